@@ -1,0 +1,303 @@
+//! The layout that user space and the kernel share: map keys, map values, counters.
+//!
+//! Owns the bytes of every shared map. It never decides ([`crate::verdict`] does) and never touches a map.
+//! Everything is `repr(C)` without implicit padding, and addresses and ports are in network byte order, so that packet
+//! bytes need no conversion. Raise [`LAYOUT_VERSION`] whenever a type here changes its meaning or its bytes.
+
+/// Version of everything in this module. The directory of pinned maps and links carries it.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// IP protocol number of TCP (RFC 9293).
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP (RFC 768).
+pub const UDP: u8 = 17;
+
+/// Address family in [`GrantKey::family`]: IPv4.
+pub const V4: u8 = 4;
+/// Address family in [`GrantKey::family`]: IPv6.
+pub const V6: u8 = 6;
+
+/// The largest number of bits in a prefix of `family` ([`V4`]: 32, [`V6`]: 128).
+#[inline(always)]
+#[must_use]
+pub const fn max_prefix(family: u8) -> u8 {
+    if family == V4 { 32 } else { 128 }
+}
+
+/// An IP address with its family. IPv4 lives in the first four bytes; the other twelve are zero.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    /// [`V4`] or [`V6`].
+    pub family: u8,
+    /// Network byte order.
+    pub bytes: [u8; 16],
+}
+
+impl Address {
+    /// An IPv4 address from its four bytes in network order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4(b: [u8; 4]) -> Self {
+        Self { family: V4, bytes: [b[0], b[1], b[2], b[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
+    }
+
+    /// An IPv6 address from its sixteen bytes in network order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v6(bytes: [u8; 16]) -> Self {
+        Self { family: V6, bytes }
+    }
+}
+
+/// Key of the map `GRANTS`: who may reach what. 24 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GrantKey {
+    /// [`V4`] or [`V6`].
+    pub family: u8,
+    /// Leading bits of `source` that count.
+    pub prefix_len: u8,
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u8,
+    /// Zero.
+    pub zero: u8,
+    /// The host's port, network byte order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub zero2: [u8; 2],
+    /// The source with every bit behind the prefix cleared.
+    pub source: [u8; 16],
+}
+
+/// Value of the map `GRANTS`. 32 bytes.
+///
+/// The kernel may reuse a deleted or replaced element at once, so a reader can look at the bytes of another grant
+/// (DESIGN 3). `tag_front` and `tag_back` are [`GrantKey::tag`] of the key this value belongs to and lie around
+/// the expiry: whichever way the kernel copies a new value, one of the two is written before the expiry. A reader reads
+/// the expiry first and then both tags, and treats a mismatch as no entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrantValue {
+    /// [`GrantKey::tag`] of the value's key.
+    pub tag_front: u64,
+    /// `CLOCK_BOOTTIME` in nanoseconds at which the entry is no longer live: `now >= expires` means closed.
+    pub expires_boot_ns: u64,
+    /// Index into `USAGE`.
+    pub slot: u32,
+    /// Reserved for sessions that outlive their grant; zero.
+    pub flags: u32,
+    /// [`GrantKey::tag`] of the value's key.
+    pub tag_back: u64,
+}
+
+impl GrantKey {
+    /// The key for `source` cut to `prefix_len` bits. A length beyond the family's is taken as the family's.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(source: Address, prefix_len: u8, protocol: u8, port: u16) -> Self {
+        let most = max_prefix(source.family);
+        let prefix_len = if prefix_len > most { most } else { prefix_len };
+        Self {
+            family: source.family,
+            prefix_len,
+            protocol,
+            zero: 0,
+            port: port.to_be_bytes(),
+            zero2: [0; 2],
+            source: masked(source.bytes, prefix_len),
+        }
+    }
+
+    /// A 64-bit name of this key for [`GrantValue`]. Not a secret and not collision-free: it tells two racing grants apart,
+    /// both of which policy has allowed.
+    #[inline(always)]
+    #[must_use]
+    pub fn tag(&self) -> u64 {
+        let head = u64::from_be_bytes([
+            self.family,
+            self.prefix_len,
+            self.protocol,
+            self.zero,
+            self.port[0],
+            self.port[1],
+            self.zero2[0],
+            self.zero2[1],
+        ]);
+        let (high, low) = halves(self.source);
+        // Multiplication by odd constants (the golden ratio and its neighbour in splitmix64) spreads bits both ways.
+        (head ^ high.wrapping_mul(0x9e37_79b9_7f4a_7c15)) ^ low.wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    }
+}
+
+impl GrantValue {
+    /// The value for `key`.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(key: &GrantKey, expires_boot_ns: u64, slot: u32, flags: u32) -> Self {
+        let tag = key.tag();
+        Self { tag_front: tag, expires_boot_ns, slot, flags, tag_back: tag }
+    }
+}
+
+#[inline(always)]
+fn halves(b: [u8; 16]) -> (u64, u64) {
+    (
+        u64::from_be_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
+        u64::from_be_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
+    )
+}
+
+/// `bytes` with everything behind the first `len` bits cleared; `len` above 128 keeps all.
+#[inline(always)]
+#[must_use]
+pub fn masked(bytes: [u8; 16], len: u8) -> [u8; 16] {
+    let (high, low) = halves(bytes);
+    let high_len = if len > 64 { 64 } else { len };
+    let low_len = if len > 128 { 64 } else { len.saturating_sub(64) };
+    let high = (high & mask(high_len)).to_be_bytes();
+    let low = (low & mask(low_len)).to_be_bytes();
+    [
+        high[0], high[1], high[2], high[3], high[4], high[5], high[6], high[7], low[0], low[1], low[2], low[3], low[4],
+        low[5], low[6], low[7],
+    ]
+}
+
+/// The leading `len` bits of 64 set.
+#[inline(always)]
+fn mask(len: u8) -> u64 {
+    if len == 0 { 0 } else { u64::MAX << (64 - (len as u32 & 127)) }
+}
+
+/// The one value of the map `LENGTHS`: which prefix lengths are in use. 32 bytes.
+///
+/// Bit `n` of `v4` stands for `/n`; bit `n % 64` of `v6[n / 64]` likewise.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lengths {
+    /// `/0` to `/32`.
+    pub v4: u64,
+    /// `/0` to `/128`.
+    pub v6: [u64; 3],
+}
+
+impl Lengths {
+    /// Adds `len` of `family`.
+    pub fn insert(&mut self, family: u8, len: u8) {
+        if family == V4 {
+            self.v4 |= 1 << (len & 63);
+        } else {
+            self.v6[usize::from(len >> 6) % 3] |= 1 << (len & 63);
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self {
+            v4: self.v4 | other.v4,
+            v6: [self.v6[0] | other.v6[0], self.v6[1] | other.v6[1], self.v6[2] | other.v6[2]],
+        }
+    }
+}
+
+/// Number of `u64` words in the map `PROTECTED` (an array of words): 65,536 ports for TCP, then 65,536 for UDP.
+pub const PROTECTED_WORDS: u32 = 2048;
+
+/// Word and bit of (`protocol`, `port`) in `PROTECTED`; `None` for any protocol but TCP and UDP.
+#[inline(always)]
+#[must_use]
+pub fn protected_bit(protocol: u8, port: u16) -> Option<(u32, u32)> {
+    let base = match protocol {
+        TCP => 0,
+        UDP => PROTECTED_WORDS / 2,
+        _ => return None,
+    };
+    Some((base + (port as u32 >> 6), port as u32 & 63))
+}
+
+/// Per-CPU value of the map `USAGE`, indexed by [`GrantValue::slot`]. 48 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotUsage {
+    /// Packets from the source to the host, as the cut sees them (an aggregated segment counts once).
+    pub packets_in: u64,
+    /// Bytes of those, network header included.
+    pub bytes_in: u64,
+    /// Packets from the host to the source.
+    pub packets_out: u64,
+    /// Bytes of those.
+    pub bytes_out: u64,
+    /// `CLOCK_BOOTTIME` of the first packet on this CPU, 0 for none.
+    pub first_boot_ns: u64,
+    /// `CLOCK_BOOTTIME` of the last packet on this CPU, 0 for none.
+    pub last_boot_ns: u64,
+}
+
+impl SlotUsage {
+    /// The sum of two CPUs' parts.
+    #[must_use]
+    pub fn merge(self, other: Self) -> Self {
+        let first = match (self.first_boot_ns, other.first_boot_ns) {
+            (0, b) => b,
+            (a, 0) => a,
+            (a, b) => a.min(b),
+        };
+        Self {
+            packets_in: self.packets_in.wrapping_add(other.packets_in),
+            bytes_in: self.bytes_in.wrapping_add(other.bytes_in),
+            packets_out: self.packets_out.wrapping_add(other.packets_out),
+            bytes_out: self.bytes_out.wrapping_add(other.bytes_out),
+            first_boot_ns: first,
+            last_boot_ns: self.last_boot_ns.max(other.last_boot_ns),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "user"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_have_no_padding() {
+        assert_eq!(size_of::<GrantKey>(), 24);
+        assert_eq!(size_of::<GrantValue>(), 32);
+        assert_eq!(size_of::<Lengths>(), 32);
+        assert_eq!(size_of::<SlotUsage>(), 48);
+        assert_eq!(size_of::<Address>(), 17);
+    }
+
+    #[test]
+    fn masking_keeps_exactly_the_leading_bits() {
+        for len in 0..=130u8 {
+            let got = u128::from_be_bytes(masked([0xff; 16], len));
+            let want = if len == 0 { 0 } else { u128::MAX << (128 - u32::from(len.min(128))) };
+            assert_eq!(got, want, "/{len}");
+        }
+    }
+
+    #[test]
+    fn every_port_has_its_own_bit() {
+        let mut seen = std::collections::HashSet::new();
+        for protocol in [TCP, UDP] {
+            for port in 0..=u16::MAX {
+                let (word, bit) = protected_bit(protocol, port).unwrap();
+                assert!(word < PROTECTED_WORDS && bit < 64 && seen.insert((word, bit)));
+            }
+        }
+        assert_eq!(protected_bit(1, 22), None);
+    }
+
+    #[test]
+    fn the_tag_depends_on_every_field() {
+        let key = GrantKey::new(Address::v4([192, 0, 2, 7]), 32, TCP, 22);
+        let others = [
+            GrantKey::new(Address::v4([192, 0, 2, 6]), 32, TCP, 22),
+            GrantKey::new(Address::v4([192, 0, 2, 7]), 31, TCP, 22),
+            GrantKey::new(Address::v4([192, 0, 2, 7]), 32, UDP, 22),
+            GrantKey::new(Address::v4([192, 0, 2, 7]), 32, TCP, 23),
+            GrantKey::new(Address::v6([192, 0, 2, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), 32, TCP, 22),
+        ];
+        assert!(others.iter().all(|other| other.tag() != key.tag()));
+    }
+}

@@ -1,0 +1,15 @@
+//! Everything in Postern that decides.
+//!
+//! Owns the rules: what a packet's fate is ([`verdict`]), what the kernel's tables hold ([`key`]), what a signed
+//! message proves, what policy allows, and how decisions add up to a table. It never does anything: no I/O, no clock,
+//! no randomness, no logging, no unsafe code. Time is always an argument.
+//!
+//! The kernel part (`key`, `packet`, `verdict`) is `no_std` and is compiled into the eBPF objects as well. The user
+//! part needs the feature `user`, which is on by default.
+#![cfg_attr(not(feature = "user"), no_std)]
+
+pub mod key;
+#[cfg(feature = "user")]
+pub mod refusal;
+#[cfg(feature = "user")]
+pub mod table;

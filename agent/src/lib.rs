@@ -1,0 +1,6 @@
+//! The agent: everything that does. `posternd` (src/main.rs) is a thin shell around this library.
+//!
+//! Owns all I/O, the clock and the kernel. What is decided is decided in `postern-core`.
+
+pub mod enforcer;
+pub mod sessions;
