@@ -1,6 +1,6 @@
 //! Everything in Postern that decides.
 //!
-//! Owns the rules: what a packet's fate is ([`verdict`]), what the kernel's tables hold ([`key`]), what a signed
+//! Owns the rules: what a packet's fate is (`verdict`), what the kernel's tables hold ([`key`]), what a signed
 //! message proves, what policy allows, and how decisions add up to a table. It never does anything: no I/O, no clock,
 //! no randomness, no logging, no unsafe code. Time is always an argument.
 //!
@@ -8,8 +8,20 @@
 //! part needs the feature `user`, which is on by default.
 #![cfg_attr(not(feature = "user"), no_std)]
 
+#[cfg(feature = "user")]
+pub mod envelope;
+#[cfg(feature = "user")]
+pub mod grant;
 pub mod key;
+#[cfg(feature = "user")]
+pub mod ledger;
+#[cfg(feature = "user")]
+pub mod message;
+#[cfg(feature = "user")]
+pub mod policy;
 #[cfg(feature = "user")]
 pub mod refusal;
 #[cfg(feature = "user")]
 pub mod table;
+#[cfg(feature = "user")]
+pub mod time;

@@ -1,10 +1,13 @@
 //! What the kernel should hold, as a value, and the edits that lead there.
 //!
-//! Owns [`Table`], [`Edit`] and [`diff`]. It never talks to the kernel: `agent/src/enforcer` carries edits out.
+//! Owns [`Table`], [`Edit`], [`compile`] and [`diff`]. It never talks to the kernel: `agent/src/enforcer` carries edits out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::grant::Grant;
 use crate::key::{GrantKey, Lengths};
+use crate::policy::Policy;
+use crate::time::BootNanos;
 
 /// One live entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,23 @@ impl Table {
         }
         lengths
     }
+}
+
+/// The table for `policy` with the grants that are live at `now`. Where two grants share a key, the later end wins.
+#[must_use]
+pub fn compile<'a>(policy: &Policy, grants: impl Iterator<Item = &'a Grant>, now: BootNanos) -> Table {
+    let protected: BTreeSet<_> = policy.protected().collect();
+    let mut table = Table { protected, grants: BTreeMap::new() };
+    for grant in grants.filter(|g| g.is_live(now)) {
+        let entry = Entry { expires_boot_ns: grant.expires_boot.0, slot: grant.slot };
+        for key in grant.keys().filter(|k| table.protected.contains(&(k.protocol, u16::from_be_bytes(k.port)))) {
+            let held = table.grants.entry(key).or_insert(entry);
+            if held.expires_boot_ns < entry.expires_boot_ns {
+                *held = entry;
+            }
+        }
+    }
+    table
 }
 
 /// The edits that turn `installed` into `wanted`.

@@ -1,0 +1,395 @@
+//! What people ask for and what they get: ports, sources, requests, grants.
+//!
+//! Owns the domain types and their parsing ("parse, don't validate"): a [`Source`] cannot hold host bits, a [`PortSpec`] cannot
+//! be port 0. It never decides whether something is allowed ([`crate::policy`] does).
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde::{Deserializer, Serializer, de::Error as _};
+use uuid::Uuid;
+
+use crate::envelope::Signer;
+use crate::key::{Address, GrantKey, TCP, UDP};
+use crate::refusal::{Reason, Refusal};
+use crate::time::{BootNanos, Seconds};
+
+/// The most ports or sources that one request may name.
+pub const MOST_ITEMS: usize = 32;
+
+/// A transport protocol, or both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP only.
+    Tcp,
+    /// UDP only.
+    Udp,
+    /// TCP and UDP.
+    Any,
+}
+
+impl Protocol {
+    /// The IP protocol numbers it stands for.
+    #[must_use]
+    pub const fn numbers(self) -> &'static [u8] {
+        match self {
+            Self::Tcp => &[TCP],
+            Self::Udp => &[UDP],
+            Self::Any => &[TCP, UDP],
+        }
+    }
+
+    /// Whether everything in `other` is in this one too.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        self == Self::Any || self == other
+    }
+}
+
+/// A port with its protocol, written `22/tcp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortSpec {
+    /// 1 to 65535.
+    pub number: u16,
+    /// Which transports.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for PortSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = match self.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Any => "any",
+        };
+        write!(f, "{}/{protocol}", self.number)
+    }
+}
+
+impl FromStr for PortSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, protocol) =
+            text.split_once('/').ok_or_else(|| format!("'{text}' is not NUMBER/PROTOCOL, for example 22/tcp"))?;
+        let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) && !number.starts_with('0');
+        let number = number.parse().ok().filter(|_| digits);
+        let number = number.ok_or_else(|| format!("'{text}' does not begin with a port from 1 to 65535"))?;
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            "any" => Protocol::Any,
+            _ => return Err(format!("'{text}' does not end in /tcp, /udp or /any")),
+        };
+        Ok(Self { number, protocol })
+    }
+}
+
+/// A prefix that packets may come from: no host bits, not loopback, multicast, unspecified or IPv4-mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source(IpNet);
+
+impl Source {
+    /// The prefix.
+    #[must_use]
+    pub const fn net(self) -> IpNet {
+        self.0
+    }
+
+    /// Whether it stands for a whole address family.
+    #[must_use]
+    pub fn is_everything(self) -> bool {
+        self.0.prefix_len() == 0
+    }
+
+    /// The kernel's key for this source on one protocol and port.
+    #[must_use]
+    pub fn key(self, protocol: u8, port: u16) -> GrantKey {
+        GrantKey::new(kernel_address(self.0.addr()), self.0.prefix_len(), protocol, port)
+    }
+}
+
+/// `address` as the kernel's tables hold it.
+#[must_use]
+pub fn kernel_address(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(a) => Address::v4(a.octets()),
+        IpAddr::V6(a) => Address::v6(a.octets()),
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let net: IpNet =
+            text.parse().map_err(|_| format!("'{text}' is not a prefix, for example 192.0.2.7/32 or 2001:db8::/64"))?;
+        if net != net.trunc() {
+            return Err(format!("'{text}' has bits set behind its prefix; did you mean {}?", net.trunc()));
+        }
+        let mapped = "::ffff:0:0/96".parse::<IpNet>().is_ok_and(|m| m.contains(&net));
+        let unusable = match net.addr() {
+            _ if mapped => Some("an IPv4-mapped IPv6 address; name the IPv4 address instead"),
+            a if a.is_loopback() => Some("a loopback address, which is never closed and cannot come from outside"),
+            a if a.is_multicast() => Some("a multicast address, which no packet comes from"),
+            a if a.is_unspecified() && net.prefix_len() == net.max_prefix_len() => Some("the unspecified address"),
+            _ => None,
+        };
+        unusable.map_or(Ok(Self(net)), |why| Err(format!("'{text}' is {why}")))
+    }
+}
+
+macro_rules! serde_as_text {
+    ($($name:ident),*) => {$(
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+            }
+        }
+    )*};
+}
+serde_as_text!(PortSpec, Source);
+
+/// What every signed payload carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The replay key.
+    pub id: Uuid,
+    /// The hosts it is for.
+    pub audience: Vec<String>,
+    /// Worthless after this.
+    pub not_after: Timestamp,
+    /// From `WhoAmI`, as it was.
+    pub challenge: Option<String>,
+}
+
+/// When a grant shall end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// This long after it is accepted.
+    After(Seconds),
+    /// At this moment of the wall clock.
+    At(Timestamp),
+}
+
+/// Somebody asks for ports to be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessRequest {
+    /// Its `id` becomes the grant's.
+    pub header: Header,
+    /// At least one, no repeats.
+    pub ports: Vec<PortSpec>,
+    /// At least one, no repeats.
+    pub sources: Vec<Source>,
+    /// How long.
+    pub end: End,
+    /// Why.
+    pub justification: String,
+    /// A reference into another system.
+    pub ticket: String,
+}
+
+/// Somebody asks for a grant to be ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevokeRequest {
+    /// As in every payload.
+    pub header: Header,
+    /// Which grant.
+    pub grant_id: Uuid,
+    /// Why.
+    pub reason: String,
+}
+
+/// Checks a list of a request: not empty, not too long, no repeats.
+///
+/// # Errors
+/// [`Reason::PayloadMalformed`] at `field`.
+pub fn checked_list<T: Ord + Clone>(items: Vec<T>, field: &str) -> Result<Vec<T>, Refusal> {
+    let fail = |what: String| Err(Refusal::new(Reason::PayloadMalformed, what).at(field));
+    if items.is_empty() || items.len() > MOST_ITEMS {
+        return fail(format!("{field} needs 1 to {MOST_ITEMS} items and has {}", items.len()));
+    }
+    let distinct: std::collections::BTreeSet<_> = items.iter().collect();
+    if distinct.len() < items.len() {
+        return fail(format!("{field} names something twice"));
+    }
+    Ok(items)
+}
+
+/// Why a grant is no longer live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndCause {
+    /// Its time was up.
+    Expired,
+    /// Somebody who may end it did.
+    Revoked,
+    /// The trust file no longer lets its signer ask.
+    SignerUntrusted,
+    /// The policy no longer names its ports, or lets its signer have them.
+    PolicyChanged,
+    /// The host was booted anew: nothing re-opens by itself.
+    Rebooted,
+    /// The kernel did not take it, so it never took effect.
+    Undone,
+}
+
+impl EndCause {
+    /// For people.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Expired => "its time was up",
+            Self::Revoked => "it was revoked",
+            Self::SignerUntrusted => "its signer is trusted no longer",
+            Self::PolicyChanged => "the policy no longer allows it",
+            Self::Rebooted => "the host was rebooted",
+            Self::Undone => "the kernel did not take it",
+        }
+    }
+}
+
+/// How a grant ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// When, by the wall clock.
+    pub at: Timestamp,
+    /// Why.
+    pub cause: EndCause,
+    /// The principal who ended it, or `root`; empty for the clock and the host itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub by: String,
+    /// What that person gave as the reason.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// What one grant's packets added up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Use {
+    /// Packets from the source (an aggregated segment counts once).
+    pub packets_in: u64,
+    /// Bytes of those.
+    pub bytes_in: u64,
+    /// Packets to the source.
+    pub packets_out: u64,
+    /// Bytes of those.
+    pub bytes_out: u64,
+    /// The first packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<Timestamp>,
+    /// The last packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Timestamp>,
+}
+
+/// One grant. Written to the journal when it is made; what happens to it later are events of their own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The id of the request that made it.
+    pub id: Uuid,
+    /// Who signed.
+    pub signer: Signer,
+    /// What is open.
+    pub ports: Vec<PortSpec>,
+    /// For whom.
+    pub sources: Vec<Source>,
+    /// When it was accepted, by the wall clock.
+    pub created: Timestamp,
+    /// Its end by the wall clock of its making; for the record only.
+    pub expires: Timestamp,
+    /// Its end: this is what the kernel compares.
+    pub expires_boot: BootNanos,
+    /// The boot that `expires_boot` belongs to.
+    pub boot_id: Uuid,
+    /// Where the kernel counts its use.
+    pub slot: u32,
+    /// Why.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub justification: String,
+    /// A reference into another system.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ticket: String,
+}
+
+impl Grant {
+    /// Whether the kernel lets its packets through at `now` of its own boot.
+    #[must_use]
+    pub fn is_live(&self, now: BootNanos) -> bool {
+        now < self.expires_boot
+    }
+
+    /// The kernel's keys of this grant.
+    pub fn keys(&self) -> impl Iterator<Item = GrantKey> + '_ {
+        self.ports.iter().flat_map(move |port| {
+            port.protocol
+                .numbers()
+                .iter()
+                .flat_map(move |&protocol| self.sources.iter().map(move |s| s.key(protocol, port.number)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_parsed_strictly() {
+        assert_eq!("22/tcp".parse(), Ok(PortSpec { number: 22, protocol: Protocol::Tcp }));
+        assert_eq!("65535/any".parse::<PortSpec>().unwrap().to_string(), "65535/any");
+        for bad in
+            ["22", "0/tcp", "65536/tcp", "+22/tcp", "022/tcp", " 22/tcp", "22/TCP", "22/tcp ", "/tcp", "22/", "ssh/tcp"]
+        {
+            assert!(bad.parse::<PortSpec>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sources_are_parsed_strictly() {
+        for good in ["192.0.2.7/32", "10.0.0.0/8", "0.0.0.0/0", "2001:db8::/64", "fe80::1/128", "::/0"] {
+            assert_eq!(good.parse::<Source>().unwrap().to_string(), good);
+        }
+        for bad in [
+            "192.0.2.7",
+            "192.0.2.7/24",
+            "192.0.2.0/33",
+            "127.0.0.1/32",
+            "::1/128",
+            "224.0.0.0/4",
+            "ff02::1/128",
+            "::ffff:192.0.2.7/128",
+            "::ffff:0:0/96",
+            "0.0.0.0/32",
+            "::/128",
+            "",
+            "/8",
+            "10/8",
+        ] {
+            assert!(bad.parse::<Source>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_grant_has_a_key_for_each_protocol_port_and_source() {
+        let ports: [PortSpec; 2] = ["22/tcp".parse().unwrap(), "53/any".parse().unwrap()];
+        let sources: [Source; 2] = ["10.0.0.0/8".parse().unwrap(), "2001:db8::/64".parse().unwrap()];
+        let keys = |p: &PortSpec| p.protocol.numbers().len() * sources.len();
+        assert_eq!(ports.iter().map(keys).sum::<usize>(), 6);
+    }
+}

@@ -1,0 +1,210 @@
+//! Whether a verified message is for this host and fresh.
+//!
+//! Owns audience, freshness and the stateless challenge. It never checks signatures ([`crate::envelope`]) and never
+//! remembers ids (the ledger does).
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::hmac;
+use uuid::Uuid;
+
+use crate::grant::Header;
+use crate::refusal::{Reason, Refusal};
+use crate::time::{BootNanos, Now, Seconds};
+
+/// How far away a message's `not_after` may be: it bounds what the host must remember against replay.
+pub const MAX_MESSAGE_LIFE: Seconds = Seconds::minutes(15);
+/// How long a challenge is valid (DESIGN 5).
+pub const CHALLENGE_LIFE: Seconds = Seconds(60);
+
+/// What this host is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Made at the first start.
+    pub host_id: Uuid,
+    /// From the configuration.
+    pub names: Vec<String>,
+    /// `SHA256:…` of the host's SSH host keys.
+    pub host_keys: Vec<String>,
+}
+
+impl Identity {
+    /// Whether `audience` names this host.
+    #[must_use]
+    pub fn is_in(&self, audience: &[String]) -> bool {
+        let id = self.host_id.to_string();
+        audience
+            .iter()
+            .any(|a| *a == id || self.host_keys.contains(a) || self.names.iter().any(|n| n.eq_ignore_ascii_case(a)))
+    }
+}
+
+/// Makes and checks challenges: a moment of the boot clock and a MAC over it. Nothing is stored.
+pub struct Challenger(hmac::Key);
+
+impl Challenger {
+    /// `secret` is random and new for each start of the agent, so that no challenge outlives the boot or a restored disk.
+    #[must_use]
+    pub fn new(secret: &[u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
+    }
+
+    /// A challenge for a message that will be shown within [`CHALLENGE_LIFE`].
+    #[must_use]
+    pub fn issue(&self, now: BootNanos) -> String {
+        let moment = now.0.to_be_bytes();
+        let mac = hmac::sign(&self.0, &moment);
+        URL_SAFE_NO_PAD.encode([&moment[..], mac.as_ref()].concat())
+    }
+
+    /// Whether `text` was issued by this challenger at most [`CHALLENGE_LIFE`] ago.
+    ///
+    /// # Errors
+    /// [`Reason::ChallengeInvalid`] or [`Reason::ChallengeExpired`].
+    pub fn check(&self, text: &str, now: BootNanos) -> Result<(), Refusal> {
+        let fail = |reason| Err(Refusal::new(reason, "ask WhoAmI for a new one").at("challenge"));
+        let bytes = URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
+        let Some((moment, mac)) = bytes.split_first_chunk::<8>() else { return fail(Reason::ChallengeInvalid) };
+        let same = hmac::verify(&self.0, moment, mac).is_ok();
+        let issued = BootNanos(u64::from_be_bytes(*moment));
+        if !same || issued > now {
+            return fail(Reason::ChallengeInvalid);
+        }
+        if issued.until(now) > CHALLENGE_LIFE.0 * 1_000_000_000 {
+            return fail(Reason::ChallengeExpired);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the message may be shown once only or again and again until its `not_after`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Showing {
+    /// It changes something.
+    Once,
+    /// It only reads.
+    Repeated,
+}
+
+/// Checks that a message is for this host and fresh.
+///
+/// # Errors
+/// The refusal, which names the field.
+pub fn check(
+    header: &Header,
+    identity: &Identity,
+    challenger: &Challenger,
+    showing: Showing,
+    now: &Now,
+) -> Result<(), Refusal> {
+    if !identity.is_in(&header.audience) {
+        let detail = format!("this one is {}", identity.host_id);
+        return Err(Refusal::new(Reason::AudienceMismatch, detail).at("audience"));
+    }
+    let challenge_needed = showing == Showing::Once || !now.wall_trusted;
+    match &header.challenge {
+        Some(challenge) if challenge_needed => challenger.check(challenge, now.boot)?,
+        Some(_) => {}
+        None if now.wall_trusted => {}
+        None => return Err(Refusal::new(Reason::ClockUntrusted, "ask WhoAmI for one").at("challenge")),
+    }
+    if now.wall_trusted { check_window(header, now) } else { Ok(()) }
+}
+
+fn check_window(header: &Header, now: &Now) -> Result<(), Refusal> {
+    let left = header.not_after.as_nanosecond().saturating_sub(now.wall.as_nanosecond());
+    if left <= 0 {
+        let detail = format!("it was {} and here it is {}", header.not_after, now.wall);
+        return Err(Refusal::new(Reason::MessageExpired, detail).at("not_after"));
+    }
+    if left > i128::from(MAX_MESSAGE_LIFE.0) * 1_000_000_000 {
+        let detail = format!("at most {MAX_MESSAGE_LIFE} from {}", now.wall);
+        return Err(Refusal::new(Reason::MessageTooLongLived, detail).at("not_after"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grant::Header;
+    use jiff::{SignedDuration, Timestamp};
+
+    const S: u64 = 1_000_000_000;
+
+    fn now(boot_s: u64, trusted: bool) -> Now {
+        let wall = Timestamp::from_second(1_800_000_000).unwrap();
+        Now { boot: BootNanos(boot_s * S), wall, wall_trusted: trusted, boot_id: Uuid::nil() }
+    }
+
+    fn identity() -> Identity {
+        Identity {
+            host_id: Uuid::from_u128(7),
+            names: vec!["vm1.example.com".into()],
+            host_keys: vec!["SHA256:abc".into()],
+        }
+    }
+
+    fn header(life: i64, challenge: Option<String>) -> Header {
+        let not_after = now(0, true).wall + SignedDuration::from_secs(life);
+        Header { id: Uuid::from_u128(1), audience: vec![Uuid::from_u128(7).to_string()], not_after, challenge }
+    }
+
+    fn outcome(header: &Header, showing: Showing, now: &Now) -> Option<Reason> {
+        check(header, &identity(), &Challenger::new(&[7; 32]), showing, now).err().map(|r| r.reason)
+    }
+
+    #[test]
+    fn the_window_of_a_message() {
+        let at = now(100, true);
+        for (life, want) in [
+            (-1, Some(Reason::MessageExpired)),
+            (0, Some(Reason::MessageExpired)),
+            (1, None),
+            (900, None),
+            (901, Some(Reason::MessageTooLongLived)),
+        ] {
+            assert_eq!(outcome(&header(life, None), Showing::Once, &at), want, "{life}");
+        }
+    }
+
+    #[test]
+    fn a_challenge_lives_a_minute_and_replaces_the_clock() {
+        let challenge = Challenger::new(&[7; 32]).issue(BootNanos(100 * S));
+        let with = header(-9_999_999, Some(challenge));
+        for (boot, want) in
+            [(99, Some(Reason::ChallengeInvalid)), (100, None), (160, None), (161, Some(Reason::ChallengeExpired))]
+        {
+            assert_eq!(outcome(&with, Showing::Once, &now(boot, false)), want, "{boot}");
+        }
+        assert_eq!(outcome(&header(60, None), Showing::Once, &now(100, false)), Some(Reason::ClockUntrusted));
+        let read = header(60, with.challenge.clone());
+        assert_eq!(outcome(&read, Showing::Repeated, &now(500, true)), None);
+        assert_eq!(outcome(&read, Showing::Repeated, &now(500, false)), Some(Reason::ChallengeExpired));
+    }
+
+    #[test]
+    fn a_challenge_cannot_be_made_up() {
+        let good = Challenger::new(&[7; 32]).issue(BootNanos(5));
+        let mut forged: Vec<String> =
+            vec![String::new(), "A".repeat(32), good[..good.len() - 2].into(), format!("{good}AA")];
+        forged.push(Challenger::new(&[8; 32]).issue(BootNanos(5)));
+        for i in 0..good.len() {
+            let swap = if good.as_bytes()[i] == b'A' { "B" } else { "A" };
+            forged.push(format!("{}{swap}{}", &good[..i], &good[i + 1..]));
+        }
+        for text in forged {
+            assert!(Challenger::new(&[7; 32]).check(&text, BootNanos(6)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn any_name_of_the_host_will_do() {
+        for name in ["00000000-0000-0000-0000-000000000007", "VM1.example.com", "SHA256:abc"] {
+            assert!(identity().is_in(&["other".into(), name.into()]));
+        }
+        for name in ["", "vm2.example.com", "sha256:abc"] {
+            assert!(!identity().is_in(&[name.into()]));
+        }
+        assert!(!identity().is_in(&[]));
+    }
+}

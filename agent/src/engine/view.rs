@@ -1,0 +1,163 @@
+//! What the engine tells its callers: plain values, no protobuf.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use postern_core::grant::{Ending, Grant, PortSpec, Source, Use};
+use postern_core::policy::PortRule;
+use postern_core::refusal::Refusal;
+use postern_core::time::Seconds;
+use uuid::Uuid;
+
+/// Who reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// Root on the Unix socket: sees everything.
+    Root,
+    /// Somebody who signed a read message.
+    Person {
+        /// As the trust file names them.
+        principal: String,
+        /// An admin sees everybody's grants, others their own.
+        sees_all: bool,
+    },
+}
+
+impl Reader {
+    /// Whether this reader may see what belongs to `principal`.
+    #[must_use]
+    pub fn may_see(&self, owner: &str) -> bool {
+        match self {
+            Self::Root => true,
+            Self::Person { principal, sees_all } => *sees_all || principal == owner,
+        }
+    }
+}
+
+/// One grant as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantView {
+    /// The record that made it: orders grants by age, and is a page token.
+    pub seq: u64,
+    /// The grant.
+    pub grant: Grant,
+    /// Set once it has ended.
+    pub ending: Option<Ending>,
+    /// What is left on the boot clock, in nanoseconds; zero once ended.
+    pub remaining_ns: u64,
+    /// What the kernel has counted so far.
+    pub usage: Use,
+}
+
+/// What anybody may know of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WhoAmI {
+    /// Made at the first start.
+    pub host_id: Uuid,
+    /// Other audiences of this host.
+    pub names: Vec<String>,
+    /// The wall clock.
+    pub host_time: Timestamp,
+    /// Whether messages may do without a challenge.
+    pub clock_trusted: bool,
+    /// Valid for a minute.
+    pub challenge: String,
+}
+
+/// What `Explain` is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// Whom to judge: the reader, or whom root names (empty: nobody in particular, so no judgement).
+    pub principal: String,
+    /// At least one.
+    pub ports: Vec<PortSpec>,
+    /// At least one.
+    pub sources: Vec<Source>,
+    /// `None`: the policy's most.
+    pub duration: Option<Seconds>,
+    /// As in a request.
+    pub justification: String,
+}
+
+/// What `Explain` answers.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// `None` when such a request would be granted now.
+    pub refusal: Option<Refusal>,
+    /// The caller's live grants that touch the ports.
+    pub grants: Vec<GrantView>,
+    /// Who knocked in vain.
+    pub knocks: Vec<KnockView>,
+    /// What it means, in sentences.
+    pub findings: Vec<String>,
+}
+
+/// Packets that found no live grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnockView {
+    /// From where.
+    pub address: IpAddr,
+    /// To which port.
+    pub port: PortSpec,
+    /// The latest, by the wall clock.
+    pub last_seen: Timestamp,
+    /// How many were reported (the kernel reports at a limited rate).
+    pub count: u64,
+}
+
+/// One of the layers that guarantee.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerView {
+    /// `lock`, `cut-ingress` or `cut-egress`.
+    pub name: &'static str,
+    /// Whether the kernel says that it is attached.
+    pub attached: bool,
+    /// Where, or why not.
+    pub detail: String,
+}
+
+/// The shed on one interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShedView {
+    /// The interface's name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// `native`, `generic` or `off`.
+    pub mode: &'static str,
+    /// Why this mode.
+    pub reason: String,
+}
+
+/// Everything that `GetStatus` shows.
+#[derive(Clone, Debug)]
+pub struct HostState {
+    /// Made at the first start.
+    pub host_id: Uuid,
+    /// Other audiences of this host.
+    pub names: Vec<String>,
+    /// When this agent started.
+    pub started: Timestamp,
+    /// Which boot.
+    pub boot_id: Uuid,
+    /// The layers, as the kernel tells.
+    pub layers: Vec<LayerView>,
+    /// Interfaces with their shed.
+    pub sheds: Vec<ShedView>,
+    /// The policy's ports.
+    pub ports: Vec<PortRule>,
+    /// Everything that is not as it should be.
+    pub degraded: Vec<String>,
+    /// (hook, reason, count).
+    pub counters: Vec<(&'static str, &'static str, u64)>,
+    /// (reason, count) of messages refused before a signature was verified.
+    pub unverified: Vec<(&'static str, u64)>,
+    /// How many grants are live.
+    pub live_grants: u32,
+    /// The newest record.
+    pub journal_seq: u64,
+    /// Hex SHA-256 of its line.
+    pub journal_head: String,
+    /// The journal's file.
+    pub journal_path: String,
+}
