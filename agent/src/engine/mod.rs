@@ -6,3 +6,14 @@
 mod view;
 
 pub use view::{Explanation, GrantView, HostState, KnockView, LayerView, Query, Reader, ShedView, WhoAmI};
+
+/// A signed message as it came off the wire: nothing in it is believed yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedBytes {
+    /// Exactly the bytes that were signed.
+    pub payload: Vec<u8>,
+    /// What they claim to be.
+    pub payload_type: String,
+    /// Armored SSHSIGs.
+    pub signatures: Vec<String>,
+}
