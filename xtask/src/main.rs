@@ -1,2 +1,60 @@
-//! placeholder
-fn main() {}
+//! `cargo xtask COMMAND`: everything a developer does with this repository beyond plain cargo.
+//!
+//! Owns the command line and nothing else; each command has a module of its own. No dependencies, so that it builds
+//! in seconds on a machine where nothing has been downloaded yet.
+
+mod build_ebpf;
+mod install;
+mod needs;
+mod setup;
+mod sh;
+mod source;
+mod summary;
+mod test;
+mod tidy;
+mod toolchain;
+mod workloads;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  setup                  install what building and testing need; says what and why first
+  demo                   the main job, step by step with measured times, in network namespaces of its own
+  bench                  the numbers that README.md claims, measured on this machine
+  test                   everything: format, tidiness, lints, documents, all tests (what .ci/run runs)
+  tidy [--bless]         the repository's own rules; --bless records changed layouts and wire contracts
+  build-ebpf             build the eBPF programs that posternd embeds
+  install [--root DIR]   put posternd, postern, units and a default configuration in place";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match dispatch(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(words: &[&str]) -> sh::Result<()> {
+    match words {
+        ["setup"] => setup::run(),
+        ["demo", rest @ ..] => workloads::run("demo", rest),
+        ["bench", rest @ ..] => workloads::run("bench", rest),
+        ["test" | "ci"] => test::run(),
+        ["tidy"] => tidy::run(false),
+        ["tidy", "--bless"] => tidy::run(true),
+        ["build-ebpf"] => build_ebpf::run(),
+        ["install"] => install::run("/"),
+        ["install", "--root", directory] => install::run(directory),
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        other => Err(format!("there is no command {:?}\n\n{USAGE}", other.join(" "))),
+    }
+}

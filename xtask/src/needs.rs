@@ -1,0 +1,137 @@
+//! What building and testing need on a machine, why, and how each is told to be there.
+//!
+//! A table and its look-ups; installs nothing (that is `setup`).
+
+use crate::{sh, toolchain};
+use std::path::Path;
+
+/// Where something is installed from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// These Debian packages.
+    Apt(&'static [&'static str]),
+    /// A component of the Rust toolchain: from rustup, or else this Debian package.
+    Component(&'static str, &'static str),
+    /// `cargo install` with these arguments.
+    Cargo(&'static [&'static str]),
+    /// `go install` of this package, where Go is.
+    Go(&'static str),
+}
+
+/// One thing that must be there.
+pub struct Need {
+    pub what: &'static str,
+    pub why: &'static str,
+    pub source: Source,
+    present: fn() -> bool,
+}
+
+impl Need {
+    /// Whether nothing has to be installed for it.
+    pub fn is_met(&self) -> bool {
+        (self.present)()
+    }
+
+    /// Whether this machine can do without: grpcurl where there is no Go, unless this is CI.
+    pub fn is_optional(&self) -> bool {
+        matches!(self.source, Source::Go(_)) && sh::find("go").is_none() && !sh::is_ci()
+    }
+}
+
+/// Everything, in the order in which it has to be installed.
+pub const NEEDS: &[Need] = &[
+    Need {
+        what: "a compiler for eBPF",
+        why: "compiles the kernel programs, and `core` from its source (any nightly with rust-src does as well)",
+        source: Source::Apt(&["rustc-web", "cargo-web", "rust-web-src"]),
+        present: || toolchain::find().is_some(),
+    },
+    Need {
+        what: "LLVM 22",
+        why: "bpf-linker is built against it, and uses it to make one object of the compiled programs",
+        source: Source::Apt(&["llvm-22-dev"]),
+        present: || sh::find("bpf-linker").is_some() || Path::new(LLVM_PREFIX).join("lib/libLLVM.so").exists(),
+    },
+    Need {
+        what: "bpf-linker",
+        why: "the linker of Rust's BPF target",
+        source: Source::Cargo(&[
+            "bpf-linker",
+            "--version",
+            "0.13.0",
+            "--locked",
+            "--no-default-features",
+            "--features",
+            "llvm-22",
+        ]),
+        present: || sh::find("bpf-linker").is_some(),
+    },
+    Need {
+        what: "rustfmt",
+        why: "`cargo xtask test` checks the format",
+        source: Source::Component("rustfmt", "rustfmt-web"),
+        present: || sh::output(sh::cargo().args(["fmt", "--version"])).is_some(),
+    },
+    Need {
+        what: "clippy",
+        why: "`cargo xtask test` denies its warnings",
+        source: Source::Component("clippy", "rust-web-clippy"),
+        present: || sh::output(sh::cargo().args(["clippy", "--version"])).is_some(),
+    },
+    Need {
+        what: "sshd",
+        why: "the real server behind the protected port in tests and demo (Debian starts one of its own on port 22)",
+        source: Source::Apt(&["openssh-server"]),
+        present: || sh::find("sshd").is_some(),
+    },
+    Need {
+        what: "ssh and ssh-keygen",
+        why: "the real client, and the signatures that people make",
+        source: Source::Apt(&["openssh-client"]),
+        present: || sh::find("ssh-keygen").is_some() && sh::find("ssh").is_some(),
+    },
+    Need {
+        what: "ip",
+        why: "network namespaces, addresses and tunnels in tests",
+        source: Source::Apt(&["iproute2"]),
+        present: || sh::find("ip").is_some(),
+    },
+    Need {
+        what: "nft",
+        why: "the test that redirects another port to a protected one",
+        source: Source::Apt(&["nftables"]),
+        present: || sh::find("nft").is_some(),
+    },
+    Need {
+        what: "iperf3",
+        why: "the stream that must not be touched, and the bulk figures",
+        source: Source::Apt(&["iperf3"]),
+        present: || sh::find("iperf3").is_some(),
+    },
+    Need {
+        what: "ping",
+        why: "ICMP must pass whatever is closed",
+        source: Source::Apt(&["iputils-ping"]),
+        present: || sh::find("ping").is_some(),
+    },
+    Need {
+        what: "systemd-analyze",
+        why: "verifies the unit files",
+        source: Source::Apt(&["systemd"]),
+        present: || sh::find("systemd-analyze").is_some(),
+    },
+    Need {
+        what: "grpcurl",
+        why: "the real client of others, in the README's command line",
+        source: Source::Go("github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3"),
+        present: || sh::find("grpcurl").is_some(),
+    },
+];
+
+/// Where Debian's llvm-22-dev is.
+pub const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+
+/// What is not there.
+pub fn missing() -> Vec<&'static Need> {
+    NEEDS.iter().filter(|need| !need.is_met()).collect()
+}

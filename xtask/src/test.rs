@@ -1,0 +1,216 @@
+//! `test`: every check and every test, in stages, with one summary at the end.
+//!
+//! What `.ci/run` runs. A failed stage does not hide the ones behind it, unless they need it. Never skips in silence:
+//! what a machine cannot run is named in the summary, and in CI it is a failure.
+
+use crate::sh::{self, Result};
+use crate::summary::Counts;
+use crate::{build_ebpf, needs, tidy};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// The whole run, as far as it has come.
+struct Run {
+    start: Instant,
+    counts: Counts,
+    /// Stages that failed, and why.
+    broken: Vec<String>,
+}
+
+/// Runs everything; the last line says how much passed and failed.
+///
+/// # Errors
+/// Where a check or a test failed, or fewer tests ran than `xtask/expected-tests` says.
+pub fn run() -> Result<()> {
+    let mut run = Run {
+        start: Instant::now(),
+        counts: Counts::default(),
+        broken: Vec::new(),
+    };
+    run.stage("what the tests need", requirements);
+    run.stage("format", format);
+    run.stage("the repository's rules", || tidy::run(false));
+    let built = run.stage("eBPF programs", build_ebpf::run);
+    if built {
+        run.stage("lints", lints);
+        run.stage("documents", documents);
+        run.stage("build", || {
+            sh::run(sh::cargo().args(["build", "--locked", "--workspace"]))
+        });
+        run.tests(
+            "unit and property tests",
+            &["--workspace", "--exclude", "postern-tests"],
+            &[],
+        );
+        // One after the other: they load programs into the one kernel that there is, and measure.
+        run.tests(
+            "tests on the kernel",
+            &["--package", "postern-tests"],
+            &["--test-threads=1"],
+        );
+        run.enough();
+    }
+    run.finish()
+}
+
+impl Run {
+    /// Runs one stage and says how long it took.
+    fn stage(&mut self, name: &str, work: impl FnOnce() -> Result<()>) -> bool {
+        self.announce(name);
+        let start = Instant::now();
+        let outcome = work();
+        println!(
+            "--- {name}: {} in {:.1} s",
+            if outcome.is_ok() { "ok" } else { "FAILED" },
+            start.elapsed().as_secs_f32()
+        );
+        if let Err(error) = &outcome {
+            println!("{error}");
+            self.broken.push(format!("{name}: {error}"));
+        }
+        outcome.is_ok()
+    }
+
+    /// Runs one `cargo test` and adds up what it says.
+    fn tests(&mut self, name: &str, packages: &[&str], arguments: &[&str]) {
+        self.announce(name);
+        let start = Instant::now();
+        let outcome = count(test_command(packages, arguments));
+        println!("--- {name}: {:.1} s", start.elapsed().as_secs_f32());
+        match outcome {
+            Ok((counts, succeeded)) => {
+                if !succeeded && counts.failed == 0 {
+                    self.broken
+                        .push(format!("{name}: cargo test failed before its tests ended"));
+                }
+                self.counts += counts;
+            }
+            Err(error) => self.broken.push(format!("{name}: {error}")),
+        }
+    }
+
+    fn announce(&self, name: &str) {
+        println!(
+            "\n=== {name} ({:.0} s since the start)",
+            self.start.elapsed().as_secs_f32()
+        );
+    }
+
+    /// A test that is no longer run must not go unnoticed.
+    fn enough(&mut self) {
+        let expected = sh::read(&sh::root().join("xtask/expected-tests")).and_then(|text| parse_expected(&text));
+        match expected {
+            Ok(expected) if self.counts.ran() >= expected => {}
+            Ok(expected) => self.broken.push(format!(
+                "{} tests ran, at least {expected} are expected (xtask/expected-tests)",
+                self.counts.ran()
+            )),
+            Err(error) => self.broken.push(error),
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        println!("\n=== summary ({:.0} s)", self.start.elapsed().as_secs_f32());
+        self.counts
+            .failures
+            .iter()
+            .for_each(|name| println!("FAILED test {name}"));
+        self.counts
+            .skipped
+            .iter()
+            .for_each(|reason| println!("skipped: {reason}"));
+        self.broken.iter().for_each(|stage| println!("FAILED {stage}"));
+        let skipped_in_ci = if sh::is_ci() { self.counts.skipped.len() } else { 0 };
+        let failed = self.counts.failed + self.broken.len() + skipped_in_ci;
+        println!(
+            "{} passed, {failed} failed",
+            self.counts.passed - self.counts.skipped.len()
+        );
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err("not everything passed".to_owned())
+        }
+    }
+}
+
+fn requirements() -> Result<()> {
+    let missing: Vec<_> = needs::missing()
+        .into_iter()
+        .filter(|need| !need.is_optional())
+        .map(|need| need.what)
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("missing: {}. Run `cargo xtask setup`.", missing.join(", ")))
+    }
+}
+
+fn format() -> Result<()> {
+    sh::run(sh::cargo().args(["fmt", "--all", "--check"]))?;
+    // The eBPF crate is a workspace of its own.
+    sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path", "agent-ebpf/Cargo.toml"]))
+}
+
+fn lints() -> Result<()> {
+    sh::run(sh::cargo().args([
+        "clippy",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ]))
+}
+
+fn documents() -> Result<()> {
+    let mut command = sh::cargo();
+    command.args([
+        "doc",
+        "--locked",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ]);
+    sh::run(command.env("RUSTDOCFLAGS", "--deny warnings"))
+}
+
+fn test_command(packages: &[&str], arguments: &[&str]) -> Command {
+    let mut command = sh::cargo();
+    command
+        .args(["test", "--locked", "--no-fail-fast"])
+        .args(packages)
+        .args(["--", "--show-output"])
+        .args(arguments);
+    if !sh::is_root() {
+        // Namespaces and eBPF take root; building does not.
+        command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo --preserve-env");
+        command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", "sudo --preserve-env");
+    }
+    command
+}
+
+/// Passes a runner's output on while reading it; also says whether the runner itself succeeded.
+fn count(mut command: Command) -> Result<(Counts, bool)> {
+    let told = |error: std::io::Error| format!("cargo test: {error}");
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(told)?;
+    let mut counts = Counts::default();
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).split(b'\n') {
+            let line = String::from_utf8_lossy(&line.map_err(told)?).into_owned();
+            println!("{line}");
+            counts.read(&line);
+        }
+    }
+    Ok((counts, child.wait().map_err(told)?.success()))
+}
+
+fn parse_expected(text: &str) -> Result<usize> {
+    let line = text.lines().find(|line| !line.starts_with('#')).unwrap_or_default();
+    line.trim()
+        .parse()
+        .map_err(|_| format!("xtask/expected-tests: {line:?} is not a number"))
+}
