@@ -29,15 +29,7 @@ fn command(toolchain: &Toolchain) -> Command {
     let folder = sh::root().join("agent-ebpf");
     let mut command = Command::new(&toolchain.cargo);
     command
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "-Zbuild-std=core",
-            "--target",
-            "bpfel-unknown-none",
-            "--target-dir",
-        ])
+        .args(["build", "--release", "--locked", "-Zbuild-std=core", "--target", "bpfel-unknown-none", "--target-dir"])
         .arg(folder.join("target"))
         .current_dir(folder)
         .env("RUSTC", &toolchain.rustc)
@@ -45,13 +37,7 @@ fn command(toolchain: &Toolchain) -> Command {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("PATH", sh::search_path());
     // What the outer cargo and rustup set for the host's build would reach into this one.
-    for name in [
-        "RUSTFLAGS",
-        "CARGO_ENCODED_RUSTFLAGS",
-        "CARGO_BUILD_TARGET",
-        "LD_LIBRARY_PATH",
-        "RUSTUP_TOOLCHAIN",
-    ] {
+    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "LD_LIBRARY_PATH", "RUSTUP_TOOLCHAIN"] {
         command.env_remove(name);
     }
     command

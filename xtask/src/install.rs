@@ -12,24 +12,9 @@ use std::path::{Path, PathBuf};
 const FILES: &[(&str, &str, u32, bool)] = &[
     ("target/release/posternd", "usr/sbin/posternd", 0o755, false),
     ("target/release/postern", "usr/bin/postern", 0o755, false),
-    (
-        "systemd/posternd.service",
-        "usr/lib/systemd/system/posternd.service",
-        0o644,
-        false,
-    ),
-    (
-        "systemd/sysusers.d/postern.conf",
-        "usr/lib/sysusers.d/postern.conf",
-        0o644,
-        false,
-    ),
-    (
-        "systemd/tmpfiles.d/postern.conf",
-        "usr/lib/tmpfiles.d/postern.conf",
-        0o644,
-        false,
-    ),
+    ("systemd/posternd.service", "usr/lib/systemd/system/posternd.service", 0o644, false),
+    ("systemd/sysusers.d/postern.conf", "usr/lib/sysusers.d/postern.conf", 0o644, false),
+    ("systemd/tmpfiles.d/postern.conf", "usr/lib/tmpfiles.d/postern.conf", 0o644, false),
     ("systemd/postern.toml", "etc/postern/postern.toml", 0o644, true),
     ("systemd/allowed_signers", "etc/postern/allowed_signers", 0o644, true),
 ];

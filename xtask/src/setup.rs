@@ -24,13 +24,7 @@ pub fn run() -> Result<()> {
     }
     println!("setup: this is missing, and is installed now:");
     for need in &missing {
-        println!(
-            "  {:<20} {}\n  {:<20}   from {}",
-            need.what,
-            need.why,
-            "",
-            origin(need.source)
-        );
+        println!("  {:<20} {}\n  {:<20}   from {}", need.what, need.why, "", origin(need.source));
     }
     packages(&missing)?;
     for need in &missing {
@@ -70,33 +64,16 @@ fn debian(source: Source) -> &'static [&'static str] {
 
 fn install(need: &Need) -> Result<()> {
     match need.source {
-        Source::Cargo(arguments) => sh::run(
-            sh::cargo()
-                .arg("install")
-                .args(arguments)
-                .env("LLVM_PREFIX", LLVM_PREFIX),
-        ),
-        Source::Go(package) => sh::run(
-            Command::new("go")
-                .args(["install", package])
-                .env("PATH", sh::search_path()),
-        ),
+        Source::Cargo(arguments) => sh::run(sh::cargo().arg("install").args(arguments).env("LLVM_PREFIX", LLVM_PREFIX)),
+        Source::Go(package) => sh::run(Command::new("go").args(["install", package]).env("PATH", sh::search_path())),
         Source::Component(name, _) if has_rustup() => sh::run(Command::new("rustup").args(["component", "add", name])),
         Source::Component(..) | Source::Apt(_) => Ok(()),
     }
 }
 
 fn check(missing: &[&Need]) -> Result<()> {
-    let still: Vec<&str> = missing
-        .iter()
-        .filter(|need| !need.is_met())
-        .map(|need| need.what)
-        .collect();
-    if still.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("installed, yet still not found: {}", still.join(", ")))
-    }
+    let still: Vec<&str> = missing.iter().filter(|need| !need.is_met()).map(|need| need.what).collect();
+    if still.is_empty() { Ok(()) } else { Err(format!("installed, yet still not found: {}", still.join(", "))) }
 }
 
 fn origin(source: Source) -> String {

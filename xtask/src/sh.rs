@@ -21,13 +21,8 @@ pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).env("PATH", search_path());
     // Set for us by `cargo run`; a build that inherits them is rebuilt for each of its callers.
-    for name in [
-        "CARGO_MANIFEST_DIR",
-        "CARGO_MANIFEST_PATH",
-        "CARGO_PKG_NAME",
-        "CARGO_PKG_VERSION",
-        "LD_LIBRARY_PATH",
-    ] {
+    for name in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "CARGO_PKG_VERSION", "LD_LIBRARY_PATH"]
+    {
         command.env_remove(name);
     }
     command
@@ -35,38 +30,25 @@ pub fn cargo() -> Command {
 
 /// Runs a program, shows its output and fails if it fails.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{} ended with {status}", line(command)))
-    }
+    let status = command.status().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+    if status.success() { Ok(()) } else { Err(format!("{} ended with {status}", line(command))) }
 }
 
 /// Runs a program quietly and returns what it printed, or `None` if it is absent or fails.
 pub fn output(command: &mut Command) -> Option<String> {
     let done = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-    done.status
-        .success()
-        .then(|| String::from_utf8_lossy(&done.stdout).trim().to_owned())
+    done.status.success().then(|| String::from_utf8_lossy(&done.stdout).trim().to_owned())
 }
 
 /// A command as a person would type it.
 pub fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
 
 /// Where a program is, in `PATH` and in the places that `PATH` often lacks: the sbin directories, cargo's and Go's.
 pub fn find(program: &str) -> Option<PathBuf> {
-    env::split_paths(&search_path())
-        .map(|directory| directory.join(program))
-        .find(|path| path.is_file())
+    env::split_paths(&search_path()).map(|directory| directory.join(program)).find(|path| path.is_file())
 }
 
 /// `PATH`, then the places that it often lacks.

@@ -25,10 +25,7 @@ impl Counts {
         if let Some(result) = line.strip_prefix("test result: ") {
             self.passed += number_before(result, " passed");
             self.failed += number_before(result, " failed");
-        } else if let Some(name) = line
-            .strip_prefix("test ")
-            .and_then(|rest| rest.strip_suffix(" ... FAILED"))
-        {
+        } else if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
             self.failures.push(name.to_owned());
         } else if let Some(reason) = line.strip_prefix(SKIPPED) {
             self.skipped.push(reason.to_owned());
@@ -52,11 +49,7 @@ impl AddAssign for Counts {
 
 fn number_before(text: &str, label: &str) -> usize {
     let before = text.split(label).next().unwrap_or_default();
-    before
-        .rsplit(' ')
-        .next()
-        .and_then(|word| word.parse().ok())
-        .unwrap_or(0)
+    before.rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -23,11 +23,7 @@ struct Run {
 /// # Errors
 /// Where a check or a test failed, or fewer tests ran than `xtask/expected-tests` says.
 pub fn run() -> Result<()> {
-    let mut run = Run {
-        start: Instant::now(),
-        counts: Counts::default(),
-        broken: Vec::new(),
-    };
+    let mut run = Run { start: Instant::now(), counts: Counts::default(), broken: Vec::new() };
     run.stage("what the tests need", requirements);
     run.stage("format", format);
     run.stage("the repository's rules", || tidy::run(false));
@@ -35,20 +31,10 @@ pub fn run() -> Result<()> {
     if built {
         run.stage("lints", lints);
         run.stage("documents", documents);
-        run.stage("build", || {
-            sh::run(sh::cargo().args(["build", "--locked", "--workspace"]))
-        });
-        run.tests(
-            "unit and property tests",
-            &["--workspace", "--exclude", "postern-tests"],
-            &[],
-        );
+        run.stage("build", || sh::run(sh::cargo().args(["build", "--locked", "--workspace"])));
+        run.tests("unit and property tests", &["--workspace", "--exclude", "postern-tests"], &[]);
         // One after the other: they load programs into the one kernel that there is, and measure.
-        run.tests(
-            "tests on the kernel",
-            &["--package", "postern-tests"],
-            &["--test-threads=1"],
-        );
+        run.tests("tests on the kernel", &["--package", "postern-tests"], &["--test-threads=1"]);
         run.enough();
     }
     run.finish()
@@ -81,8 +67,7 @@ impl Run {
         match outcome {
             Ok((counts, succeeded)) => {
                 if !succeeded && counts.failed == 0 {
-                    self.broken
-                        .push(format!("{name}: cargo test failed before its tests ended"));
+                    self.broken.push(format!("{name}: cargo test failed before its tests ended"));
                 }
                 self.counts += counts;
             }
@@ -91,10 +76,7 @@ impl Run {
     }
 
     fn announce(&self, name: &str) {
-        println!(
-            "\n=== {name} ({:.0} s since the start)",
-            self.start.elapsed().as_secs_f32()
-        );
+        println!("\n=== {name} ({:.0} s since the start)", self.start.elapsed().as_secs_f32());
     }
 
     /// A test that is no longer run must not go unnoticed.
@@ -112,40 +94,20 @@ impl Run {
 
     fn finish(self) -> Result<()> {
         println!("\n=== summary ({:.0} s)", self.start.elapsed().as_secs_f32());
-        self.counts
-            .failures
-            .iter()
-            .for_each(|name| println!("FAILED test {name}"));
-        self.counts
-            .skipped
-            .iter()
-            .for_each(|reason| println!("skipped: {reason}"));
+        self.counts.failures.iter().for_each(|name| println!("FAILED test {name}"));
+        self.counts.skipped.iter().for_each(|reason| println!("skipped: {reason}"));
         self.broken.iter().for_each(|stage| println!("FAILED {stage}"));
         let skipped_in_ci = if sh::is_ci() { self.counts.skipped.len() } else { 0 };
         let failed = self.counts.failed + self.broken.len() + skipped_in_ci;
-        println!(
-            "{} passed, {failed} failed",
-            self.counts.passed - self.counts.skipped.len()
-        );
-        if failed == 0 {
-            Ok(())
-        } else {
-            Err("not everything passed".to_owned())
-        }
+        println!("{} passed, {failed} failed", self.counts.passed - self.counts.skipped.len());
+        if failed == 0 { Ok(()) } else { Err("not everything passed".to_owned()) }
     }
 }
 
 fn requirements() -> Result<()> {
-    let missing: Vec<_> = needs::missing()
-        .into_iter()
-        .filter(|need| !need.is_optional())
-        .map(|need| need.what)
-        .collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("missing: {}. Run `cargo xtask setup`.", missing.join(", ")))
-    }
+    let missing: Vec<_> =
+        needs::missing().into_iter().filter(|need| !need.is_optional()).map(|need| need.what).collect();
+    if missing.is_empty() { Ok(()) } else { Err(format!("missing: {}. Run `cargo xtask setup`.", missing.join(", "))) }
 }
 
 fn format() -> Result<()> {
@@ -155,36 +117,18 @@ fn format() -> Result<()> {
 }
 
 fn lints() -> Result<()> {
-    sh::run(sh::cargo().args([
-        "clippy",
-        "--locked",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "--deny",
-        "warnings",
-    ]))
+    sh::run(sh::cargo().args(["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
 }
 
 fn documents() -> Result<()> {
     let mut command = sh::cargo();
-    command.args([
-        "doc",
-        "--locked",
-        "--workspace",
-        "--no-deps",
-        "--document-private-items",
-    ]);
+    command.args(["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"]);
     sh::run(command.env("RUSTDOCFLAGS", "--deny warnings"))
 }
 
 fn test_command(packages: &[&str], arguments: &[&str]) -> Command {
     let mut command = sh::cargo();
-    command
-        .args(["test", "--locked", "--no-fail-fast"])
-        .args(packages)
-        .args(["--", "--show-output"])
-        .args(arguments);
+    command.args(["test", "--locked", "--no-fail-fast"]).args(packages).args(["--", "--show-output"]).args(arguments);
     if !sh::is_root() {
         // Namespaces and eBPF take root; building does not.
         command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo --preserve-env");
@@ -210,7 +154,5 @@ fn count(mut command: Command) -> Result<(Counts, bool)> {
 
 fn parse_expected(text: &str) -> Result<usize> {
     let line = text.lines().find(|line| !line.starts_with('#')).unwrap_or_default();
-    line.trim()
-        .parse()
-        .map_err(|_| format!("xtask/expected-tests: {line:?} is not a number"))
+    line.trim().parse().map_err(|_| format!("xtask/expected-tests: {line:?} is not a number"))
 }

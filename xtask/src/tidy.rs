@@ -90,19 +90,13 @@ fn check(file: &File) -> Vec<String> {
 /// Functions beyond the limit. Formatted code ends a function with a brace at the depth at which it began.
 fn long_functions(text: &str) -> impl Iterator<Item = String> {
     let lines: Vec<&str> = text.lines().collect();
-    let starts = (0..lines.len())
-        .filter(|&at| is_function(lines[at]))
-        .collect::<Vec<_>>();
+    let starts = (0..lines.len()).filter(|&at| is_function(lines[at])).collect::<Vec<_>>();
     starts.into_iter().filter_map(move |at| {
         let depth = lines[at].len() - lines[at].trim_start().len();
         let end = (at..lines.len()).find(|&end| lines[end] == format!("{}}}", " ".repeat(depth)))?;
         let length = end - at + 1;
-        (length > FUNCTION_LINES).then(|| {
-            format!(
-                "line {}: a function of {length} lines, more than {FUNCTION_LINES}",
-                at + 1
-            )
-        })
+        (length > FUNCTION_LINES)
+            .then(|| format!("line {}: a function of {length} lines, more than {FUNCTION_LINES}", at + 1))
     })
 }
 
@@ -127,13 +121,8 @@ fn recorded() -> Result<String> {
 
 fn contracts() -> Result<Vec<String>> {
     let (kept, now) = (sh::read(&sh::root().join(RECORD))?, recorded()?);
-    let changed = CONTRACTS
-        .iter()
-        .zip(now.lines().skip(1))
-        .filter(|(_, line)| !kept.lines().any(|old| old == *line));
-    Ok(changed
-        .map(|((path, ask), _)| format!("{path} changed: {ask}; then `cargo xtask tidy --bless`"))
-        .collect())
+    let changed = CONTRACTS.iter().zip(now.lines().skip(1)).filter(|(_, line)| !kept.lines().any(|old| old == *line));
+    Ok(changed.map(|((path, ask), _)| format!("{path} changed: {ask}; then `cargo xtask tidy --bless`")).collect())
 }
 
 fn hash(path: &Path) -> Result<String> {
@@ -148,11 +137,7 @@ mod tests {
     use super::{File, check, long_functions};
 
     fn complaints(name: &str, text: &str) -> usize {
-        check(&File {
-            path: name.into(),
-            text: text.to_owned(),
-        })
-        .len()
+        check(&File { path: name.into(), text: text.to_owned() }).len()
     }
 
     #[test]

@@ -32,11 +32,7 @@ fn candidates() -> Vec<PathBuf> {
     let nightly = sh::output(Command::new("rustup").args(["which", "--toolchain", "nightly", "rustc"]));
     let current =
         sh::output(Command::new("rustc").args(["--print", "sysroot"])).map(|root| format!("{root}/bin/rustc"));
-    [Some("/usr/bin/rustc".to_owned()), nightly, current]
-        .into_iter()
-        .flatten()
-        .map(PathBuf::from)
-        .collect()
+    [Some("/usr/bin/rustc".to_owned()), nightly, current].into_iter().flatten().map(PathBuf::from).collect()
 }
 
 fn usable(rustc: PathBuf) -> Option<Toolchain> {
@@ -46,11 +42,7 @@ fn usable(rustc: PathBuf) -> Option<Toolchain> {
     let cargo = rustc.with_file_name("cargo");
     let (release, llvm) = (numbers(&version, "release: ")?, numbers(&version, "LLVM version: ")?);
     let source = Path::new(&sysroot).join("lib/rustlib/src/rust/library/core/src/lib.rs");
-    (release >= OLDEST && source.exists() && cargo.exists()).then_some(Toolchain {
-        rustc,
-        cargo,
-        llvm: llvm.0,
-    })
+    (release >= OLDEST && source.exists() && cargo.exists()).then_some(Toolchain { rustc, cargo, llvm: llvm.0 })
 }
 
 /// The first two numbers of a version in `rustc -vV`.

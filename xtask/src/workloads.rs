@@ -22,28 +22,11 @@ pub fn run(name: &str, arguments: &[&str]) -> Result<()> {
         "--package",
         "postern-cli",
     ]))?;
-    sh::run(sh::cargo().args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "postern-tests",
-        "--bin",
-        name,
-    ]))?;
+    sh::run(sh::cargo().args(["build", "--locked", "--release", "--package", "postern-tests", "--bin", name]))?;
     let binary = sh::root().join("target/release").join(name);
-    let mut command = if sh::is_root() {
-        Command::new(&binary)
-    } else {
-        Command::new("sudo")
-    };
+    let mut command = if sh::is_root() { Command::new(&binary) } else { Command::new("sudo") };
     if !sh::is_root() {
         command.arg("--preserve-env=PATH").arg(&binary);
     }
-    sh::run(
-        command
-            .args(arguments)
-            .env("PATH", sh::search_path())
-            .current_dir(sh::root()),
-    )
+    sh::run(command.args(arguments).env("PATH", sh::search_path()).current_dir(sh::root()))
 }
