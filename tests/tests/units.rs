@@ -1,0 +1,83 @@
+//! The files that `cargo xtask install` puts in place, judged by systemd's own tools.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn checkout(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// A root with the unit and a program in its place: systemd asks only whether there is one.
+fn root_with(unit: &str) -> tempfile::TempDir {
+    let root = tempfile::tempdir().expect("a directory");
+    let (units, programs) = (root.path().join("usr/lib/systemd/system"), root.path().join("usr/sbin"));
+    fs::create_dir_all(&units).expect("a directory for units");
+    fs::create_dir_all(&programs).expect("a directory for programs");
+    fs::write(units.join("posternd.service"), unit).expect("the unit");
+    let program = programs.join("posternd");
+    fs::write(&program, "").expect("a program");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("an executable program");
+    root
+}
+
+/// What `systemd-analyze verify` has to say; it calls some faults warnings and still succeeds.
+fn verify(unit: &str) -> String {
+    let root = root_with(unit);
+    let output = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(format!("--root={}", root.path().display()))
+        .arg("posternd.service")
+        .output()
+        .expect("systemd-analyze (cargo xtask setup installs it)");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { said } else { format!("failed: {said}") }
+}
+
+#[test]
+fn systemd_finds_no_fault_in_the_unit() {
+    let unit = fs::read_to_string(checkout("systemd/posternd.service")).expect("the unit");
+    assert_eq!(verify(&unit), "");
+    // That it would have found one.
+    assert!(verify(&unit.replace("KillMode=mixed", "KillMode=gently")).contains("kill mode"));
+    assert!(verify(&unit.replace("/usr/sbin/posternd", "/usr/sbin/nothing")).contains("not executable"));
+}
+
+#[test]
+fn the_unit_stays_closed_to_what_posternd_does_not_need() {
+    let root = root_with(&fs::read_to_string(checkout("systemd/posternd.service")).expect("the unit"));
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager", "--threshold=30"])
+        .arg(format!("--root={}", root.path().display()))
+        .arg("posternd.service")
+        .output()
+        .expect("systemd-analyze");
+    // Exposure at most 3.0 of 10 by systemd's own count.
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn group_and_directories_are_made() {
+    let root = tempfile::tempdir().expect("a directory");
+    let etc = root.path().join("etc");
+    fs::create_dir_all(&etc).expect("etc");
+    fs::write(etc.join("passwd"), "root:x:0:0::/:/bin/sh\n").expect("passwd");
+    fs::write(etc.join("group"), "root:x:0:\n").expect("group");
+    for (tool, file) in
+        [("systemd-sysusers", "sysusers.d/postern.conf"), ("systemd-tmpfiles", "tmpfiles.d/postern.conf")]
+    {
+        let mut command = Command::new(tool);
+        if tool == "systemd-tmpfiles" {
+            command.arg("--create");
+        }
+        let root = format!("--root={}", root.path().display());
+        let output = command.arg(root).arg(checkout("systemd").join(file)).output().expect("one of systemd's tools");
+        assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let group = fs::read_to_string(etc.join("group")).expect("group");
+    assert!(group.contains("postern:"), "{group}");
+    let mode =
+        |path: &str| fs::metadata(root.path().join(path)).expect("made by tmpfiles").permissions().mode() & 0o777;
+    assert_eq!((mode("etc/postern"), mode("var/lib/postern"), mode("run/postern")), (0o755, 0o700, 0o750));
+}
