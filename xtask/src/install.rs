@@ -8,10 +8,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// What is put where: from the checkout, to the root, the mode, and whether a person edits it there.
+/// Programs that are built: the name, and where it goes.
+const PROGRAMS: &[(&str, &str)] = &[("posternd", "usr/sbin/posternd"), ("postern", "usr/bin/postern")];
+
+/// What else is put where: from the checkout, to the root, the mode, and whether a person edits it there.
 const FILES: &[(&str, &str, u32, bool)] = &[
-    ("target/release/posternd", "usr/sbin/posternd", 0o755, false),
-    ("target/release/postern", "usr/bin/postern", 0o755, false),
     ("systemd/posternd.service", "usr/lib/systemd/system/posternd.service", 0o644, false),
     ("systemd/sysusers.d/postern.conf", "usr/lib/sysusers.d/postern.conf", 0o644, false),
     ("systemd/tmpfiles.d/postern.conf", "usr/lib/tmpfiles.d/postern.conf", 0o644, false),
@@ -19,31 +20,43 @@ const FILES: &[(&str, &str, u32, bool)] = &[
     ("systemd/allowed_signers", "etc/postern/allowed_signers", 0o644, true),
 ];
 
-/// Builds and installs under `root`.
+/// Builds and installs as `words` say.
 ///
 /// # Errors
-/// Where the build fails, or a file cannot be written (names it).
-pub fn run(root: &str) -> Result<()> {
+/// Where the words are not options, the build fails, or a file cannot be written (names it).
+pub fn run(words: &[&str]) -> Result<()> {
+    let (root, profile) = options(words)?;
     if toolchain::find().is_some() || !sh::root().join(build_ebpf::OBJECT).exists() {
         build_ebpf::run()?;
     }
-    sh::run(sh::cargo().args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "postern-agent",
-        "--package",
-        "postern-cli",
-    ]))?;
+    let packages = ["--package", "postern-agent", "--package", "postern-cli"];
+    sh::run(sh::cargo().args(["build", "--locked", "--bins", "--profile", profile]).args(packages))?;
+    // Cargo keeps what the profile `dev` builds in `debug`.
+    let built = sh::target().join(if profile == "dev" { "debug" } else { profile });
+    for &(name, to) in PROGRAMS {
+        put(&built.join(name), &root.join(to), 0o755, false)?;
+    }
     for &(from, to, mode, edited) in FILES {
-        put(&sh::root().join(from), &Path::new(root).join(to), mode, edited)?;
+        put(&sh::root().join(from), &root.join(to), mode, edited)?;
     }
     println!(
         "\nNext: name who may open what in /etc/postern/allowed_signers and /etc/postern/postern.toml, then\n  \
          systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && systemctl enable --now posternd"
     );
     Ok(())
+}
+
+/// The root to install under, and the profile to build with.
+fn options<'a>(words: &[&'a str]) -> Result<(PathBuf, &'a str)> {
+    let (mut root, mut profile) = (PathBuf::from("/"), "release");
+    for pair in words.chunks(2) {
+        match pair {
+            ["--root", folder] => root = PathBuf::from(folder),
+            ["--profile", name] => profile = name,
+            other => return Err(format!("install: {:?} is not --root DIR or --profile NAME", other.join(" "))),
+        }
+    }
+    Ok((root, profile))
 }
 
 fn put(from: &Path, to: &Path, mode: u32, edited: bool) -> Result<()> {

@@ -26,7 +26,8 @@ cargo xtask COMMAND
   test                   everything: format, tidiness, lints, documents, all tests (what .ci/run runs)
   tidy [--bless]         the repository's own rules; --bless records changed layouts and wire contracts
   build-ebpf             build the eBPF programs that posternd embeds
-  install [--root DIR]   put posternd, postern, units and a default configuration in place";
+  install [--root DIR] [--profile NAME]
+                         put posternd, postern, units and a default configuration in place";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -49,8 +50,7 @@ fn dispatch(words: &[&str]) -> sh::Result<()> {
         ["tidy"] => tidy::run(false),
         ["tidy", "--bless"] => tidy::run(true),
         ["build-ebpf"] => build_ebpf::run(),
-        ["install"] => install::run("/"),
-        ["install", "--root", directory] => install::run(directory),
+        ["install", rest @ ..] => install::run(rest),
         [] | ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())

@@ -23,7 +23,7 @@ pub fn run(name: &str, arguments: &[&str]) -> Result<()> {
         "postern-cli",
     ]))?;
     sh::run(sh::cargo().args(["build", "--locked", "--release", "--package", "postern-tests", "--bin", name]))?;
-    let binary = sh::root().join("target/release").join(name);
+    let binary = sh::target().join("release").join(name);
     let mut command = if sh::is_root() { Command::new(&binary) } else { Command::new("sudo") };
     if !sh::is_root() {
         command.arg("--preserve-env=PATH").arg(&binary);
