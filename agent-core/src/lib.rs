@@ -25,3 +25,5 @@ pub mod refusal;
 pub mod table;
 #[cfg(feature = "user")]
 pub mod time;
+#[cfg(feature = "user")]
+pub mod trust;

@@ -87,6 +87,7 @@ reasons! {
     KeyRevoked Unverified "KEY_REVOKED" "the key that signed is revoked";
     KeyNotYetValid Unverified "KEY_NOT_YET_VALID" "the trust file does not accept this key yet";
     KeyExpired Unverified "KEY_EXPIRED" "the trust file accepts this key no longer";
+    KeyWindowUnknowable Unverified "KEY_WINDOW_UNKNOWABLE" "the host's clock cannot be trusted, so only keys and certificates without an end are accepted";
     RoleNotTrusted Unverified "ROLE_NOT_TRUSTED" "the trust file does not let this key sign for this purpose";
     CertificateInvalid Unverified "CERTIFICATE_INVALID" "the certificate that signed is not valid here";
     UserPresenceMissing Unverified "USER_PRESENCE_MISSING" "the security key was not touched for this signature";

@@ -1,10 +1,200 @@
-//! Placeholder until the sign branch lands: take theirs.
+//! What a signed message proves: who signed these exact bytes, and for which purpose.
+//!
+//! Owns the order of checks from an envelope to [`Verified`] (DESIGN 5), cheap before costly. It never looks into the
+//! payload: what was signed are bytes.
+
+mod certificate;
+mod public_key;
+mod reader;
+mod signature;
+mod sshsig;
+
+use ring::digest;
 use serde::{Deserialize, Serialize};
-/// Who signed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+
+pub use public_key::{Algorithm, Fingerprint, KeyError, PublicKey};
+pub(crate) use sshsig::SigningKey;
+pub use sshsig::{MOST_ARMOR, SshSig, dearmor};
+
+use crate::refusal::{Reason, Refusal};
+use crate::trust::{Moment, Trust};
+
+/// The largest payload, in bytes.
+pub const MOST_PAYLOAD: usize = 32 * 1024;
+/// The most signatures on one envelope: a requester and some approvers.
+pub const MOST_SIGNATURES: usize = 8;
+
+/// A signed message as it came, borrowed.
+#[derive(Clone, Debug)]
+pub struct Envelope<'a> {
+    /// Exactly the bytes that were signed.
+    pub payload: &'a [u8],
+    /// What they claim to be, for example `application/vnd.postern.access-request.v1+json`.
+    pub payload_type: &'a str,
+    /// Armored SSHSIGs.
+    pub signatures: Vec<&'a str>,
+}
+
+/// What a signature is for. Each has a namespace of its own, so no signature passes for another kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Asks for access.
+    Request,
+    /// Approves somebody else's request, by signing the same bytes.
+    Approve,
+    /// Ends a grant.
+    Revoke,
+    /// Changes the host's configuration.
+    Admin,
+    /// Reads what the host knows.
+    Read,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Request, Self::Approve, Self::Revoke, Self::Admin, Self::Read];
+
+    /// The SSHSIG namespace.
+    #[must_use]
+    pub const fn namespace(self) -> &'static str {
+        match self {
+            Self::Request => "request@postern.v1",
+            Self::Approve => "approve@postern.v1",
+            Self::Revoke => "revoke@postern.v1",
+            Self::Admin => "admin@postern.v1",
+            Self::Read => "read@postern.v1",
+        }
+    }
+
+    /// The role that a payload of this type must be signed in, if there is such a type.
+    #[must_use]
+    pub fn of_payload_type(payload_type: &str) -> Option<Self> {
+        match payload_type {
+            "application/vnd.postern.access-request.v1+json" => Some(Self::Request),
+            "application/vnd.postern.revoke-request.v1+json" => Some(Self::Revoke),
+            "application/vnd.postern.read-request.v1+json" => Some(Self::Read),
+            _ => None,
+        }
+    }
+
+    /// Whether `signature` may stand on an envelope whose payload needs this role.
+    const fn admits(self, signature: Self) -> bool {
+        matches!(
+            (self, signature),
+            (Self::Request, Self::Request | Self::Approve)
+                | (Self::Revoke, Self::Revoke)
+                | (Self::Admin, Self::Admin)
+                | (Self::Read, Self::Read)
+        )
+    }
+}
+
+/// Who signed: what the journal stores, and all that [`Trust::trusts`] needs to judge him again after a reload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Signer {
-    /// As the trust file names them.
+    /// As the trust file names them, or as an authority that the trust file lists does.
     pub principal: String,
     /// `SHA256:…` of the key that signed.
     pub fingerprint: String,
+    /// The certificate that named them; absent where the trust file lists the key itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Vouched>,
+}
+
+/// The facts of a certificate by which it can be revoked later.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Vouched {
+    /// `SHA256:…` of the certificate authority's key.
+    pub authority: String,
+    /// The certificate's serial number; 0 if its authority does not count.
+    pub serial: u64,
+    /// The certificate's key id.
+    pub key_id: String,
+}
+
+/// What a valid envelope proves.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// At least one: first who signed in `role`, then the approvers. No principal twice.
+    pub signers: Vec<Signer>,
+    /// What the payload's type needs.
+    pub role: Role,
+    /// SHA-256 of the payload.
+    pub payload_digest: [u8; 32],
+}
+
+impl Verified {
+    /// Who signed in [`Verified::role`]. (There always is one; the answer is an option so that nothing can panic.)
+    #[must_use]
+    pub fn signer(&self) -> Option<&Signer> {
+        self.signers.first()
+    }
+}
+
+/// Checks an envelope: size and form of everything, then keys, roles and validity, then the signatures.
+///
+/// `now` is in seconds since the Unix epoch. With `clock_trusted` unset, keys and certificates whose validity has an end
+/// are refused, since nobody can tell (docs/decisions/0010-trust.md).
+///
+/// # Errors
+/// The first check that failed. All reasons are of unverified standing.
+pub fn verify(envelope: &Envelope<'_>, trust: &Trust, now: i64, clock_trusted: bool) -> Result<Verified, Refusal> {
+    let role = check_form(envelope)?;
+    let moment = Moment::new(now, clock_trusted);
+    let bytes = envelope.signatures.iter().map(|text| dearmor(text)).collect::<Result<Vec<_>, _>>()?;
+    let mut signed = Vec::with_capacity(bytes.len());
+    for bytes in &bytes {
+        let signature = SshSig::parse(bytes)?;
+        let signed_role = signature_role(role, &signature)?;
+        let signer = trust.admit(&signature.key, signed_role, moment)?;
+        signed.push((signed_role, signer, signature));
+    }
+    signed.sort_by_key(|(signed_role, ..)| *signed_role != role);
+    check_people(role, &signed)?;
+    for (.., signature) in &signed {
+        signature.verify(envelope.payload)?;
+    }
+    let mut payload_digest = [0; 32];
+    payload_digest.copy_from_slice(digest::digest(&digest::SHA256, envelope.payload).as_ref());
+    Ok(Verified { signers: signed.into_iter().map(|(_, signer, _)| signer).collect(), role, payload_digest })
+}
+
+fn check_form(envelope: &Envelope<'_>) -> Result<Role, Refusal> {
+    if envelope.payload.len() > MOST_PAYLOAD {
+        let detail = format!("a payload of {} bytes, at most {MOST_PAYLOAD}", envelope.payload.len());
+        return Err(Refusal::new(Reason::MessageTooLarge, detail).at("payload"));
+    }
+    if envelope.signatures.is_empty() {
+        return Err(Refusal::new(Reason::Unsigned, "the envelope has no signature").at("signatures"));
+    }
+    if envelope.signatures.len() > MOST_SIGNATURES {
+        let detail = format!("{} signatures, at most {MOST_SIGNATURES}", envelope.signatures.len());
+        return Err(Refusal::new(Reason::MessageTooLarge, detail).at("signatures"));
+    }
+    let unknown = || Refusal::new(Reason::EnvelopeMalformed, "the payload's type is unknown").at("payload_type");
+    Role::of_payload_type(envelope.payload_type).ok_or_else(unknown)
+}
+
+fn signature_role(role: Role, signature: &SshSig<'_>) -> Result<Role, Refusal> {
+    let made_for = Role::ALL.into_iter().find(|r| r.namespace().as_bytes() == signature.namespace());
+    made_for.filter(|&r| role.admits(r)).ok_or_else(|| {
+        let detail = format!("this payload is signed with -n {}", role.namespace());
+        Refusal::new(Reason::NamespaceMismatch, detail).at("signatures")
+    })
+}
+
+/// Exactly one signature in the payload's own role, and nobody twice. `signed` has that role first.
+fn check_people(role: Role, signed: &[(Role, Signer, SshSig<'_>)]) -> Result<(), Refusal> {
+    let malformed = |detail: &str| Err(Refusal::new(Reason::EnvelopeMalformed, detail).at("signatures"));
+    if signed.iter().filter(|(r, ..)| *r == role).count() != 1 {
+        return malformed(&format!("exactly one signature with -n {} is needed", role.namespace()));
+    }
+    let mut principals: Vec<_> = signed.iter().map(|(_, signer, _)| signer.principal.as_str()).collect();
+    principals.sort_unstable();
+    if principals.windows(2).any(|pair| pair.first() == pair.last()) {
+        return malformed("the same person signed twice");
+    }
+    Ok(())
 }

@@ -1,0 +1,186 @@
+//! Whose signatures count, and for what: an OpenSSH `allowed_signers` file and a list of revoked keys.
+//!
+//! Owns both grammars and the question whether a key may sign in a role now. It never checks a signature
+//! ([`crate::envelope`] does), never decides what a principal may have ([`crate::policy`] does) and never reads a file.
+
+mod allowed_signers;
+mod pattern;
+mod revoked;
+mod window;
+
+use std::collections::HashMap;
+
+use allowed_signers::{Line, Who};
+use revoked::Revoked;
+pub(crate) use window::Moment;
+use window::Window;
+
+use crate::envelope::{Fingerprint, Role, Signer, SigningKey, Vouched};
+use crate::refusal::{Reason, Refusal};
+
+/// The largest file of either kind, in bytes.
+pub const MOST_FILE: usize = 4 * 1024 * 1024;
+/// The longest line, in bytes. An RSA-8192 key takes 1.5 KiB.
+const MOST_LINE: usize = 16 * 1024;
+
+/// Which of the two files an error is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrustFile {
+    /// The trust file.
+    AllowedSigners,
+    /// The list of revoked keys.
+    Revoked,
+}
+
+/// Why a file was not accepted. Nothing of it was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct TrustError {
+    /// Which file.
+    pub file: TrustFile,
+    /// The line, counted from 1; 0 for the file as a whole.
+    pub line: usize,
+    /// What is wrong with it, in words, without a full stop.
+    pub reason: String,
+}
+
+/// Whom this host believes. The default believes nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    lines: Vec<Line>,
+    by_key: HashMap<Fingerprint, Vec<usize>>,
+    revoked: Revoked,
+}
+
+impl Trust {
+    /// Reads an `allowed_signers` file and a list of revoked keys, which may be empty.
+    ///
+    /// # Errors
+    /// The first line that is not understood, in either; ssh-keygen would skip it.
+    pub fn parse(allowed_signers: &str, revoked: &[u8]) -> Result<Self, TrustError> {
+        let error = |line, reason: String| TrustError { file: TrustFile::AllowedSigners, line, reason };
+        if allowed_signers.len() > MOST_FILE {
+            return Err(error(0, format!("the file has more than {MOST_FILE} bytes")));
+        }
+        if revoked.len() > MOST_FILE {
+            let reason = format!("the file has more than {MOST_FILE} bytes");
+            return Err(TrustError { file: TrustFile::Revoked, line: 0, reason });
+        }
+        let mut trust = Self { revoked: Revoked::parse(revoked)?, ..Self::default() };
+        for (number, text) in (1..).zip(allowed_signers.split('\n')) {
+            if text.len() > MOST_LINE {
+                return Err(error(number, format!("the line has more than {MOST_LINE} bytes")));
+            }
+            if let Some(line) = Line::parse(text).map_err(|reason| error(number, reason))? {
+                trust.by_key.entry(line.key).or_default().push(trust.lines.len());
+                trust.lines.push(line);
+            }
+        }
+        Ok(trust)
+    }
+
+    /// How many keys and authorities the trust file lists.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether the trust file lists nobody.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Who the holder of `key` is when signing in `role`. The first line that fits answers, as in ssh-keygen. No
+    /// signature has been checked here.
+    ///
+    /// # Errors
+    /// Unknown, revoked, not for this role, not at this time, or not vouched for under any name.
+    pub(crate) fn admit(&self, key: &SigningKey<'_>, role: Role, moment: Moment) -> Result<Signer, Refusal> {
+        let fingerprint = key.key().fingerprint();
+        let certificate = match key {
+            SigningKey::Plain(_) => None,
+            SigningKey::Certified(c) => Some(c),
+        };
+        let listed = certificate.map_or(fingerprint, |c| c.authority.fingerprint());
+        let lines: Vec<_> = self.lines_of(listed, certificate.is_some()).collect();
+        if lines.is_empty() {
+            return Err(Refusal::new(Reason::KeyUnknown, ""));
+        }
+        let vouched = certificate.map(|c| Vouched {
+            authority: listed.to_string(),
+            serial: c.serial,
+            key_id: c.key_id.to_owned(),
+        });
+        if self.revoked.contains(fingerprint, vouched.as_ref()) {
+            return Err(Refusal::new(Reason::KeyRevoked, ""));
+        }
+        if let Some(c) = certificate {
+            Window::of_certificate(c.valid_after, c.valid_before).check(moment)?;
+        }
+        let names: &[&str] = certificate.map_or(&[], |c| &c.principals);
+        let principal = first_principal(&lines, names, role, moment)?;
+        Ok(Signer { principal, fingerprint: fingerprint.to_string(), certificate: vouched })
+    }
+
+    /// Whether a signer who was accepted before would still be, so that a reload ends the grants of those who would not.
+    ///
+    /// Judged are the trust file as it is now (key or authority, name, namespace, `valid-after`, `valid-before`) and
+    /// the revocations. Not judged are the certificate's own dates, which bound when it may sign and not how long what it
+    /// signed lasts; and, while the clock is not trusted, no dates at all: a wrong clock ends nothing that runs.
+    ///
+    /// `now` is in seconds since the Unix epoch.
+    #[must_use]
+    pub fn trusts(&self, signer: &Signer, role: Role, now: i64, clock_trusted: bool) -> bool {
+        let moment = Moment::new(now, clock_trusted);
+        let listed = signer.certificate.as_ref().map_or(&signer.fingerprint, |c| &c.authority);
+        let (Ok(key), Ok(listed)) = (signer.fingerprint.parse(), listed.parse()) else { return false };
+        let fits = |line: &Line| {
+            line.names(&signer.principal)
+                && line.admits(role.namespace())
+                && (!moment.is_trusted() || line.window.check(moment).is_ok())
+        };
+        !self.revoked.contains(key, signer.certificate.as_ref())
+            && self.lines_of(listed, signer.certificate.is_some()).any(fits)
+    }
+
+    /// The lines that list `key`, as an authority or not, in the file's order.
+    fn lines_of(&self, key: Fingerprint, authority: bool) -> impl Iterator<Item = &Line> {
+        let indices = self.by_key.get(&key).map_or(&[][..], Vec::as_slice);
+        let lines = indices.iter().filter_map(|&index| self.lines.get(index));
+        lines.filter(move |line| matches!(line.who, Who::CertifiedAs(_)) == authority)
+    }
+}
+
+/// The name that the first fitting line gives. `certified` are the names in the certificate, if there is one.
+fn first_principal(lines: &[&Line], certified: &[&str], role: Role, moment: Moment) -> Result<String, Refusal> {
+    let mut refusal = Refusal::new(Reason::RoleNotTrusted, format_args!("-n {}", role.namespace()));
+    for line in lines.iter().filter(|line| line.admits(role.namespace())) {
+        match line.window.check(moment).and_then(|()| line.principal(certified)) {
+            Ok(name) => return Ok(name.to_owned()),
+            Err(other) => refusal = other,
+        }
+    }
+    Err(refusal)
+}
+
+impl Line {
+    /// The holder's name: from the line itself, or the certificate's first name that the line lets its authority give.
+    fn principal<'a>(&'a self, certified: &[&'a str]) -> Result<&'a str, Refusal> {
+        let name = match &self.who {
+            Who::Holder(names) => names.first().map(String::as_str),
+            Who::CertifiedAs(list) => certified.iter().copied().find(|name| list.matches(name)),
+        };
+        name.filter(|n| !n.is_empty()).ok_or_else(|| {
+            Refusal::new(Reason::CertificateInvalid, "its authority may vouch for none of its principals")
+        })
+    }
+
+    /// Whether the line still gives `principal` as the holder's name, or lets its authority give it.
+    fn names(&self, principal: &str) -> bool {
+        match &self.who {
+            Who::Holder(names) => names.first().is_some_and(|name| name == principal),
+            Who::CertifiedAs(list) => list.matches(principal),
+        }
+    }
+}

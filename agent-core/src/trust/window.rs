@@ -1,0 +1,120 @@
+//! The moments between which a key or certificate is accepted.
+
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
+use crate::refusal::{Reason, Refusal};
+
+/// The wall clock, and whether it may be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    seconds: u64,
+    trusted: bool,
+}
+
+impl Moment {
+    /// `now` is in seconds since the Unix epoch.
+    pub(crate) fn new(now: i64, trusted: bool) -> Self {
+        Self { seconds: u64::try_from(now).unwrap_or(0), trusted }
+    }
+
+    pub(crate) const fn is_trusted(self) -> bool {
+        self.trusted
+    }
+}
+
+/// From the first to the last second, both included, since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) first: u64,
+    pub(super) last: u64,
+}
+
+impl Window {
+    pub(super) const ALWAYS: Self = Self { first: 0, last: u64::MAX };
+
+    /// A certificate's: `before` is the first second outside, and `u64::MAX` says for ever.
+    pub(super) const fn of_certificate(after: u64, before: u64) -> Self {
+        match before {
+            u64::MAX => Self { first: after, last: u64::MAX },
+            // Never valid: make it empty rather than valid in second 0.
+            0 => Self { first: u64::MAX, last: 0 },
+            _ => Self { first: after, last: before - 1 },
+        }
+    }
+
+    /// # Errors
+    /// Not yet, no longer, or impossible to tell.
+    pub(super) fn check(self, moment: Moment) -> Result<(), Refusal> {
+        let refuse = |reason| Err(Refusal::new(reason, ""));
+        if self == Self::ALWAYS {
+            Ok(())
+        } else if !moment.trusted {
+            refuse(Reason::KeyWindowUnknowable)
+        } else if moment.seconds > self.last {
+            refuse(Reason::KeyExpired)
+        } else if moment.seconds < self.first {
+            refuse(Reason::KeyNotYetValid)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Reads `YYYYMMDDZ`, `YYYYMMDDHHMMZ` or `YYYYMMDDHHMMSSZ` as seconds since the Unix epoch.
+///
+/// # Errors
+/// What is wrong with it, as a sentence's end.
+pub(super) fn parse_time(text: &str) -> Result<u64, &'static str> {
+    let digits =
+        text.strip_suffix('Z').ok_or("end it with Z (UTC): a time without one depends on the host's time zone")?;
+    let format_error = "use YYYYMMDDZ, YYYYMMDDHHMMZ or YYYYMMDDHHMMSSZ";
+    if !matches!(digits.len(), 8 | 12 | 14) || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format_error);
+    }
+    let number = |from: usize, to: usize| digits.get(from..to).unwrap_or("0").parse::<i16>().map_err(|_| format_error);
+    let small = |from: usize| number(from, from + 2).and_then(|n| i8::try_from(n).map_err(|_| format_error));
+    let (month, day, hour, minute, second) = (small(4)?, small(6)?, small(8)?, small(10)?, small(12)?);
+    let civil =
+        DateTime::new(number(0, 4)?, month, day, hour, minute, second, 0).map_err(|_| "no such date or time")?;
+    let moment = civil.to_zoned(TimeZone::UTC).map_err(|_| "no such date or time")?.timestamp().as_second();
+    // ssh-keygen takes 0 for "not set" and so do we: nobody means 1970.
+    u64::try_from(moment).ok().filter(|&s| s > 0).ok_or("it lies before 1970")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_utc() {
+        assert_eq!(parse_time("20260102Z"), Ok(1_767_312_000));
+        assert_eq!(parse_time("202601020304Z"), Ok(1_767_312_000 + 3 * 3600 + 4 * 60));
+        assert_eq!(parse_time("20260102030405Z"), Ok(1_767_312_000 + 3 * 3600 + 4 * 60 + 5));
+        for bad in
+            ["", "Z", "20260102", "20260231Z", "2026010203Z", "20261301Z", "202601022400Z", "+0260102Z", "19700101Z"]
+        {
+            assert!(parse_time(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn both_ends_belong_to_the_window() {
+        let window = Window { first: 10, last: 20 };
+        let at = |now| window.check(Moment::new(now, true)).map_err(|r| r.reason);
+        assert_eq!(at(9), Err(Reason::KeyNotYetValid));
+        assert_eq!((at(10), at(20)), (Ok(()), Ok(())));
+        assert_eq!(at(21), Err(Reason::KeyExpired));
+        assert_eq!(at(i64::MIN), Err(Reason::KeyNotYetValid));
+        let blind = window.check(Moment::new(15, false)).map_err(|r| r.reason);
+        assert_eq!(blind, Err(Reason::KeyWindowUnknowable));
+        assert_eq!(Window::ALWAYS.check(Moment::new(15, false)), Ok(()));
+    }
+
+    #[test]
+    fn a_certificate_ends_one_second_earlier() {
+        assert_eq!(Window::of_certificate(10, 21), Window { first: 10, last: 20 });
+        assert_eq!(Window::of_certificate(0, u64::MAX), Window::ALWAYS);
+        assert!(Window::of_certificate(0, 0).check(Moment::new(0, true)).is_err());
+    }
+}
