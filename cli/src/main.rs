@@ -1,2 +1,62 @@
-//! placeholder
-fn main() {}
+//! The binary `postern`: reads the command line, runs it, and ends with the right exit code, also on a signal.
+
+use std::process::ExitCode;
+
+use clap::{Parser as _, error::ErrorKind};
+use postern_cli::{
+    args::Cli,
+    commands,
+    console::{Console, restore_terminal},
+    failure::{Failure, Kind},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return wrong_arguments(&error),
+    };
+    let console = Console { json: cli.common.json };
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Kind::Local, format!("cannot start: {error}")))
+        .and_then(|runtime| runtime.block_on(until_signal(commands::run(cli))));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            restore_terminal();
+            console.fail(&failure);
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+/// Runs `work`; a signal ends the process at once, whatever waits for a key or an answer, with the terminal restored.
+async fn until_signal(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::new(Kind::Local, format!("cannot start: {error}")));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let code = tokio::select! {
+        result = work => return result,
+        _ = interrupt.recv() => 130,
+        _ = terminate.recv() => 143,
+    };
+    restore_terminal();
+    std::process::exit(code)
+}
+
+/// Help and version go to standard output; mistakes to standard error, as JSON if that was asked for.
+fn wrong_arguments(error: &clap::Error) -> ExitCode {
+    let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if !asked_for && std::env::args().any(|argument| argument == "--json") {
+        let text = error.render().to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        Console { json: true }.fail(&Failure::usage(message));
+    } else {
+        // Nothing better can be done when even this cannot be written.
+        let _ = error.print();
+    }
+    if asked_for { ExitCode::SUCCESS } else { ExitCode::from(Kind::Usage.exit_code()) }
+}

@@ -1,0 +1,81 @@
+//! `postern explain`: why a connection fails, why a request is refused, or what a reason code means.
+
+use postern_proto::v1::ExplainRequest;
+
+use super::{Env, lifetime, reach, sources, unique};
+use crate::{
+    advice::{self, Advice},
+    args::Explain,
+    failure::{Failure, Kind, Result},
+    payload::Lifetime,
+    session::{Reach, limited},
+    target::Target,
+    view,
+};
+
+pub(super) async fn run(env: &Env, args: Explain) -> Result<()> {
+    if args.what.ports.is_empty() {
+        return code(env, &args.host);
+    }
+    let Explain { host, what, principal } = args;
+    let host: Target = host.parse().map_err(Failure::usage)?;
+    let duration = match (what.duration, &what.until) {
+        (None, None) => None,
+        _ => Some(span(lifetime(&what)?)?),
+    };
+    let signer = env.reader(&host).await?;
+    let mut session = env.plan(host)?.open(reach(&what.from)).await?;
+    let source = match sources(&what.from, &session) {
+        // Without an address of our own the question still makes sense: the host then judges the rest.
+        Err(_) if what.from.is_empty() => Vec::new(),
+        found => found?,
+    };
+    let read = env.read(&mut session, signer.as_ref()).await?;
+    let call = ExplainRequest {
+        read,
+        ports: unique(what.ports),
+        source,
+        duration: duration.map(Into::into),
+        justification: what.reason,
+        principal,
+    };
+    let answer = limited(session.access().explain(call), &session.address).await?;
+    if env.console.json {
+        return env.console.out_json(&answer);
+    }
+    let mut lines = view::explained(&answer);
+    let refusal = answer.refusal.as_ref();
+    lines.extend(
+        refusal.and_then(|r| advice::next_step(&r.reason, &session.address)).map(|next| format!("  next: {next}")),
+    );
+    env.console.out(lines.join("\n"))?;
+    if reach(&what.from) == Reach::All {
+        session.silent.iter().for_each(|silent| env.console.note(format!("no answer from {silent}")));
+    }
+    Ok(())
+}
+
+/// The API judges time spans; until a time is a span from now.
+fn span(lifetime: Lifetime) -> Result<std::time::Duration> {
+    match lifetime {
+        Lifetime::For(duration) => Ok(duration),
+        Lifetime::Until(time) => std::time::Duration::try_from(time.duration_since(jiff::Timestamp::now()))
+            .map_err(|_| Failure::usage("--until lies in the past")),
+    }
+}
+
+fn code(env: &Env, text: &str) -> Result<()> {
+    let Some(Advice { code, meaning, next, host_failure }) = advice::find(text) else {
+        let failure =
+            Failure::usage(format!("{text} is no reason code, and without a port there is nothing to explain"));
+        return Err(failure.next("postern explain HOST --port ssh, or postern explain REASON_CODE"));
+    };
+    let next = next.replace("{host}", "HOST");
+    if env.console.json {
+        let kind = if *host_failure { Kind::HostFailed } else { Kind::Refused };
+        return env.console.out_json(&serde_json::json!({
+            "reason": code, "kind": kind.name(), "exitCode": kind.exit_code(), "message": meaning, "next": next,
+        }));
+    }
+    env.console.out(format!("{code}: {meaning}\n  next: {next}"))
+}

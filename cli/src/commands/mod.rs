@@ -1,0 +1,181 @@
+//! The commands, one module each, and what they share.
+//!
+//! Owns the order "choose a key, open a session, unlock, sign, call". It never writes grammar or wording.
+
+mod explain;
+mod list;
+mod request;
+mod revoke;
+mod sign;
+mod status;
+mod watch;
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use jiff::{Timestamp, tz::TimeZone};
+use postern_proto::v1::SignedMessage;
+
+use crate::{
+    args::{Cli, Command, Common, What},
+    console::{Console, blocking},
+    failure::{Failure, Kind, Result},
+    keys::Signer,
+    known_hosts::KnownHosts,
+    parse::{self, From},
+    payload::{self, Binding, Lifetime, Purpose, Wish},
+    session::{Plan, Reach, Session},
+    target::Target,
+    trust::Trust,
+};
+
+/// Does what the command line says.
+///
+/// # Errors
+/// Any [`Failure`]; its kind is the exit code.
+pub async fn run(cli: Cli) -> Result<()> {
+    let console = Console { json: cli.common.json };
+    let env = Env { common: cli.common, console };
+    match cli.command {
+        Command::Request(args) => request::run(&env, args).await,
+        Command::Revoke(args) => revoke::run(&env, args).await,
+        Command::List(args) => list::run(&env, args).await,
+        Command::Watch(args) => watch::run(&env, args).await,
+        Command::Explain(args) => explain::run(&env, args).await,
+        Command::Status(args) => status::run(&env, args.host).await,
+        Command::Sign(args) => sign::run(&env, args).await,
+        Command::Forget(args) => forget(&env, &args.host),
+        Command::Completions { shell } => completions(&env, shell),
+        Command::Man { directory } => man(&directory),
+    }
+}
+
+/// What all commands share.
+struct Env {
+    common: Common,
+    console: Console,
+}
+
+impl Env {
+    fn plan(&self, target: Target) -> Result<Plan> {
+        let trust = Trust { fingerprint: self.common.fingerprint, accept_new: self.common.accept_new };
+        // Only TLS hosts are remembered, and a missing HOME must not stop the others.
+        let store = match target {
+            Target::Tls { .. } => KnownHosts::of_user()?,
+            Target::Plaintext(_) | Target::Unix(_) => KnownHosts::at("/nonexistent"),
+        };
+        Ok(Plan { target, trust, store, console: self.console })
+    }
+
+    async fn signer(&self) -> Result<Arc<Signer>> {
+        let selection = self.common.key.clone();
+        blocking(move || Signer::choose(selection.as_deref()).map(Arc::new)).await
+    }
+
+    /// The signer for reads; none for root on the Unix socket, whom the host believes, unless a key was named.
+    async fn reader(&self, target: &Target) -> Result<Option<Arc<Signer>>> {
+        let believed = matches!(target, Target::Unix(_)) && rustix::process::geteuid().is_root();
+        if believed && self.common.key.is_none() { Ok(None) } else { self.signer().await.map(Some) }
+    }
+
+    async fn unlock(&self, signer: &Arc<Signer>) -> Result<()> {
+        let (signer, console) = (Arc::clone(signer), self.console);
+        blocking(move || signer.unlock(console)).await
+    }
+
+    /// Unlocks, makes the binding as late as possible, and signs what `build` makes of it.
+    async fn seal(
+        &self,
+        session: &mut Session,
+        signer: &Arc<Signer>,
+        purpose: Purpose,
+        build: impl FnOnce(Binding) -> Result<Vec<u8>>,
+    ) -> Result<SignedMessage> {
+        self.unlock(signer).await?;
+        session.refresh().await?;
+        let bytes = build(Binding::to_host(session.who(), purpose))?;
+        payload::seal(bytes, purpose, signer, self.console).await
+    }
+
+    /// The signed read that a session shows with each of its questions.
+    async fn read(&self, session: &mut Session, signer: Option<&Arc<Signer>>) -> Result<Option<SignedMessage>> {
+        let Some(signer) = signer else { return Ok(None) };
+        let build = |binding| payload::to_json(&payload::read_request(binding));
+        self.seal(session, signer, Purpose::Read, build).await.map(Some)
+    }
+}
+
+/// How far the session must reach for these sources.
+fn reach(from: &[From]) -> Reach {
+    if from.is_empty() || from.contains(&From::MyIp) { Reach::All } else { Reach::Any }
+}
+
+/// The prefixes to ask for; `my-ip` becomes what the host saw.
+fn sources(from: &[From], session: &Session) -> Result<Vec<String>> {
+    let from = if from.is_empty() { &[From::MyIp] } else { from };
+    let mut found: Vec<IpNet> = Vec::new();
+    for one in from {
+        match one {
+            From::MyIp => found.extend(session.my_ips()?),
+            From::Prefix(net) => found.push(*net),
+        }
+    }
+    Ok(unique(found.iter().map(ToString::to_string)))
+}
+
+fn unique(items: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut found = Vec::new();
+    for item in items {
+        if !found.contains(&item) {
+            found.push(item);
+        }
+    }
+    found
+}
+
+/// The wish on the command line, but for its sources.
+fn wish(what: What, source: Vec<String>) -> Result<Wish> {
+    let lifetime = lifetime(&what)?;
+    let What { ports, reason, ticket, .. } = what;
+    if ports.is_empty() {
+        return Err(Failure::usage("no port to open").next("name it with --port, for example --port ssh"));
+    }
+    Ok(Wish { ports: unique(ports), source, lifetime, justification: reason, ticket })
+}
+
+fn lifetime(what: &What) -> Result<Lifetime> {
+    match (what.duration, &what.until) {
+        (Some(duration), _) => Ok(Lifetime::For(duration)),
+        (None, Some(until)) => {
+            let time = parse::until(until, Timestamp::now(), &TimeZone::system());
+            time.map(Lifetime::Until).map_err(|error| Failure::usage(format!("--until {error}")))
+        }
+        (None, None) => Err(Failure::usage("for how long?").next("say it with --for 30m or --until 18:00")),
+    }
+}
+
+fn forget(env: &Env, target: &Target) -> Result<()> {
+    let Target::Tls { .. } = target else {
+        return Err(Failure::usage(format!("{target} has no TLS fingerprint to forget")));
+    };
+    let store = KnownHosts::of_user()?;
+    let known = store.forget(&target.to_string())?;
+    if env.console.json {
+        return env.console.out_json(&serde_json::json!({ "forgotten": known }));
+    }
+    let text = if known { format!("{target} is forgotten") } else { format!("{target} was not known") };
+    env.console.out(text)
+}
+
+fn completions(env: &Env, shell: clap_complete::Shell) -> Result<()> {
+    let mut script = Vec::new();
+    let mut command = <Cli as clap::CommandFactory>::command();
+    clap_complete::generate(shell, &mut command, "postern", &mut script);
+    env.console.out(String::from_utf8_lossy(&script).trim_end())
+}
+
+fn man(directory: &std::path::Path) -> Result<()> {
+    let command = <Cli as clap::CommandFactory>::command();
+    clap_mangen::generate_to(command, directory)
+        .map_err(|error| Failure::new(Kind::Local, format!("cannot write to {}: {error}", directory.display())))
+}

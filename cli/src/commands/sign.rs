@@ -1,0 +1,139 @@
+//! `postern sign`: what `request`, `revoke` or a read would send, on standard output.
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::Path,
+    sync::Arc,
+};
+
+use postern_proto::v1::SignedMessage;
+use serde_json::json;
+
+use super::{Env, reach, sources, wish};
+use crate::{
+    args::Sign,
+    failure::{Failure, Kind, Result},
+    keys::Signer,
+    parse::From,
+    payload::{self, Binding, Purpose, Wish},
+    target::Target,
+};
+
+/// The most that a host reads.
+const MOST_BYTES: u64 = 64 * 1024;
+
+/// What to sign, without what ties it to a host.
+enum Draft {
+    Access(Wish),
+    Revoke(String, String),
+    Read,
+}
+
+impl Draft {
+    const fn purpose(&self) -> Purpose {
+        match self {
+            Self::Access(_) => Purpose::Request,
+            Self::Revoke(..) => Purpose::Revoke,
+            Self::Read => Purpose::Read,
+        }
+    }
+
+    fn bind(self, binding: Binding) -> Result<Vec<u8>> {
+        match self {
+            Self::Access(wish) => payload::to_json(&payload::access_request(wish, binding)),
+            Self::Revoke(id, reason) => payload::to_json(&payload::revoke_request(id, reason, binding)),
+            Self::Read => payload::to_json(&payload::read_request(binding)),
+        }
+    }
+}
+
+pub(super) async fn run(env: &Env, args: Sign) -> Result<()> {
+    let Sign { host, what, revoke, read, payload: file, kind, audience } = args;
+    if let Some(path) = file {
+        return sign_file(env, &path, kind).await;
+    }
+    let from = what.from.clone();
+    let draft = match revoke {
+        Some(id) => Draft::Revoke(id.to_string(), what.reason),
+        None if read => Draft::Read,
+        None => Draft::Access(wish(what, Vec::new())?),
+    };
+    let signer = env.signer().await?;
+    let (purpose, message) = match host {
+        Some(host) => (draft.purpose(), for_host(env, host, draft, &from, &signer).await?),
+        None => (draft.purpose(), offline(env, audience, draft, &from, &signer).await?),
+    };
+    print(env, purpose, message)
+}
+
+async fn for_host(
+    env: &Env,
+    host: Target,
+    mut draft: Draft,
+    from: &[From],
+    signer: &Arc<Signer>,
+) -> Result<SignedMessage> {
+    let mut session = env.plan(host)?.open(reach(from)).await?;
+    if let Draft::Access(wish) = &mut draft {
+        wish.source = sources(from, &session)?;
+        env.console.note(format!("signed for {}", wish.source.join(", ")));
+    }
+    let purpose = draft.purpose();
+    env.seal(&mut session, signer, purpose, |binding| draft.bind(binding)).await
+}
+
+async fn offline(
+    env: &Env,
+    audience: Vec<String>,
+    mut draft: Draft,
+    from: &[From],
+    signer: &Arc<Signer>,
+) -> Result<SignedMessage> {
+    if audience.is_empty() {
+        return Err(Failure::usage("for which host?").next("name a HOST to ask, or its id or name with --audience"));
+    }
+    if let Draft::Access(wish) = &mut draft {
+        let explicit = |one: &From| match one {
+            From::Prefix(net) => Some(net.to_string()),
+            From::MyIp => None,
+        };
+        let found: Option<Vec<String>> = from.iter().map(explicit).collect();
+        wish.source = found.filter(|found| !found.is_empty()).ok_or_else(|| {
+            Failure::usage("my-ip needs a host that sees it")
+                .next("name the address: --from 192.0.2.7, or a HOST to ask")
+        })?;
+    }
+    env.unlock(signer).await?;
+    let purpose = draft.purpose();
+    let bytes = draft.bind(Binding::offline(audience, purpose))?;
+    payload::seal(bytes, purpose, signer, env.console).await
+}
+
+async fn sign_file(env: &Env, path: &Path, kind: Option<Purpose>) -> Result<()> {
+    let bytes = read_file(path).map_err(|error| Failure::new(Kind::Local, format!("{}: {error}", path.display())))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(Failure::usage(format!("{} is larger than a host reads (64 KiB)", path.display())));
+    }
+    let purpose = payload::recognise(&bytes, kind)?;
+    let signer = env.signer().await?;
+    env.unlock(&signer).await?;
+    print(env, purpose, payload::seal(bytes, purpose, &signer, env.console).await?)
+}
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = MOST_BYTES + 1;
+    if path.as_os_str() == "-" {
+        io::stdin().take(limit).read_to_end(&mut bytes)?;
+    } else {
+        fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+/// Reads travel in the field `read`, everything else in `message`.
+fn print(env: &Env, purpose: Purpose, message: SignedMessage) -> Result<()> {
+    let field = if purpose == Purpose::Read { "read" } else { "message" };
+    env.console.out_json(&json!({ field: message }))
+}

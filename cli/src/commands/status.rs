@@ -1,0 +1,23 @@
+//! `postern status`: what the host protects and how well.
+
+use postern_proto::v1::{GetStatusRequest, host_service_client::HostServiceClient};
+
+use super::Env;
+use crate::{
+    failure::Result,
+    session::{Reach, limited},
+    target::Target,
+    view,
+};
+
+pub(super) async fn run(env: &Env, host: Target) -> Result<()> {
+    let signer = env.reader(&host).await?;
+    let mut session = env.plan(host)?.open(Reach::Any).await?;
+    let read = env.read(&mut session, signer.as_ref()).await?;
+    let mut client = HostServiceClient::new(session.link().channel.clone());
+    let status = limited(client.get_status(GetStatusRequest { read }), &session.address).await?;
+    if env.console.json {
+        return env.console.out_json(&status);
+    }
+    env.console.out(view::status(&status).join("\n"))
+}

@@ -1,0 +1,138 @@
+//! One connection to one address: TCP and TLS, plaintext on loopback, or a Unix socket.
+//!
+//! Owns the connecting and its time limits. Each [`Link`] is exactly one connection; when it ends its calls fail, and
+//! nothing reconnects behind the caller's back to somebody who was not verified.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::tls::{Fingerprint, PinnedVerifier, client_config};
+
+/// How long one address may take to accept, shake hands and speak HTTP/2.
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A live connection.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Makes calls over it.
+    pub channel: Channel,
+    /// Of the certificate that the peer showed and holds the key of; none without TLS.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkError {
+    /// Nobody answered, or not in a way we understand.
+    Unreachable(String),
+    /// Somebody answered with another certificate than the pinned one.
+    WrongCertificate {
+        /// The pinned one.
+        expected: Fingerprint,
+        /// The one shown.
+        shown: Fingerprint,
+    },
+}
+
+/// Connects with TLS 1.3. With `pin` only that certificate is accepted, else any: the caller must judge it before
+/// anything signed is sent. `host` is sent as the server name.
+///
+/// # Errors
+/// [`LinkError`].
+pub async fn tls(host: &str, address: SocketAddr, pin: Option<Fingerprint>) -> Result<Link, LinkError> {
+    limited(async {
+        let verifier = PinnedVerifier::new(pin);
+        let config = client_config(Arc::clone(&verifier)).map_err(unreachable)?;
+        let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
+        tcp.set_nodelay(true).map_err(unreachable)?;
+        let name = server_name(host, address.ip());
+        match TlsConnector::from(Arc::new(config)).connect(name, tcp).await {
+            Ok(stream) => Ok(Link { channel: channel(stream).await?, fingerprint: verifier.seen() }),
+            Err(error) => Err(match (pin, verifier.seen()) {
+                (Some(expected), Some(shown)) if expected != shown => LinkError::WrongCertificate { expected, shown },
+                _ => LinkError::Unreachable(format!("the TLS handshake failed: {error}")),
+            }),
+        }
+    })
+    .await
+}
+
+/// Connects without TLS; [`crate::target::Target`] allows that on loopback only.
+///
+/// # Errors
+/// [`LinkError::Unreachable`].
+pub async fn plaintext(address: SocketAddr) -> Result<Link, LinkError> {
+    limited(async {
+        let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
+        Ok(Link { channel: channel(tcp).await?, fingerprint: None })
+    })
+    .await
+}
+
+/// Connects to a Unix socket.
+///
+/// # Errors
+/// [`LinkError::Unreachable`].
+pub async fn unix(path: &Path) -> Result<Link, LinkError> {
+    limited(async {
+        let stream = UnixStream::connect(path).await.map_err(unreachable)?;
+        Ok(Link { channel: channel(stream).await?, fingerprint: None })
+    })
+    .await
+}
+
+async fn limited(connecting: impl Future<Output = Result<Link, LinkError>>) -> Result<Link, LinkError> {
+    let late = || LinkError::Unreachable(format!("no answer within {} s", CONNECT_LIMIT.as_secs()));
+    timeout(CONNECT_LIMIT, connecting).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn unreachable(error: impl std::fmt::Display) -> LinkError {
+    LinkError::Unreachable(error.to_string())
+}
+
+/// What goes into SNI. The certificate is known by its fingerprint, so the name proves nothing; an address does when
+/// the name is none (a scoped IPv6 address, an underscore).
+fn server_name(host: &str, address: IpAddr) -> ServerName<'static> {
+    ServerName::try_from(host.to_owned()).unwrap_or(ServerName::IpAddress(address.into()))
+}
+
+/// Speaks HTTP/2 over `stream`, and over nothing else afterwards.
+async fn channel<S>(stream: S) -> Result<Channel, LinkError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut once = Some(TokioIo::new(stream));
+    let connector = tower::service_fn(move |_: Uri| {
+        let stream = once.take();
+        async move { stream.ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the connection ended")) }
+    });
+    // The address is already connected; "localhost" is what every gRPC server accepts as authority.
+    Endpoint::from_static("http://localhost")
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| LinkError::Unreachable(chain(&error)))
+}
+
+/// An error with its causes; tonic's own text is just "transport error".
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

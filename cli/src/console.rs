@@ -1,0 +1,132 @@
+//! The person's side: standard output, notes, questions, passphrases, and the terminal's state.
+//!
+//! Owns everything that is written or read there. Results go to standard output; notes and errors to standard error, so
+//! that output can be piped. With `--json` every line of both is JSON.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    sync::{Mutex, PoisonError},
+};
+
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use serde_json::json;
+
+use crate::failure::{Failure, Kind, Result};
+
+/// How the shell sees a program that died of writing into a closed pipe.
+const EXIT_BROKEN_PIPE: i32 = 128 + 13;
+
+/// How to talk.
+#[derive(Clone, Copy, Debug)]
+pub struct Console {
+    /// Machine-readable output.
+    pub json: bool,
+}
+
+impl Console {
+    /// Writes one result to standard output.
+    ///
+    /// # Errors
+    /// When it cannot be written. A closed pipe ends the process quietly, as is the custom.
+    pub fn out(self, text: impl std::fmt::Display) -> Result<()> {
+        let mut out = io::stdout().lock();
+        match writeln!(out, "{text}").and_then(|()| out.flush()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(EXIT_BROKEN_PIPE),
+            Err(error) => Err(Failure::new(Kind::Local, format!("cannot write the result: {error}"))),
+        }
+    }
+
+    /// Writes one result as a JSON line.
+    ///
+    /// # Errors
+    /// As [`Self::out`].
+    pub fn out_json(self, value: &impl serde::Serialize) -> Result<()> {
+        let text = serde_json::to_string(value).map_err(|error| Failure::new(Kind::Local, error))?;
+        self.out(text)
+    }
+
+    /// Tells something on standard error that is not the result.
+    pub fn note(self, text: impl std::fmt::Display) {
+        let text = text.to_string();
+        let line = if self.json { json!({ "note": text }).to_string() } else { text };
+        // A note that cannot be written must not stop the command.
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+
+    /// Tells a failure on standard error.
+    pub fn fail(self, failure: &Failure) {
+        let text = if self.json { failure.to_json().to_string() } else { failure.to_human() };
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+
+    /// Whether somebody is there to answer.
+    #[must_use]
+    pub fn can_ask(self) -> bool {
+        io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
+    /// Asks for `yes` or `no` until one is typed; the end of input is a no.
+    ///
+    /// # Errors
+    /// When the terminal cannot be read.
+    pub async fn ask(self, question: String) -> Result<bool> {
+        blocking(move || {
+            let mut hint = question;
+            loop {
+                let _ = write!(io::stderr(), "{hint} (yes/no) ").and_then(|()| io::stderr().flush());
+                let mut answer = String::new();
+                let read = io::stdin().read_line(&mut answer);
+                let read =
+                    read.map_err(|error| Failure::new(Kind::Local, format!("cannot read the answer: {error}")))?;
+                match answer.trim().to_ascii_lowercase().as_str() {
+                    "yes" => return Ok(true),
+                    "no" => return Ok(false),
+                    _ if read == 0 => return Ok(false),
+                    _ => "Please type yes or no:".clone_into(&mut hint),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Reads a passphrase from the terminal without showing it. Blocks.
+    ///
+    /// # Errors
+    /// When there is no terminal.
+    pub fn passphrase(self, prompt: &str) -> Result<String> {
+        remember_terminal();
+        rpassword::prompt_password(prompt).map_err(|error| {
+            Failure::new(Kind::Key, format!("cannot ask for the passphrase: {error}"))
+                .next("add the key to an agent first (ssh-add FILE), then use --key agent")
+        })
+    }
+}
+
+/// Runs blocking work beside the reactor, so that Ctrl-C is seen while it waits.
+///
+/// # Errors
+/// What `work` returns, or that it panicked.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.unwrap_or_else(|error| Err(Failure::new(Kind::Local, format!("a part of postern stopped: {error}"))))
+}
+
+/// The terminal's settings from before echo was turned off.
+static SETTINGS: Mutex<Option<Termios>> = Mutex::new(None);
+
+fn remember_terminal() {
+    if let Ok(settings) = tcgetattr(io::stdin()) {
+        *SETTINGS.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
+    }
+}
+
+/// Brings the terminal back as it was: echo on, cursor shown. Called when a signal ends the process.
+pub fn restore_terminal() {
+    if let Some(settings) = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &settings);
+    }
+    if io::stdout().is_terminal() {
+        let _ = write!(io::stdout(), "\x1b[?25h").and_then(|()| io::stdout().flush());
+    }
+}

@@ -1,0 +1,130 @@
+//! A running ssh-agent (draft-miller-ssh-agent): which keys it holds, and signatures by them.
+//!
+//! Owns the two requests that we need. Blocks; a security key in the agent may wait for a touch as long as it likes.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+};
+
+use super::wire::{algorithm, put_string, take_string, take_u32};
+
+const REQUEST_IDENTITIES: u8 = 11;
+const IDENTITIES_ANSWER: u8 = 12;
+const SIGN_REQUEST: u8 = 13;
+const SIGN_RESPONSE: u8 = 14;
+/// Asks for rsa-sha2-512 instead of SHA-1, which nobody accepts any more.
+const RSA_SHA2_512: u32 = 4;
+/// The most that OpenSSH's own agent sends.
+const LONGEST_ANSWER: u32 = 256 * 1024;
+
+/// One key that an agent holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentKey {
+    /// The public key or certificate, as the agent names it.
+    pub blob: Vec<u8>,
+    /// The agent's comment, often a file name.
+    pub comment: String,
+}
+
+/// The agent at a Unix socket.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    socket: PathBuf,
+}
+
+impl Agent {
+    /// The agent that `SSH_AUTH_SOCK` names, if it does.
+    #[must_use]
+    pub fn of_environment() -> Option<Self> {
+        let socket = std::env::var_os("SSH_AUTH_SOCK").filter(|value| !value.is_empty())?;
+        Some(Self::at(socket))
+    }
+
+    /// The agent at `socket`.
+    pub fn at(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// The keys it holds, in its order.
+    ///
+    /// # Errors
+    /// When it does not answer, or not as an agent does.
+    pub fn keys(&self) -> io::Result<Vec<AgentKey>> {
+        let answer = self.call(&[REQUEST_IDENTITIES])?;
+        parse_keys(&answer).ok_or_else(|| io::Error::other("the agent's list of keys is not readable"))
+    }
+
+    /// A signature blob over `data` by the key that it names `blob`.
+    ///
+    /// # Errors
+    /// When it refuses (a locked agent, an untouched security key), or answers with another algorithm than asked for.
+    pub fn sign(&self, blob: &[u8], data: &[u8]) -> io::Result<Vec<u8>> {
+        let rsa = algorithm(blob).is_some_and(|algorithm| algorithm.starts_with("ssh-rsa"));
+        let mut request = vec![SIGN_REQUEST];
+        put_string(&mut request, blob);
+        put_string(&mut request, data);
+        request.extend_from_slice(&(if rsa { RSA_SHA2_512 } else { 0 }).to_be_bytes());
+        let answer = self.call(&request)?;
+        let signature = match answer.split_first() {
+            Some((&SIGN_RESPONSE, mut rest)) => take_string(&mut rest).map(<[u8]>::to_vec),
+            _ => return Err(io::Error::other("the agent refused to sign")),
+        };
+        let signature = signature.ok_or_else(|| io::Error::other("the agent's signature is not readable"))?;
+        if rsa && algorithm(&signature) != Some("rsa-sha2-512") {
+            return Err(io::Error::other("the agent cannot sign with rsa-sha2-512"));
+        }
+        Ok(signature)
+    }
+
+    fn call(&self, request: &[u8]) -> io::Result<Vec<u8>> {
+        let mut stream = UnixStream::connect(&self.socket)?;
+        let mut framed = Vec::with_capacity(request.len() + 4);
+        put_string(&mut framed, request);
+        stream.write_all(&framed)?;
+        let mut length = [0; 4];
+        stream.read_exact(&mut length)?;
+        let length = u32::from_be_bytes(length);
+        if length > LONGEST_ANSWER {
+            return Err(io::Error::other("the agent's answer is too long"));
+        }
+        let mut answer = vec![0; length as usize];
+        stream.read_exact(&mut answer)?;
+        Ok(answer)
+    }
+}
+
+fn parse_keys(answer: &[u8]) -> Option<Vec<AgentKey>> {
+    let (&kind, mut rest) = answer.split_first()?;
+    if kind != IDENTITIES_ANSWER {
+        return None;
+    }
+    let count = take_u32(&mut rest)?;
+    let mut keys = Vec::new();
+    for _ in 0..count {
+        let blob = take_string(&mut rest)?.to_vec();
+        let comment = String::from_utf8_lossy(take_string(&mut rest)?).into_owned();
+        keys.push(AgentKey { blob, comment });
+    }
+    Some(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_ends_early_or_is_no_list_is_refused() {
+        let mut answer = vec![IDENTITIES_ANSWER, 0, 0, 0, 1];
+        put_string(&mut answer, b"blob");
+        put_string(&mut answer, b"comment");
+        let keys = parse_keys(&answer).expect("a list of one");
+        assert_eq!(keys, [AgentKey { blob: b"blob".to_vec(), comment: "comment".to_owned() }]);
+        for length in 0..answer.len() {
+            assert_eq!(parse_keys(&answer[..length]), None, "{length}");
+        }
+        assert_eq!(parse_keys(&[5]), None);
+        assert_eq!(parse_keys(&[IDENTITIES_ANSWER, 255, 255, 255, 255]), None);
+    }
+}

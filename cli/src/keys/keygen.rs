@@ -1,0 +1,46 @@
+//! Real `ssh-keygen -Y sign`, for what we cannot do ourselves: FIDO2 keys that are not in an agent, and key files in
+//! other formats than OpenSSH's.
+//!
+//! Owns running it. Its questions (passphrase, "touch your key") go to the terminal directly.
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use crate::failure::{Failure, Kind, Result};
+
+/// The armored signature over `message`. Blocks.
+///
+/// # Errors
+/// [`Kind::Key`] when ssh-keygen is not installed or fails; it has then said why.
+pub fn sign(key: &Path, namespace: &str, message: &[u8]) -> Result<String> {
+    let run = || -> io::Result<std::process::Output> {
+        let mut child = Command::new("ssh-keygen")
+            .args(["-Y", "sign", "-n", namespace, "-f"])
+            .arg(key)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // It may stop before it read all; then its exit status says so.
+            let _ = stdin.write_all(message);
+        }
+        child.wait_with_output()
+    };
+    let output = run().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            let message = format!("{} needs ssh-keygen to sign, and it is not installed", key.display());
+            Failure::new(Kind::Key, message).next("install OpenSSH's client tools, or add the key to an agent")
+        }
+        _ => Failure::new(Kind::Key, format!("cannot run ssh-keygen: {error}")),
+    })?;
+    let armored = String::from_utf8(output.stdout).unwrap_or_default();
+    if !output.status.success() || !armored.starts_with("-----BEGIN SSH SIGNATURE-----") {
+        return Err(Failure::new(Kind::Key, format!("ssh-keygen could not sign with {}", key.display()))
+            .next("its own message above says why"));
+    }
+    Ok(armored)
+}

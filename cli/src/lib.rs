@@ -1,0 +1,21 @@
+//! `postern`, the client of a Postern host: asks for access, gives it back, shows what is open and why something is not.
+//!
+//! Owns everything that people type and read, the signing with their keys, and the trust in hosts. It never decides what
+//! a host grants, and it links nothing of the agent or of eBPF: it is for laptops.
+
+pub mod advice;
+pub mod args;
+pub mod commands;
+pub mod connect;
+pub mod console;
+pub mod failure;
+pub mod keys;
+pub mod known_hosts;
+pub mod parse;
+pub mod payload;
+pub mod session;
+pub mod target;
+pub mod text;
+pub mod tls;
+pub mod trust;
+pub mod view;

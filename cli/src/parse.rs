@@ -1,0 +1,216 @@
+//! What people type for ports, sources and times.
+//!
+//! Owns those grammars; each error says what would be accepted. It never decides what policy allows.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use jiff::{SignedDuration, Timestamp, civil, tz::TimeZone};
+
+/// Names for the management ports that posternd protects by default.
+const NAMES: [(&str, &str); 4] =
+    [("ssh", "22/tcp"), ("rdp", "3389/tcp"), ("winrm", "5985/tcp"), ("winrm-https", "5986/tcp")];
+
+/// Turns `ssh`, `22` or `22/tcp` into the wire's `22/tcp`.
+///
+/// # Errors
+/// Names what would be accepted.
+pub fn port(text: &str) -> Result<String, String> {
+    let lower = text.to_ascii_lowercase();
+    if let Some((_, port)) = NAMES.iter().find(|(name, _)| *name == lower) {
+        return Ok((*port).to_owned());
+    }
+    let (number, protocol) = lower.split_once('/').unwrap_or((&lower, "tcp"));
+    if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) {
+        let number = number.parse::<u16>().ok().filter(|n| *n != 0);
+        let number = number.ok_or_else(|| format!("{text:?}: a port lies between 1 and 65535"))?;
+        return match protocol {
+            "tcp" | "udp" => Ok(format!("{number}/{protocol}")),
+            _ => Err(format!("{text:?}: the protocol is tcp or udp, for example {number}/tcp")),
+        };
+    }
+    Err(unknown_name(text, number))
+}
+
+fn unknown_name(text: &str, name: &str) -> String {
+    let near = NAMES.iter().find(|(known, _)| known.starts_with(name) || (name.len() > 2 && name.starts_with(known)));
+    match near {
+        Some((known, port)) if !name.is_empty() => format!("unknown port {text:?}; did you mean {known} ({port})?"),
+        _ => format!(
+            "unknown port {text:?}; write a number such as 22 or 53/udp, or one of ssh, rdp, winrm, winrm-https"
+        ),
+    }
+}
+
+/// For whom to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// Every address of this machine that the host sees.
+    MyIp,
+    /// An explicit prefix without host bits.
+    Prefix(IpNet),
+}
+
+impl FromStr for From {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if matches!(text, "my-ip" | "myip") {
+            return Ok(Self::MyIp);
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::Prefix(host_prefix(address)));
+        }
+        let net: IpNet = text.parse().map_err(|_| {
+            format!("{text:?} is neither my-ip nor an address or prefix such as 192.0.2.7 or 2001:db8::/64")
+        })?;
+        let net = unmap_prefix(net)?;
+        if net.trunc() != net {
+            return Err(format!("{net} has host bits set; did you mean {} or {}?", net.trunc(), net.addr()));
+        }
+        Ok(Self::Prefix(net))
+    }
+}
+
+/// The prefix of one address, /32 or /128; an IPv4-mapped IPv6 address becomes the IPv4 one.
+#[must_use]
+pub fn host_prefix(address: IpAddr) -> IpNet {
+    address.to_canonical().into()
+}
+
+/// The kernel tables keep the families apart, so `::ffff:192.0.2.0/120` must become 192.0.2.0/24 here.
+fn unmap_prefix(net: IpNet) -> Result<IpNet, String> {
+    let IpNet::V6(v6) = net else { return Ok(net) };
+    match (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(96)) {
+        (Some(address), Some(length)) => IpNet::new(address.into(), length).map_err(|error| error.to_string()),
+        (Some(_), None) if v6.addr() != Ipv6Addr::UNSPECIFIED => {
+            Err(format!("{net} mixes IPv4 and IPv6; name the IPv4 and the IPv6 prefix apart"))
+        }
+        _ => Ok(net),
+    }
+}
+
+/// A time span such as `30m`, `1h30m`, `90s`, `2h`.
+///
+/// # Errors
+/// When it is no time span of whole seconds, or not positive.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let hint = "write it like 30m, 1h30m, 90s or 2h";
+    if text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("{text:?} has no unit; {hint}"));
+    }
+    let span: SignedDuration = text.parse().map_err(|_| format!("{text:?} is not a time span; {hint}"))?;
+    let duration = Duration::try_from(span).map_err(|_| format!("{text:?} lies in the past; {hint}"))?;
+    if duration.is_zero() || duration.subsec_nanos() != 0 {
+        return Err(format!("{text:?} is not a positive number of whole seconds; {hint}"));
+    }
+    Ok(duration)
+}
+
+/// A point in time: `18:00` (the next one in this machine's zone), `2026-11-21 18:00`, or RFC 3339 with an offset.
+///
+/// # Errors
+/// When it is none of these, or lies in the past of `now`.
+pub fn until(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, String> {
+    let time = point(text, now, zone)?;
+    if time <= now {
+        return Err(format!("{text:?} lies in the past"));
+    }
+    Ok(time)
+}
+
+fn point(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, String> {
+    let outside = |error: jiff::Error| format!("{text:?}: {error}");
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    if let Some(time) = clock_time(text) {
+        let today = now.to_zoned(zone.clone()).date();
+        let at = |date: civil::Date| date.to_datetime(time).to_zoned(zone.clone()).map(|zoned| zoned.timestamp());
+        let candidate = at(today).map_err(outside)?;
+        return if candidate > now { Ok(candidate) } else { at(today.tomorrow().map_err(outside)?).map_err(outside) };
+    }
+    match text.parse::<civil::DateTime>() {
+        Ok(time) if text.contains(':') => time.to_zoned(zone.clone()).map(|z| z.timestamp()).map_err(outside),
+        _ => Err(format!("{text:?} is not a time; write 18:00, \"2026-11-21 18:00\" or 2026-11-21T18:00:00Z")),
+    }
+}
+
+fn clock_time(text: &str) -> Option<civil::Time> {
+    let plain = text.len() <= 8 && text.contains(':') && text.bytes().all(|b| b.is_ascii_digit() || b == b':');
+    let padded = if text.find(':') == Some(1) { format!("0{text}") } else { text.to_owned() };
+    if plain { padded.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_names_numbers_or_both() {
+        for (typed, wire) in
+            [("ssh", "22/tcp"), ("RDP", "3389/tcp"), ("22", "22/tcp"), ("53/udp", "53/udp"), ("65535/TCP", "65535/tcp")]
+        {
+            assert_eq!(port(typed).as_deref(), Ok(wire));
+        }
+        for typed in ["", "0", "65536", "22/sctp", "22/", "/tcp", "-1", "22 ", "99999999999999999999"] {
+            assert!(port(typed).is_err(), "{typed:?}");
+        }
+        assert!(port("sshd").unwrap_err().contains("did you mean ssh"));
+        assert!(port("http").unwrap_err().contains("winrm-https"));
+    }
+
+    #[test]
+    fn sources_are_prefixes_without_host_bits() {
+        let shown = |text: &str| match text.parse::<From>() {
+            Ok(From::MyIp) => "my ip".to_owned(),
+            Ok(From::Prefix(net)) => net.to_string(),
+            Err(error) => format!("error: {error}"),
+        };
+        assert_eq!(shown("my-ip"), "my ip");
+        assert_eq!(shown("192.0.2.7"), "192.0.2.7/32");
+        assert_eq!(shown("10.0.0.0/8"), "10.0.0.0/8");
+        assert_eq!(shown("2001:db8::7"), "2001:db8::7/128");
+        assert_eq!(shown("::ffff:192.0.2.7"), "192.0.2.7/32");
+        assert_eq!(shown("::ffff:192.0.2.0/120"), "192.0.2.0/24");
+        assert_eq!(shown("::/0"), "::/0");
+        assert_eq!(
+            shown("192.0.2.7/24"),
+            "error: 192.0.2.7/24 has host bits set; did you mean 192.0.2.0/24 or 192.0.2.7?"
+        );
+        for typed in ["", "vm1", "192.0.2.7/33", "192.0.2.256", "::ffff:192.0.2.0/90", "any"] {
+            assert!(shown(typed).starts_with("error"), "{typed:?}");
+        }
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (typed, seconds) in
+            [("30m", 1800), ("1h30m", 5400), ("90s", 90), ("2h", 7200), ("1h 5m", 3900), ("24h", 86400)]
+        {
+            assert_eq!(duration(typed), Ok(Duration::from_secs(seconds)), "{typed}");
+        }
+        for typed in ["", "30", "0s", "-30m", "1.5s", "soon", "30m ago", "99999999999999999999h"] {
+            assert!(duration(typed).is_err(), "{typed:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_time_means_the_next_one() {
+        let zone = TimeZone::fixed(jiff::tz::offset(2));
+        let now: Timestamp = "2026-11-21T15:30:00Z".parse().unwrap();
+        let shown = |text| until(text, now, &zone).map(|time| time.to_string());
+        assert_eq!(shown("18:00").as_deref(), Ok("2026-11-21T16:00:00Z"));
+        assert_eq!(shown("9:15").as_deref(), Ok("2026-11-22T07:15:00Z"));
+        assert_eq!(shown("17:30").as_deref(), Ok("2026-11-22T15:30:00Z"));
+        assert_eq!(shown("2026-11-21 18:00").as_deref(), Ok("2026-11-21T16:00:00Z"));
+        assert_eq!(shown("2026-11-21T18:00:00Z").as_deref(), Ok("2026-11-21T18:00:00Z"));
+        for typed in ["", "25:00", "tomorrow", "2026-11-21", "2026-11-20 18:00", "1800"] {
+            assert!(shown(typed).is_err(), "{typed:?} → {:?}", shown(typed));
+        }
+    }
+}

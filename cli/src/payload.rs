@@ -1,0 +1,265 @@
+//! What gets signed: the payloads, their envelopes, and the three purposes.
+//!
+//! Owns the making of payloads. The bytes that are signed are the bytes that are sent; nothing is encoded twice.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use postern_proto::{
+    payload_type,
+    v1::{AccessRequest, ReadRequest, RevokeRequest, Signature, SignedMessage, WhoAmIResponse},
+};
+use serde::Serialize;
+
+use crate::{
+    console::{Console, blocking},
+    failure::{Failure, Kind, Result},
+    keys::Signer,
+};
+
+/// How long a request or revocation may travel.
+const MESSAGE_LIFE: Duration = Duration::from_secs(2 * 60);
+
+/// How long a signed read may be shown again.
+const READ_LIFE: Duration = Duration::from_secs(10 * 60);
+
+/// What a signature is for. Each has its own namespace, so that none can pass as another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Purpose {
+    /// Opening ports: an AccessRequest.
+    Request,
+    /// Ending a grant: a RevokeRequest.
+    Revoke,
+    /// Reading: a ReadRequest.
+    Read,
+}
+
+impl Purpose {
+    /// SSHSIG's namespace.
+    #[must_use]
+    pub const fn namespace(self) -> &'static str {
+        match self {
+            Self::Request => "request@postern.v1",
+            Self::Revoke => "revoke@postern.v1",
+            Self::Read => "read@postern.v1",
+        }
+    }
+
+    /// `SignedMessage.payload_type`.
+    #[must_use]
+    pub const fn payload_type(self) -> &'static str {
+        match self {
+            Self::Request => payload_type::ACCESS_REQUEST,
+            Self::Revoke => payload_type::REVOKE_REQUEST,
+            Self::Read => payload_type::READ_REQUEST,
+        }
+    }
+
+    const fn life(self) -> Duration {
+        match self {
+            Self::Request | Self::Revoke => MESSAGE_LIFE,
+            Self::Read => READ_LIFE,
+        }
+    }
+}
+
+/// What ties a message to one host and one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binding {
+    audience: Vec<String>,
+    not_after: pbjson_types::Timestamp,
+    challenge: String,
+}
+
+impl Binding {
+    /// To the host that answered, by its own clock and with its challenge, so that a wrong clock here does not matter.
+    #[must_use]
+    pub fn to_host(who: &WhoAmIResponse, purpose: Purpose) -> Self {
+        let now = who.host_time.unwrap_or_else(|| wire_time(Timestamp::now()));
+        Self {
+            audience: vec![who.host_id.clone()],
+            not_after: later(now, purpose.life()),
+            challenge: who.challenge.clone(),
+        }
+    }
+
+    /// To hosts that cannot be asked now: by this machine's clock, without a challenge.
+    #[must_use]
+    pub fn offline(audience: Vec<String>, purpose: Purpose) -> Self {
+        let not_after = later(wire_time(Timestamp::now()), purpose.life());
+        Self { audience, not_after, challenge: String::new() }
+    }
+}
+
+/// A point in time as the API writes it; whole seconds say enough.
+#[must_use]
+pub fn wire_time(time: Timestamp) -> pbjson_types::Timestamp {
+    pbjson_types::Timestamp { seconds: time.as_second(), nanos: 0 }
+}
+
+fn later(time: pbjson_types::Timestamp, by: Duration) -> pbjson_types::Timestamp {
+    let seconds = time.seconds.saturating_add(by.as_secs().cast_signed());
+    pbjson_types::Timestamp { seconds, nanos: 0 }
+}
+
+/// What to ask for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wish {
+    /// `22/tcp`, …
+    pub ports: Vec<String>,
+    /// Prefixes.
+    pub source: Vec<String>,
+    /// For how long.
+    pub lifetime: Lifetime,
+    /// Why.
+    pub justification: String,
+    /// A reference into another system.
+    pub ticket: String,
+}
+
+/// How long a grant shall live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// From the moment the host accepts.
+    For(Duration),
+    /// Until a time by the host's clock.
+    Until(Timestamp),
+}
+
+/// The payload of a request for access.
+#[must_use]
+pub fn access_request(wish: Wish, binding: Binding) -> AccessRequest {
+    let Wish { ports, source, lifetime, justification, ticket } = wish;
+    let Binding { audience, not_after, challenge } = binding;
+    let (duration, end) = match lifetime {
+        Lifetime::For(duration) => (Some(duration.into()), None),
+        Lifetime::Until(time) => (None, Some(wire_time(time))),
+    };
+    AccessRequest {
+        id: new_id(),
+        audience,
+        not_after: Some(not_after),
+        challenge,
+        ports,
+        source,
+        duration,
+        end,
+        justification,
+        ticket,
+    }
+}
+
+/// The payload of a revocation.
+#[must_use]
+pub fn revoke_request(grant_id: String, reason: String, binding: Binding) -> RevokeRequest {
+    let Binding { audience, not_after, challenge } = binding;
+    RevokeRequest { id: new_id(), audience, not_after: Some(not_after), challenge, grant_id, reason }
+}
+
+/// The payload of a read.
+#[must_use]
+pub fn read_request(binding: Binding) -> ReadRequest {
+    let Binding { audience, not_after, challenge } = binding;
+    ReadRequest { id: new_id(), audience, not_after: Some(not_after), challenge }
+}
+
+fn new_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// The payload's bytes: strict proto3 JSON.
+///
+/// # Errors
+/// When a time is out of range.
+pub fn to_json(payload: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(payload).map_err(|error| Failure::new(Kind::Local, format!("cannot write the message: {error}")))
+}
+
+/// Signs `payload` and puts both into the envelope.
+///
+/// # Errors
+/// [`Kind::Key`] when the key cannot sign.
+pub async fn seal(payload: Vec<u8>, purpose: Purpose, signer: &Arc<Signer>, console: Console) -> Result<SignedMessage> {
+    let signer = Arc::clone(signer);
+    let (payload, sshsig) = blocking(move || {
+        let sshsig = signer.sign(purpose.namespace(), &payload, console)?;
+        Ok((payload, sshsig))
+    })
+    .await?;
+    let payload_type = purpose.payload_type().to_owned();
+    Ok(SignedMessage { payload: payload.into(), payload_type, signatures: vec![Signature { sshsig }] })
+}
+
+/// What kind of payload `bytes` is: the first purpose whose strict form it has.
+///
+/// # Errors
+/// [`Kind::Usage`] with the host's likely complaint when it is none, or not the `wanted` one.
+pub fn recognise(bytes: &[u8], wanted: Option<Purpose>) -> Result<Purpose> {
+    let strict = |purpose| match purpose {
+        Purpose::Read => serde_json::from_slice::<ReadRequest>(bytes).map(drop),
+        Purpose::Request => serde_json::from_slice::<AccessRequest>(bytes).map(drop),
+        Purpose::Revoke => serde_json::from_slice::<RevokeRequest>(bytes).map(drop),
+    };
+    if let Some(purpose) = wanted {
+        let wrong = |error| Failure::usage(format!("the payload is not a {purpose:?} message: {error}"));
+        return strict(purpose).map(|()| purpose).map_err(wrong);
+    }
+    // A read has no field that the others lack, so it must be tried first.
+    let all = [Purpose::Read, Purpose::Request, Purpose::Revoke];
+    all.into_iter().find(|purpose| strict(*purpose).is_ok()).ok_or_else(|| {
+        let complaint = strict(Purpose::Request).err().map(|error| error.to_string()).unwrap_or_default();
+        Failure::usage(format!("the payload is no AccessRequest, RevokeRequest or ReadRequest: {complaint}"))
+            .next("the fields are those of proto/postern/v1/messages.proto, in JSON")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who() -> WhoAmIResponse {
+        WhoAmIResponse {
+            host_id: "7d0c0d0e-3b1a-4a53-9a3d-111111111111".to_owned(),
+            host_time: Some(pbjson_types::Timestamp { seconds: 1_795_219_200, nanos: 5 }),
+            challenge: "c2VjcmV0".to_owned(),
+            ..WhoAmIResponse::default()
+        }
+    }
+
+    fn wish() -> Wish {
+        Wish {
+            ports: vec!["22/tcp".to_owned()],
+            source: vec!["192.0.2.7/32".to_owned()],
+            lifetime: Lifetime::For(Duration::from_secs(1800)),
+            justification: "disk full".to_owned(),
+            ticket: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_request_is_bound_to_the_hosts_id_clock_and_challenge() {
+        let request = access_request(wish(), Binding::to_host(&who(), Purpose::Request));
+        let json: serde_json::Value = serde_json::from_slice(&to_json(&request).unwrap()).unwrap();
+        assert_eq!(json["audience"], serde_json::json!(["7d0c0d0e-3b1a-4a53-9a3d-111111111111"]));
+        assert_eq!(json["notAfter"], "2026-11-21T00:02:00+00:00");
+        assert_eq!(json["challenge"], "c2VjcmV0");
+        assert_eq!(json["duration"], "1800s");
+        assert!(uuid::Uuid::parse_str(json["id"].as_str().unwrap()).is_ok_and(|id| id.get_version_num() == 4));
+        assert_eq!(json.get("end"), None);
+    }
+
+    #[test]
+    fn payloads_are_recognised_by_their_strict_form() {
+        let binding = |purpose| Binding::to_host(&who(), purpose);
+        let access = to_json(&access_request(wish(), binding(Purpose::Request))).unwrap();
+        let revoke = to_json(&revoke_request("g".to_owned(), String::new(), binding(Purpose::Revoke))).unwrap();
+        let read = to_json(&read_request(binding(Purpose::Read))).unwrap();
+        assert_eq!(recognise(&access, None), Ok(Purpose::Request));
+        assert_eq!(recognise(&revoke, None), Ok(Purpose::Revoke));
+        assert_eq!(recognise(&read, None), Ok(Purpose::Read));
+        assert!(recognise(&access, Some(Purpose::Revoke)).is_err());
+        for bad in [&b"{"[..], b"[]", br#"{"id":"a","id":"b"}"#, br#"{"id":"a","colour":"red"}"#, b"\xff"] {
+            assert_eq!(recognise(bad, None).unwrap_err().kind, Kind::Usage);
+        }
+    }
+}

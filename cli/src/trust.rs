@@ -1,0 +1,164 @@
+//! Whether the host that answered is the one that is meant.
+//!
+//! Owns that decision, in ssh's manner: known and unchanged passes, changed is refused, new is asked about at a
+//! terminal and otherwise needs `--accept-new` or `--fingerprint`.
+
+use crate::{
+    console::Console,
+    failure::{Failure, Kind, Result},
+    known_hosts::{KnownHost, KnownHosts},
+    tls::Fingerprint,
+};
+
+/// What the command line says about trust.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trust {
+    /// `--fingerprint`: exactly this certificate, whatever was known before.
+    pub fingerprint: Option<Fingerprint>,
+    /// `--accept-new`: a host that is not known yet is trusted unseen.
+    pub accept_new: bool,
+}
+
+impl Trust {
+    /// The only certificate to accept, if that is settled before connecting.
+    #[must_use]
+    pub fn pin(&self, known: Option<&KnownHost>) -> Option<Fingerprint> {
+        self.fingerprint.or_else(|| known.map(|known| known.fingerprint))
+    }
+}
+
+/// A host that answered over TLS and proved to hold its certificate's key.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    /// As typed, with the port.
+    pub address: &'a str,
+    /// Its id, as it says.
+    pub host_id: &'a str,
+    /// Of its certificate.
+    pub fingerprint: Fingerprint,
+}
+
+/// Decides about `shown` and records a new trust.
+///
+/// # Errors
+/// [`Kind::Identity`] when it is not, or not yet, trusted; [`Kind::Local`] when the record fails.
+pub async fn settle(trust: &Trust, store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<()> {
+    let known = store.find(shown.address)?;
+    match (&known, trust.fingerprint) {
+        (_, Some(explicit)) if explicit != shown.fingerprint => {
+            Err(wrong_certificate(trust, store, shown.address, explicit, shown.fingerprint))
+        }
+        (Some(known), None) if known.fingerprint != shown.fingerprint => {
+            Err(wrong_certificate(trust, store, shown.address, known.fingerprint, shown.fingerprint))
+        }
+        (Some(known), None) if known.host_id != shown.host_id => Err(other_host_id(known, shown)),
+        (Some(known), _) if known.fingerprint == shown.fingerprint && known.host_id == shown.host_id => Ok(()),
+        (_, Some(_)) => record(store, shown, console, "as --fingerprint says"),
+        (_, None) if trust.accept_new => record(store, shown, console, "as --accept-new says"),
+        (_, None) if console.can_ask() => ask(store, shown, console).await,
+        (_, None) => Err(not_known(shown)),
+    }
+}
+
+async fn ask(store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<()> {
+    let question = format!(
+        "{} is not known yet.\n  host id:         {}\n  TLS fingerprint: {}\nTrust it from now on?",
+        shown.address, shown.host_id, shown.fingerprint
+    );
+    if console.ask(question).await? {
+        return record(store, shown, console, "from now on");
+    }
+    Err(Failure::new(Kind::Identity, format!("{} is not trusted, so nothing was sent to it", shown.address)))
+}
+
+fn record(store: &KnownHosts, shown: Shown<'_>, console: Console, why: &str) -> Result<()> {
+    store.put(KnownHost {
+        address: shown.address.to_owned(),
+        host_id: shown.host_id.to_owned(),
+        fingerprint: shown.fingerprint,
+        added: jiff::Timestamp::now(),
+    })?;
+    let Shown { address, host_id, fingerprint } = shown;
+    console.note(format!("{address} (host {host_id}, {fingerprint}) is trusted {why}"));
+    Ok(())
+}
+
+fn not_known(shown: Shown<'_>) -> Failure {
+    let Shown { address, fingerprint, host_id } = shown;
+    Failure::new(
+        Kind::Identity,
+        format!(
+            "{address} is not known yet, and there is no terminal to ask; it shows {fingerprint}, host id {host_id}"
+        ),
+    )
+    .next(format!(
+        "compare with what the host prints, then pass --fingerprint {fingerprint}; or --accept-new to trust it unseen"
+    ))
+}
+
+/// The refusal of another certificate than the expected one.
+#[must_use]
+pub fn wrong_certificate(
+    trust: &Trust,
+    store: &KnownHosts,
+    address: &str,
+    expected: Fingerprint,
+    shown: Fingerprint,
+) -> Failure {
+    if trust.fingerprint.is_some() {
+        return Failure::new(Kind::Identity, format!("{address} shows {shown}, not {expected} as --fingerprint says"))
+            .next("ask the host's administrator for the fingerprint; nothing was sent");
+    }
+    let message = format!(
+        "THE IDENTITY OF {address} HAS CHANGED. Somebody may be in the middle right now, or the host has a new TLS key. \
+         Nothing was sent.\n  trusted: {expected} (in {})\n  shown:   {shown}",
+        store.path().display()
+    );
+    Failure::new(Kind::Identity, message).next(format!(
+        "ask the host's administrator for its fingerprint. Only if it is {shown}:\n\
+         postern forget {address}, then try again"
+    ))
+}
+
+fn other_host_id(known: &KnownHost, shown: Shown<'_>) -> Failure {
+    let Shown { address, host_id, .. } = shown;
+    let message = format!(
+        "{address} has the trusted TLS key but says it is host {host_id}, not {}; it may be a clone that copied the key",
+        known.host_id
+    );
+    Failure::new(Kind::Identity, message)
+        .next(format!("ask the host's administrator; if it is right: postern forget {address}, then try again"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONSOLE: Console = Console { json: false };
+
+    fn shown(certificate: &[u8], host_id: &'static str) -> Shown<'static> {
+        Shown { address: "vm1:7322", host_id, fingerprint: Fingerprint::of(certificate) }
+    }
+
+    fn store() -> (tempfile::TempDir, KnownHosts) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = KnownHosts::at(directory.path().join("known_hosts.toml"));
+        (directory, store)
+    }
+
+    #[tokio::test]
+    async fn a_change_is_refused_until_it_is_forgotten_or_named() {
+        let (_directory, store) = store();
+        let accept = Trust { accept_new: true, fingerprint: None };
+        settle(&accept, &store, shown(b"one", "a"), CONSOLE).await.unwrap();
+        settle(&Trust::default(), &store, shown(b"one", "a"), CONSOLE).await.unwrap();
+        for changed in [shown(b"two", "a"), shown(b"one", "b")] {
+            let failure = settle(&accept, &store, changed, CONSOLE).await.unwrap_err();
+            assert_eq!(failure.kind, Kind::Identity, "{failure}");
+        }
+        let named = Trust { fingerprint: Some(Fingerprint::of(b"two")), accept_new: false };
+        assert_eq!(settle(&named, &store, shown(b"three", "a"), CONSOLE).await.unwrap_err().kind, Kind::Identity);
+        settle(&named, &store, shown(b"two", "a"), CONSOLE).await.unwrap();
+        assert_eq!(store.find("vm1:7322").unwrap().unwrap().fingerprint, Fingerprint::of(b"two"));
+    }
+}
