@@ -187,7 +187,7 @@ pub async fn seal(payload: Vec<u8>, purpose: Purpose, signer: &Arc<Signer>, cons
     })
     .await?;
     let payload_type = purpose.payload_type().to_owned();
-    Ok(SignedMessage { payload: payload.into(), payload_type, signatures: vec![Signature { sshsig }] })
+    Ok(SignedMessage { payload, payload_type, signatures: vec![Signature { sshsig }] })
 }
 
 /// What kind of payload `bytes` is: the first purpose whose strict form it has.

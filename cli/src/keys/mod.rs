@@ -35,7 +35,7 @@ pub struct Signer {
 
 #[derive(Debug)]
 enum Backend {
-    File { key: Mutex<PrivateKey>, path: PathBuf, shown: Vec<u8> },
+    File { key: Mutex<Box<PrivateKey>>, path: PathBuf, shown: Vec<u8> },
     Agent { agent: Agent, held: Vec<u8>, shown: Vec<u8> },
     Keygen { path: PathBuf },
 }
@@ -101,8 +101,8 @@ impl Signer {
             return Ok(Self { label, backend });
         }
         let backend = match (files.key, files.public) {
-            (Some(key), Some(public)) if !wire::is_security_key(&public.blob) => {
-                Backend::File { key: Mutex::new(key), path: files.private, shown: public.blob }
+            (Some(key), Some(public)) if wire::signs_here(&public.blob) => {
+                Backend::File { key: Mutex::new(Box::new(key)), path: files.private, shown: public.blob }
             }
             _ if files.private_exists => Backend::Keygen { path: files.for_keygen },
             _ => {
@@ -126,7 +126,7 @@ impl Signer {
             }
             let passphrase = console.passphrase(&format!("Passphrase for {}: ", path.display()))?;
             match key.decrypt(passphrase) {
-                Ok(open) => *key = open,
+                Ok(open) => **key = open,
                 Err(_) => console.note("that is not the passphrase"),
             }
         }

@@ -68,6 +68,13 @@ pub fn is_security_key(blob: &[u8]) -> bool {
     algorithm(blob).is_some_and(|algorithm| algorithm.starts_with("sk-"))
 }
 
+/// Whether we sign with such a key file ourselves. Not with security keys, which need their hardware; and not with RSA:
+/// ssh-key 0.6 reads the second prime of an RSA key wrongly, and the rsa crate behind it has an open timing advisory
+/// (RUSTSEC-2023-0071), while everybody with an RSA key has ssh-keygen.
+pub fn signs_here(blob: &[u8]) -> bool {
+    !is_security_key(blob) && algorithm(blob).is_some_and(|algorithm| !algorithm.starts_with("ssh-rsa"))
+}
+
 /// A key's fingerprint as `ssh-keygen -l` prints it.
 pub fn fingerprint(blob: &[u8]) -> String {
     crate::tls::Fingerprint::of(blob).to_string()
