@@ -9,16 +9,19 @@ fn checkout(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// A root with the unit and a program in its place: systemd asks only whether there is one.
+/// A root with the unit and the programs that it names: systemd asks only whether they are there.
 fn root_with(unit: &str) -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("a directory");
-    let (units, programs) = (root.path().join("usr/lib/systemd/system"), root.path().join("usr/sbin"));
-    fs::create_dir_all(&units).expect("a directory for units");
-    fs::create_dir_all(&programs).expect("a directory for programs");
-    fs::write(units.join("posternd.service"), unit).expect("the unit");
-    let program = programs.join("posternd");
-    fs::write(&program, "").expect("a program");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("an executable program");
+    for (path, text, mode) in [
+        ("usr/lib/systemd/system/posternd.service", unit, 0o644),
+        ("usr/sbin/posternd", "", 0o755),
+        ("bin/kill", "", 0o755),
+    ] {
+        let path = root.path().join(path);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        fs::write(&path, text).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("its mode");
+    }
     root
 }
 
