@@ -114,7 +114,6 @@ pub struct Vouched {
 }
 
 /// What a valid envelope proves.
-#[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     /// At least one: first who signed in `role`, then the approvers. No principal twice.
