@@ -47,6 +47,8 @@ pub enum LinkError {
         /// The one shown.
         shown: Fingerprint,
     },
+    /// Somebody showed a certificate whose key he does not hold.
+    Impostor(String),
 }
 
 /// Connects with TLS 1.3. With `pin` only that certificate is accepted, else any: the caller must judge it before
@@ -65,11 +67,19 @@ pub async fn tls(host: &str, address: SocketAddr, pin: Option<Fingerprint>) -> R
             Ok(stream) => Ok(Link { channel: channel(stream).await?, fingerprint: verifier.seen() }),
             Err(error) => Err(match (pin, verifier.seen()) {
                 (Some(expected), Some(shown)) if expected != shown => LinkError::WrongCertificate { expected, shown },
-                _ => LinkError::Unreachable(format!("the TLS handshake failed: {error}")),
+                _ => broken_handshake(&error),
             }),
         }
     })
     .await
+}
+
+fn broken_handshake(error: &io::Error) -> LinkError {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(why)) => LinkError::Impostor(format!("{why:?}")),
+        _ => LinkError::Unreachable(format!("the TLS handshake failed: {error}")),
+    }
 }
 
 /// Connects without TLS; [`crate::target::Target`] allows that on loopback only.

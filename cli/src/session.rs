@@ -153,6 +153,7 @@ impl Plan {
                 Err(Ask::Link(LinkError::WrongCertificate { expected, shown })) => {
                     return Err(trust::wrong_certificate(&self.trust, &self.store, &typed, expected, shown));
                 }
+                Err(Ask::Link(LinkError::Impostor(why))) => return Err(trust::impostor(&typed, &why)),
                 Err(Ask::Link(error)) => silent.push(format!("{}: {}", address.ip(), explain(&error))),
                 Err(Ask::Call(failure)) => silent.push(format!("{}: {failure}", address.ip())),
             }
@@ -335,6 +336,7 @@ fn explain(error: &LinkError) -> String {
     match error {
         LinkError::Unreachable(message) => message.clone(),
         LinkError::WrongCertificate { shown, .. } => format!("shows another certificate ({shown})"),
+        LinkError::Impostor(why) => format!("does not hold its certificate's key ({why})"),
     }
 }
 

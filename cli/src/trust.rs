@@ -120,6 +120,14 @@ pub fn wrong_certificate(
     ))
 }
 
+/// The refusal of somebody who shows a certificate without holding its key.
+#[must_use]
+pub fn impostor(address: &str, why: &str) -> Failure {
+    let message = format!("whoever answers at {address} does not hold the key of the certificate it shows ({why})");
+    Failure::new(Kind::Identity, message)
+        .next("somebody may be in the middle right now; ask the host's administrator. Nothing was sent")
+}
+
 fn other_host_id(known: &KnownHost, shown: Shown<'_>) -> Failure {
     let Shown { address, host_id, .. } = shown;
     let message = format!(

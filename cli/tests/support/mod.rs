@@ -1,6 +1,8 @@
 //! What the tests share: a home directory of their own, real OpenSSH tools, and the binary run in it.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod peer;
+
 use std::{
     io::Write as _,
     path::{Path, PathBuf},

@@ -1,0 +1,241 @@
+//! A test double of the *peer*: it speaks the API's wire format and decides nothing. It stands in for no kernel and no
+//! policy; what a real host answers is tested with the real posternd elsewhere.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use postern_cli::tls::Fingerprint;
+use postern_proto::v1::{
+    ExplainRequest, ExplainResponse, GetGrantRequest, GetGrantResponse, GetStatusRequest, GetStatusResponse, Grant,
+    GrantState, ListGrantsRequest, ListGrantsResponse, Refusal, RequestAccessRequest, RequestAccessResponse,
+    RevokeAccessRequest, RevokeAccessResponse, SignedMessage, WatchGrantsRequest, WatchGrantsResponse, WhoAmIRequest,
+    WhoAmIResponse,
+    access_service_server::{AccessService, AccessServiceServer},
+    host_service_server::{HostService, HostServiceServer},
+};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    runtime::Runtime,
+};
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::{
+    Code, Request, Response, Status,
+    transport::{Identity, Server, ServerTlsConfig, server::Router},
+};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+pub const HOST_ID: &str = "7d0c0d0e-3b1a-4a53-9a3d-111111111111";
+/// Years away from any test machine's clock.
+pub const HOST_TIME: i64 = 2_208_988_800;
+pub const CHALLENGE: &str = "Y2hhbGxlbmdl";
+pub const GRANTS: [&str; 3] = [
+    "00000000-0000-4000-8000-000000000001",
+    "00000000-0000-4000-8000-000000000002",
+    "00000000-0000-4000-8000-000000000003",
+];
+
+/// A host's TLS key and self-signed certificate.
+#[derive(Clone)]
+pub struct TlsKey {
+    pub certificate: Vec<u8>,
+    pub certificate_pem: String,
+    pub key_pem: String,
+    pub key_der: Vec<u8>,
+}
+
+impl TlsKey {
+    pub fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(["vm1".to_owned()]).expect("a certificate");
+        Self {
+            certificate: made.cert.der().to_vec(),
+            certificate_pem: made.cert.pem(),
+            key_pem: made.signing_key.serialize_pem(),
+            key_der: made.signing_key.serialize_der(),
+        }
+    }
+
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.certificate)
+    }
+}
+
+/// What the double says, and what it was told.
+#[derive(Clone)]
+pub struct Peer {
+    /// The answer to WhoAmI.
+    pub who: WhoAmIResponse,
+    /// Refuses every signed call with this code and rule.
+    pub refusal: Option<(&'static str, &'static str)>,
+    /// Every signed message that came, in order; none where a call had none.
+    pub inbox: Arc<Mutex<Vec<Option<SignedMessage>>>>,
+}
+
+impl Peer {
+    /// Sees its callers as `address`.
+    pub fn seeing(address: &str) -> Self {
+        let who = WhoAmIResponse {
+            address: address.to_owned(),
+            host_id: HOST_ID.to_owned(),
+            names: vec!["vm1.example.com".to_owned()],
+            host_time: Some(pbjson_types::Timestamp { seconds: HOST_TIME, nanos: 0 }),
+            clock_trusted: true,
+            challenge: CHALLENGE.to_owned(),
+            tls_fingerprint: String::new(),
+        };
+        Self { who, refusal: None, inbox: Arc::default() }
+    }
+
+    pub fn heard(&self) -> Vec<Option<SignedMessage>> {
+        self.inbox.lock().unwrap().clone()
+    }
+
+    fn hear(&self, message: Option<SignedMessage>) -> Result<(), Status> {
+        self.inbox.lock().unwrap().push(message);
+        let Some((reason, rule)) = self.refusal else { return Ok(()) };
+        let metadata = HashMap::from([("rule".to_owned(), rule.to_owned())]);
+        let details = ErrorDetails::with_error_info(reason, postern_proto::ERROR_DOMAIN, metadata);
+        Err(Status::with_error_details(Code::PermissionDenied, "the grant would be longer than 3h", details))
+    }
+
+    fn router(self, mut server: Server) -> Router {
+        server.add_service(AccessServiceServer::new(self.clone())).add_service(HostServiceServer::new(self))
+    }
+}
+
+/// Serves until dropped.
+pub struct Serving {
+    pub address: SocketAddr,
+    runtime: Option<Runtime>,
+}
+
+impl Serving {
+    /// Over TLS with `key` at `ip`; on `port` if not 0.
+    pub fn tls(mut peer: Peer, key: &TlsKey, ip: &str, port: u16) -> Self {
+        if peer.who.tls_fingerprint.is_empty() {
+            peer.who.tls_fingerprint = key.fingerprint().to_string();
+        }
+        let identity = Identity::from_pem(&key.certificate_pem, &key.key_pem);
+        let server = Server::builder().tls_config(ServerTlsConfig::new().identity(identity)).expect("TLS");
+        Self::tcp(peer.router(server), ip, port)
+    }
+
+    pub fn plaintext(peer: Peer) -> Self {
+        Self::tcp(peer.router(Server::builder()), "127.0.0.1", 0)
+    }
+
+    fn tcp(router: Router, ip: &str, port: u16) -> Self {
+        let runtime = runtime();
+        let ip: IpAddr = ip.parse().unwrap();
+        let listener = runtime.block_on(TcpListener::bind((ip, port))).expect("a free port");
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+        Self { address, runtime: Some(runtime) }
+    }
+
+    pub fn unix(peer: Peer, path: &Path) -> Self {
+        let runtime = runtime();
+        let listener = runtime.block_on(async { UnixListener::bind(path) }).expect("a socket");
+        runtime.spawn(peer.router(Server::builder()).serve_with_incoming(UnixListenerStream::new(listener)));
+        Self { address: "0.0.0.0:0".parse().unwrap(), runtime: Some(runtime) }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+        }
+    }
+}
+
+pub fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// A grant as the API shows it.
+pub fn grant(id: &str, state: GrantState) -> Grant {
+    let active = state == GrantState::Active;
+    Grant {
+        id: id.to_owned(),
+        state: state.into(),
+        principal: "alice@example.com".to_owned(),
+        ports: vec!["22/tcp".to_owned()],
+        source: vec!["192.0.2.7/32".to_owned()],
+        expires: Some(pbjson_types::Timestamp { seconds: HOST_TIME + 1800, nanos: 0 }),
+        remaining: active.then(|| std::time::Duration::from_secs(1798).into()),
+        ended: (!active).then_some(pbjson_types::Timestamp { seconds: HOST_TIME, nanos: 0 }),
+        ..Grant::default()
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl AccessService for Peer {
+    async fn who_am_i(&self, _: Request<WhoAmIRequest>) -> Answer<WhoAmIResponse> {
+        Ok(Response::new(self.who.clone()))
+    }
+
+    async fn request_access(&self, request: Request<RequestAccessRequest>) -> Answer<RequestAccessResponse> {
+        self.hear(request.into_inner().message)?;
+        Ok(Response::new(RequestAccessResponse { grant: Some(grant(GRANTS[0], GrantState::Active)) }))
+    }
+
+    async fn revoke_access(&self, request: Request<RevokeAccessRequest>) -> Answer<RevokeAccessResponse> {
+        self.hear(request.into_inner().message)?;
+        Ok(Response::new(RevokeAccessResponse { grant: Some(grant(GRANTS[0], GrantState::Revoked)) }))
+    }
+
+    async fn get_grant(&self, request: Request<GetGrantRequest>) -> Answer<GetGrantResponse> {
+        let GetGrantRequest { read, id } = request.into_inner();
+        self.hear(read)?;
+        Ok(Response::new(GetGrantResponse { grant: Some(grant(&id, GrantState::Active)) }))
+    }
+
+    /// Two pages.
+    async fn list_grants(&self, request: Request<ListGrantsRequest>) -> Answer<ListGrantsResponse> {
+        let request = request.into_inner();
+        self.hear(request.read)?;
+        let (grants, next) = match request.page_token.as_str() {
+            "" => (vec![grant(GRANTS[0], GrantState::Active)], "more"),
+            _ => (vec![grant(GRANTS[1], GrantState::Active)], ""),
+        };
+        Ok(Response::new(ListGrantsResponse { grants, next_page_token: next.to_owned() }))
+    }
+
+    type WatchGrantsStream = tokio_stream::Iter<std::vec::IntoIter<Result<WatchGrantsResponse, Status>>>;
+
+    /// Two live grants; then the first one ends.
+    async fn watch_grants(&self, request: Request<WatchGrantsRequest>) -> Answer<Self::WatchGrantsStream> {
+        self.hear(request.into_inner().read)?;
+        let changes = [(0, GrantState::Active), (1, GrantState::Active), (0, GrantState::Expired)];
+        let changes = changes.map(|(n, state)| Ok(WatchGrantsResponse { grant: Some(grant(GRANTS[n], state)) }));
+        Ok(Response::new(tokio_stream::iter(changes.into_iter().collect::<Vec<_>>())))
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Answer<ExplainResponse> {
+        let request = request.into_inner();
+        self.hear(request.read)?;
+        let refusal = Refusal {
+            reason: "DURATION_TOO_LONG".to_owned(),
+            message: "the grant would be longer than the policy allows".to_owned(),
+            rule: "port[0].max_duration".to_owned(),
+        };
+        let findings = vec![format!("asked about {} from {}", request.ports.join(","), request.source.join(","))];
+        Ok(Response::new(ExplainResponse { refusal: Some(refusal), findings, ..ExplainResponse::default() }))
+    }
+}
+
+#[tonic::async_trait]
+impl HostService for Peer {
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
+        self.hear(request.into_inner().read)?;
+        let degraded = vec!["the lock is \u{1b}[2Jgone".to_owned()];
+        Ok(Response::new(GetStatusResponse { host_id: HOST_ID.to_owned(), degraded, ..GetStatusResponse::default() }))
+    }
+}
