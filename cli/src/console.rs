@@ -4,6 +4,7 @@
 //! that output can be piped. With `--json` every line of both is JSON.
 
 use std::{
+    fs::File,
     io::{self, IsTerminal as _, Write as _},
     sync::{Mutex, PoisonError},
 };
@@ -12,6 +13,12 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde_json::json;
 
 use crate::failure::{Failure, Kind, Result};
+
+/// How the shell sees a program that Ctrl-C ended.
+pub const EXIT_INTERRUPTED: i32 = 128 + 2;
+
+/// How the shell sees a program that was asked to end.
+pub const EXIT_TERMINATED: i32 = 128 + 15;
 
 /// How the shell sees a program that died of writing into a closed pipe.
 const EXIT_BROKEN_PIPE: i32 = 128 + 13;
@@ -96,9 +103,11 @@ impl Console {
     /// When there is no terminal.
     pub fn passphrase(self, prompt: &str) -> Result<String> {
         remember_terminal();
-        rpassword::prompt_password(prompt).map_err(|error| {
-            Failure::new(Kind::Key, format!("cannot ask for the passphrase: {error}"))
-                .next("add the key to an agent first (ssh-add FILE), then use --key agent")
+        rpassword::prompt_password(prompt).map_err(|error| match error.kind() {
+            // While echo is off Ctrl-C is read as a character, so no signal comes.
+            io::ErrorKind::Interrupted => end(EXIT_INTERRUPTED),
+            _ => Failure::new(Kind::Key, format!("cannot ask for the passphrase: {error}"))
+                .next("add the key to an agent first (ssh-add FILE), then use --key agent"),
         })
     }
 }
@@ -112,19 +121,27 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send
     joined.unwrap_or_else(|error| Err(Failure::new(Kind::Local, format!("a part of postern stopped: {error}"))))
 }
 
-/// The terminal's settings from before echo was turned off.
-static SETTINGS: Mutex<Option<Termios>> = Mutex::new(None);
+/// The terminal and its settings from before echo was turned off.
+static SETTINGS: Mutex<Option<(File, Termios)>> = Mutex::new(None);
 
+/// The passphrase is read from the terminal itself, wherever standard input comes from.
 fn remember_terminal() {
-    if let Ok(settings) = tcgetattr(io::stdin()) {
-        *SETTINGS.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
+    let Ok(terminal) = File::open("/dev/tty") else { return };
+    if let Ok(settings) = tcgetattr(&terminal) {
+        *SETTINGS.lock().unwrap_or_else(PoisonError::into_inner) = Some((terminal, settings));
     }
+}
+
+/// Ends the process with `code`, the terminal as it was.
+pub fn end(code: i32) -> ! {
+    restore_terminal();
+    std::process::exit(code)
 }
 
 /// Brings the terminal back as it was: echo on, cursor shown. Called when a signal ends the process.
 pub fn restore_terminal() {
-    if let Some(settings) = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &settings);
+    if let Some((terminal, settings)) = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let _ = tcsetattr(terminal, OptionalActions::Now, &settings);
     }
     if io::stdout().is_terminal() {
         let _ = write!(io::stdout(), "\x1b[?25h").and_then(|()| io::stdout().flush());

@@ -6,7 +6,7 @@ use clap::{Parser as _, error::ErrorKind};
 use postern_cli::{
     args::Cli,
     commands,
-    console::{Console, restore_terminal},
+    console::{Console, EXIT_INTERRUPTED, EXIT_TERMINATED, end, restore_terminal},
     failure::{Failure, Kind},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,13 +38,11 @@ async fn until_signal(work: impl Future<Output = Result<(), Failure>>) -> Result
     let listen = |kind| signal(kind).map_err(|error| Failure::new(Kind::Local, format!("cannot start: {error}")));
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
-    let code = tokio::select! {
-        result = work => return result,
-        _ = interrupt.recv() => 130,
-        _ = terminate.recv() => 143,
-    };
-    restore_terminal();
-    std::process::exit(code)
+    tokio::select! {
+        result = work => result,
+        _ = interrupt.recv() => end(EXIT_INTERRUPTED),
+        _ = terminate.recv() => end(EXIT_TERMINATED),
+    }
 }
 
 /// Help and version go to standard output; mistakes to standard error, as JSON if that was asked for.
