@@ -4,6 +4,7 @@
 //! ([`crate::envelope`] does), never decides what a principal may have ([`crate::policy`] does) and never reads a file.
 
 mod allowed_signers;
+mod krl;
 mod pattern;
 mod revoked;
 mod window;
@@ -53,7 +54,8 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Reads an `allowed_signers` file and a list of revoked keys, which may be empty.
+    /// Reads an `allowed_signers` file and a list of revoked keys: an OpenSSH KRL, or a text with one public key or
+    /// `SHA256:…` in each line; it may be empty.
     ///
     /// # Errors
     /// The first line that is not understood, in either; ssh-keygen would skip it.

@@ -1,7 +1,8 @@
 //! No bytes make the parsers panic, and no bytes but the signer's own are accepted.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use postern_core::envelope::{Envelope, Fingerprint, PublicKey, Role, SshSig, dearmor, verify};
+use postern_core::envelope::{Envelope, Fingerprint, PublicKey, Role, Signer, SshSig, Verified, dearmor, verify};
+use postern_core::refusal::Refusal;
 use postern_core::trust::{Trust, TrustFile};
 use proptest::prelude::*;
 use ring::{digest, signature};
@@ -23,14 +24,20 @@ fn armor(bytes: &[u8]) -> String {
 
 /// Trust files, and the bytes of SSHSIGs that are valid under them: by a key, and by a certificate.
 fn valid() -> Vec<(Trust, Vec<u8>)> {
+    valid_texts()
+        .into_iter()
+        .map(|(text, bytes)| (Trust::parse(&text, b"").expect("a valid trust file"), bytes))
+        .collect()
+}
+
+fn valid_texts() -> Vec<(String, Vec<u8>)> {
     let (holder, authority) = (ed25519(1), ed25519(2));
     let blob = |pair: &signature::Ed25519KeyPair| strings(&[b"ssh-ed25519", pair.public_key().as_ref()]);
     let line = |start: &str, pair| format!("{start} ssh-ed25519 {}\n", STANDARD.encode(blob(pair)));
-    let trust = |text: String| Trust::parse(&text, b"").expect("a valid trust file");
     vec![
-        (trust(line("alice@example.com", &holder)), sshsig(&blob(&holder), &holder)),
+        (line("alice@example.com", &holder), sshsig(&blob(&holder), &holder)),
         (
-            trust(line("*@example.com cert-authority", &authority)),
+            line("*@example.com cert-authority", &authority),
             sshsig(&certificate(&holder, &authority, &blob(&authority)), &holder),
         ),
     ]
@@ -61,9 +68,37 @@ fn certificate(holder: &signature::Ed25519KeyPair, by: &signature::Ed25519KeyPai
     out
 }
 
-fn accepted(trust: &Trust, armored: &str) -> bool {
+/// A binary revocation list with each kind of entry.
+fn revocation_list() -> Vec<u8> {
+    let section = |kind: u8, content: &[u8]| [&[kind][..], &strings(&[content])].concat();
+    let serials = [7_u64.to_be_bytes(), 9_u64.to_be_bytes()].concat();
+    let bitmap = [&100_u64.to_be_bytes()[..], &strings(&[&[0x55, 0xaa]])].concat();
+    let certificates = [
+        strings(&[b"", b""]),
+        section(0x20, &serials),
+        section(0x21, &serials),
+        section(0x22, &bitmap),
+        section(0x23, &strings(&[b"key id", b"another"])),
+    ];
+    let header = [&b"SSHKRL\n\0\0\0\0\x01"[..], &[0; 24], &strings(&[b"", b"comment"])].concat();
+    let keys =
+        [section(2, &strings(&[b"a key"])), section(5, &strings(&[&[1; 32]])), section(1, &certificates.concat())];
+    [header, keys.concat()].concat()
+}
+
+fn judge(trust: &Trust, armored: &str) -> Result<Verified, Refusal> {
     let envelope = Envelope { payload: PAYLOAD, payload_type: REQUEST, signatures: vec![armored] };
-    verify(&envelope, trust, 0, false).is_ok()
+    verify(&envelope, trust, 0, false)
+}
+
+fn accepted(trust: &Trust, armored: &str) -> bool {
+    judge(trust, armored).is_ok()
+}
+
+/// Who signed with the certificate.
+fn certified() -> Signer {
+    let (trust, bytes) = valid().remove(1);
+    judge(&trust, &armor(&bytes)).expect("a valid signature").signers.remove(0)
 }
 
 #[derive(Clone, Debug)]
@@ -147,10 +182,14 @@ fn the_unchanged_bytes_are_accepted() {
     for (trust, bytes) in valid() {
         assert!(accepted(&trust, &armor(&bytes)));
     }
+    let (text, _) = &valid_texts()[1];
+    let trusts =
+        |revoked: &[u8]| Trust::parse(text, revoked).expect("both files").trusts(&certified(), Role::Request, 0, true);
+    assert!(trusts(b"") && !trusts(&revocation_list()));
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1024, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// An ed25519 signature over canonical bytes has no second form, so whatever is accepted is what was signed.
     #[test]
@@ -181,8 +220,19 @@ proptest! {
         let _ = PublicKey::parse(&bytes);
         let _ = text.parse::<Fingerprint>();
         let _ = Trust::parse(&text, &bytes);
+        let _ = Trust::parse("", &[&b"SSHKRL\n\0"[..], &bytes].concat());
         let (trust, _) = &valid()[0];
         prop_assert!(!accepted(trust, &armor(&bytes)));
+    }
+
+    #[test]
+    fn changed_revocation_lists_do_no_harm(changes in prop::collection::vec(change(), 1..6)) {
+        let mut bytes = revocation_list();
+        changes.iter().for_each(|change| change.apply(&mut bytes));
+        let (text, _) = &valid_texts()[1];
+        if let Ok(trust) = Trust::parse(text, &bytes) {
+            let _ = trust.trusts(&certified(), Role::Request, 0, true);
+        }
     }
 
     #[test]

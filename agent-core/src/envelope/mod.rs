@@ -13,6 +13,7 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 
 pub use public_key::{Algorithm, Fingerprint, KeyError, PublicKey};
+pub(crate) use reader::{Malformed, Reader};
 pub(crate) use sshsig::SigningKey;
 pub use sshsig::{MOST_ARMOR, SshSig, dearmor};
 

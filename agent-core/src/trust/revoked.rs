@@ -1,48 +1,99 @@
-//! Keys that are trusted no longer, whatever the trust file says.
+//! Keys and certificates that are trusted no longer, whatever the trust file says.
 //!
-//! Owns the forms that a list of revoked keys may have. Revoking an authority's key revokes all its certificates.
+//! Owns the question, and the text form of the list. Revoking an authority's key revokes all its certificates.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::allowed_signers::parse_key;
-use super::{TrustError, TrustFile};
+use super::{TrustError, TrustFile, krl};
 use crate::envelope::{Fingerprint, Vouched};
 
-/// What an OpenSSH key revocation list starts with.
-const KRL_MAGIC: &[u8] = b"SSHKRL\n\0";
-
-/// The revoked keys.
+/// What is revoked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Revoked {
-    keys: HashSet<Fingerprint>,
+    /// Keys of signers and of authorities.
+    pub(super) keys: HashSet<Fingerprint>,
+    /// Certificates by their authority; `None` is for those of any.
+    pub(super) certificates: HashMap<Option<Fingerprint>, Certificates>,
+}
+
+/// The revoked certificates of one authority.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Certificates {
+    /// Ranges, both ends included; sorted and apart from each other once read.
+    pub(super) serials: Vec<(u64, u64)>,
+    /// A big-endian number each; its bit n stands for the serial `offset + n`.
+    pub(super) bitmaps: Vec<(u64, Vec<u8>)>,
+    pub(super) key_ids: HashSet<String>,
 }
 
 impl Revoked {
-    /// Reads a list with one public key or `SHA256:…` in each line.
+    /// Reads a binary revocation list, or a text with one public key or `SHA256:…` in each line.
     ///
     /// # Errors
     /// The line and what is wrong with it.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, TrustError> {
         let error = |line, reason: String| TrustError { file: TrustFile::Revoked, line, reason };
-        if bytes.starts_with(KRL_MAGIC) {
-            return Err(error(0, "binary revocation lists are not read; list the keys, one in a line".to_owned()));
+        let mut revoked = Self::default();
+        if bytes.starts_with(krl::MAGIC) {
+            revoked = krl::parse(bytes).map_err(|reason| error(0, reason))?;
+            revoked.certificates.values_mut().for_each(Certificates::sort);
+            return Ok(revoked);
         }
         let text = std::str::from_utf8(bytes).map_err(|_| error(0, "it is not UTF-8 text".to_owned()))?;
-        let mut keys = HashSet::new();
         for (number, line) in (1..).zip(text.lines()) {
             let line = line.trim();
             if !line.is_empty() && !line.starts_with('#') {
-                keys.insert(revoked_key(line).map_err(|reason| error(number, reason))?);
+                revoked.keys.insert(revoked_key(line).map_err(|reason| error(number, reason))?);
             }
         }
-        Ok(Self { keys })
+        Ok(revoked)
     }
 
     /// Whether a key is revoked, by itself or through the certificate that it came with.
     pub(super) fn contains(&self, key: Fingerprint, certificate: Option<&Vouched>) -> bool {
-        let authority = certificate.and_then(|c| c.authority.parse().ok());
-        self.keys.contains(&key) || authority.is_some_and(|a| self.keys.contains(&a))
+        if self.keys.contains(&key) {
+            return true;
+        }
+        let Some(certificate) = certificate else { return false };
+        // Stored by us; if it were not a fingerprint, nothing could be said for it.
+        let Ok(authority) = certificate.authority.parse::<Fingerprint>() else { return true };
+        let lists = [None, Some(authority)].into_iter().filter_map(|a| self.certificates.get(&a));
+        self.keys.contains(&authority) || lists.into_iter().any(|list| list.contain(certificate))
     }
+}
+
+impl Certificates {
+    fn contain(&self, certificate: &Vouched) -> bool {
+        // As in OpenSSH, serial 0 means that the authority does not count.
+        let serial = certificate.serial;
+        self.key_ids.contains(&certificate.key_id)
+            || serial != 0 && (self.in_ranges(serial) || self.bitmaps.iter().any(|b| is_set(b, serial)))
+    }
+
+    fn in_ranges(&self, serial: u64) -> bool {
+        let after = self.serials.partition_point(|(first, _)| *first <= serial);
+        after.checked_sub(1).and_then(|at| self.serials.get(at)).is_some_and(|(_, last)| serial <= *last)
+    }
+
+    /// Brings the ranges into order and joins those that overlap.
+    fn sort(&mut self) {
+        self.serials.sort_unstable();
+        self.serials.dedup_by(|next, kept| {
+            let joined = next.0 <= kept.1;
+            if joined {
+                kept.1 = kept.1.max(next.1);
+            }
+            joined
+        });
+    }
+}
+
+fn is_set((offset, bits): &(u64, Vec<u8>), serial: u64) -> bool {
+    let Some(bit) = serial.checked_sub(*offset) else { return false };
+    let from_end = usize::try_from(bit / 8).unwrap_or(usize::MAX);
+    let byte = bits.iter().rev().nth(from_end);
+    byte.is_some_and(|byte| byte >> (bit % 8) & 1 == 1)
 }
 
 fn revoked_key(line: &str) -> Result<Fingerprint, String> {
@@ -51,4 +102,31 @@ fn revoked_key(line: &str) -> Result<Fingerprint, String> {
         return word.parse().map_err(|_| "the fingerprint is malformed".to_owned());
     }
     parse_key(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn ranges_agree_with_a_loop_over_all(ranges in prop::collection::vec((0..40_u64, 0..9_u64), 0..8)) {
+            let ranges: Vec<_> = ranges.into_iter().map(|(first, more)| (first, first + more)).collect();
+            let mut list = Certificates { serials: ranges.clone(), ..Certificates::default() };
+            list.sort();
+            for serial in 0..50 {
+                let naive = ranges.iter().any(|(first, last)| (*first..=*last).contains(&serial));
+                prop_assert_eq!(list.in_ranges(serial), naive, "{} in {:?}", serial, &ranges);
+            }
+        }
+    }
+
+    #[test]
+    fn a_bitmap_counts_from_its_last_bit() {
+        let bitmap = (1000, vec![0b1, 0b1000_0010]);
+        let set: Vec<_> = (990..1020).filter(|serial| is_set(&bitmap, *serial)).collect();
+        assert_eq!(set, [1001, 1007, 1008]);
+        assert!(!is_set(&bitmap, u64::MAX) && !is_set(&bitmap, 0));
+    }
 }

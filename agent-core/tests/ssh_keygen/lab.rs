@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use postern_core::envelope::{Envelope, Role, Verified, verify};
-use postern_core::refusal::Refusal;
+use postern_core::refusal::{Reason, Refusal};
 use postern_core::trust::Trust;
 use ring::{digest, rand::SystemRandom, signature as ring_signature};
 use ring_signature::KeyPair as _;
@@ -16,6 +16,8 @@ pub const NOON: i64 = 1_781_524_800;
 /// The same for ssh-keygen.
 const NOON_TEXT: &str = "20260615120000Z";
 pub const REQUEST: &str = "application/vnd.postern.access-request.v1+json";
+/// Whom most trust files list.
+pub const ALICE: &str = "alice@example.com";
 pub const PAYLOAD: &[u8] = br#"{"id":"0b1e8b9e-7c1f-4f0e-9d6b-0d5b1f6d2a11","ports":["22/tcp"]}"#;
 
 /// A directory with keys, which goes away with it.
@@ -90,6 +92,15 @@ impl Key<'_> {
         decode_line(&self.lab.read(&format!("{}-cert.pub", self.name)))
     }
 
+    /// Where the certificate that was made last is.
+    pub fn certificate_path(&self) -> PathBuf {
+        self.lab.path(&format!("{}-cert.pub", self.name))
+    }
+
+    pub fn public_path(&self) -> PathBuf {
+        self.lab.path(&format!("{}.pub", self.name))
+    }
+
     pub fn fingerprint(&self) -> String {
         let path = self.lab.path(&format!("{}.pub", self.name));
         let listed = run(Command::new("ssh-keygen").arg("-lf").arg(path), b"");
@@ -134,7 +145,7 @@ fn decode_line(line: &str) -> Vec<u8> {
 #[derive(Clone, Copy)]
 pub struct Case<'a> {
     pub trust: &'a str,
-    pub revoked: &'a str,
+    pub revoked: &'a [u8],
     pub signature: &'a str,
     pub payload: &'a [u8],
     /// `YYYYMMDDHHMMSSZ`; noon when absent.
@@ -145,12 +156,12 @@ pub struct Case<'a> {
 
 impl<'a> Case<'a> {
     pub fn new(trust: &'a str, signature: &'a str) -> Self {
-        Self { trust, revoked: "", signature, payload: PAYLOAD, time: None, candidates: &["alice@example.com"] }
+        Self { trust, revoked: b"", signature, payload: PAYLOAD, time: None, candidates: &[ALICE] }
     }
 
     /// Our answer.
     pub fn ours(&self) -> Result<Verified, Refusal> {
-        let trust = Trust::parse(self.trust, self.revoked.as_bytes()).expect("a valid trust file");
+        let trust = Trust::parse(self.trust, self.revoked).expect("a valid trust file");
         verify(&self.envelope(), &trust, self.now(), true)
     }
 
@@ -284,4 +295,10 @@ fn feed(command: &mut Command, input: &[u8]) -> std::process::Output {
     // It may have ended without reading its input.
     let _ = child.stdin.take().expect("a pipe").write_all(input);
     child.wait_with_output().expect("the child's end")
+}
+
+/// The reason of an answer that must be a refusal.
+#[track_caller]
+pub fn reason<T: std::fmt::Debug>(answer: Result<T, Refusal>) -> Reason {
+    answer.expect_err("a refusal").reason
 }

@@ -1,0 +1,132 @@
+//! OpenSSH key revocation lists, the binary kind that `ssh-keygen -k` makes (PROTOCOL.krl).
+//!
+//! Owns their encoding. What it cannot honour makes the whole list invalid: a revocation that is skipped would be a
+//! hole.
+
+use super::revoked::{Certificates, Revoked};
+use crate::envelope::{Fingerprint, Malformed, Reader};
+
+/// What a list starts with.
+pub(super) const MAGIC: &[u8; 8] = b"SSHKRL\n\0";
+const FORMAT_VERSION: u32 = 1;
+
+const CERTIFICATES: u8 = 1;
+const EXPLICIT_KEYS: u8 = 2;
+const SHA1: u8 = 3;
+const SIGNATURE: u8 = 4;
+const SHA256: u8 = 5;
+const EXTENSION: u8 = 255;
+
+const SERIAL_LIST: u8 = 0x20;
+const SERIAL_RANGE: u8 = 0x21;
+const SERIAL_BITMAP: u8 = 0x22;
+const KEY_ID: u8 = 0x23;
+const CERTIFICATE_EXTENSION: u8 = 0x39;
+
+impl From<Malformed> for String {
+    fn from(Malformed(field): Malformed) -> Self {
+        format!("its {field} is malformed")
+    }
+}
+
+/// Reads a whole list.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub(super) fn parse(bytes: &[u8]) -> Result<Revoked, String> {
+    let mut reader = Reader::new(bytes);
+    if reader.array("magic")? != MAGIC {
+        return Err("it does not start with SSHKRL".to_owned());
+    }
+    let version = reader.u32("format version")?;
+    if version != FORMAT_VERSION {
+        return Err(format!("its format version {version} is unknown"));
+    }
+    for field in ["list version", "date", "flags"] {
+        reader.u64(field)?;
+    }
+    for field in ["reserved field", "comment"] {
+        reader.string(field)?;
+    }
+    let mut revoked = Revoked::default();
+    while !reader.rest().is_empty() {
+        let (kind, section) = (reader.u8("section type")?, Reader::new(reader.string("section")?));
+        read_section(kind, section, &mut revoked)?;
+    }
+    Ok(revoked)
+}
+
+fn read_section(kind: u8, mut section: Reader<'_>, revoked: &mut Revoked) -> Result<(), String> {
+    match kind {
+        CERTIFICATES => return read_certificates(section, revoked),
+        EXTENSION => return read_extension(section),
+        SHA1 => return Err("it revokes keys by SHA-1: make it with sha256: or key: instead".to_owned()),
+        SIGNATURE => return Err("it is signed, which is not supported".to_owned()),
+        EXPLICIT_KEYS | SHA256 => {}
+        _ => return Err(format!("its section type {kind} is unknown")),
+    }
+    while !section.rest().is_empty() {
+        let entry = section.string("key")?;
+        let key = match kind {
+            EXPLICIT_KEYS => Fingerprint::of_blob(entry),
+            _ => Fingerprint(entry.try_into().map_err(|_| "its hash is malformed")?),
+        };
+        revoked.keys.insert(key);
+    }
+    Ok(())
+}
+
+/// An extension that says it is critical must be understood, and none is.
+fn read_extension(mut section: Reader<'_>) -> Result<(), String> {
+    section.string("extension's name")?;
+    let critical = section.u8("extension's flag")?;
+    section.string("extension's content")?;
+    section.finish("extension's end")?;
+    if critical == 0 { Ok(()) } else { Err("it has a critical extension, and none is known".to_owned()) }
+}
+
+fn read_certificates(mut section: Reader<'_>, revoked: &mut Revoked) -> Result<(), String> {
+    let authority = section.string("authority")?;
+    section.string("reserved field")?;
+    let authority = (!authority.is_empty()).then(|| Fingerprint::of_blob(authority));
+    let certificates = revoked.certificates.entry(authority).or_default();
+    while !section.rest().is_empty() {
+        let (kind, part) = (section.u8("certificates' type")?, Reader::new(section.string("certificates")?));
+        read_part(kind, part, certificates)?;
+    }
+    Ok(())
+}
+
+fn read_part(kind: u8, mut part: Reader<'_>, certificates: &mut Certificates) -> Result<(), String> {
+    match kind {
+        SERIAL_LIST => {
+            while !part.rest().is_empty() {
+                let serial = part.u64("serial")?;
+                certificates.serials.push((serial, serial));
+            }
+        }
+        SERIAL_RANGE => {
+            let range = (part.u64("first serial")?, part.u64("last serial")?);
+            part.finish("range's end")?;
+            if range.0 > range.1 {
+                return Err("its range of serials is reversed".to_owned());
+            }
+            certificates.serials.push(range);
+        }
+        SERIAL_BITMAP => {
+            let (offset, bits) = (part.u64("bitmap's offset")?, part.mpint("bitmap")?);
+            part.finish("bitmap's end")?;
+            certificates.bitmaps.push((offset, bits.to_vec()));
+        }
+        KEY_ID => {
+            while !part.rest().is_empty() {
+                // One that is not UTF-8 belongs to a certificate that is refused anyway.
+                let id = part.string("key id")?;
+                certificates.key_ids.insert(String::from_utf8_lossy(id).into_owned());
+            }
+        }
+        CERTIFICATE_EXTENSION => return read_extension(part),
+        _ => return Err(format!("its certificates' type {kind} is unknown")),
+    }
+    Ok(())
+}
