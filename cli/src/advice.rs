@@ -47,6 +47,8 @@ advice! {
         "wait until its valid-after, or ask the host's administrator"
     "KEY_EXPIRED" false "The host's trust file, or the certificate, accepts this key no longer."
         "get a fresh certificate, or ask the host's administrator to renew your line in its allowed_signers"
+    "KEY_WINDOW_UNKNOWABLE" false "Your key is trusted for a time only, and the host does not trust its clock to judge that."
+        "ask the host's administrator to set its clock, or use a key that is trusted without valid-after and valid-before"
     "ROLE_NOT_TRUSTED" false "The trust file lists your key, but not for this purpose."
         "ask the host's administrator to add the namespace to your line in its allowed_signers"
     "CERTIFICATE_INVALID" false "The certificate that signed is not valid on this host."

@@ -16,14 +16,14 @@ HOST is one of
   unix:///run/postern/posternd.sock
   http://127.0.0.1:7323            plaintext, loopback only
 
-Trust: at the first use the host's TLS fingerprint is shown and asked about, then kept in
-~/.config/postern/known_hosts.toml. Without a terminal pass --fingerprint SHA256:… or --accept-new.
-A host that shows another key later is refused.
+Trust: at the first use the host's TLS fingerprint is shown and asked about, then kept in ~/.config/postern/known_hosts.toml. \
+Without a terminal pass --fingerprint SHA256:… or --accept-new. A host that shows another key later is refused.
 
-Keys: without --key the first acceptable key of your ssh-agent signs, else ~/.ssh/id_ed25519, id_ecdsa or id_rsa.
---key takes a private key, a .pub or -cert.pub file whose key is in the agent, agent, agent:SHA256:… or agent:COMMENT.
+Keys: without --key the first acceptable key of your ssh-agent signs, else ~/.ssh/id_ed25519, id_ecdsa or id_rsa. \
+--key takes a private key, a .pub or -cert.pub file whose key is in the agent, agent, agent:SHA256:… or agent:COMMENT. \
+A valid certificate beside a private key (KEY-cert.pub) is used.
 
-With --json results are JSON on standard output, in the API's own form; notes and errors are JSON lines on standard
+With --json results are JSON on standard output, in the API's own form; notes and errors are JSON lines on standard \
 error: {\"note\": …} and {\"error\": {\"kind\", \"exitCode\", \"message\", \"reason\", \"rule\", \"next\"}}.
 
 Exit codes
@@ -50,11 +50,11 @@ Examples
 const REQUEST: &str = "\
 Examples
   postern request vm1.example.com --port ssh --for 30m
-  postern request vm1.example.com --port 22 --port 5986/tcp --for 1h30m --reason 'disk full' --ticket INC-4711
+  postern request vm1 --port 22 --port 5986/tcp --for 1h30m --reason 'disk full' --ticket INC-4711
   postern request vm1.example.com --port ssh --until 18:00 --from 192.0.2.7 --from 2001:db8::/64
   postern request vm1.example.com --port ssh --for 30m --key ~/.ssh/id_ed25519_sk.pub --json
 
---from my-ip (the default) asks the host over every address its name has, IPv4 and IPv6, which address it sees you
+--from my-ip (the default) asks the host over every address its name has, IPv4 and IPv6, which address it sees you \
 under, shows them, and asks for exactly those.";
 
 const EXPLAIN: &str = "\
@@ -99,16 +99,16 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 pub struct Common {
     /// Writes JSON, for programs
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Options of every command")]
     pub json: bool,
     /// Signs with this key: a file, agent, agent:FINGERPRINT or agent:COMMENT
-    #[arg(long, short = 'k', global = true, value_name = "FILE|agent")]
+    #[arg(long, short = 'k', global = true, help_heading = "Options of every command", value_name = "FILE|agent")]
     pub key: Option<String>,
     /// Trusts a host that is not known yet without asking; a changed one is still refused
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Options of every command")]
     pub accept_new: bool,
     /// Trusts exactly this TLS certificate, now and from now on
-    #[arg(long, global = true, value_name = "SHA256:…")]
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "SHA256:…")]
     pub fingerprint: Option<Fingerprint>,
 }
 
@@ -171,10 +171,10 @@ pub struct What {
     #[arg(long, value_name = "my-ip|CIDR", value_delimiter = ',')]
     pub from: Vec<parse::From>,
     /// Why; some policies want to know
-    #[arg(long, short = 'r', value_name = "TEXT", default_value = "")]
+    #[arg(long, short = 'r', value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
     /// A reference into another system, kept in the record
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub ticket: String,
 }
 
@@ -196,7 +196,7 @@ pub struct Revoke {
     /// Which grant; `postern list` shows it
     pub grant_id: uuid::Uuid,
     /// Why, for the record
-    #[arg(long, short = 'r', value_name = "TEXT", default_value = "")]
+    #[arg(long, short = 'r', value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
 }
 
@@ -229,7 +229,7 @@ pub struct Explain {
     #[command(flatten)]
     pub what: What,
     /// Whom to judge; only for root on the Unix socket
-    #[arg(long, value_name = "PRINCIPAL", default_value = "")]
+    #[arg(long, value_name = "PRINCIPAL", default_value = "", hide_default_value = true)]
     pub principal: String,
 }
 

@@ -120,7 +120,10 @@ impl Plan {
     /// Loopback and Unix sockets need no pin: who could stand in between is already root here.
     async fn open_local(&self, link: std::result::Result<Link, LinkError>) -> Result<Session> {
         let address = self.target.to_string();
-        let link = link.map_err(|error| self.unreachable(&[explain(&error)]))?;
+        let link = match link {
+            Ok(link) => link,
+            Err(error) => return Err(self.unreachable(&[self.silence(Ask::Link(error))?])),
+        };
         let who = who_am_i(&link, &address).await?;
         let answers = vec![Answer { asked: address.clone(), link, who }];
         Ok(Session { address, answers, silent: Vec::new(), asked_at: Instant::now() })
@@ -135,39 +138,46 @@ impl Plan {
         reach: Reach,
     ) -> Result<Session> {
         let typed = self.target.to_string();
+        let mut waiting = addresses[..addresses.len().min(MOST_ADDRESSES)].to_vec();
         let mut asking = JoinSet::new();
-        for address in addresses.iter().take(MOST_ADDRESSES).copied() {
+        for address in waiting.iter().copied() {
             let (host, typed) = (host.to_owned(), typed.clone());
             asking.spawn(async move { (address, ask(&host, &typed, address, pin).await) });
         }
         let (mut answers, mut silent) = (Vec::new(), Vec::new());
-        let mut waiting: Vec<SocketAddr> = addresses.iter().take(MOST_ADDRESSES).copied().collect();
         let mut deadline = None;
         while let Some((address, result)) = next(&mut asking, deadline).await {
             waiting.retain(|other| *other != address);
             match result {
-                Ok(answer) => {
-                    answers.push(answer);
-                    deadline.get_or_insert_with(|| tokio::time::Instant::now() + GRACE);
-                }
-                Err(Ask::Link(LinkError::WrongCertificate { expected, shown })) => {
-                    return Err(trust::wrong_certificate(&self.trust, &self.store, &typed, expected, shown));
-                }
-                Err(Ask::Link(LinkError::Impostor(why))) => return Err(trust::impostor(&typed, &why)),
-                Err(Ask::Link(error)) => silent.push(format!("{}: {}", address.ip(), explain(&error))),
-                Err(Ask::Call(failure)) => silent.push(format!("{}: {failure}", address.ip())),
+                Ok(answer) => answers.push(answer),
+                Err(ask) => silent.push(format!("{}: {}", address.ip(), self.silence(ask)?)),
+            }
+            if !answers.is_empty() {
+                deadline.get_or_insert_with(|| tokio::time::Instant::now() + GRACE);
             }
             if reach == Reach::Any && !answers.is_empty() {
+                waiting.clear();
                 break;
             }
         }
+        silent.extend(waiting.iter().map(|address| format!("{}: no answer in time", address.ip())));
         if answers.is_empty() {
             return Err(self.unreachable(&silent));
         }
-        if reach == Reach::All {
-            silent.extend(waiting.iter().map(|address| format!("{}: no answer in time", address.ip())));
-        }
         Ok(Session { address: typed, answers, silent, asked_at: Instant::now() })
+    }
+
+    /// Why an address does not count; or that somebody there is not who he says, which ends everything.
+    fn silence(&self, ask: Ask) -> Result<String> {
+        let typed = self.target.to_string();
+        match ask {
+            Ask::Link(LinkError::WrongCertificate { expected, shown }) => {
+                Err(trust::wrong_certificate(&self.trust, &self.store, &typed, expected, shown))
+            }
+            Ask::Link(LinkError::Impostor(why)) => Err(trust::impostor(&typed, &why)),
+            Ask::Link(LinkError::Unreachable(why)) => Ok(why),
+            Ask::Call(failure) => Ok(failure.message),
+        }
     }
 
     fn unreachable(&self, silent: &[String]) -> Failure {
@@ -330,14 +340,6 @@ fn two_hosts(address: &str, a: (&Answer, Fingerprint), b: (&Answer, Fingerprint)
     };
     Failure::new(Kind::Identity, format!("{address} leads to different hosts: {}; {}", tell(a), tell(b)))
         .next("name the one you mean by its own name or address")
-}
-
-fn explain(error: &LinkError) -> String {
-    match error {
-        LinkError::Unreachable(message) => message.clone(),
-        LinkError::WrongCertificate { shown, .. } => format!("shows another certificate ({shown})"),
-        LinkError::Impostor(why) => format!("does not hold its certificate's key ({why})"),
-    }
 }
 
 async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {

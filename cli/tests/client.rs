@@ -342,6 +342,7 @@ fn mistakes_and_silence_have_their_exit_codes() {
         (vec!["explain", "vm1"], 2),
         (vec!["sign", "--port", "ssh", "--for", "30m"], 2),
         (vec!["list", "http://192.0.2.1"], 2),
+        (vec!["list", &missing, "--fingerprint", "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"], 2),
         (vec!["list", &closed], 3),
         (vec!["list", &missing], 3),
     ] {

@@ -58,6 +58,9 @@ struct Env {
 
 impl Env {
     fn plan(&self, target: Target) -> Result<Plan> {
+        if self.common.fingerprint.is_some() && !matches!(target, Target::Tls { .. }) {
+            return Err(Failure::usage(format!("{target} is reached without TLS, so --fingerprint cannot be checked")));
+        }
         let trust = Trust { fingerprint: self.common.fingerprint, accept_new: self.common.accept_new };
         // Only TLS hosts are remembered, and a missing HOME must not stop the others.
         let store = match target {
