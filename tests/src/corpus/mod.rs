@@ -1,0 +1,116 @@
+//! The bypass corpus: one SYN, about a hundred ways to write it down (CHECKLIST A1–A17).
+//!
+//! Owns the list and the way to run it. Never says which of them Linux answers: a test asks Linux first.
+
+mod ethernet;
+mod ipv4;
+mod ipv6;
+mod tcp;
+
+use crate::frame::{self, Ipv4, Ipv6, Tcp, protocol};
+use crate::net::{CLIENT_MAC, Host, SERVER, SERVER_MAC};
+use crate::wire::Wire;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// One encoding of a SYN.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What is special about it.
+    pub name: String,
+    /// Where the SYN comes from; no other case of the corpus shares it, so an answer names its case.
+    pub source: (IpAddr, u16),
+    /// The frames, in the order in which they are sent.
+    pub frames: Vec<Vec<u8>>,
+}
+
+/// Every case, from one client's addresses to one TCP port of [`SERVER`]. Source ports start at `first`.
+#[must_use]
+pub fn corpus(client: Host, port: u16, first: u16) -> Vec<Case> {
+    let mut build = Build { client, server: SERVER, port, next: first, cases: Vec::new() };
+    ethernet::cases(&mut build);
+    ipv4::cases(&mut build);
+    ipv6::cases(&mut build);
+    tcp::cases(&mut build);
+    build.cases
+}
+
+/// Sends every case and says, in the same order, which were answered with a SYN-ACK. Waits until the wire has been
+/// quiet for 300 ms, which no answer on a wire without loss takes.
+#[must_use]
+pub fn answered(wire: &Wire, cases: &[Case]) -> Vec<bool> {
+    let _from_before = wire.arrived();
+    let mut frames = Vec::new();
+    for case in cases {
+        case.frames.iter().for_each(|frame| wire.send(frame));
+        frames.extend(wire.arrived());
+    }
+    frames.extend(wire.collect(Duration::from_millis(300), Duration::from_secs(3)));
+    let answers: BTreeSet<(IpAddr, u16)> = frames
+        .iter()
+        .filter_map(|frame| frame::read(frame))
+        .filter(frame::Seen::is_syn_ack)
+        .map(|seen| (seen.destination, seen.destination_port))
+        .collect();
+    cases.iter().map(|case| answers.contains(&case.source)).collect()
+}
+
+/// The list while it grows.
+struct Build {
+    client: Host,
+    server: Host,
+    port: u16,
+    next: u16,
+    cases: Vec<Case>,
+}
+
+impl Build {
+    /// A SYN from a source port that no other case has.
+    fn syn(&mut self) -> Tcp {
+        let syn = Tcp::syn(self.next, self.port);
+        self.next += 1;
+        syn
+    }
+
+    fn ipv4(&self) -> Ipv4 {
+        Ipv4::new(self.client.v4, self.server.v4)
+    }
+
+    fn ipv6(&self) -> Ipv6 {
+        Ipv6::new(self.client.v6, self.server.v6)
+    }
+
+    /// A case of one IPv4 packet; `edit` makes it special.
+    fn v4(&mut self, name: impl Into<String>, edit: impl FnOnce(&mut Ipv4, &mut Tcp)) {
+        let (mut ip, mut tcp) = (self.ipv4(), self.syn());
+        edit(&mut ip, &mut tcp);
+        let packet = ip.packet(&tcp.segment(ip.source.into(), ip.destination.into()));
+        self.push(name, (ip.source.into(), tcp.source), vec![v4_frame(&packet)]);
+    }
+
+    /// A case of one IPv6 packet; `edit` makes it special.
+    fn v6(&mut self, name: impl Into<String>, edit: impl FnOnce(&mut Ipv6, &mut Tcp)) {
+        let (mut ip, mut tcp) = (self.ipv6(), self.syn());
+        edit(&mut ip, &mut tcp);
+        let packet = ip.packet(protocol::TCP, &tcp.segment(ip.source.into(), ip.destination.into()));
+        self.push(name, (ip.source.into(), tcp.source), vec![v6_frame(&packet)]);
+    }
+
+    /// Changes the frames of the case before.
+    fn rewrite(&mut self, edit: impl FnMut(&mut Vec<u8>)) {
+        self.cases.last_mut().expect("a case before").frames.iter_mut().for_each(edit);
+    }
+
+    fn push(&mut self, name: impl Into<String>, source: (IpAddr, u16), frames: Vec<Vec<u8>>) {
+        self.cases.push(Case { name: name.into(), source, frames });
+    }
+}
+
+fn v4_frame(packet: &[u8]) -> Vec<u8> {
+    frame::ethernet(SERVER_MAC, CLIENT_MAC, frame::IPV4, packet)
+}
+
+fn v6_frame(packet: &[u8]) -> Vec<u8> {
+    frame::ethernet(SERVER_MAC, CLIENT_MAC, frame::IPV6, packet)
+}

@@ -1,0 +1,129 @@
+//! The topology: two hosts and the wire between them, with addresses that every test knows by name.
+//!
+//! Never starts a firewall or a service: tests add those.
+
+use crate::netns::Netns;
+use crate::wire::Wire;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Hardware address of the server's `eth0`.
+pub const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// Hardware address of the client's `eth0`.
+pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// One host's address in both families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub v6: Ipv6Addr,
+}
+
+impl Host {
+    /// The host with the number `host` in `10.1.0.0/16` and `fd00:1::/64`.
+    #[must_use]
+    pub const fn number(host: u8) -> Self {
+        // fd00:1::10 and 10.1.0.10 look alike to a reader.
+        let digits = (host / 10) as u16 * 16 + (host % 10) as u16;
+        Self { v4: Ipv4Addr::new(10, 1, 0, host), v6: Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, digits) }
+    }
+
+    /// Both addresses, IPv4 first.
+    #[must_use]
+    pub fn both(self) -> [IpAddr; 2] {
+        [self.v4.into(), self.v6.into()]
+    }
+
+    /// The address of the same family as `other`.
+    #[must_use]
+    pub fn like(self, other: IpAddr) -> IpAddr {
+        if other.is_ipv4() { self.v4.into() } else { self.v6.into() }
+    }
+}
+
+/// The server, on its `eth0`.
+pub const SERVER: Host = Host::number(1);
+/// The server's address on another interface (`lo`), which the client reaches through `eth0`.
+pub const SERVER_OTHER: Host = Host::number(5);
+/// The client's first address: nobody ever grants it anything.
+pub const STRANGER: Host = Host::number(2);
+/// The client's address that tests grant access to.
+pub const GRANTED: Host = Host::number(10);
+/// The address beside the granted one, which must stay out.
+pub const NEIGHBOUR: Host = Host::number(11);
+/// Link-local address of the server's `eth0`.
+pub const SERVER_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 1);
+/// Link-local address of the client's `eth0`.
+pub const CLIENT_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 2);
+
+/// Two hosts joined by a veth pair.
+#[derive(Debug)]
+pub struct Net {
+    /// Where probes come from.
+    pub client: Netns,
+    /// Where services and posternd run.
+    pub server: Netns,
+}
+
+impl Net {
+    /// Makes both namespaces and the wire; everything is up and reachable when it returns.
+    ///
+    /// # Panics
+    /// Where the kernel or `ip` refuses.
+    #[must_use]
+    pub fn pair() -> Self {
+        let (client, server) = (Netns::new(), Netns::new());
+        join(&client, "eth0", CLIENT_MAC, &server, "eth0", SERVER_MAC);
+        for (namespace, device, hosts) in [
+            (&client, "eth0", &[STRANGER, GRANTED, NEIGHBOUR][..]),
+            (&server, "eth0", &[SERVER]),
+            (&server, "lo", &[SERVER_OTHER]),
+        ] {
+            let lines = hosts.iter().map(|host| addresses(*host, device, device == "lo")).collect::<String>();
+            namespace.ip(&lines);
+        }
+        // The client's way to the server's other address; on-link it would be for IPv4 anyway, and IPv6 neighbour
+        // discovery asks for addresses of other interfaces in vain.
+        client.ip(&format!("route add {}/128 via {}", SERVER_OTHER.v6, SERVER.v6));
+        Self { client, server }
+    }
+
+    /// The client's end of the wire, for raw frames.
+    ///
+    /// # Panics
+    /// Where the kernel refuses a packet socket.
+    #[must_use]
+    pub fn client_wire(&self) -> Wire {
+        self.client.run(|| Wire::open("eth0")).expect("a packet socket")
+    }
+
+    /// The server's end of the wire, for raw frames.
+    ///
+    /// # Panics
+    /// Where the kernel refuses a packet socket.
+    #[must_use]
+    pub fn server_wire(&self) -> Wire {
+        self.server.run(|| Wire::open("eth0")).expect("a packet socket")
+    }
+}
+
+fn addresses(host: Host, device: &str, alone: bool) -> String {
+    let (v4, v6) = if alone { (32, 128) } else { (16, 64) };
+    format!("addr add {}/{v4} dev {device}\naddr add {}/{v6} dev {device} nodad\n", host.v4, host.v6)
+}
+
+/// Joins two namespaces by a veth pair with these names and hardware addresses; both ends are up.
+pub fn join(one: &Netns, name: &str, mac: [u8; 6], two: &Netns, other_name: &str, other_mac: [u8; 6]) {
+    let (mac, other_mac) = (text(mac), text(other_mac));
+    one.ip(&format!(
+        "link add {name} address {mac} type veth peer name {other_name} address {other_mac} netns {}\n\
+         link set {name} up",
+        two.path()
+    ));
+    two.ip(&format!("link set {other_name} up"));
+}
+
+fn text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

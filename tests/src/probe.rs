@@ -1,0 +1,72 @@
+//! What a client sees: one connection attempt or one datagram, and how it ends.
+//!
+//! Never retries: what a probe says is what one attempt met.
+
+use crate::netns::Netns;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+/// How long a probe waits before it calls the other side silent. A wire without loss answers at once; this is long
+/// enough for a busy machine and shorter than the first retransmission (1 s), so a probe is one attempt.
+pub const PATIENCE: Duration = Duration::from_millis(300);
+
+/// What came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A connection, or an answer to the datagram.
+    Answered,
+    /// A RST or an ICMP port unreachable, as if nobody listened.
+    Refused,
+    /// Nothing in time.
+    Silent,
+}
+
+/// Tries to connect from one of the namespace's addresses.
+///
+/// # Panics
+/// On errors that say nothing about the other side, for example an address that the namespace does not have.
+#[must_use]
+pub fn tcp(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> Outcome {
+    outcome(connect(namespace, from, to))
+}
+
+/// Connects from one of the namespace's addresses.
+///
+/// # Errors
+/// As `connect(2)`; `TimedOut` after [`PATIENCE`].
+pub fn connect(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+    let from = SocketAddr::new(from.into(), 0);
+    namespace.run(move || {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        socket.bind(&from.into())?;
+        socket.connect_timeout(&to.into(), PATIENCE)?;
+        Ok(socket.into())
+    })
+}
+
+/// Sends one datagram to a service that answers each (see [`crate::service::Service::udp_echo`]).
+///
+/// # Panics
+/// On errors that say nothing about the other side.
+#[must_use]
+pub fn udp(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> Outcome {
+    let from = SocketAddr::new(from.into(), 0);
+    outcome(namespace.run(move || {
+        let socket = UdpSocket::bind(from)?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send(b"probe")?;
+        socket.recv(&mut [0; 64]).map(drop)
+    }))
+}
+
+fn outcome<T>(result: io::Result<T>) -> Outcome {
+    match result {
+        Ok(_) => Outcome::Answered,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Outcome::Refused,
+        Err(error) if [io::ErrorKind::TimedOut, io::ErrorKind::WouldBlock].contains(&error.kind()) => Outcome::Silent,
+        Err(error) => panic!("a probe that says nothing: {error}"),
+    }
+}

@@ -1,0 +1,102 @@
+//! The system calls that neither the standard library nor socket2 wraps. All of the harness's unsafe code is here.
+//!
+//! Never keeps state: every function is one call and its error.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Puts the calling thread into a new network namespace.
+pub fn unshare_net() -> io::Result<()> {
+    // SAFETY: takes a flag and touches no memory of ours.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Puts the calling thread into a network namespace.
+pub fn enter_net(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the descriptor is borrowed and so open; the kernel checks its kind.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Makes `command` start in a network namespace and die with the thread that starts it.
+pub fn confine(command: &mut Command, namespace: Arc<OwnedFd>) {
+    let enter = move || {
+        // SAFETY: only changes what the kernel keeps about the calling process.
+        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+        // SAFETY: the closure holds the descriptor open.
+        check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// The index of an interface in the calling thread's network namespace.
+pub fn interface_index(name: &str) -> io::Result<u32> {
+    let name = CString::new(name)?;
+    // SAFETY: the name is a valid C string for the length of the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 { Err(io::Error::last_os_error()) } else { Ok(index) }
+}
+
+/// A packet socket that sends and sees whole frames of one interface, without blocking.
+pub fn packet_socket(interface: u32) -> io::Result<OwnedFd> {
+    let every = (libc::ETH_P_ALL as u16).to_be();
+    let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // Protocol 0 until it is bound: else it would see every interface for a moment.
+    // SAFETY: takes plain numbers.
+    let descriptor = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+    // SAFETY: the descriptor was just made and nobody else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    // SAFETY: sockaddr_ll is plain data for which all zeros are valid.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = every;
+    address.sll_ifindex = interface as i32;
+    // SAFETY: the pointer and the length describe `address`.
+    check(unsafe { libc::bind(descriptor, (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32) })?;
+    Ok(socket)
+}
+
+/// The next frame that came in on a packet socket; frames that this side sent are passed over.
+pub fn receive_frame(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        // SAFETY: sockaddr_ll is plain data for which all zeros are valid.
+        let mut from: libc::sockaddr_ll = unsafe { zeroed() };
+        let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        let (data, size) = (buffer.as_mut_ptr().cast(), buffer.len());
+        // SAFETY: both pointers come with the lengths of what they point to.
+        let got = unsafe { libc::recvfrom(socket.as_raw_fd(), data, size, 0, (&raw mut from).cast(), &raw mut length) };
+        match usize::try_from(got) {
+            Ok(_) if from.sll_pkttype == libc::PACKET_OUTGOING => {}
+            Ok(got) => return Ok(Some(got)),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
+            }
+        }
+    }
+}
+
+/// Sends a frame as it is.
+pub fn send_frame(socket: BorrowedFd<'_>, frame: &[u8]) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `frame`.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Waits until a descriptor can be read; false when the time is over.
+pub fn wait_readable(descriptor: BorrowedFd<'_>, milliseconds: u64) -> io::Result<bool> {
+    let mut poll = libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let timeout = i32::try_from(milliseconds).unwrap_or(i32::MAX);
+    // SAFETY: one pollfd, and its count is 1.
+    check(unsafe { libc::poll(&raw mut poll, 1, timeout) }).map(|ready| ready > 0)
+}
