@@ -24,14 +24,17 @@ pub const fn max_prefix(family: u8) -> u8 {
     if family == V4 { 32 } else { 128 }
 }
 
-/// An IP address with its family. IPv4 lives in the first four bytes; the other twelve are zero.
-#[repr(C)]
+/// An IP address with its family, and key of the map `LOCAL`. IPv4 lives in the first four bytes; the other twelve are zero.
+/// 24 bytes; aligned, so that eBPF code moves words and not bytes.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     /// [`V4`] or [`V6`].
     pub family: u8,
-    /// Network byte order.
-    pub bytes: [u8; 16],
+    /// Zero.
+    pub zero: [u8; 7],
+    /// Network byte order in memory.
+    words: [u64; 2],
 }
 
 impl Address {
@@ -39,19 +42,31 @@ impl Address {
     #[inline(always)]
     #[must_use]
     pub const fn v4(b: [u8; 4]) -> Self {
-        Self { family: V4, bytes: [b[0], b[1], b[2], b[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
+        Self { family: V4, zero: [0; 7], words: [((u32::from_be_bytes(b) as u64) << 32).to_be(), 0] }
     }
 
     /// An IPv6 address from its sixteen bytes in network order.
     #[inline(always)]
     #[must_use]
-    pub const fn v6(bytes: [u8; 16]) -> Self {
-        Self { family: V6, bytes }
+    pub const fn v6(b: [u8; 16]) -> Self {
+        let words = [
+            u64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
+            u64::from_ne_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
+        ];
+        Self { family: V6, zero: [0; 7], words }
+    }
+
+    /// The sixteen bytes in network order; IPv4 has the first four.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bytes(&self) -> [u8; 16] {
+        let (a, b) = (self.words[0].to_ne_bytes(), self.words[1].to_ne_bytes());
+        [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]
     }
 }
 
-/// Key of the map `GRANTS`: who may reach what. 24 bytes.
-#[repr(C)]
+/// Key of the map `GRANTS`: who may reach what. 24 bytes; aligned, so that eBPF code moves words and not bytes.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GrantKey {
     /// [`V4`] or [`V6`].
@@ -66,8 +81,8 @@ pub struct GrantKey {
     pub port: [u8; 2],
     /// Zero.
     pub zero2: [u8; 2],
-    /// The source with every bit behind the prefix cleared.
-    pub source: [u8; 16],
+    /// The source with every bit behind the prefix cleared, network byte order in memory.
+    source: [u64; 2],
 }
 
 /// Value of the map `GRANTS`. 32 bytes.
@@ -105,7 +120,7 @@ impl GrantKey {
             zero: 0,
             port: port.to_be_bytes(),
             zero2: [0; 2],
-            source: masked(source.bytes, prefix_len),
+            source: masked(source.words, prefix_len),
         }
     }
 
@@ -124,9 +139,15 @@ impl GrantKey {
             self.zero2[0],
             self.zero2[1],
         ]);
-        let (high, low) = halves(self.source);
         // Multiplication by odd constants (the golden ratio and its neighbour in splitmix64) spreads bits both ways.
+        let [high, low] = self.source;
         (head ^ high.wrapping_mul(0x9e37_79b9_7f4a_7c15)) ^ low.wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    }
+
+    /// The source, cut to the prefix.
+    #[must_use]
+    pub const fn source(&self) -> Address {
+        Address { family: self.family, zero: [0; 7], words: self.source }
     }
 }
 
@@ -140,27 +161,12 @@ impl GrantValue {
     }
 }
 
+/// `words` (network byte order in memory) with everything behind the first `len` bits cleared; `len` above 128 keeps all.
 #[inline(always)]
-fn halves(b: [u8; 16]) -> (u64, u64) {
-    (
-        u64::from_be_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
-        u64::from_be_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
-    )
-}
-
-/// `bytes` with everything behind the first `len` bits cleared; `len` above 128 keeps all.
-#[inline(always)]
-#[must_use]
-pub fn masked(bytes: [u8; 16], len: u8) -> [u8; 16] {
-    let (high, low) = halves(bytes);
+fn masked([high, low]: [u64; 2], len: u8) -> [u64; 2] {
     let high_len = if len > 64 { 64 } else { len };
     let low_len = if len > 128 { 64 } else { len.saturating_sub(64) };
-    let high = (high & mask(high_len)).to_be_bytes();
-    let low = (low & mask(low_len)).to_be_bytes();
-    [
-        high[0], high[1], high[2], high[3], high[4], high[5], high[6], high[7], low[0], low[1], low[2], low[3], low[4],
-        low[5], low[6], low[7],
-    ]
+    [high & mask(high_len).to_be(), low & mask(low_len).to_be()]
 }
 
 /// The leading `len` bits of 64 set.
@@ -254,6 +260,26 @@ impl SlotUsage {
     }
 }
 
+/// What the map `EVENTS` (a ring buffer) carries: somebody was turned away. 24 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnockEvent {
+    /// [`V4`] or [`V6`].
+    pub family: u8,
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u8,
+    /// Index of the [`crate::verdict::Hook`].
+    pub hook: u8,
+    /// Index of the [`crate::verdict::Fate`].
+    pub fate: u8,
+    /// The host's port, network byte order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub zero: [u8; 2],
+    /// Who was turned away.
+    pub source: [u8; 16],
+}
+
 #[cfg(all(test, feature = "user"))]
 mod tests {
     use super::*;
@@ -264,13 +290,15 @@ mod tests {
         assert_eq!(size_of::<GrantValue>(), 32);
         assert_eq!(size_of::<Lengths>(), 32);
         assert_eq!(size_of::<SlotUsage>(), 48);
-        assert_eq!(size_of::<Address>(), 17);
+        assert_eq!(size_of::<Address>(), 24);
+        assert_eq!(size_of::<KnockEvent>(), 24);
     }
 
     #[test]
     fn masking_keeps_exactly_the_leading_bits() {
         for len in 0..=130u8 {
-            let got = u128::from_be_bytes(masked([0xff; 16], len));
+            let got = Address { words: masked([u64::MAX; 2], len), ..Address::v6([0; 16]) };
+            let got = u128::from_be_bytes(got.bytes());
             let want = if len == 0 { 0 } else { u128::MAX << (128 - u32::from(len.min(128))) };
             assert_eq!(got, want, "/{len}");
         }

@@ -17,6 +17,7 @@ pub mod key;
 pub mod ledger;
 #[cfg(feature = "user")]
 pub mod message;
+pub mod packet;
 #[cfg(feature = "user")]
 pub mod policy;
 #[cfg(feature = "user")]
@@ -27,3 +28,4 @@ pub mod table;
 pub mod time;
 #[cfg(feature = "user")]
 pub mod trust;
+pub mod verdict;

@@ -1,0 +1,210 @@
+//! The one decision: may this source reach this port of the host now?
+//!
+//! Owns [`decide`], the [`Table`] that it asks, and the names of everything that can happen to a packet. The eBPF
+//! programs and the host tests compile this same code; only their tables differ. It never reads a packet, a clock or a
+//! map by itself.
+
+use crate::key::{Address, GrantKey, GrantValue, V4};
+
+/// Where the decision finds what it needs. The kernel implements it over the shared maps.
+pub trait Table {
+    /// Whether the port is closed unless granted.
+    fn is_protected(&self, protocol: u8, port: u16) -> bool;
+    /// Why this packet is none of our business, for a packet to a protected port.
+    fn exemption(&self) -> Option<Exemption>;
+    /// The prefix lengths in use, 64 to a word, as [`crate::key::Lengths`] has them. `word` is below 3 (IPv4: 0 only).
+    fn lengths(&self, family: u8, word: u32) -> u64;
+    /// The entry with this key. The implementation reads the expiry before the tags ([`GrantValue`]).
+    fn grant(&self, key: &GrantKey) -> Option<GrantValue>;
+    /// `CLOCK_BOOTTIME` in nanoseconds.
+    fn now(&self) -> u64;
+}
+
+/// Why a packet to a protected port is not judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exemption {
+    /// The host talks to itself.
+    OwnTraffic,
+    /// The socket belongs to another network namespace.
+    OtherNamespace,
+    /// The destination is not an address of this host (the shed).
+    NotLocal,
+}
+
+/// What [`decide`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// The port is not ours: pass.
+    Unprotected,
+    /// Not ours to judge: pass.
+    Exempt(Exemption),
+    /// A live entry covers the source: pass. Its use is counted in `slot`, the last use at `now`.
+    Granted {
+        /// [`GrantValue::slot`].
+        slot: u32,
+        /// The time at which the entry was live, `CLOCK_BOOTTIME` in nanoseconds.
+        now: u64,
+    },
+    /// No entry covers the source: drop.
+    NoGrant,
+    /// Entries cover the source, but each has ended: drop.
+    Expired,
+}
+
+/// Decides over `table` whether `source` may reach `port` (host byte order) of the host by `protocol`.
+///
+/// A deny by an empty look-up needs no clock: the time is read only after a key matched, which also makes it as late as it
+/// can be. Any live entry suffices, so an expired narrow one never hides a live broad one.
+#[inline(always)]
+pub fn decide(table: &impl Table, protocol: u8, port: u16, source: Address) -> Verdict {
+    if !table.is_protected(protocol, port) {
+        return Verdict::Unprotected;
+    }
+    if let Some(exemption) = table.exemption() {
+        return Verdict::Exempt(exemption);
+    }
+    let mut matched = false;
+    let words = if source.family == V4 { 1 } else { 3 };
+    for word in 0..words {
+        let mut bits = table.lengths(source.family, word);
+        // At most 64 rounds, in a form in which the kernel's verifier sees the bound.
+        for _ in 0..64 {
+            if bits == 0 {
+                break;
+            }
+            let len = (word * 64 + bits.trailing_zeros()) as u8;
+            bits &= bits - 1;
+            let key = GrantKey::new(source, len, protocol, port);
+            if let Some(value) = entry(table, &key) {
+                let now = table.now();
+                if now < value.expires_boot_ns {
+                    return Verdict::Granted { slot: value.slot, now };
+                }
+                matched = true;
+            }
+        }
+    }
+    if matched { Verdict::Expired } else { Verdict::NoGrant }
+}
+
+/// The entry of `key`, never the bytes of another one: a replaced element may be given to another key while it is being
+/// read (docs/decisions/0001-tags-against-torn-reads.md).
+#[inline(always)]
+fn entry(table: &impl Table, key: &GrantKey) -> Option<GrantValue> {
+    let tag = key.tag();
+    table.grant(key).filter(|value| value.tag_front == tag && value.tag_back == tag)
+}
+
+macro_rules! counted {
+    ($(#[$enum_doc:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $index:literal $code:literal,)* }) => {
+        $(#[$enum_doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$doc])* $variant = $index,)* }
+
+        impl $name {
+            /// All of them, in order of their index.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+
+            /// The stable name.
+            #[must_use]
+            pub const fn code(self) -> &'static str { match self { $($name::$variant => $code,)* } }
+
+            /// The stable index.
+            #[must_use]
+            pub const fn index(self) -> u32 { self as u32 }
+
+            /// The variant with this index.
+            #[must_use]
+            pub fn from_index(index: u8) -> Option<Self> {
+                match index { $($index => Some($name::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+counted! {
+    /// The hooks, and the cut once for each direction.
+    Hook {
+        /// `sk_lookup`: look-ups of listening and unconnected sockets.
+        Lock = 0 "lock",
+        /// `cgroup_skb` ingress: packets to a socket.
+        CutIngress = 1 "cut-ingress",
+        /// `cgroup_skb` egress: packets from a socket.
+        CutEgress = 2 "cut-egress",
+        /// XDP: frames before the stack.
+        Shed = 3 "shed",
+    }
+}
+
+counted! {
+    /// What happened to a packet that is counted. Packets of unprotected ports are not, for their cost.
+    Fate {
+        /// Passed: a live entry covers the source.
+        Granted = 0 "granted",
+        /// Dropped: no entry covers the source.
+        NoGrant = 1 "no-grant",
+        /// Dropped: each entry that covers the source has ended.
+        Expired = 2 "expired",
+        /// Passed: the host talks to itself.
+        OwnTraffic = 3 "own-traffic",
+        /// Passed: the socket belongs to another network namespace.
+        OtherNamespace = 4 "other-namespace",
+        /// Passed by the shed: not for an address of this host.
+        NotLocal = 5 "not-local",
+        /// Passed by the shed: not a shape that it is sure of.
+        NotSure = 6 "not-sure",
+        /// Passed by the cut: a TCP reset leaves, so that the other side of an ended session knows.
+        ResetOut = 7 "reset-out",
+        /// Dropped by the cut: the packet of a protected port shows no remote address.
+        Unreadable = 8 "unreadable",
+    }
+}
+
+impl Fate {
+    /// Whether the packet goes on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn passes(self) -> bool {
+        match self {
+            Self::NoGrant | Self::Expired | Self::Unreadable => false,
+            Self::Granted
+            | Self::OwnTraffic
+            | Self::OtherNamespace
+            | Self::NotLocal
+            | Self::NotSure
+            | Self::ResetOut => true,
+        }
+    }
+}
+
+impl Verdict {
+    /// What is counted for this verdict; `None` for a port that is not ours.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fate(self) -> Option<Fate> {
+        match self {
+            Self::Unprotected => None,
+            Self::Exempt(Exemption::OwnTraffic) => Some(Fate::OwnTraffic),
+            Self::Exempt(Exemption::OtherNamespace) => Some(Fate::OtherNamespace),
+            Self::Exempt(Exemption::NotLocal) => Some(Fate::NotLocal),
+            Self::Granted { .. } => Some(Fate::Granted),
+            Self::NoGrant => Some(Fate::NoGrant),
+            Self::Expired => Some(Fate::Expired),
+        }
+    }
+}
+
+/// Entries of `COUNTERS` kept for each hook; more than there are fates.
+const FATES_PER_HOOK: u32 = 16;
+
+/// Number of entries of the map `COUNTERS`.
+pub const COUNTERS: u32 = 4 * FATES_PER_HOOK;
+
+/// Index into `COUNTERS`.
+#[inline(always)]
+#[must_use]
+pub const fn counter(hook: Hook, fate: Fate) -> u32 {
+    hook.index() * FATES_PER_HOOK + fate.index()
+}

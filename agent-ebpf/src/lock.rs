@@ -1,0 +1,90 @@
+//! The lock: `sk_lookup` on the host's network namespace.
+//!
+//! Owns the refusal of new flows: every look-up of a listening or unconnected socket, after the stack has done its own
+//! parsing. A refusal makes the kernel answer as if nobody listened. It parses nothing. Minimum kernel: 5.17
+//! (`ingress_ifindex`).
+
+use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
+use postern_core::{
+    key::{Address, TCP, UDP},
+    verdict::{Exemption, Hook, Verdict, decide},
+};
+
+use crate::maps::{Maps, count, is_local, knock};
+
+const SK_DROP: u32 = 0;
+const SK_PASS: u32 = 1;
+const AF_INET: u32 = 2;
+/// The loopback device has this index in every network namespace.
+const LOOPBACK: u32 = 1;
+
+macro_rules! field {
+    ($context:ident, $($field:tt)+) => {
+        // SAFETY: the kernel passes a valid context, and the verifier checks the offset. Volatile keeps the compiler from
+        // joining reads into a width that the context does not allow.
+        unsafe { (&raw const (*$context).$($field)+).read_volatile() }
+    };
+}
+
+/// Refuses a look-up for a protected port without a live grant.
+#[sk_lookup]
+pub fn lock(context: SkLookupContext) -> u32 {
+    let lookup: *const bpf_sk_lookup = context.lookup;
+    let port = field!(lookup, local_port) as u16;
+    let protocol = match field!(lookup, protocol) {
+        6 => TCP,
+        17 => UDP,
+        _ => return SK_PASS,
+    };
+    let source = remote(lookup);
+    let maps = Maps(|| own_traffic(lookup, source).then_some(Exemption::OwnTraffic));
+    let verdict = decide(&maps, protocol, port, source);
+    let Some(fate) = verdict.fate() else {
+        return SK_PASS;
+    };
+    count(Hook::Lock, fate);
+    if matches!(verdict, Verdict::NoGrant | Verdict::Expired) {
+        knock(Hook::Lock, fate, protocol, port, source);
+    }
+    if fate.passes() { SK_PASS } else { SK_DROP }
+}
+
+/// The host to itself: over the loopback device, or between its own addresses (there the look-up shows the address's
+/// interface). A stranger can claim an own IPv6 address; the cut, which sees the real interface, refuses that.
+#[inline(always)]
+fn own_traffic(lookup: *const bpf_sk_lookup, source: Address) -> bool {
+    field!(lookup, ingress_ifindex) == LOOPBACK || is_local(&source) || source == local(lookup)
+}
+
+#[inline(always)]
+fn remote(lookup: *const bpf_sk_lookup) -> Address {
+    if field!(lookup, family) == AF_INET {
+        return Address::v4(field!(lookup, remote_ip4).to_ne_bytes());
+    }
+    v6([
+        field!(lookup, remote_ip6[0]),
+        field!(lookup, remote_ip6[1]),
+        field!(lookup, remote_ip6[2]),
+        field!(lookup, remote_ip6[3]),
+    ])
+}
+
+#[inline(always)]
+fn local(lookup: *const bpf_sk_lookup) -> Address {
+    if field!(lookup, family) == AF_INET {
+        return Address::v4(field!(lookup, local_ip4).to_ne_bytes());
+    }
+    v6([
+        field!(lookup, local_ip6[0]),
+        field!(lookup, local_ip6[1]),
+        field!(lookup, local_ip6[2]),
+        field!(lookup, local_ip6[3]),
+    ])
+}
+
+/// The kernel keeps the four words in network byte order.
+#[inline(always)]
+fn v6(words: [u32; 4]) -> Address {
+    let [a, b, c, d] = words.map(u32::to_ne_bytes);
+    Address::v6([a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]])
+}

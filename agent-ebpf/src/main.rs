@@ -1,0 +1,22 @@
+//! Postern's kernel programs: the lock, the cut and the shed (DESIGN 3).
+//!
+//! Owns how each hook learns {protocol, port, source} of a packet, and what its verdict means there. It never decides:
+//! [`postern_core::verdict::decide`] does, for all of them.
+#![no_std]
+#![no_main]
+
+mod cut;
+mod lock;
+mod maps;
+mod shed;
+
+/// Some helpers (`bpf_probe_read_kernel`) are for programs that say GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // Nothing here panics; the verifier refuses the program if this loop can be reached.
+    loop {}
+}

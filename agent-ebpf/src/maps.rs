@@ -1,0 +1,165 @@
+//! The shared maps, and how the decision reads them.
+//!
+//! Owns every map definition and the kernel's [`Table`]. It never decides.
+
+use aya_ebpf::{
+    helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns},
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use postern_core::{
+    key::{Address, GrantKey, GrantValue, KnockEvent, Lengths, PROTECTED_WORDS, SlotUsage, V4, protected_bit},
+    verdict::{COUNTERS as COUNTER_COUNT, Exemption, Fate, Hook, Table, counter},
+};
+
+#[map]
+static PROTECTED: Array<u64> = Array::with_max_entries(PROTECTED_WORDS, 0);
+#[map]
+static LENGTHS: Array<Lengths> = Array::with_max_entries(1, 0);
+/// Preallocated, so that a grant never waits for memory; never LRU, so that a full table evicts nobody. The loader
+/// sets the size.
+#[map]
+static GRANTS: HashMap<GrantKey, GrantValue> = HashMap::with_max_entries(1024, 0);
+/// The host's own addresses.
+#[map]
+static LOCAL: HashMap<Address, u8> = HashMap::with_max_entries(4096, 0);
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
+/// The loader sets the size.
+#[map]
+static USAGE: PerCpuArray<SlotUsage> = PerCpuArray::with_max_entries(1024, 0);
+/// [`KnockEvent`]s. A full buffer loses knocks, never packets.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
+/// Per CPU: the present window and the knocks reported in it.
+#[map]
+static KNOCK_WINDOW: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
+
+/// A window is this power of two of jiffies: 0.13 s at 1000 Hz, 1.3 s at 100 Hz.
+const WINDOW_SHIFT: u32 = 7;
+/// Knocks reported in a window by each CPU. A flood costs a counter then, not an event.
+const KNOCKS_PER_WINDOW: u64 = 16;
+
+/// The decision's view of the maps. `exemption` is what only the hook can know.
+pub struct Maps<F>(pub F);
+
+impl<F: Fn() -> Option<Exemption>> Table for Maps<F> {
+    #[inline(always)]
+    fn is_protected(&self, protocol: u8, port: u16) -> bool {
+        is_protected(protocol, port)
+    }
+
+    #[inline(always)]
+    fn exemption(&self) -> Option<Exemption> {
+        (self.0)()
+    }
+
+    #[inline(always)]
+    fn lengths(&self, family: u8, word: u32) -> u64 {
+        let Some(lengths) = LENGTHS.get(0) else {
+            return 0;
+        };
+        if family == V4 { lengths.v4 } else { lengths.v6.get(word as usize).copied().unwrap_or(0) }
+    }
+
+    #[inline(always)]
+    fn grant(&self, key: &GrantKey) -> Option<GrantValue> {
+        let value = GRANTS.get_ptr(key)?;
+        // SAFETY: the look-up returned a pointer to a whole value, which stays mapped until the program ends.
+        // Volatile, one by one: another CPU may be writing, and the expiry has to be read before the tags.
+        unsafe {
+            let expires_boot_ns = (&raw const (*value).expires_boot_ns).read_volatile();
+            let slot = (&raw const (*value).slot).read_volatile();
+            let flags = (&raw const (*value).flags).read_volatile();
+            let tag_front = (&raw const (*value).tag_front).read_volatile();
+            let tag_back = (&raw const (*value).tag_back).read_volatile();
+            Some(GrantValue { tag_front, expires_boot_ns, slot, flags, tag_back })
+        }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: the helper takes nothing and cannot fail.
+        unsafe { bpf_ktime_get_boot_ns() }
+    }
+}
+
+/// Whether the port is closed unless granted.
+#[inline(always)]
+pub fn is_protected(protocol: u8, port: u16) -> bool {
+    let Some((word, bit)) = protected_bit(protocol, port) else {
+        return false;
+    };
+    PROTECTED.get(word).is_some_and(|bits| bits >> bit & 1 == 1)
+}
+
+/// Whether the host owns the address.
+#[inline(always)]
+pub fn is_local(address: &Address) -> bool {
+    LOCAL.get_ptr(address).is_some()
+}
+
+/// Counts a packet's fate.
+#[inline(always)]
+pub fn count(hook: Hook, fate: Fate) {
+    if let Some(cell) = COUNTERS.get_ptr_mut(counter(hook, fate)) {
+        // SAFETY: this CPU's own cell of a per-CPU map.
+        unsafe { *cell = (*cell).wrapping_add(1) };
+    }
+}
+
+/// Counts a granted packet of `bytes`, to the host or from it.
+#[inline(always)]
+pub fn used(slot: u32, now: u64, bytes: u64, inwards: bool) {
+    let Some(usage) = USAGE.get_ptr_mut(slot) else {
+        return;
+    };
+    // SAFETY: this CPU's own value of a per-CPU map.
+    let usage = unsafe { &mut *usage };
+    if inwards {
+        usage.packets_in = usage.packets_in.wrapping_add(1);
+        usage.bytes_in = usage.bytes_in.wrapping_add(bytes);
+    } else {
+        usage.packets_out = usage.packets_out.wrapping_add(1);
+        usage.bytes_out = usage.bytes_out.wrapping_add(bytes);
+    }
+    if usage.first_boot_ns == 0 {
+        usage.first_boot_ns = now;
+    }
+    usage.last_boot_ns = now;
+}
+
+/// Reports that somebody was turned away, unless this CPU has reported enough of late.
+#[inline(always)]
+pub fn knock(hook: Hook, fate: Fate, protocol: u8, port: u16, source: Address) {
+    if !within_rate() {
+        return;
+    }
+    let event = KnockEvent {
+        family: source.family,
+        protocol,
+        hook: hook as u8,
+        fate: fate as u8,
+        port: port.to_be_bytes(),
+        zero: [0; 2],
+        source: source.bytes(),
+    };
+    // A full buffer loses the knock; the counter has it.
+    let _ = EVENTS.output::<KnockEvent>(&event, 0);
+}
+
+#[inline(always)]
+fn within_rate() -> bool {
+    // SAFETY: the helper takes nothing and cannot fail.
+    let window = unsafe { bpf_jiffies64() } >> WINDOW_SHIFT;
+    let Some(state) = KNOCK_WINDOW.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's own value of a per-CPU map.
+    let state = unsafe { &mut *state };
+    if state[0] != window {
+        *state = [window, 0];
+    }
+    state[1] += 1;
+    state[1] <= KNOCKS_PER_WINDOW
+}

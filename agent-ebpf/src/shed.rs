@@ -1,0 +1,46 @@
+//! The shed: XDP on the uplinks.
+//!
+//! Owns saving work under a flood. It drops only what it is sure of and guarantees nothing (DESIGN 3).
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use postern_core::{
+    packet::{Bytes, parse_ethernet},
+    verdict::{Exemption, Fate, Hook, decide},
+};
+
+use crate::maps::{Maps, count, is_local, knock};
+
+/// Drops frames to a protected port of the host from a source without a live grant.
+#[xdp(frags)]
+pub fn shed(context: XdpContext) -> u32 {
+    let Ok(flow) = parse_ethernet(&Frame(&context)) else {
+        count(Hook::Shed, Fate::NotSure);
+        return xdp_action::XDP_PASS;
+    };
+    let maps = Maps(|| (!is_local(&flow.destination)).then_some(Exemption::NotLocal));
+    let verdict = decide(&maps, flow.protocol, flow.port, flow.source);
+    let Some(fate) = verdict.fate() else {
+        return xdp_action::XDP_PASS;
+    };
+    count(Hook::Shed, fate);
+    if fate.passes() {
+        return xdp_action::XDP_PASS;
+    }
+    knock(Hook::Shed, fate, flow.protocol, flow.port, flow.source);
+    xdp_action::XDP_DROP
+}
+
+/// The linear part of a frame: the one door to its bytes.
+struct Frame<'a>(&'a XdpContext);
+
+impl Bytes for Frame<'_> {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let start = self.0.data() + offset;
+        if start + N > self.0.data_end() {
+            return None;
+        }
+        // SAFETY: `start..start + N` lies within the frame, as the verifier sees from the comparison above.
+        Some(unsafe { (start as *const [u8; N]).read_unaligned() })
+    }
+}

@@ -1,0 +1,290 @@
+//! The eBPF object, loaded: programs, maps and what is written to them.
+//!
+//! Owns loading and every map access. It attaches nothing ([`super::links`] does).
+
+use std::{collections::BTreeSet, io, net::IpAddr, os::fd::AsFd as _};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
+    programs::{CgroupSkb, ProgramFd, SkLookup, Xdp},
+};
+use postern_core::{
+    key::{Address, GrantKey, GrantValue, Lengths, PROTECTED_WORDS, SlotUsage, protected_bit},
+    table::{Edit, Table, diff},
+    verdict::{Fate, Hook, counter},
+};
+
+use super::{btf::Offsets, error::EnforcerError, knocks::Knocks, shared::Shared, sys};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern-ebpf"));
+
+const ADVICE_LOAD: &str = "posternd needs root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON) and Linux 5.17 or newer with BTF; \
+                           what was pinned before stays in force";
+
+/// How big the maps are.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Most entries in `GRANTS`. Each costs about 120 bytes of kernel memory, taken at start.
+    pub grants: u32,
+    /// Usage slots. Each costs 48 bytes for every CPU.
+    pub slots: u32,
+}
+
+/// How the cut learns a socket's network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CookieSource {
+    /// `bpf_get_netns_cookie`, where the kernel allows it in `cgroup_skb`.
+    Helper,
+    /// The socket's memory, at offsets from the kernel's BTF.
+    KernelMemory,
+}
+
+/// The loaded programs and their maps.
+pub struct Programs {
+    ebpf: Ebpf,
+    cookie_source: CookieSource,
+    protected: Array<MapData, u64>,
+    /// `PROTECTED` as it was written last.
+    protected_words: Vec<u64>,
+    lengths: Array<MapData, Shared<Lengths>>,
+    grants: HashMap<MapData, Shared<GrantKey>, Shared<GrantValue>>,
+    local: HashMap<MapData, Shared<Address>, u8>,
+    local_now: BTreeSet<Address>,
+    counters: PerCpuArray<MapData, u64>,
+    usage: PerCpuArray<MapData, Shared<SlotUsage>>,
+    knocks: Option<Knocks>,
+}
+
+impl Programs {
+    /// Loads fresh programs and maps for the calling thread's network namespace and fills them with `table`.
+    ///
+    /// # Errors
+    /// What the kernel refused, in the verifier's words if it was the verifier.
+    pub fn load(sizes: Sizes, table: &Table) -> Result<Self, EnforcerError> {
+        let cookie = sys::netns_cookie()
+            .map_err(|e| EnforcerError::kernel("read the network namespace's cookie", &e, ADVICE_LOAD))?;
+        let mut programs = match load_object(sizes, cookie, None) {
+            Ok(ebpf) => Self::with(ebpf, CookieSource::Helper)?,
+            // Linux before 6.15 or so refuses the helper in cgroup_skb. Any other reason shows again at the second try.
+            Err(first) => {
+                let offsets = Offsets::of_running_kernel().map_err(|_| first)?;
+                Self::with(load_object(sizes, cookie, Some(offsets))?, CookieSource::KernelMemory)?
+            }
+        };
+        programs.apply(&diff(&Table::default(), table))?;
+        Ok(programs)
+    }
+
+    fn with(mut ebpf: Ebpf, cookie_source: CookieSource) -> Result<Self, EnforcerError> {
+        let ring: RingBuf<MapData> = map(&mut ebpf, "EVENTS")?;
+        Ok(Self {
+            cookie_source,
+            protected: map(&mut ebpf, "PROTECTED")?,
+            protected_words: vec![0; PROTECTED_WORDS as usize],
+            lengths: map(&mut ebpf, "LENGTHS")?,
+            grants: map(&mut ebpf, "GRANTS")?,
+            local: map(&mut ebpf, "LOCAL")?,
+            local_now: BTreeSet::new(),
+            counters: map(&mut ebpf, "COUNTERS")?,
+            usage: map(&mut ebpf, "USAGE")?,
+            knocks: Some(Knocks::new(ring)),
+            ebpf,
+        })
+    }
+
+    /// How the cut learns a socket's network namespace on this kernel.
+    #[must_use]
+    pub fn cookie_source(&self) -> CookieSource {
+        self.cookie_source
+    }
+
+    /// The reader of who was turned away; `None` once it was taken.
+    pub fn take_knocks(&mut self) -> Option<Knocks> {
+        self.knocks.take()
+    }
+
+    /// Carries out `edits` in order.
+    ///
+    /// # Errors
+    /// The index of the edit that failed. Those before it are in force.
+    pub fn apply(&mut self, edits: &[Edit]) -> Result<(), EnforcerError> {
+        for (index, edit) in edits.iter().enumerate() {
+            self.edit(edit).map_err(|error| refused(index, *edit, error))?;
+        }
+        Ok(())
+    }
+
+    fn edit(&mut self, edit: &Edit) -> Result<(), MapError> {
+        match *edit {
+            Edit::Protect(protocol, port) => self.set_protected(protocol, port, true),
+            Edit::Unprotect(protocol, port) => self.set_protected(protocol, port, false),
+            Edit::Lengths(lengths) => self.lengths.set(0, Shared(lengths), 0),
+            Edit::Remove(key) => absent_is_fine(self.grants.remove(&Shared(key))),
+            Edit::Put(key, entry) => {
+                let value = GrantValue::new(&key, entry.expires_boot_ns, entry.slot, 0);
+                self.grants.insert(Shared(key), Shared(value), 0)
+            }
+        }
+    }
+
+    fn set_protected(&mut self, protocol: u8, port: u16, closed: bool) -> Result<(), MapError> {
+        let Some((word, bit)) = protected_bit(protocol, port) else {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, "only TCP and UDP ports can be protected");
+            return Err(MapError::IoError(error));
+        };
+        let old = self.protected_words[word as usize];
+        let new = if closed { old | 1 << bit } else { old & !(1 << bit) };
+        self.protected.set(word, new, 0)?;
+        self.protected_words[word as usize] = new;
+        Ok(())
+    }
+
+    /// Makes `addresses` the set of the host's own addresses.
+    ///
+    /// # Errors
+    /// What the kernel refused; addresses before it in order are set.
+    pub fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), EnforcerError> {
+        let wanted: BTreeSet<Address> = addresses.iter().map(|a| address(*a)).collect();
+        let failed =
+            |e: MapError| EnforcerError::kernel("note the host's addresses", &e, "the shed sheds less until then");
+        for gone in self.local_now.difference(&wanted).copied().collect::<Vec<_>>() {
+            absent_is_fine(self.local.remove(&Shared(gone))).map_err(failed)?;
+            self.local_now.remove(&gone);
+        }
+        for new in wanted {
+            if !self.local_now.contains(&new) {
+                self.local.insert(Shared(new), 1, 0).map_err(failed)?;
+                self.local_now.insert(new);
+            }
+        }
+        Ok(())
+    }
+
+    /// What was counted under `slot` since it was reset, over all CPUs. An unknown slot has no use.
+    #[must_use]
+    pub fn usage(&self, slot: u32) -> SlotUsage {
+        let parts = self.usage.get(&slot, 0);
+        parts.map_or_else(|_| SlotUsage::default(), |p| p.iter().fold(SlotUsage::default(), |sum, v| sum.merge(v.0)))
+    }
+
+    /// Empties `slot` for the next grant.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn reset_usage(&mut self, slot: u32) -> Result<(), EnforcerError> {
+        let failed = |e: &dyn std::error::Error| {
+            EnforcerError::kernel(format!("reset usage slot {slot}"), e, "the slot counts on from its last grant")
+        };
+        let cpus = aya::util::nr_cpus().map_err(|(_, e)| failed(&e))?;
+        let zeros = PerCpuValues::try_from(vec![Shared(SlotUsage::default()); cpus]).map_err(|e| failed(&e))?;
+        self.usage.set(slot, zeros, 0).map_err(|e| failed(&e))
+    }
+
+    /// Every counter, over all CPUs, also those at 0.
+    #[must_use]
+    pub fn counters(&self) -> Vec<(Hook, Fate, u64)> {
+        let read = |hook, fate| {
+            let parts = self.counters.get(&counter(hook, fate), 0);
+            parts.map_or(0, |p| p.iter().fold(0u64, |sum, n| sum.wrapping_add(*n)))
+        };
+        let pairs = Hook::ALL.iter().flat_map(|&hook| Fate::ALL.iter().map(move |&fate| (hook, fate)));
+        pairs.map(|(hook, fate)| (hook, fate, read(hook, fate))).collect()
+    }
+
+    /// The descriptor of a hook's program.
+    ///
+    /// # Errors
+    /// The program is not loaded, which [`Self::load`] rules out.
+    pub(super) fn fd(&self, hook: Hook) -> Result<&ProgramFd, EnforcerError> {
+        let name = program_name(hook);
+        let program = self.ebpf.program(name).ok_or_else(|| missing(name))?;
+        program.fd().map_err(|e| EnforcerError::kernel(format!("use program {name}"), &e, ADVICE_LOAD))
+    }
+
+    /// The kernel's number of a hook's program.
+    pub(super) fn id(&self, hook: Hook) -> Option<u32> {
+        self.ebpf.program(program_name(hook))?.info().ok().map(|info| info.id())
+    }
+
+    /// Runs a hook's program once on `packet` and `context` (`BPF_PROG_TEST_RUN`) and says what it returned.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn test_run(&self, hook: Hook, packet: &[u8], context: &[u8]) -> Result<u32, EnforcerError> {
+        let result = sys::test_run(self.fd(hook)?.as_fd(), packet, context);
+        result.map_err(|e| EnforcerError::kernel(format!("run {}", hook.code()), &e, "see the kernel's message"))
+    }
+}
+
+fn load_object(sizes: Sizes, cookie: u64, offsets: Option<Offsets>) -> Result<Ebpf, EnforcerError> {
+    let by_helper = u64::from(offsets.is_none());
+    let offsets = offsets.unwrap_or_default();
+    let mut ebpf = EbpfLoader::new()
+        .map_max_entries("GRANTS", sizes.grants.max(1))
+        .map_max_entries("USAGE", sizes.slots.max(1))
+        .override_global("NETNS_COOKIE", &cookie, true)
+        .override_global("COOKIE_BY_HELPER", &by_helper, true)
+        .override_global("SKC_NET_OFFSET", &offsets.skc_net, true)
+        .override_global("NET_COOKIE_OFFSET", &offsets.net_cookie, true)
+        .load(OBJECT)
+        .map_err(|e| EnforcerError::kernel("create the kernel's maps", &e, ADVICE_LOAD))?;
+    for &hook in Hook::ALL {
+        let name = program_name(hook);
+        let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+        let loaded = match hook {
+            Hook::Lock => <&mut SkLookup>::try_from(program).and_then(|p| p.load()),
+            Hook::CutIngress | Hook::CutEgress => <&mut CgroupSkb>::try_from(program).and_then(|p| p.load()),
+            Hook::Shed => <&mut Xdp>::try_from(program).and_then(|p| p.load()),
+        };
+        loaded.map_err(|e| EnforcerError::kernel(format!("load the program {name}"), &e, ADVICE_LOAD))?;
+    }
+    Ok(ebpf)
+}
+
+const fn program_name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Lock => "lock",
+        Hook::CutIngress => "cut_ingress",
+        Hook::CutEgress => "cut_egress",
+        Hook::Shed => "shed",
+    }
+}
+
+fn missing(name: &str) -> EnforcerError {
+    let cause = io::Error::other("the embedded object does not hold it");
+    EnforcerError::kernel(format!("find {name}"), &cause, "build the object again: cargo xtask build-ebpf")
+}
+
+fn map<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M, EnforcerError> {
+    let map = ebpf.take_map(name).ok_or_else(|| missing(name))?;
+    M::try_from(map).map_err(|e| EnforcerError::kernel(format!("use map {name}"), &e, ADVICE_LOAD))
+}
+
+fn refused(index: usize, edit: Edit, error: MapError) -> EnforcerError {
+    let source = match error {
+        MapError::SyscallError(e) => e.io_error,
+        MapError::IoError(e) => e,
+        other => io::Error::other(other),
+    };
+    // E2BIG is a full preallocated hash map's answer, ENOSPC and ENOMEM are those of others.
+    match source.raw_os_error() {
+        Some(libc::E2BIG | libc::ENOSPC | libc::ENOMEM) => EnforcerError::TableFull { index },
+        _ => EnforcerError::Edit { index, edit, source },
+    }
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(ip) => Address::v4(ip.octets()),
+        IpAddr::V6(ip) => Address::v6(ip.octets()),
+    }
+}

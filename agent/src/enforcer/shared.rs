@@ -1,0 +1,28 @@
+//! The shared types as aya's maps want them.
+//!
+//! Owns the promise that they are plain bytes. It never touches a map.
+#![allow(unsafe_code)]
+
+use postern_core::key::{Address, GrantKey, GrantValue, KnockEvent, Lengths, SlotUsage};
+
+/// One of the types of [`postern_core::key`], byte for byte.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Shared<T>(pub T);
+
+macro_rules! plain {
+    ($($type:ty),*) => { $(
+        // SAFETY: `repr(C)` without padding (a test in postern-core holds that), made of integers alone.
+        unsafe impl aya::Pod for Shared<$type> {}
+    )* };
+}
+
+plain!(Address, GrantKey, GrantValue, Lengths, SlotUsage);
+
+/// The event in a ring-buffer entry; `None` if it has another size.
+#[must_use]
+pub fn knock_event(bytes: &[u8]) -> Option<KnockEvent> {
+    let bytes: &[u8; size_of::<KnockEvent>()] = bytes.try_into().ok()?;
+    // SAFETY: the size fits, every bit pattern is valid, and the read is unaligned.
+    Some(unsafe { bytes.as_ptr().cast::<KnockEvent>().read_unaligned() })
+}

@@ -1,0 +1,188 @@
+//! The sheds: one XDP link for each uplink.
+//!
+//! Owns the fall-back native → generic → off and its reasons. Which interfaces get one is not decided here.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use super::{
+    links::{Attachment, LayerState, Link},
+    place::PinDir,
+    sys::{self, Place},
+};
+
+// XDP_FLAGS_…, include/uapi/linux/if_link.h
+const GENERIC: u32 = 1 << 1;
+const NATIVE: u32 = 1 << 2;
+
+/// How a shed is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShedMode {
+    /// In the driver.
+    Native,
+    /// Before the stack, after the driver has made an skb: works everywhere, saves less.
+    Generic,
+    /// Not attached; lock and cut hold without it.
+    Off,
+}
+
+impl ShedMode {
+    /// A stable name.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Off => "off",
+        }
+    }
+
+    const fn flags(self) -> u32 {
+        match self {
+            Self::Native => NATIVE,
+            Self::Generic | Self::Off => GENERIC,
+        }
+    }
+}
+
+/// What became of one interface's shed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShedStatus {
+    /// The interface's index.
+    pub ifindex: u32,
+    /// Its name when the shed was attached; empty for one adopted from an earlier run.
+    pub name: String,
+    /// The mode.
+    pub mode: ShedMode,
+    /// Why not a better one; empty for native.
+    pub reason: String,
+    /// What the kernel says about it; `None` when off.
+    pub state: Option<LayerState>,
+}
+
+struct Shed {
+    link: Link,
+    status: ShedStatus,
+}
+
+/// All sheds of this host.
+#[derive(Default)]
+pub struct Sheds {
+    by_index: BTreeMap<u32, Shed>,
+}
+
+impl Sheds {
+    /// Takes over what is pinned: gives each the new program, for the old one looks at maps that nobody writes any more. Pins
+    /// of devices that are gone are removed.
+    pub fn adopt(pins: &PinDir, program: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut sheds = Self::default();
+        for name in pins.names()? {
+            let Some((ifindex, mode)) = parse_pin(&name) else {
+                continue;
+            };
+            match pins.pinned(&name)? {
+                Some(fd) if sys::link_info(fd.as_fd()).is_ok_and(|i| i.place == Place::Device(ifindex.into())) => {}
+                _ => {
+                    pins.unpin(&name)?;
+                    continue;
+                }
+            }
+            let link = Link::hold(pins, attachment(&name, ifindex, mode), program)?;
+            let reason = if mode == ShedMode::Native { String::new() } else { "as in the run before".to_owned() };
+            let status = ShedStatus { ifindex, name: String::new(), mode, reason, state: None };
+            sheds.by_index.insert(ifindex, Shed { link, status });
+        }
+        Ok(sheds)
+    }
+
+    /// Attaches a shed to the interface, or says why there is none. Doing it again changes nothing.
+    pub fn attach(&mut self, pins: &PinDir, program: BorrowedFd<'_>, ifindex: u32, name: &str) -> ShedStatus {
+        if let Some(shed) = self.by_index.get_mut(&ifindex) {
+            let pin = pin_name(ifindex, shed.status.mode);
+            if shed.link.is_at(Place::Device(ifindex.into())) {
+                name.clone_into(&mut shed.status.name);
+                let healed = shed.link.heal(pins, attachment(&pin, ifindex, shed.status.mode), program);
+                if healed.is_ok() {
+                    return shed.status.clone();
+                }
+            }
+            self.detach(pins, ifindex);
+        }
+        let mut reason = String::new();
+        for mode in [ShedMode::Native, ShedMode::Generic] {
+            let pin = pin_name(ifindex, mode);
+            match Link::hold(pins, attachment(&pin, ifindex, mode), program) {
+                Ok(link) => {
+                    let status = ShedStatus { ifindex, name: name.to_owned(), mode, reason, state: None };
+                    self.by_index.insert(ifindex, Shed { link, status: status.clone() });
+                    return status;
+                }
+                Err(error) => add_reason(&mut reason, mode, &error),
+            }
+        }
+        ShedStatus { ifindex, name: name.to_owned(), mode: ShedMode::Off, reason, state: None }
+    }
+
+    /// Takes the interface's shed away.
+    pub fn detach(&mut self, pins: &PinDir, ifindex: u32) {
+        self.by_index.remove(&ifindex);
+        for mode in [ShedMode::Native, ShedMode::Generic] {
+            // A pin that cannot be removed shows in the next status.
+            let _ = pins.unpin(&pin_name(ifindex, mode));
+        }
+    }
+
+    /// All that are attached, as the kernel sees them now.
+    pub fn status(&self, pins: &PinDir, program: Option<u32>) -> Vec<ShedStatus> {
+        let state = |ifindex: u32, shed: &Shed| {
+            let pin = pin_name(ifindex, shed.status.mode);
+            shed.link.state(pins, attachment(&pin, ifindex, shed.status.mode), program)
+        };
+        let statuses = self.by_index.iter();
+        statuses.map(|(&i, shed)| ShedStatus { state: Some(state(i, shed)), ..shed.status.clone() }).collect()
+    }
+}
+
+fn add_reason(reason: &mut String, mode: ShedMode, error: &io::Error) {
+    let words = match error.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => "another XDP program is attached there and is left alone".to_owned(),
+        Some(libc::EOPNOTSUPP) => "the driver does not know XDP".to_owned(),
+        _ => error.to_string(),
+    };
+    if !reason.is_empty() {
+        reason.push_str("; ");
+    }
+    reason.push_str(&format!("{}: {words}", mode.code()));
+}
+
+fn attachment(pin: &str, ifindex: u32, mode: ShedMode) -> Attachment<'_> {
+    let place = Place::Device(ifindex.into());
+    Attachment { pin, place, target: ifindex, attach_type: sys::ATTACH_XDP, flags: mode.flags() }
+}
+
+fn pin_name(ifindex: u32, mode: ShedMode) -> String {
+    format!("shed-{ifindex}-{}", mode.code())
+}
+
+fn parse_pin(name: &str) -> Option<(u32, ShedMode)> {
+    let (ifindex, mode) = name.strip_prefix("shed-")?.split_once('-')?;
+    let modes = [ShedMode::Native, ShedMode::Generic];
+    Some((ifindex.parse().ok()?, modes.into_iter().find(|m| m.code() == mode)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pin_names_come_back() {
+        for mode in [ShedMode::Native, ShedMode::Generic] {
+            assert_eq!(parse_pin(&pin_name(7, mode)), Some((7, mode)));
+        }
+        assert_eq!(parse_pin("shed-7-off"), None);
+        assert_eq!(parse_pin("lock"), None);
+    }
+}

@@ -1,0 +1,290 @@
+//! System calls that neither std nor aya offers.
+//!
+//! Owns the agent's unsafe code, together with [`super::shared`]. It knows nothing of Postern.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CString, c_int, c_long},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+// enum bpf_cmd, include/uapi/linux/bpf.h
+const BPF_OBJ_PIN: c_int = 6;
+const BPF_OBJ_GET: c_int = 7;
+const BPF_PROG_TEST_RUN: c_int = 10;
+const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
+const BPF_LINK_CREATE: c_int = 28;
+const BPF_LINK_UPDATE: c_int = 29;
+
+// enum bpf_attach_type
+/// `BPF_CGROUP_INET_INGRESS`.
+pub const ATTACH_INGRESS: u32 = 0;
+/// `BPF_CGROUP_INET_EGRESS`.
+pub const ATTACH_EGRESS: u32 = 1;
+/// `BPF_SK_LOOKUP`.
+pub const ATTACH_LOOKUP: u32 = 36;
+/// `BPF_XDP`.
+pub const ATTACH_XDP: u32 = 37;
+
+// enum bpf_link_type
+const LINK_CGROUP: u32 = 3;
+const LINK_NETNS: u32 = 5;
+const LINK_XDP: u32 = 6;
+
+/// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// `SO_NETNS_COOKIE`, since Linux 5.14.
+const SO_NETNS_COOKIE: c_int = 71;
+
+#[repr(C)]
+#[derive(Default)]
+struct PinAttr {
+    pathname: u64,
+    fd: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreateAttr {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdateAttr {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct TestRunAttr {
+    program: u32,
+    result: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_size_in: u32,
+    context_size_out: u32,
+    context_in: u64,
+    context_out: u64,
+}
+
+/// What the kernel says about a link (`struct bpf_link_info`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// The program that runs now.
+    pub program: u32,
+    /// Where; its number is 0 once the kernel has detached the link.
+    pub place: Place,
+}
+
+/// Where a link is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A network namespace, by inode number.
+    Namespace(u64),
+    /// A cgroup, by its id, and the attach type there.
+    Cgroup(u64, u32),
+    /// A network device, by index.
+    Device(u64),
+    /// None of ours.
+    Other,
+}
+
+fn bpf<T>(command: c_int, attr: &mut T) -> io::Result<c_int> {
+    // SAFETY: `attr` is the leading part of `union bpf_attr` for `command`, and its size goes along with it.
+    let result: c_long = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as c_int) }
+}
+
+fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has just given us this descriptor, and nothing else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+fn raw(fd: impl AsFd) -> u32 {
+    fd.as_fd().as_raw_fd() as u32
+}
+
+/// Pins an object at `path`.
+///
+/// # Errors
+/// Those of `BPF_OBJ_PIN`.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = PinAttr { pathname: path.as_ptr() as u64, fd: raw(object), flags: 0 };
+    bpf(BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens the object pinned at `path`.
+///
+/// # Errors
+/// Those of `BPF_OBJ_GET`.
+pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = PinAttr { pathname: path.as_ptr() as u64, ..PinAttr::default() };
+    bpf(BPF_OBJ_GET, &mut attr).map(owned)
+}
+
+/// Attaches `program` to a descriptor's object or to a device's index. Minimum kernel 5.9 (XDP links).
+///
+/// # Errors
+/// Those of `BPF_LINK_CREATE`.
+pub fn create_link(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreateAttr { program: raw(program), target, attach_type, flags };
+    bpf(BPF_LINK_CREATE, &mut attr).map(owned)
+}
+
+/// Replaces the program of a link in one step. Minimum kernel 5.7.
+///
+/// # Errors
+/// Those of `BPF_LINK_UPDATE`.
+pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdateAttr { link: raw(link), program: raw(program), ..LinkUpdateAttr::default() };
+    bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Asks the kernel about a link. Minimum kernel 5.8.
+///
+/// # Errors
+/// Those of `BPF_OBJ_GET_INFO_BY_FD`.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    let mut info = [0u32; 32];
+    let mut attr = InfoAttr { fd: raw(link), len: size_of_val(&info) as u32, info: info.as_mut_ptr() as u64 };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // type, id, prog_id, padding, then the union, which begins with a 64-bit number for cgroups.
+    let [kind, _, program, _, first, second, third, ..] = info;
+    let place = match kind {
+        LINK_NETNS => Place::Namespace(u64::from(first)),
+        LINK_XDP => Place::Device(u64::from(first)),
+        LINK_CGROUP => Place::Cgroup(u64_of(first, second), third),
+        _ => Place::Other,
+    };
+    Ok(LinkInfo { program, place })
+}
+
+/// Two neighbouring words as the kernel keeps a 64-bit number.
+fn u64_of(first: u32, second: u32) -> u64 {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&first.to_ne_bytes());
+    bytes[4..].copy_from_slice(&second.to_ne_bytes());
+    u64::from_ne_bytes(bytes)
+}
+
+/// Runs `program` once on `packet` and `context`, either of which may be empty, and returns what it returned.
+///
+/// # Errors
+/// Those of `BPF_PROG_TEST_RUN`.
+pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: &[u8]) -> io::Result<u32> {
+    let address = |bytes: &[u8]| {
+        if bytes.is_empty() { 0 } else { bytes.as_ptr() as u64 }
+    };
+    let mut attr = TestRunAttr {
+        program: raw(program),
+        data_size_in: packet.len() as u32,
+        data_in: address(packet),
+        // sk_lookup takes no count.
+        repeat: u32::from(!packet.is_empty()),
+        context_size_in: context.len() as u32,
+        context_in: address(context),
+        ..TestRunAttr::default()
+    };
+    bpf(BPF_PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.result)
+}
+
+/// The cookie of the calling thread's network namespace. Minimum kernel 5.14.
+///
+/// # Errors
+/// Those of `socket` and `getsockopt`.
+pub fn netns_cookie() -> io::Result<u64> {
+    // SAFETY: plain numbers.
+    let socket = owned(check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?);
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the option is a u64, and `len` says that there is room for one.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(cookie)
+}
+
+/// Whether `path` lies on a bpf file system.
+///
+/// # Errors
+/// Those of `statfs`.
+pub fn is_bpffs(path: &Path) -> io::Result<bool> {
+    let path = c_path(path)?;
+    // SAFETY: all zero bytes are a valid `statfs`.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a C string, and a `statfs` to fill.
+    check(unsafe { libc::statfs(path.as_ptr(), &raw mut stat) })?;
+    Ok(stat.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC)
+}
+
+/// Mounts a bpf file system at `path`, for root alone.
+///
+/// # Errors
+/// Those of `mount`.
+pub fn mount_bpffs(path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    // SAFETY: C strings all along.
+    let result =
+        unsafe { libc::mount(c"bpf".as_ptr(), path.as_ptr(), c"bpf".as_ptr(), 0, c"mode=0700".as_ptr().cast()) };
+    check(result).map(drop)
+}
+
+/// The root of cgroup v2 by a mount that nobody else sees. Minimum kernel 5.2.
+///
+/// # Errors
+/// Those of `fsopen`, `fsconfig` and `fsmount`.
+pub fn private_cgroup2() -> io::Result<OwnedFd> {
+    const FSCONFIG_CMD_CREATE: c_int = 6;
+    const FSOPEN_CLOEXEC: c_int = 1;
+    const FSMOUNT_CLOEXEC: c_int = 1;
+    // SAFETY: a C string and numbers.
+    let context = unsafe { libc::syscall(libc::SYS_fsopen, c"cgroup2".as_ptr(), FSOPEN_CLOEXEC) };
+    let context = owned(check(context as c_int)?);
+    let (none, fd) = (std::ptr::null::<libc::c_char>(), context.as_raw_fd());
+    // SAFETY: this command takes neither key nor value.
+    check(unsafe { libc::syscall(libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, none, none, 0) } as c_int)?;
+    // SAFETY: numbers.
+    check(unsafe { libc::syscall(libc::SYS_fsmount, fd, FSMOUNT_CLOEXEC, 0) } as c_int).map(owned)
+}
