@@ -6,3 +6,4 @@ pub mod clock;
 pub mod enforcer;
 pub mod engine;
 pub mod sessions;
+pub mod wire;

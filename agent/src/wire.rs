@@ -1,0 +1,151 @@
+//! The door between the wire and the domain.
+//!
+//! Owns every conversion between protobuf (or the JSON that people sign) and the domain's own types. Nothing behind it knows of
+//! protobuf, and nothing half-checked gets in. It never decides: a refusal here says that something is malformed.
+
+mod payload;
+mod strict_json;
+mod view;
+
+pub use payload::{access_request, read_request, revoke_request};
+pub use view::{explanation, grant, refusal, status, who_am_i};
+
+use postern_core::grant::{PortSpec, Source, checked_list};
+use postern_core::policy::DEFAULT_MAX_DURATION;
+use postern_core::refusal::{Reason, Refusal};
+use postern_core::time::Seconds;
+use postern_proto::v1;
+use uuid::Uuid;
+
+use crate::engine::{Query, SignedBytes};
+
+/// The most grants in one page of `ListGrants`.
+pub const MOST_PER_PAGE: usize = 1000;
+/// What a page holds when the caller names no size.
+pub const DEFAULT_PAGE: usize = 100;
+
+/// The longest justification, or reason of a revocation, in characters.
+pub(crate) const MOST_JUSTIFICATION: usize = 1000;
+/// The longest principal that root may name in `Explain`, in characters.
+const MOST_PRINCIPAL: usize = 255;
+/// The longest duration that makes sense anywhere, so that no sum overflows: a hundred years.
+pub(crate) const MOST_SECONDS: u64 = 100 * 366 * 24 * 3600;
+
+/// The signed message of a call that needs one.
+///
+/// # Errors
+/// [`Reason::EnvelopeMalformed`] when it is missing.
+pub fn signed(message: Option<v1::SignedMessage>) -> Result<SignedBytes, Refusal> {
+    let missing = || Refusal::new(Reason::EnvelopeMalformed, "the message is missing").at("message");
+    message.map(signed_bytes).ok_or_else(missing)
+}
+
+/// An envelope as it came.
+#[must_use]
+pub fn signed_bytes(message: v1::SignedMessage) -> SignedBytes {
+    let v1::SignedMessage { payload, payload_type, signatures } = message;
+    let text = |signature: v1::Signature| {
+        let v1::Signature { sshsig } = signature;
+        sshsig
+    };
+    SignedBytes { payload: payload.to_vec(), payload_type, signatures: signatures.into_iter().map(text).collect() }
+}
+
+/// A UUID in the one form that is accepted, so that one id has one spelling in every record.
+///
+/// # Errors
+/// [`Reason::PayloadMalformed`] at `field`.
+pub fn uuid(text: &str, field: &str) -> Result<Uuid, Refusal> {
+    let parsed = text.parse::<Uuid>().ok().filter(|id| id.to_string() == text);
+    parsed.ok_or_else(|| malformed(field, "it is not a UUID in lower case with hyphens"))
+}
+
+/// A page of `ListGrants`: how many, and before which record.
+///
+/// # Errors
+/// [`Reason::PayloadMalformed`] at the field.
+pub fn page(size: u32, token: &str) -> Result<(usize, Option<u64>), Refusal> {
+    let size = match usize::try_from(size).unwrap_or(usize::MAX) {
+        0 => DEFAULT_PAGE,
+        n if n <= MOST_PER_PAGE => n,
+        _ => return Err(malformed("page_size", format!("at most {MOST_PER_PAGE}"))),
+    };
+    if token.is_empty() {
+        return Ok((size, None));
+    }
+    let digits = token.bytes().all(|b| b.is_ascii_digit());
+    let before = token.parse().ok().filter(|_| digits);
+    before.map(|b| (size, Some(b))).ok_or_else(|| malformed("page_token", "it is none that this host gave"))
+}
+
+/// What `Explain` asks, apart from the signature. `caller` stands in where no source is named.
+///
+/// # Errors
+/// [`Reason::PayloadMalformed`] or [`Reason::SourceInvalid`] at the field.
+pub fn query(request: v1::ExplainRequest, caller: Option<std::net::IpAddr>) -> Result<Query, Refusal> {
+    let v1::ExplainRequest { read: _, ports, source, duration, justification, principal } = request;
+    let sources = match (source.is_empty(), caller) {
+        (false, _) => sources(&source)?,
+        (true, Some(address)) => sources(&[ipnet::IpNet::from(address).to_string()])?,
+        (true, None) => {
+            let detail = "this call comes from no address that could be granted, so name a source";
+            return Err(Refusal::new(Reason::SourceInvalid, detail).at("source"));
+        }
+    };
+    Ok(Query {
+        principal: text(principal, "principal", MOST_PRINCIPAL)?,
+        ports: self::ports(&ports)?,
+        sources,
+        duration: duration.filter(|d| (d.seconds, d.nanos) != (0, 0)).map(whole_seconds).transpose()?,
+        justification: text(justification, "justification", MOST_JUSTIFICATION)?,
+    })
+}
+
+/// "22/tcp", … : all well-formed, no repeats.
+pub(crate) fn ports(items: &[String]) -> Result<Vec<PortSpec>, Refusal> {
+    let parsed = items.iter().enumerate().map(|(i, item)| {
+        let item = text(item.clone(), &format!("ports[{i}]"), 16)?;
+        item.parse().map_err(|why: String| malformed(&format!("ports[{i}]"), why))
+    });
+    checked_list(parsed.collect::<Result<_, _>>()?, "ports")
+}
+
+/// "192.0.2.7/32", … : all well-formed, no repeats.
+pub(crate) fn sources(items: &[String]) -> Result<Vec<Source>, Refusal> {
+    let parsed = items.iter().enumerate().map(|(i, item)| {
+        let field = format!("source[{i}]");
+        let item = text(item.clone(), &field, 64)?;
+        item.parse().map_err(|why: String| Refusal::new(Reason::SourceInvalid, why).at(field))
+    });
+    checked_list(parsed.collect::<Result<_, _>>()?, "source")
+}
+
+/// A duration of whole seconds, more than none.
+pub(crate) fn whole_seconds(duration: pbjson_types::Duration) -> Result<Seconds, Refusal> {
+    let pbjson_types::Duration { seconds, nanos } = duration;
+    let seconds = u64::try_from(seconds).ok().filter(|s| (1..=MOST_SECONDS).contains(s) && nanos == 0);
+    let wrong =
+        || malformed("duration", format!("it has to be whole seconds, for example {}s", DEFAULT_MAX_DURATION.0));
+    seconds.map(Seconds).ok_or_else(wrong)
+}
+
+/// Text of at most `most` characters that can be put on one line of a log or a terminal as it is.
+pub(crate) fn text(value: String, field: &str, most: usize) -> Result<String, Refusal> {
+    if value.chars().count() > most {
+        return Err(malformed(field, format!("it is longer than {most} characters")));
+    }
+    if value.chars().any(deceives) {
+        return Err(malformed(field, "it contains control characters"));
+    }
+    Ok(value)
+}
+
+/// Characters that could end a line, drive a terminal or turn the reading order of a log around.
+fn deceives(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+pub(crate) fn malformed(field: &str, why: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Reason::PayloadMalformed, why).at(field)
+}
