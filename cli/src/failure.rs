@@ -94,6 +94,18 @@ impl Failure {
         self
     }
 
+    /// Names the key that signed, where the host's complaint is about the key.
+    #[must_use]
+    pub fn signed_with(mut self, key: &str) -> Self {
+        const ABOUT_KEYS: [&str; 5] =
+            ["ALGORITHM_NOT_ALLOWED", "CERTIFICATE_INVALID", "KEY_", "NOT_PERMITTED", "ROLE_NOT_"];
+        let reason = self.reason.as_deref().unwrap_or_default();
+        if ABOUT_KEYS.iter().any(|prefix| reason.starts_with(prefix)) {
+            self.message = format!("{}; signed with {key}", self.message);
+        }
+        self
+    }
+
     /// Turns a gRPC status into a failure. `host` is the address as typed, for the advice.
     #[must_use]
     pub fn from_status(status: &tonic::Status, host: &str) -> Self {
@@ -195,6 +207,9 @@ mod tests {
         assert!(human.contains("[DURATION_TOO_LONG, rule port[0].max_duration]"), "{human}");
         assert!(human.contains("next: "), "{human}");
         assert_eq!(failure.to_json()["error"]["exitCode"], 1);
+        assert!(!failure.signed_with("id_rsa").message.contains("id_rsa"), "the key does not matter here");
+        let failure = Failure::from_status(&status("KEY_UNKNOWN", ""), "vm1:7322").signed_with("id_rsa");
+        assert!(failure.message.ends_with("signed with id_rsa"), "{failure}");
     }
 
     #[test]

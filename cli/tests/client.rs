@@ -187,6 +187,17 @@ fn my_ip_is_what_each_family_is_seen_as_and_one_silent_address_is_told() {
 }
 
 #[test]
+fn an_address_that_accepts_and_never_answers_does_not_hold_up_the_others() {
+    let answering = Serving::tls(Peer::seeing("192.0.2.7"), &TlsKey::new(), "127.0.0.1", 0);
+    // The kernel completes the TCP handshake; nobody ever speaks.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addresses = [mute.local_addr().unwrap(), answering.address];
+    let session = open(&addresses, Reach::All).expect("a session");
+    assert!(session.silent[0].ends_with("no answer in time"), "{:?}", session.silent);
+    assert!(open(&addresses, Reach::Any).is_ok());
+}
+
+#[test]
 fn a_name_that_leads_to_two_hosts_is_refused() {
     let key = TlsKey::new();
     let one = Serving::tls(Peer::seeing("192.0.2.7"), &key, "127.0.0.1", 0);

@@ -2,7 +2,7 @@
 
 use postern_proto::v1::ExplainRequest;
 
-use super::{Env, lifetime, reach, sources, unique};
+use super::{Env, lifetime, reach, signed_by, sources, unique};
 use crate::{
     advice::{self, Advice},
     args::Explain,
@@ -39,7 +39,8 @@ pub(super) async fn run(env: &Env, args: Explain) -> Result<()> {
         justification: what.reason,
         principal,
     };
-    let answer = limited(session.access().explain(call), &session.address).await?;
+    let answer = limited(session.access().explain(call), &session.address).await;
+    let answer = answer.map_err(signed_by(signer.as_ref()))?;
     if env.console.json {
         return env.console.out_json(&answer);
     }

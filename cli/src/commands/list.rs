@@ -2,7 +2,7 @@
 
 use postern_proto::v1::{ListGrantsRequest, ListGrantsResponse};
 
-use super::Env;
+use super::{Env, signed_by};
 use crate::{
     args::List,
     failure::{Failure, Kind, Result},
@@ -23,7 +23,8 @@ pub(super) async fn run(env: &Env, args: List) -> Result<()> {
     for _ in 0..MOST_PAGES {
         let page_token = std::mem::take(&mut found.next_page_token);
         let call = ListGrantsRequest { read: read.clone(), include_ended: all, page_size: PAGE, page_token };
-        let page = limited(session.access().list_grants(call), &session.address).await?;
+        let page = limited(session.access().list_grants(call), &session.address).await;
+        let page = page.map_err(signed_by(signer.as_ref()))?;
         found.grants.extend(page.grants);
         found.next_page_token = page.next_page_token;
         if found.next_page_token.is_empty() {

@@ -108,6 +108,15 @@ impl Env {
     }
 }
 
+/// Names the key in a refusal that is about the key.
+fn signed_by(signer: Option<&Arc<Signer>>) -> impl Fn(Failure) -> Failure {
+    let key = signer.map(|signer| signer.label.clone());
+    move |failure| match &key {
+        Some(key) => failure.signed_with(key),
+        None => failure,
+    }
+}
+
 /// How far the session must reach for these sources.
 fn reach(from: &[From]) -> Reach {
     if from.is_empty() || from.contains(&From::MyIp) { Reach::All } else { Reach::Any }

@@ -2,7 +2,7 @@
 
 use postern_proto::v1::RequestAccessRequest;
 
-use super::{Env, reach, sources, wish};
+use super::{Env, reach, signed_by, sources, wish};
 use crate::{
     args::Request,
     failure::{Failure, Kind, Result},
@@ -30,7 +30,8 @@ pub(super) async fn run(env: &Env, args: Request) -> Result<()> {
     let message = env.seal(&mut session, &signer, Purpose::Request, build).await?;
     let call = RequestAccessRequest { message: Some(message) };
     let response = limited(session.access().request_access(call), &session.address).await;
-    let response = response.map_err(|failure| perhaps_open(failure, &session.address, &id))?;
+    let response =
+        response.map_err(signed_by(Some(&signer))).map_err(|failure| perhaps_open(failure, &session.address, &id))?;
     if env.console.json {
         return env.console.out_json(&response);
     }
@@ -50,7 +51,7 @@ fn tell(env: &Env, session: &Session, source: &[String], reach: Reach) {
     }
     if reach == Reach::All {
         for silent in &session.silent {
-            env.console.note(format!("  not open for what you use to reach {}", text::clean(silent)));
+            env.console.note(format!("  not included: the address you use towards {}", text::clean(silent)));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use postern_proto::v1::RevokeAccessRequest;
 
-use super::Env;
+use super::{Env, signed_by};
 use crate::{
     args::Revoke,
     failure::{Failure, Kind, Result},
@@ -18,7 +18,8 @@ pub(super) async fn run(env: &Env, args: Revoke) -> Result<()> {
     let build = |binding| payload::to_json(&payload::revoke_request(grant_id.to_string(), reason, binding));
     let message = env.seal(&mut session, &signer, Purpose::Revoke, build).await?;
     let call = RevokeAccessRequest { message: Some(message) };
-    let response = limited(session.access().revoke_access(call), &session.address).await?;
+    let response = limited(session.access().revoke_access(call), &session.address).await;
+    let response = response.map_err(signed_by(Some(&signer)))?;
     if env.console.json {
         return env.console.out_json(&response);
     }

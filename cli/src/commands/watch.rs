@@ -13,7 +13,7 @@ use postern_proto::v1::{GetGrantRequest, Grant, WatchGrantsRequest, WatchGrantsR
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::Streaming;
 
-use super::Env;
+use super::{Env, signed_by};
 use crate::{
     args::Watch,
     failure::{Failure, Kind, Result},
@@ -37,7 +37,8 @@ pub(super) async fn run(env: &Env, args: Watch) -> Result<()> {
     let mut screen = Screen { title: plan.target.to_string(), live, drawn: 0, grants: BTreeMap::new() };
     let mut away: Option<Instant> = None;
     loop {
-        let failure = match watch_once(env, &plan, signer.as_ref(), only.as_deref(), &mut screen, &mut away).await {
+        let watched = watch_once(env, &plan, signer.as_ref(), only.as_deref(), &mut screen, &mut away).await;
+        let failure = match watched.map_err(signed_by(signer.as_ref())) {
             Ok(()) => return screen.close(),
             Err(failure) if failure.kind != Kind::Unreachable => return Err(failure),
             Err(failure) => failure,

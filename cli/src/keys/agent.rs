@@ -6,6 +6,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::PathBuf,
+    time::Duration,
 };
 
 use super::wire::{algorithm, put_string, take_string, take_u32};
@@ -18,6 +19,9 @@ const SIGN_RESPONSE: u8 = 14;
 const RSA_SHA2_512: u32 = 4;
 /// The most that OpenSSH's own agent sends.
 const LONGEST_ANSWER: u32 = 256 * 1024;
+
+/// How long an agent may take to list its keys; a forwarded one may be gone without notice. Signing has no limit.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
 
 /// One key that an agent holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +56,7 @@ impl Agent {
     /// # Errors
     /// When it does not answer, or not as an agent does.
     pub fn keys(&self) -> io::Result<Vec<AgentKey>> {
-        let answer = self.call(&[REQUEST_IDENTITIES])?;
+        let answer = self.call(&[REQUEST_IDENTITIES], Some(LIST_LIMIT))?;
         parse_keys(&answer).ok_or_else(|| io::Error::other("the agent's list of keys is not readable"))
     }
 
@@ -66,7 +70,7 @@ impl Agent {
         put_string(&mut request, blob);
         put_string(&mut request, data);
         request.extend_from_slice(&(if rsa { RSA_SHA2_512 } else { 0 }).to_be_bytes());
-        let answer = self.call(&request)?;
+        let answer = self.call(&request, None)?;
         let signature = match answer.split_first() {
             Some((&SIGN_RESPONSE, mut rest)) => take_string(&mut rest).map(<[u8]>::to_vec),
             _ => return Err(io::Error::other("the agent refused to sign")),
@@ -78,8 +82,9 @@ impl Agent {
         Ok(signature)
     }
 
-    fn call(&self, request: &[u8]) -> io::Result<Vec<u8>> {
+    fn call(&self, request: &[u8], limit: Option<Duration>) -> io::Result<Vec<u8>> {
         let mut stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(limit)?;
         let mut framed = Vec::with_capacity(request.len() + 4);
         put_string(&mut framed, request);
         stream.write_all(&framed)?;

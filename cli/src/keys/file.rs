@@ -11,7 +11,7 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ssh_key::{Certificate, PrivateKey, PublicKey};
 
-use super::wire::algorithm;
+use super::wire::{self, algorithm};
 use crate::failure::{Failure, Kind, Result};
 
 /// A public key or certificate from a `.pub` file.
@@ -28,7 +28,7 @@ pub struct PublicFile {
 pub struct KeyFiles {
     /// Where the private half would be.
     pub private: PathBuf,
-    /// The private half, if it is there and in OpenSSH's format (encrypted or not).
+    /// The private half (encrypted or not), if it is there and of a kind that we sign with ourselves.
     pub key: Option<PrivateKey>,
     /// Whether a private half is there in any format.
     pub private_exists: bool,
@@ -74,15 +74,18 @@ impl KeyFiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(Failure::new(Kind::Key, format!("cannot read {}: {error}", private.display()))),
         };
-        let key = match content.as_deref() {
-            Some(text) if text.contains("BEGIN OPENSSH PRIVATE KEY") => Some(parse_private(&private, text)?),
+        let own = match content.as_deref() {
             Some(text) if !text.contains("PRIVATE KEY-----") => {
                 return Err(Failure::new(Kind::Key, format!("{} is not a private key", private.display())));
             }
+            // The private file itself says which key it is; a stale .pub beside it must not.
+            Some(text) => wire::public_of_private(text),
+            None => None,
+        };
+        let key = match (&own, content.as_deref()) {
+            (Some(own), Some(text)) if wire::signs_here(own) => Some(parse_private(&private, text)?),
             _ => None,
         };
-        // The private file itself says which key it is; a stale .pub beside it must not.
-        let own = key.as_ref().and_then(|key| key.public_key().to_bytes().ok());
         let public = match (own, public) {
             (Some(own), Some(public)) if public.key_blob == own => Some(public),
             (Some(_), Some(_)) if for_keygen != private => {

@@ -1,5 +1,5 @@
-//! Real `ssh-keygen -Y sign`, for what we do not do ourselves: FIDO2 and RSA keys that are not in an agent, and key files
-//! in other formats than OpenSSH's.
+//! Real `ssh-keygen -Y sign`, for what we do not do ourselves: all but Ed25519 keys, when they are not in an agent, and
+//! key files in other formats than OpenSSH's.
 //!
 //! Owns running it. Its questions (passphrase, "touch your key") go to the terminal directly.
 

@@ -28,7 +28,7 @@ const DEFAULT_FILES: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
 /// A chosen key. Nothing has been asked of the person yet.
 #[derive(Debug)]
 pub struct Signer {
-    /// For people: where the key is.
+    /// For people: where the key is, and its fingerprint.
     pub label: String,
     backend: Backend,
 }
@@ -61,10 +61,11 @@ impl Signer {
         if let Some(signer) = Agent::of_environment().and_then(|agent| first_in(&agent, None).ok().flatten()) {
             return Ok(signer);
         }
-        let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-        let files = DEFAULT_FILES.map(|name| home.join(".ssh").join(name));
-        match files.iter().find(|path| path.exists()) {
-            Some(path) => Self::at(path),
+        let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        let directory = home.map(|home| home.join(".ssh"));
+        let mut files = directory.iter().flat_map(|directory| DEFAULT_FILES.map(|name| directory.join(name)));
+        match files.find(|path| path.exists()) {
+            Some(path) => Self::at(&path),
             None => Err(Failure::new(
                 Kind::Key,
                 "no key to sign with: no agent has one, and ~/.ssh has no id_ed25519, id_ecdsa or id_rsa",
@@ -95,13 +96,16 @@ impl Signer {
                 Failure::new(Kind::Key, format!("{}: {why}", path.display())).next("choose another --key")
             })?;
         }
-        let label = path.display().to_string();
+        let label = match &files.public {
+            Some(public) => format!("{} ({})", path.display(), wire::fingerprint(&public.key_blob)),
+            None => path.display().to_string(),
+        };
         let readable = files.key.as_ref().is_some_and(|key| !key.is_encrypted());
         if !readable && let Some(backend) = held_by_agent(&files) {
             return Ok(Self { label, backend });
         }
         let backend = match (files.key, files.public) {
-            (Some(key), Some(public)) if wire::signs_here(&public.blob) => {
+            (Some(key), Some(public)) => {
                 Backend::File { key: Mutex::new(Box::new(key)), path: files.private, shown: public.blob }
             }
             _ if files.private_exists => Backend::Keygen { path: files.for_keygen },

@@ -2,6 +2,8 @@
 //!
 //! Owns reading and writing length-prefixed strings and the checks on public keys. It never does cryptography.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+
 /// Appends `value` with its length before it.
 pub fn put_string(out: &mut Vec<u8>, value: &[u8]) {
     // Nothing that is signed or asked for comes near 4 GiB.
@@ -68,11 +70,26 @@ pub fn is_security_key(blob: &[u8]) -> bool {
     algorithm(blob).is_some_and(|algorithm| algorithm.starts_with("sk-"))
 }
 
-/// Whether we sign with such a key file ourselves. Not with security keys, which need their hardware; and not with RSA:
-/// ssh-key 0.6 reads the second prime of an RSA key wrongly, and the rsa crate behind it has an open timing advisory
-/// (RUSTSEC-2023-0071), while everybody with an RSA key has ssh-keygen.
+/// Whether we sign with such a key file ourselves: with Ed25519, which most people have. Not with the others, while
+/// everybody who has one has ssh-keygen: security keys need their hardware; ssh-key 0.6 reads the second prime of an RSA
+/// key wrongly, and the rsa crate behind it has an open timing advisory (RUSTSEC-2023-0071); and it refuses one ECDSA key
+/// in 256, whose secret number happens to be a byte shorter.
 pub fn signs_here(blob: &[u8]) -> bool {
-    !is_security_key(blob) && algorithm(blob).is_some_and(|algorithm| !algorithm.starts_with("ssh-rsa"))
+    algorithm(blob).is_some_and(|algorithm| algorithm.starts_with("ssh-ed25519"))
+}
+
+/// The public key in a private key file of OpenSSH's format, which is readable also when the rest is encrypted.
+pub fn public_of_private(pem: &str) -> Option<Vec<u8>> {
+    let body = pem.split_once("-----BEGIN OPENSSH PRIVATE KEY-----")?.1.split_once("-----END")?.0;
+    let bytes = BASE64_STANDARD.decode(body.split_whitespace().collect::<String>()).ok()?;
+    let mut rest = bytes.strip_prefix(b"openssh-key-v1\0")?;
+    for _cipher_kdf_and_its_options in 0..3 {
+        take_string(&mut rest)?;
+    }
+    if take_u32(&mut rest)? != 1 {
+        return None;
+    }
+    take_string(&mut rest).map(<[u8]>::to_vec)
 }
 
 /// A key's fingerprint as `ssh-keygen -l` prints it.
