@@ -3,6 +3,7 @@
 //! Owns all I/O, the clock and the kernel. What is decided is decided in `postern-core`.
 
 pub mod clock;
+pub mod config;
 pub mod enforcer;
 pub mod engine;
 pub mod sessions;
