@@ -6,5 +6,6 @@ pub mod clock;
 pub mod config;
 pub mod enforcer;
 pub mod engine;
+pub mod journal;
 pub mod sessions;
 pub mod wire;
