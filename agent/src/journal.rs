@@ -1,0 +1,259 @@
+//! The audit log, which is also the database.
+//!
+//! Owns one append-only file of JSON lines, each with the hash of the line before it, and its durability: what
+//! [`Journal::append`] returned `Ok` for survives a crash of the machine. It never decides and never forgets.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use postern_core::ledger::{Ledger, Record};
+use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+
+/// Name of the journal in the state directory.
+const FILE: &str = "journal.jsonl";
+/// What the first line names as its predecessor.
+const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Why a journal cannot be used. The text names the file and the line, and says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file cannot be opened, read or repaired.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line is not what was written.
+    #[error(
+        "{}: line {line} {reason}; the journal was changed or damaged. Nothing is open. Keep the file as evidence, \
+         move it aside and start again: live grants are lost, and messages accepted in the last 15 minutes could be shown again",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: u64,
+        /// In what way.
+        reason: String,
+    },
+}
+
+/// One line: the record and the hash of the line before.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    #[serde(flatten)]
+    record: Record,
+    prev: String,
+}
+
+/// The open journal.
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    len: u64,
+    head: String,
+    /// Set when the disk failed in a way after which its contents are unknown: then nothing is accepted any more.
+    broken: bool,
+}
+
+/// What opening a journal found.
+pub struct Opened {
+    /// To append to.
+    pub journal: Journal,
+    /// The fold of all its records.
+    pub ledger: Ledger,
+    /// Bytes of a torn last line that were cut off; 0 usually.
+    pub torn: u64,
+}
+
+impl Journal {
+    /// Opens the journal in `dir`, or begins one; checks the chain from the first line to the last; cuts off a last line that
+    /// a crash tore (it was never acted upon).
+    ///
+    /// # Errors
+    /// [`JournalError`]: the disk fails, or a line is damaged.
+    pub fn open(dir: &Path) -> Result<Opened, JournalError> {
+        let path = dir.join(FILE);
+        let io = |source| JournalError::Io { path: path.clone(), source };
+        let options = OpenOptions::new().read(true).append(true).create(true).mode(0o600).clone();
+        let file = options.open(&path).map_err(io)?;
+        let read = read_chain(&file, &path)?;
+        if read.torn > 0 {
+            file.set_len(read.len).map_err(io)?;
+        }
+        file.sync_all().map_err(io)?;
+        File::open(dir).and_then(|d| d.sync_all()).map_err(io)?;
+        let journal = Self { path, file, len: read.len, head: read.head, broken: false };
+        Ok(Opened { journal, ledger: read.ledger, torn: read.torn })
+    }
+
+    /// Writes `records`, in one write and one sync. Either all are durable or none is there.
+    ///
+    /// # Errors
+    /// The disk's. After a failed sync the state of the disk is unknown, so every later call fails too, until a restart has
+    /// read the file again.
+    pub fn append(&mut self, records: &[Record]) -> io::Result<()> {
+        if self.broken {
+            return Err(io::Error::other("the journal failed before; restart posternd once the disk is well"));
+        }
+        let mut head = self.head.clone();
+        let mut bytes = Vec::new();
+        for record in records {
+            let start = bytes.len();
+            serde_json::to_writer(&mut bytes, &Line { record: record.clone(), prev: head })?;
+            head = hash(&bytes[start..]);
+            bytes.push(b'\n');
+        }
+        if let Err(error) = self.file.write_all(&bytes) {
+            // A part may be there; without it the file is as before.
+            self.broken = self.file.set_len(self.len).and_then(|()| self.file.sync_data()).is_err();
+            return Err(error);
+        }
+        if let Err(error) = self.file.sync_data() {
+            self.broken = true;
+            let _ = self.file.set_len(self.len);
+            return Err(error);
+        }
+        self.len += bytes.len() as u64;
+        self.head = head;
+        Ok(())
+    }
+
+    /// Hex SHA-256 of the last line.
+    #[must_use]
+    pub fn head(&self) -> &str {
+        &self.head
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+struct Chain {
+    ledger: Ledger,
+    head: String,
+    len: u64,
+    torn: u64,
+}
+
+/// Reads and checks every line.
+fn read_chain(file: &File, path: &Path) -> Result<Chain, JournalError> {
+    let io = |source| JournalError::Io { path: path.to_owned(), source };
+    let mut reader = BufReader::new(file);
+    reader.rewind().map_err(io)?;
+    let mut chain = Chain { ledger: Ledger::default(), head: GENESIS.to_owned(), len: 0, torn: 0 };
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line).map_err(io)? as u64;
+        if read == 0 {
+            break;
+        }
+        let Some(text) = line.strip_suffix(b"\n") else {
+            chain.torn = read;
+            break;
+        };
+        let record = check_line(text, number, &chain.head).map_err(|reason| JournalError::Damaged {
+            path: path.to_owned(),
+            line: number,
+            reason,
+        })?;
+        chain.ledger.apply(&record);
+        chain.head = hash(text);
+        chain.len += read;
+    }
+    Ok(chain)
+}
+
+fn check_line(text: &[u8], number: u64, head: &str) -> Result<Record, String> {
+    let line: Line = serde_json::from_slice(text).map_err(|e| format!("cannot be read ({e})"))?;
+    if line.prev != head {
+        return Err("does not continue the one before it".into());
+    }
+    if line.record.seq != number {
+        return Err(format!("carries the number {}", line.record.seq));
+    }
+    Ok(line.record)
+}
+
+fn hash(line: &[u8]) -> String {
+    digest(&SHA256, line).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+    use postern_core::ledger::Event;
+    use postern_core::time::BootNanos;
+    use uuid::Uuid;
+
+    fn record(seq: u64) -> Record {
+        let event = Event::Unverified { counts: [("KEY_UNKNOWN".to_owned(), seq)].into() };
+        Record { seq, time: Timestamp::UNIX_EPOCH, boot: BootNanos(seq), boot_id: Uuid::nil(), message: None, event }
+    }
+
+    fn filled(lines: u64) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path()).unwrap().journal;
+        journal.append(&(1..=lines).map(record).collect::<Vec<_>>()).unwrap();
+        dir
+    }
+
+    #[test]
+    fn what_was_appended_is_read_again() {
+        let dir = filled(3);
+        let mut opened = Journal::open(dir.path()).unwrap();
+        assert_eq!((opened.ledger.last_seq(), opened.torn), (3, 0));
+        opened.journal.append(&[record(4)]).unwrap();
+        let head = opened.journal.head().to_owned();
+        let again = Journal::open(dir.path()).unwrap();
+        assert_eq!((again.ledger.last_seq(), again.journal.head()), (4, &head[..]));
+    }
+
+    #[test]
+    fn a_torn_last_line_is_cut_off_wherever_it_was_torn() {
+        let dir = filled(2);
+        let path = dir.path().join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        let first = whole.iter().position(|b| *b == b'\n').unwrap() + 1;
+        for cut in first + 1..whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let opened = Journal::open(dir.path()).unwrap();
+            assert_eq!((opened.ledger.last_seq(), opened.torn), (1, (cut - first) as u64));
+            assert_eq!(std::fs::read(&path).unwrap(), &whole[..first]);
+        }
+    }
+
+    #[test]
+    fn any_changed_byte_before_the_last_line_is_found() {
+        let dir = filled(3);
+        let path = dir.path().join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        let last = whole[..whole.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
+        for at in 0..last {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            std::fs::write(&path, &changed).unwrap();
+            assert!(matches!(Journal::open(dir.path()), Err(JournalError::Damaged { .. })), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_journal_as_it_was() {
+        let dir = filled(1);
+        let mut journal = Journal::open(dir.path()).unwrap().journal;
+        journal.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        assert!(journal.append(&[record(2)]).is_err());
+        assert_eq!(Journal::open(dir.path()).unwrap().ledger.last_seq(), 1);
+    }
+}
