@@ -20,8 +20,8 @@ use crate::time::{BootNanos, Now};
 const MOST_ENDED: usize = 10_000;
 /// Message ids that are remembered at once. Each is forgotten when its message is stale.
 const MOST_SEEN: usize = 100_000;
-/// How far the wall clock may lie behind the newest record before it is not believed: a slewed clock never does.
-const WALL_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
+/// How many seconds the wall clock may lie behind the newest record before it is not believed: a slewed clock never does.
+const WALL_TOLERANCE: i64 = 5;
 
 /// How much the kernel's maps hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,10 +226,10 @@ impl Ledger {
         self.last_seq
     }
 
-    /// Whether the wall clock went back behind what is on record: then it is not to be believed.
+    /// The newest wall-clock moment on record.
     #[must_use]
-    pub fn is_wall_behind(&self, wall: Timestamp) -> bool {
-        wall.checked_add(WALL_TOLERANCE).unwrap_or(Timestamp::MAX) < self.wall_high
+    pub fn wall_high(&self) -> Timestamp {
+        self.wall_high
     }
 
     /// Whether a message with this id was decided before.
@@ -316,6 +316,12 @@ impl Ledger {
         };
         self.live().filter_map(|grant| Some((grant.id, cause(grant)?))).collect()
     }
+}
+
+/// Whether the wall clock lies behind `high`, the newest second on record: then it went back and is not to be believed.
+#[must_use]
+pub fn is_behind(wall: Timestamp, high: i64) -> bool {
+    wall.as_second().saturating_add(WALL_TOLERANCE) < high
 }
 
 impl Forget {

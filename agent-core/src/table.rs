@@ -52,6 +52,25 @@ impl Table {
         }
         lengths
     }
+
+    /// The table after one edit. [`Edit::Lengths`] changes nothing here: lengths follow from the entries.
+    pub fn apply(&mut self, edit: &Edit) {
+        match *edit {
+            Edit::Protect(protocol, port) => {
+                self.protected.insert((protocol, port));
+            }
+            Edit::Unprotect(protocol, port) => {
+                self.protected.remove(&(protocol, port));
+            }
+            Edit::Put(key, entry) => {
+                self.grants.insert(key, entry);
+            }
+            Edit::Remove(key) => {
+                self.grants.remove(&key);
+            }
+            Edit::Lengths(_) => {}
+        }
+    }
 }
 
 /// The table for `policy` with the grants that are live at `now`. Where two grants share a key, the later end wins.
@@ -91,4 +110,57 @@ pub fn diff(installed: &Table, wanted: &Table) -> Vec<Edit> {
     }
     edits.extend(installed.protected.difference(&wanted.protected).map(|&(t, p)| Edit::Unprotect(t, p)));
     edits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{Address, TCP, UDP};
+    use proptest::prelude::*;
+
+    /// Small worlds, so that keys and ports collide often.
+    fn tables() -> impl Strategy<Value = Table> {
+        let port = (prop_oneof![Just(TCP), Just(UDP)], 20..24u16);
+        let key = (port.clone(), 0..4u8, prop_oneof![Just(8u8), Just(24), Just(32)])
+            .prop_map(|((protocol, port), net, len)| GrantKey::new(Address::v4([net, 0, 0, 0]), len, protocol, port));
+        let entry = (1..5u64, 0..4u32).prop_map(|(expires_boot_ns, slot)| Entry { expires_boot_ns, slot });
+        (prop::collection::btree_set(port, 0..5), prop::collection::btree_map(key, entry, 0..12))
+            .prop_map(|(protected, grants)| Table { protected, grants })
+    }
+
+    /// What the kernel does with a table, as simply as it can be said.
+    fn is_open(table: &Table, lengths: Lengths, protocol: u8, port: u16, source: u8, now: u64) -> bool {
+        let tried = |len: u8| lengths.v4 >> len & 1 == 1;
+        !table.protected.contains(&(protocol, port))
+            || (0..=32).filter(|len| tried(*len)).any(|len| {
+                let key = GrantKey::new(Address::v4([source, 0, 0, 0]), len, protocol, port);
+                table.grants.get(&key).is_some_and(|entry| now < entry.expires_boot_ns)
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn edits_lead_to_the_wanted_table_and_open_nothing_more_on_the_way(from in tables(), to in tables()) {
+            let (mut table, mut lengths) = (from.clone(), from.lengths());
+            for edit in diff(&from, &to) {
+                table.apply(&edit);
+                if let Edit::Lengths(new) = edit {
+                    lengths = new;
+                }
+                for (protocol, port, source, now) in probes(4) {
+                    let open = |t: &Table| is_open(t, t.lengths(), protocol, port, source, now);
+                    let between = is_open(&table, lengths, protocol, port, source, now);
+                    prop_assert!(!between || open(&from) || open(&to), "{edit:?} opens {protocol}/{port} for {source}");
+                }
+            }
+            prop_assert_eq!(&table, &to);
+            prop_assert_eq!(lengths, to.lengths());
+            prop_assert_eq!(diff(&to, &to), vec![]);
+        }
+    }
+
+    fn probes(n: u8) -> impl Iterator<Item = (u8, u16, u8, u64)> {
+        let ports = [TCP, UDP].into_iter().flat_map(|protocol| (20..24u16).map(move |port| (protocol, port)));
+        ports.flat_map(move |(t, p)| (0..n).flat_map(move |s| (0..5u64).map(move |now| (t, p, s, now))))
+    }
 }

@@ -2,10 +2,16 @@
 //!
 //! Owns all I/O, the clock and the kernel. What is decided is decided in `postern-core`.
 
+pub mod api;
 pub mod clock;
 pub mod config;
 pub mod enforcer;
 pub mod engine;
+pub mod host;
 pub mod journal;
+pub mod links;
+pub mod notify;
+pub mod run;
 pub mod sessions;
+pub mod sysctl;
 pub mod wire;

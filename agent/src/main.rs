@@ -1,2 +1,56 @@
-//! posternd.
-fn main() {}
+//! `posternd`: the command line of the agent.
+//!
+//! Owns arguments, exit codes and signals. Everything else is in the library.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use postern_agent::run::{self, Failure};
+
+/// Keeps management ports closed in the kernel and opens them for signed grants.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done, 1 failed (the ports stay as closed as they were), 2 wrong usage, \
+                                 78 the configuration or the trust file is wrong."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Protects the ports and serves requests until SIGTERM; stopping opens nothing. SIGHUP reloads policy and trust.
+    Run(ConfigFile),
+    /// Reads the configuration and the trust file, says what is wrong with them, and changes nothing.
+    CheckConfig(ConfigFile),
+    /// Opens all ports: takes Postern's programs out of the kernel. Refuses while the agent runs.
+    Unlock(ConfigFile),
+}
+
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(long, default_value = "/etc/postern/postern.toml")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let outcome = match Arguments::parse().command {
+        Command::Run(ConfigFile { config }) => run::run(&config),
+        Command::CheckConfig(ConfigFile { config }) => run::check(&config),
+        Command::Unlock(ConfigFile { config }) => run::unlock(&config),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("posternd: {failure}");
+            // sysexits.h: EX_CONFIG
+            ExitCode::from(if matches!(failure, Failure::Config(_)) { 78 } else { 1 })
+        }
+    }
+}

@@ -1,19 +1,242 @@
 //! The way from a signed message to the kernel.
 //!
-//! Owns the order: verify → judge → admit → record (durable) → apply → reply. There is one writer: the thread behind
-//! [`Engine`]. It never speaks gRPC or protobuf (`api` and `wire` do).
+//! Owns the order: verify → judge → admit → record (durable) → apply → reply. There is one writer, the thread in
+//! `worker`; [`Engine`] is the handle that everybody else holds. It never speaks gRPC (`api` does).
 
+mod door;
+mod explain;
+mod knocks;
+mod tally;
 mod view;
+mod worker;
 
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use postern_core::grant::{AccessRequest, RevokeRequest};
+use postern_core::ledger::{self, Action};
+use postern_core::message::{Challenger, Identity};
+use postern_core::policy::Policy;
+use postern_core::refusal::{Reason, Refusal};
+use postern_core::time::Now;
+use postern_core::{envelope::Signer, trust::Trust};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::links::LinkState;
+pub use door::SignedBytes;
+pub use knocks::Knocks;
+use tally::Tally;
 pub use view::{Explanation, GrantView, HostState, KnockView, LayerView, Query, Reader, ShedView, WhoAmI};
+pub use worker::{Setup, StartError, start};
 
-/// A signed message as it came off the wire: nothing in it is believed yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SignedBytes {
-    /// Exactly the bytes that were signed.
-    pub payload: Vec<u8>,
-    /// What they claim to be.
-    pub payload_type: String,
-    /// Armored SSHSIGs.
-    pub signatures: Vec<String>,
+/// Commands that may wait for the worker. More than that and the host is too busy to answer in time.
+const QUEUE: usize = 1024;
+/// Changed grants that a slow watcher may lag behind.
+const WATCH_BACKLOG: usize = 1024;
+
+type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// The handle of the engine: cheap to clone, usable from any task.
+#[derive(Clone)]
+pub struct Engine(Arc<Shared>);
+
+/// What the handle and the worker both need.
+struct Shared {
+    identity: Identity,
+    clock: Clock,
+    challenger: Challenger,
+    rules: RwLock<Rules>,
+    /// The newest wall-clock second on record.
+    wall_high: AtomicI64,
+    tally: Tally,
+    repeats: door::Repeats,
+    verifiers: Semaphore,
+    knocks: Knocks,
+    commands: mpsc::Sender<Command>,
+    changes: broadcast::Sender<GrantView>,
+}
+
+/// What a reload replaces.
+#[derive(Clone)]
+pub struct Rules {
+    /// Who may open what.
+    pub policy: Arc<Policy>,
+    /// Whose signatures count.
+    pub trust: Arc<Trust>,
+}
+
+/// What the worker is asked to do.
+enum Command {
+    Request { signer: Signer, request: AccessRequest, answer: Answer<GrantView> },
+    Revoke { signer: Signer, request: RevokeRequest, answer: Answer<GrantView> },
+    Refuse { signer: Signer, action: Action, refusal: Refusal, answer: oneshot::Sender<Refusal> },
+    Get { reader: Reader, id: Uuid, answer: Answer<GrantView> },
+    List { reader: Reader, include_ended: bool, before: Option<u64>, limit: usize, answer: oneshot::Sender<Vec<GrantView>> },
+    Explain { query: Query, reader: Reader, answer: oneshot::Sender<Explanation> },
+    Status { answer: oneshot::Sender<HostState> },
+    Network(LinkState),
+    Degraded { part: &'static str, why: Option<String> },
+    Reload { rules: Rules, answer: oneshot::Sender<Result<usize, Refusal>> },
+    /// Something unverified was counted for the first time since the last summary.
+    Counted,
+    Stop { answer: oneshot::Sender<()> },
+}
+
+impl Shared {
+    /// The present, with the wall clock's standing.
+    fn now(&self) -> Now {
+        let now = self.clock.now();
+        let wall_trusted = !ledger::is_behind(now.wall, self.wall_high.load(Ordering::Relaxed));
+        Now { wall_trusted, ..now }
+    }
+
+    fn rules(&self) -> Rules {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Engine {
+    /// Which host this is, what time it is here, and a fresh challenge.
+    #[must_use]
+    pub fn who_am_i(&self) -> WhoAmI {
+        let Shared { identity, challenger, .. } = &*self.0;
+        let now = self.0.now();
+        WhoAmI {
+            host_id: identity.host_id,
+            names: [&identity.names[..], &identity.host_keys].concat(),
+            host_time: now.wall,
+            clock_trusted: now.wall_trusted,
+            challenge: challenger.issue(now.boot),
+        }
+    }
+
+    /// Opens what a signed access request asks for.
+    ///
+    /// # Errors
+    /// Every [`Reason`] but those of revocation. Nothing is open then.
+    pub async fn request(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
+        let (signer, request) = self.access_request(message).await?;
+        self.ask(|answer| Command::Request { signer, request, answer }).await?
+    }
+
+    /// Ends the grant that a signed revoke request names.
+    ///
+    /// # Errors
+    /// What can be wrong with a message, [`Reason::GrantNotFound`], [`Reason::GrantEnded`], [`Reason::JournalFailed`],
+    /// [`Reason::KernelFailed`].
+    pub async fn revoke(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
+        let (signer, request) = self.revoke_request(message).await?;
+        self.ask(|answer| Command::Revoke { signer, request, answer }).await?
+    }
+
+    /// Who reads: root on the Unix socket, or whoever signed the read message.
+    ///
+    /// # Errors
+    /// [`Reason::Unsigned`] when neither, or what is wrong with the message.
+    pub async fn reader(&self, message: Option<SignedBytes>, is_local_root: bool) -> Result<Reader, Refusal> {
+        match message {
+            Some(message) => self.read_request(message).await,
+            None if is_local_root => Ok(Reader::Root),
+            None => {
+                self.count_unverified(Reason::Unsigned);
+                Err(Refusal::new(Reason::Unsigned, "sign a read request").at("read"))
+            }
+        }
+    }
+
+    /// One grant that the reader may see.
+    ///
+    /// # Errors
+    /// [`Reason::GrantNotFound`].
+    pub async fn get(&self, reader: &Reader, id: Uuid) -> Result<GrantView, Refusal> {
+        let reader = reader.clone();
+        self.ask(|answer| Command::Get { reader, id, answer }).await?
+    }
+
+    /// At most `limit` grants that the reader may see, the newest first, made before the record `before`.
+    ///
+    /// # Errors
+    /// [`Reason::Overloaded`].
+    pub async fn list(
+        &self,
+        reader: &Reader,
+        include_ended: bool,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<GrantView>, Refusal> {
+        let reader = reader.clone();
+        self.ask(|answer| Command::List { reader, include_ended, before, limit, answer }).await
+    }
+
+    /// Every grant that changes from now on, whoever it belongs to.
+    #[must_use]
+    pub fn watch(&self) -> broadcast::Receiver<GrantView> {
+        self.0.changes.subscribe()
+    }
+
+    /// What the judge would say now, and what stands in the way.
+    ///
+    /// # Errors
+    /// [`Reason::Overloaded`].
+    pub async fn explain(&self, reader: &Reader, query: Query) -> Result<Explanation, Refusal> {
+        let reader = reader.clone();
+        self.ask(|answer| Command::Explain { query, reader, answer }).await
+    }
+
+    /// How the host stands.
+    ///
+    /// # Errors
+    /// [`Reason::Overloaded`].
+    pub async fn status(&self) -> Result<HostState, Refusal> {
+        self.ask(|answer| Command::Status { answer }).await
+    }
+
+    /// Puts new rules in force and ends the grants that they no longer allow; says how many.
+    ///
+    /// # Errors
+    /// [`Reason::Overloaded`], [`Reason::JournalFailed`] or [`Reason::KernelFailed`]; with the first two the old rules stay.
+    pub async fn reload(&self, rules: Rules) -> Result<usize, Refusal> {
+        self.ask(|answer| Command::Reload { rules, answer }).await?
+    }
+
+    /// Tells the worker what the network looks like now.
+    pub async fn network_changed(&self, state: LinkState) {
+        // It fails only when the worker has stopped: then nobody needs to know any more.
+        let _ = self.0.commands.send(Command::Network(state)).await;
+    }
+
+    /// Notes that a part of the host works with restrictions, or no longer does.
+    pub async fn degraded(&self, part: &'static str, why: Option<String>) {
+        let _ = self.0.commands.send(Command::Degraded { part, why }).await;
+    }
+
+    /// Where knocks are noted.
+    #[must_use]
+    pub fn knocks(&self) -> &Knocks {
+        &self.0.knocks
+    }
+
+    /// Counts a message that was refused before any signature was verified.
+    pub fn count_unverified(&self, reason: Reason) {
+        if self.0.tally.count(reason) {
+            let _ = self.0.commands.try_send(Command::Counted);
+        }
+    }
+
+    /// Writes what is left to write and stops the worker. The kernel goes on.
+    pub async fn stop(&self) {
+        let (answer, done) = oneshot::channel();
+        if self.0.commands.send(Command::Stop { answer }).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
+        let (answer, reply) = oneshot::channel();
+        let busy = |what: &str| Refusal::new(Reason::Overloaded, what);
+        self.0.commands.try_send(command(answer)).map_err(|_| busy("try again in a moment"))?;
+        reply.await.map_err(|_| busy("the agent is stopping"))
+    }
 }

@@ -1,0 +1,163 @@
+//! From bytes off the wire to a verified, parsed message.
+//!
+//! Owns the order of cheap before costly: size → repeats → envelope and signature → strict payload. Signatures are checked off the
+//! reactor, by a bounded number of threads. It never decides what a message may do.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use postern_core::envelope::{self, Envelope, Role, Signer, Verified};
+use postern_core::grant::{AccessRequest, Header, RevokeRequest};
+use postern_core::ledger::Action;
+use postern_core::message::{self, Showing};
+use postern_core::policy::RoleKind;
+use postern_core::refusal::{Reason, Refusal};
+use ring::digest::{SHA256, digest};
+use tokio::sync::oneshot;
+
+use super::{Command, Engine, Reader};
+use crate::wire;
+
+/// The most bytes of a payload (DESIGN 7: a whole gRPC message has at most 64 KiB).
+const MOST_PAYLOAD: usize = 32 * 1024;
+/// How long a message waits for its turn to be verified.
+const VERIFY_WAIT: Duration = Duration::from_secs(1);
+/// Decided messages whose repeats are refused before their signature is checked again.
+const MOST_REPEATS: usize = 16_384;
+
+/// A signed message as it came off the wire: nothing in it is believed yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedBytes {
+    /// Exactly the bytes that were signed.
+    pub payload: Vec<u8>,
+    /// What they claim to be.
+    pub payload_type: String,
+    /// Armored SSHSIGs.
+    pub signatures: Vec<String>,
+}
+
+/// Digests of payloads that were decided. A mere saving: the ledger's ids are what protects from replay.
+#[derive(Default)]
+pub(super) struct Repeats(Mutex<(HashSet<[u8; 32]>, VecDeque<[u8; 32]>)>);
+
+impl Repeats {
+    fn contains(&self, digest: &[u8; 32]) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.contains(digest)
+    }
+
+    fn insert(&self, digest: [u8; 32]) {
+        let (set, order) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if set.insert(digest) {
+            order.push_back(digest);
+        }
+        if order.len() > MOST_REPEATS
+            && let Some(oldest) = order.pop_front()
+        {
+            set.remove(&oldest);
+        }
+    }
+}
+
+impl Engine {
+    pub(super) async fn access_request(&self, message: SignedBytes) -> Result<(Signer, AccessRequest), Refusal> {
+        self.parsed(message, Role::Request, Action::Request, wire::access_request, |_, request| Ok(request)).await
+    }
+
+    pub(super) async fn revoke_request(&self, message: SignedBytes) -> Result<(Signer, RevokeRequest), Refusal> {
+        self.parsed(message, Role::Revoke, Action::Revoke, wire::revoke_request, |_, request| Ok(request)).await
+    }
+
+    pub(super) async fn read_request(&self, message: SignedBytes) -> Result<Reader, Refusal> {
+        let permit = |signer: &Signer, header: Header| self.reader_of(signer, &header);
+        Ok(self.parsed(message, Role::Read, Action::Read, wire::read_request, permit).await?.1)
+    }
+
+    fn reader_of(&self, signer: &Signer, header: &Header) -> Result<Reader, Refusal> {
+        let shared = &self.0;
+        message::check(header, &shared.identity, &shared.challenger, Showing::Repeated, &shared.now())?;
+        let policy = shared.rules().policy;
+        let principal = signer.principal.clone();
+        let sees_all = policy.holds(&principal, RoleKind::Admin);
+        if !sees_all && !policy.holds(&principal, RoleKind::Requester) {
+            return Err(Refusal::new(Reason::NotPermitted, format!("{principal} has no role")).at("role"));
+        }
+        Ok(Reader::Person { principal, sees_all })
+    }
+
+    /// Verifies and parses; what a verified signer got wrong is recorded.
+    async fn parsed<M, T>(
+        &self,
+        message: SignedBytes,
+        role: Role,
+        action: Action,
+        parse: impl Fn(&[u8]) -> Result<M, Refusal>,
+        permit: impl Fn(&Signer, M) -> Result<T, Refusal>,
+    ) -> Result<(Signer, T), Refusal> {
+        let verified = self.verified(&message, role).await;
+        let (signer, digest) = verified.inspect_err(|refusal| self.count_unverified(refusal.reason))?;
+        // What changes something is shown once. A read message may be shown again, unless it was refused: a captured one
+        // must not fill the journal.
+        if action != Action::Read {
+            self.0.repeats.insert(digest);
+        }
+        match parse(&message.payload).and_then(|parsed| permit(&signer, parsed)) {
+            Ok(parsed) => Ok((signer, parsed)),
+            Err(refusal) => {
+                self.0.repeats.insert(digest);
+                Err(self.recorded(signer, action, refusal).await)
+            }
+        }
+    }
+
+    async fn verified(&self, message: &SignedBytes, role: Role) -> Result<(Signer, [u8; 32]), Refusal> {
+        if message.payload.len() > MOST_PAYLOAD {
+            let detail = format!("{} bytes of payload, at most {MOST_PAYLOAD}", message.payload.len());
+            return Err(Refusal::new(Reason::MessageTooLarge, detail).at("message.payload"));
+        }
+        let seen = sha256(&message.payload);
+        if self.0.repeats.contains(&seen) {
+            return Err(Refusal::new(Reason::PayloadRepeated, "make a new message with a new id"));
+        }
+        let verified = self.verify(message.clone()).await?;
+        if verified.role != role {
+            let detail = format!("this call takes a message signed under {}", role.namespace());
+            return Err(Refusal::new(Reason::EnvelopeMalformed, detail).at("message.payload_type"));
+        }
+        let signer = verified.signers.into_iter().next();
+        signer.map(|signer| (signer, seen)).ok_or_else(|| Refusal::new(Reason::Unsigned, "no signature"))
+    }
+
+    /// Checks the signatures on a thread for blocking work, when one of the few is free.
+    async fn verify(&self, message: SignedBytes) -> Result<Verified, Refusal> {
+        let busy = || Refusal::new(Reason::Overloaded, "try again in a moment");
+        let turn = tokio::time::timeout(VERIFY_WAIT, self.0.verifiers.acquire()).await;
+        let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
+        let (trust, now) = (self.0.rules().trust, self.0.now());
+        let check = move || {
+            let envelope = Envelope {
+                payload: &message.payload,
+                payload_type: &message.payload_type,
+                signatures: message.signatures.iter().map(String::as_str).collect(),
+            };
+            envelope::verify(&envelope, &trust, now.wall.as_second(), now.wall_trusted)
+        };
+        tokio::task::spawn_blocking(check).await.map_err(|_| busy())?
+    }
+
+    /// Has the worker write down a refusal of a verified message, and gives it back.
+    async fn recorded(&self, signer: Signer, action: Action, refusal: Refusal) -> Refusal {
+        let (answer, reply) = oneshot::channel();
+        let command = Command::Refuse { signer, action, refusal: refusal.clone(), answer };
+        match self.0.commands.try_send(command) {
+            Ok(()) => reply.await.unwrap_or(refusal),
+            Err(_) => Refusal::new(Reason::Overloaded, "try again in a moment"),
+        }
+    }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    out
+}

@@ -1,0 +1,59 @@
+//! Counts of what unverified peers caused.
+//!
+//! Owns one counter for each [`Reason`]. It never writes: the worker sums up in a few lines a minute (DESIGN 4).
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use postern_core::refusal::Reason;
+
+/// One counter for each reason, in total and since the last summary.
+pub(super) struct Tally {
+    total: Vec<AtomicU64>,
+    fresh: Vec<AtomicU64>,
+    pending: AtomicBool,
+}
+
+impl Tally {
+    pub(super) fn new() -> Self {
+        let zeros = || Reason::ALL.iter().map(|_| AtomicU64::new(0)).collect();
+        Self { total: zeros(), fresh: zeros(), pending: AtomicBool::new(false) }
+    }
+
+    /// Counts one; true when it is the first since the last summary, so that somebody has to be told.
+    pub(super) fn count(&self, reason: Reason) -> bool {
+        let index = reason as usize;
+        self.total[index].fetch_add(1, Ordering::Relaxed);
+        self.fresh[index].fetch_add(1, Ordering::Relaxed);
+        !self.pending.swap(true, Ordering::AcqRel)
+    }
+
+    /// What was counted since the last call.
+    pub(super) fn take(&self) -> BTreeMap<String, u64> {
+        self.pending.store(false, Ordering::Release);
+        let fresh = Reason::ALL.iter().zip(&self.fresh).map(|(r, n)| (r.code().to_owned(), n.swap(0, Ordering::Relaxed)));
+        fresh.filter(|(_, n)| *n > 0).collect()
+    }
+
+    /// Everything since the start.
+    pub(super) fn totals(&self) -> Vec<(&'static str, u64)> {
+        let totals = Reason::ALL.iter().zip(&self.total).map(|(r, n)| (r, n.load(Ordering::Relaxed)));
+        totals.filter(|(_, n)| *n > 0).map(|(r, n)| (r.code(), n)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_count_after_a_summary_calls_for_one() {
+        let tally = Tally::new();
+        assert!(tally.count(Reason::KeyUnknown));
+        assert!(!tally.count(Reason::KeyUnknown));
+        assert_eq!(tally.take(), [("KEY_UNKNOWN".to_owned(), 2)].into());
+        assert!(tally.take().is_empty());
+        assert!(tally.count(Reason::Unsigned));
+        assert!(tally.totals().contains(&("KEY_UNKNOWN", 2)));
+    }
+}

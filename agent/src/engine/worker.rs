@@ -1,0 +1,300 @@
+//! The one writer.
+//!
+//! Owns ledger, journal and enforcer, on a thread of its own: take a batch of commands → decide → record, with one sync for
+//! all → bring the kernel in step → answer. What it reads for others it reads between two batches. It never verifies
+//! signatures and never waits for the network.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use postern_core::grant::{EndCause, Ending, Grant};
+use postern_core::ledger::{Capacity, Event, Ledger, Record, Seen};
+use postern_core::refusal::{Reason, Refusal};
+use postern_core::table::{self, Table};
+use postern_core::time::{BootNanos, Now};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::{Answer, Command, Engine, Rules, Shared, view};
+use crate::config::Shed;
+use crate::enforcer::{Enforcer, ShedStatus};
+use crate::journal::Journal;
+use crate::sessions;
+
+mod decide;
+mod read;
+mod setup;
+
+pub use setup::{Setup, StartError, start};
+
+/// Commands that share one sync of the journal (group commit).
+const BATCH: usize = 256;
+/// How long counts of unverified messages gather before they are written down: three lines a minute at most.
+const TALLY_EVERY: Duration = Duration::from_secs(20);
+/// After the kernel refused a change, how long until it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The thread's state.
+pub(super) struct Worker {
+    engine: Engine,
+    journal: Journal,
+    ledger: Ledger,
+    enforcer: Enforcer,
+    /// What the kernel holds, as far as edits were acknowledged.
+    installed: Table,
+    capacity: Capacity,
+    shed: Shed,
+    sheds: BTreeMap<u32, (String, ShedStatus)>,
+    /// Parts that do not work as they should, with the reason.
+    degraded: BTreeMap<&'static str, String>,
+    started: jiff::Timestamp,
+    /// When the counts of unverified messages are due.
+    tally_due: Option<BootNanos>,
+    /// Set while the kernel is behind the ledger.
+    retry_due: Option<BootNanos>,
+}
+
+/// What one batch decided and who waits for it.
+#[derive(Default)]
+struct Batch {
+    /// The ledger as it was before the first record.
+    before: Option<Ledger>,
+    records: Vec<Record>,
+    waiting: Vec<Waiting>,
+    /// Grants that ended in this batch: their sessions end too.
+    ended: Vec<Grant>,
+}
+
+/// An answer that may be given once the batch is durable and in force.
+enum Waiting {
+    Grant(Uuid, Answer<view::GrantView>),
+    Refused(Refusal, Answer<view::GrantView>),
+    Recorded(Refusal, oneshot::Sender<Refusal>),
+    Reloaded(Rules, usize, oneshot::Sender<Result<usize, Refusal>>),
+    Stopped(oneshot::Sender<()>),
+}
+
+impl Worker {
+    /// Serves until it is told to stop.
+    fn run(mut self, mut commands: mpsc::Receiver<Command>, runtime: &tokio::runtime::Runtime) {
+        loop {
+            let first = match self.wait() {
+                None => runtime.block_on(commands.recv()).map(Some),
+                Some(wait) => {
+                    let next = async { tokio::time::timeout(wait, commands.recv()).await };
+                    runtime.block_on(next).map_or(Some(None), |command| command.map(Some))
+                }
+            };
+            let Some(first) = first else { return };
+            let rest = std::iter::from_fn(|| commands.try_recv().ok());
+            let batch: Vec<_> = first.into_iter().chain(rest.take(BATCH)).collect();
+            if self.turn(batch) {
+                return;
+            }
+        }
+    }
+
+    /// How long nothing is due; `None` for ever.
+    fn wait(&self) -> Option<Duration> {
+        let now = self.shared().clock.boot();
+        // While something failed, the next try is all that is due: what is over stays due until it can be recorded.
+        let due = self.retry_due.or([self.ledger.next_end(), self.tally_due].into_iter().flatten().min())?;
+        Some(Duration::from_nanos(now.until(due)))
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.engine.0
+    }
+
+    /// One batch of commands, and what was due. True when the worker shall stop.
+    fn turn(&mut self, commands: Vec<Command>) -> bool {
+        let now = self.shared().now();
+        let mut batch = Batch::default();
+        let (changing, reading): (Vec<_>, Vec<_>) = commands.into_iter().partition(Command::changes);
+        self.expire(&mut batch, &now);
+        for command in changing {
+            self.decide(command, &mut batch, &now);
+        }
+        self.sum_up(&mut batch, &now);
+        let stop = batch.waiting.iter().any(|w| matches!(w, Waiting::Stopped(_)));
+        self.commit(batch, &now);
+        for command in reading {
+            self.serve(command);
+        }
+        stop
+    }
+
+    /// Adds an event to the batch and to the ledger, which goes back if the batch cannot be made durable.
+    fn push(&mut self, batch: &mut Batch, message: Option<Seen>, event: Event, now: &Now) {
+        let seq = self.ledger.last_seq() + 1;
+        let record = Record { seq, time: now.wall, boot: now.boot, boot_id: now.boot_id, message, event };
+        batch.before.get_or_insert_with(|| self.ledger.clone());
+        self.ledger.apply(&record);
+        batch.records.push(record);
+    }
+
+    /// Housekeeping: the kernel stopped these grants by itself; here their end is recorded.
+    fn expire(&mut self, batch: &mut Batch, now: &Now) {
+        for (id, cause) in self.ledger.overdue(now) {
+            let ending = Ending { at: now.wall, cause, by: String::new(), reason: String::new() };
+            self.end(batch, id, ending, None, now);
+        }
+    }
+
+    /// Ends one live grant.
+    fn end(&mut self, batch: &mut Batch, id: Uuid, ending: Ending, message: Option<Seen>, now: &Now) {
+        let Some(held) = self.ledger.get(&id) else { return };
+        let grant = held.grant.clone();
+        let usage = self.usage(&grant, now);
+        self.push(batch, message, Event::Ended { grant: id, ending, usage }, now);
+        batch.ended.push(grant);
+    }
+
+    /// Sums up what unverified peers caused, when that is due.
+    fn sum_up(&mut self, batch: &mut Batch, now: &Now) {
+        if self.tally_due.is_some_and(|due| due <= now.boot) {
+            self.tally_due = None;
+            self.write_tally(batch, now);
+        }
+    }
+
+    fn write_tally(&mut self, batch: &mut Batch, now: &Now) {
+        let counts = self.shared().tally.take();
+        if !counts.is_empty() {
+            self.push(batch, None, Event::Unverified { counts }, now);
+        }
+    }
+
+    /// Record, then kernel, then answers.
+    fn commit(&mut self, batch: Batch, now: &Now) {
+        let Batch { before, records, waiting, ended } = batch;
+        if !records.is_empty()
+            && let Err(error) = self.journal.append(&records)
+        {
+            tracing::error!(%error, "the journal could not be written");
+            self.ledger = before.unwrap_or_default();
+            self.degraded.insert("journal", format!("the journal could not be written: {error}"));
+            self.retry_due = Some(now.boot.plus_nanos(nanos(RETRY)));
+            return refuse_all(waiting, &Refusal::new(Reason::JournalFailed, error));
+        }
+        if !records.is_empty() {
+            self.degraded.remove("journal");
+        }
+        self.shared().wall_high.store(self.ledger.wall_high().as_second(), std::sync::atomic::Ordering::Relaxed);
+        let reloaded = waiting.iter().find_map(|w| if let Waiting::Reloaded(rules, ..) = w { Some(rules.clone()) } else { None });
+        if let Some(rules) = reloaded {
+            *self.shared().rules.write().unwrap_or_else(std::sync::PoisonError::into_inner) = rules;
+        }
+        let outcome = self.bring_in_step(now);
+        self.end_sessions(&ended, now);
+        if let Err(refusal) = outcome {
+            self.take_back(&records, now);
+            return refuse_all(waiting, &refusal);
+        }
+        self.announce(&records);
+        self.answer(waiting);
+    }
+
+    /// Compiles what the kernel should hold and edits it until it does.
+    fn bring_in_step(&mut self, now: &Now) -> Result<(), Refusal> {
+        let policy = self.shared().rules().policy;
+        let wanted = table::compile(&policy, self.ledger.live(), now.boot);
+        self.retry_due = None;
+        for edit in table::diff(&self.installed, &wanted) {
+            if let Err(error) = self.enforcer.apply(std::slice::from_ref(&edit)) {
+                tracing::error!(%error, ?edit, "the kernel refused a change");
+                self.degraded.insert("kernel", format!("the kernel refused a change: {error}"));
+                self.retry_due = Some(now.boot.plus_nanos(nanos(RETRY)));
+                return Err(Refusal::new(Reason::KernelFailed, error));
+            }
+            self.installed.apply(&edit);
+        }
+        self.degraded.remove("kernel");
+        Ok(())
+    }
+
+    /// Undoes the grants of a batch that the kernel did not take.
+    fn take_back(&mut self, records: &[Record], now: &Now) {
+        let mut batch = Batch::default();
+        for record in records {
+            if let Event::Granted { grant } = &record.event {
+                let ending = Ending { at: now.wall, cause: EndCause::Undone, by: String::new(), reason: String::new() };
+                self.end(&mut batch, grant.id, ending, None, now);
+            }
+        }
+        if let Err(error) = self.journal.append(&batch.records) {
+            tracing::error!(%error, "a grant that the kernel refused could not be recorded as undone");
+            self.degraded.insert("journal", format!("the journal could not be written: {error}"));
+        }
+        // A second failure leaves less open than the ledger says; the retry heals it.
+        let _ = self.bring_in_step(now);
+    }
+
+    /// Destroys the sessions of grants that ended, unless another live grant carries them.
+    fn end_sessions(&mut self, ended: &[Grant], now: &Now) {
+        if ended.is_empty() {
+            return;
+        }
+        let live = |grant: &&Grant| grant.is_live(now.boot);
+        let kept: Vec<_> = self.ledger.live().filter(live).flat_map(sessions::scopes).collect();
+        let over: Vec<_> = ended.iter().flat_map(sessions::scopes).collect();
+        match sessions::destroy(&over, &kept) {
+            Ok(destroyed) => {
+                self.degraded.remove("sessions");
+                tracing::info!(?destroyed, "sessions ended");
+            }
+            Err(error) => {
+                self.degraded.insert("sessions", format!("sockets could not be destroyed, they hang silently: {error}"));
+            }
+        }
+    }
+
+    /// Tells the watchers.
+    fn announce(&self, records: &[Record]) {
+        for record in records {
+            let id = match &record.event {
+                Event::Granted { grant } => grant.id,
+                Event::Ended { grant, .. } => *grant,
+                _ => continue,
+            };
+            if let Some(view) = self.view(&id) {
+                // Nobody may be watching.
+                let _ = self.shared().changes.send(view);
+            }
+        }
+    }
+
+    /// Gives the answers of a batch that is durable and in force.
+    fn answer(&self, waiting: Vec<Waiting>) {
+        for one in waiting {
+            // A caller who went away needs no answer.
+            match one {
+                Waiting::Grant(id, answer) => {
+                    let gone = || Refusal::new(Reason::GrantNotFound, id);
+                    let _ = answer.send(self.view(&id).ok_or_else(gone));
+                }
+                Waiting::Refused(refusal, answer) => drop(answer.send(Err(refusal))),
+                Waiting::Recorded(refusal, answer) => drop(answer.send(refusal)),
+                Waiting::Reloaded(_, ended, answer) => drop(answer.send(Ok(ended))),
+                Waiting::Stopped(answer) => drop(answer.send(())),
+            }
+        }
+    }
+}
+
+/// Nothing of the batch took effect.
+fn refuse_all(waiting: Vec<Waiting>, refusal: &Refusal) {
+    for one in waiting {
+        match one {
+            Waiting::Grant(_, answer) | Waiting::Refused(_, answer) => drop(answer.send(Err(refusal.clone()))),
+            Waiting::Recorded(_, answer) => drop(answer.send(refusal.clone())),
+            Waiting::Reloaded(_, _, answer) => drop(answer.send(Err(refusal.clone()))),
+            Waiting::Stopped(answer) => drop(answer.send(())),
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

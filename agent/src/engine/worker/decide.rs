@@ -1,0 +1,178 @@
+//! What the worker decides about each command that changes something.
+//!
+//! Owns the order of a request's last checks: freshness → replay → policy → capacity. It never touches disk or kernel.
+
+use postern_core::envelope::Signer;
+use postern_core::grant::{AccessRequest, EndCause, Ending, Grant, RevokeRequest};
+use postern_core::ledger::{Action, Event, Seen};
+use postern_core::message::{self, Showing};
+use postern_core::policy::RoleKind;
+use postern_core::refusal::{Reason, Refusal};
+use postern_core::time::Now;
+
+use super::{Batch, TALLY_EVERY, Waiting, Worker, nanos};
+use crate::engine::{Command, Rules};
+use crate::links;
+
+impl Command {
+    /// Whether it may change the ledger or the kernel; the others only read.
+    pub(super) fn changes(&self) -> bool {
+        match self {
+            Self::Request { .. }
+            | Self::Revoke { .. }
+            | Self::Refuse { .. }
+            | Self::Network(_)
+            | Self::Degraded { .. }
+            | Self::Reload { .. }
+            | Self::Counted
+            | Self::Stop { .. } => true,
+            Self::Get { .. } | Self::List { .. } | Self::Explain { .. } | Self::Status { .. } => false,
+        }
+    }
+}
+
+impl Worker {
+    pub(super) fn decide(&mut self, command: Command, batch: &mut Batch, now: &Now) {
+        match command {
+            Command::Request { signer, request, answer } => {
+                let waiting = match self.request(&signer, &request, batch, now) {
+                    Ok(grant) => Waiting::Grant(grant.id, answer),
+                    Err(refusal) => {
+                        let seen = self.burns(&refusal, Seen::from(&request.header));
+                        self.refuse(batch, signer, Action::Request, &refusal, seen, now);
+                        Waiting::Refused(refusal, answer)
+                    }
+                };
+                batch.waiting.push(waiting);
+            }
+            Command::Revoke { signer, request, answer } => {
+                let waiting = match self.revoke(&signer, &request, batch, now) {
+                    Ok(()) => Waiting::Grant(request.grant_id, answer),
+                    Err(refusal) => {
+                        let seen = self.burns(&refusal, Seen::from(&request.header));
+                        self.refuse(batch, signer, Action::Revoke, &refusal, seen, now);
+                        Waiting::Refused(refusal, answer)
+                    }
+                };
+                batch.waiting.push(waiting);
+            }
+            Command::Refuse { signer, action, refusal, answer } => {
+                self.refuse(batch, signer, action, &refusal, None, now);
+                batch.waiting.push(Waiting::Recorded(refusal, answer));
+            }
+            Command::Network(state) => self.network(&state),
+            Command::Degraded { part, why } => match why {
+                Some(why) => drop(self.degraded.insert(part, why)),
+                None => drop(self.degraded.remove(part)),
+            },
+            Command::Reload { rules, answer } => {
+                let ended = self.reload(&rules, batch, now);
+                batch.waiting.push(Waiting::Reloaded(rules, ended, answer));
+            }
+            Command::Counted => self.tally_due = Some(now.boot.plus_nanos(nanos(TALLY_EVERY))),
+            Command::Stop { answer } => {
+                self.write_tally(batch, now);
+                self.push(batch, None, Event::Stopped, now);
+                batch.waiting.push(Waiting::Stopped(answer));
+            }
+            Command::Get { .. } | Command::List { .. } | Command::Explain { .. } | Command::Status { .. } => {}
+        }
+    }
+
+    fn request(&mut self, signer: &Signer, request: &AccessRequest, batch: &mut Batch, now: &Now) -> Result<Grant, Refusal> {
+        let Rules { policy, .. } = self.shared().rules();
+        self.check_message(&request.header, now)?;
+        let judgement = policy.judge(&signer.principal, request, &self.ledger, now)?;
+        let grant = self.ledger.admit(signer, request, judgement, self.capacity, now)?;
+        self.enforcer.reset_usage(grant.slot).map_err(|e| Refusal::new(Reason::KernelFailed, e))?;
+        let event = Event::Granted { grant: grant.clone() };
+        self.push(batch, Some(Seen::from(&request.header)), event, now);
+        Ok(grant)
+    }
+
+    fn check_message(&self, header: &postern_core::grant::Header, now: &Now) -> Result<(), Refusal> {
+        let shared = self.shared();
+        message::check(header, &shared.identity, &shared.challenger, Showing::Once, now)?;
+        self.ledger.check_unseen(header.id, now)
+    }
+
+    fn revoke(&mut self, signer: &Signer, request: &RevokeRequest, batch: &mut Batch, now: &Now) -> Result<(), Refusal> {
+        let Rules { policy, .. } = self.shared().rules();
+        self.check_message(&request.header, now)?;
+        let not_found = || Refusal::new(Reason::GrantNotFound, request.grant_id).at("grant_id");
+        let held = self.ledger.get(&request.grant_id).ok_or_else(not_found)?;
+        let own = held.grant.signer.principal == signer.principal && policy.holds(&signer.principal, RoleKind::Requester);
+        if !own && !policy.holds(&signer.principal, RoleKind::Admin) {
+            return Err(not_found());
+        }
+        if let Some(ending) = &held.ending {
+            let detail = format!("at {}, because {}", ending.at, ending.cause.sentence());
+            return Err(Refusal::new(Reason::GrantEnded, detail).at("grant_id"));
+        }
+        let (by, reason) = (signer.principal.clone(), request.reason.clone());
+        let ending = Ending { at: now.wall, cause: EndCause::Revoked, by, reason };
+        self.end(batch, request.grant_id, ending, Some(Seen::from(&request.header)), now);
+        Ok(())
+    }
+
+    /// The id to remember with a refusal. One that is no longer fresh, or already known, need not be remembered; one that the
+    /// memory is too full for cannot be.
+    fn burns(&self, refusal: &Refusal, seen: Seen) -> Option<Seen> {
+        let forgettable = matches!(
+            refusal.reason,
+            Reason::MessageExpired | Reason::MessageTooLongLived | Reason::Replayed | Reason::ReplayMemoryFull
+        );
+        (!forgettable).then_some(seen)
+    }
+
+    fn refuse(
+        &mut self,
+        batch: &mut Batch,
+        signer: Signer,
+        action: Action,
+        refusal: &Refusal,
+        seen: Option<Seen>,
+        now: &Now,
+    ) {
+        let (reason, rule) = (refusal.reason.code().to_owned(), refusal.rule.clone());
+        let event = Event::Refused { signer, action, reason, message: refusal.sentence(), rule };
+        self.push(batch, seen, event, now);
+    }
+
+    /// Ends the grants that new rules no longer allow; says how many.
+    fn reload(&mut self, rules: &Rules, batch: &mut Batch, now: &Now) -> usize {
+        let cause = |grant: &Grant| match () {
+            () if !rules.trust.trusts(&grant.signer, now.wall.as_second()) => Some(EndCause::SignerUntrusted),
+            () if !rules.policy.still_allows(grant) => Some(EndCause::PolicyChanged),
+            () => None,
+        };
+        let gone: Vec<_> = self.ledger.live().filter_map(|grant| Some((grant.id, cause(grant)?))).collect();
+        for &(id, cause) in &gone {
+            let ending = Ending { at: now.wall, cause, by: String::new(), reason: String::new() };
+            self.end(batch, id, ending, None, now);
+        }
+        gone.len()
+    }
+
+    /// Follows the host's addresses and interfaces.
+    fn network(&mut self, state: &links::LinkState) {
+        if let Err(error) = self.enforcer.set_local(&state.addresses) {
+            self.degraded.insert("addresses", format!("the kernel's list of own addresses is behind: {error}"));
+        } else {
+            self.degraded.remove("addresses");
+        }
+        let targets = links::shed_targets(&self.shed, state);
+        let gone: Vec<_> = self.sheds.keys().copied().filter(|index| targets.iter().all(|t| t.0 != *index)).collect();
+        for index in gone {
+            self.enforcer.detach_shed(index);
+            self.sheds.remove(&index);
+        }
+        for (index, name) in targets {
+            if self.sheds.get(&index).is_none_or(|(known, _)| *known != name) {
+                let status = self.enforcer.attach_shed(index, &name);
+                tracing::info!(%name, mode = status.mode.name(), reason = %status.reason, "shed");
+                self.sheds.insert(index, (name, status));
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! How the worker starts.
+//!
+//! Owns the order of a start: close the kernel with what the journal says is live, then say so in the journal, then serve.
+//! It never opens anything that the journal does not hold.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, RwLock};
+use std::thread::JoinHandle;
+
+use postern_core::ledger::{Capacity, Event};
+use postern_core::message::{Challenger, Identity};
+use postern_core::table;
+use tokio::sync::{Semaphore, broadcast, mpsc};
+
+use super::{Batch, Worker, thread};
+use crate::clock::Clock;
+use crate::config::Shed;
+use crate::enforcer::{self, Enforcer, EnforcerError};
+use crate::engine::{Engine, QUEUE, Rules, Shared, WATCH_BACKLOG, door, knocks, tally};
+use crate::journal::Opened;
+
+/// Threads that check signatures at once. One would do for any honest load (ed25519: 20,000 a second, DESIGN 10); RSA takes longer.
+const VERIFIERS: usize = 2;
+
+/// Everything a worker needs.
+pub struct Setup {
+    /// The journal and what it adds up to.
+    pub opened: Opened,
+    /// This boot's clock.
+    pub clock: Clock,
+    /// Which host this is.
+    pub identity: Identity,
+    /// Policy and trust.
+    pub rules: Rules,
+    /// 32 random bytes for challenges, new for each start.
+    pub secret: [u8; 32],
+    /// How the kernel part is set up.
+    pub enforcer: enforcer::Settings,
+    /// Where sheds are wanted.
+    pub shed: Shed,
+}
+
+/// Why the engine could not start. What was pinned before stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Lock or cut could not be set up.
+    #[error("{0}")]
+    Kernel(#[from] EnforcerError),
+    /// The journal cannot be written.
+    #[error("the journal could not be written: {0}")]
+    Journal(std::io::Error),
+    /// No thread could be made.
+    #[error("the engine's thread could not be started: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Brings the kernel in step with the journal and starts the thread.
+///
+/// # Errors
+/// [`StartError`]; nothing is open then that was not open before.
+pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::Knocks>), StartError> {
+    let Setup { opened, clock, identity, rules, secret, enforcer: settings, shed } = setup;
+    let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
+    let now = clock.now();
+    // Grants of another boot, or whose time is up, never get back into the kernel.
+    let current = opened.ledger.live().filter(|grant| grant.boot_id == now.boot_id);
+    let installed = table::compile(&rules.policy, current, now.boot);
+    let mut enforcer = Enforcer::start(&settings, &installed)?;
+    let knocks_reader = enforcer.take_knocks();
+    let (commands, received) = mpsc::channel(QUEUE);
+    let engine = Engine(Arc::new(Shared {
+        identity,
+        clock,
+        challenger: Challenger::new(&secret),
+        rules: RwLock::new(rules),
+        wall_high: AtomicI64::new(opened.ledger.wall_high().as_second()),
+        tally: tally::Tally::new(),
+        repeats: door::Repeats::default(),
+        verifiers: Semaphore::new(VERIFIERS),
+        knocks: knocks::Knocks::default(),
+        commands,
+        changes: broadcast::channel(WATCH_BACKLOG).0,
+    }));
+    let mut worker = Worker {
+        engine: engine.clone(),
+        journal: opened.journal,
+        ledger: opened.ledger,
+        enforcer,
+        installed,
+        capacity,
+        shed,
+        sheds: BTreeMap::new(),
+        degraded: BTreeMap::new(),
+        started: now.wall,
+        tally_due: None,
+        retry_due: None,
+    };
+    worker.record_start(opened.torn).map_err(StartError::Journal)?;
+    let thread = spawn(worker, received).map_err(StartError::Thread)?;
+    Ok((engine, thread, knocks_reader))
+}
+
+fn spawn(worker: Worker, received: mpsc::Receiver<super::Command>) -> std::io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    thread::Builder::new().name("engine".into()).spawn(move || worker.run(received, &runtime))
+}
+
+impl Worker {
+    /// Writes down what the start found.
+    fn record_start(&mut self, torn: u64) -> std::io::Result<()> {
+        let now = self.shared().now();
+        let mut batch = Batch::default();
+        if torn > 0 {
+            self.push(&mut batch, None, Event::Repaired { bytes: torn }, &now);
+        }
+        let protected = self.shared().rules().policy.ports.iter().map(|r| r.port).collect();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let host_id = self.shared().identity.host_id;
+        self.push(&mut batch, None, Event::Started { version, host_id, protected }, &now);
+        self.expire(&mut batch, &now);
+        self.journal.append(&batch.records)?;
+        let ended = std::mem::take(&mut batch.ended);
+        self.end_sessions(&ended, &now);
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! From a configuration file to a running agent.
+//!
+//! Owns the order of start and stop. It never decides anything.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use postern_core::table::Table;
+use postern_core::trust::Trust;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::engine::{self, Engine, Rules, Setup};
+use crate::enforcer::{self, Enforcer};
+use crate::journal::Journal;
+use crate::{api, host, links, notify, sysctl};
+
+/// Where OpenSSH keeps its host keys: their fingerprints are audiences too.
+const SSH_DIR: &str = "/etc/ssh";
+
+/// Why the agent did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A file that the administrator writes is wrong.
+    #[error("{0}")]
+    Config(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Failure {
+    fn config(error: impl std::fmt::Display) -> Self {
+        Self::Config(error.to_string())
+    }
+
+    fn other(error: impl std::fmt::Display) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+/// Reads what a reload reads: the policy and whose signatures count.
+fn rules(config: &Config) -> Result<Rules, Failure> {
+    let read = |path: &PathBuf| {
+        config::read_owned(path).map_err(|reason| Failure::Config(format!("{}: {reason}", path.display())))
+    };
+    let signers = read(&config.trust_file)?;
+    let revoked = config.revoked_keys.as_ref().map(read).transpose()?.unwrap_or_default();
+    let trust = Trust::parse(&signers, &revoked)
+        .map_err(|error| Failure::Config(format!("{}: {error}", config.trust_file.display())))?;
+    Ok(Rules { policy: Arc::new(config.policy()), trust: Arc::new(trust) })
+}
+
+/// Reads configuration and trust file and says what is wrong.
+///
+/// # Errors
+/// [`Failure::Config`].
+pub fn check(path: &Path) -> Result<(), Failure> {
+    let config = Config::load(path).map_err(Failure::config)?;
+    let Rules { policy, .. } = rules(&config)?;
+    let ports: Vec<_> = policy.ports.iter().map(|rule| rule.port.to_string()).collect();
+    println!("{}: valid; protects {}", path.display(), ports.join(", "));
+    Ok(())
+}
+
+/// Takes Postern's programs out of the kernel and says so in the journal first.
+///
+/// # Errors
+/// [`Failure`]; when the agent runs, or the journal cannot be written, nothing is opened.
+pub fn unlock(path: &Path) -> Result<(), Failure> {
+    let config = Config::load(path).map_err(Failure::config)?;
+    let _lock = host::lock(&config.state_dir).map_err(Failure::other)?;
+    let mut opened = Journal::open(&config.state_dir).map_err(Failure::other)?;
+    let now = Clock::new().map_err(Failure::other)?.now();
+    let record = postern_core::ledger::Record {
+        seq: opened.ledger.last_seq() + 1,
+        time: now.wall,
+        boot: now.boot,
+        boot_id: now.boot_id,
+        message: None,
+        event: postern_core::ledger::Event::Unlocked,
+    };
+    opened.journal.append(&[record]).map_err(Failure::other)?;
+    Enforcer::unlock(&config.pin_dir).map_err(Failure::other)?;
+    println!("Every port that Postern protected is open until posternd starts again.");
+    Ok(())
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`Failure`]; the ports stay as closed as they were.
+pub fn run(path: &Path) -> Result<(), Failure> {
+    let config = Config::load(path).map_err(Failure::config)?;
+    let rules = rules(&config)?;
+    let _lock = host::lock(&config.state_dir).map_err(Failure::other)?;
+    let clock = Clock::new().map_err(Failure::other)?;
+    let identity = host::identity(&config.state_dir, config.names.clone(), Path::new(SSH_DIR)).map_err(Failure::other)?;
+    let settings = enforcer::Settings {
+        pin_dir: config.pin_dir.clone(),
+        cgroup: config.cgroup.clone(),
+        grants: config.limits.entries,
+        slots: config.limits.grants,
+    };
+    let opened = Journal::open(&config.state_dir).map_err(|error| {
+        // Whatever became of the journal: the ports are closed first.
+        let empty = Table { protected: rules.policy.protected().collect(), ..Table::default() };
+        match Enforcer::start(&settings, &empty) {
+            Ok(_) => Failure::other(error),
+            Err(kernel) => Failure::Other(format!("{error}; and {kernel}")),
+        }
+    })?;
+    let mut secret = [0; 32];
+    SystemRandom::new().fill(&mut secret).map_err(|_| Failure::Other("the kernel gave no random bytes".into()))?;
+    let protected: Vec<u16> = rules.policy.ports.iter().map(|rule| rule.port.number).collect();
+    let shed = config.shed.clone();
+    let setup = Setup { opened, clock, identity, rules, secret, enforcer: settings, shed };
+    let (engine, worker, knocks) = engine::start(setup).map_err(Failure::other)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let served = runtime.map_err(Failure::other)?.block_on(serve(path, &config, engine, knocks, &protected));
+    // The worker has written its last record by now, or the process is failing anyway.
+    let _ = worker.join();
+    served
+}
+
+async fn serve(
+    path: &Path,
+    config: &Config,
+    engine: Engine,
+    knocks: Option<enforcer::Knocks>,
+    protected: &[u16],
+) -> Result<(), Failure> {
+    let reserved = sysctl::reserve(protected).err();
+    engine.degraded("reserved ports", reserved.map(|e| format!("net.ipv4.ip_local_reserved_ports: {e}"))).await;
+    let watcher = tokio::spawn(links::follow(engine.clone()));
+    let knocker = knocks.map(|knocks| tokio::spawn(note_knocks(knocks, engine.clone())));
+    let (stop, stopped) = tokio::sync::watch::channel(());
+    let bound = api::bind(&config.api, &config.state_dir).map_err(Failure::other)?;
+    let serving = tokio::spawn(bound.serve(engine.clone(), stopped));
+    notify::ready();
+    let watchdog = tokio::spawn(notify::keep_alive());
+    let outcome = signals(path, &engine).await;
+    notify::stopping();
+    drop(stop);
+    watcher.abort();
+    watchdog.abort();
+    knocker.inspect(tokio::task::JoinHandle::abort);
+    engine.stop().await;
+    serving.abort();
+    outcome
+}
+
+/// Reloads on SIGHUP, returns on SIGTERM and SIGINT.
+async fn signals(path: &Path, engine: &Engine) -> Result<(), Failure> {
+    let on = |kind: SignalKind| -> Result<Signal, Failure> { signal(kind).map_err(Failure::other) };
+    let (mut hangup, mut terminate) = (on(SignalKind::hangup())?, on(SignalKind::terminate())?);
+    let mut interrupt = on(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => reload(path, engine).await,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+    }
+}
+
+/// A bad file changes nothing.
+async fn reload(path: &Path, engine: &Engine) {
+    let fresh = Config::load(path).map_err(Failure::config).and_then(|config| rules(&config));
+    let outcome = match fresh {
+        Ok(rules) => engine.reload(rules).await.map_err(|refusal| refusal.to_string()),
+        Err(failure) => Err(failure.to_string()),
+    };
+    match outcome {
+        Ok(ended) => tracing::info!(ended, "policy and trust reloaded"),
+        Err(error) => tracing::error!(%error, "nothing was reloaded"),
+    }
+    let why = outcome.err().map(|error| format!("the last reload failed, the older rules are in force: {error}"));
+    engine.degraded("reload", why).await;
+}
+
+/// Moves knocks from the kernel's ring buffer into the engine's memory.
+async fn note_knocks(knocks: enforcer::Knocks, engine: Engine) {
+    let Ok(mut knocks) = tokio::io::unix::AsyncFd::new(knocks) else { return };
+    while let Ok(mut ready) = knocks.readable_mut().await {
+        let at = jiff::Timestamp::now();
+        for knock in ready.get_inner_mut().drain() {
+            engine.knocks().note(knock.source, knock.port, at);
+        }
+        ready.clear_ready();
+    }
+}
