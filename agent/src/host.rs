@@ -152,7 +152,8 @@ mod tests {
     fn fingerprints_are_those_of_ssh_keygen() {
         let dir = tempfile::tempdir().unwrap();
         let key = dir.path().join("ssh_host_ed25519_key");
-        let made = std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+        let made =
+            std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
         assert!(made.unwrap().success());
         let said = std::process::Command::new("ssh-keygen").arg("-lf").arg(&key).output().unwrap().stdout;
         let keys = ssh_host_keys(dir.path());

@@ -4,16 +4,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use postern_core::table::Table;
 use postern_core::trust::Trust;
 use ring::rand::{SecureRandom as _, SystemRandom};
+use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::engine::{self, Engine, Rules, Setup};
 use crate::enforcer::{self, Enforcer};
+use crate::engine::{self, Engine, Rules, Setup};
 use crate::journal::Journal;
 use crate::{api, host, links, notify, sysctl};
 
@@ -97,7 +99,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let rules = rules(&config)?;
     let _lock = host::lock(&config.state_dir).map_err(Failure::other)?;
     let clock = Clock::new().map_err(Failure::other)?;
-    let identity = host::identity(&config.state_dir, config.names.clone(), Path::new(SSH_DIR)).map_err(Failure::other)?;
+    let identity =
+        host::identity(&config.state_dir, config.names.clone(), Path::new(SSH_DIR)).map_err(Failure::other)?;
     let settings = enforcer::Settings {
         pin_dir: config.pin_dir.clone(),
         cgroup: config.cgroup.clone(),
@@ -135,7 +138,13 @@ async fn serve(
     let reserved = sysctl::reserve(protected).err();
     engine.degraded("reserved ports", reserved.map(|e| format!("net.ipv4.ip_local_reserved_ports: {e}"))).await;
     let watcher = tokio::spawn(links::follow(engine.clone()));
-    let knocker = knocks.map(|knocks| tokio::spawn(note_knocks(knocks, engine.clone())));
+    if let Some(knocks) = knocks {
+        let engine = engine.clone();
+        thread::Builder::new()
+            .name("knocks".into())
+            .spawn(move || note_knocks(knocks, engine))
+            .map_err(Failure::other)?;
+    }
     let (stop, stopped) = tokio::sync::watch::channel(());
     let bound = api::bind(&config.api, &config.state_dir).map_err(Failure::other)?;
     let serving = tokio::spawn(bound.serve(engine.clone(), stopped));
@@ -146,7 +155,6 @@ async fn serve(
     drop(stop);
     watcher.abort();
     watchdog.abort();
-    knocker.inspect(tokio::task::JoinHandle::abort);
     engine.stop().await;
     serving.abort();
     outcome
@@ -173,7 +181,7 @@ async fn reload(path: &Path, engine: &Engine) {
         Ok(rules) => engine.reload(rules).await.map_err(|refusal| refusal.to_string()),
         Err(failure) => Err(failure.to_string()),
     };
-    match outcome {
+    match &outcome {
         Ok(ended) => tracing::info!(ended, "policy and trust reloaded"),
         Err(error) => tracing::error!(%error, "nothing was reloaded"),
     }
@@ -181,14 +189,18 @@ async fn reload(path: &Path, engine: &Engine) {
     engine.degraded("reload", why).await;
 }
 
-/// Moves knocks from the kernel's ring buffer into the engine's memory.
-async fn note_knocks(knocks: enforcer::Knocks, engine: Engine) {
-    let Ok(mut knocks) = tokio::io::unix::AsyncFd::new(knocks) else { return };
-    while let Ok(mut ready) = knocks.readable_mut().await {
+/// Moves knocks from the kernel's ring buffer into the engine's memory, for as long as the process lives. A thread of its own
+/// sleeps in the kernel until somebody knocks.
+fn note_knocks(mut knocks: enforcer::Knocks, engine: Engine) {
+    loop {
+        let mut wanted = [PollFd::new(&knocks, PollFlags::IN)];
+        match poll(&mut wanted, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return tracing::error!(%error, "knocks are noted no longer"),
+        }
         let at = jiff::Timestamp::now();
-        for knock in ready.get_inner_mut().drain() {
+        for knock in knocks.drain() {
             engine.knocks().note(knock.source, knock.port, at);
         }
-        ready.clear_ready();
     }
 }

@@ -39,22 +39,28 @@ pub struct SignedBytes {
 
 /// Digests of payloads that were decided. A mere saving: the ledger's ids are what protects from replay.
 #[derive(Default)]
-pub(super) struct Repeats(Mutex<(HashSet<[u8; 32]>, VecDeque<[u8; 32]>)>);
+pub(super) struct Repeats(Mutex<Digests>);
+
+#[derive(Default)]
+struct Digests {
+    all: HashSet<[u8; 32]>,
+    by_age: VecDeque<[u8; 32]>,
+}
 
 impl Repeats {
     fn contains(&self, digest: &[u8; 32]) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.contains(digest)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).all.contains(digest)
     }
 
     fn insert(&self, digest: [u8; 32]) {
-        let (set, order) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if set.insert(digest) {
-            order.push_back(digest);
+        let mut digests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if digests.all.insert(digest) {
+            digests.by_age.push_back(digest);
         }
-        if order.len() > MOST_REPEATS
-            && let Some(oldest) = order.pop_front()
+        if digests.by_age.len() > MOST_REPEATS
+            && let Some(oldest) = digests.by_age.pop_front()
         {
-            set.remove(&oldest);
+            digests.all.remove(&oldest);
         }
     }
 }

@@ -30,7 +30,8 @@ pub(super) struct Seen<'a> {
 
 pub(super) fn explain(query: &Query, reader: &Reader, seen: Seen<'_>) -> Explanation {
     let refusal = judge(query, &seen);
-    let touching: Vec<_> = seen.grants.into_iter().filter(|g| g.grant.ports.iter().any(|p| touches(query, *p))).collect();
+    let touching: Vec<_> =
+        seen.grants.into_iter().filter(|g| g.grant.ports.iter().any(|p| touches(query, *p))).collect();
     let (live, ended): (Vec<_>, Vec<_>) = touching.into_iter().partition(|g| g.remaining_ns > 0);
     let knocks: Vec<_> = seen.knocks.into_iter().filter(|k| may_see(reader, query, &live, k)).collect();
     let mut findings = Vec::new();
@@ -66,13 +67,17 @@ fn judge(query: &Query, seen: &Seen<'_>) -> Option<Refusal> {
 }
 
 fn touches(query: &Query, port: PortSpec) -> bool {
-    query.ports.iter().any(|p| p.number == port.number && (p.protocol.covers(port.protocol) || port.protocol.covers(p.protocol)))
+    query
+        .ports
+        .iter()
+        .any(|p| p.number == port.number && (p.protocol.covers(port.protocol) || port.protocol.covers(p.protocol)))
 }
 
 /// Requesters see the knocks of the sources they asked about, and others only where they hold a live grant themselves.
 fn may_see(reader: &Reader, query: &Query, live: &[GrantView], knock: &KnockView) -> bool {
     let all = matches!(reader, Reader::Root | Reader::Person { sees_all: true, .. });
-    all || covered(&query.sources, knock.address) || live.iter().any(|g| g.grant.ports.iter().any(|p| p.number == knock.port.number))
+    all || covered(&query.sources, knock.address)
+        || live.iter().any(|g| g.grant.ports.iter().any(|p| p.number == knock.port.number))
 }
 
 fn covered(sources: &[Source], address: IpAddr) -> bool {

@@ -69,19 +69,56 @@ pub struct Rules {
 
 /// What the worker is asked to do.
 enum Command {
-    Request { signer: Signer, request: AccessRequest, answer: Answer<GrantView> },
-    Revoke { signer: Signer, request: RevokeRequest, answer: Answer<GrantView> },
-    Refuse { signer: Signer, action: Action, refusal: Refusal, answer: oneshot::Sender<Refusal> },
-    Get { reader: Reader, id: Uuid, answer: Answer<GrantView> },
-    List { reader: Reader, include_ended: bool, before: Option<u64>, limit: usize, answer: oneshot::Sender<Vec<GrantView>> },
-    Explain { query: Query, reader: Reader, answer: oneshot::Sender<Explanation> },
-    Status { answer: oneshot::Sender<HostState> },
+    Request {
+        signer: Signer,
+        request: AccessRequest,
+        answer: Answer<GrantView>,
+    },
+    Revoke {
+        signer: Signer,
+        request: RevokeRequest,
+        answer: Answer<GrantView>,
+    },
+    Refuse {
+        signer: Signer,
+        action: Action,
+        refusal: Refusal,
+        answer: oneshot::Sender<Refusal>,
+    },
+    Get {
+        reader: Reader,
+        id: Uuid,
+        answer: Answer<GrantView>,
+    },
+    List {
+        reader: Reader,
+        include_ended: bool,
+        before: Option<u64>,
+        limit: usize,
+        answer: oneshot::Sender<Vec<GrantView>>,
+    },
+    Explain {
+        query: Query,
+        reader: Reader,
+        answer: oneshot::Sender<Explanation>,
+    },
+    Status {
+        answer: oneshot::Sender<HostState>,
+    },
     Network(LinkState),
-    Degraded { part: &'static str, why: Option<String> },
-    Reload { rules: Rules, answer: oneshot::Sender<Result<usize, Refusal>> },
+    Degraded {
+        part: &'static str,
+        why: Option<String>,
+    },
+    Reload {
+        rules: Rules,
+        answer: oneshot::Sender<Result<usize, Refusal>>,
+    },
     /// Something unverified was counted for the first time since the last summary.
     Counted,
-    Stop { answer: oneshot::Sender<()> },
+    Stop {
+        answer: oneshot::Sender<()>,
+    },
 }
 
 impl Shared {

@@ -31,7 +31,8 @@ impl Tally {
     /// What was counted since the last call.
     pub(super) fn take(&self) -> BTreeMap<String, u64> {
         self.pending.store(false, Ordering::Release);
-        let fresh = Reason::ALL.iter().zip(&self.fresh).map(|(r, n)| (r.code().to_owned(), n.swap(0, Ordering::Relaxed)));
+        let fresh =
+            Reason::ALL.iter().zip(&self.fresh).map(|(r, n)| (r.code().to_owned(), n.swap(0, Ordering::Relaxed)));
         fresh.filter(|(_, n)| *n > 0).collect()
     }
 

@@ -182,7 +182,8 @@ impl Worker {
             self.degraded.remove("journal");
         }
         self.shared().wall_high.store(self.ledger.wall_high().as_second(), std::sync::atomic::Ordering::Relaxed);
-        let reloaded = waiting.iter().find_map(|w| if let Waiting::Reloaded(rules, ..) = w { Some(rules.clone()) } else { None });
+        let reloaded =
+            waiting.iter().find_map(|w| if let Waiting::Reloaded(rules, ..) = w { Some(rules.clone()) } else { None });
         if let Some(rules) = reloaded {
             *self.shared().rules.write().unwrap_or_else(std::sync::PoisonError::into_inner) = rules;
         }
@@ -245,7 +246,8 @@ impl Worker {
                 tracing::info!(?destroyed, "sessions ended");
             }
             Err(error) => {
-                self.degraded.insert("sessions", format!("sockets could not be destroyed, they hang silently: {error}"));
+                self.degraded
+                    .insert("sessions", format!("sockets could not be destroyed, they hang silently: {error}"));
             }
         }
     }

@@ -79,7 +79,13 @@ impl Worker {
         }
     }
 
-    fn request(&mut self, signer: &Signer, request: &AccessRequest, batch: &mut Batch, now: &Now) -> Result<Grant, Refusal> {
+    fn request(
+        &mut self,
+        signer: &Signer,
+        request: &AccessRequest,
+        batch: &mut Batch,
+        now: &Now,
+    ) -> Result<Grant, Refusal> {
         let Rules { policy, .. } = self.shared().rules();
         self.check_message(&request.header, now)?;
         let judgement = policy.judge(&signer.principal, request, &self.ledger, now)?;
@@ -96,12 +102,19 @@ impl Worker {
         self.ledger.check_unseen(header.id, now)
     }
 
-    fn revoke(&mut self, signer: &Signer, request: &RevokeRequest, batch: &mut Batch, now: &Now) -> Result<(), Refusal> {
+    fn revoke(
+        &mut self,
+        signer: &Signer,
+        request: &RevokeRequest,
+        batch: &mut Batch,
+        now: &Now,
+    ) -> Result<(), Refusal> {
         let Rules { policy, .. } = self.shared().rules();
         self.check_message(&request.header, now)?;
         let not_found = || Refusal::new(Reason::GrantNotFound, request.grant_id).at("grant_id");
         let held = self.ledger.get(&request.grant_id).ok_or_else(not_found)?;
-        let own = held.grant.signer.principal == signer.principal && policy.holds(&signer.principal, RoleKind::Requester);
+        let own =
+            held.grant.signer.principal == signer.principal && policy.holds(&signer.principal, RoleKind::Requester);
         if !own && !policy.holds(&signer.principal, RoleKind::Admin) {
             return Err(not_found());
         }

@@ -48,9 +48,8 @@ impl Worker {
     }
 
     fn list(&self, reader: &Reader, include_ended: bool, before: Option<u64>, limit: usize) -> Vec<GrantView> {
-        let visible = |held: &&Held| {
-            (include_ended || held.ending.is_none()) && reader.may_see(&held.grant.signer.principal)
-        };
+        let visible =
+            |held: &&Held| (include_ended || held.ending.is_none()) && reader.may_see(&held.grant.signer.principal);
         let grants = self.ledger.newest_before(before.unwrap_or(u64::MAX));
         grants.filter(visible).take(limit).map(|held| self.view_of(held)).collect()
     }
@@ -91,12 +90,14 @@ impl Worker {
 
     fn status(&self) -> HostState {
         let shared = self.shared();
-        let layers: Vec<_> = self.enforcer.layers().into_iter().map(|l| LayerView {
-            name: l.name,
-            attached: l.attached,
-            detail: l.detail,
-        }).collect();
-        let lost = layers.iter().filter(|l| !l.attached).map(|l| format!("the {} is not attached: {}", l.name, l.detail));
+        let layers: Vec<_> = self
+            .enforcer
+            .layers()
+            .into_iter()
+            .map(|l| LayerView { name: l.name, attached: l.attached, detail: l.detail })
+            .collect();
+        let lost =
+            layers.iter().filter(|l| !l.attached).map(|l| format!("the {} is not attached: {}", l.name, l.detail));
         HostState {
             host_id: shared.identity.host_id,
             names: shared.identity.names.clone(),
