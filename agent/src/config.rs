@@ -239,7 +239,7 @@ impl Config {
     /// When it cannot be read, could have been written by others than root, or does not hold a valid configuration.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let fail = |reason: String| ConfigError { path: path.to_owned(), reason };
-        let text = read_owned(path).map_err(fail)?;
+        let text = String::from_utf8(read_owned(path).map_err(fail)?).map_err(|_| fail("is not UTF-8 text".into()))?;
         Self::parse(&text).map_err(fail)
     }
 
@@ -342,12 +342,12 @@ impl PortEntry {
 /// The most bytes of a configuration or trust file: a slip of the hand, not a limit anybody should meet.
 const MOST_BYTES: u64 = 4 << 20;
 
-/// The text of a file that nobody but root could have written.
+/// The bytes of a file that nobody but root could have written.
 ///
 /// # Errors
-/// A sentence without the file's name: it cannot be read, is not a plain file, belongs to somebody else, can be written by others,
-/// or is not UTF-8. Owner and mode are those of the opened file, so that a swapped path gains nothing.
-pub fn read_owned(path: &Path) -> Result<String, String> {
+/// A sentence without the file's name: it cannot be read, is not a plain file, belongs to somebody else or can be written
+/// by others. Owner and mode are those of the opened file, so that a swapped path gains nothing.
+pub fn read_owned(path: &Path) -> Result<Vec<u8>, String> {
     let file = File::open(path).map_err(|e| format!("cannot be read: {e}"))?;
     let meta = file.metadata().map_err(|e| format!("cannot be examined: {e}"))?;
     if !meta.is_file() {
@@ -362,9 +362,9 @@ pub fn read_owned(path: &Path) -> Result<String, String> {
     if meta.len() > MOST_BYTES {
         return Err(format!("has {} bytes; at most {MOST_BYTES} are read", meta.len()));
     }
-    let mut text = String::new();
-    file.take(MOST_BYTES).read_to_string(&mut text).map_err(|e| format!("cannot be read: {e}"))?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(|e| format!("cannot be read: {e}"))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use postern_core::table::Table;
-use postern_core::trust::Trust;
+use postern_core::trust::{Trust, TrustFile};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -48,10 +48,13 @@ fn rules(config: &Config) -> Result<Rules, Failure> {
     let read = |path: &PathBuf| {
         config::read_owned(path).map_err(|reason| Failure::Config(format!("{}: {reason}", path.display())))
     };
-    let signers = read(&config.trust_file)?;
+    let signers = String::from_utf8(read(&config.trust_file)?)
+        .map_err(|_| Failure::Config(format!("{}: is not UTF-8 text", config.trust_file.display())))?;
     let revoked = config.revoked_keys.as_ref().map(read).transpose()?.unwrap_or_default();
-    let trust = Trust::parse(&signers, &revoked)
-        .map_err(|error| Failure::Config(format!("{}: {error}", config.trust_file.display())))?;
+    let trust = Trust::parse(&signers, &revoked).map_err(|error| {
+        let revoked_file = config.revoked_keys.as_ref().filter(|_| error.file == TrustFile::Revoked);
+        Failure::Config(format!("{}: {error}", revoked_file.unwrap_or(&config.trust_file).display()))
+    })?;
     Ok(Rules { policy: Arc::new(config.policy()), trust: Arc::new(trust) })
 }
 

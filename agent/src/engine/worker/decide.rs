@@ -2,7 +2,7 @@
 //!
 //! Owns the order of a request's last checks: freshness → replay → policy → capacity. It never touches disk or kernel.
 
-use postern_core::envelope::Signer;
+use postern_core::envelope::{Role, Signer};
 use postern_core::grant::{AccessRequest, EndCause, Ending, Grant, RevokeRequest};
 use postern_core::ledger::{Action, Event, Seen};
 use postern_core::message::{self, Showing};
@@ -155,7 +155,7 @@ impl Worker {
     /// Ends the grants that new rules no longer allow; says how many.
     fn reload(&mut self, rules: &Rules, batch: &mut Batch, now: &Now) -> usize {
         let cause = |grant: &Grant| match () {
-            () if !rules.trust.trusts(&grant.signer, now.wall.as_second()) => Some(EndCause::SignerUntrusted),
+            () if !rules.trust.trusts(&grant.signer, Role::Request, now.wall.as_second(), now.wall_trusted) => Some(EndCause::SignerUntrusted),
             () if !rules.policy.still_allows(grant) => Some(EndCause::PolicyChanged),
             () => None,
         };
