@@ -1,0 +1,32 @@
+//! What systemd wants to know.
+//!
+//! Owns readiness and the watchdog (sd_notify(3)). Without systemd it does nothing.
+
+use sd_notify::NotifyState;
+
+/// The agent serves.
+pub fn ready() {
+    send(NotifyState::Ready);
+}
+
+/// The agent is about to exit.
+pub fn stopping() {
+    send(NotifyState::Stopping);
+}
+
+/// Feeds the watchdog twice as often as it asks, or does nothing where there is none. It runs on the reactor that serves the API: when
+/// that hangs, systemd starts the agent anew, and the kernel keeps the ports closed meanwhile.
+pub async fn keep_alive() {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(limit / 2);
+    loop {
+        ticks.tick().await;
+        send(NotifyState::Watchdog);
+    }
+}
+
+fn send(state: NotifyState) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
+}
