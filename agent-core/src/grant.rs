@@ -42,6 +42,16 @@ impl Protocol {
         }
     }
 
+    /// The protocol with this IP protocol number, if it is one of ours.
+    #[must_use]
+    pub const fn of_number(number: u8) -> Option<Self> {
+        match number {
+            TCP => Some(Self::Tcp),
+            UDP => Some(Self::Udp),
+            _ => None,
+        }
+    }
+
     /// Whether everything in `other` is in this one too.
     #[must_use]
     pub fn covers(self, other: Self) -> bool {

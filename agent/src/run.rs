@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
+use postern_core::grant::{PortSpec, Protocol};
 use postern_core::table::Table;
 use postern_core::trust::{Trust, TrustFile};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -88,7 +89,7 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
         event: postern_core::ledger::Event::Unlocked,
     };
     opened.journal.append(&[record]).map_err(Failure::other)?;
-    Enforcer::unlock(&config.pin_dir).map_err(Failure::other)?;
+    enforcer::unlock(&config.pin_dir).map_err(Failure::other)?;
     println!("Every port that Postern protected is open until posternd starts again.");
     Ok(())
 }
@@ -152,7 +153,7 @@ async fn serve(
     let bound = api::bind(&config.api, &config.state_dir).map_err(Failure::other)?;
     let serving = tokio::spawn(bound.serve(engine.clone(), stopped));
     notify::ready();
-    let watchdog = tokio::spawn(notify::keep_alive());
+    let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
     let outcome = signals(path, &engine).await;
     notify::stopping();
     drop(stop);
@@ -203,7 +204,9 @@ fn note_knocks(mut knocks: enforcer::Knocks, engine: Engine) {
         }
         let at = jiff::Timestamp::now();
         for knock in knocks.drain() {
-            engine.knocks().note(knock.source, knock.port, at);
+            if let Some(protocol) = Protocol::of_number(knock.protocol) {
+                engine.knocks().note(knock.source, PortSpec { number: knock.port, protocol }, at);
+            }
         }
     }
 }

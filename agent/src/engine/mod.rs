@@ -114,6 +114,8 @@ enum Command {
         rules: Rules,
         answer: oneshot::Sender<Result<usize, Refusal>>,
     },
+    /// Look whether lock and cut are still in force, and bring them back if not.
+    Heal,
     /// Something unverified was counted for the first time since the last summary.
     Counted,
     Stop {
@@ -247,6 +249,11 @@ impl Engine {
     /// Notes that a part of the host works with restrictions, or no longer does.
     pub async fn degraded(&self, part: &'static str, why: Option<String>) {
         let _ = self.0.commands.send(Command::Degraded { part, why }).await;
+    }
+
+    /// Has the worker look whether lock and cut are still in force, and bring them back if not.
+    pub async fn heal(&self) {
+        let _ = self.0.commands.send(Command::Heal).await;
     }
 
     /// Where knocks are noted.

@@ -45,7 +45,7 @@ pub(super) struct Worker {
     installed: Table,
     capacity: Capacity,
     shed: Shed,
-    sheds: BTreeMap<u32, (String, ShedStatus)>,
+    sheds: BTreeMap<u32, ShedStatus>,
     /// Parts that do not work as they should, with the reason.
     degraded: BTreeMap<&'static str, String>,
     started: jiff::Timestamp,

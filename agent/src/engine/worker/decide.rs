@@ -24,6 +24,7 @@ impl Command {
             | Self::Network(_)
             | Self::Degraded { .. }
             | Self::Reload { .. }
+            | Self::Heal
             | Self::Counted
             | Self::Stop { .. } => true,
             Self::Get { .. } | Self::List { .. } | Self::Explain { .. } | Self::Status { .. } => false,
@@ -69,6 +70,7 @@ impl Worker {
                 let ended = self.reload(&rules, batch, now);
                 batch.waiting.push(Waiting::Reloaded(rules, ended, answer));
             }
+            Command::Heal => self.heal(),
             Command::Counted => self.tally_due = Some(now.boot.plus_nanos(nanos(TALLY_EVERY))),
             Command::Stop { answer } => {
                 self.write_tally(batch, now);
@@ -167,6 +169,21 @@ impl Worker {
         gone.len()
     }
 
+    /// Brings back the layers that somebody took away. Each layer is whole by itself, so nothing was open meanwhile.
+    fn heal(&mut self) {
+        match self.enforcer.heal() {
+            Ok(lost) => {
+                for layer in &lost {
+                    tracing::error!(layer = layer.hook.code(), state = layer.state.code(), "a layer was lost and brought back");
+                }
+                self.degraded.remove("layers");
+            }
+            Err(error) => {
+                self.degraded.insert("layers", error.to_string());
+            }
+        }
+    }
+
     /// Follows the host's addresses and interfaces.
     fn network(&mut self, state: &links::LinkState) {
         if let Err(error) = self.enforcer.set_local(&state.addresses) {
@@ -181,10 +198,10 @@ impl Worker {
             self.sheds.remove(&index);
         }
         for (index, name) in targets {
-            if self.sheds.get(&index).is_none_or(|(known, _)| *known != name) {
+            if self.sheds.get(&index).is_none_or(|known| known.name != name) {
                 let status = self.enforcer.attach_shed(index, &name);
-                tracing::info!(%name, mode = status.mode.name(), reason = %status.reason, "shed");
-                self.sheds.insert(index, (name, status));
+                tracing::info!(%name, mode = status.mode.code(), reason = %status.reason, "shed");
+                self.sheds.insert(index, status);
             }
         }
     }

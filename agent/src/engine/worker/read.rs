@@ -9,6 +9,7 @@ use postern_core::time::{BootNanos, Now};
 use uuid::Uuid;
 
 use super::Worker;
+use crate::enforcer::{LayerState, LayerStatus, ShedStatus};
 use crate::engine::{Command, GrantView, HostState, LayerView, Reader, ShedView, explain};
 
 impl Worker {
@@ -37,6 +38,7 @@ impl Worker {
             | Command::Network(_)
             | Command::Degraded { .. }
             | Command::Reload { .. }
+            | Command::Heal
             | Command::Counted
             | Command::Stop { .. } => {}
         }
@@ -76,7 +78,7 @@ impl Worker {
         if grant.boot_id != now.boot_id {
             return Use::default();
         }
-        let counted = self.enforcer.usage(grant.slot).unwrap_or_default();
+        let counted = self.enforcer.usage(grant.slot);
         let moment = |boot: u64| (boot > 0).then(|| now.wall_at(BootNanos(boot)));
         Use {
             packets_in: counted.packets_in,
@@ -90,12 +92,7 @@ impl Worker {
 
     fn status(&self) -> HostState {
         let shared = self.shared();
-        let layers: Vec<_> = self
-            .enforcer
-            .layers()
-            .into_iter()
-            .map(|l| LayerView { name: l.name, attached: l.attached, detail: l.detail })
-            .collect();
+        let layers: Vec<_> = self.enforcer.layers().into_iter().map(layer_view).collect();
         let lost =
             layers.iter().filter(|l| !l.attached).map(|l| format!("the {} is not attached: {}", l.name, l.detail));
         HostState {
@@ -117,12 +114,17 @@ impl Worker {
     }
 
     fn shed_views(&self) -> Vec<ShedView> {
-        let view = |(&index, (name, status)): (&u32, &(String, crate::enforcer::ShedStatus))| ShedView {
-            name: name.clone(),
+        let view = |(&index, status): (&u32, &ShedStatus)| ShedView {
+            name: status.name.clone(),
             index,
-            mode: status.mode.name(),
+            mode: status.mode.code(),
             reason: status.reason.clone(),
         };
         self.sheds.iter().map(view).collect()
     }
+}
+
+fn layer_view(layer: LayerStatus) -> LayerView {
+    let attached = layer.state == LayerState::InForce;
+    LayerView { name: layer.hook.code(), attached, detail: layer.state.code().to_owned() }
 }
