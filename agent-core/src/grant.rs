@@ -308,6 +308,21 @@ pub struct Use {
     pub last: Option<Timestamp>,
 }
 
+impl Use {
+    /// This and what came later.
+    #[must_use]
+    pub fn plus(self, later: Self) -> Self {
+        Self {
+            packets_in: self.packets_in.saturating_add(later.packets_in),
+            bytes_in: self.bytes_in.saturating_add(later.bytes_in),
+            packets_out: self.packets_out.saturating_add(later.packets_out),
+            bytes_out: self.bytes_out.saturating_add(later.bytes_out),
+            first: self.first.or(later.first),
+            last: later.last.or(self.last),
+        }
+    }
+}
+
 /// One grant. Written to the journal when it is made; what happens to it later are events of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {

@@ -58,7 +58,11 @@ pub enum Event {
         protected: Vec<PortSpec>,
     },
     /// The agent stopped. Nothing opened by that.
-    Stopped,
+    Stopped {
+        /// What the packets of live grants added up to: the next start counts on from there.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        usage: BTreeMap<Uuid, Use>,
+    },
     /// A request was granted.
     Granted {
         /// The grant.
@@ -144,7 +148,7 @@ pub struct Held {
     pub grant: Grant,
     /// Set once it has ended.
     pub ending: Option<Ending>,
-    /// Final once it has ended.
+    /// Final once it has ended; until then what an earlier run of the agent counted.
     pub usage: Use,
 }
 
@@ -178,8 +182,8 @@ impl Ledger {
         match &record.event {
             Event::Granted { grant } => self.hold(record.seq, grant),
             Event::Ended { grant, ending, usage } => self.end(grant, ending, *usage),
+            Event::Stopped { usage } => self.note_usage(usage),
             Event::Started { .. }
-            | Event::Stopped
             | Event::Refused { .. }
             | Event::Unverified { .. }
             | Event::Unlocked
@@ -206,6 +210,15 @@ impl Ledger {
             && let Some(gone) = self.held.remove(&oldest)
         {
             self.by_id.remove(&gone.grant.id);
+        }
+    }
+
+    fn note_usage(&mut self, usage: &BTreeMap<Uuid, Use>) {
+        for (id, used) in usage {
+            let held = self.by_id.get(id).and_then(|seq| self.held.get_mut(seq));
+            if let Some(held) = held.filter(|held| held.ending.is_none()) {
+                held.usage = *used;
+            }
         }
     }
 

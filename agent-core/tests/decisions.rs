@@ -426,6 +426,6 @@ fn a_message_may_not_be_forgotten_before_it_is_stale() {
     let mut story = Story::new();
     let far = now(0).wall + SignedDuration::from_hours(24);
     let long = Seen { id: Uuid::from_u128(9), not_after: far };
-    story.push(&now(0), Some(long), Event::Stopped);
+    story.push(&now(0), Some(long), Event::Stopped { usage: [].into() });
     assert!(story.ledger.check_unseen(long.id, &now(899)).is_err());
 }

@@ -29,7 +29,9 @@ pub(super) struct Seen<'a> {
 }
 
 pub(super) fn explain(query: &Query, reader: &Reader, seen: Seen<'_>) -> Explanation {
-    let refusal = judge(query, &seen);
+    // Root may ask without naming anybody: then there is nobody to judge.
+    let judged = !query.principal.is_empty();
+    let refusal = judged.then(|| judge(query, &seen)).flatten();
     let touching: Vec<_> =
         seen.grants.into_iter().filter(|g| g.grant.ports.iter().any(|p| touches(query, *p))).collect();
     let (live, ended): (Vec<_>, Vec<_>) = touching.into_iter().partition(|g| g.remaining_ns > 0);
@@ -43,10 +45,12 @@ pub(super) fn explain(query: &Query, reader: &Reader, seen: Seen<'_>) -> Explana
     }
     findings.extend(knocks.iter().filter_map(|knock| elsewhere(knock, query, &live)));
     findings.extend(ended.first().filter(|_| live.is_empty()).map(last_ended));
-    findings.push(match &refusal {
-        None => "A request like this would be granted now.".to_owned(),
-        Some(refusal) => format!("A request like this would be refused: {}.", refusal.sentence()),
-    });
+    if judged {
+        findings.push(match &refusal {
+            None => "A request like this would be granted now.".to_owned(),
+            Some(refusal) => format!("A request like this would be refused: {}.", refusal.sentence()),
+        });
+    }
     Explanation { refusal, grants: live, knocks, findings }
 }
 

@@ -146,7 +146,7 @@ impl Worker {
     fn end(&mut self, batch: &mut Batch, id: Uuid, ending: Ending, message: Option<Seen>, now: &Now) {
         let Some(held) = self.ledger.get(&id) else { return };
         let grant = held.grant.clone();
-        let usage = self.usage(&grant, now);
+        let usage = self.usage(held, now);
         self.push(batch, message, Event::Ended { grant: id, ending, usage }, now);
         batch.ended.push(grant);
     }

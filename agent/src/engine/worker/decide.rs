@@ -74,7 +74,9 @@ impl Worker {
             Command::Counted => self.tally_due = Some(now.boot.plus_nanos(nanos(TALLY_EVERY))),
             Command::Stop { answer } => {
                 self.write_tally(batch, now);
-                self.push(batch, None, Event::Stopped, now);
+                let live: Vec<_> = self.ledger.live().map(|grant| grant.id).collect();
+                let usage = live.into_iter().filter_map(|id| Some((id, self.usage(self.ledger.get(&id)?, now)))).collect();
+                self.push(batch, None, Event::Stopped { usage }, now);
                 batch.waiting.push(Waiting::Stopped(answer));
             }
             Command::Get { .. } | Command::List { .. } | Command::Explain { .. } | Command::Status { .. } => {}

@@ -2,7 +2,7 @@
 //!
 //! Owns the views of grants and of the host. It never changes anything.
 
-use postern_core::grant::{Grant, Use};
+use postern_core::grant::Use;
 use postern_core::ledger::Held;
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::{BootNanos, Now};
@@ -69,25 +69,25 @@ impl Worker {
             grant: grant.clone(),
             ending: ending.clone(),
             remaining_ns: if live { now.boot.until(grant.expires_boot) } else { 0 },
-            usage: if live { self.usage(grant, &now) } else { *usage },
+            usage: if live { self.usage(held, &now) } else { *usage },
         }
     }
 
-    /// What the kernel has counted for a live grant.
-    pub(super) fn usage(&self, grant: &Grant, now: &Now) -> Use {
-        if grant.boot_id != now.boot_id {
-            return Use::default();
+    /// What a live grant's packets have added up to: what an earlier run noted and what the kernel has counted since.
+    pub(super) fn usage(&self, held: &Held, now: &Now) -> Use {
+        if held.grant.boot_id != now.boot_id {
+            return held.usage;
         }
-        let counted = self.enforcer.usage(grant.slot);
+        let counted = self.enforcer.usage(held.grant.slot);
         let moment = |boot: u64| (boot > 0).then(|| now.wall_at(BootNanos(boot)));
-        Use {
+        held.usage.plus(Use {
             packets_in: counted.packets_in,
             bytes_in: counted.bytes_in,
             packets_out: counted.packets_out,
             bytes_out: counted.bytes_out,
             first: moment(counted.first_boot_ns),
             last: moment(counted.last_boot_ns),
-        }
+        })
     }
 
     fn status(&self) -> HostState {
