@@ -145,7 +145,10 @@ fn link(message: &LinkMessage, defaults: &BTreeSet<u32>) -> Option<Link> {
         // Loopback has a type of its own.
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         backed: message.attributes.iter().any(|a| matches!(a, LinkAttribute::ParentDevName(_))),
-        veth: message.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkInfo(infos) if infos.iter().any(is_veth))),
+        veth: message
+            .attributes
+            .iter()
+            .any(|a| matches!(a, LinkAttribute::LinkInfo(infos) if infos.iter().any(is_veth))),
         default_route: defaults.contains(&index),
     })
 }

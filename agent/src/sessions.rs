@@ -19,7 +19,6 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use postern_core::grant::Grant;
 use postern_core::key::TCP;
 
-
 /// What one grant opens on one port: the sessions that it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scope {
@@ -77,7 +76,13 @@ fn request(family: u8, protocol: u8, socket_id: SocketId) -> SockDiagMessage {
         TCP => StateFlags::all() - StateFlags::LISTEN - StateFlags::CLOSE,
         _ => StateFlags::ESTABLISHED,
     };
-    SockDiagMessage::InetRequest(InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states, socket_id })
+    SockDiagMessage::InetRequest(InetRequest {
+        family,
+        protocol,
+        extensions: ExtensionFlags::empty(),
+        states,
+        socket_id,
+    })
 }
 
 fn list(family: u8, protocol: u8) -> io::Result<Vec<SocketId>> {
@@ -88,7 +93,9 @@ fn list(family: u8, protocol: u8) -> io::Result<Vec<SocketId>> {
         let (bytes, _) = socket.recv_from_full()?;
         for message in messages::<SockDiagMessage>(&bytes) {
             match message?.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => found.push(response.header.socket_id),
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                    found.push(response.header.socket_id)
+                }
                 NetlinkPayload::Done(_) => return Ok(found),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
                 _ => {}

@@ -4,7 +4,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
 };
 
 use aya::maps::{MapData, RingBuf};
@@ -70,4 +70,10 @@ fn knock(event: KnockEvent) -> Option<Knock> {
         hook: Hook::from_index(event.hook)?,
         fate: Fate::from_index(event.fate)?,
     })
+}
+
+impl AsFd for Knocks {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
 }

@@ -75,7 +75,8 @@ impl Worker {
             Command::Stop { answer } => {
                 self.write_tally(batch, now);
                 let live: Vec<_> = self.ledger.live().map(|grant| grant.id).collect();
-                let usage = live.into_iter().filter_map(|id| Some((id, self.usage(self.ledger.get(&id)?, now)))).collect();
+                let usage =
+                    live.into_iter().filter_map(|id| Some((id, self.usage(self.ledger.get(&id)?, now)))).collect();
                 self.push(batch, None, Event::Stopped { usage }, now);
                 batch.waiting.push(Waiting::Stopped(answer));
             }
@@ -159,7 +160,9 @@ impl Worker {
     /// Ends the grants that new rules no longer allow; says how many.
     fn reload(&mut self, rules: &Rules, batch: &mut Batch, now: &Now) -> usize {
         let cause = |grant: &Grant| match () {
-            () if !rules.trust.trusts(&grant.signer, Role::Request, now.wall.as_second(), now.wall_trusted) => Some(EndCause::SignerUntrusted),
+            () if !rules.trust.trusts(&grant.signer, Role::Request, now.wall.as_second(), now.wall_trusted) => {
+                Some(EndCause::SignerUntrusted)
+            }
             () if !rules.policy.still_allows(grant) => Some(EndCause::PolicyChanged),
             () => None,
         };
@@ -176,7 +179,11 @@ impl Worker {
         match self.enforcer.heal() {
             Ok(lost) => {
                 for layer in &lost {
-                    tracing::error!(layer = layer.hook.code(), state = layer.state.code(), "a layer was lost and brought back");
+                    tracing::error!(
+                        layer = layer.hook.code(),
+                        state = layer.state.code(),
+                        "a layer was lost and brought back"
+                    );
                 }
                 self.degraded.remove("layers");
             }
