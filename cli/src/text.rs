@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use jiff::{Timestamp, tz::TimeZone};
 
-/// Replaces control characters, so that no host can send escape sequences to the terminal.
+/// Replaces what could drive a terminal or turn the reading order around, so that no host can fake what is shown.
 #[must_use]
 pub fn clean(text: &str) -> String {
-    let hidden = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let hidden = |c: char| {
+        let turns =
+            matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+        c.is_control() || turns
+    };
     text.chars().map(|c| if hidden(c) { '\u{fffd}' } else { c }).collect()
 }
 

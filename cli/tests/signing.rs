@@ -32,11 +32,25 @@ fn allowed(public: &Path) -> String {
 fn check(home: &Home, allowed: &str, command: &mut Command, what: &str) -> Signed {
     let signed = Signed::from_output(&succeed(command), "message");
     assert!(home.verifies(allowed, NAMESPACE, &signed.payload, &signed.sshsig), "{what}: refused by ssh-keygen");
+    assert_eq!(host_accepts(allowed, &signed).as_deref(), Ok("alice"), "{what}: the host's verifier");
     let mut changed = signed.payload.clone();
     changed[0] ^= 1;
     assert!(!home.verifies(allowed, NAMESPACE, &changed, &signed.sshsig), "{what}: accepted when changed");
     assert!(!home.verifies(allowed, "revoke@postern.v1", &signed.payload, &signed.sshsig), "{what}: wrong namespace");
     signed
+}
+
+/// What the host's own verifier makes of it: who signed, or the reason code of the refusal.
+fn host_accepts(allowed: &str, signed: &Signed) -> Result<String, &'static str> {
+    let trust = postern_core::trust::Trust::parse(allowed, b"").expect("a trust file");
+    let envelope = postern_core::envelope::Envelope {
+        payload: &signed.payload,
+        payload_type: &signed.payload_type,
+        signatures: vec![&signed.sshsig],
+    };
+    let now = jiff::Timestamp::now().as_second();
+    let verified = postern_core::envelope::verify(&envelope, &trust, now, true).map_err(|no| no.reason.code())?;
+    Ok(verified.signer().expect("a signer").principal.clone())
 }
 
 #[test]

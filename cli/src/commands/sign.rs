@@ -20,8 +20,8 @@ use crate::{
     target::Target,
 };
 
-/// The most that a host reads.
-const MOST_BYTES: u64 = 64 * 1024;
+/// The largest payload that a host reads.
+const MOST_BYTES: u64 = 32 * 1024;
 
 /// What to sign, without what ties it to a host.
 enum Draft {
@@ -113,7 +113,7 @@ async fn offline(
 async fn sign_file(env: &Env, path: &Path, kind: Option<Purpose>) -> Result<()> {
     let bytes = read_file(path).map_err(|error| Failure::new(Kind::Local, format!("{}: {error}", path.display())))?;
     if bytes.len() as u64 > MOST_BYTES {
-        return Err(Failure::usage(format!("{} is larger than a host reads (64 KiB)", path.display())));
+        return Err(Failure::usage(format!("{} is larger than a host reads (32 KiB)", path.display())));
     }
     let purpose = payload::recognise(&bytes, kind)?;
     let signer = env.signer().await?;
