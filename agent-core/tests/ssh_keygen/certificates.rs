@@ -97,6 +97,9 @@ fn a_certificate_of_a_security_key_may_want_its_holder_checked() {
         key.certify(&ca, &["-n", ALICE, "-O", "verify-required"]);
         assert_eq!(reason(Case::new(&trust, &sign(TOUCHED)).ours()), Reason::CertificateInvalid);
         Case::new(&trust, &sign(TOUCHED | VERIFIED)).agrees(&lab).expect("touch and PIN");
+        key.certify(&ca, &["-n", ALICE, "-O", "force-command=ls", "-O", "verify-required"]);
+        let restricted = sign(TOUCHED | VERIFIED);
+        assert_eq!(reason(Case::new(&trust, &restricted).ours()), Reason::CertificateInvalid);
     }
 }
 

@@ -1,89 +1,18 @@
 //! No bytes make the parsers panic, and no bytes but the signer's own are accepted.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+mod valid;
+
 use postern_core::envelope::{Envelope, Fingerprint, PublicKey, Role, Signer, SshSig, Verified, dearmor, verify};
 use postern_core::refusal::Refusal;
 use postern_core::trust::{Trust, TrustFile};
 use proptest::prelude::*;
-use ring::{digest, signature};
-use signature::KeyPair as _;
+use valid::{PAYLOAD, armor, revocation_list, texts};
 
 const REQUEST: &str = "application/vnd.postern.access-request.v1+json";
-const PAYLOAD: &[u8] = b"{}";
-
-fn strings(values: &[&[u8]]) -> Vec<u8> {
-    let with_length = |v: &&[u8]| [&u32::try_from(v.len()).expect("short").to_be_bytes()[..], v].concat();
-    values.iter().flat_map(with_length).collect()
-}
-
-fn armor(bytes: &[u8]) -> String {
-    let encoded = STANDARD.encode(bytes);
-    let lines: Vec<_> = encoded.as_bytes().chunks(70).map(String::from_utf8_lossy).collect();
-    format!("-----BEGIN SSH SIGNATURE-----\n{}\n-----END SSH SIGNATURE-----\n", lines.join("\n"))
-}
 
 /// Trust files, and the bytes of SSHSIGs that are valid under them: by a key, and by a certificate.
 fn valid() -> Vec<(Trust, Vec<u8>)> {
-    valid_texts()
-        .into_iter()
-        .map(|(text, bytes)| (Trust::parse(&text, b"").expect("a valid trust file"), bytes))
-        .collect()
-}
-
-fn valid_texts() -> Vec<(String, Vec<u8>)> {
-    let (holder, authority) = (ed25519(1), ed25519(2));
-    let blob = |pair: &signature::Ed25519KeyPair| strings(&[b"ssh-ed25519", pair.public_key().as_ref()]);
-    let line = |start: &str, pair| format!("{start} ssh-ed25519 {}\n", STANDARD.encode(blob(pair)));
-    vec![
-        (line("alice@example.com", &holder), sshsig(&blob(&holder), &holder)),
-        (
-            line("*@example.com cert-authority", &authority),
-            sshsig(&certificate(&holder, &authority, &blob(&authority)), &holder),
-        ),
-    ]
-}
-
-fn ed25519(seed: u8) -> signature::Ed25519KeyPair {
-    signature::Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("any 32 bytes are a seed")
-}
-
-fn sshsig(key: &[u8], signer: &signature::Ed25519KeyPair) -> Vec<u8> {
-    let namespace = Role::Request.namespace().as_bytes();
-    let hash = digest::digest(&digest::SHA512, PAYLOAD);
-    let signed = [&b"SSHSIG"[..], &strings(&[namespace, b"", b"sha512", hash.as_ref()])].concat();
-    let signature = strings(&[b"ssh-ed25519", signer.sign(&signed).as_ref()]);
-    [&b"SSHSIG\0\0\0\x01"[..], &strings(&[key, namespace, b"", b"sha512", &signature])].concat()
-}
-
-fn certificate(holder: &signature::Ed25519KeyPair, by: &signature::Ed25519KeyPair, authority: &[u8]) -> Vec<u8> {
-    let mut out = strings(&[b"ssh-ed25519-cert-v01@openssh.com", &[7; 32], holder.public_key().as_ref()]);
-    out.extend(7_u64.to_be_bytes());
-    out.extend(1_u32.to_be_bytes());
-    out.extend(strings(&[b"key id", &strings(&[b"alice@example.com"])]));
-    out.extend(0_u64.to_be_bytes());
-    out.extend(u64::MAX.to_be_bytes());
-    out.extend(strings(&[b"", &strings(&[b"permit-pty", b""]), b"", authority]));
-    let signature = strings(&[b"ssh-ed25519", by.sign(&out).as_ref()]);
-    out.extend(strings(&[&signature]));
-    out
-}
-
-/// A binary revocation list with each kind of entry.
-fn revocation_list() -> Vec<u8> {
-    let section = |kind: u8, content: &[u8]| [&[kind][..], &strings(&[content])].concat();
-    let serials = [7_u64.to_be_bytes(), 9_u64.to_be_bytes()].concat();
-    let bitmap = [&100_u64.to_be_bytes()[..], &strings(&[&[0x55, 0xaa]])].concat();
-    let certificates = [
-        strings(&[b"", b""]),
-        section(0x20, &serials),
-        section(0x21, &serials),
-        section(0x22, &bitmap),
-        section(0x23, &strings(&[b"key id", b"another"])),
-    ];
-    let header = [&b"SSHKRL\n\0\0\0\0\x01"[..], &[0; 24], &strings(&[b"", b"comment"])].concat();
-    let keys =
-        [section(2, &strings(&[b"a key"])), section(5, &strings(&[&[1; 32]])), section(1, &certificates.concat())];
-    [header, keys.concat()].concat()
+    texts().into_iter().map(|(text, bytes)| (Trust::parse(&text, b"").expect("a valid trust file"), bytes)).collect()
 }
 
 fn judge(trust: &Trust, armored: &str) -> Result<Verified, Refusal> {
@@ -182,7 +111,7 @@ fn the_unchanged_bytes_are_accepted() {
     for (trust, bytes) in valid() {
         assert!(accepted(&trust, &armor(&bytes)));
     }
-    let (text, _) = &valid_texts()[1];
+    let (text, _) = &texts()[1];
     let trusts =
         |revoked: &[u8]| Trust::parse(text, revoked).expect("both files").trusts(&certified(), Role::Request, 0, true);
     assert!(trusts(b"") && !trusts(&revocation_list()));
@@ -229,7 +158,7 @@ proptest! {
     fn changed_revocation_lists_do_no_harm(changes in prop::collection::vec(change(), 1..6)) {
         let mut bytes = revocation_list();
         changes.iter().for_each(|change| change.apply(&mut bytes));
-        let (text, _) = &valid_texts()[1];
+        let (text, _) = &texts()[1];
         if let Ok(trust) = Trust::parse(text, &bytes) {
             let _ = trust.trusts(&certified(), Role::Request, 0, true);
         }
