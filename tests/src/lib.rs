@@ -8,16 +8,34 @@
 //!    10.1.0.11  fd00:1::11  NEIGHBOUR
 //! ```
 //!
+//! ```no_run
+//! use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
+//! use postern_tests::{postern::{Options, Postern}, probe::{self, Outcome}, service::Service};
+//!
+//! let net = Net::pair();
+//! let ssh = (SERVER.v4, 22).into();
+//! let _service = Service::tcp_echo(&net.server, ssh);
+//! let postern = Postern::start(&net.server, Options::default());
+//! postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 60).expect("a grant");
+//! assert_eq!(probe::tcp(&net.client, GRANTED.v4, ssh), Outcome::Answered);
+//! assert_eq!(probe::tcp(&net.client, STRANGER.v4, ssh), Outcome::Refused);
+//! ```
+//!
 //! A test makes its own network and needs no names, no order and no clean-up: namespaces are anonymous and held by
 //! descriptors, and children die with the thread that made them, so that SIGKILL leaves nothing either.
 //!
 //! Never replaces a part of the kernel, of sshd or of OpenSSH by one of its own. Never kills a process it did not start.
 
+pub mod client;
 pub mod corpus;
 pub mod frame;
+pub mod keys;
 pub mod net;
 pub mod netns;
+mod pins;
+pub mod postern;
 pub mod probe;
+pub mod request;
 pub mod service;
 mod sys;
 pub mod wire;

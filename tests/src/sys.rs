@@ -100,3 +100,18 @@ pub fn wait_readable(descriptor: BorrowedFd<'_>, milliseconds: u64) -> io::Resul
     // SAFETY: one pollfd, and its count is 1.
     check(unsafe { libc::poll(&raw mut poll, 1, timeout) }).map(|ready| ready > 0)
 }
+
+/// Mounts bpffs where there is none.
+pub fn mount_bpffs(path: &str) -> io::Result<()> {
+    let path = CString::new(path)?;
+    let kind = c"bpf".as_ptr();
+    // SAFETY: all pointers are valid C strings for the length of the call.
+    check(unsafe { libc::mount(kind, path.as_ptr(), kind, 0, c"mode=0700".as_ptr().cast()) }).map(drop)
+}
+
+/// Sends a signal to one process.
+pub fn signal(process: u32, number: i32) -> io::Result<()> {
+    let process = i32::try_from(process).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: takes plain numbers; the caller names a child of its own.
+    check(unsafe { libc::kill(process, number) }).map(drop)
+}

@@ -1,0 +1,112 @@
+//! A gRPC client for tests: blocking, on the Unix socket, where root may read without a signature.
+//!
+//! Never retries and never hides a status. Other ways in (TLS, grpcurl, `postern`) are for the tests that are about them.
+
+use postern_proto::v1::access_service_client::AccessServiceClient;
+use postern_proto::v1::host_service_client::HostServiceClient;
+use postern_proto::v1::{
+    ExplainRequest, ExplainResponse, GetStatusRequest, GetStatusResponse, Grant, ListGrantsRequest,
+    RequestAccessRequest, RevokeAccessRequest, SignedMessage, WhoAmIRequest, WhoAmIResponse,
+};
+use std::path::Path;
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
+use tonic_types::StatusExt as _;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Client {
+    runtime: Runtime,
+    channel: Channel,
+}
+
+impl Client {
+    /// Connects to a Unix socket.
+    ///
+    /// # Errors
+    /// Where nobody listens there.
+    pub fn unix(socket: &Path) -> Result<Self, tonic::transport::Error> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))?;
+        let channel = runtime.block_on(endpoint.connect())?;
+        Ok(Self { runtime, channel })
+    }
+
+    /// For calls that have no method here: `client.wait(client.access().watch_grants(…))`.
+    #[must_use]
+    pub fn access(&self) -> AccessServiceClient<Channel> {
+        AccessServiceClient::new(self.channel.clone())
+    }
+
+    /// As [`Client::access`].
+    #[must_use]
+    pub fn host(&self) -> HostServiceClient<Channel> {
+        HostServiceClient::new(self.channel.clone())
+    }
+
+    /// Waits for one call.
+    pub fn wait<T>(&self, call: impl Future<Output = T>) -> T {
+        self.runtime.block_on(call)
+    }
+
+    /// `RequestAccess`
+    ///
+    /// # Errors
+    /// The status; see [`reason`].
+    pub fn request(&self, message: SignedMessage) -> Result<Grant, Status> {
+        let request = RequestAccessRequest { message: Some(message) };
+        let response = self.wait(self.access().request_access(request))?;
+        response.into_inner().grant.ok_or_else(|| Status::internal("no grant in the response"))
+    }
+
+    /// `RevokeAccess`
+    ///
+    /// # Errors
+    /// The status.
+    pub fn revoke(&self, message: SignedMessage) -> Result<Grant, Status> {
+        let request = RevokeAccessRequest { message: Some(message) };
+        let response = self.wait(self.access().revoke_access(request))?;
+        response.into_inner().grant.ok_or_else(|| Status::internal("no grant in the response"))
+    }
+
+    /// `ListGrants`, as root, ended ones too.
+    ///
+    /// # Errors
+    /// The status.
+    pub fn grants(&self) -> Result<Vec<Grant>, Status> {
+        let request = ListGrantsRequest { include_ended: true, page_size: 1000, ..Default::default() };
+        self.wait(self.access().list_grants(request)).map(|response| response.into_inner().grants)
+    }
+
+    /// `WhoAmI`
+    ///
+    /// # Errors
+    /// The status.
+    pub fn who_am_i(&self) -> Result<WhoAmIResponse, Status> {
+        self.wait(self.access().who_am_i(WhoAmIRequest {})).map(Response::into_inner)
+    }
+
+    /// `Explain`
+    ///
+    /// # Errors
+    /// The status.
+    pub fn explain(&self, request: ExplainRequest) -> Result<ExplainResponse, Status> {
+        self.wait(self.access().explain(request)).map(Response::into_inner)
+    }
+
+    /// `GetStatus`, as root.
+    ///
+    /// # Errors
+    /// The status.
+    pub fn status(&self) -> Result<GetStatusResponse, Status> {
+        self.wait(self.host().get_status(GetStatusRequest::default())).map(Response::into_inner)
+    }
+}
+
+/// The stable reason in a refusal's `ErrorInfo`; empty when there is none.
+#[must_use]
+pub fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}

@@ -1,0 +1,76 @@
+//! Directories on bpffs for one posternd each, and the removal of what dead test processes left there.
+//!
+//! Owns only directories named `postern-test-…`. Never touches another one's pins.
+
+use crate::sys;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const BPFFS: &str = "/sys/fs/bpf";
+const PREFIX: &str = "postern-test-";
+
+/// A directory for pins; everything in it is unpinned when this is dropped.
+///
+/// A pinned link outlives every process. Those on a network namespace lose their effect with it, but those on the root
+/// cgroup stay, and a cgroup takes 64 of them.
+#[derive(Debug)]
+pub(crate) struct Pins {
+    path: PathBuf,
+}
+
+impl Pins {
+    /// A name that nobody else has; posternd makes the directory.
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        mount();
+        sweep();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { path: PathBuf::from(format!("{BPFFS}/{PREFIX}{}-{number}", std::process::id())) }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names of what is pinned now.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// Takes one pin away. The link goes with it when no process holds it.
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.path.join(name)).unwrap_or_else(|error| panic!("the pin {name}: {error}"));
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let _never_made = fs::remove_dir_all(&self.path);
+    }
+}
+
+fn mount() {
+    // Two mounts over each other would hide the first one's pins.
+    let lock = File::create(std::env::temp_dir().join("postern-tests.lock")).expect("a lock file");
+    lock.lock().expect("the lock");
+    let mounts = fs::read_to_string("/proc/mounts").expect("the mounts");
+    if !mounts.lines().any(|line| line.split(' ').nth(1) == Some(BPFFS)) {
+        sys::mount_bpffs(BPFFS).expect("to mount bpffs");
+    }
+}
+
+/// Unpins what test processes have left that died without a chance to.
+fn sweep() {
+    for entry in fs::read_dir(BPFFS).expect("bpffs").flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
+            // Another test process may be sweeping too.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! A real posternd in a test's namespace: configured, started, killed, restarted, and shown when a test fails.
+//!
+//! Never replaces any part of it. Owns its directories, its process and its pins, and removes all three.
+
+use crate::client::Client;
+use crate::keys::Key;
+use crate::netns::Netns;
+use crate::pins::Pins;
+use crate::request::{self, Access};
+use crate::sys;
+use postern_proto::v1::Grant;
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The audience that every test host answers to.
+pub const AUDIENCE: &str = "test.example";
+/// Who may request and revoke, with [`Postern::alice`].
+pub const ALICE: &str = "alice@example.com";
+/// Who may revoke everybody's, with [`Postern::admin`].
+pub const ADMIN: &str = "root@example.com";
+
+/// How long posternd may take to start or to stop.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What differs between the tests' configurations.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The value of `shed`, as TOML.
+    pub shed: String,
+    /// `[[port]]` and `[[role]]` tables, as TOML.
+    pub rules: String,
+    /// `[api] tcp`.
+    pub tcp: Vec<String>,
+    /// `[api] plaintext`.
+    pub plaintext: Vec<String>,
+    /// Further lines at the top of the file.
+    pub extra: String,
+}
+
+impl Default for Options {
+    /// 22 and 3389 are protected, TCP and UDP; Alice may open them for 3 h to the test networks. The shed is on `eth0`.
+    fn default() -> Self {
+        Self {
+            shed: "{ interfaces = [\"eth0\"] }".to_owned(),
+            rules: [port(22, "any"), port(3389, "any"), ROLES.to_owned()].concat(),
+            tcp: vec!["[::]:7322".to_owned()],
+            plaintext: Vec::new(),
+            extra: String::new(),
+        }
+    }
+}
+
+impl Options {
+    /// As the default, without the shed.
+    #[must_use]
+    pub fn without_shed() -> Self {
+        Self { shed: "\"off\"".to_owned(), ..Self::default() }
+    }
+}
+
+/// The roles of the default options.
+pub const ROLES: &str = "[[role]]\nname = \"requester\"\nprincipals = [\"alice@example.com\"]\n\
+                         [[role]]\nname = \"admin\"\nprincipals = [\"root@example.com\"]\n";
+
+/// A `[[port]]` that the test networks may be granted.
+#[must_use]
+pub fn port(number: u16, protocol: &str) -> String {
+    format!(
+        "[[port]]\nnumber = {number}\nprotocol = \"{protocol}\"\nname = \"port-{number}\"\nmax_duration = \"3h\"\n\
+         allowed_sources = [\"10.0.0.0/8\", \"fd00::/8\", \"fe80::/10\"]\non_expiry = \"cut\"\n"
+    )
+}
+
+/// A posternd and its files. Dropping it kills the process and opens what it closed.
+#[derive(Debug)]
+pub struct Postern {
+    // Dropped in this order: the process is gone before its pins and files are.
+    process: Option<Child>,
+    pins: Pins,
+    namespace: Netns,
+    /// Alice's key.
+    pub alice: Key,
+    /// The administrator's key.
+    pub admin: Key,
+    directory: TempDir,
+}
+
+impl Postern {
+    /// Writes configuration, trust file and keys, starts posternd in `namespace`, and waits until it answers.
+    ///
+    /// # Panics
+    /// Where it does not start; the message holds what it logged.
+    #[must_use]
+    pub fn start(namespace: &Netns, options: Options) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (alice, admin) = (Key::new(directory.path(), "alice"), Key::new(directory.path(), "admin"));
+        let namespace = namespace.clone();
+        let mut this = Self { process: None, pins: Pins::new(), namespace, alice, admin, directory };
+        let trust = format!(
+            "{ALICE} namespaces=\"request@postern.v1,revoke@postern.v1,read@postern.v1\" {}\n\
+             {ADMIN} namespaces=\"revoke@postern.v1,read@postern.v1,admin@postern.v1\" {}\n",
+            this.alice.public(),
+            this.admin.public()
+        );
+        fs::write(this.file("allowed_signers"), trust).expect("the trust file");
+        this.configure(&options);
+        this.launch();
+        this
+    }
+
+    /// Writes another configuration; posternd reads it at its next start or on [`Postern::reload`].
+    ///
+    /// # Panics
+    /// Where the disk refuses.
+    pub fn configure(&self, options: &Options) {
+        let Options { shed, rules, tcp, plaintext, extra } = options;
+        let text = format!(
+            "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nshed = {shed}\n{extra}\n\
+             [api]\nunix = {:?}\ntcp = {tcp:?}\nplaintext = {plaintext:?}\n{rules}",
+            self.file("state"),
+            self.file("allowed_signers"),
+            self.pins.path(),
+            self.socket()
+        );
+        fs::write(self.config(), text).expect("the configuration");
+    }
+
+    /// Starts posternd again after [`Postern::kill`] or [`Postern::stop`], and waits until it answers.
+    ///
+    /// # Panics
+    /// Where it does not.
+    pub fn launch(&mut self) {
+        assert!(self.process.is_none(), "posternd runs already");
+        let log = File::options().create(true).append(true).open(self.file("log")).expect("the log");
+        let child = self
+            .namespace
+            .command(program())
+            .args(["run", "--config"])
+            .arg(self.config())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the log"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", program().display()));
+        self.process = Some(child);
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&mut self) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if self.try_client().is_some_and(|client| client.who_am_i().is_ok()) {
+                return;
+            }
+            let ended = self.process.as_mut().and_then(|child| child.try_wait().expect("its state"));
+            assert!(ended.is_none(), "posternd ended ({}):\n{}", ended.expect("its end"), self.log());
+            assert!(Instant::now() < end, "posternd does not answer after {PATIENCE:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Kills posternd with SIGKILL and waits until it is gone. What it put into the kernel stays.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn kill(&mut self) {
+        let mut child = self.process.take().expect("posternd runs");
+        child.kill().expect("to kill posternd");
+        child.wait().expect("its end");
+    }
+
+    /// Asks posternd to stop with SIGTERM and waits for its end.
+    ///
+    /// # Panics
+    /// Where it does not run, or does not end.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut child = self.process.take().expect("posternd runs");
+        sys::signal(child.id(), libc::SIGTERM).expect("to signal posternd");
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().expect("its state") {
+                return status;
+            }
+            if Instant::now() > end {
+                let _ = child.kill();
+                panic!("posternd does not stop after {PATIENCE:?}:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Tells posternd to read its configuration again (SIGHUP). When it has, only its answers tell.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn reload(&self) {
+        sys::signal(self.pid(), libc::SIGHUP).expect("to signal posternd");
+    }
+
+    /// Its process id.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("posternd runs").id()
+    }
+
+    /// A connection to its Unix socket, as root.
+    ///
+    /// # Panics
+    /// Where it does not answer.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::unix(&self.socket()).expect("posternd's socket")
+    }
+
+    fn try_client(&self) -> Option<Client> {
+        Client::unix(&self.socket()).ok()
+    }
+
+    /// Asks for access in Alice's name.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn grant(&self, ports: &[&str], sources: &[IpAddr], seconds: u64) -> Result<Grant, tonic::Status> {
+        self.client().request(Access::new(AUDIENCE, ports, sources, seconds).seal(&self.alice))
+    }
+
+    /// Ends a grant in Alice's name.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn revoke(&self, grant: &str) -> Result<Grant, tonic::Status> {
+        self.client().revoke(request::revoke(&self.alice, AUDIENCE, grant))
+    }
+
+    /// The names of what posternd has pinned: `lock`, `cut-ingress`, `cut-egress`, `shed-…`, `layout`.
+    #[must_use]
+    pub fn pinned(&self) -> Vec<String> {
+        self.pins.names()
+    }
+
+    /// Takes every layer whose pin's name starts with `layer` out of the kernel. Takes effect only while posternd does
+    /// not run: it holds its links itself, and would bring them back.
+    ///
+    /// # Panics
+    /// Where posternd runs, or there is no such layer.
+    pub fn detach(&self, layer: &str) {
+        assert!(self.process.is_none(), "posternd would bring {layer} back");
+        let names: Vec<_> = self.pinned().into_iter().filter(|name| name.starts_with(layer)).collect();
+        assert!(!names.is_empty(), "nothing pinned as {layer}: {:?}", self.pinned());
+        names.iter().for_each(|name| self.pins.remove(name));
+    }
+
+    /// A file beside the configuration.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.file("postern.toml")
+    }
+
+    /// The Unix socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.file("posternd.sock")
+    }
+
+    /// Everything that posternd has logged, over all its starts.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.file("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Postern {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- posternd's log\n{}---", self.log());
+        }
+    }
+}
+
+/// The posternd to test: `$POSTERND`, or the one that the workspace's build put beside the tests.
+///
+/// # Panics
+/// Where there is none.
+#[must_use]
+pub fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("POSTERND") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("this program");
+    let path = test.ancestors().nth(2).unwrap_or(Path::new("/")).join("posternd");
+    assert!(path.exists(), "{} is missing: `cargo build --package postern-agent` makes it", path.display());
+    path
+}
