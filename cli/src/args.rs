@@ -75,7 +75,7 @@ Examples
   postern sign vm1.example.com --revoke GRANT_ID
   postern sign vm1.example.com --read
   postern sign --payload payload.json
-      signs the file's bytes as they are; what kind it is shows its content, or --as
+      signs the file's bytes as they are; its content shows what kind of message it is, or --as says it
 
 A signed request is worth something for two minutes, a read for ten.";
 

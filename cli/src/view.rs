@@ -1,6 +1,6 @@
 //! Grants and hosts as people read them.
 //!
-//! Owns the wording. Every string from the host passes [`text::clean`] on its way here.
+//! Owns the wording. Every string from the host passes [`clean`] on its way here.
 
 use std::time::Duration;
 
