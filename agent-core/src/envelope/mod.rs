@@ -156,9 +156,16 @@ pub fn verify(envelope: &Envelope<'_>, trust: &Trust, now: i64, clock_trusted: b
     for (.., signature) in &signed {
         signature.verify(envelope.payload)?;
     }
-    let mut payload_digest = [0; 32];
-    payload_digest.copy_from_slice(digest::digest(&digest::SHA256, envelope.payload).as_ref());
-    Ok(Verified { signers: signed.into_iter().map(|(_, signer, _)| signer).collect(), role, payload_digest })
+    let signers = signed.into_iter().map(|(_, signer, _)| signer).collect();
+    Ok(Verified { signers, role, payload_digest: payload_digest(envelope.payload) })
+}
+
+/// SHA-256 of a payload: by it a repeat is refused before anything else is looked at.
+#[must_use]
+pub fn payload_digest(payload: &[u8]) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest::digest(&digest::SHA256, payload).as_ref());
+    bytes
 }
 
 fn check_form(envelope: &Envelope<'_>) -> Result<Role, Refusal> {
