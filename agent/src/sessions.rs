@@ -6,18 +6,19 @@
 //!
 //! Minimum kernel: 4.9 with `CONFIG_INET_DIAG_DESTROY` (Debian's kernels have it).
 
+mod diag;
+
 use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_core::{NetlinkDeserializable, NetlinkSerializable};
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
-use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use netlink_packet_sock_diag::inet::SocketId;
 use postern_core::grant::Grant;
-use postern_core::key::TCP;
+
+use diag::{Fate, Socket};
+
+/// How often one port is looked at. Each round but the first is for sockets that came up during the one before.
+const MAX_ROUNDS: usize = 4;
 
 /// What one grant opens on one port: the sessions that it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,106 +50,70 @@ fn is_over(protocol: u8, id: &SocketId, over: &[Scope], kept: &[Scope]) -> bool 
     id.destination_port != 0 && carried(over) && !carried(kept)
 }
 
-/// Destroys the TCP connections and connected UDP sockets that a scope in `over` carried and none in `kept` carries; says how many.
+/// Whether the host talks to itself. Lock and cut exempt that, so no grant carried it.
+fn is_with_itself(id: &SocketId, own: &[IpAddr]) -> bool {
+    let (local, peer) = (id.source_address.to_canonical(), id.destination_address.to_canonical());
+    peer.is_loopback() || peer == local || own.contains(&peer)
+}
+
+/// What became of the sessions that were over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destroyed {
+    /// Sockets that the kernel aborted.
+    pub sockets: usize,
+    /// Sockets that it refused to abort (without `CONFIG_INET_DIAG_DESTROY`, all). The cut silences them all the same.
+    pub refused: usize,
+    /// The kernel's error number for the last refusal.
+    pub errno: Option<i32>,
+}
+
+/// Destroys the TCP connections (half-open ones too) and connected UDP sockets that a scope in `over` carried and none in
+/// `kept` carries, and says how many. The host's sessions with itself stay.
+///
+/// Works on the network namespace of the calling thread.
 ///
 /// # Errors
-/// When the kernel cannot be asked (no `CAP_NET_ADMIN`), or refuses to destroy (no `CONFIG_INET_DIAG_DESTROY`). A socket that ended
-/// by itself in between is no error.
-pub fn destroy(over: &[Scope], kept: &[Scope]) -> io::Result<usize> {
-    let mut destroyed = 0;
-    for protocol in [TCP, postern_core::key::UDP] {
-        if over.iter().all(|scope| scope.protocol != protocol) {
-            continue;
-        }
-        // An IPv4 peer of a dual-stack socket is listed under AF_INET6.
-        for family in [AF_INET, AF_INET6] {
-            for id in list(family, protocol)?.iter().filter(|id| is_over(protocol, id, over, kept)) {
-                destroyed += usize::from(destroy_one(family, protocol, id)?);
+/// When the kernel cannot be asked. A socket that it refuses to abort holds up no other and is counted; one that ended by
+/// itself in between is neither.
+pub fn destroy(over: &[Scope], kept: &[Scope]) -> io::Result<Destroyed> {
+    let mut ports: Vec<_> = over.iter().map(|scope| (scope.protocol, scope.port)).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    let mut outcome = Destroyed::default();
+    let mut own = None;
+    for (protocol, port) in ports {
+        // A handshake that completes between listing and aborting becomes another socket: look again.
+        for _ in 0..MAX_ROUNDS {
+            let mut sockets = diag::list(protocol, port)?;
+            sockets.retain(|socket| is_over(protocol, &socket.id, over, kept));
+            let own = match &own {
+                Some(own) => own,
+                None if sockets.is_empty() => break,
+                None => own.insert(diag::own_addresses()?),
+            };
+            sockets.retain(|socket| !is_with_itself(&socket.id, own));
+            if !abort(protocol, &sockets, &mut outcome)? {
+                break;
             }
         }
     }
-    Ok(destroyed)
+    Ok(outcome)
 }
 
-fn request(family: u8, protocol: u8, socket_id: SocketId) -> SockDiagMessage {
-    // Connected UDP sockets count as established, unconnected ones as closed.
-    let states = match protocol {
-        TCP => StateFlags::all() - StateFlags::LISTEN - StateFlags::CLOSE,
-        _ => StateFlags::ESTABLISHED,
-    };
-    SockDiagMessage::InetRequest(InetRequest {
-        family,
-        protocol,
-        extensions: ExtensionFlags::empty(),
-        states,
-        socket_id,
-    })
-}
-
-fn list(family: u8, protocol: u8) -> io::Result<Vec<SocketId>> {
-    let any = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-    let socket = ask(request(family, protocol, any), NLM_F_REQUEST | NLM_F_DUMP)?;
-    let mut found = Vec::new();
-    loop {
-        let (bytes, _) = socket.recv_from_full()?;
-        for message in messages::<SockDiagMessage>(&bytes) {
-            match message?.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    found.push(response.header.socket_id)
-                }
-                NetlinkPayload::Done(_) => return Ok(found),
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                _ => {}
+/// Aborts each of `sockets`; says whether another look is worth while.
+fn abort(protocol: u8, sockets: &[Socket], outcome: &mut Destroyed) -> io::Result<bool> {
+    let before = outcome.refused;
+    for socket in sockets {
+        match diag::destroy(protocol, socket)? {
+            Fate::Destroyed => outcome.sockets += 1,
+            Fate::Gone => {}
+            Fate::Refused(errno) => {
+                outcome.refused += 1;
+                outcome.errno = Some(errno);
             }
         }
     }
-}
-
-/// Whether this call destroyed the socket; false when it was gone already.
-fn destroy_one(family: u8, protocol: u8, id: &SocketId) -> io::Result<bool> {
-    let message = SockDiagDestroy::new(request(family, protocol, id.clone()));
-    let socket = ask(message, NLM_F_REQUEST | NLM_F_ACK)?;
-    let (bytes, _) = socket.recv_from_full()?;
-    for message in messages::<SockDiagDestroy>(&bytes) {
-        if let NetlinkPayload::Error(error) = message?.payload
-            && error.code.is_some()
-        {
-            let error = error.to_io();
-            return if error.kind() == io::ErrorKind::NotFound { Ok(false) } else { Err(error) };
-        }
-    }
-    Ok(true)
-}
-
-/// Sends one request on a socket of its own, so that no answer is taken for another's.
-fn ask<T>(payload: T, flags: u16) -> io::Result<Socket>
-where
-    T: NetlinkSerializable + Into<NetlinkPayload<T>>,
-{
-    let socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = flags;
-    let mut message = NetlinkMessage::new(header, payload.into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    Ok(socket)
-}
-
-/// The messages of one datagram.
-fn messages<T: NetlinkDeserializable>(mut bytes: &[u8]) -> impl Iterator<Item = io::Result<NetlinkMessage<T>>> + '_ {
-    std::iter::from_fn(move || {
-        if bytes.is_empty() {
-            return None;
-        }
-        let message = NetlinkMessage::<T>::deserialize(bytes).map_err(io::Error::other);
-        // netlink(7): messages are aligned to 4 bytes.
-        let length = message.as_ref().map_or(bytes.len(), |m| (m.header.length as usize).next_multiple_of(4));
-        bytes = bytes.get(length.max(16)..).unwrap_or_default();
-        Some(message)
-    })
+    Ok(!sockets.is_empty() && outcome.refused == before)
 }
 
 #[cfg(test)]
@@ -183,24 +148,19 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_on_loopback_is_destroyed_for_both_ends_and_others_live() {
-        use std::io::Read as _;
-        use std::net::{TcpListener, TcpStream};
-        let pair = |address: &str| {
-            let listener = TcpListener::bind((address, 0)).unwrap();
-            let port = listener.local_addr().unwrap().port();
-            let client = TcpStream::connect((address, port)).unwrap();
-            (listener.accept().unwrap().0, client, port)
-        };
-        for (address, net) in [("127.0.0.1", "127.0.0.0/8"), ("::1", "::1/128")] {
-            let (mut server, mut client, port) = pair(address);
-            let (mut other_server, _other_client, other_port) = pair(address);
-            assert_eq!(destroy(&[scope(6, port, net)], &[scope(6, port, net)]).unwrap(), 0);
-            assert_eq!(destroy(&[scope(6, port, net)], &[scope(6, other_port, net)]).unwrap(), 1);
-            assert_eq!(server.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
-            assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-            other_server.set_nonblocking(true).unwrap();
-            assert_eq!(other_server.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    fn the_host_talking_to_itself_is_recognised() {
+        let own = ["192.0.2.9".parse().unwrap()];
+        for (local, peer, want) in [
+            ("127.0.0.1", "127.0.0.1", true),
+            ("::1", "::1", true),
+            ("192.0.2.1", "192.0.2.1", true),
+            ("192.0.2.1", "192.0.2.9", true),
+            ("::ffff:192.0.2.1", "::ffff:192.0.2.9", true),
+            ("192.0.2.1", "192.0.2.10", false),
+            ("2001:db8::1", "2001:db8::2", false),
+        ] {
+            let id = SocketId { source_address: local.parse().unwrap(), ..socket(22, peer, 4000) };
+            assert_eq!(is_with_itself(&id, &own), want, "{local} {peer}");
         }
     }
 }

@@ -242,7 +242,13 @@ impl Worker {
         let over: Vec<_> = ended.iter().flat_map(sessions::scopes).collect();
         match sessions::destroy(&over, &kept) {
             Ok(destroyed) => {
-                self.degraded.remove("sessions");
+                match destroyed.errno.map(std::io::Error::from_raw_os_error) {
+                    None => self.degraded.remove("sessions"),
+                    Some(error) => self.degraded.insert(
+                        "sessions",
+                        format!("{} sockets could not be destroyed, they hang silently: {error}", destroyed.refused),
+                    ),
+                };
                 tracing::info!(?destroyed, "sessions ended");
             }
             Err(error) => {

@@ -1,0 +1,166 @@
+//! The conversation with netlink: lists the sessions of one port, destroys one socket, names the host's own addresses.
+//!
+//! Owns the order of messages. It never chooses whose session ends.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
+use netlink_sys::protocols::{NETLINK_ROUTE, NETLINK_SOCK_DIAG};
+use netlink_sys::{Socket as NetlinkSocket, SocketAddr as NetlinkAddr};
+use postern_core::key::TCP;
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+/// The kernel fills at most 32 KiB per read of a dump (`netlink_dump`).
+const READ_BYTES: usize = 64 * 1024;
+/// The kernel answers within the system call; a silence this long means that it never will.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// A session's socket, as the kernel finds it again.
+pub(super) struct Socket {
+    pub family: u8,
+    pub id: SocketId,
+}
+
+/// What the kernel did with one socket.
+pub(super) enum Fate {
+    Destroyed,
+    /// Closed by itself in the meantime.
+    Gone,
+    /// The kernel's error number.
+    Refused(i32),
+}
+
+/// The sessions of `protocol` (TCP or UDP) on local `port`, of both families. IPv6 sockets that carry IPv4 are among those
+/// of IPv6. The kernel filters by port, so a host with a million other sockets costs no more copying.
+pub(super) fn list(protocol: u8, port: u16) -> io::Result<Vec<Socket>> {
+    let mut found = Vec::new();
+    for (family, mut id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        id.source_port = port;
+        let request = request(family, protocol, id);
+        let mut answers = Conversation::begin(NETLINK_SOCK_DIAG, NLM_F_DUMP, request)?;
+        while let Some(message) = answers.next_of_dump()? {
+            found.extend(socket_of(message).filter(|socket| socket.id.source_port == port));
+        }
+    }
+    Ok(found)
+}
+
+/// Asks the kernel to abort one socket, named by its addresses and its cookie, so that no later socket with the same
+/// addresses is hit.
+pub(super) fn destroy(protocol: u8, socket: &Socket) -> io::Result<Fate> {
+    let request = SockDiagDestroy::new(request(socket.family, protocol, socket.id.clone()));
+    let errno = Conversation::begin(NETLINK_SOCK_DIAG, NLM_F_ACK, request)?.acknowledgement::<SockDiagMessage>()?;
+    // A netlink acknowledgement carries an error number, 0 for success.
+    const GONE: [Errno; 3] = [Errno::NOENT, Errno::STALE, Errno::NOTCONN];
+    Ok(match errno {
+        0 => Fate::Destroyed,
+        _ if GONE.iter().any(|gone| gone.raw_os_error() == errno) => Fate::Gone,
+        _ => Fate::Refused(errno),
+    })
+}
+
+/// The host's own addresses in this network namespace.
+pub(super) fn own_addresses() -> io::Result<Vec<IpAddr>> {
+    let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let mut answers = Conversation::begin(NETLINK_ROUTE, NLM_F_DUMP, all)?;
+    let mut own = Vec::new();
+    while let Some(message) = answers.next_of_dump()? {
+        let RouteNetlinkMessage::NewAddress(message) = message else { continue };
+        // IFA_LOCAL is the host's end of a point-to-point link; IPv6 has IFA_ADDRESS alone.
+        own.extend(message.attributes.iter().filter_map(|attribute| match attribute {
+            AddressAttribute::Local(address) => Some(*address),
+            AddressAttribute::Address(address @ IpAddr::V6(_)) => Some(*address),
+            _ => None,
+        }));
+    }
+    Ok(own)
+}
+
+/// One request and its answers, on a socket of its own, so that no answer is taken for another's.
+struct Conversation {
+    socket: NetlinkSocket,
+    buffer: Vec<u8>,
+}
+
+impl Conversation {
+    fn begin<M>(protocol: isize, flags: u16, message: M) -> io::Result<Self>
+    where
+        M: NetlinkSerializable + Into<NetlinkPayload<M>>,
+    {
+        let socket = NetlinkSocket::new(protocol)?;
+        socket.connect(&NetlinkAddr::new(0, 0))?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_WITHIN))?;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let mut packet = NetlinkMessage::new(header, message.into());
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        socket.send(&bytes, 0)?;
+        Ok(Self { socket, buffer: Vec::with_capacity(READ_BYTES) })
+    }
+
+    /// The next item of a dump, or nothing at its end.
+    fn next_of_dump<M: NetlinkDeserializable>(&mut self) -> io::Result<Option<M>> {
+        loop {
+            match self.next()? {
+                NetlinkPayload::InnerMessage(message) => return Ok(Some(message)),
+                NetlinkPayload::Done(_) => return Ok(None),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => {}
+            }
+        }
+    }
+
+    /// The error number in the answer to a request, 0 for success.
+    fn acknowledgement<M: NetlinkDeserializable>(&mut self) -> io::Result<i32> {
+        loop {
+            if let NetlinkPayload::Error(error) = self.next::<M>()? {
+                return Ok(error.raw_code().saturating_neg());
+            }
+        }
+    }
+
+    /// The next message, read from the kernel when the last datagram is used up.
+    fn next<M: NetlinkDeserializable>(&mut self) -> io::Result<NetlinkPayload<M>> {
+        if self.buffer.is_empty() && self.socket.recv(&mut self.buffer, 0)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let message = NetlinkMessage::<M>::deserialize(&self.buffer).map_err(io::Error::other)?;
+        // netlink(7): messages are aligned to 4 bytes.
+        let used = (message.header.length as usize).next_multiple_of(4).clamp(1, self.buffer.len());
+        self.buffer.drain(..used);
+        Ok(message.payload)
+    }
+}
+
+fn request(family: u8, protocol: u8, socket_id: SocketId) -> SockDiagMessage {
+    let (extensions, states) = (ExtensionFlags::empty(), states_of(protocol));
+    SockDiagMessage::InetRequest(InetRequest { family, protocol, extensions, states, socket_id })
+}
+
+/// The states in which a socket is a session. TCP: all but listeners, closed sockets and `TIME_WAIT`, which belongs to no
+/// program any more (and which older kernels refuse to destroy). UDP: a connected socket counts as established, an
+/// unconnected one as closed.
+fn states_of(protocol: u8) -> StateFlags {
+    match protocol {
+        TCP => StateFlags::all() - StateFlags::LISTEN - StateFlags::CLOSE - StateFlags::TIME_WAIT,
+        _ => StateFlags::ESTABLISHED,
+    }
+}
+
+fn socket_of(message: SockDiagMessage) -> Option<Socket> {
+    let SockDiagMessage::InetResponse(response) = message else { return None };
+    Some(Socket { family: response.header.family, id: response.header.socket_id })
+}
