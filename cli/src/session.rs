@@ -65,6 +65,7 @@ pub struct Answer {
 pub struct Session {
     /// As typed, with the port.
     pub address: String,
+    plan: Plan,
     /// At least one; the first is used for calls.
     answers: Vec<Answer>,
     /// Addresses that did not answer, and why.
@@ -126,7 +127,7 @@ impl Plan {
         };
         let who = who_am_i(&link, &address).await?;
         let answers = vec![Answer { asked: address.clone(), link, who }];
-        Ok(Session { address, answers, silent: Vec::new(), asked_at: Instant::now() })
+        Ok(Session { address, plan: self.clone(), answers, silent: Vec::new(), asked_at: Instant::now() })
     }
 
     /// Asks all `addresses` at once. A wrong certificate behind any of them ends it.
@@ -164,7 +165,7 @@ impl Plan {
         if answers.is_empty() {
             return Err(self.unreachable(&silent));
         }
-        Ok(Session { address: typed, answers, silent, asked_at: Instant::now() })
+        Ok(Session { address: typed, plan: self.clone(), answers, silent, asked_at: Instant::now() })
     }
 
     /// Why an address does not count; or that somebody there is not who he says, which ends everything.
@@ -216,16 +217,32 @@ impl Session {
     /// Asks again if the challenge has grown old, for example because somebody had to answer a question.
     ///
     /// # Errors
-    /// When the connection failed, or another host answers now.
+    /// When the host cannot be reached any more, or another host answers now.
     pub async fn refresh(&mut self) -> Result<()> {
-        if self.asked_at.elapsed() < FRESH {
+        self.refresh_older_than(FRESH).await
+    }
+
+    /// [`Self::refresh`] if the last answer is older than `age`. A host that hung up meanwhile, as it does after some
+    /// idle minutes, is connected to again.
+    ///
+    /// # Errors
+    /// As [`Self::refresh`].
+    pub async fn refresh_older_than(&mut self, age: Duration) -> Result<()> {
+        if self.asked_at.elapsed() < age {
             return Ok(());
         }
-        let who = who_am_i(self.link(), &self.address).await?;
-        if who.host_id != self.who().host_id {
+        let answer = match who_am_i(self.link(), &self.address).await {
+            Ok(who) => Answer { asked: self.first().asked.clone(), link: self.link().clone(), who },
+            Err(failure) if failure.kind == Kind::Unreachable => {
+                let mut again = self.plan.open(Reach::Any).await?;
+                again.answers.swap_remove(0)
+            }
+            Err(failure) => return Err(failure),
+        };
+        if answer.who.host_id != self.who().host_id {
             return Err(Failure::new(Kind::Identity, "the host changed its id during this command"));
         }
-        self.answers[0].who = who;
+        self.answers[0] = answer;
         self.asked_at = Instant::now();
         Ok(())
     }

@@ -7,8 +7,10 @@ mod support;
 use std::{
     fs,
     net::SocketAddr,
+    path::Path,
     process::{Command, Output},
     sync::Arc,
+    time::Duration,
 };
 
 use postern_cli::{
@@ -198,6 +200,29 @@ fn an_address_that_accepts_and_never_answers_does_not_hold_up_the_others() {
 }
 
 #[test]
+fn a_host_that_hung_up_meanwhile_is_asked_again_but_not_another_one() {
+    let key = TlsKey::new();
+    let serving = Serving::tls(Peer::seeing("192.0.2.7"), &key, "127.0.0.1", 0);
+    let port = serving.address.port();
+    let directory = tempfile::tempdir().unwrap();
+    let plan = plan(&serving.address.to_string(), directory.path());
+    let runtime = runtime();
+    let mut session = runtime.block_on(plan.open(Reach::All)).expect("a session");
+    drop(serving);
+
+    let mut restarted = Peer::seeing("192.0.2.7");
+    restarted.who.challenge = "after the restart".to_owned();
+    let serving = Serving::tls(restarted, &key, "127.0.0.1", port);
+    runtime.block_on(session.refresh_older_than(Duration::ZERO)).expect("the same host again");
+    assert_eq!(session.who().challenge, "after the restart");
+    drop(serving);
+
+    let _relay = Serving::tls(Peer::seeing("192.0.2.7"), &TlsKey::new(), "127.0.0.1", port);
+    let failure = runtime.block_on(session.refresh_older_than(Duration::ZERO)).expect_err("another key");
+    assert_eq!(failure.kind, Kind::Identity, "{failure}");
+}
+
+#[test]
 fn a_name_that_leads_to_two_hosts_is_refused() {
     let key = TlsKey::new();
     let one = Serving::tls(Peer::seeing("192.0.2.7"), &key, "127.0.0.1", 0);
@@ -215,16 +240,21 @@ fn a_name_that_leads_to_two_hosts_is_refused() {
 /// Opens a session with a host that has these addresses, trusting it unseen.
 fn open(addresses: &[SocketAddr], reach: Reach) -> postern_cli::failure::Result<postern_cli::session::Session> {
     let directory = tempfile::tempdir().unwrap();
-    let plan = Plan {
-        target: "vm1.example.com".parse().unwrap(),
-        trust: Trust { fingerprint: None, accept_new: true },
-        store: KnownHosts::at(directory.path().join("known_hosts.toml")),
-        console: Console { json: false },
-    };
+    let plan = plan("vm1.example.com", directory.path());
     let runtime = runtime();
     let result = runtime.block_on(plan.open_tls("vm1.example.com", addresses, reach));
     runtime.shutdown_background();
     result
+}
+
+/// Trusts unseen, and remembers it in `directory`.
+fn plan(host: &str, directory: &Path) -> Plan {
+    Plan {
+        target: host.parse().unwrap(),
+        trust: Trust { fingerprint: None, accept_new: true },
+        store: KnownHosts::at(directory.join("known_hosts.toml")),
+        console: Console { json: false },
+    }
 }
 
 #[test]
