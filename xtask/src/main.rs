@@ -44,8 +44,8 @@ fn main() -> ExitCode {
 fn dispatch(words: &[&str]) -> sh::Result<()> {
     match words {
         ["setup"] => setup::run(),
-        ["demo", rest @ ..] => workloads::run("demo", rest),
-        ["bench", rest @ ..] => workloads::run("bench", rest),
+        ["demo"] => workloads::run(&[]),
+        ["bench"] => workloads::run(&["bench"]),
         ["test" | "ci"] => test::run(),
         ["tidy"] => tidy::run(false),
         ["tidy", "--bless"] => tidy::run(true),

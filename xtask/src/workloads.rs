@@ -1,4 +1,4 @@
-//! `demo` and `bench`: build what they need, then run the binary of that name in the tests crate as root.
+//! `demo` and `bench`: build what they need, then run the tests crate's binary `demo` as root.
 //!
 //! Owns no step of either; they share their harness with the tests.
 
@@ -6,27 +6,30 @@ use crate::sh::{self, Result};
 use crate::{build_ebpf, setup};
 use std::process::Command;
 
-/// Sets up what is missing, builds, and runs `postern-tests`' binary `name`.
+/// Sets up what is missing, builds, and runs `demo` with `arguments`.
 ///
 /// # Errors
 /// Where something cannot be installed, built or run, or the run itself found a broken promise.
-pub fn run(name: &str, arguments: &[&str]) -> Result<()> {
+pub fn run(arguments: &[&str]) -> Result<()> {
     setup::run()?;
     build_ebpf::run()?;
-    sh::run(sh::cargo().args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "postern-agent",
-        "--package",
-        "postern-cli",
-    ]))?;
-    sh::run(sh::cargo().args(["build", "--locked", "--release", "--package", "postern-tests", "--bin", name]))?;
-    let binary = sh::target().join("release").join(name);
-    let mut command = if sh::is_root() { Command::new(&binary) } else { Command::new("sudo") };
+    println!("building what is shown (the first time takes minutes)");
+    let bins = ["--bin", "posternd", "--bin", "demo"];
+    let packages = ["--package", "postern-agent", "--package", "postern-tests"];
+    sh::run(sh::cargo().args(["build", "--locked", "--release"]).args(packages).args(bins))?;
+    let mut command = confined();
+    command.arg(sh::target().join("release/demo")).args(arguments);
+    sh::run(command.env("PATH", sh::search_path()).current_dir(sh::root()))
+}
+
+/// Mounts, pins and processes of their own, which go when it ends, however it ends.
+fn confined() -> Command {
+    let words =
+        ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc", "--"];
+    let mut command = Command::new(if sh::is_root() { words[0] } else { "sudo" });
     if !sh::is_root() {
-        command.arg("--preserve-env=PATH").arg(&binary);
+        command.args(["--preserve-env=PATH", words[0]]);
     }
-    sh::run(command.args(arguments).env("PATH", sh::search_path()).current_dir(sh::root()))
+    command.args(&words[1..]);
+    command
 }
