@@ -4,7 +4,7 @@
 
 use crate::Result;
 use crate::client::Client;
-use crate::lab::{Agent, BULK, HOST, Lab, OPEN_BULK, PLAIN, wait};
+use crate::lab::{BULK, HOST, Lab, OPEN_BULK, PLAIN, wait};
 use crate::probe::{self, Syn, since, syn};
 use crate::story::{end_of, ms};
 use postern_agent::enforcer::{Enforcer, Settings};
@@ -18,14 +18,14 @@ use std::time::{Duration, Instant};
 
 /// All measurements, one after the other.
 pub fn run() -> Result<()> {
-    let lab = Lab::new()?;
-    map_write(&lab)?;
-    let mut agent = lab.start_agent()?;
+    let mut lab = Lab::new()?;
+    idle(lab.postern.pid())?;
     let mut client = Client::connect(&lab)?;
-    idle(&agent)?;
     opening(&lab, &mut client)?;
     expiry(&lab, &mut client)?;
-    bulk(&lab, &mut client, &mut agent)
+    bulk(&mut lab, &mut client)?;
+    lab.unload();
+    map_write(&lab)
 }
 
 fn report(what: &str, aim: &str, value: impl std::fmt::Display) {
@@ -34,7 +34,7 @@ fn report(what: &str, aim: &str, value: impl std::fmt::Display) {
 
 /// The enforcer alone: from the call that writes the maps to the SYN-ACK of a SYN that is sent when it returns.
 fn map_write(lab: &Lab) -> Result<()> {
-    let settings = Settings { pin_dir: lab.path("bpf/bench"), cgroup: None, grants: 1024, slots: 1024 };
+    let settings = Settings { pin_dir: "/sys/fs/bpf/bench".into(), cgroup: None, grants: 1024, slots: 1024 };
     let closed = Table { protected: [(TCP, PLAIN)].into(), ..Table::default() };
     let mut open = closed.clone();
     let key = GrantKey::new(Address::v4(STRANGER.v4.octets()), 32, TCP, PLAIN);
@@ -67,11 +67,11 @@ fn map_write(lab: &Lab) -> Result<()> {
 }
 
 /// Memory, and how often the idle agent wakes up.
-fn idle(agent: &Agent) -> Result<()> {
+fn idle(agent: u32) -> Result<()> {
     let (before, start) = (switches(agent)?, Instant::now());
     thread::sleep(Duration::from_secs(10));
     let woken = switches(agent)? - before;
-    let status = fs::read_to_string(format!("/proc/{}/status", agent.id()))?;
+    let status = fs::read_to_string(format!("/proc/{}/status", agent))?;
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("unknown").trim().to_owned();
     report("idle: resident memory", "≤ 20 MiB", resident);
     let text = format!("{woken} in {:.0} s", start.elapsed().as_secs_f64());
@@ -80,9 +80,9 @@ fn idle(agent: &Agent) -> Result<()> {
 }
 
 /// Context switches of all threads so far.
-fn switches(agent: &Agent) -> Result<u64> {
+fn switches(agent: u32) -> Result<u64> {
     let mut sum = 0;
-    for thread in fs::read_dir(format!("/proc/{}/task", agent.id()))? {
+    for thread in fs::read_dir(format!("/proc/{}/task", agent))? {
         let status = fs::read_to_string(thread?.path().join("status"))?;
         let counts = status.lines().filter(|line| line.contains("ctxt_switches"));
         sum += counts.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum::<u64>();
@@ -94,8 +94,8 @@ fn switches(agent: &Agent) -> Result<u64> {
 fn opening(lab: &Lab, client: &mut Client) -> Result<()> {
     let mut times = Vec::new();
     for _ in 0..50 {
-        let who = client.who_am_i()?;
-        let (id, message) = client.sign_request(&who, Duration::from_secs(300))?;
+        let address = client.address()?;
+        let (id, message) = client.sign(address, Duration::from_secs(300));
         let (sent, first) = lab.net.client.run(|| {
             let prober = thread::spawn(|| probe::until_answered(PLAIN).map_err(|error| error.to_string()));
             let sent = Instant::now();
@@ -104,7 +104,7 @@ fn opening(lab: &Lab, client: &mut Client) -> Result<()> {
             granted.and(first).map(|first| (sent, first))
         })?;
         times.push(first - sent);
-        client.revoke(&id)?;
+        lab.postern.revoke(&id)?;
         wait("the port to close", || probe::timed_syn(lab, PLAIN).0 == Syn::Refused)?;
     }
     let worst = times.iter().copied().max().unwrap_or_default();
@@ -117,8 +117,8 @@ fn opening(lab: &Lab, client: &mut Client) -> Result<()> {
 fn expiry(lab: &Lab, client: &mut Client) -> Result<()> {
     let (mut late, mut early, mut stream_late) = (f64::MIN, f64::MIN, f64::MIN);
     for _ in 0..10 {
-        let who = client.who_am_i()?;
-        let (_, message) = client.sign_request(&who, Duration::from_secs(1))?;
+        let address = client.address()?;
+        let (_, message) = client.sign(address, Duration::from_secs(1));
         let end = end_of(&client.request(message)?)?;
         let stream = probe::stream(lab, PLAIN, Duration::from_secs(2))?;
         let edge = lab.net.client.run(|| probe::edge(PLAIN, end).map_err(|error| error.to_string()))?;
@@ -134,18 +134,17 @@ fn expiry(lab: &Lab, client: &mut Client) -> Result<()> {
 }
 
 /// iperf3 on a granted and on an unprotected port, with lock and cut on and with nothing loaded, in turn.
-fn bulk(lab: &Lab, client: &mut Client, agent: &mut Agent) -> Result<()> {
-    let who = client.who_am_i()?;
-    let (_, message) = client.sign_request(&who, Duration::from_secs(3600))?;
+fn bulk(lab: &mut Lab, client: &mut Client) -> Result<()> {
+    let address = client.address()?;
+    let (_, message) = client.sign(address, Duration::from_secs(3600));
     client.request(message)?;
     let _servers = [iperf_server(lab, BULK)?, iperf_server(lab, OPEN_BULK)?];
     let (mut granted, mut open) = (Vec::new(), Vec::new());
     for _ in 0..5 {
         let on = (iperf(lab, BULK)?, iperf(lab, OPEN_BULK)?);
-        agent.kill()?;
-        lab.unlock()?;
+        lab.unload();
         let off = (iperf(lab, BULK)?, iperf(lab, OPEN_BULK)?);
-        *agent = lab.start_agent()?;
+        lab.postern.launch();
         granted.push(on.0 / off.0);
         open.push(on.1 / off.1);
     }

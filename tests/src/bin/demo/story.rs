@@ -4,7 +4,7 @@
 
 use crate::Result;
 use crate::client::Client;
-use crate::lab::{Agent, Lab, OPEN, PLAIN, SSH, wait};
+use crate::lab::{Lab, OPEN, PLAIN, SSH, wait};
 use crate::probe::{self, Syn, since};
 use postern_proto::v1::Grant;
 use std::io::{BufRead, BufReader};
@@ -18,14 +18,15 @@ const LIFE: Duration = Duration::from_secs(4);
 
 /// Both runs.
 pub fn run() -> Result<()> {
-    let lab = Lab::new()?;
+    let mut lab = Lab::new()?;
+    lab.postern.stop();
     println!(
         "Two hosts in network namespaces: sshd on {SSH} (protected), a listener on {PLAIN} (protected), one on {OPEN} (not)."
     );
     println!("\nFirst: the agent runs all the time.\n");
-    life(&lab, false)?;
+    life(&mut lab, false)?;
     println!("\nOnce more: the agent is killed with SIGKILL right after the grant.\n");
-    life(&lab, true)
+    life(&mut lab, true)
 }
 
 /// One line of the story.
@@ -37,22 +38,22 @@ impl Steps {
     }
 }
 
-fn life(lab: &Lab, kill: bool) -> Result<()> {
+fn life(lab: &mut Lab, kill: bool) -> Result<()> {
     let steps = Steps(Instant::now());
     let start = Instant::now();
-    let mut agent = lab.start_agent()?;
+    lab.postern.launch();
     steps.say("start", format!("posternd answers {:.0} ms after its start", ms(start.elapsed())));
     closed(lab, &steps)?;
     let mut client = Client::connect(lab)?;
     let grant = opened(lab, &steps, &mut client)?;
     let end = end_of(&grant)?;
     if kill {
-        agent.kill()?;
+        lab.postern.kill();
         steps.say("killed", "posternd is dead: what follows is the kernel alone");
     }
     let session = Session::start(lab)?;
     let stream = probe::stream(lab, PLAIN, LIFE + Duration::from_secs(1))?;
-    in_use(lab, &steps, &session, (!kill).then_some((&mut client, &grant)))?;
+    in_use(lab, &steps, &session, (!kill).then_some(&grant))?;
     let edge = lab.net.client.run(|| probe::edge(PLAIN, end).map_err(|error| error.to_string()))?;
     let last = edge.last_answered.map_or("none".to_owned(), |time| format!("{:+.2} ms", since(time, end)));
     let first = since(edge.first_refused, end);
@@ -63,13 +64,10 @@ fn life(lab: &Lab, kill: bool) -> Result<()> {
     let reset = stream.reset.map_or("silent".to_owned(), |time| format!("reset {:+.2} ms", since(time, end)));
     let text = format!("{} bytes arrived, the last one {:+.2} ms; {reset}", stream.bytes, since(stream.last_byte, end));
     steps.say("stream", text);
-    finish(lab, agent)
-}
-
-/// Leaves the host as it was before the run.
-fn finish(lab: &Lab, agent: Agent) -> Result<()> {
-    drop(agent);
-    lab.unlock()
+    if !kill {
+        lab.postern.stop();
+    }
+    Ok(())
 }
 
 fn closed(lab: &Lab, steps: &Steps) -> Result<()> {
@@ -86,10 +84,10 @@ fn closed(lab: &Lab, steps: &Steps) -> Result<()> {
 
 /// Asks for access while SYNs go out one after the other; shows when the first one was answered.
 fn opened(lab: &Lab, steps: &Steps, client: &mut Client) -> Result<Grant> {
-    let who = client.who_am_i()?;
+    let address = client.address()?;
     let start = Instant::now();
-    let (_, message) = client.sign_request(&who, LIFE)?;
-    steps.say("signed", format!("by ssh-keygen, for {} alone ({:.1} ms)", who.address, ms(start.elapsed())));
+    let (_, message) = client.sign(address, LIFE);
+    steps.say("signed", format!("by ssh-keygen, for {address} alone ({:.1} ms)", ms(start.elapsed())));
     let (sent, grant, first) = lab.net.client.run(|| {
         let probe = move || {
             let kind = probe::until_answered(PLAIN);
@@ -107,12 +105,14 @@ fn opened(lab: &Lab, steps: &Steps, client: &mut Client) -> Result<Grant> {
     Ok(grant)
 }
 
-fn in_use(lab: &Lab, steps: &Steps, session: &Session, counted: Option<(&mut Client, &Grant)>) -> Result<()> {
+fn in_use(lab: &Lab, steps: &Steps, session: &Session, counted: Option<&Grant>) -> Result<()> {
     wait("three lines from ssh", || session.lines() >= 3)?;
     let text = format!("ssh is logged in; sshd serves {} session(s)", lab.ssh_sessions());
     steps.say("in use", text);
-    if let Some((client, grant)) = counted {
-        let usage = client.grant(&grant.id)?.usage.ok_or("the grant has no usage")?;
+    if let Some(grant) = counted {
+        let grants = lab.postern.client().grants()?;
+        let seen = grants.into_iter().find(|seen| seen.id == grant.id).ok_or("the host does not know its grant")?;
+        let usage = seen.usage.ok_or("the grant has no usage")?;
         expect(usage.bytes_in > 0 && usage.bytes_out > 0, "the kernel counted nothing")?;
         let (inward, outward) = (usage.bytes_in, usage.bytes_out);
         steps.say("in use", format!("the kernel counted {inward} bytes in and {outward} bytes out for this grant"));
@@ -152,7 +152,7 @@ struct Session {
 impl Session {
     fn start(lab: &Lab) -> Result<Self> {
         let mut command = lab.net.client.command("ssh");
-        command.arg("-i").arg(lab.path("alice")).arg("-F").arg("/dev/null");
+        command.arg("-i").arg(lab.postern.alice.path()).arg("-F").arg("/dev/null");
         for option in ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"] {
             command.args(["-o", option]);
         }
