@@ -3,8 +3,6 @@
 //! Owns the end of grants: it judges every packet to or from a socket that is bound to a protected port, established or not.
 //! It parses nothing: the port is the socket's, the address stands at a fixed place in the IP header.
 
-use core::ffi::c_void;
-
 use aya_ebpf::{
     EbpfContext,
     bindings::bpf_sock,
@@ -146,10 +144,12 @@ fn netns_cookie(context: &SkBuffContext, socket: *mut bpf_sock) -> Option<u64> {
         // SAFETY: the helper takes the context and reads its socket.
         return Some(unsafe { bpf_get_netns_cookie(context.as_ptr()) });
     }
-    // SAFETY: the offsets are from the running kernel's BTF, and the helper survives any address.
+    // SAFETY: the offsets are from the running kernel's BTF, and the helper survives any address. The socket's own address
+    // goes through the helper too, because the verifier lets nobody calculate with the pointer itself.
     unsafe {
-        let net: *const c_void = bpf_probe_read_kernel(socket.byte_add(skc_net as usize).cast()).ok()?;
-        bpf_probe_read_kernel(net.byte_add(net_cookie as usize).cast()).ok()
+        let socket: u64 = bpf_probe_read_kernel((&raw const socket).cast()).ok()?;
+        let net: u64 = bpf_probe_read_kernel((socket + skc_net) as *const u64).ok()?;
+        bpf_probe_read_kernel((net + net_cookie) as *const u64).ok()
     }
 }
 

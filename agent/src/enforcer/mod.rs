@@ -66,6 +66,8 @@ pub struct LayerStatus {
     pub state: LayerState,
 }
 
+type Loader = fn(Sizes, &Table) -> Result<Programs, EnforcerError>;
+
 /// The programs in force.
 pub struct Enforcer {
     programs: Programs,
@@ -98,9 +100,21 @@ impl Enforcer {
     /// # Errors
     /// Without both lock and cut it fails; nothing that was in force before is opened, and nothing new is left behind.
     pub fn start(settings: &Settings, table: &Table) -> Result<Self, EnforcerError> {
+        Self::start_with(settings, table, Programs::load)
+    }
+
+    /// As [`Self::start`], on a kernel that refuses `bpf_get_netns_cookie` in `cgroup_skb`, or as if it did.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_without_helper(settings: &Settings, table: &Table) -> Result<Self, EnforcerError> {
+        Self::start_with(settings, table, Programs::load_without_helper)
+    }
+
+    fn start_with(settings: &Settings, table: &Table, load: Loader) -> Result<Self, EnforcerError> {
         let pins = PinDir::open(&settings.pin_dir)?;
         let (namespace, cgroup) = (place::network_namespace()?, place::cgroup(settings.cgroup.as_deref())?);
-        let programs = Programs::load(Sizes { grants: settings.grants, slots: settings.slots }, table)?;
+        let programs = load(Sizes { grants: settings.grants, slots: settings.slots }, table)?;
         let layers = hold_layers(&pins, &programs, namespace, &cgroup)?;
         let sheds = programs.fd(Hook::Shed)?;
         let sheds = Sheds::adopt(&pins, sheds.as_fd())
@@ -254,7 +268,7 @@ fn hold_layers(
             Err(error) => {
                 for layer in layers.iter().filter(|l| l.link.fresh) {
                     // The error below is the one to report.
-                    let _ = pins.unpin(layer.hook.code());
+                    let _ = pins.remove(layer.hook.code());
                 }
                 return Err(EnforcerError::kernel(format!("attach the {}", hook.code()), &error, ADVICE_ATTACH));
             }

@@ -10,6 +10,8 @@ use std::{
         unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink},
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use postern_core::key::LAYOUT_VERSION;
@@ -112,10 +114,15 @@ impl PinDir {
     pub fn take(path: &Path) -> Result<Self, EnforcerError> {
         let failed = |e: io::Error| EnforcerError::kernel(format!("use {}", path.display()), &e, ADVICE_PINS);
         let lock = File::open(path).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(EnforcerError::InUse(path.display().to_string())),
-            Err(TryLockError::Error(e)) => Err(failed(e)),
+        // A child that a dead agent was just starting holds the lock until its exec closes it.
+        let deadline = Instant::now() + Duration::from_millis(500);
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { path: path.to_owned(), _lock: lock }),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
+                Err(TryLockError::WouldBlock) => return Err(EnforcerError::InUse(path.display().to_string())),
+                Err(TryLockError::Error(e)) => return Err(failed(e)),
+            }
         }
     }
 
@@ -159,8 +166,12 @@ impl PinDir {
         fs::rename(&fresh, self.path.join(name))
     }
 
-    /// Takes the pin away. The link goes with it unless somebody holds it open.
-    pub fn unpin(&self, name: &str) -> io::Result<()> {
+    /// Takes the pin away and detaches its link at once, whoever else holds it.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        if let Ok(Some(link)) = self.pinned(name) {
+            // One whose device or namespace is gone is detached already; the pin's removal is what counts.
+            let _ = sys::detach_link(link.as_fd());
+        }
         absent_is_fine(fs::remove_file(self.path.join(name)))
     }
 
@@ -174,9 +185,9 @@ impl PinDir {
     /// Takes everything away, and the directory.
     pub fn clear(self) -> io::Result<()> {
         for name in self.names()? {
-            self.unpin(&name)?;
+            self.remove(&name)?;
         }
-        self.unpin(LAYOUT)?;
+        absent_is_fine(fs::remove_file(self.path.join(LAYOUT)))?;
         absent_is_fine(fs::remove_dir(&self.path))
     }
 }

@@ -62,18 +62,25 @@ impl Programs {
     /// # Errors
     /// What the kernel refused, in the verifier's words if it was the verifier.
     pub fn load(sizes: Sizes, table: &Table) -> Result<Self, EnforcerError> {
-        let cookie = sys::netns_cookie()
-            .map_err(|e| EnforcerError::kernel("read the network namespace's cookie", &e, ADVICE_LOAD))?;
-        let mut programs = match load_object(sizes, cookie, None) {
-            Ok(ebpf) => Self::with(ebpf, CookieSource::Helper)?,
-            // Linux before 6.15 or so refuses the helper in cgroup_skb. Any other reason shows again at the second try.
-            Err(first) => {
-                let offsets = Offsets::of_running_kernel().map_err(|_| first)?;
-                Self::with(load_object(sizes, cookie, Some(offsets))?, CookieSource::KernelMemory)?
-            }
-        };
-        programs.apply(&diff(&Table::default(), table))?;
-        Ok(programs)
+        // Older kernels refuse the helper in cgroup_skb. Any other reason shows again at the second try.
+        load_object(sizes, cookie()?, None)
+            .and_then(|ebpf| Self::with(ebpf, CookieSource::Helper)?.filled(table))
+            .or_else(|first| Self::load_without_helper(sizes, table).map_err(|_| first))
+    }
+
+    /// As [`Self::load`], for kernels that refuse `bpf_get_netns_cookie` in `cgroup_skb`.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and where the kernel has no BTF.
+    pub fn load_without_helper(sizes: Sizes, table: &Table) -> Result<Self, EnforcerError> {
+        let offsets = Offsets::of_running_kernel()
+            .map_err(|e| EnforcerError::kernel("find the network namespace's cookie", &e, ADVICE_LOAD))?;
+        Self::with(load_object(sizes, cookie()?, Some(offsets))?, CookieSource::KernelMemory)?.filled(table)
+    }
+
+    fn filled(mut self, table: &Table) -> Result<Self, EnforcerError> {
+        self.apply(&diff(&Table::default(), table))?;
+        Ok(self)
     }
 
     fn with(mut ebpf: Ebpf, cookie_source: CookieSource) -> Result<Self, EnforcerError> {
@@ -215,6 +222,10 @@ impl Programs {
         let result = sys::test_run(self.fd(hook)?.as_fd(), packet, context);
         result.map_err(|e| EnforcerError::kernel(format!("run {}", hook.code()), &e, "see the kernel's message"))
     }
+}
+
+fn cookie() -> Result<u64, EnforcerError> {
+    sys::netns_cookie().map_err(|e| EnforcerError::kernel("read the network namespace's cookie", &e, ADVICE_LOAD))
 }
 
 fn load_object(sizes: Sizes, cookie: u64, offsets: Option<Offsets>) -> Result<Ebpf, EnforcerError> {

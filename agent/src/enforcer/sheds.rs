@@ -86,7 +86,7 @@ impl Sheds {
             match pins.pinned(&name)? {
                 Some(fd) if sys::link_info(fd.as_fd()).is_ok_and(|i| i.place == Place::Device(ifindex.into())) => {}
                 _ => {
-                    pins.unpin(&name)?;
+                    pins.remove(&name)?;
                     continue;
                 }
             }
@@ -131,7 +131,7 @@ impl Sheds {
         self.by_index.remove(&ifindex);
         for mode in [ShedMode::Native, ShedMode::Generic] {
             // A pin that cannot be removed shows in the next status.
-            let _ = pins.unpin(&pin_name(ifindex, mode));
+            let _ = pins.remove(&pin_name(ifindex, mode));
         }
     }
 

@@ -20,6 +20,7 @@ const BPF_PROG_TEST_RUN: c_int = 10;
 const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
 const BPF_LINK_CREATE: c_int = 28;
 const BPF_LINK_UPDATE: c_int = 29;
+const BPF_LINK_DETACH: c_int = 34;
 
 // enum bpf_attach_type
 /// `BPF_CGROUP_INET_INGRESS`.
@@ -173,6 +174,14 @@ pub fn create_link(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags
 pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkUpdateAttr { link: raw(link), program: raw(program), ..LinkUpdateAttr::default() };
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Detaches a link at once; closing its last descriptor does so a little later. Minimum kernel 5.9.
+///
+/// # Errors
+/// Those of `BPF_LINK_DETACH`.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(BPF_LINK_DETACH, &mut raw(link)).map(drop)
 }
 
 /// Asks the kernel about a link. Minimum kernel 5.8.

@@ -1,0 +1,370 @@
+//! The enforcer on the real kernel, without the rest of the agent. The network is the one drawn in `postern_tests`.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use postern_agent::enforcer::{Enforcer, EnforcerError, LayerState, Settings, ShedMode, unlock};
+use postern_core::{
+    key::{Address, GrantKey, TCP, UDP},
+    table::{Edit, Entry, Table, diff},
+    verdict::{Fate, Hook},
+};
+use postern_tests::{
+    net::{GRANTED, NEIGHBOUR, Net, SERVER, SERVER_OTHER, STRANGER},
+    probe::{self, Outcome},
+    service::Service,
+};
+
+const PORT: u16 = 22;
+
+#[test]
+fn a_port_is_closed_opens_for_a_grant_and_closes_at_its_end() {
+    let mut world = World::new();
+    let mut knocks = world.enforcer().take_knocks().expect("the first time");
+    let listener = world.net.server.run(|| TcpListener::bind(("::", PORT))).expect("a listener");
+
+    // 1. Closed: the host answers as if nobody listened, and says who knocked.
+    assert_eq!(world.probe(GRANTED.v4, SERVER.v4), Outcome::Refused);
+    assert_eq!(world.probe(GRANTED.v6, SERVER.v6), Outcome::Refused);
+    assert_eq!(world.fate(Hook::Lock, Fate::NoGrant), 2);
+    let seen: Vec<_> = knocks.drain().into_iter().map(|k| (k.source, k.port, k.hook, k.fate)).collect();
+    let refused = |source: IpAddr| (source, PORT, Hook::Lock, Fate::NoGrant);
+    assert_eq!(seen, [refused(GRANTED.v4.into()), refused(GRANTED.v6.into())]);
+
+    // 2. Open for this source alone; what passes is counted both ways.
+    let until = boot_ns() + 1_000_000_000;
+    world.put(GRANTED.v4, TCP, until, 3);
+    let mut client = world.connect(GRANTED.v4, SERVER.v4).expect("an open port");
+    let (mut server, _) = listener.accept().expect("the connection");
+    client.write_all(b"hello").expect("to write");
+    server.read_exact(&mut [0; 5]).expect("to read");
+    server.write_all(b"hello").expect("to write");
+    client.read_exact(&mut [0; 5]).expect("to read");
+    assert_eq!(world.probe(NEIGHBOUR.v4, SERVER.v4), Outcome::Refused);
+    assert_eq!(world.probe(GRANTED.v6, SERVER.v6), Outcome::Refused);
+    let usage = world.enforcer().usage(3);
+    assert!(usage.packets_in >= 3 && usage.packets_out >= 2 && usage.bytes_in >= 40 * usage.packets_in, "{usage:?}");
+    assert!(usage.first_boot_ns <= usage.last_boot_ns && usage.last_boot_ns < until, "{usage:?}");
+
+    // 3. At the end nothing passes, in either direction, and no process did anything.
+    client.set_nonblocking(true).expect("a socket");
+    server.set_nonblocking(true).expect("a socket");
+    wait_for("the cut in both directions", || {
+        let _ = (client.write(b"x"), server.write(b"y"));
+        world.fate(Hook::CutIngress, Fate::Expired) > 0 && world.fate(Hook::CutEgress, Fate::Expired) > 0
+    });
+    let last = world.enforcer().usage(3).last_boot_ns;
+    assert!(last < until, "a packet passed after the end");
+    println!("last packet {} us before the end", (until - last) / 1000);
+    assert_eq!(world.probe(GRANTED.v4, SERVER.v4), Outcome::Refused);
+    assert!(world.fate(Hook::Lock, Fate::Expired) > 0);
+
+    // 4. A renewal revives even the old connection.
+    world.put(GRANTED.v4, TCP, u64::MAX, 3);
+    wait_for("the old connection", || {
+        let _ = client.write(b"z");
+        matches!(server.read(&mut [0; 4096]), Ok(n) if n > 0)
+    });
+    world.enforcer().reset_usage(3).expect("a slot");
+    assert!(world.enforcer().usage(3).packets_in < 100);
+}
+
+#[test]
+fn udp_is_judged_like_tcp_and_the_host_talks_to_itself() {
+    let mut world = World::new();
+    let _tcp = Service::tcp_echo(&world.net.server, any());
+    let _udp = Service::udp_echo(&world.net.server, any());
+    for (from, to) in [(GRANTED.v4.into(), SERVER.v4.into()), (IpAddr::from(GRANTED.v6), IpAddr::from(SERVER.v6))] {
+        assert_eq!(probe::udp(&world.net.client, from, SocketAddr::new(to, PORT)), Outcome::Refused);
+        world.put(from, UDP, u64::MAX, 0);
+        assert_eq!(probe::udp(&world.net.client, from, SocketAddr::new(to, PORT)), Outcome::Answered);
+        assert_eq!(world.probe(from, to), Outcome::Refused, "UDP's grant is not TCP's");
+        // The host itself, over loopback and between its own addresses.
+        world.enforcer().set_local(&own_addresses()).expect("addresses");
+        for own in [SERVER.like(to), SERVER_OTHER.like(to)] {
+            assert_eq!(probe::tcp(&world.net.server, SERVER.like(to), SocketAddr::new(own, PORT)), Outcome::Answered);
+        }
+    }
+    assert!(world.fate(Hook::Lock, Fate::OwnTraffic) >= 4 && world.fate(Hook::CutIngress, Fate::OwnTraffic) > 0);
+}
+
+#[test]
+fn other_namespaces_are_left_alone_however_the_cut_learns_of_them() {
+    for by_helper in [true, false] {
+        let world = World::with(if by_helper { Enforcer::start } else { Enforcer::start_without_helper });
+        let _client_side = Service::tcp_echo(&world.net.client, any());
+        let _server_side = Service::tcp_echo(&world.net.server, any());
+        let to_client = SocketAddr::new(STRANGER.v4.into(), PORT);
+        assert_eq!(probe::tcp(&world.net.server, SERVER.v4, to_client), Outcome::Answered);
+        assert!(world.fate(Hook::CutIngress, Fate::OtherNamespace) > 0, "by helper: {by_helper}");
+        assert_eq!(world.probe(STRANGER.v4, SERVER.v4), Outcome::Refused);
+        detach(world.settings.pin_dir.join("lock"));
+        // Now the cut alone, which tells its own namespace from others.
+        assert_eq!(world.probe(STRANGER.v4, SERVER.v4), Outcome::Silent);
+        assert!(world.fate(Hook::CutIngress, Fate::NoGrant) > 0, "by helper: {by_helper}");
+    }
+}
+
+#[test]
+fn a_dead_agent_leaves_everything_in_force_and_the_next_one_takes_over() {
+    let mut world = World::new();
+    let _server = Service::tcp_echo(&world.net.server, any());
+    world.put(GRANTED.v4, TCP, u64::MAX, 0);
+    // What SIGKILL does: the descriptors close, the pins stay.
+    world.enforcer = None;
+    assert_eq!(world.probe(STRANGER.v4, SERVER.v4), Outcome::Refused);
+    assert_eq!(world.probe(GRANTED.v4, SERVER.v4), Outcome::Answered);
+
+    // The next start brings its own table: nothing of the old one lives on.
+    world.start();
+    assert_eq!(world.states(), [LayerState::InForce; 3]);
+    assert_eq!(world.probe(GRANTED.v4, SERVER.v4), Outcome::Refused);
+
+    // Two agents at once, and opening behind a running agent's back.
+    let second = world.net.server.run(|| Enforcer::start(&world.settings, &protected()).err());
+    assert!(matches!(second, Some(EnforcerError::InUse(_))), "{second:?}");
+    assert!(matches!(unlock(&world.settings.pin_dir), Err(EnforcerError::InUse(_))));
+
+    // Opening is explicit.
+    world.enforcer = None;
+    unlock(&world.settings.pin_dir).expect("to open");
+    assert!(!world.settings.pin_dir.exists());
+    assert_eq!(world.probe(STRANGER.v4, SERVER.v4), Outcome::Answered);
+}
+
+#[test]
+fn swapping_programs_under_traffic_neither_opens_nor_closes() {
+    let mut world = World::new();
+    let _server = Service::tcp_echo(&world.net.server, any());
+    let granted: Table = Table { grants: [(key(GRANTED.v4, TCP), entry(u64::MAX, 0))].into(), ..protected() };
+    world.enforcer().apply(&diff(&protected(), &granted)).expect("a grant");
+    let (stop, tries) = (AtomicBool::new(false), AtomicU32::new(0));
+    let client = world.net.client.clone();
+    thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            let mut outcomes = Vec::new();
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !stop.load(Ordering::Relaxed) && Instant::now() < deadline {
+                let to = SocketAddr::new(SERVER.v4.into(), PORT);
+                outcomes.push((probe::tcp(&client, STRANGER.v4, to), probe::tcp(&client, GRANTED.v4, to)));
+                tries.fetch_add(1, Ordering::Relaxed);
+            }
+            outcomes
+        });
+        for _ in 0..5 {
+            let before = tries.load(Ordering::Relaxed);
+            wait_for("traffic between two swaps", || tries.load(Ordering::Relaxed) > before + 20);
+            drop(world.enforcer.take());
+            let started = world.net.server.run(|| Enforcer::start(&world.settings, &granted));
+            world.enforcer = Some(started.expect("to take over"));
+        }
+        stop.store(true, Ordering::Relaxed);
+        let outcomes = traffic.join().expect("traffic");
+        println!("{} pairs of connections over 5 swaps", outcomes.len());
+        assert!(outcomes.iter().all(|o| *o == (Outcome::Refused, Outcome::Answered)), "{outcomes:?}");
+    });
+}
+
+#[test]
+fn a_lost_layer_is_seen_and_brought_back() {
+    let mut world = World::new();
+    let _server = Service::tcp_echo(&world.net.server, any());
+    for (at, name) in ["lock", "cut-ingress", "cut-egress"].into_iter().enumerate() {
+        detach(world.settings.pin_dir.join(name));
+        assert_eq!(world.states()[at], LayerState::Detached, "{name}");
+        // The other layers hold: no answer leaves, whichever is missing.
+        assert_ne!(world.probe(STRANGER.v4, SERVER.v4), Outcome::Answered, "without {name}");
+        assert_eq!(world.enforcer().heal().expect("to heal").len(), 1);
+        std::fs::remove_file(world.settings.pin_dir.join(name)).expect("a pin");
+        assert_eq!(world.states()[at], LayerState::Unpinned, "{name}");
+        assert_eq!(world.enforcer().heal().expect("to heal").len(), 1);
+        assert_eq!(world.states(), [LayerState::InForce; 3]);
+    }
+    // A pinned link that the kernel detached while no agent ran is replaced at the next start.
+    detach(world.settings.pin_dir.join("lock"));
+    world.enforcer = None;
+    world.start();
+    assert_eq!(world.states(), [LayerState::InForce; 3]);
+    assert_eq!(world.probe(STRANGER.v4, SERVER.v4), Outcome::Refused);
+}
+
+#[test]
+fn the_shed_drops_what_it_is_sure_of_and_is_taken_over() {
+    let mut world = World::new();
+    let _server = Service::tcp_echo(&world.net.server, any());
+    let ifindex: u32 = world.net.server.run(|| {
+        let text = std::fs::read_to_string("/proc/thread-self/net/igmp").expect("a list of devices");
+        let line = text.lines().find(|l| l.contains("eth0")).expect("eth0").to_owned();
+        line.split_whitespace().next().expect("an index").parse().expect("a number")
+    });
+    world.enforcer().set_local(&own_addresses()).expect("addresses");
+    let status = world.in_server(|e| e.attach_shed(ifindex, "eth0"));
+    assert_eq!((status.mode, status.reason.as_str()), (ShedMode::Native, ""));
+    assert_eq!(world.in_server(|e| e.attach_shed(ifindex, "eth0")).mode, ShedMode::Native);
+    assert_eq!(world.probe(STRANGER.v4, SERVER.v4), Outcome::Silent);
+    assert_eq!((world.fate(Hook::Shed, Fate::NoGrant), world.fate(Hook::Lock, Fate::NoGrant)), (1, 0));
+
+    // Another program there is left alone.
+    let other = Settings { pin_dir: pin_dir(), ..world.settings.clone() };
+    let refused = world.net.server.run(|| {
+        let mut second = Enforcer::start(&other, &Table::default()).expect("another agent");
+        let status = second.attach_shed(ifindex, "eth0");
+        second.unlock().expect("to open");
+        status
+    });
+    assert_eq!(refused.mode, ShedMode::Off);
+    assert!(refused.reason.contains("another XDP program"), "{}", refused.reason);
+
+    // The next agent takes the shed over, with its own table; without addresses it is sure of nothing.
+    world.enforcer = None;
+    world.start();
+    let sheds = world.enforcer().sheds();
+    assert_eq!(sheds.iter().map(|s| (s.ifindex, s.state)).collect::<Vec<_>>(), [(ifindex, Some(LayerState::InForce))]);
+    assert_eq!(world.probe(STRANGER.v4, SERVER.v4), Outcome::Refused);
+    world.enforcer().detach_shed(ifindex);
+    assert!(world.enforcer().sheds().is_empty());
+}
+
+#[test]
+fn a_full_table_refuses_and_evicts_nobody() {
+    let mut world = World::new();
+    let _server = Service::tcp_echo(&world.net.server, any());
+    world.put(GRANTED.v4, TCP, u64::MAX, 0);
+    let filler = |n: u32| Edit::Put(GrantKey::new(Address::v4(n.to_be_bytes()), 32, TCP, 9), entry(u64::MAX, 0));
+    let edits: Vec<_> = (0..2 * GRANTS).map(filler).collect();
+    let Err(EnforcerError::TableFull { index }) = world.enforcer().apply(&edits) else { panic!("it is full") };
+    assert_eq!(index as u32, GRANTS - 1);
+    assert_eq!(world.probe(GRANTED.v4, SERVER.v4), Outcome::Answered);
+}
+
+// ---- below: what the tests share ----
+
+const GRANTS: u32 = 64;
+
+struct World {
+    net: Net,
+    settings: Settings,
+    enforcer: Option<Enforcer>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(Enforcer::start)
+    }
+
+    fn with(start: fn(&Settings, &Table) -> Result<Enforcer, EnforcerError>) -> Self {
+        let settings = Settings { pin_dir: pin_dir(), cgroup: None, grants: GRANTS, slots: 8 };
+        let mut world = Self { net: Net::pair(), settings, enforcer: None };
+        world.enforcer = Some(world.net.server.run(|| start(&world.settings, &protected())).expect("to start"));
+        world
+    }
+
+    fn start(&mut self) {
+        let started = self.net.server.run(|| Enforcer::start(&self.settings, &protected()));
+        self.enforcer = Some(started.expect("to start"));
+    }
+
+    fn enforcer(&mut self) -> &mut Enforcer {
+        self.enforcer.as_mut().expect("a running enforcer")
+    }
+
+    fn in_server<T: Send>(&mut self, work: impl FnOnce(&mut Enforcer) -> T + Send) -> T {
+        let enforcer = self.enforcer.as_mut().expect("a running enforcer");
+        self.net.server.run(|| work(enforcer))
+    }
+
+    fn put(&mut self, from: impl Into<IpAddr>, protocol: u8, until: u64, slot: u32) {
+        let key = key(from, protocol);
+        let mut lengths = postern_core::key::Lengths::default();
+        lengths.insert(postern_core::key::V4, 32);
+        lengths.insert(postern_core::key::V6, 128);
+        let edits = [Edit::Lengths(lengths), Edit::Put(key, entry(until, slot))];
+        self.enforcer().apply(&edits).expect("a grant");
+    }
+
+    fn probe(&self, from: impl Into<IpAddr>, to: impl Into<IpAddr>) -> Outcome {
+        probe::tcp(&self.net.client, from, SocketAddr::new(to.into(), PORT))
+    }
+
+    fn connect(&self, from: impl Into<IpAddr>, to: impl Into<IpAddr>) -> io::Result<TcpStream> {
+        probe::connect(&self.net.client, from, SocketAddr::new(to.into(), PORT))
+    }
+
+    fn fate(&self, hook: Hook, fate: Fate) -> u64 {
+        let counters = self.enforcer.as_ref().expect("a running enforcer").counters();
+        counters.into_iter().find(|c| (c.0, c.1) == (hook, fate)).expect("every counter").2
+    }
+
+    fn states(&self) -> [LayerState; 3] {
+        let layers = self.enforcer.as_ref().expect("a running enforcer").layers();
+        layers.iter().map(|l| l.state).collect::<Vec<_>>().try_into().expect("three layers")
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.enforcer = None;
+        let _ = unlock(&self.settings.pin_dir);
+    }
+}
+
+fn protected() -> Table {
+    Table { protected: [(TCP, PORT), (UDP, PORT)].into(), ..Table::default() }
+}
+
+fn key(from: impl Into<IpAddr>, protocol: u8) -> GrantKey {
+    match from.into() {
+        IpAddr::V4(ip) => GrantKey::new(Address::v4(ip.octets()), 32, protocol, PORT),
+        IpAddr::V6(ip) => GrantKey::new(Address::v6(ip.octets()), 128, protocol, PORT),
+    }
+}
+
+fn entry(expires_boot_ns: u64, slot: u32) -> Entry {
+    Entry { expires_boot_ns, slot }
+}
+
+fn own_addresses() -> Vec<IpAddr> {
+    [SERVER.both(), SERVER_OTHER.both()].concat()
+}
+
+fn any() -> SocketAddr {
+    format!("[::]:{PORT}").parse().expect("an address")
+}
+
+/// `CLOCK_BOOTTIME`.
+fn boot_ns() -> u64 {
+    postern_agent::clock::Clock::new().expect("a clock").boot().0
+}
+
+/// A directory of its own for each test. Those of dead test processes are opened and removed first.
+fn pin_dir() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const ROOT: &str = "/sys/fs/bpf/postern-enforcer-test";
+    for entry in std::fs::read_dir(ROOT).into_iter().flatten().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let alive = name.split_once('-').is_some_and(|(pid, _)| Path::new("/proc").join(pid).exists());
+        if !alive {
+            let _ = unlock(&entry.path());
+        }
+    }
+    Path::new(ROOT).join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// Detaches the link pinned at `path` behind the agent's back, as `bpftool link detach` does.
+fn detach(path: PathBuf) {
+    postern_tests::bpf::detach_link(&path).expect("to detach");
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "no {what} in time");
+        thread::yield_now();
+    }
+}
