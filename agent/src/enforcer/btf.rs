@@ -101,8 +101,8 @@ mod tests {
     fn the_running_kernel_names_both_fields() {
         let offsets = Offsets::of_running_kernel().unwrap();
         // Pointers and 64-bit numbers are aligned, and neither field is the first of its structure.
-        assert!(offsets.skc_net > 0 && offsets.skc_net % 8 == 0, "{offsets:?}");
-        assert!(offsets.net_cookie > 0 && offsets.net_cookie % 8 == 0, "{offsets:?}");
+        assert!(offsets.skc_net > 0 && offsets.skc_net.is_multiple_of(8), "{offsets:?}");
+        assert!(offsets.net_cookie > 0 && offsets.net_cookie.is_multiple_of(8), "{offsets:?}");
     }
 
     #[test]
