@@ -29,10 +29,7 @@ const BANNED: &[(&str, &str)] = &[
 
 /// Files whose text others depend on, and what a change of them asks for.
 const CONTRACTS: &[(&str, &str)] = &[
-    (
-        "agent-core/src/key.rs",
-        "if a layout in it changed, raise LAYOUT_VERSION (an agent refuses pinned maps of another version)",
-    ),
+    ("agent-core/src/key.rs", "if a layout in it changed, raise LAYOUT_VERSION, which the directory of pins names"),
     (
         "proto/postern/v1/access.proto",
         "a released field keeps its number and its meaning; say in CHANGELOG.md what changed",
