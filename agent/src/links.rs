@@ -7,16 +7,21 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
+use tokio::time::{Instant, sleep_until};
 
 use crate::config::Shed;
 use crate::engine::Engine;
 
-/// Events come in bursts (a new interface brings half a dozen); one look serves them all.
+/// The least time between two looks. Events come in bursts (a new interface brings half a dozen): the first is answered at
+/// once, the others together.
 const SETTLE: Duration = Duration::from_millis(20);
 /// How long to wait before asking again after rtnetlink failed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -30,10 +35,13 @@ pub struct Link {
     pub name: String,
     /// Whether its frames begin with an Ethernet header, and it is not loopback.
     pub ethernet: bool,
-    /// Whether hardware or a hypervisor backs it (`IFLA_PARENT_DEV_NAME`, Linux 5.14).
+    /// Whether hardware or a hypervisor backs it: it has a parent device (`IFLA_PARENT_DEV_NAME`, Linux 5.14), or no kind
+    /// (`IFLA_INFO_KIND`), which software devices have; that serves older kernels.
     pub backed: bool,
-    /// Whether it is one end of a veth pair.
-    pub veth: bool,
+    /// The bridge, bond or team that it is a port of (`IFLA_MASTER`).
+    pub controller: Option<u32>,
+    /// The device below it, through which all its frames come (`IFLA_LINK` of a VLAN, macvlan or ipvlan).
+    pub below: Option<u32>,
     /// Whether a default route leads over it.
     pub default_route: bool,
 }
@@ -49,16 +57,38 @@ pub struct LinkState {
 
 /// The interfaces that get a shed: (index, name).
 ///
-/// `Auto` takes Ethernet devices that hardware or a hypervisor backs and those that carry a default route: never the host ends of
-/// containers' veths (native XDP halves their TCP, DESIGN 3), never devices without an Ethernet header.
+/// `Auto` takes Ethernet devices that hardware or a hypervisor backs and those that carry a default route, unless all that
+/// comes through them from outside has met a shed below: never the host ends of containers' veths (native XDP halves their
+/// TCP, DESIGN 3), never devices without an Ethernet header, never a frame twice.
 #[must_use]
 pub fn shed_targets(shed: &Shed, state: &LinkState) -> Vec<(u32, String)> {
+    let served = served(&state.links);
     let wanted = |link: &&Link| match shed {
         Shed::Off => false,
-        Shed::Auto => link.ethernet && (link.backed || link.default_route),
-        Shed::List(names) => link.ethernet && names.contains(&link.name),
+        Shed::Auto => link.backed || (link.default_route && !served.contains(&link.index)),
+        Shed::List(names) => names.contains(&link.name),
     };
-    state.links.iter().filter(wanted).map(|link| (link.index, link.name.clone())).collect()
+    let targets = state.links.iter().filter(|link| link.ethernet).filter(wanted);
+    targets.map(|link| (link.index, link.name.clone())).collect()
+}
+
+/// The devices that hardware or a hypervisor backs, and those stacked on them.
+fn served(links: &[Link]) -> BTreeSet<u32> {
+    let mut served: BTreeSet<u32> = links.iter().filter(|l| l.ethernet && l.backed).map(|l| l.index).collect();
+    loop {
+        let before = served.len();
+        for link in links {
+            if link.below.is_some_and(|below| served.contains(&below)) {
+                served.insert(link.index);
+            }
+            if let Some(controller) = link.controller.filter(|_| served.contains(&link.index)) {
+                served.insert(controller);
+            }
+        }
+        if served.len() == before {
+            return served;
+        }
+    }
 }
 
 /// Tells the engine what the network looks like, now and after each change, for ever. Nothing wakes it up in between.
@@ -75,28 +105,77 @@ pub async fn follow(engine: Engine) {
 }
 
 async fn follow_once(engine: &Engine) -> Result<(), String> {
-    let groups = [
-        MulticastGroup::Link,
-        MulticastGroup::Ipv4Ifaddr,
-        MulticastGroup::Ipv6Ifaddr,
-        MulticastGroup::Ipv4Route,
-        MulticastGroup::Ipv6Route,
-    ];
-    let (connection, handle, mut events) = new_multicast_connection(&groups).map_err(|e| e.to_string())?;
-    let _connection = tokio::spawn(connection);
-    let mut known = None;
-    loop {
-        let state = snapshot(&handle).await.map_err(|e| e.to_string())?;
-        if known.as_ref() != Some(&state) {
-            known = Some(state.clone());
-            engine.network_changed(state).await;
-            engine.degraded("interfaces", None).await;
+    let mut watch = Watch::open()?;
+    while let Some(state) = watch.next().await? {
+        engine.network_changed(state).await;
+        engine.degraded("interfaces", None).await;
+    }
+    Ok(())
+}
+
+/// The network as it is, and as it becomes, of the network namespace in which the watch was opened.
+pub struct Watch {
+    handle: Handle,
+    events: BoxStream<'static, NetlinkPayload<RouteNetlinkMessage>>,
+    known: Option<LinkState>,
+    looked: Option<Instant>,
+}
+
+impl Watch {
+    /// Subscribes. Takes a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel refuses the socket or a group.
+    pub fn open() -> Result<Self, String> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ];
+        let (connection, handle, events) = new_multicast_connection(&groups).map_err(|e| e.to_string())?;
+        tokio::spawn(connection);
+        let events = events.map(|(message, _)| message.payload).boxed();
+        Ok(Self { handle, events, known: None, looked: None })
+    }
+
+    /// The state at once when first asked, then each state that differs from the one before; nothing when the connection
+    /// is gone.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn next(&mut self) -> Result<Option<LinkState>, String> {
+        loop {
+            if let Some(looked) = self.looked {
+                let Some(()) = self.event().await else { return Ok(None) };
+                sleep_until(looked + SETTLE).await;
+                // What has queued up in the meantime is answered by the same look.
+                while self.events.next().now_or_never().flatten().is_some() {}
+            }
+            self.looked = Some(Instant::now());
+            let state = snapshot(&self.handle).await.map_err(|e| e.to_string())?;
+            if self.known.as_ref() != Some(&state) {
+                self.known = Some(state.clone());
+                return Ok(Some(state));
+            }
         }
-        // Any event will do, a lost one too: what counts is the next look.
-        if events.next().await.is_none() {
-            return Ok(());
+    }
+
+    /// Waits for an event that can matter. One that was lost (`ENOBUFS`) can: what counts is the next look.
+    async fn event(&mut self) -> Option<()> {
+        while !matters(&self.events.next().await?) {}
+        Some(())
+    }
+}
+
+/// Routes come and go by the thousand on some hosts; only default routes matter here.
+fn matters(event: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
+    match event {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)) => {
+            route.header.destination_prefix_length == 0
         }
-        let _ = tokio::time::timeout(SETTLE, async { while events.next().await.is_some() {} }).await;
+        _ => true,
     }
 }
 
@@ -123,7 +202,11 @@ async fn default_routes(handle: &Handle) -> Result<BTreeSet<u32>, rtnetlink::Err
     let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
     let mut routes: Vec<RouteMessage> = handle.route().get(v4).execute().try_collect().await?;
     routes.extend(handle.route().get(v6).execute().try_collect::<Vec<_>>().await?);
-    let defaults = routes.iter().filter(|route| route.header.destination_prefix_length == 0);
+    let is_default = |route: &&RouteMessage| {
+        // The kernel's own "unreachable" default leads nowhere.
+        route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
+    };
+    let defaults = routes.iter().filter(is_default);
     let interface = |attribute: &RouteAttribute| match attribute {
         RouteAttribute::Oif(index) => Some(vec![*index]),
         RouteAttribute::MultiPath(hops) => Some(hops.iter().map(|hop| hop.interface_index).collect()),
@@ -134,57 +217,82 @@ async fn default_routes(handle: &Handle) -> Result<BTreeSet<u32>, rtnetlink::Err
 
 fn link(message: &LinkMessage, defaults: &BTreeSet<u32>) -> Option<Link> {
     let index = message.header.index;
-    let name = message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    })?;
-    let is_veth = |info: &LinkInfo| matches!(info, LinkInfo::Kind(InfoKind::Veth));
+    let (mut name, mut controller, mut lower) = (None, None, None);
+    let (mut kind, mut parent, mut elsewhere) = (None, false, false);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text.clone()),
+            LinkAttribute::Controller(index) => controller = Some(*index),
+            LinkAttribute::Link(index) => lower = Some(*index),
+            // The device below is in another network namespace (IFLA_LINK_NETNSID, Linux 4.0).
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::ParentDevName(_) => parent = true,
+            LinkAttribute::LinkInfo(infos) => kind = infos.iter().find_map(kind_of),
+            _ => {}
+        }
+    }
+    // A tunnel's lower device carries its frames wrapped up, a veth's is its other end: neither sheds for it.
+    let stacked = matches!(
+        kind,
+        Some(InfoKind::Vlan | InfoKind::MacVlan | InfoKind::MacVtap | InfoKind::IpVlan | InfoKind::IpVtap)
+    );
     Some(Link {
         index,
-        name,
+        name: name?,
         // Loopback has a type of its own.
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
-        backed: message.attributes.iter().any(|a| matches!(a, LinkAttribute::ParentDevName(_))),
-        veth: message
-            .attributes
-            .iter()
-            .any(|a| matches!(a, LinkAttribute::LinkInfo(infos) if infos.iter().any(is_veth))),
+        backed: parent || kind.is_none(),
+        controller,
+        below: lower.filter(|_| stacked && !elsewhere),
         default_route: defaults.contains(&index),
     })
+}
+
+fn kind_of(info: &LinkInfo) -> Option<&InfoKind> {
+    match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn link(index: u32, ethernet: bool, backed: bool, veth: bool, default_route: bool) -> Link {
-        Link { index, name: format!("if{index}"), ethernet, backed, veth, default_route }
+    fn link(index: u32, ethernet: bool, backed: bool, default_route: bool) -> Link {
+        Link { index, name: format!("if{index}"), ethernet, backed, controller: None, below: None, default_route }
+    }
+
+    fn auto(links: Vec<Link>) -> Vec<u32> {
+        let state = LinkState { links, addresses: Vec::new() };
+        shed_targets(&Shed::Auto, &state).into_iter().map(|(index, _)| index).collect()
     }
 
     #[test]
     fn the_shed_goes_where_it_pays_and_does_no_harm() {
         let links = vec![
-            link(1, false, false, false, false),
-            link(2, true, true, false, false),
-            link(3, true, false, true, false),
-            link(4, true, false, true, true),
-            link(5, false, false, false, true),
-            link(6, true, false, false, false),
+            link(1, false, true, false),
+            link(2, true, true, false),
+            link(3, true, false, false),
+            link(4, true, false, true),
+            link(5, false, false, true),
         ];
+        assert_eq!(auto(links.clone()), [2, 4]);
         let state = LinkState { links, addresses: Vec::new() };
-        let indices = |shed| shed_targets(&shed, &state).into_iter().map(|(index, _)| index).collect::<Vec<_>>();
-        assert_eq!(indices(Shed::Auto), [2, 4]);
-        assert!(indices(Shed::Off).is_empty());
-        assert_eq!(indices(Shed::List(vec!["if3".into(), "if5".into(), "none".into()])), [3]);
+        assert!(shed_targets(&Shed::Off, &state).is_empty());
+        let named = Shed::List(vec!["if3".into(), "if5".into(), "none".into()]);
+        assert_eq!(shed_targets(&named, &state), [(3, "if3".to_owned())]);
     }
 
-    #[tokio::test]
-    async fn the_kernel_tells_of_loopback() {
-        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
-        tokio::spawn(connection);
-        let state = snapshot(&handle).await.unwrap();
-        let lo = state.links.iter().find(|link| link.name == "lo").unwrap();
-        assert!((lo.index, lo.ethernet, lo.veth) == (1, false, false));
-        assert!(state.addresses.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)));
+    #[test]
+    fn no_frame_meets_two_sheds() {
+        let port = Link { controller: Some(7), ..link(2, true, true, false) };
+        let bond = Link { controller: Some(8), ..link(7, true, false, false) };
+        let bridge = link(8, true, false, true);
+        let vlan = Link { below: Some(8), ..link(9, true, false, true) };
+        assert_eq!(auto(vec![port, bond, bridge.clone(), vlan.clone()]), [2]);
+        let container = Link { controller: Some(8), ..link(3, true, false, false) };
+        assert_eq!(auto(vec![container, bridge]), [8], "a bridge of veths alone has no shed below");
+        assert_eq!(auto(vec![vlan]), [9]);
     }
 }
