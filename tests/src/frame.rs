@@ -140,6 +140,19 @@ impl Tcp {
         }
     }
 
+    /// The segment with which a client answers the SYN-ACK that it got for this SYN; `payload` goes with it.
+    #[must_use]
+    pub fn answer(&self, syn_ack: &Seen, payload: &[u8]) -> Self {
+        Self {
+            sequence: self.sequence.wrapping_add(1),
+            acknowledgement: syn_ack.sequence.wrapping_add(1),
+            flags: flag::ACK,
+            options: Vec::new(),
+            payload: payload.to_vec(),
+            ..self.clone()
+        }
+    }
+
     /// The segment between two addresses.
     #[must_use]
     pub fn segment(&self, source: IpAddr, destination: IpAddr) -> Vec<u8> {

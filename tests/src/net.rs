@@ -52,6 +52,9 @@ pub const STRANGER: Host = Host::number(2);
 pub const GRANTED: Host = Host::number(10);
 /// The address beside the granted one, which must stay out.
 pub const NEIGHBOUR: Host = Host::number(11);
+/// An address on the wire that is nobody's: the server finds the client's hardware behind it, but the client's kernel
+/// neither answers nor resets what comes for it. For handshakes by hand.
+pub const PHANTOM: Host = Host::number(20);
 /// Link-local address of the server's `eth0`.
 pub const SERVER_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 1);
 /// Link-local address of the client's `eth0`.
@@ -86,6 +89,11 @@ impl Net {
         // The client's way to the server's other address; on-link it would be for IPv4 anyway, and IPv6 neighbour
         // discovery asks for addresses of other interfaces in vain.
         client.ip(&format!("route add {}/128 via {}", SERVER_OTHER.v6, SERVER.v6));
+        let mac = text(CLIENT_MAC);
+        server.ip(&format!(
+            "neigh add {} lladdr {mac} dev eth0 nud permanent\nneigh add {} lladdr {mac} dev eth0 nud permanent",
+            PHANTOM.v4, PHANTOM.v6
+        ));
         Self { client, server }
     }
 

@@ -97,6 +97,15 @@ impl Netns {
             .unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
+    /// The index of one of its interfaces, as link-local addresses want it.
+    ///
+    /// # Panics
+    /// Where there is none of that name.
+    #[must_use]
+    pub fn interface(&self, name: &str) -> u32 {
+        self.run(|| sys::interface_index(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
     /// A path that names the namespace for other processes as long as this one lives, as `ip link … netns PATH` takes it.
     #[must_use]
     pub fn path(&self) -> String {

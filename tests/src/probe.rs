@@ -5,7 +5,7 @@
 use crate::netns::Netns;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::time::Duration;
 
 /// How long a probe waits before it calls the other side silent. A wire without loss answers at once; this is long
@@ -37,7 +37,7 @@ pub fn tcp(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> Outcom
 /// # Errors
 /// As `connect(2)`; `TimedOut` after [`PATIENCE`].
 pub fn connect(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
-    let from = SocketAddr::new(from.into(), 0);
+    let from = source(from.into(), to);
     namespace.run(move || {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.bind(&from.into())?;
@@ -52,7 +52,7 @@ pub fn connect(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> io
 /// On errors that say nothing about the other side.
 #[must_use]
 pub fn udp(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> Outcome {
-    let from = SocketAddr::new(from.into(), 0);
+    let from = source(from.into(), to);
     outcome(namespace.run(move || {
         let socket = UdpSocket::bind(from)?;
         socket.connect(to)?;
@@ -60,6 +60,14 @@ pub fn udp(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> Outcom
         socket.send(b"probe")?;
         socket.recv(&mut [0; 64]).map(drop)
     }))
+}
+
+/// Where a probe comes from; a link-local address belongs to the interface that `to` names.
+fn source(from: IpAddr, to: SocketAddr) -> SocketAddr {
+    match (from, to) {
+        (IpAddr::V6(from), SocketAddr::V6(to)) => SocketAddrV6::new(from, 0, 0, to.scope_id()).into(),
+        (from, _) => SocketAddr::new(from, 0),
+    }
 }
 
 fn outcome<T>(result: io::Result<T>) -> Outcome {

@@ -3,9 +3,11 @@
 //! Never knows of Postern: a service answers whoever reaches it.
 
 use crate::netns::Netns;
+use crate::sys;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -41,14 +43,34 @@ impl Service {
         Self::tcp(namespace, address, chatter)
     }
 
+    /// As [`Service::tcp_echo`], with MPTCP for those who want it.
+    ///
+    /// # Panics
+    /// Where the address cannot be had, or the kernel has no MPTCP.
+    #[must_use]
+    pub fn mptcp_echo(namespace: &Netns, address: SocketAddr) -> Self {
+        Self::listening(namespace, address, Protocol::MPTCP, echo)
+    }
+
     fn tcp(namespace: &Netns, address: SocketAddr, serve: fn(TcpStream, &AtomicBool)) -> Self {
-        let socket = namespace.run(|| bound(address, Type::STREAM, Protocol::TCP)).expect("a listening socket");
+        Self::listening(namespace, address, Protocol::TCP, serve)
+    }
+
+    fn listening(
+        namespace: &Netns,
+        address: SocketAddr,
+        protocol: Protocol,
+        serve: fn(TcpStream, &AtomicBool),
+    ) -> Self {
+        let socket = namespace.run(|| bound(address, Type::STREAM, protocol)).expect("a listening socket");
         socket.listen(1024).expect("to listen");
-        socket.set_read_timeout(Some(TURN)).expect("a time-out");
+        // MPTCP's accept knows no time-out, so wait outside of it.
+        socket.set_nonblocking(true).expect("not to block");
         let listener = TcpListener::from(socket);
         Self::start(move |stop, served| {
             while !stop.load(Ordering::Relaxed) {
-                if let Ok((stream, _)) = listener.accept() {
+                let ready = sys::wait_readable(listener.as_fd(), TURN.as_millis() as u64).expect("to wait");
+                if let Some((stream, _)) = ready.then(|| listener.accept().ok()).flatten() {
                     served.fetch_add(1, Ordering::Relaxed);
                     let stop = Arc::clone(&stop);
                     thread::spawn(move || serve(stream, &stop));

@@ -115,3 +115,31 @@ pub fn signal(process: u32, number: i32) -> io::Result<()> {
     // SAFETY: takes plain numbers; the caller names a child of its own.
     check(unsafe { libc::kill(process, number) }).map(drop)
 }
+
+/// A TUN device without packet information, held by the descriptor.
+pub fn tun(name: &str) -> io::Result<OwnedFd> {
+    let device = std::fs::File::options().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: ifreq is plain data for which all zeros are valid.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    Ok(device.into())
+}
+
+/// `write(2)`
+pub fn write(descriptor: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `bytes`.
+    let written = unsafe { libc::write(descriptor.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+    if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `read(2)`
+pub fn read(descriptor: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the pointer and the length describe `buffer`.
+    let read = unsafe { libc::read(descriptor.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+    usize::try_from(read).map_err(|_| io::Error::last_os_error())
+}

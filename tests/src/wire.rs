@@ -79,3 +79,43 @@ impl Wire {
         sys::wait_readable(self.socket.as_fd(), milliseconds).expect("to wait for the wire")
     }
 }
+
+/// A TUN device from its far side: what is written here, the namespace's stack receives.
+#[derive(Debug)]
+pub struct Tun {
+    device: OwnedFd,
+}
+
+impl Tun {
+    /// Makes the device in the calling thread's namespace (see [`crate::netns::Netns::run`]); it still has to be set up.
+    ///
+    /// # Errors
+    /// Where the kernel has no TUN.
+    pub fn new(name: &str) -> io::Result<Self> {
+        sys::tun(name).map(|device| Self { device })
+    }
+
+    /// Sends one IP packet to the namespace.
+    ///
+    /// # Panics
+    /// Where the device is down.
+    pub fn send(&self, packet: &[u8]) {
+        sys::write(self.device.as_fd(), packet).expect("the device is up");
+    }
+
+    /// The first IP packet from the namespace for which `wanted` gives something; `None` when `deadline` passes.
+    pub fn find<T>(&self, deadline: Duration, mut wanted: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
+        let end = Instant::now() + deadline;
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let left = u64::try_from(end.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX);
+            if left == 0 || !sys::wait_readable(self.device.as_fd(), left).expect("to wait for the device") {
+                return None;
+            }
+            let length = sys::read(self.device.as_fd(), &mut buffer).expect("to read the device");
+            if let Some(found) = wanted(&buffer[..length]) {
+                return Some(found);
+            }
+        }
+    }
+}

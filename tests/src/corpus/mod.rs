@@ -25,6 +25,14 @@ pub struct Case {
     pub frames: Vec<Vec<u8>>,
 }
 
+impl Case {
+    /// Whether it comes from one of the host's addresses, and not from one that the case is about.
+    #[must_use]
+    pub fn is_from(&self, host: Host) -> bool {
+        host.both().contains(&self.source.0)
+    }
+}
+
 /// Every case, from one client's addresses to one TCP port of [`SERVER`]. Source ports start at `first`.
 #[must_use]
 pub fn corpus(client: Host, port: u16, first: u16) -> Vec<Case> {
