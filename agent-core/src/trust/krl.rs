@@ -102,21 +102,16 @@ fn read_part(kind: u8, mut part: Reader<'_>, certificates: &mut Certificates) ->
         SERIAL_LIST => {
             while !part.rest().is_empty() {
                 let serial = part.u64("serial")?;
-                certificates.serials.push((serial, serial));
+                certificates.serials.push(range(serial, serial)?);
             }
         }
         SERIAL_RANGE => {
-            let range = (part.u64("first serial")?, part.u64("last serial")?);
+            certificates.serials.push(range(part.u64("first serial")?, part.u64("last serial")?)?);
             part.finish("range's end")?;
-            if range.0 > range.1 {
-                return Err("its range of serials is reversed".to_owned());
-            }
-            certificates.serials.push(range);
         }
         SERIAL_BITMAP => {
-            let (offset, bits) = (part.u64("bitmap's offset")?, part.mpint("bitmap")?);
+            certificates.bitmaps.push(bitmap(part.u64("bitmap's offset")?, part.mpint("bitmap")?)?);
             part.finish("bitmap's end")?;
-            certificates.bitmaps.push((offset, bits.to_vec()));
         }
         KEY_ID => {
             while !part.rest().is_empty() {
@@ -129,4 +124,19 @@ fn read_part(kind: u8, mut part: Reader<'_>, certificates: &mut Certificates) ->
         _ => return Err(format!("its certificates' type {kind} is unknown")),
     }
     Ok(())
+}
+
+/// Serial 0 means that the authority does not count, so it cannot be revoked; ssh-keygen reads no list that tries.
+fn range(first: u64, last: u64) -> Result<(u64, u64), String> {
+    if first == 0 || first > last { Err("a range of serials is malformed".to_owned()) } else { Ok((first, last)) }
+}
+
+fn bitmap(offset: u64, bits: &[u8]) -> Result<(u64, Vec<u8>), String> {
+    let names_zero = offset == 0 && bits.last().is_some_and(|byte| byte & 1 == 1);
+    let unused = bits.first().map_or(0, |high| u64::from(high.leading_zeros()));
+    let highest = (bits.len() as u64 * 8).saturating_sub(unused + 1);
+    if names_zero || offset.checked_add(highest).is_none() {
+        return Err("a bitmap of serials is malformed".to_owned());
+    }
+    Ok((offset, bits.to_vec()))
 }

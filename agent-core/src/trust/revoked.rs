@@ -65,10 +65,10 @@ impl Revoked {
 
 impl Certificates {
     fn contain(&self, certificate: &Vouched) -> bool {
-        // As in OpenSSH, serial 0 means that the authority does not count.
         let serial = certificate.serial;
         self.key_ids.contains(&certificate.key_id)
-            || serial != 0 && (self.in_ranges(serial) || self.bitmaps.iter().any(|b| is_set(b, serial)))
+            || self.in_ranges(serial)
+            || self.bitmaps.iter().any(|bitmap| is_set(bitmap, serial))
     }
 
     fn in_ranges(&self, serial: u64) -> bool {

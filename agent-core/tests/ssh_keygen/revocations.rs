@@ -8,7 +8,7 @@ use postern_core::envelope::{Role, verify};
 use postern_core::refusal::Reason;
 use postern_core::trust::{Trust, TrustFile};
 
-use crate::lab::{ALICE, Case, Key, Lab, NOON, PAYLOAD, reason, run, status};
+use crate::lab::{ALICE, Case, Key, Lab, NOON, PAYLOAD, reason, run, status, strings};
 
 #[test]
 fn revoked_keys_are_refused() {
@@ -148,6 +148,22 @@ fn what_cannot_be_honoured_makes_the_list_invalid() {
     ] {
         let reason = error(&[&good[..], section].concat()).reason;
         assert!(reason.contains(words), "{reason}");
+    }
+    // Serial 0 means that the authority does not count, so no list may name it; ssh-keygen reads none that does.
+    let zero = 0_u64.to_be_bytes();
+    let signature = key.sign(Role::Request, PAYLOAD);
+    let trust = format!("{ALICE} {}\n", key.public());
+    for part in [
+        [&b"\x20\0\0\0\x08"[..], &zero].concat(),
+        [&b"\x21\0\0\0\x10"[..], &zero, &5_u64.to_be_bytes()].concat(),
+        [&b"\x22\0\0\0\x0d"[..], &zero, b"\0\0\0\x01\x03"].concat(),
+        [&b"\x22\0\0\0\x0d"[..], &u64::MAX.to_be_bytes(), b"\0\0\0\x01\x02"].concat(),
+    ] {
+        let section = [&[0; 8][..], &part].concat();
+        let list = [&krl(&lab, "", Some(&ca))[..], b"\x01", &strings(&[&section])].concat();
+        assert!(error(&list).reason.contains("serial"), "{list:?}");
+        let case = Case { revoked: &list, ..Case::new(&trust, &signature) };
+        assert!(!lab.ssh_accepts(&case, ALICE, Role::Request.namespace()));
     }
     let harmless = [&good[..], b"\xff\0\0\0\x0a\0\0\0\x01x\0\0\0\0\0"].concat();
     Trust::parse("", &harmless).expect("an extension that is not critical");

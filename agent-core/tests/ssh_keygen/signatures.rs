@@ -137,6 +137,39 @@ fn every_changed_byte_breaks_a_signature() {
 }
 
 #[test]
+fn a_signature_has_one_encoding() {
+    let lab = Lab::new();
+    let key = lab.key("key", "-t ecdsa -b 256");
+    let trust = format!("{ALICE} {}\n", key.public());
+    let bytes = dearmor(&key.sign(Role::Request, PAYLOAD)).expect("armor");
+    let version_0 = [b"SSHSIG\0\0\0\0", &bytes[10..]].concat();
+    let with_reserved = {
+        let namespace = strings(&[Role::Request.namespace().as_bytes()]);
+        let after =
+            bytes.windows(namespace.len()).position(|w| w == namespace).expect("the namespace") + namespace.len();
+        [&bytes[..after], &strings(&[b"reserved"]), &bytes[after + 4..]].concat()
+    };
+    let padded_number = {
+        // The signature is the last string; in it the algorithm, then r and s in a string of their own.
+        let head = strings(&[&b"ecdsa-sha2-nistp256"[..]]);
+        let at = bytes.windows(head.len()).rposition(|w| w == head).expect("the algorithm") + head.len();
+        let numbers = &bytes[at + 4..];
+        let r_length = usize::from(numbers[3]);
+        let (r, s) = (&numbers[4..4 + r_length], &numbers[8 + r_length..]);
+        let padded = strings(&[&[&[0], r].concat(), s]);
+        let signature = [&head[..], &strings(&[&padded])].concat();
+        [&bytes[..at - head.len() - 4], &strings(&[&signature])].concat()
+    };
+    // Stated exceptions: ssh-keygen accepts these.
+    for (other, name) in [(version_0, "version 0"), (with_reserved, "reserved"), (padded_number, "padded r")] {
+        let armored = armor(&other);
+        let case = Case::new(&trust, &armored);
+        assert_eq!(reason(case.ours()), Reason::SignatureMalformed, "{name}");
+        assert!(lab.ssh_accepts(&case, ALICE, Role::Request.namespace()), "{name}");
+    }
+}
+
+#[test]
 fn the_armor_is_taken_strictly() {
     let lab = Lab::new();
     let key = lab.key("key", "-t ed25519");
