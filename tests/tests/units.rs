@@ -1,5 +1,7 @@
 //! The files that `cargo xtask install` puts in place, judged by systemd's own tools.
 
+use postern_agent::config::Config;
+use postern_core::policy::RoleKind;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -83,4 +85,34 @@ fn group_and_directories_are_made() {
     let mode =
         |path: &str| fs::metadata(root.path().join(path)).expect("made by tmpfiles").permissions().mode() & 0o777;
     assert_eq!((mode("etc/postern"), mode("var/lib/postern"), mode("run/postern")), (0o755, 0o700, 0o750));
+}
+
+#[test]
+fn the_default_configuration_says_what_posternd_understands() {
+    let text = fs::read_to_string(checkout("systemd/postern.toml")).expect("the configuration");
+    let protected = |text: &str| Config::parse(text).map(|config| config.policy().protected().collect::<Vec<_>>());
+    assert_eq!(protected(&text), Ok(vec![(6, 22)]));
+    // Each setting that is commented out is one that may be put in.
+    let (settings, roles) = text.split_once("# Who may do what").expect("the part about roles");
+    let lines: Vec<&str> = settings.lines().collect();
+    let is_setting = |line: &str| line.strip_prefix("# ").is_some_and(|rest| rest.split(' ').nth(1) == Some("="));
+    let commented: Vec<usize> = (0..lines.len()).filter(|&at| is_setting(lines[at])).collect();
+    assert!(commented.len() > 12, "{commented:?}");
+    for at in commented {
+        let mut with: Vec<&str> = lines.clone();
+        with[at] = lines[at].trim_start_matches("# ");
+        assert_eq!(protected(&with.join("\n")), Ok(vec![(6, 22)]), "{}", lines[at]);
+    }
+    let (_, example) = roles.split_once("Examples:\n").expect("examples of roles");
+    let example: Vec<&str> = example.lines().map(|line| line.trim_start_matches(['#', ' '])).collect();
+    let policy = Config::parse(&format!("{settings}\n{}", example.join("\n"))).expect("roles").policy();
+    assert!(
+        policy.holds("alice@example.com", RoleKind::Requester) && policy.holds("root@example.com", RoleKind::Admin)
+    );
+}
+
+#[test]
+fn the_empty_trust_file_trusts_nobody() {
+    let text = fs::read_to_string(checkout("systemd/allowed_signers")).expect("the trust file");
+    assert!(text.lines().all(|line| line.is_empty() || line.starts_with('#')), "{text}");
 }
