@@ -64,11 +64,12 @@ fn assert_ended((ours, theirs): &mut (TcpStream, TcpStream)) {
 
 #[test]
 fn a_tcp_session_ends_for_both_and_its_neighbours_live() {
-    let net = Net::pair();
     let any4 = IpAddr::from(Ipv4Addr::UNSPECIFIED);
     let any6 = IpAddr::from(Ipv6Addr::UNSPECIFIED);
     // The last is IPv4 on an IPv6 socket.
     for (at, like) in [(any4, any4), (any6, any6), (any6, any4)] {
+        // A child that another test forks holds this one's listeners until it runs `ip`: no port is used twice.
+        let net = Net::pair();
         let (from, beside, to) = (GRANTED.like(like), NEIGHBOUR.like(like), SERVER.like(like));
         let (listener, other) = (listen(&net.server, at, PORT), listen(&net.server, at, OTHER_PORT));
         let mut victim = session(&listener, &net.client, from, to);
