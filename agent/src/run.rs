@@ -159,8 +159,9 @@ async fn serve(
     drop(stop);
     watcher.abort();
     watchdog.abort();
+    // Whoever is being answered gets the answer first.
+    let _ = serving.await;
     engine.stop().await;
-    serving.abort();
     outcome
 }
 

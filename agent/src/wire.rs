@@ -149,3 +149,6 @@ fn deceives(c: char) -> bool {
 pub(crate) fn malformed(field: &str, why: impl std::fmt::Display) -> Refusal {
     Refusal::new(Reason::PayloadMalformed, why).at(field)
 }
+
+#[cfg(test)]
+mod tests;

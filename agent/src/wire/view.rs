@@ -119,9 +119,9 @@ fn knock(view: KnockView) -> v1::Knock {
     v1::Knock { address: address.to_string(), port: port.to_string(), last_seen: Some(stamp(last_seen)), count }
 }
 
-/// The answer of `GetStatus`.
+/// The answer of `GetStatus`. `lost` counts the connections that the API ended, by reason.
 #[must_use]
-pub fn status(state: HostState, tls_fingerprint: &str) -> v1::GetStatusResponse {
+pub fn status(state: HostState, lost: &[(&'static str, u64)], tls_fingerprint: &str) -> v1::GetStatusResponse {
     let HostState {
         host_id,
         names,
@@ -138,7 +138,7 @@ pub fn status(state: HostState, tls_fingerprint: &str) -> v1::GetStatusResponse 
         journal_head,
         journal_path,
     } = state;
-    let unverified = unverified.into_iter().map(|(reason, count)| ("api", reason, count));
+    let api = unverified.iter().chain(lost).map(|&(reason, count)| ("api", reason, count));
     v1::GetStatusResponse {
         host_id: host_id.to_string(),
         names,
@@ -150,7 +150,7 @@ pub fn status(state: HostState, tls_fingerprint: &str) -> v1::GetStatusResponse 
         interfaces: sheds.into_iter().map(interface).collect(),
         ports: ports.iter().map(protected_port).collect(),
         degraded,
-        counters: counters.into_iter().chain(unverified).map(counter).collect(),
+        counters: counters.into_iter().chain(api).map(counter).collect(),
         live_grants,
         journal: Some(v1::Journal { sequence: journal_seq, head: journal_head, path: journal_path }),
         tls_fingerprint: tls_fingerprint.to_owned(),

@@ -1,0 +1,137 @@
+//! `postern.v1.AccessService`.
+//!
+//! Owns the calls' order: convert, ask the engine, convert back. It decides nothing.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use postern_core::refusal::{Reason, Refusal};
+use postern_proto::v1;
+use tokio::sync::Semaphore;
+use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Request, Response, Status};
+
+use super::reads::{busy, peer, reader, refused};
+use crate::engine::{Engine, GrantView, Reader};
+use crate::wire;
+
+/// The service.
+#[derive(Clone)]
+pub(super) struct Access {
+    pub engine: Engine,
+    pub tls_fingerprint: Arc<str>,
+    pub watchers: Arc<Semaphore>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Changes = Pin<Box<dyn Stream<Item = Result<v1::WatchGrantsResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl v1::access_service_server::AccessService for Access {
+    type WatchGrantsStream = Changes;
+
+    async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Answer<v1::WhoAmIResponse> {
+        let address = peer(request.extensions())?.address();
+        let v1::WhoAmIRequest {} = request.into_inner();
+        Ok(Response::new(wire::who_am_i(self.engine.who_am_i(), address, &self.tls_fingerprint)))
+    }
+
+    async fn request_access(&self, request: Request<v1::RequestAccessRequest>) -> Answer<v1::RequestAccessResponse> {
+        let v1::RequestAccessRequest { message } = request.into_inner();
+        let granted = self.engine.request(wire::signed(message).map_err(|r| self.uncounted(r))?).await;
+        let grant = Some(wire::grant(granted.map_err(refused)?));
+        Ok(Response::new(v1::RequestAccessResponse { grant }))
+    }
+
+    async fn revoke_access(&self, request: Request<v1::RevokeAccessRequest>) -> Answer<v1::RevokeAccessResponse> {
+        let v1::RevokeAccessRequest { message } = request.into_inner();
+        let ended = self.engine.revoke(wire::signed(message).map_err(|r| self.uncounted(r))?).await;
+        let grant = Some(wire::grant(ended.map_err(refused)?));
+        Ok(Response::new(v1::RevokeAccessResponse { grant }))
+    }
+
+    async fn get_grant(&self, request: Request<v1::GetGrantRequest>) -> Answer<v1::GetGrantResponse> {
+        let peer = peer(request.extensions())?;
+        let v1::GetGrantRequest { read, id } = request.into_inner();
+        let reader = reader(&self.engine, peer, read).await?;
+        let id = wire::uuid(&id, "id").map_err(refused)?;
+        let grant = Some(wire::grant(self.engine.get(&reader, id).await.map_err(refused)?));
+        Ok(Response::new(v1::GetGrantResponse { grant }))
+    }
+
+    async fn list_grants(&self, request: Request<v1::ListGrantsRequest>) -> Answer<v1::ListGrantsResponse> {
+        let peer = peer(request.extensions())?;
+        let v1::ListGrantsRequest { read, include_ended, page_size, page_token } = request.into_inner();
+        let reader = reader(&self.engine, peer, read).await?;
+        let (size, before) = wire::page(page_size, &page_token).map_err(refused)?;
+        // One more than is shown tells whether there is another page.
+        let mut grants = self.engine.list(&reader, include_ended, before, size + 1).await.map_err(refused)?;
+        let more = grants.len() > size;
+        grants.truncate(size);
+        let next_page_token = grants.last().filter(|_| more).map(|g| g.seq.to_string()).unwrap_or_default();
+        let grants = grants.into_iter().map(wire::grant).collect();
+        Ok(Response::new(v1::ListGrantsResponse { grants, next_page_token }))
+    }
+
+    async fn watch_grants(&self, request: Request<v1::WatchGrantsRequest>) -> Answer<Changes> {
+        let peer = peer(request.extensions())?;
+        let busy = busy(request.extensions());
+        let v1::WatchGrantsRequest { read } = request.into_inner();
+        let reader = reader(&self.engine, peer, read).await?;
+        let full = |_| refused(Refusal::new(Reason::Overloaded, "as many watch as the host allows"));
+        let place = Arc::clone(&self.watchers).try_acquire_owned().map_err(full)?;
+        // Changes are collected before the present state is read, so none falls in between.
+        let changes = BroadcastStream::new(self.engine.watch());
+        let now = self.snapshot(&reader).await.map_err(refused)?;
+        let changes = changes.filter_map(move |change| {
+            let _held = (&busy, &place);
+            visible(change, &reader)
+        });
+        let stream = tokio_stream::iter(now.into_iter().rev().map(Ok)).chain(changes);
+        Ok(Response::new(Box::pin(
+            stream.map(|grant| grant.map(|grant| v1::WatchGrantsResponse { grant: Some(wire::grant(grant)) })),
+        )))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
+        let peer = peer(request.extensions())?;
+        let mut request = request.into_inner();
+        let reader = reader(&self.engine, peer, request.read.take()).await?;
+        let query = wire::query(request, peer.address()).map_err(refused)?;
+        let explanation = self.engine.explain(&reader, query).await.map_err(refused)?;
+        Ok(Response::new(wire::explanation(explanation)))
+    }
+}
+
+impl Access {
+    /// All live grants that `reader` may see, the newest first.
+    async fn snapshot(&self, reader: &Reader) -> Result<Vec<GrantView>, Refusal> {
+        let mut all: Vec<GrantView> = Vec::new();
+        loop {
+            let before = all.last().map(|g| g.seq);
+            let page = self.engine.list(reader, false, before, wire::MOST_PER_PAGE).await?;
+            let last = page.len() < wire::MOST_PER_PAGE;
+            all.extend(page);
+            if last {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// A refusal that the engine has not seen and so has not counted.
+    fn uncounted(&self, refusal: Refusal) -> Status {
+        self.engine.count_unverified(refusal.reason);
+        refused(refusal)
+    }
+}
+
+/// A change that `reader` may see. Who reads too slowly has missed some, and is told so instead of being shown the rest.
+fn visible(change: Result<GrantView, BroadcastStreamRecvError>, reader: &Reader) -> Option<Result<GrantView, Status>> {
+    match change {
+        Ok(view) => reader.may_see(&view.grant.signer.principal).then_some(Ok(view)),
+        Err(BroadcastStreamRecvError::Lagged(missed)) => {
+            Some(Err(Status::resource_exhausted(format!("{missed} changes were missed; watch again"))))
+        }
+    }
+}
