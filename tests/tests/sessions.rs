@@ -11,7 +11,7 @@ use std::time::Duration;
 use postern_agent::sessions::{Destroyed, Scope, destroy};
 use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER, SERVER_OTHER};
 use postern_tests::netns::Netns;
-use postern_tests::probe;
+use socket2::{Domain, Socket, Type};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -37,10 +37,21 @@ fn listen(namespace: &Netns, at: impl Into<IpAddr>, port: u16) -> TcpListener {
     namespace.run(|| TcpListener::bind(at)).unwrap()
 }
 
+/// With more patience than a probe: a busy machine may be slow, and the first SYN may be lost while the wire comes up.
+fn connect(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let from = SocketAddr::new(from.into(), 0);
+    namespace.run(|| {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.bind(&from.into())?;
+        socket.connect_timeout(&to.into(), PATIENCE)?;
+        Ok(socket.into())
+    })
+}
+
 /// A connection from `from` on `client`: (the server's end, the client's end).
 fn session(listener: &TcpListener, client: &Netns, from: IpAddr, to: IpAddr) -> (TcpStream, TcpStream) {
     let port = listener.local_addr().unwrap().port();
-    let theirs = probe::connect(client, from, SocketAddr::new(to, port)).unwrap();
+    let theirs = connect(client, from, SocketAddr::new(to, port)).unwrap();
     let (ours, _) = listener.accept().unwrap();
     for end in [&ours, &theirs] {
         end.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -120,7 +131,7 @@ fn a_half_open_handshake_is_forgotten() {
     let listener = listen(&net.server, SERVER.v4, PORT);
     defer_accept(&listener);
     // The client believes in the connection; the server's side is still a request (SYN_RECV).
-    let mut theirs = probe::connect(&net.client, GRANTED.v4, SocketAddr::new(SERVER.v4.into(), PORT)).unwrap();
+    let mut theirs = connect(&net.client, GRANTED.v4, SocketAddr::new(SERVER.v4.into(), PORT)).unwrap();
     theirs.set_read_timeout(Some(PATIENCE)).unwrap();
     listener.set_nonblocking(true).unwrap();
     assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
