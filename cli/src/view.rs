@@ -8,7 +8,10 @@ use postern_proto::v1::{
     ExplainResponse, GetStatusResponse, Grant, GrantState, Interface, Knock, ProtectedPort, ShedMode, Usage,
 };
 
-use crate::text::{bytes, clean, left, local, table};
+use crate::{
+    advice,
+    text::{bytes, clean, left, local, table},
+};
 
 /// A grant's state in one word.
 #[must_use]
@@ -94,20 +97,14 @@ fn used(usage: &Usage) -> String {
     )
 }
 
-/// Answers "why can't I connect?".
+/// Answers "why can't I connect?". The host's findings say by themselves what a request would come to.
 #[must_use]
-pub fn explained(answer: &ExplainResponse) -> Vec<String> {
+pub fn explained(answer: &ExplainResponse, host: &str) -> Vec<String> {
     let mut out: Vec<String> = answer.findings.iter().map(|finding| clean(finding)).collect();
-    match &answer.refusal {
-        Some(refusal) => {
-            let rule = if refusal.rule.is_empty() { String::new() } else { format!(", rule {}", clean(&refusal.rule)) };
-            out.push(format!(
-                "Such a request would be refused: {} [{}{rule}]",
-                clean(&refusal.message),
-                clean(&refusal.reason)
-            ));
-        }
-        None => out.push("Such a request would be granted now.".to_owned()),
+    if let Some(refusal) = &answer.refusal {
+        let rule = if refusal.rule.is_empty() { String::new() } else { format!(", rule {}", clean(&refusal.rule)) };
+        out.push(format!("refused: {} [{}{rule}]", clean(&refusal.message), clean(&refusal.reason)));
+        out.extend(advice::next_step(&refusal.reason, host).map(|next| format!("  next: {next}")));
     }
     if !answer.grants.is_empty() {
         out.push(String::new());
@@ -161,7 +158,11 @@ pub fn status(host: &GetStatusResponse) -> Vec<String> {
     section(
         &mut out,
         "counters",
-        host.counters.iter().map(|c| vec![clean(&c.hook), clean(&c.reason), c.count.to_string()]).collect(),
+        host.counters
+            .iter()
+            .filter(|c| c.count > 0)
+            .map(|c| vec![clean(&c.hook), clean(&c.reason), c.count.to_string()])
+            .collect(),
     );
     if let Some(journal) = &host.journal {
         section(

@@ -154,6 +154,8 @@ fn what_is_sent_is_bound_to_the_host_and_verifies() {
     let more = ["--accept-new", "--port", "5986", "--reason", "disk full", "--ticket", "INC-1", "--json"];
     let output = succeed(&mut command(&home, &request(&host, &more)));
     assert_eq!(json_of(&stdout(&output))["grant"]["id"], GRANTS[0]);
+    let shown = json_of(stderr(&output).lines().last().unwrap());
+    assert_eq!(shown["note"], format!("vm1.example.com (host {HOST_ID}) sees you as 192.0.2.7/32"));
     succeed(&mut command(&home, &["revoke", &host, GRANTS[0], "--reason", "done"]));
 
     let heard: Vec<SignedMessage> = peer.heard().into_iter().flatten().collect();

@@ -44,12 +44,7 @@ pub(super) async fn run(env: &Env, args: Explain) -> Result<()> {
     if env.console.json {
         return env.console.out_json(&answer);
     }
-    let mut lines = view::explained(&answer);
-    let refusal = answer.refusal.as_ref();
-    lines.extend(
-        refusal.and_then(|r| advice::next_step(&r.reason, &session.address)).map(|next| format!("  next: {next}")),
-    );
-    env.console.out(lines.join("\n"))?;
+    env.console.out(view::explained(&answer, &session.address).join("\n"))?;
     if reach(&what.from) == Reach::All {
         session.silent.iter().for_each(|silent| env.console.note(format!("no answer from {silent}")));
     }

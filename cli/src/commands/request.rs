@@ -41,8 +41,9 @@ pub(super) async fn run(env: &Env, args: Request) -> Result<()> {
 
 /// Shows what the host saw before it is signed.
 fn tell(env: &Env, session: &Session, source: &[String], reach: Reach) {
-    let names = session.who().names.join(", ");
-    let host = if names.is_empty() { session.address.clone() } else { text::clean(&names) };
+    // Fingerprints of SSH host keys are audiences too, but no name that people know.
+    let mut names = session.who().names.iter().filter(|name| !name.starts_with("SHA256:"));
+    let host = names.next().map_or_else(|| session.address.clone(), |name| text::clean(name));
     match reach {
         Reach::All => {
             env.console.note(format!("{host} (host {}) sees you as {}", session.who().host_id, source.join(", ")))

@@ -131,7 +131,7 @@ impl Screen {
         if only.is_some_and(|only| only != grant.id) {
             return Ok(false);
         }
-        if !self.live && self.grants.get(&grant.id).is_none_or(|heard| heard.grant != grant) {
+        if !self.live && self.grants.get(&grant.id).is_none_or(|heard| changed(&heard.grant, &grant)) {
             Self::line(env, &grant)?;
         }
         let over = view::state(&grant) != "active";
@@ -195,6 +195,11 @@ impl Drop for Screen {
     fn drop(&mut self) {
         let _ = self.close();
     }
+}
+
+/// Whether more than the time left is another.
+fn changed(before: &Grant, after: &Grant) -> bool {
+    Grant { remaining: None, ..before.clone() } != Grant { remaining: None, ..after.clone() }
 }
 
 /// Columns and rows of the terminal.

@@ -81,7 +81,7 @@ impl Peer {
         let who = WhoAmIResponse {
             address: address.to_owned(),
             host_id: HOST_ID.to_owned(),
-            names: vec!["vm1.example.com".to_owned()],
+            names: vec!["SHA256:of-an-ssh-host-key".to_owned(), "vm1.example.com".to_owned()],
             host_time: Some(pbjson_types::Timestamp { seconds: HOST_TIME, nanos: 0 }),
             clock_trusted: true,
             challenge: CHALLENGE.to_owned(),
@@ -194,7 +194,10 @@ impl AccessService for Peer {
     async fn get_grant(&self, request: Request<GetGrantRequest>) -> Answer<GetGrantResponse> {
         let GetGrantRequest { read, id } = request.into_inner();
         self.hear(read)?;
-        Ok(Response::new(GetGrantResponse { grant: Some(grant(&id, GrantState::Active)) }))
+        let mut grant = grant(&id, GrantState::Active);
+        // A moment later in the stream.
+        grant.remaining = Some(std::time::Duration::from_secs(1799).into());
+        Ok(Response::new(GetGrantResponse { grant: Some(grant) }))
     }
 
     /// Two pages.
