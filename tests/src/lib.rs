@@ -28,6 +28,7 @@
 
 pub mod bpf;
 pub mod client;
+pub mod clock;
 pub mod corpus;
 pub mod frame;
 pub mod keys;
@@ -38,5 +39,6 @@ pub mod postern;
 pub mod probe;
 pub mod request;
 pub mod service;
+pub mod ssh;
 mod sys;
 pub mod wire;

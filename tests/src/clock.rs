@@ -1,0 +1,86 @@
+//! When packets arrived, by the clock that grants run on.
+//!
+//! Owns a UDP socket whose datagrams carry the kernel's receive time. It never trusts the scheduler: the time is taken when the packet
+//! is queued, not when a test gets to read it.
+
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt::ReceiveTimestampns,
+};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::netns::Netns;
+
+/// `CLOCK_BOOTTIME` in nanoseconds.
+///
+/// # Panics
+/// Where the kernel has no such clock.
+#[must_use]
+pub fn boot_ns() -> u64 {
+    nanoseconds(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("the boot clock"))
+}
+
+fn nanoseconds(time: nix::sys::time::TimeSpec) -> u64 {
+    let time = Duration::from(time);
+    u64::try_from(time.as_nanos()).expect("a clock within 500 years")
+}
+
+/// Datagrams with the time of their arrival.
+#[derive(Debug)]
+pub struct Arrivals {
+    socket: UdpSocket,
+    /// What to add to the wall clock, which the kernel stamps with, to get the boot clock.
+    offset: i128,
+}
+
+impl Arrivals {
+    /// A socket on `from` that talks to `to` alone.
+    ///
+    /// # Panics
+    /// Where the namespace does not have the address.
+    #[must_use]
+    pub fn new(namespace: &Netns, from: SocketAddr, to: SocketAddr) -> Self {
+        let socket = namespace.run(|| UdpSocket::bind(from)).expect("a socket");
+        socket.connect(to).expect("to connect");
+        setsockopt(&socket, ReceiveTimestampns, &true).expect("SO_TIMESTAMPNS");
+        let wall = nanoseconds(clock_gettime(ClockId::CLOCK_REALTIME).expect("the wall clock"));
+        Self { socket, offset: i128::from(boot_ns()) - i128::from(wall) }
+    }
+
+    /// Sends one datagram.
+    ///
+    /// # Panics
+    /// Where the kernel refuses.
+    pub fn send(&self, bytes: &[u8]) {
+        self.socket.send(bytes).expect("to send");
+    }
+
+    /// When the next datagram arrived, on the boot clock; `None` when none does within `patience`.
+    ///
+    /// # Panics
+    /// On errors that say nothing about the other side.
+    #[must_use]
+    pub fn next(&self, patience: Duration) -> Option<u64> {
+        self.socket.set_read_timeout(Some(patience)).expect("a time-out");
+        let (mut bytes, mut control) = ([0; 64], nix::cmsg_space!(nix::sys::time::TimeSpec));
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let fd = self.socket.as_raw_fd();
+        let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::empty());
+        match message.map_err(io::Error::from) {
+            Ok(message) => message.cmsgs().expect("control messages").find_map(|c| match c {
+                ControlMessageOwned::ScmTimestampns(at) => {
+                    u64::try_from(i128::from(nanoseconds(at)) + self.offset).ok()
+                }
+                _ => None,
+            }),
+            Err(error) if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind()) => None,
+            // An ICMP port unreachable: the other side is closed.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => None,
+            Err(error) => panic!("a socket that says nothing: {error}"),
+        }
+    }
+}
