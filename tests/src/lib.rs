@@ -31,6 +31,7 @@ pub mod client;
 pub mod clock;
 pub mod corpus;
 pub mod frame;
+pub mod grpcurl;
 pub mod keys;
 pub mod net;
 pub mod netns;
