@@ -85,8 +85,8 @@ pub enum Event {
         action: Action,
         /// The stable code.
         reason: String,
-        /// In words.
-        message: String,
+        /// In words. (Not `message`: that is the record's own field, beside this.)
+        sentence: String,
         /// The rule or field that refused; may be empty.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         rule: String,

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use postern_core::envelope::Signer;
 use postern_core::grant::{AccessRequest, End, EndCause, Ending, Grant, Header, PortSpec, Protocol, Source, Use};
 use postern_core::key::{GrantKey, max_prefix};
-use postern_core::ledger::{Capacity, Event, Ledger, Record, Seen, is_behind};
+use postern_core::ledger::{Action, Capacity, Event, Ledger, Record, Seen, is_behind};
 use postern_core::policy::{Live, OnExpiry, Policy, PortRule, RoleKind, RoleRule};
 use postern_core::refusal::Reason;
 use postern_core::table::{Table, compile};
@@ -87,6 +87,16 @@ impl Story {
         let grant = self.ledger.admit(&signer(who), request, judgement, CAPACITY, now).map_err(|r| r.reason)?;
         self.push(now, Some(Seen::from(&request.header)), Event::Granted { grant: grant.clone() });
         Ok(grant)
+    }
+
+    /// As the engine does: a refusal is a record too.
+    fn ask_and_record(&mut self, who: &str, request: &AccessRequest, now: &Now) {
+        if let Err(reason) = self.ask(who, request, now) {
+            let (reason, sentence) = (reason.code().to_owned(), reason.sentence().to_owned());
+            let event =
+                Event::Refused { signer: signer(who), action: Action::Request, reason, sentence, rule: "x".into() };
+            self.push(now, Some(Seen::from(&request.header)), event);
+        }
     }
 
     fn end(&mut self, id: Uuid, cause: EndCause, now: &Now) {
@@ -403,7 +413,7 @@ proptest! {
             clock += more / 8;
             let now = now(clock);
             match step {
-                0 | 1 => drop(story.ask(if step == 0 { "alice" } else { "eve" }, &request(id, &["22/tcp"], &["10.0.0.1/32"], 1 + more), &now)),
+                0 | 1 => story.ask_and_record(if step == 0 { "alice" } else { "eve" }, &request(id, &["22/tcp"], &["10.0.0.1/32"], 1 + more), &now),
                 2 => story.end(Uuid::from_u128(id), EndCause::Revoked, &now),
                 _ => for (id, cause) in story.ledger.overdue(&now) {
                     story.end(id, cause, &now);

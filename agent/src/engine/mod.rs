@@ -221,6 +221,11 @@ impl Engine {
     /// [`Reason::Overloaded`].
     pub async fn explain(&self, reader: &Reader, query: Query) -> Result<Explanation, Refusal> {
         let reader = reader.clone();
+        // Only root may ask about somebody else.
+        let query = match &reader {
+            Reader::Root => query,
+            Reader::Person { principal, .. } => Query { principal: principal.clone(), ..query },
+        };
         self.ask(|answer| Command::Explain { query, reader, answer }).await
     }
 

@@ -153,7 +153,7 @@ impl Worker {
         now: &Now,
     ) {
         let (reason, rule) = (refusal.reason.code().to_owned(), refusal.rule.clone());
-        let event = Event::Refused { signer, action, reason, message: refusal.sentence(), rule };
+        let event = Event::Refused { signer, action, reason, sentence: refusal.sentence(), rule };
         self.push(batch, seen, event, now);
     }
 
