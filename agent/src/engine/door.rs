@@ -13,7 +13,6 @@ use postern_core::ledger::Action;
 use postern_core::message::{self, Showing};
 use postern_core::policy::RoleKind;
 use postern_core::refusal::{Reason, Refusal};
-use ring::digest::{SHA256, digest};
 use tokio::sync::oneshot;
 
 use super::{Command, Engine, Reader};
@@ -121,7 +120,7 @@ impl Engine {
             let detail = format!("{} bytes of payload, at most {MOST_PAYLOAD}", message.payload.len());
             return Err(Refusal::new(Reason::MessageTooLarge, detail).at("message.payload"));
         }
-        let seen = sha256(&message.payload);
+        let seen = envelope::payload_digest(&message.payload);
         if self.0.repeats.contains(&seen) {
             return Err(Refusal::new(Reason::PayloadRepeated, "make a new message with a new id"));
         }
@@ -160,10 +159,4 @@ impl Engine {
             Err(_) => Refusal::new(Reason::Overloaded, "try again in a moment"),
         }
     }
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    out
 }

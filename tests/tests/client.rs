@@ -1,0 +1,244 @@
+//! The real `postern` against a real posternd over TLS: my-ip, pinning, a relay, and being told what is wrong.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER, STRANGER};
+use postern_tests::netns::Netns;
+use postern_tests::postern::{self, Options, Postern};
+use postern_tests::probe::{self, Outcome};
+use postern_tests::service::Service;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long something that happens at once may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A laptop with `postern` on it.
+struct Laptop {
+    namespace: Netns,
+    home: TempDir,
+    key: PathBuf,
+}
+
+/// How a run ended.
+struct Run {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Run {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|_| panic!("no JSON: {}{}", self.out, self.err))
+    }
+
+    fn error(&self) -> Value {
+        let errors = self.err.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        errors
+            .map(|line| line["error"].clone())
+            .find(Value::is_object)
+            .unwrap_or_else(|| panic!("no error: {}", self.err))
+    }
+}
+
+impl Laptop {
+    fn new(namespace: &Netns, postern: &Postern) -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        let hosts =
+            ["127.0.0.1 localhost".to_owned()].into_iter().chain(SERVER.both().map(|a| format!("{a} vm1.test")));
+        fs::write(home.path().join("hosts"), hosts.collect::<Vec<_>>().join("\n")).expect("the hosts file");
+        Self { namespace: namespace.clone(), home, key: postern.alice.path().to_owned() }
+    }
+
+    /// The command with a home of its own; `vm1.test` is the server in both families.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let program = postern::program().with_file_name("postern");
+        assert!(program.exists(), "{} is missing: cargo build makes it", program.display());
+        let mut command = self.namespace.command("unshare");
+        command.args(["--mount", "sh", "-euc", "mount --bind \"$HOSTS\" /etc/hosts; exec \"$0\" \"$@\""]).arg(program);
+        command.args(arguments).env("HOSTS", self.home.path().join("hosts")).env("HOME", self.home.path());
+        command.env_remove("XDG_CONFIG_HOME").env_remove("SSH_AUTH_SOCK").stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Run {
+        let output = self.command(arguments).output().expect("to run postern");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Run { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// With the key, JSON, and a pin at first use.
+    fn postern(&self, arguments: &[&str]) -> Run {
+        let key = self.key.display().to_string();
+        self.run(&[arguments, &["--json", "--accept-new", "--key", &key]].concat())
+    }
+}
+
+fn is_open(net: &Net, source: IpAddr) -> bool {
+    probe::tcp(&net.client, source, SocketAddr::new(SERVER.like(source), 22)) == Outcome::Answered
+}
+
+#[test]
+fn my_ip_opens_for_the_addresses_that_the_host_sees_in_both_families() {
+    let net = Net::pair();
+    let postern = Postern::start(&net.server, Options::default());
+    let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
+    let laptop = Laptop::new(&net.client, &postern);
+    assert!(STRANGER.both().iter().all(|source| !is_open(&net, *source)));
+    let asked = laptop.postern(&["request", "vm1.test", "--port", "ssh", "--for", "10m", "--reason", "a test"]);
+    assert_eq!(asked.code, Some(0), "{}{}", asked.out, asked.err);
+    let grant = asked.json()["grant"].clone();
+    let mut sources: Vec<_> = grant["source"].as_array().expect("sources").iter().filter_map(Value::as_str).collect();
+    sources.sort_unstable();
+    let mut wanted = STRANGER.both().map(postern_tests::request::prefix);
+    wanted.sort_unstable();
+    assert_eq!(sources, wanted, "the host saw the laptop's own addresses");
+    assert!(STRANGER.both().iter().all(|source| is_open(&net, *source)));
+    assert!(NEIGHBOUR.both().iter().chain(&GRANTED.both()).all(|source| !is_open(&net, *source)));
+    let id = grant["id"].as_str().expect("an id");
+    let listed = laptop.postern(&["list", "vm1.test"]);
+    assert_eq!(listed.json()["grants"][0]["id"], id, "{}", listed.err);
+    let status = laptop.postern(&["status", "vm1.test"]);
+    assert_eq!(status.json()["liveGrants"], 1, "{}", status.err);
+    let revoked = laptop.postern(&["revoke", "vm1.test", id]);
+    assert_eq!(revoked.code, Some(0), "{}", revoked.err);
+    assert!(STRANGER.both().iter().all(|source| !is_open(&net, *source)));
+}
+
+#[test]
+fn explain_names_the_address_that_knocks_and_the_rule_that_refuses() {
+    let net = Net::pair();
+    let postern = Postern::start(&net.server, Options::default());
+    let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
+    let laptop = Laptop::new(&net.client, &postern);
+    let granted = GRANTED.both()[0];
+    let asked =
+        laptop.postern(&["request", "vm1.test", "--port", "22", "--for", "10m", "--from", &granted.to_string()]);
+    assert_eq!(asked.code, Some(0), "{}", asked.err);
+    let knocking = NEIGHBOUR.both()[0];
+    let end = Instant::now() + PATIENCE;
+    let told = loop {
+        assert!(!is_open(&net, knocking));
+        let explained = laptop.postern(&["explain", "vm1.test", "--port", "ssh", "--from", &granted.to_string()]);
+        assert_eq!(explained.code, Some(0), "{}", explained.err);
+        let findings = explained.json()["findings"].to_string();
+        if findings.contains(&knocking.to_string()) {
+            break findings;
+        }
+        assert!(Instant::now() < end, "{findings}");
+    };
+    assert!(told.contains("You are granted from") && told.contains("is open for"), "{told}");
+    let far = laptop.postern(&["explain", "vm1.test", "--port", "ssh", "--from", "192.0.2.0/24"]);
+    assert_eq!(far.json()["refusal"]["reason"], "SOURCE_NOT_ALLOWED", "{}", far.out);
+}
+
+#[test]
+fn mistakes_end_with_their_exit_code_and_what_to_do_next() {
+    let net = Net::pair();
+    let mut postern = Postern::start(&net.server, Options::default());
+    let laptop = Laptop::new(&net.client, &postern);
+    let request = |more: &[&str]| laptop.postern(&[&["request", "vm1.test", "--port", "ssh"][..], more].concat());
+    let long = request(&["--for", "5h"]);
+    assert_eq!((long.code, &long.error()["reason"]), (Some(1), &"DURATION_TOO_LONG".into()));
+    assert_eq!(long.error()["rule"], "port[0].max_duration");
+    assert!(long.error()["next"].is_string(), "{}", long.err);
+    let other = laptop.postern(&["request", "vm1.test", "--port", "5985", "--for", "5m"]);
+    assert_eq!((other.code, &other.error()["reason"]), (Some(1), &"PORT_NOT_PROTECTED".into()));
+    let stranger = postern_tests::keys::Key::new(laptop.home.path(), "stranger").path().display().to_string();
+    let unknown = laptop.run(&[
+        "request",
+        "vm1.test",
+        "--port",
+        "ssh",
+        "--for",
+        "5m",
+        "--json",
+        "--accept-new",
+        "--key",
+        &stranger,
+    ]);
+    assert_eq!((unknown.code, &unknown.error()["reason"]), (Some(1), &"KEY_UNKNOWN".into()));
+    assert_eq!(laptop.run(&["request", "vm1.test", "--port", "sssh", "--for", "5m"]).code, Some(2));
+    assert_eq!(laptop.run(&["request", "vm1.test", "--port", "ssh", "--for", "5m", "--key", "/nowhere"]).code, Some(5));
+    let fresh = Laptop::new(&net.client, &postern);
+    assert_eq!(fresh.run(&["status", "vm1.test", "--key", &stranger]).code, Some(4), "nothing is trusted silently");
+    postern.stop();
+    assert_eq!(request(&["--for", "5m"]).code, Some(3), "nobody listens");
+}
+
+#[test]
+fn a_relay_with_a_key_of_its_own_gets_nothing() {
+    let net = Net::pair();
+    let postern = Postern::start(&net.server, Options::default());
+    let laptop = Laptop::new(&net.client, &postern);
+    assert_eq!(laptop.postern(&["status", "vm1.test"]).code, Some(0), "the host is known now");
+    let relay = Relay::start(&net.client, laptop.home.path());
+    // From here on the way to the host leads through the relay.
+    let redirect = format!("ip daddr {} tcp dport 7322 meta skuid 0 redirect to :{}", SERVER.v4, Relay::PORT);
+    net.client.nft(&format!(
+        "table ip relay {{ chain out {{ type nat hook output priority 0; meta mark != 9 {redirect}; }} }}"
+    ));
+    fs::write(laptop.home.path().join("hosts"), format!("{} vm1.test\n", SERVER.v4)).expect("the hosts file");
+    let asked = laptop.postern(&["request", "vm1.test", "--port", "ssh", "--for", "10m"]);
+    assert_eq!(asked.code, Some(4), "{}{}", asked.out, asked.err);
+    assert!(relay.was_used(), "the relay was in the way");
+    let grants = postern.client().grants().expect("the grants");
+    assert!(grants.is_empty(), "nothing was asked for: {grants:?}");
+}
+
+/// A real TLS server with a certificate of its own.
+struct Relay {
+    process: std::process::Child,
+    log: PathBuf,
+}
+
+impl Relay {
+    const PORT: u16 = 9443;
+
+    fn start(namespace: &Netns, directory: &Path) -> Self {
+        let file = |name: &str| directory.join(name).display().to_string();
+        let make =
+            ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=vm1.test"];
+        let made = Command::new("openssl").args(make).args(["-keyout", &file("k"), "-out", &file("c")]).output();
+        assert!(made.expect("openssl").status.success());
+        let log = directory.join("relay");
+        let mut command = namespace.command("openssl");
+        command.args(["s_server", "-accept", &Self::PORT.to_string(), "-key", &file("k"), "-cert", &file("c")]);
+        command.args(["-alpn", "h2", "-tls1_3"]).stdin(Stdio::piped()).stderr(Stdio::null());
+        let process = command.stdout(fs::File::create(&log).expect("the log")).spawn().expect("openssl");
+        let this = Self { process, log };
+        let end = Instant::now() + PATIENCE;
+        while !this.said("ACCEPT") {
+            assert!(Instant::now() < end, "the relay does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        this
+    }
+
+    fn said(&self, what: &str) -> bool {
+        fs::read_to_string(&self.log).unwrap_or_default().contains(what)
+    }
+
+    /// Whether somebody began a handshake with it.
+    fn was_used(&self) -> bool {
+        let end = Instant::now() + PATIENCE;
+        while !self.said("ERROR") && !self.said("SSL-Session") {
+            if Instant::now() > end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
