@@ -159,6 +159,8 @@ fn with_reflection(routes: Routes) -> Routes {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that grpcurl shows ErrorInfo in words.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let routes = match builder().build_v1() {
         Ok(service) => routes.add_service(service.max_decoding_message_size(MESSAGE_BYTES)),
