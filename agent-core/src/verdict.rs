@@ -64,12 +64,13 @@ pub fn decide(table: &impl Table, protocol: u8, port: u16, source: Address) -> V
     if let Some(exemption) = table.exemption() {
         return Verdict::Exempt(exemption);
     }
-    let mut matched = false;
+    let mut latest_end = 0;
     let words = if source.family == V4 { 1 } else { 3 };
     for word in 0..words {
         let mut bits = table.lengths(source.family, word);
-        // At most 64 rounds, in a form in which the kernel's verifier sees the bound.
-        for _ in 0..64 {
+        // As many rounds as there can be bits, in a form in which the kernel's verifier sees the bound.
+        let rounds = if word == 2 { 1 } else { 64 };
+        for _ in 0..rounds {
             if bits == 0 {
                 break;
             }
@@ -81,11 +82,11 @@ pub fn decide(table: &impl Table, protocol: u8, port: u16, source: Address) -> V
                 if now < value.expires_boot_ns {
                     return Verdict::Granted { slot: value.slot, now };
                 }
-                matched = true;
+                latest_end |= value.expires_boot_ns | 1;
             }
         }
     }
-    if matched { Verdict::Expired } else { Verdict::NoGrant }
+    if latest_end == 0 { Verdict::NoGrant } else { Verdict::Expired }
 }
 
 /// The entry of `key`, never the bytes of another one: a replaced element may be given to another key while it is being

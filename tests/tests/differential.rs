@@ -1,0 +1,293 @@
+//! The same packets to three judges: the loaded XDP program (`BPF_PROG_TEST_RUN`), the host build of the same code, and a
+//! twin too simple to be wrong. Lock and cut are run as far as the kernel can run them without a socket.
+//!
+//! `POSTERN_SEED` repeats a run, `POSTERN_PACKETS` sets its length.
+
+use postern_agent::enforcer::{Programs, Sizes};
+use postern_core::{
+    key::{Address, GrantKey, GrantValue, Lengths, TCP, UDP, V4},
+    packet::{Flow, NotSure, parse_ethernet},
+    table::{Edit, Entry, Table, diff},
+    verdict::{Exemption, Fate, Hook, Table as View, Verdict, decide},
+};
+use std::net::IpAddr;
+
+mod shapes;
+use shapes::{Random, packet};
+
+/// XDP's verdicts (enum xdp_action).
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+/// Packets of each random table.
+const PER_TABLE: u64 = 20_000;
+
+#[test]
+fn kernel_host_and_twin_agree_on_a_million_packets() {
+    let seed = from_environment("POSTERN_SEED").unwrap_or(0x706f_7374_6572_6e00);
+    let wanted = from_environment("POSTERN_PACKETS").unwrap_or(1_000_000);
+    println!("POSTERN_SEED={seed} POSTERN_PACKETS={wanted}");
+    let mut random = Random::new(seed);
+    let mut kernel = Kernel::load();
+    let mut tally = Tally::default();
+    while tally.packets < wanted {
+        let case = Case::random(&mut random);
+        kernel.install(&case);
+        let end = tally.packets + PER_TABLE;
+        while tally.packets < end {
+            let whole = packet(&mut random, &case.addresses());
+            // Every truncation of one packet in four hundred, so that each shape is cut at each byte many times.
+            let shortest = if random.below(400) == 0 { 14 } else { whole.len() };
+            for len in shortest..=whole.len() {
+                tally.add(judge(&mut kernel, &case, &whole[..len]));
+            }
+        }
+    }
+    println!("{tally:?}");
+    // Each fate was met often enough to mean something.
+    assert!(tally.packets >= wanted && tally.not_sure > wanted / 50 && tally.unprotected > wanted / 50, "{tally:?}");
+    assert!([tally.granted, tally.dropped, tally.exempt].iter().all(|n| *n > wanted / 100), "{tally:?}");
+}
+
+#[test]
+fn a_wrong_twin_is_found_out() {
+    // The longest match alone, which is what a prefix trie would say: an expired narrow grant hides a live broad one.
+    let longest_match_only = |case: &Case, flow: &Flow| {
+        let covering = case.table.grants.iter().filter(|(key, _)| covers(key, flow));
+        covering.max_by_key(|(key, _)| key.prefix_len).is_some_and(|(_, entry)| case.now < entry.expires_boot_ns)
+    };
+    let mut random = Random::new(1);
+    let mut differs = 0;
+    for _ in 0..50 {
+        let case = Case::random(&mut random);
+        for _ in 0..200 {
+            if let Ok(flow) = parse_ethernet(packet(&mut random, &case.addresses()).as_slice())
+                && case.table.protected.contains(&(flow.protocol, flow.port))
+            {
+                let verdict = decide(&case.view(&flow), flow.protocol, flow.port, flow.source);
+                let exempt = matches!(verdict, Verdict::Exempt(_));
+                let granted = matches!(verdict, Verdict::Granted { .. });
+                differs += u32::from(!exempt && granted != longest_match_only(&case, &flow));
+            }
+        }
+    }
+    assert!(differs > 10, "{differs}");
+}
+
+#[test]
+fn an_entry_ends_at_its_nanosecond() {
+    let source = Address::v4([192, 0, 2, 7]);
+    let key = GrantKey::new(source, 24, TCP, 22);
+    for expires in [1, 2, 1_000_000, u64::MAX / 2, u64::MAX] {
+        for (now, open) in [(expires - 1, true), (expires, false), (expires.saturating_add(1), false)] {
+            let table = Table {
+                protected: [(TCP, 22)].into(),
+                grants: [(key, Entry { expires_boot_ns: expires, slot: 9 })].into(),
+            };
+            let view = Host { table: &table, lengths: table.lengths(), now, exempt: None };
+            let verdict = decide(&view, TCP, 22, source);
+            assert_eq!(verdict, if open { Verdict::Granted { slot: 9, now } } else { Verdict::Expired });
+        }
+    }
+}
+
+#[test]
+fn lock_and_cut_run_in_the_kernel() {
+    let mut kernel = Kernel::load();
+    let case = Case { table: Table { protected: [(TCP, 22)].into(), ..Table::default() }, local: Vec::new(), now: 0 };
+    kernel.install(&case);
+    // struct bpf_sk_lookup in words: socket (2), family, protocol, remote_ip4, remote_ip6 (4), remote_port, local_ip4,
+    // local_ip6 (4), local_port, ingress_ifindex (the kernel's test run wants 0), padding.
+    let context = |family: u32, protocol: u32, local: [u8; 4], port: u32| {
+        let mut words = [0u32; 18];
+        (words[2], words[3], words[4]) = (family, protocol, u32::from_ne_bytes([192, 0, 2, 7]));
+        (words[5], words[11]) = (1, u32::from_ne_bytes(local));
+        (words[10], words[15]) = (u32::from_ne_bytes(local), port);
+        words.iter().flat_map(|w| w.to_ne_bytes()).collect::<Vec<u8>>()
+    };
+    let (other, own) = ([192, 0, 2, 1], [192, 0, 2, 7]);
+    // SK_DROP is 0, SK_PASS is 1.
+    for (family, protocol, local, port, passes) in
+        [(2, 6, other, 22, 0), (10, 6, other, 22, 0), (2, 17, other, 22, 1), (2, 6, other, 23, 1), (2, 6, own, 22, 1)]
+    {
+        let result = kernel.programs.test_run(Hook::Lock, &[], &context(family, protocol, local, port));
+        assert_eq!(result.expect("sk_lookup runs"), passes, "{family} {protocol} {local:?} {port}");
+    }
+    assert_eq!((kernel.count(Hook::Lock, Fate::NoGrant), kernel.count(Hook::Lock, Fate::OwnTraffic)), (2, 1));
+    // The test run's socket has no port, so the cut lets everything by.
+    let frame = packet(&mut Random::new(3), &case.addresses());
+    for hook in [Hook::CutIngress, Hook::CutEgress] {
+        assert_eq!(kernel.programs.test_run(hook, &frame, &[]).expect("cgroup_skb runs"), 1);
+    }
+}
+
+/// What each judge said of one packet, once they agree.
+fn judge(kernel: &mut Kernel, case: &Case, frame: &[u8]) -> Result<Verdict, NotSure> {
+    let host = parse_ethernet(frame).map(|f| (f, decide(&case.view(&f), f.protocol, f.port, f.source)));
+    let drops = host.is_ok_and(|(_, v)| matches!(v, Verdict::NoGrant | Verdict::Expired));
+    let context = || format!("{frame:02x?}\n{case:?}\nhost: {host:?}");
+    let twin = shapes::twin_flow(frame);
+    assert_eq!(
+        twin,
+        host.ok().map(|(flow, _)| (flow.protocol, flow.port, ip(flow.source), ip(flow.destination))),
+        "{}",
+        context()
+    );
+    assert_eq!(host.is_ok_and(|(flow, _)| case.twin_drops(&flow)), drops, "the twin differs: {}", context());
+    let action = kernel.programs.test_run(Hook::Shed, frame, &[]).expect("XDP runs");
+    assert_eq!(action, if drops { XDP_DROP } else { XDP_PASS }, "the kernel differs: {}", context());
+    host.map(|(_, verdict)| verdict)
+}
+
+/// A table, the host's addresses, and the time.
+#[derive(Debug)]
+struct Case {
+    table: Table,
+    local: Vec<IpAddr>,
+    now: u64,
+}
+
+impl Case {
+    /// Few ports and few addresses, so that packets, grants and addresses meet often. Entries have ended long ago or end far
+    /// away, because the kernel's clock is its own.
+    fn random(random: &mut Random) -> Self {
+        let mut table = Table::default();
+        for port in [22, 23, 3389] {
+            for protocol in [TCP, UDP] {
+                if random.below(3) > 0 {
+                    table.protected.insert((protocol, port));
+                }
+            }
+        }
+        for _ in 0..random.below(40) {
+            let source = random.address();
+            let most = if source.is_ipv4() { 32 } else { 128 };
+            let length = if random.below(4) == 0 { random.below(most + 1) } else { most - random.below(9) };
+            let protocol = if random.below(2) == 0 { TCP } else { UDP };
+            let key = GrantKey::new(address(source), length as u8, protocol, random.port());
+            let expires_boot_ns =
+                if random.below(2) == 0 { 1 + random.below(1000) } else { u64::MAX - random.below(1000) };
+            table.grants.insert(key, Entry { expires_boot_ns, slot: random.below(8) as u32 });
+        }
+        let local = (0..random.below(12)).map(|_| random.address()).collect();
+        Self { table, local, now: 1_000_000 }
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        self.local.clone()
+    }
+
+    fn view(&self, flow: &Flow) -> Host<'_> {
+        let exempt = (!self.local.contains(&ip(flow.destination))).then_some(Exemption::NotLocal);
+        Host { table: &self.table, lengths: self.table.lengths(), now: self.now, exempt }
+    }
+
+    /// A loop over everything.
+    fn twin_drops(&self, flow: &Flow) -> bool {
+        self.table.protected.contains(&(flow.protocol, flow.port))
+            && self.local.contains(&ip(flow.destination))
+            && !self.table.grants.iter().any(|(key, entry)| covers(key, flow) && self.now < entry.expires_boot_ns)
+    }
+}
+
+/// Whether the key is for this flow, bit by bit.
+fn covers(key: &GrantKey, flow: &Flow) -> bool {
+    let bit = |bytes: [u8; 16], n: usize| bytes[n / 8] >> (7 - n % 8) & 1;
+    let (ours, theirs) = (key.source().bytes(), flow.source.bytes());
+    key.family == flow.source.family
+        && key.protocol == flow.protocol
+        && u16::from_be_bytes(key.port) == flow.port
+        && (0..usize::from(key.prefix_len)).all(|n| bit(ours, n) == bit(theirs, n))
+}
+
+/// The host's view of a table, which is what the maps are to the kernel.
+struct Host<'a> {
+    table: &'a Table,
+    lengths: Lengths,
+    now: u64,
+    exempt: Option<Exemption>,
+}
+
+impl View for Host<'_> {
+    fn is_protected(&self, protocol: u8, port: u16) -> bool {
+        self.table.protected.contains(&(protocol, port))
+    }
+
+    fn exemption(&self) -> Option<Exemption> {
+        self.exempt
+    }
+
+    fn lengths(&self, family: u8, word: u32) -> u64 {
+        if family == V4 { self.lengths.v4 } else { self.lengths.v6[word as usize] }
+    }
+
+    fn grant(&self, key: &GrantKey) -> Option<GrantValue> {
+        self.table.grants.get(key).map(|e| GrantValue::new(key, e.expires_boot_ns, e.slot, 0))
+    }
+
+    fn now(&self) -> u64 {
+        self.now
+    }
+}
+
+/// The loaded programs and what their maps hold.
+struct Kernel {
+    programs: Programs,
+    installed: Table,
+}
+
+impl Kernel {
+    fn load() -> Self {
+        let programs = Programs::load(Sizes { grants: 256, slots: 8 }, &Table::default());
+        Self { programs: programs.expect("to load (takes root)"), installed: Table::default() }
+    }
+
+    fn install(&mut self, case: &Case) {
+        let edits: Vec<Edit> = diff(&self.installed, &case.table);
+        self.programs.apply(&edits).expect("a table");
+        self.programs.set_local(&case.local).expect("addresses");
+        self.installed = case.table.clone();
+    }
+
+    fn count(&self, hook: Hook, fate: Fate) -> u64 {
+        self.programs.counters().iter().filter(|c| (c.0, c.1) == (hook, fate)).map(|c| c.2).sum()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    packets: u64,
+    not_sure: u64,
+    unprotected: u64,
+    exempt: u64,
+    granted: u64,
+    dropped: u64,
+}
+
+impl Tally {
+    fn add(&mut self, judged: Result<Verdict, NotSure>) {
+        self.packets += 1;
+        *match judged {
+            Err(NotSure) => &mut self.not_sure,
+            Ok(Verdict::Unprotected) => &mut self.unprotected,
+            Ok(Verdict::Exempt(_)) => &mut self.exempt,
+            Ok(Verdict::Granted { .. }) => &mut self.granted,
+            Ok(Verdict::NoGrant | Verdict::Expired) => &mut self.dropped,
+        } += 1;
+    }
+}
+
+fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(ip) => Address::v4(ip.octets()),
+        IpAddr::V6(ip) => Address::v6(ip.octets()),
+    }
+}
+
+fn ip(address: Address) -> IpAddr {
+    let bytes = address.bytes();
+    if address.family == V4 { IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]) } else { IpAddr::from(bytes) }
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+}
