@@ -112,7 +112,13 @@ impl GrantKey {
     #[must_use]
     pub fn new(source: Address, prefix_len: u8, protocol: u8, port: u16) -> Self {
         let most = max_prefix(source.family);
-        let prefix_len = if prefix_len > most { most } else { prefix_len };
+        Self::with_len(source, if prefix_len > most { most } else { prefix_len }, protocol, port)
+    }
+
+    /// As [`Self::new`], for a length that is known to be one of the family's. Without branches, because the kernel's verifier
+    /// follows each of them anew for each prefix length.
+    #[inline(always)]
+    pub(crate) fn with_len(source: Address, prefix_len: u8, protocol: u8, port: u16) -> Self {
         Self {
             family: source.family,
             prefix_len,
@@ -164,15 +170,18 @@ impl GrantValue {
 /// `words` (network byte order in memory) with everything behind the first `len` bits cleared; `len` above 128 keeps all.
 #[inline(always)]
 fn masked([high, low]: [u64; 2], len: u8) -> [u64; 2] {
-    let high_len = if len > 64 { 64 } else { len };
-    let low_len = if len > 128 { 64 } else { len.saturating_sub(64) };
-    [high & mask(high_len).to_be(), low & mask(low_len).to_be()]
+    let len = len as u64;
+    let leading = mask(len & 63);
+    // All ones where the length reaches into the second word, and where it fills it.
+    let second = 0u64.wrapping_sub(len >> 6 & 1 | len >> 7);
+    let whole = 0u64.wrapping_sub(len >> 7);
+    [high & (leading | second).to_be(), low & ((leading | whole) & second).to_be()]
 }
 
-/// The leading `len` bits of 64 set.
+/// The leading `len` bits of 64 set, for a `len` below 64.
 #[inline(always)]
-fn mask(len: u8) -> u64 {
-    if len == 0 { 0 } else { u64::MAX << (64 - (len as u32 & 127)) }
+fn mask(len: u64) -> u64 {
+    !(u64::MAX >> len)
 }
 
 /// The one value of the map `LENGTHS`: which prefix lengths are in use. 32 bytes.

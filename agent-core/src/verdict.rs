@@ -76,7 +76,7 @@ pub fn decide(table: &impl Table, protocol: u8, port: u16, source: Address) -> V
             }
             let len = (word * 64 + bits.trailing_zeros()) as u8;
             bits &= bits - 1;
-            let key = GrantKey::new(source, len, protocol, port);
+            let key = GrantKey::with_len(source, len, protocol, port);
             if let Some(value) = entry(table, &key) {
                 let now = table.now();
                 if now < value.expires_boot_ns {
