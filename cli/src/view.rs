@@ -103,7 +103,7 @@ pub fn explained(answer: &ExplainResponse, host: &str) -> Vec<String> {
     let mut out: Vec<String> = answer.findings.iter().map(|finding| clean(finding)).collect();
     if let Some(refusal) = &answer.refusal {
         let rule = if refusal.rule.is_empty() { String::new() } else { format!(", rule {}", clean(&refusal.rule)) };
-        out.push(format!("refused: {} [{}{rule}]", clean(&refusal.message), clean(&refusal.reason)));
+        out.push(format!("  reason: {}{rule}", clean(&refusal.reason)));
         out.extend(advice::next_step(&refusal.reason, host).map(|next| format!("  next: {next}")));
     }
     if !answer.grants.is_empty() {
