@@ -121,6 +121,12 @@ pub const NEEDS: &[Need] = &[
         present: || sh::find("systemd-analyze").is_some(),
     },
     Need {
+        what: "systemd-nspawn",
+        why: "the container in which the installed service runs for real",
+        source: Source::Apt(&["systemd-container"]),
+        present: || sh::find("systemd-nspawn").is_some(),
+    },
+    Need {
         what: "grpcurl",
         why: "the real client of others, in the README's command line",
         source: Source::Go("github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3"),
