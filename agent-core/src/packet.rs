@@ -128,3 +128,65 @@ fn transport(
 fn u16_at(frame: &(impl Bytes + ?Sized), at: usize) -> Result<u16, NotSure> {
     frame.read(at).map(u16::from_be_bytes).ok_or(NotSure)
 }
+
+#[cfg(all(test, feature = "user"))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A SYN from 192.0.2.7 to port 22 of 192.0.2.1.
+    fn syn() -> Vec<u8> {
+        let mut frame = vec![0; 12];
+        frame.extend([0x08, 0x00, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, TCP, 0, 0, 192, 0, 2, 7, 192, 0, 2, 1]);
+        frame.extend([0xc0, 0, 0, 22]);
+        frame.resize(frame.len() + 16, 0);
+        frame
+    }
+
+    #[test]
+    fn a_plain_syn_is_read_and_every_truncation_is_not_sure() {
+        let (source, destination) = (Address::v4([192, 0, 2, 7]), Address::v4([192, 0, 2, 1]));
+        let flow = Flow { protocol: TCP, port: 22, source, destination };
+        assert_eq!(parse_ethernet(syn().as_slice()), Ok(flow));
+        // 38 bytes hold everything up to the ports; the rest of the TCP header is the stack's affair.
+        for len in 0..syn().len() {
+            assert_eq!(parse_ethernet(&syn()[..len]), if len < 38 { Err(NotSure) } else { Ok(flow) }, "{len}");
+        }
+    }
+
+    #[test]
+    fn two_tags_are_looked_behind_and_three_are_not() {
+        let mut frame = syn();
+        for (depth, kind) in [[0x81, 0x00], [0x88, 0xa8], [0x81, 0x00]].into_iter().enumerate() {
+            frame.splice(12..12, [kind[0], kind[1], 0, 7]);
+            assert_eq!(parse_ethernet(frame.as_slice()).is_ok(), depth < 2);
+        }
+    }
+
+    #[test]
+    fn whatever_could_be_read_otherwise_is_not_sure() {
+        // (offset, byte): version, header length 4, fragments, protocol, total length too short for a TCP header.
+        for (at, byte) in [(14, 0x55), (14, 0x44), (20, 0x20), (20, 0x01), (21, 0x01), (23, 132), (17, 39), (17, 0)] {
+            let mut frame = syn();
+            frame[at] = byte;
+            assert_eq!(parse_ethernet(frame.as_slice()), Err(NotSure), "{at}");
+        }
+    }
+
+    #[test]
+    fn options_move_the_ports() {
+        let mut frame = syn();
+        frame[14] = 0x46;
+        frame[17] = 44;
+        // An option that imitates a TCP header to port 80.
+        frame.splice(34..34, [0, 1, 0, 80]);
+        assert_eq!(parse_ethernet(frame.as_slice()).map(|flow| flow.port), Ok(22));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..128)) {
+            let _ = parse_ethernet(bytes.as_slice());
+        }
+    }
+}

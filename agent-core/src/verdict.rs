@@ -209,3 +209,136 @@ pub const COUNTERS: u32 = 4 * FATES_PER_HOOK;
 pub const fn counter(hook: Hook, fate: Fate) -> u32 {
     hook.index() * FATES_PER_HOOK + fate.index()
 }
+
+#[cfg(all(test, feature = "user"))]
+mod tests {
+    use super::*;
+    use crate::key::{Lengths, TCP, UDP};
+    use proptest::prelude::*;
+    use std::cell::Cell;
+    use std::collections::BTreeMap;
+
+    /// Values may carry the tag of another key, as after a torn read.
+    struct Maps {
+        grants: BTreeMap<GrantKey, GrantValue>,
+        exempt: Option<Exemption>,
+        now: u64,
+        clock_reads: Cell<u32>,
+    }
+
+    impl Maps {
+        fn new(grants: &[(GrantKey, u64)], now: u64) -> Self {
+            let value = |(n, &(key, end)): (usize, &(GrantKey, u64))| (key, GrantValue::new(&key, end, n as u32, 0));
+            let grants = grants.iter().enumerate().map(value).collect();
+            Self { grants, exempt: None, now, clock_reads: Cell::new(0) }
+        }
+    }
+
+    impl Table for Maps {
+        fn is_protected(&self, protocol: u8, port: u16) -> bool {
+            protocol == TCP && port == 22
+        }
+        fn exemption(&self) -> Option<Exemption> {
+            self.exempt
+        }
+        fn lengths(&self, family: u8, word: u32) -> u64 {
+            let mut lengths = Lengths::default();
+            self.grants.keys().for_each(|key| lengths.insert(key.family, key.prefix_len));
+            if family == V4 { lengths.v4 } else { lengths.v6[word as usize] }
+        }
+        fn grant(&self, key: &GrantKey) -> Option<GrantValue> {
+            self.grants.get(key).copied()
+        }
+        fn now(&self) -> u64 {
+            self.clock_reads.set(self.clock_reads.get() + 1);
+            self.now
+        }
+    }
+
+    const SOURCE: Address = Address::v4([192, 0, 2, 7]);
+
+    fn grant(len: u8, end: u64) -> (GrantKey, u64) {
+        (GrantKey::new(SOURCE, len, TCP, 22), end)
+    }
+
+    #[test]
+    fn a_deny_needs_no_clock_and_an_expired_narrow_grant_hides_no_live_broad_one() {
+        let maps = Maps::new(&[], 10);
+        assert_eq!(decide(&maps, TCP, 22, SOURCE), Verdict::NoGrant);
+        assert_eq!(maps.clock_reads.get(), 0);
+        let maps = Maps::new(&[grant(32, 10), grant(8, 11)], 10);
+        assert_eq!(decide(&maps, TCP, 22, SOURCE), Verdict::Granted { slot: 1, now: 10 });
+        let maps = Maps::new(&[grant(32, 10), grant(8, 9), grant(0, 0)], 10);
+        assert_eq!(decide(&maps, TCP, 22, SOURCE), Verdict::Expired);
+    }
+
+    #[test]
+    fn only_a_protected_port_is_judged_and_only_if_nothing_exempts_it() {
+        let mut maps = Maps::new(&[], 10);
+        assert_eq!(decide(&maps, UDP, 22, SOURCE), Verdict::Unprotected);
+        assert_eq!(decide(&maps, TCP, 23, SOURCE), Verdict::Unprotected);
+        maps.exempt = Some(Exemption::OtherNamespace);
+        assert_eq!(decide(&maps, TCP, 22, SOURCE), Verdict::Exempt(Exemption::OtherNamespace));
+        assert_eq!(decide(&maps, TCP, 23, SOURCE), Verdict::Unprotected);
+    }
+
+    #[test]
+    fn a_value_of_another_key_is_no_entry() {
+        let mut maps = Maps::new(&[grant(32, u64::MAX)], 10);
+        let value = maps.grants.values_mut().next().unwrap();
+        let whole = *value;
+        for torn in [GrantValue { tag_front: 1, ..whole }, GrantValue { tag_back: 1, ..whole }] {
+            *maps.grants.values_mut().next().unwrap() = torn;
+            assert_eq!(decide(&maps, TCP, 22, SOURCE), Verdict::NoGrant);
+        }
+    }
+
+    #[test]
+    fn indices_and_codes_are_unique_and_come_back() {
+        let mut seen = std::collections::HashSet::new();
+        for &hook in Hook::ALL {
+            assert_eq!(Hook::from_index(hook as u8), Some(hook));
+            for &fate in Fate::ALL {
+                assert!(counter(hook, fate) < COUNTERS && seen.insert(counter(hook, fate)));
+                assert_eq!(Fate::from_index(fate as u8), Some(fate));
+            }
+        }
+        let codes: std::collections::HashSet<_> = Fate::ALL.iter().map(|f| f.code()).collect();
+        assert_eq!(codes.len(), Fate::ALL.len());
+    }
+
+    fn address() -> impl Strategy<Value = Address> {
+        // Few bits differ, so that prefixes cover addresses often.
+        prop_oneof![
+            any::<[bool; 3]>().prop_map(|b| Address::v4([u8::from(b[0]) << 7, 0, u8::from(b[1]), u8::from(b[2])])),
+            (0..4usize, any::<[bool; 2]>()).prop_map(|(at, b)| {
+                let mut bytes = [0x20; 16];
+                bytes[at * 5] ^= u8::from(b[0]);
+                bytes[15] ^= u8::from(b[1]) << 3;
+                Address::v6(bytes)
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_a_loop_over_all_grants(
+            grants in prop::collection::vec((address(), 0..=130u8, 0..4u64), 0..12),
+            source in address(),
+            now in 0..4u64,
+        ) {
+            let grants: BTreeMap<_, _> = grants.iter().map(|&(a, len, end)| (GrantKey::new(a, len, TCP, 22), end)).collect();
+            let maps = Maps::new(&grants.iter().map(|(k, e)| (*k, *e)).collect::<Vec<_>>(), now);
+            let bit = |a: Address, n: usize| a.bytes()[n / 8] >> (7 - n % 8) & 1;
+            let covers = |key: &GrantKey| key.family == source.family
+                && (0..usize::from(key.prefix_len)).all(|n| bit(key.source(), n) == bit(source, n));
+            let covering: Vec<_> = grants.iter().filter(|(key, _)| covers(key)).collect();
+            let wanted = match &covering[..] {
+                [] => Fate::NoGrant,
+                some if some.iter().any(|(_, end)| now < **end) => Fate::Granted,
+                _ => Fate::Expired,
+            };
+            prop_assert_eq!(decide(&maps, TCP, 22, source).fate(), Some(wanted));
+        }
+    }
+}
