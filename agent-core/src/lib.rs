@@ -1,6 +1,6 @@
 //! Everything in Postern that decides.
 //!
-//! Owns the rules: what a packet's fate is (`verdict`), what the kernel's tables hold ([`key`]), what a signed
+//! Owns the rules: what a packet's fate is ([`verdict`]), what the kernel's tables hold ([`key`]), what a signed
 //! message proves, what policy allows, and how decisions add up to a table. It never does anything: no I/O, no clock,
 //! no randomness, no logging, no unsafe code. Time is always an argument.
 //!

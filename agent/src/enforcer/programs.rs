@@ -1,6 +1,6 @@
 //! The eBPF object, loaded: programs, maps and what is written to them.
 //!
-//! Owns loading and every map access. It attaches nothing ([`super::links`] does).
+//! Owns loading and every map access. It attaches nothing (`links.rs` does).
 
 use std::{collections::BTreeSet, io, net::IpAddr, os::fd::AsFd as _};
 

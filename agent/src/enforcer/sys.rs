@@ -1,6 +1,6 @@
 //! System calls that neither std nor aya offers.
 //!
-//! Owns the agent's unsafe code, together with [`super::shared`]. It knows nothing of Postern.
+//! Owns the agent's unsafe code, together with `shared.rs`. It knows nothing of Postern.
 #![allow(unsafe_code)]
 
 use std::{
