@@ -6,7 +6,7 @@ use std::ops::AddAssign;
 
 /// How a test tells that it was skipped: a line that starts with this, then the reason. libtest itself only knows
 /// passed and failed.
-pub const SKIPPED: &str = "SKIPPED: ";
+pub const SKIPPED: &str = "skipped: ";
 
 /// What ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,7 +63,7 @@ mod tests {
             "running 3 tests",
             "test a ... ok",
             "test b::c ... FAILED",
-            "SKIPPED: no grpcurl here",
+            "skipped: no grpcurl here",
             "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
             "test result: ok. 14 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
         ] {
