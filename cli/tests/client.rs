@@ -25,7 +25,7 @@ use postern_proto::v1::SignedMessage;
 use serde_json::{Value, json};
 use support::{
     Home,
-    peer::{CHALLENGE, GRANTS, HOST_ID, HOST_TIME, Peer, Serving, TlsKey, runtime},
+    peer::{CHALLENGE, GRANTS, HOST_ID, HOST_TIME, Peer, Serving, TlsKey, own_ip, runtime},
     stderr, stdout, succeed,
 };
 
@@ -63,7 +63,8 @@ fn payload(message: &SignedMessage) -> Value {
 fn an_unknown_host_needs_consent_a_known_one_none_and_a_changed_one_is_refused() {
     let (home, _) = home();
     let (peer, key) = (Peer::seeing("192.0.2.7"), TlsKey::new());
-    let serving = Serving::tls(peer.clone(), &key, "127.0.0.1", 0);
+    let ip = own_ip();
+    let serving = Serving::tls(peer.clone(), &key, &ip, 0);
     let (host, port) = (serving.address.to_string(), serving.address.port());
 
     let output = run(&home, &request(&host, &[]));
@@ -76,7 +77,7 @@ fn an_unknown_host_needs_consent_a_known_one_none_and_a_changed_one_is_refused()
     drop(serving);
 
     let (relay, other) = (Peer::seeing("192.0.2.7"), TlsKey::new());
-    let serving = Serving::tls(relay.clone(), &other, "127.0.0.1", port);
+    let serving = Serving::tls(relay.clone(), &other, &ip, port);
     for more in [&[][..], &["--accept-new"]] {
         let output = run(&home, &request(&host, more));
         assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
@@ -181,7 +182,7 @@ fn my_ip_is_what_each_family_is_seen_as_and_one_silent_address_is_told() {
     let four = Serving::tls(Peer::seeing("192.0.2.7"), &key, "127.0.0.1", 0);
     let six = Serving::tls(Peer::seeing("2001:db8::7"), &key, "::1", 0);
     let closed: SocketAddr = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = std::net::TcpListener::bind(format!("{}:0", own_ip())).unwrap();
         listener.local_addr().unwrap()
     };
     let session = open(&[four.address, six.address, closed], Reach::All).expect("a session");
@@ -204,7 +205,8 @@ fn an_address_that_accepts_and_never_answers_does_not_hold_up_the_others() {
 #[test]
 fn a_host_that_hung_up_meanwhile_is_asked_again_but_not_another_one() {
     let key = TlsKey::new();
-    let serving = Serving::tls(Peer::seeing("192.0.2.7"), &key, "127.0.0.1", 0);
+    let ip = own_ip();
+    let serving = Serving::tls(Peer::seeing("192.0.2.7"), &key, &ip, 0);
     let port = serving.address.port();
     let directory = tempfile::tempdir().unwrap();
     let plan = plan(&serving.address.to_string(), directory.path());
@@ -214,12 +216,12 @@ fn a_host_that_hung_up_meanwhile_is_asked_again_but_not_another_one() {
 
     let mut restarted = Peer::seeing("192.0.2.7");
     restarted.who.challenge = "after the restart".to_owned();
-    let serving = Serving::tls(restarted, &key, "127.0.0.1", port);
+    let serving = Serving::tls(restarted, &key, &ip, port);
     runtime.block_on(session.refresh_older_than(Duration::ZERO)).expect("the same host again");
     assert_eq!(session.who().challenge, "after the restart");
     drop(serving);
 
-    let _relay = Serving::tls(Peer::seeing("192.0.2.7"), &TlsKey::new(), "127.0.0.1", port);
+    let _relay = Serving::tls(Peer::seeing("192.0.2.7"), &TlsKey::new(), &ip, port);
     let failure = runtime.block_on(session.refresh_older_than(Duration::ZERO)).expect_err("another key");
     assert_eq!(failure.kind, Kind::Identity, "{failure}");
 }
@@ -365,7 +367,7 @@ fn root_on_the_unix_socket_reads_unsigned_and_others_sign() {
 fn mistakes_and_silence_have_their_exit_codes() {
     let (home, _) = home();
     let closed = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = std::net::TcpListener::bind(format!("{}:0", own_ip())).unwrap();
         listener.local_addr().unwrap().to_string()
     };
     let missing = format!("unix://{}", home.path("missing.sock").display());

@@ -6,7 +6,10 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use postern_cli::tls::Fingerprint;
@@ -131,7 +134,14 @@ impl Serving {
     fn tcp(router: Router, ip: &str, port: u16) -> Self {
         let runtime = runtime();
         let ip: IpAddr = ip.parse().unwrap();
-        let listener = runtime.block_on(TcpListener::bind((ip, port))).expect("a free port");
+        // A child that another test starts holds copies of our sockets between fork and exec, so a port that was closed
+        // just now may be taken for a moment.
+        let mut listener = None;
+        super::wait_for("a free port", || {
+            listener = runtime.block_on(TcpListener::bind((ip, port))).ok();
+            listener.is_some()
+        });
+        let listener = listener.expect("a free port");
         let address = listener.local_addr().unwrap();
         runtime.spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
         Self { address, runtime: Some(runtime) }
@@ -151,6 +161,13 @@ impl Drop for Serving {
             runtime.shutdown_timeout(std::time::Duration::from_secs(5));
         }
     }
+}
+
+/// A loopback address that no other test uses, so that its ports can be bound again.
+pub fn own_ip() -> String {
+    static GIVEN: AtomicU8 = AtomicU8::new(2);
+    let [.., a, b] = std::process::id().to_be_bytes();
+    format!("127.{}.{b}.{}", a | 1, GIVEN.fetch_add(1, Ordering::Relaxed))
 }
 
 pub fn runtime() -> Runtime {
