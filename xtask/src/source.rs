@@ -15,6 +15,11 @@ impl File {
     pub fn is_rust(&self) -> bool {
         self.path.extension().is_some_and(|extension| extension == "rs")
     }
+
+    /// Whether it holds nothing but tests.
+    pub fn is_test(&self) -> bool {
+        self.path.ends_with("tests.rs") || self.path.components().any(|part| part.as_os_str() == "tests")
+    }
 }
 
 /// Every text file that belongs to the repository: not what is built, and not what version control keeps.

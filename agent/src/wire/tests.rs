@@ -1,3 +1,5 @@
+//! Tests of the way from the wire and back.
+
 use postern_core::grant::{AccessRequest, End};
 use postern_core::refusal::Reason;
 use postern_core::time::Seconds;

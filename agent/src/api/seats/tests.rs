@@ -1,3 +1,5 @@
+//! Tests of the seats.
+
 use super::*;
 
 const FILES: usize = 100_000;
