@@ -38,7 +38,8 @@ struct ConfigFile {
 }
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| "info".into());
+    // h2 warns of each misbehaving peer, and no peer may fill the log; GetStatus counts them.
+    let filter = tracing_subscriber::EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| "info,h2=error".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let outcome = match Arguments::parse().command {
         Command::Run(ConfigFile { config }) => run::run(&config),
