@@ -50,6 +50,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("posternd: {failure}");
+            if !rustix::process::geteuid().is_root() {
+                eprintln!("posternd: this is not root, which posternd needs; try sudo");
+            }
             // sysexits.h: EX_CONFIG
             ExitCode::from(if matches!(failure, Failure::Config(_)) { 78 } else { 1 })
         }

@@ -9,9 +9,10 @@ use postern_core::message::{self, Showing};
 use postern_core::policy::RoleKind;
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::Now;
+use uuid::Uuid;
 
 use super::{Batch, TALLY_EVERY, Waiting, Worker, nanos};
-use crate::engine::{Command, Rules};
+use crate::engine::{Answer, Command, GrantView, Rules};
 use crate::links;
 
 impl Command {
@@ -36,26 +37,14 @@ impl Worker {
     pub(super) fn decide(&mut self, command: Command, batch: &mut Batch, now: &Now) {
         match command {
             Command::Request { signer, request, answer } => {
-                let waiting = match self.request(&signer, &request, batch, now) {
-                    Ok(grant) => Waiting::Grant(grant.id, answer),
-                    Err(refusal) => {
-                        let seen = self.burns(&refusal, Seen::from(&request.header));
-                        self.refuse(batch, signer, Action::Request, &refusal, seen, now);
-                        Waiting::Refused(refusal, answer)
-                    }
-                };
-                batch.waiting.push(waiting);
+                let decided = self.request(&signer, &request, batch, now);
+                let seen = Seen::from(&request.header);
+                self.answer_later(decided, (signer, Action::Request, seen), answer, batch, now);
             }
             Command::Revoke { signer, request, answer } => {
-                let waiting = match self.revoke(&signer, &request, batch, now) {
-                    Ok(()) => Waiting::Grant(request.grant_id, answer),
-                    Err(refusal) => {
-                        let seen = self.burns(&refusal, Seen::from(&request.header));
-                        self.refuse(batch, signer, Action::Revoke, &refusal, seen, now);
-                        Waiting::Refused(refusal, answer)
-                    }
-                };
-                batch.waiting.push(waiting);
+                let decided = self.revoke(&signer, &request, batch, now);
+                let seen = Seen::from(&request.header);
+                self.answer_later(decided, (signer, Action::Revoke, seen), answer, batch, now);
             }
             Command::Refuse { signer, action, refusal, answer } => {
                 self.refuse(batch, signer, action, &refusal, None, now);
@@ -84,21 +73,40 @@ impl Worker {
         }
     }
 
+    /// Has the caller wait for the batch; a refusal is recorded with it.
+    fn answer_later(
+        &mut self,
+        decided: Result<Uuid, Refusal>,
+        (signer, action, seen): (Signer, Action, Seen),
+        answer: Answer<GrantView>,
+        batch: &mut Batch,
+        now: &Now,
+    ) {
+        let waiting = match decided {
+            Ok(grant) => Waiting::Grant(grant, answer),
+            Err(refusal) => {
+                self.refuse(batch, signer, action, &refusal, burns(&refusal).then_some(seen), now);
+                Waiting::Refused(refusal, answer)
+            }
+        };
+        batch.waiting.push(waiting);
+    }
+
     fn request(
         &mut self,
         signer: &Signer,
         request: &AccessRequest,
         batch: &mut Batch,
         now: &Now,
-    ) -> Result<Grant, Refusal> {
+    ) -> Result<Uuid, Refusal> {
         let Rules { policy, .. } = self.shared().rules();
         self.check_message(&request.header, now)?;
         let judgement = policy.judge(&signer.principal, request, &self.ledger, now)?;
         let grant = self.ledger.admit(signer, request, judgement, self.capacity, now)?;
         self.enforcer.reset_usage(grant.slot).map_err(|e| Refusal::new(Reason::KernelFailed, e))?;
-        let event = Event::Granted { grant: grant.clone() };
+        let event = Event::Granted { grant };
         self.push(batch, Some(Seen::from(&request.header)), event, now);
-        Ok(grant)
+        Ok(request.header.id)
     }
 
     fn check_message(&self, header: &postern_core::grant::Header, now: &Now) -> Result<(), Refusal> {
@@ -113,7 +121,7 @@ impl Worker {
         request: &RevokeRequest,
         batch: &mut Batch,
         now: &Now,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Uuid, Refusal> {
         let Rules { policy, .. } = self.shared().rules();
         self.check_message(&request.header, now)?;
         let not_found = || Refusal::new(Reason::GrantNotFound, request.grant_id).at("grant_id");
@@ -130,17 +138,7 @@ impl Worker {
         let (by, reason) = (signer.principal.clone(), request.reason.clone());
         let ending = Ending { at: now.wall, cause: EndCause::Revoked, by, reason };
         self.end(batch, request.grant_id, ending, Some(Seen::from(&request.header)), now);
-        Ok(())
-    }
-
-    /// The id to remember with a refusal. One that is no longer fresh, or already known, need not be remembered; one that the
-    /// memory is too full for cannot be.
-    fn burns(&self, refusal: &Refusal, seen: Seen) -> Option<Seen> {
-        let forgettable = matches!(
-            refusal.reason,
-            Reason::MessageExpired | Reason::MessageTooLongLived | Reason::Replayed | Reason::ReplayMemoryFull
-        );
-        (!forgettable).then_some(seen)
+        Ok(request.grant_id)
     }
 
     fn refuse(
@@ -214,4 +212,13 @@ impl Worker {
             }
         }
     }
+}
+
+/// Whether the id of a refused message is remembered. One that is no longer fresh, or already known, need not be; one that the
+/// memory is too full for cannot be.
+fn burns(refusal: &Refusal) -> bool {
+    !matches!(
+        refusal.reason,
+        Reason::MessageExpired | Reason::MessageTooLongLived | Reason::Replayed | Reason::ReplayMemoryFull
+    )
 }

@@ -104,13 +104,19 @@ impl Worker {
             layers,
             sheds: self.shed_views(),
             ports: shared.rules().policy.ports.clone(),
-            counters: self.enforcer.counters().into_iter().map(|(hook, why, n)| (hook.code(), why.code(), n)).collect(),
+            counters: self.counters(),
             unverified: shared.tally.totals(),
             live_grants: u32::try_from(self.ledger.live().count()).unwrap_or(u32::MAX),
             journal_seq: self.ledger.last_seq(),
             journal_head: self.journal.head().to_owned(),
             journal_path: self.journal.path().display().to_string(),
         }
+    }
+
+    /// What happened at all, by hook and reason.
+    fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let counted = self.enforcer.counters().into_iter().filter(|(_, _, count)| *count > 0);
+        counted.map(|(hook, fate, count)| (hook.code(), fate.code(), count)).collect()
     }
 
     fn shed_views(&self) -> Vec<ShedView> {
