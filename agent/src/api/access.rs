@@ -135,3 +135,60 @@ fn visible(change: Result<GrantView, BroadcastStreamRecvError>, reader: &Reader)
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use postern_core::envelope::Signer;
+    use postern_core::grant::{Grant, Use};
+    use postern_core::time::BootNanos;
+    use tokio::sync::broadcast;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn view(seq: u64, principal: &str) -> GrantView {
+        let signer = Signer { principal: principal.into(), fingerprint: "SHA256:x".into(), certificate: None };
+        let grant = Grant {
+            id: Uuid::from_u128(u128::from(seq)),
+            signer,
+            ports: vec!["22/tcp".parse().unwrap()],
+            sources: vec!["192.0.2.7/32".parse().unwrap()],
+            created: Timestamp::UNIX_EPOCH,
+            expires: Timestamp::UNIX_EPOCH,
+            expires_boot: BootNanos(1),
+            boot_id: Uuid::nil(),
+            slot: 0,
+            justification: String::new(),
+            ticket: String::new(),
+        };
+        GrantView { seq, grant, ending: None, remaining_ns: 1, usage: Use::default() }
+    }
+
+    fn person(sees_all: bool) -> Reader {
+        Reader::Person { principal: "alice".into(), sees_all }
+    }
+
+    #[test]
+    fn a_watcher_sees_what_a_reader_may_see() {
+        for (owner, reader, seen) in [
+            ("alice", person(false), true),
+            ("bob", person(false), false),
+            ("bob", person(true), true),
+            ("bob", Reader::Root, true),
+        ] {
+            assert_eq!(visible(Ok(view(1, owner)), &reader).is_some(), seen, "{owner} {reader:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_fell_behind_is_told_and_the_writer_never_waits() {
+        let (writer, reader) = broadcast::channel(2);
+        for seq in 0..5 {
+            writer.send(view(seq, "alice")).unwrap();
+        }
+        let mut stream = BroadcastStream::new(reader).filter_map(|change| visible(change, &Reader::Root));
+        let status = stream.next().await.unwrap().unwrap_err();
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    }
+}
