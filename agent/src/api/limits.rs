@@ -11,7 +11,7 @@ pub const MESSAGE_BYTES: usize = 64 * 1024;
 /// Limits of the API. The numbers are chosen so that one person's tools never meet them and a flood stays cheap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once. At 128 KiB of HTTP/2 window each they can make the agent hold 64 MiB, its usual limit under systemd.
+    /// Connections at once. With `window_bytes` each, all of them together can make the agent hold 64 MiB.
     pub connections: usize,
     /// Connections at once of one source: an IPv4 address, an IPv6 /64 (what one customer gets), or one local user.
     pub per_source: usize,

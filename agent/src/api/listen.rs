@@ -1,7 +1,7 @@
 //! The sockets that the API listens on.
 //!
 //! Owns binding, so that a configuration that cannot be served fails at the start and says which address is wrong.
-//! It accepts nothing: [`super::accept`] does.
+//! It accepts nothing: `accept` does.
 
 use std::fs;
 use std::io;
