@@ -41,9 +41,9 @@ impl Pins {
         names
     }
 
-    /// Takes one pin away. The link goes with it when no process holds it.
-    pub fn remove(&self, name: &str) {
-        fs::remove_file(self.path.join(name)).unwrap_or_else(|error| panic!("the pin {name}: {error}"));
+    /// Detaches the link pinned under this name, at once and even if a process holds it.
+    pub fn detach(&self, name: &str) {
+        sys::detach_link(&self.path.join(name)).unwrap_or_else(|error| panic!("the pin {name}: {error}"));
     }
 }
 

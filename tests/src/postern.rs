@@ -245,16 +245,15 @@ impl Postern {
         self.pins.names()
     }
 
-    /// Takes every layer whose pin's name starts with `layer` out of the kernel. Takes effect only while posternd does
-    /// not run: it holds its links itself, and would bring them back.
+    /// Detaches every layer whose pin's name starts with `layer`, as `bpftool link detach` would. A posternd that runs
+    /// sees it and brings the layer back; while it is dead the layer stays lost.
     ///
     /// # Panics
-    /// Where posternd runs, or there is no such layer.
+    /// Where there is no such layer, or it is detached already.
     pub fn detach(&self, layer: &str) {
-        assert!(self.process.is_none(), "posternd would bring {layer} back");
         let names: Vec<_> = self.pinned().into_iter().filter(|name| name.starts_with(layer)).collect();
         assert!(!names.is_empty(), "nothing pinned as {layer}: {:?}", self.pinned());
-        names.iter().for_each(|name| self.pins.remove(name));
+        names.iter().for_each(|name| self.pins.detach(name));
     }
 
     /// A file beside the configuration.
