@@ -3,8 +3,10 @@
 //! Never starts a firewall or a service: tests add those.
 
 use crate::netns::Netns;
+use crate::sys;
 use crate::wire::Wire;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 /// Hardware address of the server's `eth0`.
 pub const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -121,7 +123,11 @@ fn addresses(host: Host, device: &str, alone: bool) -> String {
     format!("addr add {}/{v4} dev {device}\naddr add {}/{v6} dev {device} nodad\n", host.v4, host.v6)
 }
 
-/// Joins two namespaces by a veth pair with these names and hardware addresses; both ends are up.
+/// Joins two namespaces by a veth pair with these names and hardware addresses. Both ends are up, and known to be: IPv6
+/// has no routes over a device before the kernel has noticed that its carrier is there.
+///
+/// # Panics
+/// Where the kernel refuses, or the devices do not come up.
 pub fn join(one: &Netns, name: &str, mac: [u8; 6], two: &Netns, other_name: &str, other_mac: [u8; 6]) {
     let (mac, other_mac) = (text(mac), text(other_mac));
     one.ip(&format!(
@@ -130,6 +136,13 @@ pub fn join(one: &Netns, name: &str, mac: [u8; 6], two: &Netns, other_name: &str
         two.path()
     ));
     two.ip(&format!("link set {other_name} up"));
+    let end = Instant::now() + Duration::from_secs(5);
+    for (namespace, name) in [(one, name), (two, other_name)] {
+        while !namespace.run(|| sys::is_running(name)).expect("the device") {
+            assert!(Instant::now() < end, "{name} does not come up");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 fn text(mac: [u8; 6]) -> String {

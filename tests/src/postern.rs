@@ -220,7 +220,7 @@ impl Postern {
     }
 
     fn try_client(&self) -> Option<Client> {
-        Client::unix(&self.socket()).ok()
+        self.socket().exists().then(|| Client::unix(&self.socket()).ok()).flatten()
     }
 
     /// Asks for access in Alice's name.

@@ -47,6 +47,27 @@ pub fn interface_index(name: &str) -> io::Result<u32> {
     if index == 0 { Err(io::Error::last_os_error()) } else { Ok(index) }
 }
 
+/// Whether an interface of the calling thread's network namespace is up and has its carrier (`IFF_RUNNING`).
+pub fn is_running(name: &str) -> io::Result<bool> {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    let mut request = interface_request(name);
+    // SAFETY: SIOCGIFFLAGS reads and writes one ifreq.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) })?;
+    // SAFETY: the kernel has just set this member.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(libc::c_int::from(flags) & libc::IFF_RUNNING != 0)
+}
+
+/// An `ifreq` that names an interface.
+fn interface_request(name: &str) -> libc::ifreq {
+    // SAFETY: ifreq is plain data for which all zeros are valid.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = from as libc::c_char;
+    }
+    request
+}
+
 /// A packet socket that sends and sees whole frames of one interface, without blocking.
 pub fn packet_socket(interface: u32) -> io::Result<OwnedFd> {
     let every = (libc::ETH_P_ALL as u16).to_be();
@@ -119,11 +140,7 @@ pub fn signal(process: u32, number: i32) -> io::Result<()> {
 /// A TUN device without packet information, held by the descriptor.
 pub fn tun(name: &str) -> io::Result<OwnedFd> {
     let device = std::fs::File::options().read(true).write(true).open("/dev/net/tun")?;
-    // SAFETY: ifreq is plain data for which all zeros are valid.
-    let mut request: libc::ifreq = unsafe { zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
-        *to = from as libc::c_char;
-    }
+    let mut request = interface_request(name);
     request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq.
     check(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;

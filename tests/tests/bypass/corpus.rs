@@ -91,12 +91,16 @@ fn linux_itself_answers_most_of_it() {
 }
 
 #[test]
-fn all_layers_hold() {
+fn all_layers_hold_also_after_the_agents_death() {
     let mut bare = Bare::new();
-    let postern = bare.start(Options::default());
+    let mut postern = bare.start(Options::default());
     bare.assert_closed("all layers and an empty table");
     postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
     bare.assert_exact("all layers");
+    postern.kill();
+    bare.assert_exact("all layers, the agent dead");
+    postern.launch();
+    bare.assert_exact("all layers, the agent back");
 }
 
 #[test]
@@ -105,16 +109,6 @@ fn lock_and_cut_hold_without_the_shed() {
     let postern = granting(&bare, Options::without_shed());
     bare.assert_exact("lock and cut");
     assert!(!postern.pinned().iter().any(|name| name.starts_with("shed")), "{:?}", postern.pinned());
-}
-
-#[test]
-fn all_layers_hold_after_the_agents_death() {
-    let mut bare = Bare::new();
-    let mut postern = granting(&bare, Options::default());
-    postern.kill();
-    bare.assert_exact("all layers, the agent dead");
-    postern.launch();
-    bare.assert_exact("all layers, the agent back");
 }
 
 #[test]

@@ -38,15 +38,13 @@ fn broadcast_and_multicast_to_members() {
         }
     };
     none("with posternd");
-    postern.kill();
-    none("while posternd is dead");
-    postern.launch();
     postern.grant(&["22/udp"], &GRANTED.both(), 600).expect("a grant");
     for to in everybody {
         assert!(delivered(&net, &service, GRANTED, to), "{to} with a grant");
     }
     none("with a grant for another");
     postern.kill();
+    none("while posternd is dead");
     postern.detach("shed");
     postern.detach("lock");
     none("with the cut alone");
@@ -96,44 +94,37 @@ fn within(time: Duration, condition: impl Fn() -> bool) -> bool {
 /// SYN and SYN-ACK under the grant, the third segment after its end: it never becomes a connection.
 #[test]
 fn a_handshake_finished_after_the_end() {
-    for agent_dies in [false, true] {
-        for address in PHANTOM.both() {
-            late_handshake(address, agent_dies);
-        }
-    }
+    late_handshakes(false);
 }
 
-fn late_handshake(from: IpAddr, agent_dies: bool) {
+#[test]
+fn a_handshake_finished_after_the_end_of_grant_and_agent() {
+    late_handshakes(true);
+}
+
+fn late_handshakes(agent_dies: bool) {
     let net = Net::pair();
     let service = Service::tcp_echo(&net.server, SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)));
-    let hand = Hand { wire: net.client_wire(), from };
+    let hands = PHANTOM.both().map(|from| Hand { wire: net.client_wire(), from });
     let mut postern = Postern::start(&net.server, Options::default());
-    postern.grant(&["22/tcp"], &[from], 2).expect("a grant");
+    postern.grant(&["22/tcp"], &PHANTOM.both(), 2).expect("a grant");
     if agent_dies {
         postern.kill();
     }
-    // In time: it is a connection.
-    let early = hand.begin(4000).expect("a SYN-ACK under the grant");
-    let late = hand.begin(4001).expect("a SYN-ACK under the grant");
-    hand.finish(&early);
-    assert!(within(DEADLINE, || service.served() == 1), "a handshake under the grant failed");
-    // The end is when the kernel no longer answers a new SYN.
-    let mut port = 4002;
-    let over = Instant::now() + Duration::from_secs(10);
-    while hand.begin(port).is_some() {
-        port += 1;
-        assert!(Instant::now() < over, "the grant does not end");
-        // Not a flood: the listener's queue is to have room for the handshake that matters.
-        std::thread::sleep(Duration::from_millis(20));
+    let begun = hands.each_ref().map(|hand| {
+        let [early, late] = [4000, 4001].map(|port| hand.begin(port).expect("a SYN-ACK under the grant"));
+        hand.finish(&early);
+        (early, late)
+    });
+    assert!(within(DEADLINE, || service.served() == 2), "handshakes under the grant: {}", service.served());
+    for (hand, (early, late)) in hands.iter().zip(&begun) {
+        hand.wait_for_the_end();
+        hand.finish(late);
+        assert!(!within(QUIET, || service.served() > 2), "{}: a handshake was finished after the end", hand.from);
+        // Also not a byte more to the connection that there was, and not one back.
+        hand.finish(early);
+        assert_eq!(hand.answer_but_a_reset(), None, "{}: left after the end", hand.from);
     }
-    let _retransmissions = hand.wire.arrived();
-    hand.finish(&late);
-    assert!(!within(QUIET, || service.served() > 1), "a handshake was finished after the end, from {from}");
-    // Also not a byte to the connection that was there, and not one back.
-    hand.finish(&early);
-    let answer =
-        |frame: &[u8]| frame::read(frame).filter(|seen| seen.destination == from && seen.flags & frame::flag::RST == 0);
-    assert_eq!(hand.wire.find(QUIET, answer), None, "something but a RST left after the end");
 }
 
 /// Handshakes by hand from an address that no kernel answers for.
@@ -150,6 +141,26 @@ impl Hand {
         let answer =
             |frame: &[u8]| frame::read(frame).filter(|seen| seen.is_syn_ack() && seen.destination_port == port);
         self.wire.find(QUIET, answer).map(|seen| (syn, seen))
+    }
+
+    /// The end of a grant is when the kernel no longer answers a new SYN.
+    fn wait_for_the_end(&self) {
+        let over = Instant::now() + Duration::from_secs(10);
+        for port in 4002.. {
+            if self.begin(port).is_none() {
+                break;
+            }
+            assert!(Instant::now() < over, "the grant does not end");
+            // Not a flood: the listener's queue is to have room for the handshake that matters.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _sent_before = self.wire.arrived();
+    }
+
+    /// What the server sends, other than resets.
+    fn answer_but_a_reset(&self) -> Option<Seen> {
+        let answer = |seen: &Seen| seen.destination == self.from && seen.flags & frame::flag::RST == 0;
+        self.wire.find(QUIET, |bytes| frame::read(bytes).filter(answer))
     }
 
     /// Sends the third segment, with data.
@@ -217,12 +228,11 @@ fn an_mptcp_join_from_an_ungranted_address() {
     let mut postern = Postern::start(&net.server, Options::without_shed());
     postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 600).expect("a grant");
     assert_eq!(join_outcome(&net), (true, false), "with posternd");
+    let second = postern.grant(&["22/tcp"], &[NEIGHBOUR.v4.into()], 600).expect("a grant");
+    assert_eq!(join_outcome(&net), (true, true), "with a grant for both");
+    postern.revoke(&second.id).expect("to revoke it");
     postern.kill();
     assert_eq!(join_outcome(&net), (true, false), "while posternd is dead");
-    postern.launch();
-    postern.grant(&["22/tcp"], &[NEIGHBOUR.v4.into()], 600).expect("a grant");
-    assert_eq!(join_outcome(&net), (true, true), "with a grant for both");
-    postern.kill();
 }
 
 /// Opens an MPTCP connection from [`GRANTED`]: whether a join from [`NEIGHBOUR`] was tried, and whether it was answered.

@@ -1,7 +1,7 @@
 //! The same SYN by other roads: tunnels, translation, other devices and addresses.
 //!
-//! Each road is walked on bare Linux first. Then it is closed: with posternd, while posternd is dead, and with posternd
-//! back; and a grant for exactly this source opens it.
+//! Each road is walked on bare Linux first. Then posternd closes it, a grant for exactly this source opens it, and its
+//! end closes it again, also while posternd is dead.
 
 use crate::PORT;
 use postern_tests::frame::{self, Ipv4, Ipv6, Tcp, protocol};
@@ -44,13 +44,13 @@ fn closed_but_for_grants(net: &Net, roads: &[Road<'_>]) {
     each(true, "on bare Linux");
     let mut postern = Postern::start(&net.server, Options::default());
     each(false, "with posternd");
+    let sources: Vec<_> = roads.iter().map(|road| road.from).collect();
+    let grant = postern.grant(&["22/tcp"], &sources, 600).expect("a grant");
+    each(true, "with a grant");
+    postern.revoke(&grant.id).expect("to revoke it");
+    each(false, "after the grant");
     postern.kill();
     each(false, "while posternd is dead");
-    postern.launch();
-    each(false, "with posternd back");
-    let sources: Vec<_> = roads.iter().map(|road| road.from).collect();
-    postern.grant(&["22/tcp"], &sources, 600).expect("a grant");
-    each(true, "with a grant");
 }
 
 /// The roads between two pairs of addresses, IPv4 and IPv6.
@@ -153,11 +153,11 @@ fn a_tun_device() {
     assert_eq!(through_tun(&tun, 3000), [true; 2], "on bare Linux");
     let mut postern = Postern::start(&net.server, Options::default());
     assert_eq!(through_tun(&tun, 3010), [false; 2], "with posternd");
+    let grant = postern.grant(&["22/tcp"], &subnet(4, 2), 600).expect("a grant");
+    assert_eq!(through_tun(&tun, 3020), [true; 2], "with a grant");
+    postern.revoke(&grant.id).expect("to revoke it");
     postern.kill();
-    assert_eq!(through_tun(&tun, 3020), [false; 2], "while posternd is dead");
-    postern.launch();
-    postern.grant(&["22/tcp"], &subnet(4, 2), 600).expect("a grant");
-    assert_eq!(through_tun(&tun, 3030), [true; 2], "with a grant");
+    assert_eq!(through_tun(&tun, 3030), [false; 2], "while posternd is dead");
 }
 
 /// Whether SYNs over IPv4 and IPv6 are answered.
@@ -198,11 +198,11 @@ fn loopback_addresses_from_outside() {
     assert!(answered(3000), "on bare Linux");
     let mut postern = Postern::start(&net.server, Options::default());
     assert!(!answered(3001), "with posternd");
+    let grant = postern.grant(&["22/tcp"], &[PHANTOM.v4.into()], 600).expect("a grant");
+    assert!(answered(3002), "with a grant");
+    postern.revoke(&grant.id).expect("to revoke it");
     postern.kill();
-    assert!(!answered(3002), "while posternd is dead");
-    postern.launch();
-    postern.grant(&["22/tcp"], &[PHANTOM.v4.into()], 600).expect("a grant");
-    assert!(answered(3003), "with a grant");
+    assert!(!answered(3003), "while posternd is dead");
 }
 
 /// Containers and virtual machines have a port 22 of their own; the cut on the root cgroup sees their packets too.
