@@ -3,10 +3,8 @@
 //! Never starts a firewall or a service: tests add those.
 
 use crate::netns::Netns;
-use crate::sys;
 use crate::wire::Wire;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::{Duration, Instant};
 
 /// Hardware address of the server's `eth0`.
 pub const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -123,8 +121,7 @@ fn addresses(host: Host, device: &str, alone: bool) -> String {
     format!("addr add {}/{v4} dev {device}\naddr add {}/{v6} dev {device} nodad\n", host.v4, host.v6)
 }
 
-/// Joins two namespaces by a veth pair with these names and hardware addresses. Both ends are up, and known to be: IPv6
-/// has no routes over a device before the kernel has noticed that its carrier is there.
+/// Joins two namespaces by a veth pair with these names and hardware addresses. Both ends are up.
 ///
 /// # Panics
 /// Where the kernel refuses, or the devices do not come up.
@@ -136,13 +133,8 @@ pub fn join(one: &Netns, name: &str, mac: [u8; 6], two: &Netns, other_name: &str
         two.path()
     ));
     two.ip(&format!("link set {other_name} up"));
-    let end = Instant::now() + Duration::from_secs(5);
-    for (namespace, name) in [(one, name), (two, other_name)] {
-        while !namespace.run(|| sys::is_running(name)).expect("the device") {
-            assert!(Instant::now() < end, "{name} does not come up");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
+    one.wait_until_running(name);
+    two.wait_until_running(other_name);
 }
 
 fn text(mac: [u8; 6]) -> String {

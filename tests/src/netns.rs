@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// A network namespace. Clones hold the same one.
 #[derive(Clone, Debug)]
@@ -104,6 +105,18 @@ impl Netns {
     #[must_use]
     pub fn interface(&self, name: &str) -> u32 {
         self.run(|| sys::interface_index(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// Waits until a device that was set up has its carrier: IPv6 has no routes over it before.
+    ///
+    /// # Panics
+    /// Where there is no such device, or it stays down for seconds.
+    pub fn wait_until_running(&self, name: &str) {
+        let end = Instant::now() + Duration::from_secs(5);
+        while !self.run(|| sys::is_running(name)).unwrap_or_else(|error| panic!("{name}: {error}")) {
+            assert!(Instant::now() < end, "{name} does not come up");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// A path that names the namespace for other processes as long as this one lives, as `ip link … netns PATH` takes it.

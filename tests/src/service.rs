@@ -49,20 +49,28 @@ impl Service {
     /// Where the address cannot be had, or the kernel has no MPTCP.
     #[must_use]
     pub fn mptcp_echo(namespace: &Netns, address: SocketAddr) -> Self {
-        Self::listening(namespace, address, Protocol::MPTCP, echo)
+        let socket = namespace.run(|| bound(address, Type::STREAM, Protocol::MPTCP)).expect("a listening socket");
+        Self::listening(socket, echo)
+    }
+
+    /// As [`Service::tcp_echo`], on a socket that `tproxy` may give packets to.
+    ///
+    /// # Panics
+    /// Where the address cannot be had.
+    #[must_use]
+    pub fn tcp_transparent(namespace: &Netns, address: SocketAddr) -> Self {
+        let socket = namespace.run(|| bound(address, Type::STREAM, Protocol::TCP)).expect("a listening socket");
+        // For IPv6 too: the kernel keeps one flag for both.
+        socket.set_ip_transparent_v4(true).expect("to be transparent");
+        Self::listening(socket, echo)
     }
 
     fn tcp(namespace: &Netns, address: SocketAddr, serve: fn(TcpStream, &AtomicBool)) -> Self {
-        Self::listening(namespace, address, Protocol::TCP, serve)
+        let socket = namespace.run(|| bound(address, Type::STREAM, Protocol::TCP)).expect("a listening socket");
+        Self::listening(socket, serve)
     }
 
-    fn listening(
-        namespace: &Netns,
-        address: SocketAddr,
-        protocol: Protocol,
-        serve: fn(TcpStream, &AtomicBool),
-    ) -> Self {
-        let socket = namespace.run(|| bound(address, Type::STREAM, protocol)).expect("a listening socket");
+    fn listening(socket: Socket, serve: fn(TcpStream, &AtomicBool)) -> Self {
         socket.listen(1024).expect("to listen");
         // MPTCP's accept knows no time-out, so wait outside of it.
         socket.set_nonblocking(true).expect("not to block");

@@ -138,9 +138,8 @@ impl Hand {
     fn begin(&self, port: u16) -> Option<(Tcp, Seen)> {
         let syn = Tcp::syn(port, PORT);
         self.send(&syn);
-        let answer =
-            |frame: &[u8]| frame::read(frame).filter(|seen| seen.is_syn_ack() && seen.destination_port == port);
-        self.wire.find(QUIET, answer).map(|seen| (syn, seen))
+        let mine = |seen: &Seen| seen.is_syn_ack() && (seen.destination, seen.destination_port) == (self.from, port);
+        self.wire.find(QUIET, |bytes| frame::read(bytes).filter(mine)).map(|seen| (syn, seen))
     }
 
     /// The end of a grant is when the kernel no longer answers a new SYN.

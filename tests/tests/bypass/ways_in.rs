@@ -34,7 +34,10 @@ impl Road<'_> {
 
 /// Walks roads that were set up already, through the whole story at the top of this file.
 fn closed_but_for_grants(net: &Net, roads: &[Road<'_>]) {
-    let _service = serve(net);
+    with_service(net, &serve(net), roads);
+}
+
+fn with_service(net: &Net, _service: &Service, roads: &[Road<'_>]) {
     let each = |expected: bool, when: &str| {
         for road in roads {
             let answered = road.outcome() == Outcome::Answered;
@@ -68,6 +71,7 @@ fn subnet(number: u8, host: u8) -> [IpAddr; 2] {
 fn address(namespace: &Netns, device: &str, number: u8, host: u8) {
     let [v4, v6] = subnet(number, host);
     namespace.ip(&format!("addr add {v4}/24 dev {device}\naddr add {v6}/64 dev {device} nodad\nlink set {device} up"));
+    namespace.wait_until_running(device);
 }
 
 #[test]
@@ -97,6 +101,25 @@ fn a_bridge() {
     address(&net.server, "br0", 5, 1);
     address(&net.client, "eth0", 5, 2);
     closed_but_for_grants(&net, &both(&net.client, subnet(5, 2), subnet(5, 1), PORT));
+}
+
+/// The listener gets packets for addresses and ports that are not its own, and the lock is never asked.
+#[test]
+fn another_port_taken_by_tproxy() {
+    let net = Net::pair();
+    for family in ["-4", "-6"] {
+        for words in ["rule add fwmark 1 lookup 100", "route add local default dev lo table 100"] {
+            let status = net.server.command("ip").arg(family).args(words.split(' ')).status();
+            assert!(status.expect("ip").success(), "ip {family} {words}");
+        }
+    }
+    net.server.nft(&format!(
+        "table inet taken {{\n chain c {{\n type filter hook prerouting priority mangle\n \
+         meta nfproto ipv4 tcp dport 8022 meta mark set 1 tproxy ip to :{PORT} accept\n \
+         meta nfproto ipv6 tcp dport 8022 meta mark set 1 tproxy ip6 to :{PORT} accept\n }}\n }}\n"
+    ));
+    let service = Service::tcp_transparent(&net.server, SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)));
+    with_service(&net, &service, &both(&net.client, STRANGER.both(), SERVER.both(), 8022));
 }
 
 #[test]
