@@ -2,7 +2,7 @@
 //!
 //! Owns only directories named `postern-test-…`. Never touches another one's pins.
 
-use crate::sys;
+use crate::{bpf, sys};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,7 +43,7 @@ impl Pins {
 
     /// Detaches the link pinned under this name, at once and even if a process holds it.
     pub fn detach(&self, name: &str) {
-        sys::detach_link(&self.path.join(name)).unwrap_or_else(|error| panic!("the pin {name}: {error}"));
+        bpf::detach_link(&self.path.join(name)).unwrap_or_else(|error| panic!("the pin {name}: {error}"));
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Options {
     pub plaintext: Vec<String>,
     /// Further lines at the top of the file.
     pub extra: String,
+    /// How often posternd is to look after its layers, as systemd's watchdog makes it do; never when `None`.
+    pub watchdog: Option<Duration>,
 }
 
 impl Default for Options {
@@ -50,6 +52,7 @@ impl Default for Options {
             tcp: vec!["[::]:7322".to_owned()],
             plaintext: Vec::new(),
             extra: String::new(),
+            watchdog: None,
         }
     }
 }
@@ -82,6 +85,7 @@ pub struct Postern {
     process: Option<Child>,
     pins: Pins,
     namespace: Netns,
+    watchdog: Option<Duration>,
     /// Alice's key.
     pub alice: Key,
     /// The administrator's key.
@@ -98,8 +102,8 @@ impl Postern {
     pub fn start(namespace: &Netns, options: Options) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let (alice, admin) = (Key::new(directory.path(), "alice"), Key::new(directory.path(), "admin"));
-        let namespace = namespace.clone();
-        let mut this = Self { process: None, pins: Pins::new(), namespace, alice, admin, directory };
+        let (namespace, watchdog) = (namespace.clone(), options.watchdog);
+        let mut this = Self { process: None, pins: Pins::new(), namespace, watchdog, alice, admin, directory };
         let trust = format!(
             "{ALICE} namespaces=\"request@postern.v1,revoke@postern.v1,read@postern.v1\" {}\n\
              {ADMIN} namespaces=\"revoke@postern.v1,read@postern.v1,admin@postern.v1\" {}\n",
@@ -117,7 +121,7 @@ impl Postern {
     /// # Panics
     /// Where the disk refuses.
     pub fn configure(&self, options: &Options) {
-        let Options { shed, rules, tcp, plaintext, extra } = options;
+        let Options { shed, rules, tcp, plaintext, extra, watchdog: _ } = options;
         let text = format!(
             "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nshed = {shed}\n{extra}\n\
              [api]\nunix = {:?}\ntcp = {tcp:?}\nplaintext = {plaintext:?}\n{rules}",
@@ -136,9 +140,11 @@ impl Postern {
     pub fn launch(&mut self) {
         assert!(self.process.is_none(), "posternd runs already");
         let log = File::options().create(true).append(true).open(self.file("log")).expect("the log");
-        let child = self
-            .namespace
-            .command(program())
+        let mut command = self.namespace.command(program());
+        if let Some(watchdog) = self.watchdog {
+            command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        }
+        let child = command
             .args(["run", "--config"])
             .arg(self.config())
             .stdin(Stdio::null())

@@ -160,27 +160,3 @@ pub fn read(descriptor: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> 
     let read = unsafe { libc::read(descriptor.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
-
-/// Detaches the link pinned at `path` at once; taking the pin away alone takes effect some time later.
-pub fn detach_link(path: &std::path::Path) -> io::Result<()> {
-    /// `BPF_OBJ_GET` and `BPF_LINK_DETACH` of `enum bpf_cmd`.
-    const OBJ_GET: libc::c_int = 7;
-    const LINK_DETACH: libc::c_int = 34;
-    let path = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?;
-    // struct { __aligned_u64 pathname; __u32 bpf_fd; __u32 file_flags; } of union bpf_attr.
-    let get: [u64; 2] = [path.as_ptr() as u64, 0];
-    let link = bpf(OBJ_GET, &get)?;
-    // SAFETY: the descriptor was just made and nobody else owns it.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
-    // struct { __u32 link_fd; } of union bpf_attr, with zeros behind it.
-    let mut detach = [0u32; 4];
-    detach[0] = link.as_raw_fd() as u32;
-    bpf(LINK_DETACH, &detach).map(drop)
-}
-
-/// `bpf(2)` with the beginning of a `union bpf_attr`.
-fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_int> {
-    // SAFETY: the pointer and the size describe `attributes`; the kernel takes what is missing as zeros.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes as *const T, size_of::<T>()) };
-    check(result as libc::c_int)
-}

@@ -3,6 +3,7 @@
 
 mod corpus;
 mod cut_alone;
+mod healing;
 mod ways_in;
 
 /// The port of most tests, protected for TCP and UDP.

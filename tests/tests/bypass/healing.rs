@@ -1,0 +1,47 @@
+//! One layer lost under traffic: the other one holds, the loss is seen and healed (CHECKLIST B17, E9).
+
+use crate::PORT;
+use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
+use postern_tests::postern::{Options, Postern};
+use postern_tests::probe::{self, Outcome};
+use postern_tests::service::Service;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// As systemd would ask for; posternd looks after its layers twice as often.
+const WATCHDOG: Duration = Duration::from_millis(500);
+/// Patience on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_layer_that_somebody_detaches_comes_back() {
+    let net = Net::pair();
+    let _service = Service::tcp_echo(&net.server, SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)));
+    let postern = Postern::start(&net.server, Options { watchdog: Some(WATCHDOG), ..Options::without_shed() });
+    postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
+    let client = postern.client();
+    let attached = |layer: &str| {
+        let status = client.status().expect("a status");
+        let found = status.layers.iter().find(|found| found.name == layer);
+        found.unwrap_or_else(|| panic!("no {layer} in {:?}", status.layers)).attached
+    };
+    for layer in ["lock", "cut-ingress", "cut-egress"] {
+        assert!(attached(layer), "{layer}");
+        postern.detach(layer);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            for server in SERVER.both() {
+                let [stranger, granted] = [STRANGER, GRANTED]
+                    .map(|host| probe::tcp(&net.client, host.like(server), SocketAddr::new(server, PORT)));
+                assert_ne!(stranger, Outcome::Answered, "without the {layer}, at {server}");
+                assert_eq!(granted, Outcome::Answered, "the grant, without the {layer}, at {server}");
+            }
+            if attached(layer) {
+                break;
+            }
+            assert!(Instant::now() < end, "the {layer} does not come back");
+        }
+    }
+    let reported = postern.log().matches("lost and brought back").count();
+    assert_eq!(reported, 3, "each loss is reported once");
+}
