@@ -4,6 +4,7 @@
 //! It never opens anything that the journal does not hold.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
@@ -103,7 +104,14 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
 
 fn spawn(worker: Worker, received: mpsc::Receiver<super::Command>) -> std::io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    thread::Builder::new().name("engine".into()).spawn(move || worker.run(received, &runtime))
+    let work = move || {
+        let run = AssertUnwindSafe(|| worker.run(received, &runtime));
+        if catch_unwind(run).is_err() {
+            // Without its one writer the agent is of no use: systemd starts it anew, and the kernel keeps the ports closed.
+            std::process::abort();
+        }
+    };
+    thread::Builder::new().name("engine".into()).spawn(work)
 }
 
 impl Worker {
