@@ -12,6 +12,10 @@ use std::time::Duration;
 /// enough for a busy machine and shorter than the first retransmission (1 s), so a probe is one attempt.
 pub const PATIENCE: Duration = Duration::from_millis(300);
 
+/// How long a probe waits for an answer that must come: longer than the first retransmissions of a SYN and of neighbour
+/// discovery, for machines that are busy with other things.
+pub const LONG_PATIENCE: Duration = Duration::from_secs(4);
+
 /// What came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -29,19 +33,32 @@ pub enum Outcome {
 /// On errors that say nothing about the other side, for example an address that the namespace does not have.
 #[must_use]
 pub fn tcp(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> Outcome {
-    outcome(connect(namespace, from, to))
+    outcome(connect_within(namespace, from.into(), to, PATIENCE))
+}
+
+/// As [`tcp`], and whether it is answered, for where silence would be a fault: waits [`LONG_PATIENCE`].
+///
+/// # Panics
+/// As [`tcp`].
+#[must_use]
+pub fn tcp_answers(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> bool {
+    outcome(connect_within(namespace, from.into(), to, LONG_PATIENCE)) == Outcome::Answered
 }
 
 /// Connects from one of the namespace's addresses.
 ///
 /// # Errors
-/// As `connect(2)`; `TimedOut` after [`PATIENCE`].
+/// As `connect(2)`; `TimedOut` after [`LONG_PATIENCE`].
 pub fn connect(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
-    let from = source(from.into(), to);
+    connect_within(namespace, from.into(), to, LONG_PATIENCE)
+}
+
+fn connect_within(namespace: &Netns, from: IpAddr, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+    let from = source(from, to);
     namespace.run(move || {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.bind(&from.into())?;
-        socket.connect_timeout(&to.into(), PATIENCE)?;
+        socket.connect_timeout(&to.into(), patience)?;
         Ok(socket.into())
     })
 }
@@ -52,11 +69,24 @@ pub fn connect(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> io
 /// On errors that say nothing about the other side.
 #[must_use]
 pub fn udp(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> Outcome {
-    let from = source(from.into(), to);
+    datagram(namespace, from.into(), to, PATIENCE)
+}
+
+/// As [`udp`], and whether it is answered, for where silence would be a fault: waits [`LONG_PATIENCE`].
+///
+/// # Panics
+/// As [`udp`].
+#[must_use]
+pub fn udp_answers(namespace: &Netns, from: impl Into<IpAddr>, to: SocketAddr) -> bool {
+    datagram(namespace, from.into(), to, LONG_PATIENCE) == Outcome::Answered
+}
+
+fn datagram(namespace: &Netns, from: IpAddr, to: SocketAddr, patience: Duration) -> Outcome {
+    let from = source(from, to);
     outcome(namespace.run(move || {
         let socket = UdpSocket::bind(from)?;
         socket.connect(to)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(patience))?;
         socket.send(b"probe")?;
         socket.recv(&mut [0; 64]).map(drop)
     }))

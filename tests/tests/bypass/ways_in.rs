@@ -14,6 +14,7 @@ use postern_tests::probe::{self, Outcome};
 use postern_tests::service::Service;
 use postern_tests::wire::Tun;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
 
 fn serve(net: &Net) -> Service {
     Service::tcp_echo(&net.server, SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)))
@@ -27,9 +28,20 @@ struct Road<'a> {
 }
 
 impl Road<'_> {
-    fn outcome(&self) -> Outcome {
-        probe::tcp(self.namespace, self.from, self.to)
+    /// Whether the server answers; waits longer where it should.
+    fn answers(&self, expected: bool) -> bool {
+        let Self { namespace, from, to } = *self;
+        if expected {
+            probe::tcp_answers(namespace, from, to)
+        } else {
+            probe::tcp(namespace, from, to) == Outcome::Answered
+        }
     }
+}
+
+/// How long to wait for an answer.
+fn patience(expected: bool) -> Duration {
+    if expected { probe::LONG_PATIENCE } else { probe::PATIENCE }
 }
 
 /// Walks roads that were set up already, through the whole story at the top of this file.
@@ -40,7 +52,7 @@ fn closed_but_for_grants(net: &Net, roads: &[Road<'_>]) {
 fn with_service(net: &Net, _service: &Service, roads: &[Road<'_>]) {
     let each = |expected: bool, when: &str| {
         for road in roads {
-            let answered = road.outcome() == Outcome::Answered;
+            let answered = road.answers(expected);
             assert_eq!(answered, expected, "{} to {}: answered = {answered} {when}", road.from, road.to);
         }
     };
@@ -156,14 +168,15 @@ fn an_interface_made_while_the_agent_is_dead() {
     address(&net.server, "eth1", 9, 1);
     // The road is there: another port answers on it.
     let _open = Service::tcp_echo(&net.server, SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8022)));
-    let outcomes =
-        |port| both(&net.client, subnet(9, 2), subnet(9, 1), port).iter().map(Road::outcome).collect::<Vec<_>>();
-    assert_eq!(outcomes(8022), [Outcome::Answered; 2]);
-    assert!(!outcomes(PORT).contains(&Outcome::Answered), "while posternd is dead");
+    let answers = |port, expected| {
+        both(&net.client, subnet(9, 2), subnet(9, 1), port).iter().all(|road| road.answers(expected) == expected)
+    };
+    assert!(answers(8022, true), "the road itself");
+    assert!(answers(PORT, false), "while posternd is dead");
     postern.launch();
-    assert!(!outcomes(PORT).contains(&Outcome::Answered), "with posternd back");
+    assert!(answers(PORT, false), "with posternd back");
     postern.grant(&["22/tcp"], &subnet(9, 2), 600).expect("a grant");
-    assert_eq!(outcomes(PORT), [Outcome::Answered; 2]);
+    assert!(answers(PORT, true), "with a grant");
 }
 
 /// IP packets from a user's process, without an Ethernet header anywhere.
@@ -173,18 +186,18 @@ fn a_tun_device() {
     let _service = serve(&net);
     let tun = net.server.run(|| Tun::new("tun0")).expect("a TUN device");
     address(&net.server, "tun0", 4, 1);
-    assert_eq!(through_tun(&tun, 3000), [true; 2], "on bare Linux");
+    assert_eq!(through_tun(&tun, 3000, true), [true; 2], "on bare Linux");
     let mut postern = Postern::start(&net.server, Options::default());
-    assert_eq!(through_tun(&tun, 3010), [false; 2], "with posternd");
+    assert_eq!(through_tun(&tun, 3010, false), [false; 2], "with posternd");
     let grant = postern.grant(&["22/tcp"], &subnet(4, 2), 600).expect("a grant");
-    assert_eq!(through_tun(&tun, 3020), [true; 2], "with a grant");
+    assert_eq!(through_tun(&tun, 3020, true), [true; 2], "with a grant");
     postern.revoke(&grant.id).expect("to revoke it");
     postern.kill();
-    assert_eq!(through_tun(&tun, 3030), [false; 2], "while posternd is dead");
+    assert_eq!(through_tun(&tun, 3030, false), [false; 2], "while posternd is dead");
 }
 
 /// Whether SYNs over IPv4 and IPv6 are answered.
-fn through_tun(tun: &Tun, port: u16) -> [bool; 2] {
+fn through_tun(tun: &Tun, port: u16, expected: bool) -> [bool; 2] {
     let ([IpAddr::V4(from4), IpAddr::V6(from6)], [IpAddr::V4(to4), IpAddr::V6(to6)]) = (subnet(4, 2), subnet(4, 1))
     else {
         unreachable!("one of each family")
@@ -198,7 +211,7 @@ fn through_tun(tun: &Tun, port: u16) -> [bool; 2] {
             let seen = frame::read(&frame::ethernet([0; 6], [0; 6], kind, packet))?;
             (seen.is_syn_ack() && seen.destination_port == port).then_some(())
         };
-        tun.find(probe::PATIENCE, answer).is_some()
+        tun.find(patience(expected), answer).is_some()
     })
 }
 
@@ -210,22 +223,22 @@ fn loopback_addresses_from_outside() {
     net.server.sysctl("net/ipv4/conf/all/route_localnet", "1");
     let _service = serve(&net);
     let wire = net.client_wire();
-    let answered = |port: u16| {
+    let answered = |port: u16, expected| {
         let ip = Ipv4::new(PHANTOM.v4, Ipv4Addr::LOCALHOST);
         let packet = ip.packet(&Tcp::syn(port, PORT).segment(ip.source.into(), ip.destination.into()));
         wire.send(&frame::ethernet(SERVER_MAC, CLIENT_MAC, frame::IPV4, &packet));
         let answer =
             |bytes: &[u8]| frame::read(bytes).filter(|seen| seen.is_syn_ack() && seen.destination_port == port);
-        wire.find(probe::PATIENCE, answer).is_some()
+        wire.find(patience(expected), answer).is_some()
     };
-    assert!(answered(3000), "on bare Linux");
+    assert!(answered(3000, true), "on bare Linux");
     let mut postern = Postern::start(&net.server, Options::default());
-    assert!(!answered(3001), "with posternd");
+    assert!(!answered(3001, false), "with posternd");
     let grant = postern.grant(&["22/tcp"], &[PHANTOM.v4.into()], 600).expect("a grant");
-    assert!(answered(3002), "with a grant");
+    assert!(answered(3002, true), "with a grant");
     postern.revoke(&grant.id).expect("to revoke it");
     postern.kill();
-    assert!(!answered(3003), "while posternd is dead");
+    assert!(!answered(3003, false), "while posternd is dead");
 }
 
 /// Containers and virtual machines have a port 22 of their own; the cut on the root cgroup sees their packets too.
@@ -248,12 +261,12 @@ fn another_namespaces_server_stays_reachable() {
         let roads =
             [both(&net.client, subnet(8, 2), subnet(8, 3), PORT), both(&net.server, subnet(3, 1), subnet(3, 2), PORT)];
         for road in roads.iter().flatten() {
-            assert_eq!(road.outcome(), Outcome::Answered, "{} {when}", road.to);
-            assert_eq!(probe::udp(road.namespace, road.from, road.to), Outcome::Answered, "UDP {} {when}", road.to);
+            assert!(road.answers(true), "{} {when}", road.to);
+            assert!(probe::udp_answers(road.namespace, road.from, road.to), "UDP {} {when}", road.to);
         }
         // The host's own is closed all the while.
         for road in both(&net.client, STRANGER.both(), SERVER.both(), PORT) {
-            assert_ne!(road.outcome(), Outcome::Answered, "{} {when}", road.to);
+            assert!(!road.answers(false), "{} {when}", road.to);
         }
         if when == "with posternd" {
             postern.kill();
