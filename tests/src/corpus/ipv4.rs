@@ -93,10 +93,11 @@ fn fragments(build: &mut Build) {
             arrange: |f| drop(f.remove(0)),
         },
     ];
-    for (number, cut) in cuts.into_iter().enumerate() {
+    for cut in cuts {
         let tcp = Tcp { payload: vec![0x41; 24], ..build.syn() };
-        let ip = Ipv4 { id: 0x5000 + number as u16, options: cut.options.to_vec(), ..build.ipv4() };
-        let pieces = ip.fragments(&tcp.segment(ip.source.into(), ip.destination.into()), cut.starts);
+        let ip = Ipv4 { id: tcp.source, options: cut.options.to_vec(), ..build.ipv4() };
+        let segment = build.transport.segment(&tcp, ip.source.into(), ip.destination.into());
+        let pieces = ip.fragments(&segment, cut.starts);
         let mut frames: Vec<_> = pieces.iter().map(|packet| v4_frame(packet)).collect();
         (cut.arrange)(&mut frames);
         build.push(format!("IPv4 {}", cut.name), (ip.source.into(), tcp.source), frames);
@@ -107,10 +108,11 @@ fn fragments(build: &mut Build) {
 /// The first fragment says port 80, a second one over it says the real port.
 fn overlapping(build: &mut Build) {
     let tcp = build.syn();
-    let ip = Ipv4 { id: 0x5100, ..build.ipv4() };
+    let ip = Ipv4 { id: tcp.source, ..build.ipv4() };
     let (source, destination) = (ip.source.into(), ip.destination.into());
-    let (decoy, real) = (Tcp { destination: 80, ..tcp.clone() }, tcp.segment(source, destination));
-    let mut frames = vec![Ipv4 { fragment: 0x2000, ..ip.clone() }.packet(&decoy.segment(source, destination)[..16])];
+    let decoy = build.transport.segment(&Tcp { destination: 80, ..tcp.clone() }, source, destination);
+    let real = build.transport.segment(&tcp, source, destination);
+    let mut frames = vec![Ipv4 { fragment: 0x2000, ..ip.clone() }.packet(&decoy[..16])];
     frames.push(Ipv4 { fragment: 0x2000, ..ip.clone() }.packet(&real[..16]));
     frames.push(Ipv4 { fragment: 2, ..ip }.packet(&real[16..]));
     let frames = frames.iter().map(|packet| v4_frame(packet)).collect();

@@ -1,7 +1,7 @@
 //! IPv6: extension headers of every kind and length, fragments, other sources and destinations.
 
 use super::{Build, v6_frame};
-use crate::frame::protocol::{DESTINATION, FRAGMENT, HOP_BY_HOP, NONE, ROUTING, TCP};
+use crate::frame::protocol::{DESTINATION, FRAGMENT, HOP_BY_HOP, NONE, ROUTING};
 use crate::frame::{Extension, Ipv6, Tcp, filler_options, fragment_header, routing_header};
 use crate::net::{CLIENT_LINK_LOCAL, SERVER_LINK_LOCAL, SERVER_OTHER};
 use std::net::Ipv6Addr;
@@ -128,12 +128,13 @@ fn fragments(build: &mut Build) {
             arrange: |f| f.truncate(1),
         },
     ];
-    for (number, cut) in cuts.into_iter().enumerate() {
+    for cut in cuts {
         let tcp = Tcp { payload: vec![0x41; 24], ..build.syn() };
         let headers = |kinds: &[u8]| kinds.iter().map(|kind| (*kind, filler_options(8))).collect::<Vec<_>>();
         let ip = Ipv6 { extensions: headers(cut.outer), ..build.ipv6() };
-        let segment = tcp.segment(ip.source.into(), ip.destination.into());
-        let pieces = ip.fragments(&headers(cut.inner), TCP, &segment, cut.starts, 0x6000 + number as u32);
+        let segment = build.transport.segment(&tcp, ip.source.into(), ip.destination.into());
+        let pieces =
+            ip.fragments(&headers(cut.inner), build.transport.number(), &segment, cut.starts, tcp.source.into());
         let mut frames: Vec<_> = pieces.iter().map(|packet| v6_frame(packet)).collect();
         (cut.arrange)(&mut frames);
         build.push(format!("IPv6 {}", cut.name), (ip.source.into(), tcp.source), frames);

@@ -1,16 +1,17 @@
 //! The corpus against bare Linux, against all layers, and against each layer that guarantees, alone.
 
 use crate::PORT;
-use postern_tests::corpus::{self, Case};
+use postern_tests::corpus::{self, Case, Transport};
 use postern_tests::net::{GRANTED, Host, Net, STRANGER};
 use postern_tests::postern::{Options, Postern};
 use postern_tests::service::Service;
 use postern_tests::wire::Wire;
+use std::net::{Ipv6Addr, SocketAddr};
 
-/// A server on the port, and which cases Linux itself answers.
+/// Servers on the port, TCP and UDP, and which cases Linux itself answers.
 struct Bare {
     net: Net,
-    _server: Service,
+    _servers: [Service; 2],
     wire: Wire,
     /// The first source port that no case had yet: a source port that was answered once is not new to the kernel.
     next: u16,
@@ -20,25 +21,28 @@ struct Bare {
 impl Bare {
     fn new() -> Self {
         let net = Net::pair();
-        let server = Service::tcp_echo(&net.server, format!("[::]:{PORT}").parse().expect("an address"));
+        let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
+        let servers = [Service::tcp_echo(&net.server, all), Service::udp_echo(&net.server, all)];
         let wire = net.client_wire();
-        let mut this = Self { net, _server: server, wire, next: 10_000, answered: Vec::new() };
+        let mut this = Self { net, _servers: servers, wire, next: 10_000, answered: Vec::new() };
         this.answered = this.send(STRANGER).into_iter().map(|(_, answered)| answered).collect();
         this
     }
 
-    /// Sends the whole corpus from one client's addresses.
+    /// Sends the whole corpus from one client's addresses, as SYNs and as datagrams.
     fn send(&mut self, from: Host) -> Vec<(Case, bool)> {
-        let cases = corpus::corpus(from, PORT, self.next);
+        let mut cases = corpus::corpus(Transport::Tcp, from, PORT, self.next);
+        cases.extend(corpus::corpus(Transport::Udp, from, PORT, self.next));
         self.next += cases.len() as u16;
         let answered = corpus::answered(&self.wire, &cases);
         cases.into_iter().zip(answered).collect()
     }
 
-    /// Nothing is answered.
-    fn assert_closed(&mut self, layers: &str) {
-        let through: Vec<_> = self.send(STRANGER).into_iter().filter(|(_, answered)| *answered).collect();
-        let names: Vec<_> = through.iter().map(|(case, _)| &case.name).collect();
+    /// Nothing is answered, of the cases that these layers answer for.
+    fn assert_closed(&mut self, layers: &str, theirs: impl Fn(&Case) -> bool) {
+        let sent = self.send(STRANGER);
+        let through = sent.iter().filter(|(case, answered)| *answered && theirs(case));
+        let names: Vec<_> = through.map(|(case, _)| (case.transport, &case.name)).collect();
         assert!(names.is_empty(), "answered with {layers}: {names:#?}");
     }
 
@@ -53,13 +57,13 @@ impl Bare {
             expected.len() - lost.len(),
             expected.len()
         );
-        assert!(expected.len() >= 60, "{}", expected.len());
+        assert!(expected.len() >= 120, "{}", expected.len());
         assert!(lost.is_empty(), "granted, but not answered with {layers}: {lost:#?}");
     }
 
     /// Closed to the stranger, open to the granted.
     fn assert_exact(&mut self, layers: &str) {
-        self.assert_closed(layers);
+        self.assert_closed(layers, |_| true);
         self.assert_open_to_granted(layers);
     }
 
@@ -71,8 +75,7 @@ impl Bare {
 /// A posternd that opened the port for [`GRANTED`] until the test is over.
 fn granting(bare: &Bare, options: Options) -> Postern {
     let postern = bare.start(options);
-    let ports = [format!("{PORT}/tcp")];
-    postern.grant(&[&ports[0]], &GRANTED.both(), 600).expect("a grant");
+    postern.grant(&["22/tcp", "22/udp"], &GRANTED.both(), 600).expect("a grant");
     postern
 }
 
@@ -81,21 +84,24 @@ fn linux_itself_answers_most_of_it() {
     let mut bare = Bare::new();
     let outcomes = bare.send(STRANGER);
     for (case, answered) in &outcomes {
-        println!("{} {}", if *answered { "answered  " } else { "unanswered" }, case.name);
+        println!("{:?} {} {}", case.transport, if *answered { "answered  " } else { "unanswered" }, case.name);
     }
-    let count = bare.answered.iter().filter(|answered| **answered).count();
-    println!("Linux answers {count} of {} encodings", outcomes.len());
-    assert!(count >= 60, "{count}");
-    let again: Vec<_> = outcomes.iter().map(|(_, answered)| *answered).collect();
-    assert_eq!(again, bare.answered, "the corpus does not answer the same way twice");
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let these = || outcomes.iter().filter(|(case, _)| case.transport == transport);
+        let count = these().filter(|(_, answered)| *answered).count();
+        println!("Linux answers {count} of {} {transport:?} encodings", these().count());
+        assert!(count >= 60, "{transport:?}: {count}");
+    }
+    let changed: Vec<_> = outcomes.iter().zip(&bare.answered).filter(|((_, now), before)| now != *before).collect();
+    assert!(changed.is_empty(), "not the same answer twice: {changed:#?}");
 }
 
 #[test]
 fn all_layers_hold_also_after_the_agents_death() {
     let mut bare = Bare::new();
     let mut postern = bare.start(Options::default());
-    bare.assert_closed("all layers and an empty table");
-    postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
+    bare.assert_closed("all layers and an empty table", |_| true);
+    postern.grant(&["22/tcp", "22/udp"], &GRANTED.both(), 600).expect("a grant");
     bare.assert_exact("all layers");
     postern.kill();
     bare.assert_exact("all layers, the agent dead");
@@ -117,7 +123,9 @@ fn the_lock_alone_holds() {
     let mut postern = granting(&bare, Options::without_shed());
     postern.kill();
     postern.detach("cut-");
-    bare.assert_exact("the lock alone");
+    // Broadcast and multicast are the cut's alone.
+    bare.assert_closed("the lock alone", |case| !case.to_many);
+    bare.assert_open_to_granted("the lock alone");
     // That it is indeed alone.
     postern.detach("lock");
     assert!(bare.send(STRANGER).iter().any(|(_, answered)| *answered), "closed without any layer");
