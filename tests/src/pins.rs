@@ -1,11 +1,12 @@
-//! Directories on bpffs for one posternd each, and the removal of what dead test processes left there.
+//! Directories on bpffs and for files, for one posternd each, and the removal of what dead test processes left.
 //!
-//! Owns only directories named `postern-test-…`. Never touches another one's pins.
+//! Owns only directories named `postern-test-…`. Never touches another one's pins or files.
 
 use crate::{bpf, sys};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use tempfile::TempDir;
 
 const BPFFS: &str = "/sys/fs/bpf";
 const PREFIX: &str = "postern-test-";
@@ -24,7 +25,8 @@ impl Pins {
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         mount();
-        sweep();
+        sweep(Path::new(BPFFS));
+        sweep(&std::env::temp_dir());
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self { path: PathBuf::from(format!("{BPFFS}/{PREFIX}{}-{number}", std::process::id())) }
     }
@@ -63,9 +65,15 @@ fn mount() {
     }
 }
 
-/// Unpins what test processes have left that died without a chance to.
-fn sweep() {
-    for entry in fs::read_dir(BPFFS).expect("bpffs").flatten() {
+/// A directory for files that is removed when dropped, or swept away by a later test.
+pub(crate) fn directory() -> TempDir {
+    let prefix = format!("{PREFIX}{}-", std::process::id());
+    tempfile::Builder::new().prefix(&prefix).tempdir().expect("a directory")
+}
+
+/// Removes what test processes have left in `place` that died without a chance to.
+fn sweep(place: &Path) {
+    for entry in fs::read_dir(place).expect("a directory").flatten() {
         let name = entry.file_name();
         let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
         if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {

@@ -5,7 +5,7 @@
 use crate::client::Client;
 use crate::keys::Key;
 use crate::netns::Netns;
-use crate::pins::Pins;
+use crate::pins::{self, Pins};
 use crate::request::{self, Access};
 use crate::sys;
 use postern_proto::v1::Grant;
@@ -100,7 +100,7 @@ impl Postern {
     /// Where it does not start; the message holds what it logged.
     #[must_use]
     pub fn start(namespace: &Netns, options: Options) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = pins::directory();
         let (alice, admin) = (Key::new(directory.path(), "alice"), Key::new(directory.path(), "admin"));
         let (namespace, watchdog) = (namespace.clone(), options.watchdog);
         let mut this = Self { process: None, pins: Pins::new(), namespace, watchdog, alice, admin, directory };
