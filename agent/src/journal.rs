@@ -3,11 +3,14 @@
 //! Owns one append-only file of JSON lines, each with the hash of the line before it, and its durability: what
 //! [`Journal::append`] returned `Ok` for survives a crash of the machine. It never decides and never forgets.
 
+mod head;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use head::{Head, HeadFile};
 use postern_core::ledger::{Ledger, Record};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
@@ -30,9 +33,11 @@ pub enum JournalError {
     },
     /// A line is not what was written.
     #[error(
-        "{}: line {line} {reason}; the journal was changed or damaged. Nothing is open. Keep the file as evidence, \
-         move it aside and start again: live grants are lost, and messages accepted in the last 15 minutes could be shown again",
-        path.display()
+        "{}: line {line} {reason}; the journal was changed or damaged. Nothing is open. Keep this file and {} beside it as \
+         evidence, move both aside and start again: live grants are lost, and messages accepted in the last 15 minutes could \
+         be shown again",
+        path.display(),
+        head::FILE
     )]
     Damaged {
         /// The file.
@@ -57,7 +62,8 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     len: u64,
-    head: String,
+    head: Head,
+    head_file: HeadFile,
     /// Set when the disk failed in a way after which its contents are unknown: then nothing is accepted any more.
     broken: bool,
 }
@@ -73,23 +79,33 @@ pub struct Opened {
 }
 
 impl Journal {
-    /// Opens the journal in `dir`, or begins one; checks the chain from the first line to the last; cuts off a last line that
-    /// a crash tore (it was never acted upon).
+    /// Opens the journal in `dir`, or begins one; checks the chain from the first line to the last, and that it reaches as far
+    /// as it did; cuts off a last line that a crash tore (it was never acted upon).
     ///
     /// # Errors
-    /// [`JournalError`]: the disk fails, or a line is damaged.
+    /// [`JournalError`]: the disk fails, or a line is damaged or missing. Then the files are left as they are.
     pub fn open(dir: &Path) -> Result<Opened, JournalError> {
         let path = dir.join(FILE);
         let io = |source| JournalError::Io { path: path.clone(), source };
         let options = OpenOptions::new().read(true).append(true).create(true).mode(0o600).clone();
         let file = options.open(&path).map_err(io)?;
-        let read = read_chain(&file, &path)?;
+        let head_io = |source| JournalError::Io { path: dir.join(head::FILE), source };
+        let head_file = HeadFile::open(dir).map_err(head_io)?;
+        let known = match head_file.read() {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(JournalError::Damaged { path: dir.join(head::FILE), line: 1, reason: error.to_string() });
+            }
+            other => other.map_err(head_io)?,
+        };
+        let read = read_chain(&file, &path, known.as_ref())?;
         if read.torn > 0 {
             file.set_len(read.len).map_err(io)?;
         }
         file.sync_all().map_err(io)?;
         File::open(dir).and_then(|d| d.sync_all()).map_err(io)?;
-        let journal = Self { path, file, len: read.len, head: read.head, broken: false };
+        // Only now, when what it names is durable. Synced this once, so that a crash never leaves a part of it.
+        head_file.write(&read.head).and_then(|()| head_file.sync()).map_err(head_io)?;
+        let journal = Self { path, file, len: read.len, head: read.head, head_file, broken: false };
         Ok(Opened { journal, ledger: read.ledger, torn: read.torn })
     }
 
@@ -106,8 +122,8 @@ impl Journal {
         let mut bytes = Vec::new();
         for record in records {
             let start = bytes.len();
-            serde_json::to_writer(&mut bytes, &Line { record: record.clone(), prev: head })?;
-            head = hash(&bytes[start..]);
+            serde_json::to_writer(&mut bytes, &Line { record: record.clone(), prev: head.hash })?;
+            head = Head { seq: record.seq, hash: hash(&bytes[start..]) };
             bytes.push(b'\n');
         }
         if let Err(error) = self.file.write_all(&bytes) {
@@ -122,13 +138,17 @@ impl Journal {
         }
         self.len += bytes.len() as u64;
         self.head = head;
+        // The lines are durable and count, whatever becomes of this: a head that lags is caught up with by the next one.
+        if let Err(error) = self.head_file.write(&self.head) {
+            tracing::warn!(%error, "{} was not written", head::FILE);
+        }
         Ok(())
     }
 
     /// Hex SHA-256 of the last line.
     #[must_use]
     pub fn head(&self) -> &str {
-        &self.head
+        &self.head.hash
     }
 
     /// The file.
@@ -140,17 +160,19 @@ impl Journal {
 
 struct Chain {
     ledger: Ledger,
-    head: String,
+    head: Head,
     len: u64,
     torn: u64,
 }
 
-/// Reads and checks every line.
-fn read_chain(file: &File, path: &Path) -> Result<Chain, JournalError> {
+/// Reads and checks every line, and that all that `known` names are there.
+fn read_chain(file: &File, path: &Path, known: Option<&Head>) -> Result<Chain, JournalError> {
     let io = |source| JournalError::Io { path: path.to_owned(), source };
+    let damaged = |line, reason| JournalError::Damaged { path: path.to_owned(), line, reason };
     let mut reader = BufReader::new(file);
     reader.rewind().map_err(io)?;
-    let mut chain = Chain { ledger: Ledger::default(), head: GENESIS.to_owned(), len: 0, torn: 0 };
+    let mut chain =
+        Chain { ledger: Ledger::default(), head: Head { seq: 0, hash: GENESIS.to_owned() }, len: 0, torn: 0 };
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
@@ -162,16 +184,30 @@ fn read_chain(file: &File, path: &Path) -> Result<Chain, JournalError> {
             chain.torn = read;
             break;
         };
-        let record = check_line(text, number, &chain.head).map_err(|reason| JournalError::Damaged {
-            path: path.to_owned(),
-            line: number,
-            reason,
-        })?;
+        let record = check_line(text, number, &chain.head.hash).map_err(|reason| damaged(number, reason))?;
         chain.ledger.apply(&record);
-        chain.head = hash(text);
+        chain.head = Head { seq: number, hash: hash(text) };
+        if known.is_some_and(|known| known.seq == number && known.hash != chain.head.hash) {
+            return Err(damaged(number, format!("is not the one that {} names", head::FILE)));
+        }
         chain.len += read;
     }
+    check_end(&chain, known).map_err(|reason| damaged(chain.head.seq + 1, reason))?;
     Ok(chain)
+}
+
+/// Whether the lines that were read are all that there were.
+fn check_end(chain: &Chain, known: Option<&Head>) -> Result<(), String> {
+    match known {
+        // The head is durable before the first line is written.
+        None if chain.head.seq > 0 => Err(format!("would be the next, but {} is missing", head::FILE)),
+        Some(known) if chain.head.seq < known.seq => {
+            let state = if chain.torn > 0 { "is incomplete" } else { "is missing" };
+            Err(format!("{state}, though {} names line {} as the last", head::FILE, known.seq))
+        }
+        Some(known) if known.seq == 0 && known.hash != GENESIS => Err(format!("does not follow from {}", head::FILE)),
+        None | Some(_) => Ok(()),
+    }
 }
 
 fn check_line(text: &[u8], number: u64, head: &str) -> Result<Record, String> {
@@ -222,30 +258,97 @@ mod tests {
 
     #[test]
     fn a_torn_last_line_is_cut_off_wherever_it_was_torn() {
-        let dir = filled(2);
+        let dir = filled(1);
         let path = dir.path().join(FILE);
+        let first = std::fs::read(&path).unwrap().len();
+        let head = std::fs::read(dir.path().join(head::FILE)).unwrap();
+        Journal::open(dir.path()).unwrap().journal.append(&[record(2)]).unwrap();
         let whole = std::fs::read(&path).unwrap();
-        let first = whole.iter().position(|b| *b == b'\n').unwrap() + 1;
         for cut in first + 1..whole.len() {
+            // The crash came before the sync, so before the head was written.
             std::fs::write(&path, &whole[..cut]).unwrap();
+            std::fs::write(dir.path().join(head::FILE), &head).unwrap();
             let opened = Journal::open(dir.path()).unwrap();
             assert_eq!((opened.ledger.last_seq(), opened.torn), (1, (cut - first) as u64));
             assert_eq!(std::fs::read(&path).unwrap(), &whole[..first]);
         }
     }
 
+    /// How opening fails, and where: the name of the file and the line.
+    fn damage(dir: &tempfile::TempDir) -> Option<(String, u64)> {
+        match Journal::open(dir.path()) {
+            Err(JournalError::Damaged { path, line, .. }) => {
+                Some((path.file_name().unwrap().to_str().unwrap().to_owned(), line))
+            }
+            Err(other) => panic!("{other}"),
+            Ok(_) => None,
+        }
+    }
+
     #[test]
-    fn any_changed_byte_before_the_last_line_is_found() {
+    fn any_changed_byte_is_found_in_its_line_or_the_next() {
         let dir = filled(3);
         let path = dir.path().join(FILE);
         let whole = std::fs::read(&path).unwrap();
-        let last = whole[..whole.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
-        for at in 0..last {
+        for at in 0..whole.len() {
             let mut changed = whole.clone();
             changed[at] ^= 1;
             std::fs::write(&path, &changed).unwrap();
-            assert!(matches!(Journal::open(dir.path()), Err(JournalError::Damaged { .. })), "byte {at}");
+            let line = 1 + whole[..at].iter().filter(|b| **b == b'\n').count() as u64;
+            let (file, found) = damage(&dir).unwrap_or_else(|| panic!("byte {at} of line {line}"));
+            assert!(file == FILE && (found == line || found == line + 1), "byte {at} of line {line}: {found}");
+            assert_eq!(std::fs::read(&path).unwrap(), changed, "the evidence is left as it is");
         }
+    }
+
+    #[test]
+    fn lines_cut_off_the_end_are_missed_at_every_boundary() {
+        const LINES: u64 = 20;
+        let dir = filled(LINES);
+        let path = dir.path().join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        let ends = whole.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1);
+        let boundaries: Vec<usize> = [0].into_iter().chain(ends).collect();
+        for (left, cut) in boundaries[..boundaries.len() - 1].iter().enumerate() {
+            for torn in [0, 1] {
+                std::fs::write(&path, &whole[..cut + torn]).unwrap();
+                assert_eq!(damage(&dir), Some((FILE.to_owned(), left as u64 + 1)), "{left} lines and {torn} bytes");
+                assert_eq!(std::fs::read(&path).unwrap(), &whole[..cut + torn], "the evidence is left as it is");
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(damage(&dir), Some((FILE.to_owned(), 1)), "the whole journal is gone");
+        std::fs::write(&path, &whole).unwrap();
+        assert_eq!(damage(&dir), None, "nothing was written in between");
+    }
+
+    #[test]
+    fn a_head_that_lags_behind_is_caught_up_with() {
+        let dir = filled(1);
+        let old = std::fs::read(dir.path().join(head::FILE)).unwrap();
+        Journal::open(dir.path()).unwrap().journal.append(&[record(2), record(3)]).unwrap();
+        std::fs::write(dir.path().join(head::FILE), &old).unwrap();
+        assert_eq!(Journal::open(dir.path()).unwrap().ledger.last_seq(), 3);
+        let caught_up = HeadFile::open(dir.path()).unwrap().read().unwrap();
+        assert_eq!(caught_up.map(|head| head.seq), Some(3));
+    }
+
+    #[test]
+    fn any_other_head_is_found() {
+        let dir = filled(2);
+        let path = dir.path().join(head::FILE);
+        let whole = std::fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            std::fs::write(&path, &changed).unwrap();
+            // Digits of the number that name an earlier line name one with another hash.
+            assert!(damage(&dir).is_some(), "byte {at}");
+            std::fs::write(&path, &whole[..at]).unwrap();
+            assert!(damage(&dir).is_some(), "{at} bytes");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(damage(&dir).is_some(), "gone");
     }
 
     #[test]

@@ -1,0 +1,72 @@
+//! How far the journal is known to reach: `journal.head`, a small file beside it.
+//!
+//! Owns that file. It is written only after the lines it names are durable, so it never says more than the journal holds; it
+//! may say less after a crash of the machine (docs/decisions/0014). It decides nothing and is never read but at the start.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+/// Its name in the state directory.
+pub(super) const FILE: &str = "journal.head";
+/// Digits of the number, a space, digits of the hash, the end of the line: always the same length, so that the file is
+/// overwritten in place, within one sector.
+const LENGTH: usize = 20 + 1 + 64 + 1;
+
+/// The last line that is known to be durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Its number; 0 while there is none.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: String,
+}
+
+/// The open file.
+pub(super) struct HeadFile(File);
+
+impl HeadFile {
+    /// Opens the file in `dir`, or makes an empty one.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).clone();
+        options.open(dir.join(FILE)).map(Self)
+    }
+
+    /// What it says; `None` while nothing was ever written.
+    ///
+    /// # Errors
+    /// The disk's, or `InvalidData` when this is not what was written.
+    pub fn read(&self) -> io::Result<Option<Head>> {
+        let len = self.0.metadata()?.len();
+        if len == 0 {
+            return Ok(None);
+        }
+        let mut text = [0; LENGTH];
+        if len != LENGTH as u64 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("has {len} bytes instead of {LENGTH}")));
+        }
+        self.0.read_exact_at(&mut text, 0)?;
+        parse(&text).map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "is not a number and a hash"))
+    }
+
+    /// Replaces what it says. Not synced: see the module.
+    pub fn write(&self, head: &Head) -> io::Result<()> {
+        let text = format!("{:020} {}\n", head.seq, head.hash);
+        debug_assert_eq!(text.len(), LENGTH);
+        self.0.write_all_at(text.as_bytes(), 0)
+    }
+
+    /// Makes what was written durable.
+    pub fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+}
+
+fn parse(text: &[u8; LENGTH]) -> Option<Head> {
+    let text = std::str::from_utf8(text).ok()?.strip_suffix('\n')?;
+    let (seq, hash) = text.split_once(' ')?;
+    let is_hash = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let is_number = seq.len() == 20 && seq.bytes().all(|b| b.is_ascii_digit());
+    (is_hash && is_number).then_some(Head { seq: seq.parse().ok()?, hash: hash.to_owned() })
+}
