@@ -43,6 +43,9 @@ pub struct Config {
     /// Keys that are trusted no longer.
     #[serde(default)]
     pub revoked_keys: Option<PathBuf>,
+    /// The directory with OpenSSH's host keys: one of them proves to clients who this host is.
+    #[serde(default = "default_ssh_host_keys")]
+    pub ssh_host_keys: PathBuf,
     /// Where links are pinned; below a bpffs.
     #[serde(default = "default_pin_dir")]
     pub pin_dir: PathBuf,
@@ -159,6 +162,9 @@ fn default_state_dir() -> PathBuf {
 }
 fn default_trust_file() -> PathBuf {
     "/etc/postern/allowed_signers".into()
+}
+fn default_ssh_host_keys() -> PathBuf {
+    "/etc/ssh".into()
 }
 fn default_pin_dir() -> PathBuf {
     "/sys/fs/bpf/postern".into()

@@ -18,10 +18,7 @@ use crate::config::{self, Config};
 use crate::enforcer::{self, Enforcer};
 use crate::engine::{self, Engine, Rules, Setup};
 use crate::journal::Journal;
-use crate::{api, host, links, notify, sysctl};
-
-/// Where OpenSSH keeps its host keys: their fingerprints are audiences too.
-const SSH_DIR: &str = "/etc/ssh";
+use crate::{api, host, links, notify, proof, sysctl};
 
 /// Why the agent did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +101,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let _lock = host::lock(&config.state_dir).map_err(Failure::other)?;
     let clock = Clock::new().map_err(Failure::other)?;
     let identity =
-        host::identity(&config.state_dir, config.names.clone(), Path::new(SSH_DIR)).map_err(Failure::other)?;
+        host::identity(&config.state_dir, config.names.clone(), &config.ssh_host_keys).map_err(Failure::other)?;
     let settings = enforcer::Settings {
         pin_dir: config.pin_dir.clone(),
         cgroup: config.cgroup.clone(),
@@ -151,7 +148,8 @@ async fn serve(
     }
     let (stop, stopped) = tokio::sync::watch::channel(());
     let bound = api::bind(&config.api, &config.state_dir).map_err(Failure::other)?;
-    let serving = tokio::spawn(bound.serve(engine.clone(), stopped));
+    let proof = proof::of_host(&config.ssh_host_keys, &engine.who_am_i(), bound.tls_fingerprint());
+    let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
     notify::ready();
     let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
     let outcome = signals(path, &engine).await;

@@ -22,6 +22,8 @@ use crate::{
     failure::{Failure, Kind, Result},
     known_hosts::KnownHosts,
     parse::host_prefix,
+    proof,
+    ssh_hosts::SshHosts,
     target::Target,
     text,
     tls::Fingerprint,
@@ -82,6 +84,8 @@ pub struct Plan {
     pub trust: Trust,
     /// Where trust is recorded.
     pub store: KnownHosts,
+    /// What the person knows from ssh.
+    pub ssh: SshHosts,
     /// For questions and notes.
     pub console: Console,
 }
@@ -113,7 +117,8 @@ impl Plan {
         let session = self.gather(host, addresses, pin, reach).await?;
         let first = session.first();
         let fingerprint = one_identity(&address, &session.answers)?;
-        let shown = Shown { address: &address, host_id: &first.who.host_id, fingerprint };
+        let standing = proof::judge(host, &first.who, fingerprint, &self.ssh.find(host)?)?;
+        let shown = Shown { address: &address, host_id: &first.who.host_id, fingerprint, standing };
         trust::settle(&self.trust, &self.store, shown, self.console).await?;
         Ok(session)
     }

@@ -7,6 +7,7 @@ use crate::{
     console::Console,
     failure::{Failure, Kind, Result},
     known_hosts::{KnownHost, KnownHosts},
+    proof::Standing,
     tls::Fingerprint,
 };
 
@@ -36,6 +37,8 @@ pub struct Shown<'a> {
     pub host_id: &'a str,
     /// Of its certificate.
     pub fingerprint: Fingerprint,
+    /// What its proof is worth.
+    pub standing: Standing,
 }
 
 /// Decides about `shown` and records a new trust.
@@ -54,6 +57,9 @@ pub async fn settle(trust: &Trust, store: &KnownHosts, shown: Shown<'_>, console
         (Some(known), None) if known.host_id != shown.host_id => Err(other_host_id(known, shown)),
         (Some(known), _) if known.fingerprint == shown.fingerprint && known.host_id == shown.host_id => Ok(()),
         (_, Some(_)) => record(store, shown, console, "as --fingerprint says"),
+        (None, None) if shown.standing == Standing::Proven => Ok(()),
+        // Who is in the middle can leave out the proof; that must not be enough.
+        (_, None) if trust.accept_new && shown.standing == Standing::Unproven => Err(not_proven(shown)),
         (_, None) if trust.accept_new => record(store, shown, console, "as --accept-new says"),
         (_, None) if console.can_ask() => ask(store, shown, console).await,
         (_, None) => Err(not_known(shown)),
@@ -61,8 +67,12 @@ pub async fn settle(trust: &Trust, store: &KnownHosts, shown: Shown<'_>, console
 }
 
 async fn ask(store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<()> {
+    let warning = match shown.standing {
+        Standing::Unproven => "\n  Your ssh known_hosts has a key for it, but it does not prove to hold that key.",
+        Standing::Unknown | Standing::Proven => "",
+    };
     let question = format!(
-        "{} is not known yet.\n  host id:         {}\n  TLS fingerprint: {}\nTrust it from now on?",
+        "{} is not known yet.{warning}\n  host id:         {}\n  TLS fingerprint: {}\nTrust it from now on?",
         shown.address, shown.host_id, shown.fingerprint
     );
     if console.ask(question).await? {
@@ -78,13 +88,23 @@ fn record(store: &KnownHosts, shown: Shown<'_>, console: Console, why: &str) -> 
         fingerprint: shown.fingerprint,
         added: jiff::Timestamp::now(),
     })?;
-    let Shown { address, host_id, fingerprint } = shown;
+    let Shown { address, host_id, fingerprint, standing: _ } = shown;
     console.note(format!("{address} (host {host_id}, {fingerprint}) is trusted {why}"));
     Ok(())
 }
 
+fn not_proven(shown: Shown<'_>) -> Failure {
+    let Shown { address, fingerprint, .. } = shown;
+    let message = format!(
+        "your ssh known_hosts has a key for {address}, but whoever answers does not prove to hold that key, so it is not \
+         new and --accept-new does not apply; it shows {fingerprint}"
+    );
+    Failure::new(Kind::Identity, message)
+        .next(format!("compare with what the host prints, then pass --fingerprint {fingerprint}"))
+}
+
 fn not_known(shown: Shown<'_>) -> Failure {
-    let Shown { address, fingerprint, host_id } = shown;
+    let Shown { address, fingerprint, host_id, .. } = shown;
     Failure::new(
         Kind::Identity,
         format!(
@@ -145,7 +165,8 @@ mod tests {
     const CONSOLE: Console = Console { json: false };
 
     fn shown(certificate: &[u8], host_id: &'static str) -> Shown<'static> {
-        Shown { address: "vm1:7322", host_id, fingerprint: Fingerprint::of(certificate) }
+        let fingerprint = Fingerprint::of(certificate);
+        Shown { address: "vm1:7322", host_id, fingerprint, standing: Standing::Unknown }
     }
 
     fn store() -> (tempfile::TempDir, KnownHosts) {
@@ -168,5 +189,21 @@ mod tests {
         assert_eq!(settle(&named, &store, shown(b"three", "a"), CONSOLE).await.unwrap_err().kind, Kind::Identity);
         settle(&named, &store, shown(b"two", "a"), CONSOLE).await.unwrap();
         assert_eq!(store.find("vm1:7322").unwrap().unwrap().fingerprint, Fingerprint::of(b"two"));
+    }
+
+    #[tokio::test]
+    async fn a_proof_needs_no_flag_and_a_missing_one_is_not_accepted_unseen() {
+        let (_directory, store) = store();
+        let accept = Trust { accept_new: true, fingerprint: None };
+        let proven = Shown { standing: Standing::Proven, ..shown(b"one", "a") };
+        settle(&Trust::default(), &store, proven, CONSOLE).await.unwrap();
+        assert_eq!(store.find("vm1:7322").unwrap(), None, "nothing is pinned");
+        let unproven = Shown { standing: Standing::Unproven, ..shown(b"one", "a") };
+        assert_eq!(settle(&accept, &store, unproven, CONSOLE).await.unwrap_err().kind, Kind::Identity);
+        let named = Trust { fingerprint: Some(Fingerprint::of(b"one")), accept_new: false };
+        settle(&named, &store, unproven, CONSOLE).await.unwrap();
+        settle(&accept, &store, unproven, CONSOLE).await.unwrap();
+        let clone = Shown { standing: Standing::Proven, ..shown(b"one", "b") };
+        assert_eq!(settle(&accept, &store, clone, CONSOLE).await.unwrap_err().kind, Kind::Identity, "a pin stays");
     }
 }

@@ -19,6 +19,7 @@ use postern_cli::{
     failure::Kind,
     known_hosts::KnownHosts,
     session::{Plan, Reach},
+    ssh_hosts::SshHosts,
     trust::Trust,
 };
 use postern_proto::v1::SignedMessage;
@@ -257,6 +258,7 @@ fn plan(host: &str, directory: &Path) -> Plan {
         target: host.parse().unwrap(),
         trust: Trust { fingerprint: None, accept_new: true },
         store: KnownHosts::at(directory.join("known_hosts.toml")),
+        ssh: SshHosts::default(),
         console: Console { json: false },
     }
 }

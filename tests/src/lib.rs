@@ -34,6 +34,7 @@ pub mod corpus;
 pub mod frame;
 pub mod grpcurl;
 pub mod keys;
+pub mod laptop;
 pub mod net;
 pub mod netns;
 mod pins;

@@ -6,77 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use postern_tests::laptop::Laptop;
 use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER, STRANGER};
 use postern_tests::netns::Netns;
-use postern_tests::postern::{self, Options, Postern};
+use postern_tests::postern::{Options, Postern};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::service::Service;
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// How long something that happens at once may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A laptop with `postern` on it.
-struct Laptop {
-    namespace: Netns,
-    home: TempDir,
-    key: PathBuf,
-}
-
-/// How a run ended.
-struct Run {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Run {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|_| panic!("no JSON: {}{}", self.out, self.err))
-    }
-
-    fn error(&self) -> Value {
-        let errors = self.err.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        errors
-            .map(|line| line["error"].clone())
-            .find(Value::is_object)
-            .unwrap_or_else(|| panic!("no error: {}", self.err))
-    }
-}
-
-impl Laptop {
-    fn new(namespace: &Netns, postern: &Postern) -> Self {
-        let home = tempfile::tempdir().expect("a directory");
-        let hosts =
-            ["127.0.0.1 localhost".to_owned()].into_iter().chain(SERVER.both().map(|a| format!("{a} vm1.test")));
-        fs::write(home.path().join("hosts"), hosts.collect::<Vec<_>>().join("\n")).expect("the hosts file");
-        Self { namespace: namespace.clone(), home, key: postern.alice.path().to_owned() }
-    }
-
-    /// The command with a home of its own; `vm1.test` is the server in both families.
-    fn command(&self, arguments: &[&str]) -> Command {
-        let program = postern::program().with_file_name("postern");
-        assert!(program.exists(), "{} is missing: cargo build makes it", program.display());
-        let mut command = self.namespace.command("unshare");
-        command.args(["--mount", "sh", "-euc", "mount --bind \"$HOSTS\" /etc/hosts; exec \"$0\" \"$@\""]).arg(program);
-        command.args(arguments).env("HOSTS", self.home.path().join("hosts")).env("HOME", self.home.path());
-        command.env_remove("XDG_CONFIG_HOME").env_remove("SSH_AUTH_SOCK").stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Run {
-        let output = self.command(arguments).output().expect("to run postern");
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Run { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-    }
-
-    /// With the key, JSON, and a pin at first use.
-    fn postern(&self, arguments: &[&str]) -> Run {
-        let key = self.key.display().to_string();
-        self.run(&[arguments, &["--json", "--accept-new", "--key", &key]].concat())
-    }
-}
 
 fn is_open(net: &Net, source: IpAddr) -> bool {
     probe::tcp(&net.client, source, SocketAddr::new(SERVER.like(source), 22)) == Outcome::Answered
@@ -158,7 +97,7 @@ fn mistakes_end_with_their_exit_code_and_what_to_do_next() {
     assert!(long.error()["next"].is_string(), "{}", long.err);
     let other = laptop.postern(&["request", "vm1.test", "--port", "5985", "--for", "5m"]);
     assert_eq!((other.code, &other.error()["reason"]), (Some(1), &"PORT_NOT_PROTECTED".into()));
-    let stranger = postern_tests::keys::Key::new(laptop.home.path(), "stranger").path().display().to_string();
+    let stranger = postern_tests::keys::Key::new(laptop.home(), "stranger").path().display().to_string();
     let unknown = laptop.run(&[
         "request",
         "vm1.test",
@@ -186,11 +125,11 @@ fn a_relay_with_a_key_of_its_own_gets_nothing() {
     let postern = Postern::start(&net.server, Options::default());
     let laptop = Laptop::new(&net.client, &postern);
     assert_eq!(laptop.postern(&["status", "vm1.test"]).code, Some(0), "the host is known now");
-    let relay = Relay::start(&net.client, laptop.home.path());
+    let relay = Relay::start(&net.client, laptop.home());
     // From here on the way to the host leads through the relay.
     let redirect = format!("ip daddr {} tcp dport 7322 redirect to :{}", SERVER.v4, Relay::PORT);
     net.client.nft(&format!("table ip relay {{\nchain out {{\ntype nat hook output priority 0\n{redirect}\n}}\n}}\n"));
-    fs::write(laptop.home.path().join("hosts"), format!("{} vm1.test\n", SERVER.v4)).expect("the hosts file");
+    fs::write(laptop.home().join("hosts"), format!("{} vm1.test\n", SERVER.v4)).expect("the hosts file");
     let asked = laptop.postern(&["request", "vm1.test", "--port", "ssh", "--for", "10m"]);
     assert_eq!(asked.code, Some(4), "{}{}", asked.out, asked.err);
     assert!(relay.was_used(), "the relay was in the way");

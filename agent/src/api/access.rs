@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::reads::{busy, peer, reader, refused};
 use crate::engine::{Engine, GrantView, Reader};
+use crate::proof::Proof;
 use crate::wire;
 
 /// The service.
@@ -21,6 +22,7 @@ use crate::wire;
 pub(super) struct Access {
     pub engine: Engine,
     pub tls_fingerprint: Arc<str>,
+    pub proof: Arc<Option<Proof>>,
     pub watchers: Arc<Semaphore>,
 }
 
@@ -34,7 +36,12 @@ impl v1::access_service_server::AccessService for Access {
     async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Answer<v1::WhoAmIResponse> {
         let address = peer(request.extensions())?.address();
         let v1::WhoAmIRequest {} = request.into_inner();
-        Ok(Response::new(wire::who_am_i(self.engine.who_am_i(), address, &self.tls_fingerprint)))
+        Ok(Response::new(wire::who_am_i(
+            self.engine.who_am_i(),
+            address,
+            &self.tls_fingerprint,
+            self.proof.as_ref().as_ref(),
+        )))
     }
 
     async fn request_access(&self, request: Request<v1::RequestAccessRequest>) -> Answer<v1::RequestAccessResponse> {

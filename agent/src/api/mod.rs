@@ -29,6 +29,7 @@ use tonic::service::Routes;
 
 use crate::config;
 use crate::engine::Engine;
+use crate::proof::Proof;
 use accept::{Answer, Edge};
 use answer::Services;
 use limits::{Limits, MESSAGE_BYTES};
@@ -94,10 +95,10 @@ pub struct Bound {
 impl Bound {
     /// Answers until the sender of `stopped` is gone or sends; then takes nothing new and gives what runs [`Limits::grace`].
     /// Needs a multi-threaded tokio runtime with I/O and time.
-    pub async fn serve(self, engine: Engine, stopped: watch::Receiver<()>) {
+    pub async fn serve(self, engine: Engine, proof: Option<Proof>, stopped: watch::Receiver<()>) {
         let seats = Seats::new(self.limits);
-        let fingerprint: Arc<str> = self.tls.fingerprint.as_str().into();
-        let routes = routes(&engine, &seats, fingerprint).await;
+        let shown = Shown { tls_fingerprint: self.tls.fingerprint.as_str().into(), proof: Arc::new(proof) };
+        let routes = routes(&engine, &seats, shown).await;
         let count = Arc::new(move |reason| engine.count_unverified(reason));
         let services = Services { routes, limits: self.limits, count };
         self.run(seats, services, stopped).await;
@@ -140,10 +141,18 @@ impl Bound {
     }
 }
 
-async fn routes(engine: &Engine, seats: &Arc<Seats>, fingerprint: Arc<str>) -> Routes {
+/// How the host shows who it is.
+struct Shown {
+    tls_fingerprint: Arc<str>,
+    proof: Arc<Option<Proof>>,
+}
+
+async fn routes(engine: &Engine, seats: &Arc<Seats>, shown: Shown) -> Routes {
+    let Shown { tls_fingerprint, proof } = shown;
     let watchers = Arc::new(Semaphore::new(seats.limits().watchers));
-    let access = access::Access { engine: engine.clone(), tls_fingerprint: Arc::clone(&fingerprint), watchers };
-    let host = host::Host { engine: engine.clone(), seats: Arc::clone(seats), tls_fingerprint: fingerprint };
+    let access =
+        access::Access { engine: engine.clone(), tls_fingerprint: Arc::clone(&tls_fingerprint), proof, watchers };
+    let host = host::Host { engine: engine.clone(), seats: Arc::clone(seats), tls_fingerprint };
     let access = AccessServiceServer::new(access).max_decoding_message_size(MESSAGE_BYTES);
     let host = HostServiceServer::new(host).max_decoding_message_size(MESSAGE_BYTES);
     let (reporter, health) = tonic_health::server::health_reporter();

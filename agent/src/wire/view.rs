@@ -11,13 +11,19 @@ use postern_core::refusal::Refusal;
 use postern_proto::v1;
 
 use crate::engine::{Explanation, GrantView, HostState, KnockView, LayerView, ShedView, WhoAmI};
+use crate::proof::Proof;
 
 /// The kernel backend's name.
 const BACKEND: &str = "ebpf";
 
 /// What anybody may know; `address` is the caller's own.
 #[must_use]
-pub fn who_am_i(view: WhoAmI, address: Option<IpAddr>, tls_fingerprint: &str) -> v1::WhoAmIResponse {
+pub fn who_am_i(
+    view: WhoAmI,
+    address: Option<IpAddr>,
+    tls_fingerprint: &str,
+    proof: Option<&Proof>,
+) -> v1::WhoAmIResponse {
     let WhoAmI { host_id, names, host_time, clock_trusted, challenge } = view;
     v1::WhoAmIResponse {
         address: address.map(|a| a.to_string()).unwrap_or_default(),
@@ -27,6 +33,8 @@ pub fn who_am_i(view: WhoAmI, address: Option<IpAddr>, tls_fingerprint: &str) ->
         clock_trusted,
         challenge,
         tls_fingerprint: tls_fingerprint.to_owned(),
+        proof_payload: proof.map(|proof| proof.payload.clone()).unwrap_or_default(),
+        proof: proof.map(|proof| proof.signature.clone()).unwrap_or_default(),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
     parse::{self, From},
     payload::{self, Binding, Lifetime, Purpose, Wish},
     session::{Plan, Reach, Session},
+    ssh_hosts::SshHosts,
     target::Target,
     trust::Trust,
 };
@@ -67,7 +68,7 @@ impl Env {
             Target::Tls { .. } => KnownHosts::of_user()?,
             Target::Plaintext(_) | Target::Unix(_) => KnownHosts::at("/nonexistent"),
         };
-        Ok(Plan { target, trust, store, console: self.console })
+        Ok(Plan { target, trust, store, ssh: SshHosts::of_user(), console: self.console })
     }
 
     async fn signer(&self) -> Result<Arc<Signer>> {

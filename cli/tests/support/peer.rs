@@ -89,6 +89,8 @@ impl Peer {
             clock_trusted: true,
             challenge: CHALLENGE.to_owned(),
             tls_fingerprint: String::new(),
+            proof_payload: String::new(),
+            proof: String::new(),
         };
         Self { who, refusal: None, inbox: Arc::default() }
     }
