@@ -330,6 +330,9 @@ pub struct Grant {
     pub id: Uuid,
     /// Who signed.
     pub signer: Signer,
+    /// Who approved, by signing the same bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvers: Vec<Signer>,
     /// What is open.
     pub ports: Vec<PortSpec>,
     /// For whom.

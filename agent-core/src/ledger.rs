@@ -276,24 +276,28 @@ impl Ledger {
         self.held.range(..before).rev().map(|(_, held)| held)
     }
 
-    /// Turns a judged request into a grant with a slot of its own.
+    /// Turns a judged request into a grant with a slot of its own. The requester is the first of `signers`.
     ///
     /// # Errors
-    /// [`Reason::TableFull`].
+    /// [`Reason::TableFull`]; [`Reason::Unsigned`] without signers.
     pub fn admit(
         &self,
-        signer: &Signer,
+        signers: &[Signer],
         request: &AccessRequest,
         judgement: Judgement,
         capacity: Capacity,
         now: &Now,
     ) -> Result<Grant, Refusal> {
+        let Some((requester, approvers)) = signers.split_first() else {
+            return Err(Refusal::new(Reason::Unsigned, "nobody signed"));
+        };
         let used: BTreeSet<u32> = self.live().map(|g| g.slot).collect();
         let slot = (0..capacity.slots).find(|slot| !used.contains(slot));
         let slot = slot.ok_or_else(|| Refusal::new(Reason::TableFull, format!("{} live grants", used.len())))?;
         let grant = Grant {
             id: request.header.id,
-            signer: signer.clone(),
+            signer: requester.clone(),
+            approvers: approvers.to_vec(),
             ports: request.ports.clone(),
             sources: request.sources.clone(),
             created: now.wall,

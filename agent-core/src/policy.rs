@@ -42,13 +42,19 @@ pub struct PortRule {
     pub justification_required: bool,
     /// The most grants that may be live for it at once.
     pub max_grants: Option<u32>,
+    /// How many different approvers must have signed the same request; nobody approves their own.
+    pub approvals: u32,
 }
 
 /// What a role lets its principals do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoleKind {
+    /// See everybody's grants.
+    Viewer,
     /// Ask for access, give it back, see their own grants.
     Requester,
+    /// Approve other people's requests, and revoke and see everybody's grants.
+    Approver,
     /// Revoke and see everybody's grants.
     Admin,
 }
@@ -69,6 +75,22 @@ pub struct Policy {
     pub ports: Vec<PortRule>,
     /// Who may do what.
     pub roles: Vec<RoleRule>,
+}
+
+/// Who stands behind a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking<'a> {
+    /// The requester.
+    pub principal: &'a str,
+    /// Who else signed the same bytes, as approvers; no principal twice.
+    pub approvers: &'a [Signer],
+}
+
+impl<'a> From<&'a str> for Asking<'a> {
+    /// Somebody alone.
+    fn from(principal: &'a str) -> Self {
+        Self { principal, approvers: &[] }
+    }
 }
 
 /// What the judge needs to know about the present state.
@@ -106,27 +128,35 @@ impl Policy {
         self.ports.iter().flat_map(|r| r.port.protocol.numbers().iter().map(|&n| (n, r.port.number)))
     }
 
-    /// Whether `signer` may have what `request` asks for, and until when. The first rule that refuses answers.
+    /// Whether whoever is asking may have what `request` asks for, and until when. The first rule that refuses answers.
     ///
     /// # Errors
     /// The refusal, which names the rule.
-    pub fn judge(
+    pub fn judge<'a>(
         &self,
-        principal: &str,
+        asking: impl Into<Asking<'a>>,
         request: &AccessRequest,
         live: &impl Live,
         now: &Now,
     ) -> Result<Judgement, Refusal> {
+        let Asking { principal, approvers } = asking.into();
         if !self.holds(principal, RoleKind::Requester) {
             let detail = format!("{principal} is in no requester role");
             return Err(Refusal::new(Reason::NotPermitted, detail).at("role"));
         }
+        let counts =
+            |signer: &&Signer| signer.principal != principal && self.holds(&signer.principal, RoleKind::Approver);
+        let approvals = approvers.iter().filter(counts).count();
         let duration = requested_duration(request.end, now)?;
         for &port in &request.ports {
             let Some((index, rule)) = self.rule(port) else {
                 return Err(Refusal::new(Reason::PortNotProtected, port).at("port"));
             };
             judge_port(index, rule, request, duration, live)?;
+            if approvals < rule.approvals as usize {
+                let detail = format!("{approvals} of {} for {}", rule.approvals, rule.port);
+                return Err(Refusal::new(Reason::ApprovalsMissing, detail).at(format!("port[{index}].approvals")));
+            }
         }
         Ok(Judgement { expires_boot: now.boot.plus_nanos(duration) })
     }
@@ -213,6 +243,7 @@ pub fn default_ports() -> Vec<PortRule> {
             on_expiry: OnExpiry::Cut,
             justification_required: false,
             max_grants: None,
+            approvals: 0,
         })
         .collect()
 }

@@ -109,6 +109,7 @@ reasons! {
     DurationTooShort Verified "DURATION_TOO_SHORT" "the grant would be too short";
     DurationTooLong Verified "DURATION_TOO_LONG" "the grant would be longer than the policy allows";
     JustificationRequired Verified "JUSTIFICATION_REQUIRED" "the policy wants a justification";
+    ApprovalsMissing Verified "APPROVALS_MISSING" "the policy wants more people to approve this";
     TooManyGrants Verified "TOO_MANY_GRANTS" "as many grants are live as the policy allows";
     TableFull Verified "TABLE_FULL" "the kernel table is full and nobody is evicted";
     GrantNotFound Verified "GRANT_NOT_FOUND" "there is no such grant that you may see";

@@ -8,7 +8,7 @@ use postern_core::envelope::Signer;
 use postern_core::grant::{AccessRequest, End, EndCause, Ending, Grant, Header, PortSpec, Protocol, Source, Use};
 use postern_core::key::{GrantKey, max_prefix};
 use postern_core::ledger::{Action, Capacity, Event, Ledger, Record, Seen, is_behind};
-use postern_core::policy::{Live, OnExpiry, Policy, PortRule, RoleKind, RoleRule};
+use postern_core::policy::{Asking, Live, OnExpiry, Policy, PortRule, RoleKind, RoleRule};
 use postern_core::refusal::Reason;
 use postern_core::table::{Table, compile};
 use postern_core::time::{BootNanos, Now, Seconds};
@@ -51,6 +51,7 @@ fn rule(port: &str, allowed: Option<&[&str]>) -> PortRule {
         on_expiry: OnExpiry::Cut,
         justification_required: false,
         max_grants: None,
+        approvals: 0,
     }
 }
 
@@ -84,7 +85,7 @@ impl Story {
     fn ask(&mut self, who: &str, request: &AccessRequest, now: &Now) -> Result<Grant, Reason> {
         self.ledger.check_unseen(request.header.id, now).map_err(|r| r.reason)?;
         let judgement = self.policy.judge(who, request, &self.ledger, now).map_err(|r| r.reason)?;
-        let grant = self.ledger.admit(&signer(who), request, judgement, CAPACITY, now).map_err(|r| r.reason)?;
+        let grant = self.ledger.admit(&[signer(who)], request, judgement, CAPACITY, now).map_err(|r| r.reason)?;
         self.push(now, Some(Seen::from(&request.header)), Event::Granted { grant: grant.clone() });
         Ok(grant)
     }
@@ -141,7 +142,7 @@ fn each_rule_of_the_judge_refuses_by_its_own_name() {
         ("alice", request(2, &["81/tcp"], &["10.0.0.1/32"], 60), Reason::TooManyGrants, "port[3].max_grants"),
     ];
     for (who, request, reason, rule) in cases {
-        let refusal = story.policy.judge(who, request, &story.ledger, &now(1)).unwrap_err();
+        let refusal = story.policy.judge(*who, request, &story.ledger, &now(1)).unwrap_err();
         assert_eq!((refusal.reason, &refusal.rule[..]), (*reason, *rule), "{request:?}");
     }
     for good in [request(2, &["22/tcp"], &["10.0.0.0/8"], 600), request(2, &["22/tcp", "53/any"], &["10.1.0.0/16"], 1)]
@@ -150,6 +151,29 @@ fn each_rule_of_the_judge_refuses_by_its_own_name() {
         let End::After(seconds) = good.end else { panic!() };
         assert_eq!(judgement.expires_boot, BootNanos((1 + seconds.0) * S));
     }
+}
+
+#[test]
+fn approvals_count_other_people_in_the_approver_role() {
+    let mut policy = policy();
+    policy.ports[0].approvals = 2;
+    let approve = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    policy.roles.push(RoleRule { kind: RoleKind::Approver, principals: approve(&["alice", "carol", "dan"]) });
+    let asked = request(1, &["22/tcp"], &["10.0.0.1/32"], 60);
+    for (approvers, want) in [
+        (&[][..], Some(Reason::ApprovalsMissing)),
+        (&["carol"], Some(Reason::ApprovalsMissing)),
+        (&["carol", "alice"], Some(Reason::ApprovalsMissing)),
+        (&["carol", "bob"], Some(Reason::ApprovalsMissing)),
+        (&["carol", "dan"], None),
+    ] {
+        let approvers: Vec<_> = approvers.iter().map(|name| signer(name)).collect();
+        let asking = Asking { principal: "alice", approvers: &approvers };
+        let judged = policy.judge(asking, &asked, &Ledger::default(), &now(0));
+        assert_eq!(judged.err().map(|refusal| refusal.reason), want, "{approvers:?}");
+    }
+    let free = request(1, &["53/udp"], &["10.0.0.1/32"], 60);
+    assert!(policy.judge("alice", &free, &Ledger::default(), &now(0)).is_ok());
 }
 
 #[test]
@@ -200,7 +224,7 @@ fn a_full_table_refuses_and_evicts_nobody() {
     let ask = |story: &mut Story, id: u128, sources: &[&str], capacity: Capacity| {
         let request = request(id, &["22/tcp", "53/any"], sources, 60);
         let judgement = story.policy.judge("alice", &request, &story.ledger, &now(0)).unwrap();
-        let grant = story.ledger.admit(&signer("alice"), &request, judgement, capacity, &now(0))?;
+        let grant = story.ledger.admit(&[signer("alice")], &request, judgement, capacity, &now(0))?;
         story.push(&now(0), None, Event::Granted { grant });
         Ok::<_, postern_core::refusal::Refusal>(())
     };
@@ -283,6 +307,7 @@ fn some_policy() -> impl Strategy<Value = Policy> {
                 on_expiry: OnExpiry::Cut,
                 justification_required,
                 max_grants,
+                approvals: 0,
             });
         Policy { ports: ports.collect(), ..policy() }
     })
@@ -382,6 +407,7 @@ proptest! {
         let grant = |(slot, (ports, nets, end)): (usize, (Vec<PortSpec>, Vec<IpNet>, u64))| Grant {
             id: Uuid::from_u128(slot as u128),
             signer: signer("alice"),
+            approvers: vec![],
             ports,
             sources: nets.iter().map(|n| n.to_string().parse().unwrap()).collect(),
             created: now(0).wall,

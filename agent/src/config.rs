@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use jiff::SignedDuration;
+use postern_core::envelope::MOST_SIGNATURES;
 use postern_core::grant::{PortSpec, Protocol};
 use postern_core::policy::{
     DEFAULT_MAX_DURATION, MAX_DURATION_RANGE, OnExpiry, Policy, PortRule, RoleKind, RoleRule, default_ports,
@@ -126,6 +127,8 @@ struct PortEntry {
     justification: Justification,
     #[serde(default)]
     max_grants: Option<u32>,
+    #[serde(default)]
+    approvals: u32,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -153,7 +156,9 @@ struct RoleEntry {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum RoleName {
+    Viewer,
     Requester,
+    Approver,
     Admin,
 }
 
@@ -285,6 +290,9 @@ impl Config {
                     at("allowed_sources")
                 ));
             }
+            if port.approvals as usize > MOST_SIGNATURES - 1 {
+                return Err(format!("{}: a message carries at most {} of them", at("approvals"), MOST_SIGNATURES - 1));
+            }
             if port.max_grants == Some(0) {
                 return Err(format!(
                     "{}: 0 would never let anybody in; leave the line out for no limit",
@@ -321,7 +329,9 @@ impl Config {
         };
         let roles = self.roles.iter().map(|entry| RoleRule {
             kind: match entry.name {
+                RoleName::Viewer => RoleKind::Viewer,
                 RoleName::Requester => RoleKind::Requester,
+                RoleName::Approver => RoleKind::Approver,
                 RoleName::Admin => RoleKind::Admin,
             },
             principals: entry.principals.clone(),
@@ -341,6 +351,7 @@ impl PortEntry {
             on_expiry: OnExpiry::Cut,
             justification_required: self.justification == Justification::Required,
             max_grants: self.max_grants,
+            approvals: self.approvals,
         }
     }
 }

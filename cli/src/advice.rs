@@ -91,6 +91,8 @@ advice! {
         "ask for less with --for; `postern status {host}` shows each port's longest time"
     "JUSTIFICATION_REQUIRED" false "The policy wants to know why."
         "say it with --reason \"…\""
+    "APPROVALS_MISSING" false "The policy wants more people to approve this."
+        "make a new request, have the approvers sign the same payload (`ssh-keygen -Y sign -n approve@postern.v1`), and send all signatures in one envelope"
     "TOO_MANY_GRANTS" false "As many grants are live as the policy allows."
         "end one you need no longer: `postern list {host}`, then `postern revoke {host} GRANT_ID`"
     "TABLE_FULL" true "The host's kernel table is full, and nobody is evicted for you."

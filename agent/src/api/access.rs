@@ -159,6 +159,7 @@ mod tests {
         let grant = Grant {
             id: Uuid::from_u128(u128::from(seq)),
             signer,
+            approvers: Vec::new(),
             ports: vec!["22/tcp".parse().unwrap()],
             sources: vec!["192.0.2.7/32".parse().unwrap()],
             created: Timestamp::UNIX_EPOCH,

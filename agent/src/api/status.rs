@@ -53,6 +53,7 @@ fn code(reason: Reason) -> Code {
         | Reason::UserPresenceMissing
         | Reason::SignatureInvalid => Code::Unauthenticated,
         Reason::RoleNotTrusted
+        | Reason::ApprovalsMissing
         | Reason::NotPermitted
         | Reason::PortNotProtected
         | Reason::SourceNotAllowed

@@ -79,6 +79,8 @@ fn every_mistake_is_named() {
         ("[[port]]\nnumber = 22\non_expiry = 'keep'", "unknown variant `keep`"),
         ("[[port]]\nnumber = 22\njustification = 'maybe'", "unknown variant `maybe`"),
         ("[[port]]\nnumber = 22\nmax_grants = 0", "port[0].max_grants"),
+        ("[[port]]\nnumber = 22\napprovals = 8", "port[0].approvals"),
+        ("[[port]]\nnumber = 22\napprovals = -1", "line 3"),
         ("[[port]]\nnumber = 7322", "the API's own"),
         ("[[role]]\nname = 'boss'\nprincipals = []", "unknown variant `boss`"),
         ("[[role]]\nname = 'admin'\nprincipals = ['']", "role[0].principals"),

@@ -65,12 +65,15 @@ impl Repeats {
 }
 
 impl Engine {
-    pub(super) async fn access_request(&self, message: SignedBytes) -> Result<(Signer, AccessRequest), Refusal> {
+    pub(super) async fn access_request(&self, message: SignedBytes) -> Result<(Vec<Signer>, AccessRequest), Refusal> {
         self.parsed(message, Role::Request, Action::Request, wire::access_request, |_, request| Ok(request)).await
     }
 
     pub(super) async fn revoke_request(&self, message: SignedBytes) -> Result<(Signer, RevokeRequest), Refusal> {
-        self.parsed(message, Role::Revoke, Action::Revoke, wire::revoke_request, |_, request| Ok(request)).await
+        let any = |_: &Signer, request| Ok(request);
+        let (signers, request) = self.parsed(message, Role::Revoke, Action::Revoke, wire::revoke_request, any).await?;
+        let signer = signers.into_iter().next().ok_or_else(|| Refusal::new(Reason::Unsigned, "nobody signed"))?;
+        Ok((signer, request))
     }
 
     pub(super) async fn read_request(&self, message: SignedBytes) -> Result<Reader, Refusal> {
@@ -83,7 +86,8 @@ impl Engine {
         message::check(header, &shared.identity, &shared.challenger, Showing::Repeated, &shared.now())?;
         let policy = shared.rules().policy;
         let principal = signer.principal.clone();
-        let sees_all = policy.holds(&principal, RoleKind::Admin);
+        let sees_all =
+            [RoleKind::Viewer, RoleKind::Approver, RoleKind::Admin].iter().any(|kind| policy.holds(&principal, *kind));
         if !sees_all && !policy.holds(&principal, RoleKind::Requester) {
             return Err(Refusal::new(Reason::NotPermitted, format!("{principal} has no role")).at("role"));
         }
@@ -98,16 +102,16 @@ impl Engine {
         action: Action,
         parse: impl Fn(&[u8]) -> Result<M, Refusal>,
         permit: impl Fn(&Signer, M) -> Result<T, Refusal>,
-    ) -> Result<(Signer, T), Refusal> {
+    ) -> Result<(Vec<Signer>, T), Refusal> {
         let verified = self.verified(&message, role).await;
-        let (signer, digest) = verified.inspect_err(|refusal| self.count_unverified(refusal.reason))?;
+        let (signers, signer, digest) = verified.inspect_err(|refusal| self.count_unverified(refusal.reason))?;
         // What changes something is shown once. A read message may be shown again, unless it was refused: a captured one
         // must not fill the journal.
         if action != Action::Read {
             self.0.repeats.insert(digest);
         }
         match parse(&message.payload).and_then(|parsed| permit(&signer, parsed)) {
-            Ok(parsed) => Ok((signer, parsed)),
+            Ok(parsed) => Ok((signers, parsed)),
             Err(refusal) => {
                 self.0.repeats.insert(digest);
                 Err(self.recorded(signer, action, refusal).await)
@@ -115,7 +119,7 @@ impl Engine {
         }
     }
 
-    async fn verified(&self, message: &SignedBytes, role: Role) -> Result<(Signer, [u8; 32]), Refusal> {
+    async fn verified(&self, message: &SignedBytes, role: Role) -> Result<(Vec<Signer>, Signer, [u8; 32]), Refusal> {
         if message.payload.len() > MOST_PAYLOAD {
             let detail = format!("{} bytes of payload, at most {MOST_PAYLOAD}", message.payload.len());
             return Err(Refusal::new(Reason::MessageTooLarge, detail).at("message.payload"));
@@ -129,8 +133,8 @@ impl Engine {
             let detail = format!("this call takes a message signed under {}", role.namespace());
             return Err(Refusal::new(Reason::EnvelopeMalformed, detail).at("message.payload_type"));
         }
-        let signer = verified.signers.into_iter().next();
-        signer.map(|signer| (signer, seen)).ok_or_else(|| Refusal::new(Reason::Unsigned, "no signature"))
+        let first = verified.signer().cloned().ok_or_else(|| Refusal::new(Reason::Unsigned, "no signature"))?;
+        Ok((verified.signers, first, seen))
     }
 
     /// Checks the signatures on a thread for blocking work, when one of the few is free.

@@ -67,7 +67,7 @@ fn judge(query: &Query, seen: &Seen<'_>) -> Option<Refusal> {
         justification: query.justification.clone(),
         ticket: String::new(),
     };
-    seen.policy.judge(&query.principal, &request, seen.ledger, seen.now).err()
+    seen.policy.judge(query.principal.as_str(), &request, seen.ledger, seen.now).err()
 }
 
 fn touches(query: &Query, port: PortSpec) -> bool {

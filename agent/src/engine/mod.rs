@@ -70,7 +70,7 @@ pub struct Rules {
 /// What the worker is asked to do.
 enum Command {
     Request {
-        signer: Signer,
+        signers: Vec<Signer>,
         request: AccessRequest,
         answer: Answer<GrantView>,
     },
@@ -156,8 +156,8 @@ impl Engine {
     /// # Errors
     /// Every [`Reason`] but those of revocation. Nothing is open then.
     pub async fn request(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
-        let (signer, request) = self.access_request(message).await?;
-        self.ask(|answer| Command::Request { signer, request, answer }).await?
+        let (signers, request) = self.access_request(message).await?;
+        self.ask(|answer| Command::Request { signers, request, answer }).await?
     }
 
     /// Ends the grant that a signed revoke request names.

@@ -45,6 +45,7 @@ pub fn grant(view: GrantView) -> v1::Grant {
     let Grant {
         id,
         signer,
+        approvers,
         ports,
         sources,
         created,
@@ -76,6 +77,7 @@ pub fn grant(view: GrantView) -> v1::Grant {
         justification,
         ticket,
         usage: Some(self::usage(usage)),
+        approvers: approvers.into_iter().map(|approver| approver.principal).collect(),
     }
 }
 
@@ -186,13 +188,22 @@ fn interface(view: ShedView) -> v1::Interface {
 }
 
 fn protected_port(rule: &PortRule) -> v1::ProtectedPort {
-    let PortRule { port, name, max_duration, allowed_sources, on_expiry: _, justification_required: _, max_grants: _ } =
-        rule;
+    let PortRule {
+        port,
+        name,
+        max_duration,
+        allowed_sources,
+        on_expiry: _,
+        justification_required: _,
+        max_grants: _,
+        approvals,
+    } = rule;
     v1::ProtectedPort {
         port: port.to_string(),
         name: name.clone(),
         max_duration_seconds: max_duration.0,
         allowed_sources: allowed_sources.iter().flatten().map(ToString::to_string).collect(),
+        approvals: *approvals,
     }
 }
 

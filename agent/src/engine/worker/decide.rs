@@ -6,7 +6,7 @@ use postern_core::envelope::{Role, Signer};
 use postern_core::grant::{AccessRequest, EndCause, Ending, Grant, RevokeRequest};
 use postern_core::ledger::{Action, Event, Seen};
 use postern_core::message::{self, Showing};
-use postern_core::policy::RoleKind;
+use postern_core::policy::{Asking, RoleKind};
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::Now;
 use uuid::Uuid;
@@ -36,8 +36,9 @@ impl Command {
 impl Worker {
     pub(super) fn decide(&mut self, command: Command, batch: &mut Batch, now: &Now) {
         match command {
-            Command::Request { signer, request, answer } => {
-                let decided = self.request(&signer, &request, batch, now);
+            Command::Request { signers, request, answer } => {
+                let Some(signer) = signers.first().cloned() else { return };
+                let decided = self.request(&signers, &request, batch, now);
                 let seen = Seen::from(&request.header);
                 self.answer_later(decided, (signer, Action::Request, seen), answer, batch, now);
             }
@@ -94,15 +95,18 @@ impl Worker {
 
     fn request(
         &mut self,
-        signer: &Signer,
+        signers: &[Signer],
         request: &AccessRequest,
         batch: &mut Batch,
         now: &Now,
     ) -> Result<Uuid, Refusal> {
         let Rules { policy, .. } = self.shared().rules();
         self.check_message(&request.header, now)?;
-        let judgement = policy.judge(&signer.principal, request, &self.ledger, now)?;
-        let grant = self.ledger.admit(signer, request, judgement, self.capacity, now)?;
+        let nobody = || Refusal::new(Reason::Unsigned, "nobody signed");
+        let (requester, approvers) = signers.split_first().ok_or_else(nobody)?;
+        let asking = Asking { principal: &requester.principal, approvers };
+        let judgement = policy.judge(asking, request, &self.ledger, now)?;
+        let grant = self.ledger.admit(signers, request, judgement, self.capacity, now)?;
         self.enforcer.reset_usage(grant.slot).map_err(|e| Refusal::new(Reason::KernelFailed, e))?;
         let event = Event::Granted { grant };
         self.push(batch, Some(Seen::from(&request.header)), event, now);
@@ -128,7 +132,8 @@ impl Worker {
         let held = self.ledger.get(&request.grant_id).ok_or_else(not_found)?;
         let own =
             held.grant.signer.principal == signer.principal && policy.holds(&signer.principal, RoleKind::Requester);
-        if !own && !policy.holds(&signer.principal, RoleKind::Admin) {
+        let over_all = [RoleKind::Approver, RoleKind::Admin].iter().any(|kind| policy.holds(&signer.principal, *kind));
+        if !own && !over_all {
             return Err(not_found());
         }
         if let Some(ending) = &held.ending {
@@ -157,10 +162,12 @@ impl Worker {
 
     /// Ends the grants that new rules no longer allow; says how many.
     fn reload(&mut self, rules: &Rules, batch: &mut Batch, now: &Now) -> usize {
+        let trusts = |signer: &Signer, role| rules.trust.trusts(signer, role, now.wall.as_second(), now.wall_trusted);
+        let trusted = |grant: &Grant| {
+            trusts(&grant.signer, Role::Request) && grant.approvers.iter().all(|signer| trusts(signer, Role::Approve))
+        };
         let cause = |grant: &Grant| match () {
-            () if !rules.trust.trusts(&grant.signer, Role::Request, now.wall.as_second(), now.wall_trusted) => {
-                Some(EndCause::SignerUntrusted)
-            }
+            () if !trusted(grant) => Some(EndCause::SignerUntrusted),
             () if !rules.policy.still_allows(grant) => Some(EndCause::PolicyChanged),
             () => None,
         };
