@@ -105,6 +105,27 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// All kinds, as the journal spells them.
+    pub const KINDS: [&str; 8] =
+        ["started", "stopped", "granted", "ended", "refused", "unverified", "unlocked", "repaired"];
+
+    /// Which of [`Event::KINDS`] this is.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "started",
+            Self::Stopped { .. } => "stopped",
+            Self::Granted { .. } => "granted",
+            Self::Ended { .. } => "ended",
+            Self::Refused { .. } => "refused",
+            Self::Unverified { .. } => "unverified",
+            Self::Unlocked => "unlocked",
+            Self::Repaired { .. } => "repaired",
+        }
+    }
+}
+
 /// The message that caused a record, for replay protection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {

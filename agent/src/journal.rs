@@ -4,11 +4,13 @@
 //! [`Journal::append`] returned `Ok` for survives a crash of the machine. It never decides and never forgets.
 
 mod head;
+pub mod scan;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use head::{Head, HeadFile};
 use postern_core::ledger::{Ledger, Record};
@@ -64,6 +66,8 @@ pub struct Journal {
     len: u64,
     head: Head,
     head_file: HeadFile,
+    /// The head again, for who reads beside the writer.
+    published: Arc<RwLock<Head>>,
     /// Set when the disk failed in a way after which its contents are unknown: then nothing is accepted any more.
     broken: bool,
 }
@@ -105,7 +109,8 @@ impl Journal {
         File::open(dir).and_then(|d| d.sync_all()).map_err(io)?;
         // Only now, when what it names is durable. Synced this once, so that a crash never leaves a part of it.
         head_file.write(&read.head).and_then(|()| head_file.sync()).map_err(head_io)?;
-        let journal = Self { path, file, len: read.len, head: read.head, head_file, broken: false };
+        let published = Arc::new(RwLock::new(read.head.clone()));
+        let journal = Self { path, file, len: read.len, head: read.head, head_file, published, broken: false };
         Ok(Opened { journal, ledger: read.ledger, torn: read.torn })
     }
 
@@ -138,6 +143,7 @@ impl Journal {
         }
         self.len += bytes.len() as u64;
         self.head = head;
+        self.published.write().unwrap_or_else(PoisonError::into_inner).clone_from(&self.head);
         // The lines are durable and count, whatever becomes of this: a head that lags is caught up with by the next one.
         if let Err(error) = self.head_file.write(&self.head) {
             tracing::warn!(%error, "{} was not written", head::FILE);
@@ -149,6 +155,12 @@ impl Journal {
     #[must_use]
     pub fn head(&self) -> &str {
         &self.head.hash
+    }
+
+    /// For reading it beside the writer, from any thread.
+    #[must_use]
+    pub fn reader(&self) -> scan::Scanner {
+        scan::Scanner { path: self.path.clone(), head: Arc::clone(&self.published) }
     }
 
     /// The file.

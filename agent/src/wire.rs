@@ -3,10 +3,12 @@
 //! Owns every conversion between protobuf (or the JSON that people sign) and the domain's own types. Nothing behind it knows of
 //! protobuf, and nothing half-checked gets in. It never decides: a refusal here says that something is malformed.
 
+mod audit;
 mod payload;
 mod strict_json;
 mod view;
 
+pub use audit::{audit, audit_filter};
 pub use payload::{access_request, read_request, revoke_request};
 pub use view::{explanation, grant, refusal, status, who_am_i};
 
@@ -19,7 +21,7 @@ use uuid::Uuid;
 
 use crate::engine::{Query, SignedBytes};
 
-/// The most grants in one page of `ListGrants`.
+/// The most in one page of `ListGrants` or `ListAudit`.
 pub const MOST_PER_PAGE: usize = 1000;
 /// What a page holds when the caller names no size.
 pub const DEFAULT_PAGE: usize = 100;
@@ -60,7 +62,7 @@ pub fn uuid(text: &str, field: &str) -> Result<Uuid, Refusal> {
     parsed.ok_or_else(|| malformed(field, "it is not a UUID in lower case with hyphens"))
 }
 
-/// A page of `ListGrants`: how many, and before which record.
+/// A page of `ListGrants` or `ListAudit`: how many, and before which record.
 ///
 /// # Errors
 /// [`Reason::PayloadMalformed`] at the field.

@@ -66,6 +66,16 @@ Examples
 
 Nothing is opened. The exit code is 0 when the question was answered, whatever the answer.";
 
+const AUDIT: &str = "\
+Examples
+  postern audit vm1.example.com                                   the newest lines
+  postern audit vm1 --port ssh --from 10.1.0.0/16 --since 24h     who could reach ssh from there since yesterday?
+  postern audit vm1 --principal alice@example.com --event refused
+  postern audit vm1 --limit 100000 --json | jq -r '.entries[].line'
+
+Only admins and root see the journal. --port and --from match grants and their ends, so no refusals. The exit code is 6 \
+when the journal was changed or lacks lines.";
+
 const SIGN: &str = "\
 Examples
   postern sign vm1.example.com --port ssh --for 30m > request.json
@@ -130,6 +140,9 @@ pub enum Command {
     Explain(Explain),
     /// Shows what the host protects and how well
     Status(Host),
+    /// Shows the host's audit journal, the newest line first, and checks that nothing in it was changed
+    #[command(after_help = AUDIT)]
+    Audit(Audit),
     /// Signs without sending: prints what grpcurl sends
     #[command(after_help = SIGN)]
     Sign(Sign),
@@ -218,6 +231,34 @@ pub struct Watch {
     pub host: Target,
     /// Only this grant; the command ends with it
     pub grant_id: Option<uuid::Uuid>,
+}
+
+/// `postern audit`.
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// Where to (see `postern --help`)
+    pub host: Target,
+    /// Who asked, approved, was refused, or ended a grant
+    #[arg(long, value_name = "PRINCIPAL", default_value = "", hide_default_value = true)]
+    pub principal: String,
+    /// Grants that touch this port: ssh, rdp, 22 or 22/tcp
+    #[arg(long, short = 'p', value_name = "PORT", value_parser = parse::port)]
+    pub port: Option<String>,
+    /// Grants with a source inside this prefix or around it
+    #[arg(long, value_name = "CIDR", value_parser = parse::prefix)]
+    pub from: Option<ipnet::IpNet>,
+    /// From then on: 24h (ago), 18:00 (the last one), 2026-11-21, "2026-11-21 18:00", or RFC 3339
+    #[arg(long, value_name = "WHEN")]
+    pub since: Option<String>,
+    /// Before then; written like --since
+    #[arg(long, value_name = "WHEN")]
+    pub until: Option<String>,
+    /// started, stopped, granted, ended, refused, unverified, unlocked or repaired; may be repeated
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub event: Vec<String>,
+    /// At most this many lines
+    #[arg(long, short = 'n', value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
 }
 
 /// `postern explain`.

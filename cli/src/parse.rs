@@ -76,6 +76,17 @@ impl FromStr for From {
     }
 }
 
+/// An address or prefix to look for.
+///
+/// # Errors
+/// When it is neither.
+pub fn prefix(text: &str) -> Result<IpNet, String> {
+    match text.parse()? {
+        From::Prefix(net) => Ok(net),
+        From::MyIp => Err("name an address or a prefix".to_owned()),
+    }
+}
+
 /// The prefix of one address, /32 or /128; an IPv4-mapped IPv6 address becomes the IPv4 one.
 #[must_use]
 pub fn host_prefix(address: IpAddr) -> IpNet {
@@ -121,6 +132,27 @@ pub fn until(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, S
         return Err(format!("{text:?} lies in the past"));
     }
     Ok(time)
+}
+
+/// A point in the past: `24h` (that long ago), `18:00` (the last one), `2026-11-21` (its beginning), or as [`until`].
+///
+/// # Errors
+/// When it is none of these.
+pub fn past(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, String> {
+    let outside = |error: jiff::Error| format!("{text:?}: {error}");
+    if let Ok(ago) = duration(text) {
+        return now.checked_sub(ago).map_err(outside);
+    }
+    if let Some(time) = clock_time(text) {
+        let today = now.to_zoned(zone.clone()).date();
+        let at = |date: civil::Date| date.to_datetime(time).to_zoned(zone.clone()).map(|zoned| zoned.timestamp());
+        let candidate = at(today).map_err(outside)?;
+        return if candidate <= now { Ok(candidate) } else { at(today.yesterday().map_err(outside)?).map_err(outside) };
+    }
+    match text.parse::<civil::Date>() {
+        Ok(date) if !text.contains(':') => date.to_zoned(zone.clone()).map(|z| z.timestamp()).map_err(outside),
+        _ => point(text, now, zone).map_err(|error| format!("{error}, or 24h for that long ago")),
+    }
 }
 
 fn point(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, String> {
@@ -196,6 +228,22 @@ mod tests {
         }
         for typed in ["", "30", "0s", "-30m", "1.5s", "soon", "30m ago", "99999999999999999999h"] {
             assert!(duration(typed).is_err(), "{typed:?}");
+        }
+    }
+
+    #[test]
+    fn the_past_is_told_by_span_day_or_the_last_clock_time() {
+        let zone = TimeZone::fixed(jiff::tz::offset(2));
+        let now: Timestamp = "2026-11-21T15:30:00Z".parse().unwrap();
+        let shown = |text| past(text, now, &zone).map(|time| time.to_string());
+        assert_eq!(shown("24h").as_deref(), Ok("2026-11-20T15:30:00Z"));
+        assert_eq!(shown("18:00").as_deref(), Ok("2026-11-20T16:00:00Z"));
+        assert_eq!(shown("9:15").as_deref(), Ok("2026-11-21T07:15:00Z"));
+        assert_eq!(shown("2026-11-20").as_deref(), Ok("2026-11-19T22:00:00Z"));
+        assert_eq!(shown("2026-11-20 18:00").as_deref(), Ok("2026-11-20T16:00:00Z"));
+        assert_eq!(shown("2026-11-21T18:00:00Z").as_deref(), Ok("2026-11-21T18:00:00Z"));
+        for typed in ["", "25:00", "yesterday", "24", "-2h"] {
+            assert!(past(typed, now, &zone).is_err(), "{typed:?} → {:?}", shown(typed));
         }
     }
 

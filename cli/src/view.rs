@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use postern_proto::v1::{
-    ExplainResponse, GetStatusResponse, Grant, GrantState, Interface, Knock, ProtectedPort, ShedMode, Usage,
+    AuditEntry, ExplainResponse, GetStatusResponse, Grant, GrantState, Interface, Knock, ProtectedPort, ShedMode, Usage,
 };
 
 use crate::{
@@ -49,6 +49,26 @@ pub fn grants<'a>(grants: impl Iterator<Item = &'a Grant>, time: impl Fn(&Grant)
         ]
     };
     table(&std::iter::once(header).chain(grants.map(row)).collect::<Vec<_>>())
+}
+
+/// Lines of the journal as a table with its header.
+#[must_use]
+pub fn audit(entries: &[AuditEntry]) -> Vec<String> {
+    let header = ["LINE", "TIME", "EVENT", "WHO", "PORTS", "SOURCE", "GRANT", "WHY"].map(str::to_owned).to_vec();
+    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let row = |entry: &AuditEntry| {
+        vec![
+            entry.seq.to_string(),
+            entry.time.as_ref().map_or_else(|| "?".to_owned(), local),
+            clean(&entry.event),
+            or_dash(clean(&entry.principal)),
+            or_dash(joined(&entry.ports)),
+            or_dash(joined(&entry.source)),
+            or_dash(clean(&entry.grant_id)),
+            clean(&entry.reason),
+        ]
+    };
+    table(&std::iter::once(header).chain(entries.iter().map(row)).collect::<Vec<_>>())
 }
 
 /// Time left of an active grant, or when it ended.

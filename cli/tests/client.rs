@@ -334,6 +334,22 @@ fn reads_are_signed_once_and_shown_in_json_or_as_a_table() {
 }
 
 #[test]
+fn an_audit_of_a_changed_journal_shows_what_is_there_and_fails() {
+    let (home, _) = home();
+    let serving = Serving::plaintext(Peer::seeing("192.0.2.7"));
+    let host = format!("http://{}", serving.address);
+    for more in [&[][..], &["--json"]] {
+        let output = command(&home, &[&["audit", &host, "--since", "24h"], more].concat()).output().unwrap();
+        let (out, err) = (stdout(&output), String::from_utf8_lossy(&output.stderr).into_owned());
+        assert_eq!(output.status.code(), Some(6), "{out}{err}");
+        assert!(out.contains("granted") && !out.contains('\u{1b}'), "{out}");
+        assert!(err.contains("line 3 does not continue the one before it"), "{err}");
+    }
+    let output = command(&home, &["audit", &host, "--until", "soon"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
 fn a_watch_of_one_grant_ends_with_it() {
     let (home, _) = home();
     let serving = Serving::plaintext(Peer::seeing("192.0.2.7"));

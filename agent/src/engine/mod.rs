@@ -3,6 +3,7 @@
 //! Owns the order: verify → judge → admit → record (durable) → apply → reply. There is one writer, the thread in
 //! `worker`; [`Engine`] is the handle that everybody else holds. It never speaks gRPC (`api` does).
 
+mod audit;
 mod door;
 mod explain;
 mod knocks;
@@ -24,6 +25,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::journal::scan::Scanner;
 use crate::links::LinkState;
 pub use door::SignedBytes;
 pub use knocks::Knocks;
@@ -53,6 +55,8 @@ struct Shared {
     tally: Tally,
     repeats: door::Repeats,
     verifiers: Semaphore,
+    journal: Scanner,
+    scans: Arc<Semaphore>,
     knocks: Knocks,
     commands: mpsc::Sender<Command>,
     changes: broadcast::Sender<GrantView>,

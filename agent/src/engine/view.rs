@@ -24,6 +24,12 @@ pub enum Reader {
 }
 
 impl Reader {
+    /// Whether this reader may see everything.
+    #[must_use]
+    pub fn sees_all(&self) -> bool {
+        matches!(self, Self::Root | Self::Person { sees_all: true, .. })
+    }
+
     /// Whether this reader may see what belongs to `principal`.
     #[must_use]
     pub fn may_see(&self, owner: &str) -> bool {

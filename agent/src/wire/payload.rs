@@ -106,7 +106,7 @@ fn grant_end(duration: Option<pbjson_types::Duration>, end: Option<pbjson_types:
     }
 }
 
-fn moment(stamp: pbjson_types::Timestamp, field: &str) -> Result<Timestamp, Refusal> {
+pub(super) fn moment(stamp: pbjson_types::Timestamp, field: &str) -> Result<Timestamp, Refusal> {
     let pbjson_types::Timestamp { seconds, nanos } = stamp;
     let in_range = (0..1_000_000_000).contains(&nanos);
     let moment = Timestamp::new(seconds, nanos).ok().filter(|_| in_range);

@@ -207,7 +207,7 @@ fn protected_port(rule: &PortRule) -> v1::ProtectedPort {
     }
 }
 
-fn stamp(moment: Timestamp) -> pbjson_types::Timestamp {
+pub(super) fn stamp(moment: Timestamp) -> pbjson_types::Timestamp {
     // jiff lets both parts be negative before 1970; protobuf wants the nanoseconds to count forwards.
     let total = moment.as_nanosecond();
     let seconds = i64::try_from(total.div_euclid(1_000_000_000)).unwrap_or_default();

@@ -2,6 +2,7 @@
 //!
 //! Owns the order "choose a key, open a session, unlock, sign, call". It never writes grammar or wording.
 
+mod audit;
 mod explain;
 mod list;
 mod request;
@@ -44,6 +45,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Watch(args) => watch::run(&env, args).await,
         Command::Explain(args) => explain::run(&env, args).await,
         Command::Status(args) => status::run(&env, args.host).await,
+        Command::Audit(args) => audit::run(&env, args).await,
         Command::Sign(args) => sign::run(&env, args).await,
         Command::Forget(args) => forget(&env, &args.host),
         Command::Completions { shell } => completions(&env, shell),

@@ -14,10 +14,10 @@ use std::{
 
 use postern_cli::tls::Fingerprint;
 use postern_proto::v1::{
-    ExplainRequest, ExplainResponse, GetGrantRequest, GetGrantResponse, GetStatusRequest, GetStatusResponse, Grant,
-    GrantState, ListGrantsRequest, ListGrantsResponse, Refusal, RequestAccessRequest, RequestAccessResponse,
-    RevokeAccessRequest, RevokeAccessResponse, SignedMessage, WatchGrantsRequest, WatchGrantsResponse, WhoAmIRequest,
-    WhoAmIResponse,
+    AuditEntry, ExplainRequest, ExplainResponse, GetGrantRequest, GetGrantResponse, GetStatusRequest,
+    GetStatusResponse, Grant, GrantState, ListAuditRequest, ListAuditResponse, ListGrantsRequest, ListGrantsResponse,
+    Refusal, RequestAccessRequest, RequestAccessResponse, RevokeAccessRequest, RevokeAccessResponse, SignedMessage,
+    WatchGrantsRequest, WatchGrantsResponse, WhoAmIRequest, WhoAmIResponse,
     access_service_server::{AccessService, AccessServiceServer},
     host_service_server::{HostService, HostServiceServer},
 };
@@ -259,5 +259,14 @@ impl HostService for Peer {
         self.hear(request.into_inner().read)?;
         let degraded = vec!["the lock is \u{1b}[2Jgone".to_owned()];
         Ok(Response::new(GetStatusResponse { host_id: HOST_ID.to_owned(), degraded, ..GetStatusResponse::default() }))
+    }
+
+    /// One line of a journal that somebody changed.
+    async fn list_audit(&self, request: Request<ListAuditRequest>) -> Answer<ListAuditResponse> {
+        self.hear(request.into_inner().read)?;
+        let reason = "\u{1b}[2Jall is well".to_owned();
+        let entry = AuditEntry { seq: 7, event: "granted".to_owned(), reason, ..AuditEntry::default() };
+        let damage = "line 3 does not continue the one before it".to_owned();
+        Ok(Response::new(ListAuditResponse { entries: vec![entry], damage, ..ListAuditResponse::default() }))
     }
 }

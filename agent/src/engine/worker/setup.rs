@@ -24,6 +24,9 @@ use crate::journal::Opened;
 /// Threads that check signatures at once. One would do for any honest load (ed25519: 20,000 a second, DESIGN 10); RSA takes longer.
 const VERIFIERS: usize = 2;
 
+/// Audits that may read the journal at once: each takes a core for as long as the journal is long.
+const SCANS: usize = 2;
+
 /// Everything a worker needs.
 pub struct Setup {
     /// The journal and what it adds up to.
@@ -79,6 +82,8 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         tally: tally::Tally::new(),
         repeats: door::Repeats::default(),
         verifiers: Semaphore::new(VERIFIERS),
+        journal: opened.journal.reader(),
+        scans: Arc::new(Semaphore::new(SCANS)),
         knocks: knocks::Knocks::default(),
         commands,
         changes: broadcast::channel(WATCH_BACKLOG).0,

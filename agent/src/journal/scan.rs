@@ -1,0 +1,255 @@
+//! Reading the journal for an auditor, beside the writer.
+//!
+//! Owns the scan: from the first line to the newest durable one, checking the chain on the way and keeping the newest lines that
+//! are asked for. It reads the file and never changes anything. A call takes as long as the journal is long, so it belongs
+//! on a thread for blocking work.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use jiff::Timestamp;
+use postern_core::grant::{Ending, Grant, PortSpec, Source};
+use postern_core::ledger::{Event, Record};
+use uuid::Uuid;
+
+use super::{GENESIS, Line, check_line, hash, head::Head};
+
+/// The most bytes of lines in one page, so that any gRPC client takes it: 4 MiB is the usual limit, and what a line says is
+/// shown a second time in fields.
+const MOST_BYTES: usize = 1_500_000;
+
+/// Reads the journal that one writer appends to.
+#[derive(Clone)]
+pub struct Scanner {
+    pub(super) path: PathBuf,
+    pub(super) head: Arc<RwLock<Head>>,
+}
+
+/// Which lines are asked for; what is `None` or empty does not restrict.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Who asked, approved, was refused, or ended a grant.
+    pub principal: Option<String>,
+    /// Grants that touch this port.
+    pub port: Option<PortSpec>,
+    /// Grants with a source inside this prefix, or around it.
+    pub source: Option<Source>,
+    /// From this moment on.
+    pub since: Option<Timestamp>,
+    /// Before this moment.
+    pub until: Option<Timestamp>,
+    /// Of [`Event::KINDS`].
+    pub kinds: Vec<&'static str>,
+    /// Only lines before this one.
+    pub before: Option<u64>,
+    /// At most this many.
+    pub limit: usize,
+}
+
+/// One line and what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number.
+    pub seq: u64,
+    /// When it was decided, by the wall clock.
+    pub time: Timestamp,
+    /// One of [`Event::KINDS`].
+    pub kind: &'static str,
+    /// Whom it is about; empty for the host itself.
+    pub principal: String,
+    /// The grant that it is about.
+    pub grant: Option<Uuid>,
+    /// The grant's ports.
+    pub ports: Vec<PortSpec>,
+    /// The grant's sources.
+    pub sources: Vec<Source>,
+    /// Why, in words.
+    pub reason: String,
+    /// As it stands in the journal.
+    pub line: String,
+}
+
+/// What a scan found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The newest first.
+    pub entries: Vec<Entry>,
+    /// Whether older ones match too.
+    pub more: bool,
+    /// The first fault of the chain; `None` when it holds from the first line to `head`.
+    pub damage: Option<String>,
+    /// The newest durable line when the scan began.
+    pub seq: u64,
+    /// Its hash, as the writer knows it.
+    pub head: String,
+}
+
+impl Scanner {
+    /// Reads the whole journal. What is appended meanwhile is left for the next time.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn scan(&self, filter: &Filter) -> io::Result<Page> {
+        let head = self.head.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut reader = BufReader::with_capacity(1 << 16, File::open(&self.path)?);
+        let (mut wanted, mut damage, mut prev) = (Wanted::new(filter), None, GENESIS.to_owned());
+        let mut line = Vec::new();
+        for number in 1..=head.seq {
+            line.clear();
+            if reader.read_until(b'\n', &mut line)? == 0 {
+                damage.get_or_insert_with(|| format!("line {number} is missing"));
+                break;
+            }
+            let text = line.strip_suffix(b"\n").unwrap_or(&line);
+            match check_line(text, number, &prev) {
+                Ok(record) => wanted.take(&record, text),
+                Err(reason) => {
+                    damage.get_or_insert_with(|| format!("line {number} {reason}"));
+                    // What can still be read is shown; the caller is told that it was damaged.
+                    if let Ok(Line { record, .. }) = serde_json::from_slice(text) {
+                        wanted.take(&record, text);
+                    }
+                }
+            }
+            prev = hash(text);
+        }
+        if damage.is_none() && prev != head.hash {
+            damage = Some(format!("line {} is not the one that was written", head.seq));
+        }
+        let (entries, more) = wanted.newest_first();
+        Ok(Page { entries, more, damage, seq: head.seq, head: head.hash })
+    }
+}
+
+/// What matches so far, and the grants that later lines may be about.
+struct Wanted<'a> {
+    filter: &'a Filter,
+    /// The newest, one more than is asked for: that one tells whether there is more.
+    kept: VecDeque<Entry>,
+    live: HashMap<Uuid, Grant>,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(filter: &'a Filter) -> Self {
+        Self { filter, kept: VecDeque::new(), live: HashMap::new() }
+    }
+
+    fn take(&mut self, record: &Record, text: &[u8]) {
+        match &record.event {
+            Event::Granted { grant } => {
+                if self.matches(record, Some(grant)) {
+                    self.keep(entry(record, Some(grant), text));
+                }
+                self.live.insert(grant.id, grant.clone());
+            }
+            Event::Ended { grant, .. } => {
+                let grant = self.live.remove(grant);
+                if self.matches(record, grant.as_ref()) {
+                    self.keep(entry(record, grant.as_ref(), text));
+                }
+            }
+            _ if self.matches(record, None) => self.keep(entry(record, None, text)),
+            _ => {}
+        }
+    }
+
+    fn keep(&mut self, entry: Entry) {
+        self.kept.push_back(entry);
+        if self.kept.len() > self.filter.limit.saturating_add(1) {
+            self.kept.pop_front();
+        }
+    }
+
+    fn matches(&self, record: &Record, grant: Option<&Grant>) -> bool {
+        let Filter { principal, port, source, since, until, kinds, before, limit: _ } = self.filter;
+        before.is_none_or(|before| record.seq < before)
+            && since.is_none_or(|since| record.time >= since)
+            && until.is_none_or(|until| record.time < until)
+            && (kinds.is_empty() || kinds.contains(&record.event.kind()))
+            && principal.as_ref().is_none_or(|who| is_about(record, grant, who))
+            && port.is_none_or(|port| grant.is_some_and(|grant| touches(grant, port)))
+            && source.is_none_or(|source| grant.is_some_and(|grant| overlaps(grant, source)))
+    }
+
+    fn newest_first(mut self) -> (Vec<Entry>, bool) {
+        let found = self.kept.len();
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        while let Some(entry) = self.kept.pop_back() {
+            bytes += entry.line.len();
+            if entries.len() == self.filter.limit || (bytes > MOST_BYTES && !entries.is_empty()) {
+                break;
+            }
+            entries.push(entry);
+        }
+        let more = entries.len() < found;
+        (entries, more)
+    }
+}
+
+fn is_about(record: &Record, grant: Option<&Grant>, who: &str) -> bool {
+    let named = match &record.event {
+        Event::Refused { signer, .. } => signer.principal == who,
+        Event::Ended { ending, .. } => ending.by == who,
+        _ => false,
+    };
+    let signed = |grant: &Grant| [&grant.signer].into_iter().chain(&grant.approvers).any(|s| s.principal == who);
+    named || grant.is_some_and(signed)
+}
+
+fn touches(grant: &Grant, port: PortSpec) -> bool {
+    let same = |p: &PortSpec| p.number == port.number;
+    grant.ports.iter().any(|p| same(p) && (p.protocol.covers(port.protocol) || port.protocol.covers(p.protocol)))
+}
+
+fn overlaps(grant: &Grant, source: Source) -> bool {
+    let wanted = source.net();
+    grant.sources.iter().map(|source| source.net()).any(|net| wanted.contains(&net) || net.contains(&wanted))
+}
+
+fn entry(record: &Record, grant: Option<&Grant>, text: &[u8]) -> Entry {
+    let id = match &record.event {
+        Event::Ended { grant, .. } => Some(*grant),
+        _ => grant.map(|grant| grant.id),
+    };
+    let signer = match &record.event {
+        Event::Refused { signer, .. } => Some(signer),
+        _ => grant.map(|grant| &grant.signer),
+    };
+    Entry {
+        seq: record.seq,
+        time: record.time,
+        kind: record.event.kind(),
+        principal: signer.map(|signer| signer.principal.clone()).unwrap_or_default(),
+        grant: id,
+        ports: grant.map(|grant| grant.ports.clone()).unwrap_or_default(),
+        sources: grant.map(|grant| grant.sources.clone()).unwrap_or_default(),
+        reason: reason(&record.event),
+        line: String::from_utf8_lossy(text).into_owned(),
+    }
+}
+
+fn reason(event: &Event) -> String {
+    match event {
+        Event::Granted { grant } => grant.justification.clone(),
+        Event::Ended { ending: Ending { cause, by, reason, .. }, .. } => {
+            let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
+            let given = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            format!("{}{by}{given}", cause.sentence())
+        }
+        Event::Refused { reason, sentence, .. } => format!("{reason}: {sentence}"),
+        Event::Unverified { counts } => {
+            counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
+        }
+        Event::Started { version, .. } => format!("posternd {version}"),
+        Event::Stopped { .. } => String::new(),
+        Event::Unlocked => "every port was opened by hand".to_owned(),
+        Event::Repaired { bytes } => format!("{bytes} bytes of a torn line were cut off"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
