@@ -144,12 +144,14 @@ fn an_auditor_finds_what_happened_by_person_port_source_time_and_kind() {
 }
 
 #[test]
-fn only_who_sees_everything_sees_the_journal_and_a_changed_one_is_told_of() {
+fn only_an_admin_reads_the_journal_and_a_changed_one_is_told_of() {
     let net = Net::pair();
-    let postern = Postern::start(&net.server, Options::without_shed());
+    let mut options = Options::without_shed();
+    options.rules.push_str("[[role]]\nname = \"viewer\"\nprincipals = [\"alice@example.com\"]\n");
+    let postern = Postern::start(&net.server, options);
     postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 600).expect("a grant");
     let signed = |key| Call { read: Some(request::read(key, AUDIENCE)), ..Call::default() };
-    let refused = asked(&postern, signed(&postern.alice)).expect_err("a requester");
+    let refused = asked(&postern, signed(&postern.alice)).expect_err("a requester and viewer");
     assert_eq!((refused.code(), &reason(&refused)[..]), (tonic::Code::PermissionDenied, "NOT_PERMITTED"));
     assert_eq!(audit(&net, &postern, &[], Some(&postern.alice)).status.code(), Some(1));
     assert_eq!(asked(&postern, signed(&postern.admin)).expect("an admin").entries.len(), 2);

@@ -174,7 +174,7 @@ mod tests {
     }
 
     fn person(sees_all: bool) -> Reader {
-        Reader::Person { principal: "alice".into(), sees_all }
+        Reader::Person { principal: "alice".into(), sees_all, is_admin: false }
     }
 
     #[test]

@@ -13,9 +13,9 @@ impl Engine {
     /// Lines of the journal, the newest first, and whether its chain holds.
     ///
     /// # Errors
-    /// [`Reason::NotPermitted`] for who does not see everything, [`Reason::Overloaded`], [`Reason::JournalFailed`].
+    /// [`Reason::NotPermitted`] for everybody but root and admins, [`Reason::Overloaded`], [`Reason::JournalFailed`].
     pub async fn audit(&self, reader: &Reader, filter: Filter) -> Result<Page, Refusal> {
-        if !reader.sees_all() {
+        if !reader.may_audit() {
             return Err(Refusal::new(Reason::NotPermitted, "only an admin reads the journal").at("role"));
         }
         let busy = || Refusal::new(Reason::Overloaded, "others read the journal; try again in a moment");

@@ -91,7 +91,8 @@ impl Engine {
         if !sees_all && !policy.holds(&principal, RoleKind::Requester) {
             return Err(Refusal::new(Reason::NotPermitted, format!("{principal} has no role")).at("role"));
         }
-        Ok(Reader::Person { principal, sees_all })
+        let is_admin = policy.holds(&principal, RoleKind::Admin);
+        Ok(Reader::Person { principal, sees_all, is_admin })
     }
 
     /// Verifies and parses; what a verified signer got wrong is recorded.

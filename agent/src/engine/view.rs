@@ -20,14 +20,16 @@ pub enum Reader {
         principal: String,
         /// An admin sees everybody's grants, others their own.
         sees_all: bool,
+        /// Reads the journal too.
+        is_admin: bool,
     },
 }
 
 impl Reader {
-    /// Whether this reader may see everything.
+    /// Whether this reader may read the journal.
     #[must_use]
-    pub fn sees_all(&self) -> bool {
-        matches!(self, Self::Root | Self::Person { sees_all: true, .. })
+    pub fn may_audit(&self) -> bool {
+        matches!(self, Self::Root | Self::Person { is_admin: true, .. })
     }
 
     /// Whether this reader may see what belongs to `principal`.
@@ -35,7 +37,7 @@ impl Reader {
     pub fn may_see(&self, owner: &str) -> bool {
         match self {
             Self::Root => true,
-            Self::Person { principal, sees_all } => *sees_all || principal == owner,
+            Self::Person { principal, sees_all, is_admin: _ } => *sees_all || principal == owner,
         }
     }
 }
