@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::envelope::Signer;
-use crate::grant::{AccessRequest, EndCause, Ending, Grant, Header, PortSpec, Use};
+use crate::grant::{AccessRequest, EndCause, Ending, Grant, Header, PortSpec, Source, Use};
 use crate::message::MAX_MESSAGE_LIFE;
 use crate::policy::{Judgement, Live};
 use crate::refusal::{Reason, Refusal};
@@ -90,6 +90,12 @@ pub enum Event {
         /// The rule or field that refused; may be empty.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         rule: String,
+        /// The ports that were asked for, where somebody asked for access.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ports: Vec<PortSpec>,
+        /// For whom they were asked for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        sources: Vec<Source>,
     },
     /// Messages without a valid signature, summed up: nobody unverified gets a line of his own.
     Unverified {

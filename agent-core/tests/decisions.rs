@@ -94,8 +94,15 @@ impl Story {
     fn ask_and_record(&mut self, who: &str, request: &AccessRequest, now: &Now) {
         if let Err(reason) = self.ask(who, request, now) {
             let (reason, sentence) = (reason.code().to_owned(), reason.sentence().to_owned());
-            let event =
-                Event::Refused { signer: signer(who), action: Action::Request, reason, sentence, rule: "x".into() };
+            let event = Event::Refused {
+                signer: signer(who),
+                action: Action::Request,
+                reason,
+                sentence,
+                rule: "x".into(),
+                ports: request.ports.clone(),
+                sources: request.sources.clone(),
+            };
             self.push(now, Some(Seen::from(&request.header)), event);
         }
     }

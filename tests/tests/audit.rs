@@ -119,9 +119,9 @@ fn an_auditor_finds_what_happened_by_person_port_source_time_and_kind() {
     for (call, arguments, wanted) in [
         (person(alice), ["--principal", alice], vec![ended, again, refused, granted]),
         (person(root), ["--principal", root], vec![]),
-        (port("22/tcp"), ["--port", "ssh"], vec![ended, granted]),
+        (port("22/tcp"), ["--port", "ssh"], vec![ended, refused, granted]),
         (port("22/udp"), ["--port", "22/udp"], vec![again]),
-        (source(&own), ["--from", &own], vec![ended, granted]),
+        (source(&own), ["--from", &own], vec![ended, refused, granted]),
         (source(around), ["--from", around], vec![again]),
         (kind("refused"), ["--event", "refused"], vec![refused]),
         (Call { since: whole(0), ..Call::default() }, ["--since", &clock(0)], kept(&|t| t >= time(0).seconds)),

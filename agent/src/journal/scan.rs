@@ -33,9 +33,9 @@ pub struct Scanner {
 pub struct Filter {
     /// Who asked, approved, was refused, or ended a grant.
     pub principal: Option<String>,
-    /// Grants that touch this port.
+    /// Grants and refused requests that touch this port.
     pub port: Option<PortSpec>,
-    /// Grants with a source inside this prefix, or around it.
+    /// Grants and refused requests with a source inside this prefix, or around it.
     pub source: Option<Source>,
     /// From this moment on.
     pub since: Option<Timestamp>,
@@ -170,8 +170,8 @@ impl<'a> Wanted<'a> {
             && until.is_none_or(|until| record.time < until)
             && (kinds.is_empty() || kinds.contains(&record.event.kind()))
             && principal.as_ref().is_none_or(|who| is_about(record, grant, who))
-            && port.is_none_or(|port| grant.is_some_and(|grant| touches(grant, port)))
-            && source.is_none_or(|source| grant.is_some_and(|grant| overlaps(grant, source)))
+            && port.is_none_or(|port| touches(scope(record, grant).0, port))
+            && source.is_none_or(|source| overlaps(scope(record, grant).1, source))
     }
 
     fn newest_first(mut self) -> (Vec<Entry>, bool) {
@@ -200,14 +200,23 @@ fn is_about(record: &Record, grant: Option<&Grant>, who: &str) -> bool {
     named || grant.is_some_and(signed)
 }
 
-fn touches(grant: &Grant, port: PortSpec) -> bool {
-    let same = |p: &PortSpec| p.number == port.number;
-    grant.ports.iter().any(|p| same(p) && (p.protocol.covers(port.protocol) || port.protocol.covers(p.protocol)))
+/// The ports and sources that a line is about: those of its grant, or those that somebody asked for in vain.
+fn scope<'a>(record: &'a Record, grant: Option<&'a Grant>) -> (&'a [PortSpec], &'a [Source]) {
+    match (&record.event, grant) {
+        (Event::Refused { ports, sources, .. }, _) => (ports, sources),
+        (_, Some(grant)) => (&grant.ports, &grant.sources),
+        (_, None) => (&[], &[]),
+    }
 }
 
-fn overlaps(grant: &Grant, source: Source) -> bool {
+fn touches(ports: &[PortSpec], port: PortSpec) -> bool {
+    let same = |p: &PortSpec| p.number == port.number;
+    ports.iter().any(|p| same(p) && (p.protocol.covers(port.protocol) || port.protocol.covers(p.protocol)))
+}
+
+fn overlaps(sources: &[Source], source: Source) -> bool {
     let wanted = source.net();
-    grant.sources.iter().map(|source| source.net()).any(|net| wanted.contains(&net) || net.contains(&wanted))
+    sources.iter().map(|source| source.net()).any(|net| wanted.contains(&net) || net.contains(&wanted))
 }
 
 fn entry(record: &Record, grant: Option<&Grant>, text: &[u8]) -> Entry {
@@ -225,8 +234,8 @@ fn entry(record: &Record, grant: Option<&Grant>, text: &[u8]) -> Entry {
         kind: record.event.kind(),
         principal: signer.map(|signer| signer.principal.clone()).unwrap_or_default(),
         grant: id,
-        ports: grant.map(|grant| grant.ports.clone()).unwrap_or_default(),
-        sources: grant.map(|grant| grant.sources.clone()).unwrap_or_default(),
+        ports: scope(record, grant).0.to_vec(),
+        sources: scope(record, grant).1.to_vec(),
         reason: reason(&record.event),
         line: String::from_utf8_lossy(text).into_owned(),
     }

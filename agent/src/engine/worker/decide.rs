@@ -40,15 +40,17 @@ impl Worker {
                 let Some(signer) = signers.first().cloned() else { return };
                 let decided = self.request(&signers, &request, batch, now);
                 let seen = Seen::from(&request.header);
-                self.answer_later(decided, (signer, Action::Request, seen), answer, batch, now);
+                let asked = Refused { signer, action: Action::Request, request: Some(&request) };
+                self.answer_later(decided, asked, seen, answer, batch, now);
             }
             Command::Revoke { signer, request, answer } => {
                 let decided = self.revoke(&signer, &request, batch, now);
                 let seen = Seen::from(&request.header);
-                self.answer_later(decided, (signer, Action::Revoke, seen), answer, batch, now);
+                let asked = Refused { signer, action: Action::Revoke, request: None };
+                self.answer_later(decided, asked, seen, answer, batch, now);
             }
             Command::Refuse { signer, action, refusal, answer } => {
-                self.refuse(batch, signer, action, &refusal, None, now);
+                self.refuse(batch, Refused { signer, action, request: None }, &refusal, None, now);
                 batch.waiting.push(Waiting::Recorded(refusal, answer));
             }
             Command::Network(state) => self.network(&state),
@@ -78,7 +80,8 @@ impl Worker {
     fn answer_later(
         &mut self,
         decided: Result<Uuid, Refusal>,
-        (signer, action, seen): (Signer, Action, Seen),
+        asked: Refused<'_>,
+        seen: Seen,
         answer: Answer<GrantView>,
         batch: &mut Batch,
         now: &Now,
@@ -86,7 +89,7 @@ impl Worker {
         let waiting = match decided {
             Ok(grant) => Waiting::Grant(grant, answer),
             Err(refusal) => {
-                self.refuse(batch, signer, action, &refusal, burns(&refusal).then_some(seen), now);
+                self.refuse(batch, asked, &refusal, burns(&refusal).then_some(seen), now);
                 Waiting::Refused(refusal, answer)
             }
         };
@@ -146,17 +149,11 @@ impl Worker {
         Ok(request.grant_id)
     }
 
-    fn refuse(
-        &mut self,
-        batch: &mut Batch,
-        signer: Signer,
-        action: Action,
-        refusal: &Refusal,
-        seen: Option<Seen>,
-        now: &Now,
-    ) {
+    fn refuse(&mut self, batch: &mut Batch, asked: Refused<'_>, refusal: &Refusal, seen: Option<Seen>, now: &Now) {
         let (reason, rule) = (refusal.reason.code().to_owned(), refusal.rule.clone());
-        let event = Event::Refused { signer, action, reason, sentence: refusal.sentence(), rule };
+        let Refused { signer, action, request } = asked;
+        let (ports, sources) = request.map(|r| (r.ports.clone(), r.sources.clone())).unwrap_or_default();
+        let event = Event::Refused { signer, action, reason, sentence: refusal.sentence(), rule, ports, sources };
         self.push(batch, seen, event, now);
     }
 
@@ -219,6 +216,14 @@ impl Worker {
             }
         }
     }
+}
+
+/// Who was refused what, for the record.
+struct Refused<'a> {
+    signer: Signer,
+    action: Action,
+    /// Where somebody asked for access.
+    request: Option<&'a AccessRequest>,
 }
 
 /// Whether the id of a refused message is remembered. One that is no longer fresh, or already known, need not be; one that the
