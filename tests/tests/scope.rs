@@ -1,0 +1,83 @@
+//! What a host shows of itself: how its shed is attached, why it does not start, and one grant by its id.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use postern_proto::v1::{GetGrantRequest, Interface, ShedMode};
+use postern_tests::client::reason;
+use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
+use postern_tests::postern::{self, AUDIENCE, Options, Postern};
+use postern_tests::probe::{self, Outcome};
+use postern_tests::request;
+use postern_tests::service::Service;
+
+/// How long something that happens at once may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn interface(postern: &Postern, name: &str) -> Interface {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let interfaces = postern.client().status().expect("the status").interfaces;
+        if let Some(found) = interfaces.into_iter().find(|interface| interface.name == name) {
+            return found;
+        }
+        assert!(Instant::now() < end, "{name} is not in the status");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn the_shed_takes_jumbo_frames_natively_and_falls_back_by_name() {
+    let net = Net::pair();
+    net.client.ip("link set eth0 mtu 9000");
+    net.server.ip("link set eth0 mtu 9000\nlink add br0 type bridge\nlink set br0 up");
+    let shed = "{ interfaces = [\"eth0\", \"br0\"] }".to_owned();
+    let postern = Postern::start(&net.server, Options { shed, ..Options::default() });
+    let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
+    assert_eq!(interface(&postern, "eth0").mode(), ShedMode::Native);
+    let bridge = interface(&postern, "br0");
+    assert_eq!(bridge.mode(), ShedMode::Generic, "{}", bridge.reason);
+    assert!(!bridge.reason.is_empty(), "the reason is named");
+    postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
+    for (host, wanted) in [(GRANTED, true), (STRANGER, false)] {
+        for source in host.both() {
+            let to = SocketAddr::new(SERVER.like(source), 22);
+            assert_eq!(probe::tcp(&net.client, source, to) == Outcome::Answered, wanted, "{source}");
+        }
+    }
+}
+
+#[test]
+fn without_the_cut_posternd_does_not_start_and_what_was_closed_stays_closed() {
+    let net = Net::pair();
+    let mut postern = Postern::start(&net.server, Options::default());
+    let service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
+    postern.stop();
+    postern.configure(&Options { extra: format!("cgroup = {:?}", postern.file("state")), ..Options::default() });
+    let mut command = net.server.command(postern::program());
+    let output = command.args(["run", "--config"]).arg(postern.config()).output().expect("to run posternd");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("attach the cut") && said.contains("both lock and cut"), "it says why: {said}");
+    for source in STRANGER.both() {
+        let to = SocketAddr::new(SERVER.like(source), 22);
+        assert_ne!(probe::tcp(&net.client, source, to), Outcome::Answered);
+    }
+    assert_eq!(service.served(), 0);
+}
+
+#[test]
+fn a_grant_is_shown_by_its_id_to_whoever_may_see_it() {
+    let net = Net::pair();
+    let postern = Postern::start(&net.server, Options::default());
+    let client = postern.client();
+    let made = postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
+    let get = |id: &str| {
+        let call = GetGrantRequest { read: Some(request::read(&postern.alice, AUDIENCE)), id: id.to_owned() };
+        client.wait(client.access().get_grant(call)).map_err(|status| reason(&status))
+    };
+    let shown = get(&made.id).expect("her own grant").into_inner().grant.expect("a grant");
+    assert_eq!((&shown.id, &shown.ports, &shown.source), (&made.id, &made.ports, &made.source));
+    assert_eq!(get(&request::uuid()).map(drop), Err("GRANT_NOT_FOUND".to_owned()));
+    assert_eq!(get("nonsense").map(drop), Err("PAYLOAD_MALFORMED".to_owned()));
+}
