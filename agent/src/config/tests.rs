@@ -1,5 +1,8 @@
 //! A full file, an empty one, and every mistake by name.
 
+use postern_core::policy::RoleKind;
+use postern_core::time::Seconds;
+
 use super::*;
 
 const FULL: &str = r#"
@@ -57,43 +60,157 @@ fn an_empty_file_closes_the_usual_ports_and_lets_nobody_in() {
     assert!(config.api.plaintext.is_empty());
 }
 
+/// A text, and what the only complaint about it says: `LINE:COLUMN: FIELD: MESSAGE`, or the beginning of it.
+const MISTAKES: &[(&str, &str)] = &[
+    ("nonsense", "1:9: not valid TOML"),
+    ("[[port]]\nnumber = 22\n[[port]]\nnumber = = 2", "4:10: port[1].number: not valid TOML"),
+    ("[api]\nunix = 'x", "2:10: api.unix: not valid TOML"),
+    ("names = ['a']\nnames = ['b']", "2:1: names: not valid TOML: duplicate key"),
+    ("color = 1", "1:1: color: unknown key 'color' in the top of the file; it knows names, "),
+    ("namse = ['x']", "1:1: namse: unknown key 'namse' in the top of the file; did you mean 'names'?"),
+    ("ports = []", "1:1: ports: unknown key 'ports' in the top of the file; did you mean 'port'?"),
+    (
+        "max_grants = 1",
+        "1:1: max_grants: unknown key 'max_grants' in the top of the file; 'max_grants' belongs into [[port]]",
+    ),
+    (
+        "[[port]]\nnumber = 22\n  max_durration = '1h'",
+        "3:3: port[0].max_durration: unknown key 'max_durration' in [[port]]; did you mean 'max_duration'?",
+    ),
+    (
+        "[[port]]\nnumber = 22\nMax-Duration = '1h'",
+        "3:1: port[0].Max-Duration: unknown key 'Max-Duration' in [[port]]; did you mean 'max_duration'?",
+    ),
+    (
+        "[[port]]\nnumber = 22\ntrust_file = '/t'",
+        "3:1: port[0].trust_file: unknown key 'trust_file' in [[port]]; 'trust_file' belongs above the first section",
+    ),
+    ("[api]\nentries = 7", "2:1: api.entries: unknown key 'entries' in [api]; 'entries' belongs into [limits]"),
+    (
+        "shed = { interface = 'auto' }",
+        "1:10: shed.interface: unknown key 'interface' in shed; did you mean 'interfaces'?",
+    ),
+    ("[[port]]\nname = 'x'", "1:1: port[0].number: is missing; [[port]] needs it"),
+    ("[[port]]\nnumber = 0", "2:10: port[0].number: 0 is not from 1 to 65535"),
+    ("[[port]]\nnumber = 65536", "2:10: port[0].number: 65536 is not from 1 to 65535"),
+    ("[[port]]\nnumber = -1", "2:10: port[0].number: -1 is not from 1 to 65535"),
+    ("[[port]]\nnumber = 2.5", "2:10: port[0].number: the number 2.5 where a whole number belongs"),
+    ("[[port]]\nnumber = 99999999999999999999999999999999999999999999", "2:10: port[0].number: "),
+    ("[[port]]\nnumber = 'shs'", "2:10: port[0].number: 'shs' is not a port that has a name here; did you mean 'ssh'?"),
+    ("[[port]]\nnumber = 'quake'", "2:10: port[0].number: 'quake' is not a port that has a name here (ssh, "),
+    (
+        "[[port]]\nnumber = 22\nprotocol = 'tpc'",
+        "3:12: port[0].protocol: 'tpc' is none of \"tcp\", \"udp\", \"any\"; did you mean 'tcp'?",
+    ),
+    ("[[port]]\nnumber = 22\nprotocol = 'icmp'", "3:12: port[0].protocol: 'icmp' is none of \"tcp\", \"udp\", \"any\""),
+    ("[[port]]\nnumber = 22\nprotocol = 6", "3:12: port[0].protocol: the number 6 where one of \"tcp\", "),
+    (
+        "[[port]]\nnumber = 22\n[[port]]\nnumber = 'ssh'\nprotocol = 'any'",
+        "4:10: port[1].number: port 22 is named twice for one protocol, first in line 2",
+    ),
+    ("[port]\nnumber = 22", "1:1: port: is written [[port]], with double brackets"),
+    ("port = [22]", "1:9: port[0]: the number 22 where the table [[port]] belongs"),
+    ("[[port]]\nnumber = 22\nmax_duration = '4m'", "3:16: port[0].max_duration: 4m is not from 5m to 24h"),
+    (
+        "[[port]]\nnumber = 22\n[[port]]\nnumber = 23\n  max_duration = '25h'",
+        "5:18: port[1].max_duration: 25h is not from 5m to 24h",
+    ),
+    ("[[port]]\nnumber = 22\nmax_duration = 'soon'", "3:16: port[0].max_duration: 'soon' is not a duration"),
+    ("[[port]]\nnumber = 22\nmax_duration = 3600", "3:16: port[0].max_duration: the number 3600 where a duration"),
+    ("[[port]]\nnumber = 22\nmax_duration = '300.5s'", "3:16: port[0].max_duration: '300.5s' is not a duration"),
+    ("[[port]]\nnumber = 22\nmax_duration = '-3h'", "3:16: port[0].max_duration: '-3h' is not a duration"),
+    (
+        "[[port]]\nnumber = 22\nallowed_sources = [\n  '::1/128',\n  '10.0.0.1/8']",
+        "5:3: port[0].allowed_sources[1]: 10.0.0.1/8 has bits set behind its prefix; did you mean 10.0.0.0/8?",
+    ),
+    (
+        "[[port]]\nnumber = 22\nallowed_sources = ['office']",
+        "3:20: port[0].allowed_sources[0]: 'office' is not a prefix",
+    ),
+    (
+        "[[port]]\nnumber = 22\nallowed_sources = '10.0.0.0/8'",
+        "3:19: port[0].allowed_sources: the text '10.0.0.0/8' where a list",
+    ),
+    ("[[port]]\nnumber = 22\non_expiry = 'cot'", "3:13: port[0].on_expiry: 'cot' is none of \"cut\""),
+    (
+        "[[port]]\nnumber = 22\njustification = 'require'",
+        "3:17: port[0].justification: 'require' is none of \"optional\", \"required\"; did you mean 'required'?",
+    ),
+    ("[[port]]\nnumber = 22\nmax_grants = 0", "3:14: port[0].max_grants: 0 would never let anybody in"),
+    ("[[port]]\nnumber = 22\nname = 22", "3:8: port[0].name: the number 22 where a text"),
+    ("[[port]]\nnumber = 22\napprovals = 8", "3:13: port[0].approvals: 8 is not from 0 to 7"),
+    ("[[port]]\nnumber = 22\napprovals = -1", "3:13: port[0].approvals: -1 is not from 0 to 7"),
+    ("[[port]]\nnumber = 7322", "2:10: port[0].number: tcp port 7322 is the API's own"),
+    ("[api]\ntcp = ['[::]:1', '[::]:22']", "2:18: api.tcp[1]: tcp port 22 is the API's own"),
+    ("[api]\nplaintext = ['127.0.0.1:22']", "2:14: api.plaintext[0]: tcp port 22 is the API's own"),
+    (
+        "[[role]]\nname = 'reqester'\nprincipals = []",
+        "2:8: role[0].name: 'reqester' is none of \"viewer\", \"requester\", \"approver\", \"admin\"; did you mean 'requester'?",
+    ),
+    ("[[role]]\nname = 'admin'", "1:1: role[0].principals: is missing; [[role]] needs it"),
+    ("[[role]]\nname = 'admin'\nprincipals = ['a', '']", "3:20: role[0].principals[1]: an empty text"),
+    ("[[role]]\nname = 'admin'\nprincipals = 'a'", "3:14: role[0].principals: the text 'a' where a list"),
+    ("[api]\nplaintext = ['0.0.0.0:1']", "2:14: api.plaintext[0]: 0.0.0.0:1 is not a loopback address"),
+    ("[api]\ntcp = ['localhost']", "2:8: api.tcp[0]: 'localhost' is not an address with a port"),
+    ("api = 'on'", "1:7: api: the text 'on' where the table [api] belongs"),
+    ("[limits]\ngrants = 0", "2:10: limits.grants: 0 is not 1 or more"),
+    ("[limits]\ngrants = 9\nentries = 8", "3:11: limits.entries: 8 entries are too few for 9 grants"),
+    ("[limits]\ngrants = 20000", "2:10: limits.grants: 16384 entries are too few for 20000 grants"),
+    ("shed = 'on'", "1:8: shed: 'on' is none of \"off\""),
+    ("shed = { interfaces = 'eth0' }", "1:23: shed.interfaces: 'eth0' is none of \"auto\""),
+    ("shed = { }", "1:8: shed.interfaces: is missing"),
+    ("names = 'x'", "1:9: names: the text 'x' where a list in [ ] belongs"),
+    ("names = [true]", "1:10: names[0]: true where a text in quotes belongs"),
+    ("state_dir = 'var'", "1:13: state_dir: 'var' is not a path that begins with /"),
+    ("# ö\n\tstate_dir = 'ü'", "2:14: state_dir: 'ü' is not a path"),
+];
+
 #[test]
-fn every_mistake_is_named() {
-    for (text, want) in [
-        ("nonsense", "line 1"),
-        ("color = 1", "unknown field `color`"),
-        ("[[port]]\nnumbr = 22", "line 2"),
-        ("[[port]]\nname = 'x'", "missing field `number`"),
-        ("[[port]]\nnumber = 0", "port[0].number"),
-        ("[[port]]\nnumber = 65536", "line 2"),
-        ("[[port]]\nnumber = -1", "line 2"),
-        ("[[port]]\nnumber = 22\nprotocol = 'icmp'", "unknown variant `icmp`"),
-        ("[[port]]\nnumber = 22\n[[port]]\nnumber = 22\nprotocol = 'any'", "port[1].number"),
-        ("[[port]]\nnumber = 22\nmax_duration = '4m'", "port[0].max_duration"),
-        ("[[port]]\nnumber = 22\nmax_duration = '25h'", "port[0].max_duration"),
-        ("[[port]]\nnumber = 22\nmax_duration = 'soon'", "'soon' is not a duration"),
-        ("[[port]]\nnumber = 22\nmax_duration = '300.5s'", "is not a duration"),
-        ("[[port]]\nnumber = 22\nmax_duration = '-3h'", "is not a duration"),
-        ("[[port]]\nnumber = 22\nallowed_sources = ['10.0.0.1/8']", "did you mean 10.0.0.0/8"),
-        ("[[port]]\nnumber = 22\nallowed_sources = ['office']", "line 3"),
-        ("[[port]]\nnumber = 22\non_expiry = 'keep'", "unknown variant `keep`"),
-        ("[[port]]\nnumber = 22\njustification = 'maybe'", "unknown variant `maybe`"),
-        ("[[port]]\nnumber = 22\nmax_grants = 0", "port[0].max_grants"),
-        ("[[port]]\nnumber = 22\napprovals = 8", "port[0].approvals"),
-        ("[[port]]\nnumber = 22\napprovals = -1", "line 3"),
-        ("[[port]]\nnumber = 7322", "the API's own"),
-        ("[[role]]\nname = 'boss'\nprincipals = []", "unknown variant `boss`"),
-        ("[[role]]\nname = 'admin'\nprincipals = ['']", "role[0].principals"),
-        ("[api]\nplaintext = ['0.0.0.0:1']", "api.plaintext"),
-        ("[api]\ntcp = ['localhost']", "line 2"),
-        ("[limits]\ngrants = 0", "limits"),
-        ("shed = 'on'", "shed is \"off\""),
-        ("shed = { interfaces = 'eth0' }", "shed is \"off\""),
-        ("names = 'x'", "line 1"),
-    ] {
-        let error = Config::parse(text).expect_err(text);
-        assert!(error.contains(want), "{text:?} gave {error:?}");
+fn every_mistake_names_line_column_and_setting() {
+    let mut wrong = Vec::new();
+    for (text, want) in MISTAKES {
+        let problems = Config::parse(text).expect_err(text);
+        if problems.len() != 1 || !problems[0].to_string().starts_with(want) {
+            let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            wrong.push(format!("{text:?}\n  should say {want:?}\n  and says {said:?}"));
+        }
+        // With Windows' line ends the lines are the same.
+        let again = Config::parse(&text.replace('\n', "\r\n")).expect_err(text);
+        assert_eq!(again[0].line, problems[0].line, "{text:?}");
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn all_mistakes_are_said_at_once_and_in_order() {
+    let text: String =
+        "[[role]]\nname = 'boss'\n[[port]]\nnumbr = 0\nmax_duration = '25h'\n[limits]\ngrants = 0\n".into();
+    let problems = Config::parse(&text).unwrap_err();
+    let places: Vec<_> = problems.iter().map(|p| (p.line, &p.field[..])).collect();
+    let want = [
+        (1, "role[0].principals"),
+        (2, "role[0].name"),
+        (4, "port[0].numbr"),
+        (5, "port[0].max_duration"),
+        (7, "limits.grants"),
+    ];
+    assert_eq!(places, want);
+}
+
+#[test]
+fn a_problem_has_a_picture() {
+    let problems = Config::parse("[[port]]\nnumber = 22\n\tmax_duration = \"25h\" # ä\n").unwrap_err();
+    assert_eq!(problems[0].picture(), "3 | \tmax_duration = \"25h\" # ä\n  | \t               ^^^^^");
+}
+
+#[test]
+fn services_have_names() {
+    for (name, number) in services::all() {
+        let config = Config::parse(&format!("[[port]]\nnumber = '{name}'\n")).unwrap();
+        assert_eq!((config.policy().ports[0].port.number, &config.policy().ports[0].name[..]), (number, name));
+    }
+    let named = Config::parse("[[port]]\nnumber = 'rdp'\nname = 'desktop'").unwrap().policy();
+    assert_eq!((named.ports[0].port.to_string(), &named.ports[0].name[..]), ("3389/tcp".to_owned(), "desktop"));
 }
 
 #[test]
@@ -110,4 +227,25 @@ fn a_file_that_others_can_write_is_refused() {
     assert!(Config::load(&path).unwrap_err().to_string().contains("must belong to root"));
     assert!(Config::load(dir.path()).unwrap_err().to_string().contains("not a plain file"));
     assert!(Config::load(&dir.path().join("none")).unwrap_err().to_string().contains("cannot be read"));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
+
+    /// Whatever is done to a good file: no panic, and each problem points into it.
+    #[test]
+    fn a_mangled_file_is_read_or_refused_with_a_place(
+        cuts in proptest::collection::vec((0..FULL.len(), 0..20usize, "[\\[\\]{}=\"'0-9a-z\n ,.ö-]{0,6}"), 1..4)
+    ) {
+        let mut text = FULL.to_owned();
+        for (at, length, with) in cuts {
+            let boundary = |at: usize| (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap();
+            text.replace_range(boundary(at)..boundary(at + length), &with);
+        }
+        for problem in Config::parse(&text).err().unwrap_or_default() {
+            let line = text.split('\n').nth(problem.line - 1);
+            proptest::prop_assert!(line.is_some_and(|line| problem.column <= line.chars().count() + 1), "{problem:?}");
+            proptest::prop_assert!(!problem.message.is_empty() && !problem.picture().is_empty());
+        }
+    }
 }

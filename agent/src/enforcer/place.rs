@@ -74,6 +74,10 @@ pub fn cgroup(path: Option<&Path>) -> Result<Target, EnforcerError> {
             Some(path) => OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path)?.into(),
             None => sys::private_cgroup2()?,
         };
+        // Elsewhere an inode's number could be that of a cgroup by chance (/proc's is the root cgroup's).
+        if !sys::is_cgroup2(fd.as_fd())? {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "it is not a directory of cgroup v2"));
+        }
         // A cgroup's id is its directory's inode number on 64-bit kernels (kernfs).
         let id = File::from(fd.try_clone()?).metadata()?.ino();
         Ok(Target { place: Place::Cgroup(id, sys::ATTACH_INGRESS), fd })
@@ -222,6 +226,23 @@ mod tests {
         let mounts = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
         assert_eq!(mounted_cgroup2(mounts), Some(PathBuf::from("/sys/fs/cgroup/unified")));
         assert_eq!(mounted_cgroup2("proc /proc proc rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn only_cgroup2_is_taken_for_a_cgroup() {
+        let directory = tempfile::tempdir().unwrap();
+        // /proc's inode number is that of the root cgroup.
+        for path in [Path::new("/proc"), Path::new("/sys"), directory.path()] {
+            let error = cgroup(Some(path)).err().unwrap().to_string();
+            assert!(error.contains("not a directory of cgroup v2"), "{}: {error}", path.display());
+        }
+        assert!(cgroup(Some(Path::new("/proc/self/status"))).is_err());
+        // What is found without being named is the real thing, mounted or not, and so is it when it is named.
+        assert!(cgroup(None).is_ok());
+        if let Some(mounted) = mounted_cgroup2(&fs::read_to_string("/proc/mounts").unwrap()) {
+            let Place::Cgroup(id, _) = cgroup(Some(&mounted)).unwrap().place else { panic!("another place") };
+            assert_eq!(id, fs::metadata(&mounted).unwrap().ino());
+        }
     }
 
     #[test]

@@ -39,6 +39,8 @@ const LINK_XDP: u32 = 6;
 
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// `CGROUP2_SUPER_MAGIC`, as there.
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
 /// `SO_NETNS_COOKIE`, since Linux 5.14.
 const SO_NETNS_COOKIE: c_int = 71;
 
@@ -266,6 +268,18 @@ pub fn is_bpffs(path: &Path) -> io::Result<bool> {
     // SAFETY: a C string, and a `statfs` to fill.
     check(unsafe { libc::statfs(path.as_ptr(), &raw mut stat) })?;
     Ok(stat.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC)
+}
+
+/// Whether the directory `fd` lies on cgroup v2.
+///
+/// # Errors
+/// Those of `fstatfs`.
+pub fn is_cgroup2(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: all zero bytes are a valid `statfs`.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: an open descriptor, and a `statfs` to fill.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut stat) })?;
+    Ok(stat.f_type as u64 & 0xffff_ffff == CGROUP2_MAGIC)
 }
 
 /// Mounts a bpf file system at `path`, for root alone.

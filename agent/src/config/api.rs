@@ -1,0 +1,73 @@
+//! `[api]`: how people reach the agent.
+//!
+//! Owns its settings and that they can be reached at all: never a protected port, never plaintext on a network.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use postern_core::key::TCP;
+use postern_core::policy::PortRule;
+
+use super::ports::Named;
+use super::value::{Section, Value};
+
+/// `[api]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Api {
+    /// The Unix socket; root may read there without a signature.
+    pub unix: PathBuf,
+    /// TLS 1.3 listeners.
+    pub tcp: Vec<SocketAddr>,
+    /// Listeners without TLS; loopback addresses only.
+    pub plaintext: Vec<SocketAddr>,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            unix: "/run/postern/posternd.sock".into(),
+            tcp: vec![SocketAddr::from(([0u16; 8], 7322))],
+            plaintext: Vec::new(),
+        }
+    }
+}
+
+/// The section, checked against the protected ports.
+pub(super) fn read(section: Option<&Section<'_>>, rules: &[PortRule], named: &Named<'_>) -> Api {
+    let own = Api::default();
+    let get = |key| section.and_then(|section| section.get(key));
+    let tcp = get("tcp").map(|value| listeners(&value, rules, false));
+    let plaintext = get("plaintext").map(|value| listeners(&value, rules, true));
+    if tcp.is_none() {
+        for port in own.tcp.iter().map(SocketAddr::port) {
+            // A default has no line: the port that is in its way has one.
+            if let Some(value) = named.get(&(TCP, port)) {
+                value.wrong(closed(port));
+            }
+        }
+    }
+    let unix = get("unix").and_then(|value| value.path()).unwrap_or(own.unix);
+    Api { unix, tcp: tcp.unwrap_or(own.tcp), plaintext: plaintext.unwrap_or_default() }
+}
+
+fn listeners(value: &Value<'_>, rules: &[PortRule], plaintext: bool) -> Vec<SocketAddr> {
+    let read = |item: &Value<'_>| {
+        let address: SocketAddr = item.parsed("an address with a port, for example \"[::]:7322\"")?;
+        if plaintext && !address.ip().is_loopback() {
+            item.wrong(format!("{address} is not a loopback address; use tcp, which speaks TLS"));
+        }
+        if is_protected(rules, address.port()) {
+            item.wrong(closed(address.port()));
+        }
+        Some(address)
+    };
+    value.list(read).unwrap_or_default()
+}
+
+fn is_protected(rules: &[PortRule], port: u16) -> bool {
+    port != 0 && rules.iter().any(|r| r.port.number == port && r.port.protocol.numbers().contains(&TCP))
+}
+
+fn closed(port: u16) -> String {
+    format!("tcp port {port} is the API's own and a protected [[port]]: nobody could ask for it")
+}

@@ -1,0 +1,75 @@
+//! Every key of the file, and where it belongs.
+//!
+//! Owns the lists and the sentence for a key that is in none of them. It reads no values.
+
+use super::problem::nearest;
+
+/// A table that the file may hold.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// As it is written.
+    pub(super) name: &'static str,
+    /// What it may hold.
+    pub(super) keys: &'static [&'static str],
+}
+
+/// Above the first section.
+pub(super) const TOP: Place = Place {
+    name: "the top of the file",
+    keys: &[
+        "names",
+        "state_dir",
+        "trust_file",
+        "revoked_keys",
+        "ssh_host_keys",
+        "pin_dir",
+        "cgroup",
+        "shed",
+        "api",
+        "limits",
+        "port",
+        "role",
+    ],
+};
+/// `shed = { … }`
+pub(super) const SHED: Place = Place { name: "shed", keys: &["interfaces"] };
+/// `[api]`
+pub(super) const API: Place = Place { name: "[api]", keys: &["unix", "tcp", "plaintext"] };
+/// `[limits]`
+pub(super) const LIMITS: Place = Place { name: "[limits]", keys: &["grants", "entries"] };
+/// `[[port]]`
+pub(super) const PORT: Place = Place {
+    name: "[[port]]",
+    keys: &[
+        "number",
+        "protocol",
+        "name",
+        "max_duration",
+        "allowed_sources",
+        "on_expiry",
+        "justification",
+        "max_grants",
+        "approvals",
+    ],
+};
+/// `[[role]]`
+pub(super) const ROLE: Place = Place { name: "[[role]]", keys: &["name", "principals"] };
+
+/// All of them.
+pub(super) const PLACES: &[Place] = &[TOP, SHED, API, LIMITS, PORT, ROLE];
+
+/// What to say of `key`, which `place` does not know.
+pub(super) fn unknown(key: &str, place: Place) -> String {
+    let known = place.keys.iter().copied();
+    let elsewhere = PLACES.iter().filter(|other| other.keys.contains(&key)).map(|other| other.name);
+    let hint = match nearest(key, known) {
+        // TOML's trap: what follows a section's head belongs to the section.
+        _ if TOP.keys.contains(&key) => format!("; '{key}' belongs above the first section"),
+        Some(meant) => format!("; did you mean '{meant}'?"),
+        None => match elsewhere.collect::<Vec<_>>() {
+            places if places.is_empty() => format!("; it knows {}", place.keys.join(", ")),
+            places => format!("; '{key}' belongs into {}", places.join(" or ")),
+        },
+    };
+    format!("unknown key '{key}' in {}{hint}", place.name)
+}

@@ -1,0 +1,36 @@
+//! Files that only root can have written.
+//!
+//! Owns that check. It never looks at what is in them.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// The most bytes of a configuration or trust file: a slip of the hand, not a limit anybody should meet.
+const MOST_BYTES: u64 = 4 << 20;
+
+/// The bytes of a file that nobody but root could have written.
+///
+/// # Errors
+/// A sentence without the file's name: it cannot be read, is not a plain file, belongs to somebody else or can be written
+/// by others. Owner and mode are those of the opened file, so that a swapped path gains nothing.
+pub fn read_owned(path: &Path) -> Result<Vec<u8>, String> {
+    let file = File::open(path).map_err(|e| format!("cannot be read: {e}"))?;
+    let meta = file.metadata().map_err(|e| format!("cannot be examined: {e}"))?;
+    if !meta.is_file() {
+        return Err("is not a plain file".into());
+    }
+    if meta.uid() != 0 {
+        return Err(format!("belongs to user {} and must belong to root (chown root)", meta.uid()));
+    }
+    if meta.mode() & 0o022 != 0 {
+        return Err(format!("can be written by others (mode {:o}; chmod go-w)", meta.mode() & 0o7777));
+    }
+    if meta.len() > MOST_BYTES {
+        return Err(format!("has {} bytes; at most {MOST_BYTES} are read", meta.len()));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(|e| format!("cannot be read: {e}"))?;
+    Ok(bytes)
+}

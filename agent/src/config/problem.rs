@@ -1,0 +1,120 @@
+//! What is wrong with a configuration, and where.
+//!
+//! Owns [`Problem`] and the list in which the readers of values gather them, so that one run shows all. It never reads a value.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Range;
+
+/// One thing that is wrong with the text of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// The line, counted from 1.
+    pub line: usize,
+    /// The character in that line, counted from 1.
+    pub column: usize,
+    /// Which setting, for example `port[1].max_duration` (counted from 0); empty where the text does not get that far.
+    pub field: String,
+    /// What is wrong with it, in words, without a full stop.
+    pub message: String,
+    /// The line itself, without its end.
+    pub excerpt: String,
+    /// How many characters of the line are meant; at least 1.
+    pub length: usize,
+}
+
+impl fmt::Display for Problem {
+    /// `12:3: port[1].max_duration: …`, to be put behind the file's name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.line, self.column)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl Problem {
+    /// The line that is meant, with marks below the part that is.
+    #[must_use]
+    pub fn picture(&self) -> String {
+        let number = self.line.to_string();
+        // Tabs stay tabs, so that the marks stand below what they mean.
+        let blank = |c: char| if c == '\t' { '\t' } else { ' ' };
+        let before: String = self.excerpt.chars().take(self.column.saturating_sub(1)).map(blank).collect();
+        let margin = " ".repeat(number.len());
+        let marks = "^".repeat(self.length);
+        // Nobody's terminal takes orders from a file.
+        let line: String = self
+            .excerpt
+            .chars()
+            .map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c })
+            .collect();
+        format!("{number} | {line}\n{margin} | {before}{marks}")
+    }
+}
+
+/// The problems of one text.
+pub(super) struct Report<'a> {
+    text: &'a str,
+    problems: RefCell<Vec<Problem>>,
+}
+
+impl<'a> Report<'a> {
+    pub(super) const fn of(text: &'a str) -> Self {
+        Self { text, problems: RefCell::new(Vec::new()) }
+    }
+
+    /// Notes that the bytes `span` are wrong.
+    pub(super) fn add(&self, span: &Range<usize>, field: &str, message: impl fmt::Display) {
+        let problem = located(self.text, span, field, message.to_string());
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// The line of byte `at`, counted from 1.
+    pub(super) fn line(&self, at: usize) -> usize {
+        self.text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+    }
+
+    /// All of them, in the order of the text.
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        let mut problems = self.problems.into_inner();
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+}
+
+fn located(text: &str, span: &Range<usize>, field: &str, message: String) -> Problem {
+    let start = (0..=span.start.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    let before = text.get(..start).unwrap_or_default();
+    let begin = before.rfind('\n').map_or(0, |at| at + 1);
+    let excerpt = text.get(begin..).unwrap_or_default().lines().next().unwrap_or_default();
+    let column = before.get(begin..).unwrap_or_default().chars().count() + 1;
+    let meant = text.get(start..span.end.min(text.len())).unwrap_or_default();
+    let length = meant.lines().next().unwrap_or_default().trim_end().chars().count().max(1);
+    let line = before.matches('\n').count() + 1;
+    Problem { line, column, field: field.to_owned(), message, excerpt: excerpt.to_owned(), length }
+}
+
+/// The one word of `known` that `word` was probably meant to be.
+pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let plain = |text: &str| text.to_lowercase().replace(['-', ' '], "_");
+    let word = plain(word);
+    let distance = |other: &str| {
+        let other = plain(other);
+        let within = word.len() >= 4 && other.len() >= 4 && (other.contains(&word) || word.contains(&other));
+        // Half a word is a likelier slip than three wrong letters in it.
+        (strsim::osa_distance(&word, &other), within)
+    };
+    let allowed = (word.chars().count() / 3).max(1);
+    let near = known.into_iter().map(|other| (distance(other), other));
+    near.filter(|((edits, within), _)| *edits <= allowed || *within)
+        .min_by_key(|(rank, _)| *rank)
+        .map(|(_, other)| other)
+}
+
+/// `; did you mean 'max_duration'?`, or nothing.
+pub(super) fn suggestion<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> String {
+    nearest(word, known).map(|other| format!("; did you mean '{other}'?")).unwrap_or_default()
+}
