@@ -1,7 +1,8 @@
 //! What people ask for and what they get: ports, sources, requests, grants.
 //!
 //! Owns the domain types and their parsing ("parse, don't validate"): a [`Source`] cannot hold host bits, a [`PortSpec`] cannot
-//! be port 0. It never decides whether something is allowed ([`crate::policy`] does).
+//! be port 0. It never decides whether something is allowed ([`crate::policy`] does), and what becomes of a request is
+//! [`crate::life`]'s.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use crate::envelope::Signer;
 use crate::key::{Address, GrantKey, TCP, UDP};
+use crate::life::EndCause;
 use crate::refusal::{Reason, Refusal};
 use crate::time::{BootNanos, Seconds};
 
@@ -176,7 +178,7 @@ macro_rules! serde_as_text {
 serde_as_text!(PortSpec, Source);
 
 /// What every signed payload carries.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// The replay key.
     pub id: Uuid,
@@ -185,20 +187,22 @@ pub struct Header {
     /// Worthless after this.
     pub not_after: Timestamp,
     /// From `WhoAmI`, as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub challenge: Option<String>,
 }
 
 /// When a grant shall end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum End {
-    /// This long after it is accepted.
+    /// This long after it opens.
     After(Seconds),
     /// At this moment of the wall clock.
     At(Timestamp),
 }
 
 /// Somebody asks for ports to be opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessRequest {
     /// Its `id` becomes the grant's.
     pub header: Header,
@@ -208,9 +212,17 @@ pub struct AccessRequest {
     pub sources: Vec<Source>,
     /// How long.
     pub end: End,
+    /// When it shall open; `None`: at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// The grant that this one extends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supersedes: Option<Uuid>,
     /// Why.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub justification: String,
     /// A reference into another system.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub ticket: String,
 }
 
@@ -239,54 +251,6 @@ pub fn checked_list<T: Ord + Clone>(items: Vec<T>, field: &str) -> Result<Vec<T>
         return fail(format!("{field} names something twice"));
     }
     Ok(items)
-}
-
-/// Why a grant is no longer live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EndCause {
-    /// Its time was up.
-    Expired,
-    /// Somebody who may end it did.
-    Revoked,
-    /// The trust file no longer lets its signer ask.
-    SignerUntrusted,
-    /// The policy no longer names its ports, or lets its signer have them.
-    PolicyChanged,
-    /// The host was booted anew: nothing re-opens by itself.
-    Rebooted,
-    /// The kernel did not take it, so it never took effect.
-    Undone,
-}
-
-impl EndCause {
-    /// For people.
-    #[must_use]
-    pub const fn sentence(self) -> &'static str {
-        match self {
-            Self::Expired => "its time was up",
-            Self::Revoked => "it was revoked",
-            Self::SignerUntrusted => "its signer is trusted no longer",
-            Self::PolicyChanged => "the policy no longer allows it",
-            Self::Rebooted => "the host was rebooted",
-            Self::Undone => "the kernel did not take it",
-        }
-    }
-}
-
-/// How a grant ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ending {
-    /// When, by the wall clock.
-    pub at: Timestamp,
-    /// Why.
-    pub cause: EndCause,
-    /// The principal who ended it, or `root`; empty for the clock and the host itself.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub by: String,
-    /// What that person gave as the reason.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub reason: String,
 }
 
 /// What one grant's packets added up to.
@@ -339,14 +303,35 @@ pub struct Grant {
     pub sources: Vec<Source>,
     /// When it was accepted, by the wall clock.
     pub created: Timestamp,
+    /// When it opens, where the request named a moment; for the record only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// When it opens. Zero in journals older than scheduling: open from the beginning.
+    #[serde(default = "no_start")]
+    pub starts_boot: BootNanos,
     /// Its end by the wall clock of its making; for the record only.
     pub expires: Timestamp,
     /// Its end: this is what the kernel compares.
     pub expires_boot: BootNanos,
-    /// The boot that `expires_boot` belongs to.
+    /// The boot that the boot clock's moments belong to.
     pub boot_id: Uuid,
     /// Where the kernel counts its use.
     pub slot: u32,
+    /// The grant that this one extends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supersedes: Option<Uuid>,
+    /// When the first of a chain of extensions opened; absent for what extends nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain_boot: Option<BootNanos>,
+    /// Closes when it was not used within this time from its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_use_within: Option<Seconds>,
+    /// Closes when it was not used for this long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Seconds>,
+    /// Opened by root on the host, without a signature.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub break_glass: bool,
     /// Why.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub justification: String,
@@ -355,11 +340,33 @@ pub struct Grant {
     pub ticket: String,
 }
 
+const fn no_start() -> BootNanos {
+    BootNanos(0)
+}
+
 impl Grant {
-    /// Whether the kernel lets its packets through at `now` of its own boot.
+    /// Whether `now`, of its own boot, lies between its start and its end.
     #[must_use]
     pub fn is_live(&self, now: BootNanos) -> bool {
-        now < self.expires_boot
+        self.starts_boot <= now && now < self.expires_boot
+    }
+
+    /// When the chain of extensions that it belongs to opened.
+    #[must_use]
+    pub fn chain_start(&self) -> BootNanos {
+        self.chain_boot.unwrap_or(self.starts_boot)
+    }
+
+    /// When it has to be used next, or else is over, and why; `None` where nothing limits that. `last` is its latest packet, zero
+    /// for none; `used_before` tells of packets that were counted before the agent started at `started`.
+    #[must_use]
+    pub fn use_by(&self, last: BootNanos, used_before: bool, started: BootNanos) -> Option<(BootNanos, EndCause)> {
+        let after = |from: BootNanos, limit: Seconds| from.plus_nanos(limit.0.saturating_mul(1_000_000_000));
+        let opened = self.starts_boot.max(started);
+        let unused = last.0 == 0 && !used_before;
+        let first = self.first_use_within.filter(|_| unused).map(|limit| (after(opened, limit), EndCause::Unused));
+        let idle = self.idle_timeout.map(|limit| (after(opened.max(last), limit), EndCause::Idle));
+        first.into_iter().chain(idle).min_by_key(|(due, _)| *due)
     }
 
     /// The kernel's keys of this grant.

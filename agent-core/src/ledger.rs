@@ -1,7 +1,9 @@
 //! What has been decided so far: the pure fold of the journal.
 //!
-//! Owns [`Event`], [`Record`] and [`Ledger`]. A ledger changes only by [`Ledger::apply`], with the records that were made
-//! durable, in their order; so folding the journal again gives the same ledger. It never writes and never reads a clock.
+//! Owns [`Ledger`]. It changes only by [`Ledger::apply`], with the records that were made durable, in their order; so folding the
+//! journal again gives the same ledger. It never writes and never reads a clock.
+
+mod event;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,15 +11,22 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use event::{Action, Event, Record, Seen};
+
 use crate::envelope::Signer;
-use crate::grant::{AccessRequest, EndCause, Ending, Grant, Header, PortSpec, Source, Use};
+use crate::grant::{AccessRequest, Grant, PortSpec, Use};
+use crate::life::{EndCause, Ending, Held, Life, Pending, State, Step};
 use crate::message::MAX_MESSAGE_LIFE;
 use crate::policy::{Judgement, Live};
 use crate::refusal::{Reason, Refusal};
-use crate::time::{BootNanos, Now};
+use crate::time::{BootNanos, Now, Seconds};
 
 /// Ended grants that are kept for `ListGrants`; the journal keeps all.
 const MOST_ENDED: usize = 10_000;
+/// Requests that may wait for approval at once: a page that people read, not a queue.
+pub const MOST_PENDING: usize = 256;
+/// Requests of one person that may wait at once, so that nobody crowds out the others.
+pub const MOST_PENDING_EACH: usize = 8;
 /// Message ids that are remembered at once. Each is forgotten when its message is stale.
 const MOST_SEEN: usize = 100_000;
 /// How many seconds the wall clock may lie behind the newest record before it is not believed: a slewed clock never does.
@@ -32,155 +41,8 @@ pub struct Capacity {
     pub slots: u32,
 }
 
-/// What a signed message asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Action {
-    /// `RequestAccess`
-    Request,
-    /// `RevokeAccess`
-    Revoke,
-    /// Any call that reads.
-    Read,
-}
-
-/// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Event {
-    /// The agent began to serve.
-    Started {
-        /// Its version.
-        version: String,
-        /// The host's id.
-        host_id: Uuid,
-        /// What is closed by default.
-        protected: Vec<PortSpec>,
-    },
-    /// The agent stopped. Nothing opened by that.
-    Stopped {
-        /// What the packets of live grants added up to: the next start counts on from there.
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-        usage: BTreeMap<Uuid, Use>,
-    },
-    /// A request was granted.
-    Granted {
-        /// The grant.
-        grant: Grant,
-    },
-    /// A grant is no longer live.
-    Ended {
-        /// Which.
-        grant: Uuid,
-        /// How.
-        ending: Ending,
-        /// What its packets added up to.
-        usage: Use,
-    },
-    /// A message with a valid signature was refused.
-    Refused {
-        /// Who signed.
-        signer: Signer,
-        /// What for.
-        action: Action,
-        /// The stable code.
-        reason: String,
-        /// In words. (Not `message`: that is the record's own field, beside this.)
-        sentence: String,
-        /// The rule or field that refused; may be empty.
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        rule: String,
-        /// The ports that were asked for, where somebody asked for access.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        ports: Vec<PortSpec>,
-        /// For whom they were asked for.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        sources: Vec<Source>,
-    },
-    /// Messages without a valid signature, summed up: nobody unverified gets a line of his own.
-    Unverified {
-        /// How many of each reason since the last such line.
-        counts: BTreeMap<String, u64>,
-    },
-    /// The ports were opened by hand: `posternd unlock`.
-    Unlocked,
-    /// The journal's last line was torn by a crash and cut off.
-    Repaired {
-        /// How many bytes were cut off.
-        bytes: u64,
-    },
-}
-
-impl Event {
-    /// All kinds, as the journal spells them.
-    pub const KINDS: [&str; 8] =
-        ["started", "stopped", "granted", "ended", "refused", "unverified", "unlocked", "repaired"];
-
-    /// Which of [`Event::KINDS`] this is.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Started { .. } => "started",
-            Self::Stopped { .. } => "stopped",
-            Self::Granted { .. } => "granted",
-            Self::Ended { .. } => "ended",
-            Self::Refused { .. } => "refused",
-            Self::Unverified { .. } => "unverified",
-            Self::Unlocked => "unlocked",
-            Self::Repaired { .. } => "repaired",
-        }
-    }
-}
-
-/// The message that caused a record, for replay protection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
-    /// The message's id.
-    pub id: Uuid,
-    /// Its `not_after`.
-    pub not_after: Timestamp,
-}
-
-impl From<&Header> for Seen {
-    fn from(header: &Header) -> Self {
-        Self { id: header.id, not_after: header.not_after }
-    }
-}
-
-/// One line of the journal, without the chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// 1, 2, 3, …
-    pub seq: u64,
-    /// The wall clock when it was decided.
-    pub time: Timestamp,
-    /// The boot clock when it was decided.
-    pub boot: BootNanos,
-    /// Which boot.
-    pub boot_id: Uuid,
-    /// The message that caused it, if it may be shown only once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<Seen>,
-    /// What happened.
-    #[serde(flatten)]
-    pub event: Event,
-}
-
-/// A grant and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// The record that made it; orders grants by age.
-    pub seq: u64,
-    /// The grant.
-    pub grant: Grant,
-    /// Set once it has ended.
-    pub ending: Option<Ending>,
-    /// Final once it has ended; until then what an earlier run of the agent counted.
-    pub usage: Use,
-}
-
 /// Until when an id is remembered: both clocks must have passed, so that stepping one of them forgets nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Forget {
     wall: Timestamp,
     boot: BootNanos,
@@ -188,10 +50,11 @@ struct Forget {
 }
 
 /// The state that the journal adds up to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     held: BTreeMap<u64, Held>,
     by_id: HashMap<Uuid, u64>,
+    /// What has not ended: pending, scheduled and active.
     live: BTreeSet<u64>,
     seen: HashMap<Uuid, Forget>,
     last_seq: u64,
@@ -207,28 +70,89 @@ impl Ledger {
             self.remember(seen, record);
         }
         match &record.event {
-            Event::Granted { grant } => self.hold(record.seq, grant),
+            Event::Requested { pending } => self.wait(record, pending),
+            Event::Approved { grant, signer, missing } => self.approve(record, grant, signer, *missing),
+            Event::Granted { grant } | Event::BreakGlass { grant } => self.hold(record, grant),
+            Event::Activated { grant } => self.open(record, grant),
             Event::Ended { grant, ending, usage } => self.end(grant, ending, *usage),
             Event::Stopped { usage } => self.note_usage(usage),
             Event::Started { .. }
+            | Event::PolicyLoaded { .. }
             | Event::Refused { .. }
             | Event::Unverified { .. }
+            | Event::Layer { .. }
             | Event::Unlocked
             | Event::Repaired { .. } => {}
         }
     }
 
-    fn hold(&mut self, seq: u64, grant: &Grant) {
-        let held = Held { seq, grant: grant.clone(), ending: None, usage: Use::default() };
-        self.held.insert(seq, held);
-        self.by_id.insert(grant.id, seq);
+    fn insert(&mut self, record: &Record, life: Life) -> &mut Held {
+        let (seq, id) = (record.seq, life.id());
+        self.by_id.insert(id, seq);
         self.live.insert(seq);
+        self.held.entry(seq).or_insert(Held {
+            seq,
+            life,
+            opened: false,
+            ending: None,
+            usage: Use::default(),
+            steps: Vec::new(),
+            superseded_by: None,
+        })
+    }
+
+    fn wait(&mut self, record: &Record, pending: &Pending) {
+        let held = self.insert(record, Life::Pending(pending.clone()));
+        let reason = pending.request.justification.clone();
+        held.steps.push(step(State::Pending, record, &pending.signer.principal, reason));
+        for approver in &pending.approvers {
+            held.steps.push(step(State::Pending, record, &approver.principal, "approved".into()));
+        }
+    }
+
+    fn approve(&mut self, record: &Record, id: &Uuid, signer: &Signer, missing: u32) {
+        let Some(held) = self.held_mut(id) else { return };
+        held.steps.push(step(State::Pending, record, &signer.principal, "approved".into()));
+        if let Life::Pending(pending) = &mut held.life {
+            pending.approvers.push(signer.clone());
+            pending.missing = missing;
+        }
+    }
+
+    fn hold(&mut self, record: &Record, grant: &Grant) {
+        let now = grant.starts_boot <= record.boot;
+        let state = if now { State::Active } else { State::Scheduled };
+        let known = self.by_id.contains_key(&grant.id);
+        let held = match self.by_id.get(&grant.id).and_then(|seq| self.held.get_mut(seq)) {
+            Some(held) => held,
+            None => self.insert(record, Life::Granted(grant.clone())),
+        };
+        held.life = Life::Granted(grant.clone());
+        held.opened = now;
+        let (by, reason) =
+            if known { ("", "approved by enough people") } else { (&*grant.signer.principal, &*grant.justification) };
+        held.steps.push(step(state, record, by, reason.into()));
+        if let Some(old) = grant.supersedes.and_then(|id| self.held_mut(&id)) {
+            old.superseded_by = Some(grant.id);
+        }
+    }
+
+    fn open(&mut self, record: &Record, id: &Uuid) {
+        if let Some(held) = self.held_mut(id) {
+            held.opened = true;
+            held.steps.push(step(State::Active, record, "", String::new()));
+        }
     }
 
     fn end(&mut self, id: &Uuid, ending: &Ending, usage: Use) {
         let Some(seq) = self.by_id.get(id) else { return };
         self.live.remove(seq);
         if let Some(held) = self.held.get_mut(seq) {
+            let state = ending.cause.state(held.life.pending().is_some());
+            let sentence = ending.cause.sentence();
+            let reason =
+                if ending.reason.is_empty() { sentence.to_owned() } else { format!("{sentence}: {}", ending.reason) };
+            held.steps.push(Step { state, at: ending.at, by: ending.by.clone(), reason });
             held.ending = Some(ending.clone());
             held.usage = usage;
         }
@@ -236,17 +160,20 @@ impl Ledger {
             && let Some(oldest) = self.held.keys().copied().find(|seq| !self.live.contains(seq))
             && let Some(gone) = self.held.remove(&oldest)
         {
-            self.by_id.remove(&gone.grant.id);
+            self.by_id.remove(&gone.life.id());
         }
     }
 
     fn note_usage(&mut self, usage: &BTreeMap<Uuid, Use>) {
         for (id, used) in usage {
-            let held = self.by_id.get(id).and_then(|seq| self.held.get_mut(seq));
-            if let Some(held) = held.filter(|held| held.ending.is_none()) {
+            if let Some(held) = self.held_mut(id).filter(|held| held.ending.is_none()) {
                 held.usage = *used;
             }
         }
+    }
+
+    fn held_mut(&mut self, id: &Uuid) -> Option<&mut Held> {
+        self.held.get_mut(self.by_id.get(id)?)
     }
 
     fn remember(&mut self, seen: Seen, record: &Record) {
@@ -287,18 +214,33 @@ impl Ledger {
         Ok(())
     }
 
-    /// The grants that have not ended, in the order they were made.
-    pub fn live(&self) -> impl Iterator<Item = &Grant> + '_ {
-        self.live.iter().filter_map(|seq| self.held.get(seq)).map(|held| &held.grant)
+    /// What has not ended, in the order it was made: pending, scheduled and active.
+    pub fn living(&self) -> impl Iterator<Item = &Held> + '_ {
+        self.live.iter().filter_map(|seq| self.held.get(seq))
     }
 
-    /// One grant.
+    /// The grants that have not ended, scheduled ones too, in the order they were made.
+    pub fn live(&self) -> impl Iterator<Item = &Grant> + '_ {
+        self.living().filter_map(Held::grant)
+    }
+
+    /// The grants that are open as far as is on record: what the kernel should hold.
+    pub fn active(&self) -> impl Iterator<Item = &Grant> + '_ {
+        self.living().filter(|held| held.opened).filter_map(Held::grant)
+    }
+
+    /// The requests that wait for approvals.
+    pub fn pending(&self) -> impl Iterator<Item = &Pending> + '_ {
+        self.living().filter_map(|held| held.life.pending())
+    }
+
+    /// One request or grant.
     #[must_use]
     pub fn get(&self, id: &Uuid) -> Option<&Held> {
         self.held.get(self.by_id.get(id)?)
     }
 
-    /// Grants made before the record `before`, the newest first.
+    /// What was asked for before the record `before`, the newest first.
     pub fn newest_before(&self, before: u64) -> impl Iterator<Item = &Held> + '_ {
         self.held.range(..before).rev().map(|(_, held)| held)
     }
@@ -311,7 +253,7 @@ impl Ledger {
         &self,
         signers: &[Signer],
         request: &AccessRequest,
-        judgement: Judgement,
+        judgement: &Judgement,
         capacity: Capacity,
         now: &Now,
     ) -> Result<Grant, Refusal> {
@@ -328,10 +270,17 @@ impl Ledger {
             ports: request.ports.clone(),
             sources: request.sources.clone(),
             created: now.wall,
+            not_before: request.not_before.filter(|_| judgement.starts_boot > now.boot),
+            starts_boot: judgement.starts_boot,
             expires: now.wall_at(judgement.expires_boot),
             expires_boot: judgement.expires_boot,
             boot_id: now.boot_id,
             slot,
+            supersedes: request.supersedes,
+            chain_boot: judgement.chain_boot,
+            first_use_within: judgement.first_use_within,
+            idle_timeout: judgement.idle_timeout,
+            break_glass: false,
             justification: request.justification.clone(),
             ticket: request.ticket.clone(),
         };
@@ -344,22 +293,58 @@ impl Ledger {
         Ok(grant)
     }
 
-    /// When the next live grant ends.
-    #[must_use]
-    pub fn next_end(&self) -> Option<BootNanos> {
-        self.live().map(|g| g.expires_boot).min()
+    /// Whether one more request of `principal` may wait.
+    ///
+    /// # Errors
+    /// [`Reason::TooManyPending`].
+    pub fn check_room_to_wait(&self, principal: &str) -> Result<(), Refusal> {
+        let (all, own) = self
+            .pending()
+            .fold((0, 0), |(all, own), pending| (all + 1, own + usize::from(pending.signer.principal == principal)));
+        match () {
+            () if own >= MOST_PENDING_EACH => {
+                Err(Refusal::new(Reason::TooManyPending, format!("{own} of {principal}; take one back first")))
+            }
+            () if all >= MOST_PENDING => Err(Refusal::new(Reason::TooManyPending, format!("{all} in all"))),
+            () => Ok(()),
+        }
     }
 
-    /// Grants that are over at `now` though no record says so yet, and why: their time is up, or they belong to another boot.
+    /// When something is due next: a start, an end, or the last moment to approve.
+    #[must_use]
+    pub fn next_due(&self) -> Option<BootNanos> {
+        let due = |held: &Held| match &held.life {
+            Life::Pending(pending) => pending.lapses_boot,
+            Life::Granted(grant) if held.opened => grant.expires_boot,
+            Life::Granted(grant) => grant.starts_boot,
+        };
+        self.living().map(due).min()
+    }
+
+    /// Scheduled grants whose start has come, though no record says so yet.
+    #[must_use]
+    pub fn due_to_open(&self, now: &Now) -> Vec<Uuid> {
+        let due = |grant: &&Grant| grant.boot_id == now.boot_id && grant.is_live(now.boot);
+        self.living().filter(|held| !held.opened).filter_map(Held::grant).filter(due).map(|grant| grant.id).collect()
+    }
+
+    /// What is over at `now` though no record says so yet, and why: its time is up, another grant extends it, or it belongs to
+    /// another boot.
     #[must_use]
     pub fn overdue(&self, now: &Now) -> Vec<(Uuid, EndCause)> {
-        let cause = |grant: &Grant| match () {
-            () if grant.boot_id != now.boot_id => Some(EndCause::Rebooted),
-            () if !grant.is_live(now.boot) => Some(EndCause::Expired),
-            () => None,
+        let cause = |held: &Held| match &held.life {
+            Life::Pending(pending) if pending.boot_id != now.boot_id => Some(EndCause::Rebooted),
+            Life::Pending(pending) => (pending.lapses_boot <= now.boot).then_some(EndCause::Lapsed),
+            Life::Granted(grant) if grant.boot_id != now.boot_id => Some(EndCause::Rebooted),
+            Life::Granted(_) if held.superseded_by.is_some() => Some(EndCause::Superseded),
+            Life::Granted(grant) => (grant.expires_boot <= now.boot).then_some(EndCause::Expired),
         };
-        self.live().filter_map(|grant| Some((grant.id, cause(grant)?))).collect()
+        self.living().filter_map(|held| Some((held.life.id(), cause(held)?))).collect()
     }
+}
+
+fn step(state: State, record: &Record, by: &str, reason: String) -> Step {
+    Step { state, at: record.time, by: by.to_owned(), reason }
 }
 
 /// Whether the wall clock lies behind `high`, the newest second on record: then it went back and is not to be believed.
@@ -375,8 +360,26 @@ impl Forget {
 }
 
 impl Live for Ledger {
-    fn count(&self, port: PortSpec) -> usize {
+    fn count(&self, port: PortSpec, except: Option<Uuid>) -> usize {
         let touches = |p: &PortSpec| p.number == port.number && port.protocol.covers(p.protocol);
-        self.live().filter(|grant| grant.ports.iter().any(touches)).count()
+        self.live().filter(|grant| Some(grant.id) != except && grant.ports.iter().any(touches)).count()
     }
+
+    fn extendable(&self, id: Uuid) -> Result<&Grant, Refusal> {
+        let refuse = |reason| Refusal::new(reason, id).at("supersedes");
+        let held = self.get(&id).ok_or_else(|| refuse(Reason::GrantNotFound))?;
+        match (held.state(), held.grant()) {
+            (State::Active, Some(grant)) => Ok(grant),
+            (State::Pending | State::Scheduled, _) => {
+                Err(Refusal::new(Reason::GrantNotFound, format!("{id} is not open yet")).at("supersedes"))
+            }
+            _ => Err(refuse(Reason::GrantEnded)),
+        }
+    }
+}
+
+/// When a request that is accepted at `now` and waits for `ttl` is given up.
+#[must_use]
+pub fn lapse(now: &Now, ttl: Seconds) -> BootNanos {
+    now.boot.plus_nanos(ttl.0.saturating_mul(1_000_000_000))
 }

@@ -16,6 +16,8 @@ pub mod key;
 #[cfg(feature = "user")]
 pub mod ledger;
 #[cfg(feature = "user")]
+pub mod life;
+#[cfg(feature = "user")]
 pub mod message;
 pub mod packet;
 #[cfg(feature = "user")]

@@ -3,12 +3,16 @@
 //! Owns [`Policy`] and [`Policy::judge`], the one judge for real requests and for `Explain`. Deny is the default at each step.
 //! It never verifies signatures ([`crate::envelope`]) and never counts what is live: the ledger tells it.
 
-use ipnet::IpNet;
+mod judge;
 
-use crate::envelope::Signer;
-use crate::grant::{AccessRequest, End, Grant, PortSpec, Protocol, Source};
-use crate::refusal::{Reason, Refusal};
-use crate::time::{BootNanos, Now, Seconds};
+use ipnet::IpNet;
+use regex::Regex;
+
+use crate::grant::{Grant, PortSpec, Protocol, Source};
+use crate::life::Pending;
+use crate::time::Seconds;
+
+pub use judge::{Asking, Judgement, Live, Missing};
 
 /// The longest grant where a port names no other (DESIGN 6, Azure's default).
 pub const DEFAULT_MAX_DURATION: Seconds = Seconds::hours(3);
@@ -16,6 +20,12 @@ pub const DEFAULT_MAX_DURATION: Seconds = Seconds::hours(3);
 pub const MAX_DURATION_RANGE: (Seconds, Seconds) = (Seconds::minutes(5), Seconds::hours(24));
 /// The shortest grant: less could end before its first packet arrives.
 pub const MIN_DURATION: Seconds = Seconds(1);
+/// How far away a request's `not_before` may be: a week plans any maintenance, and no boot is expected to last for ever.
+pub const MAX_LEAD: Seconds = Seconds::hours(7 * 24);
+/// How long a request waits for approvals where the configuration says nothing.
+pub const DEFAULT_PENDING_TTL: Seconds = Seconds::hours(1);
+/// The longest that it may be told to wait.
+pub const MAX_PENDING_TTL: Seconds = Seconds::hours(24);
 
 /// What happens to sessions at the end of their grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +33,68 @@ pub enum OnExpiry {
     /// Packets stop, sockets are destroyed, so that both sides see it at once.
     #[default]
     Cut,
+}
+
+/// What a request has to give as its reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Justification {
+    /// Nothing.
+    #[default]
+    Optional,
+    /// More than blanks.
+    Required,
+    /// Something that this finds a match in.
+    Matching(Pattern),
+}
+
+/// A regular expression, which takes linear time whatever it is shown. Two are equal when they are written alike.
+#[derive(Clone, Debug)]
+pub struct Pattern(Regex);
+
+impl Pattern {
+    /// Parses a regular expression.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let limited = regex::RegexBuilder::new(text).size_limit(1 << 20).build();
+        limited.map(Self).map_err(|error| error.to_string())
+    }
+
+    /// Whether it finds a match in `text`.
+    #[must_use]
+    pub fn matches(&self, text: &str) -> bool {
+        self.0.is_match(text)
+    }
+
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Pattern {}
+
+/// How many people must approve, and which.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approvals {
+    /// How many; nobody approves their own request, and nobody counts twice.
+    pub count: u32,
+    /// Whose approvals count: who holds any of these.
+    pub roles: Vec<RoleKind>,
+}
+
+impl Default for Approvals {
+    fn default() -> Self {
+        Self { count: 0, roles: vec![RoleKind::Approver] }
+    }
 }
 
 /// One `[[port]]`.
@@ -38,16 +110,48 @@ pub struct PortRule {
     pub allowed_sources: Option<Vec<IpNet>>,
     /// What happens to sessions.
     pub on_expiry: OnExpiry,
-    /// Whether a request must say why.
-    pub justification_required: bool,
+    /// What a request must say.
+    pub justification: Justification,
     /// The most grants that may be live for it at once.
     pub max_grants: Option<u32>,
-    /// How many different approvers must have signed the same request; nobody approves their own.
-    pub approvals: u32,
+    /// Who must have signed the same request.
+    pub approvals: Approvals,
+    /// A grant closes when it was not used within this time from its start.
+    pub first_use_within: Option<Seconds>,
+    /// A grant closes when it was not used for this long.
+    pub idle_timeout: Option<Seconds>,
+}
+
+impl PortRule {
+    /// The rule that holds where the configuration says no more than the port.
+    #[must_use]
+    pub fn new(port: PortSpec) -> Self {
+        Self {
+            port,
+            name: String::new(),
+            max_duration: DEFAULT_MAX_DURATION,
+            allowed_sources: None,
+            on_expiry: OnExpiry::Cut,
+            justification: Justification::Optional,
+            max_grants: None,
+            approvals: Approvals::default(),
+            first_use_within: None,
+            idle_timeout: None,
+        }
+    }
+
+    /// Whether `source` lies inside an allowed one.
+    #[must_use]
+    pub fn admits(&self, source: Source) -> bool {
+        match &self.allowed_sources {
+            None => !source.is_everything(),
+            Some(allowed) => allowed.iter().any(|net| net.contains(&source.net())),
+        }
+    }
 }
 
 /// What a role lets its principals do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RoleKind {
     /// See everybody's grants.
     Viewer,
@@ -55,8 +159,21 @@ pub enum RoleKind {
     Requester,
     /// Approve other people's requests, and revoke and see everybody's grants.
     Approver,
-    /// Revoke and see everybody's grants.
+    /// Revoke and see everybody's grants, and read the journal.
     Admin,
+}
+
+impl RoleKind {
+    /// As the configuration names it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Requester => "requester",
+            Self::Approver => "approver",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 /// One `[[role]]`.
@@ -66,52 +183,58 @@ pub struct RoleRule {
     pub kind: RoleKind,
     /// To whom, as the trust file names them.
     pub principals: Vec<String>,
+    /// Only for ports that one of these covers.
+    pub ports: Option<Vec<PortSpec>>,
+    /// Only for sources inside one of these.
+    pub sources: Option<Vec<IpNet>>,
+    /// Only up to this long.
+    pub max_duration: Option<Seconds>,
+}
+
+impl RoleRule {
+    /// A role without limits of its own.
+    #[must_use]
+    pub const fn new(kind: RoleKind, principals: Vec<String>) -> Self {
+        Self { kind, principals, ports: None, sources: None, max_duration: None }
+    }
+
+    /// Whether `principal` holds it.
+    #[must_use]
+    pub fn binds(&self, principal: &str) -> bool {
+        self.principals.iter().any(|p| p == principal)
+    }
 }
 
 /// The rules of one host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The protected ports; no (port, transport) twice.
     pub ports: Vec<PortRule>,
     /// Who may do what.
     pub roles: Vec<RoleRule>,
+    /// No grant is longer, whatever its port allows.
+    pub max_duration: Seconds,
+    /// How long a request waits for approvals; `None`: it does not wait.
+    pub pending_ttl: Option<Seconds>,
 }
 
-/// Who stands behind a request.
-#[derive(Clone, Copy, Debug)]
-pub struct Asking<'a> {
-    /// The requester.
-    pub principal: &'a str,
-    /// Who else signed the same bytes, as approvers; no principal twice.
-    pub approvers: &'a [Signer],
-}
-
-impl<'a> From<&'a str> for Asking<'a> {
-    /// Somebody alone.
-    fn from(principal: &'a str) -> Self {
-        Self { principal, approvers: &[] }
+impl Default for Policy {
+    /// Nothing is protected and nobody may do anything.
+    fn default() -> Self {
+        Self {
+            ports: Vec::new(),
+            roles: Vec::new(),
+            max_duration: MAX_DURATION_RANGE.1,
+            pending_ttl: Some(DEFAULT_PENDING_TTL),
+        }
     }
 }
 
-/// What the judge needs to know about the present state.
-pub trait Live {
-    /// How many live grants name the port.
-    fn count(&self, port: PortSpec) -> usize;
-}
-
-/// A yes.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Judgement {
-    /// When the grant will end.
-    pub expires_boot: BootNanos,
-}
-
 impl Policy {
-    /// Whether `principal` holds a role of `kind`.
+    /// Whether `principal` holds a role of `kind`, for whatever ports.
     #[must_use]
     pub fn holds(&self, principal: &str, kind: RoleKind) -> bool {
-        self.roles.iter().any(|r| r.kind == kind && r.principals.iter().any(|p| p == principal))
+        self.roles.iter().any(|r| r.kind == kind && r.binds(principal))
     }
 
     /// The rule for `port` and its index, if one covers it whole.
@@ -128,122 +251,38 @@ impl Policy {
         self.ports.iter().flat_map(|r| r.port.protocol.numbers().iter().map(|&n| (n, r.port.number)))
     }
 
-    /// Whether whoever is asking may have what `request` asks for, and until when. The first rule that refuses answers.
-    ///
-    /// # Errors
-    /// The refusal, which names the rule.
-    pub fn judge<'a>(
-        &self,
-        asking: impl Into<Asking<'a>>,
-        request: &AccessRequest,
-        live: &impl Live,
-        now: &Now,
-    ) -> Result<Judgement, Refusal> {
-        let Asking { principal, approvers } = asking.into();
-        if !self.holds(principal, RoleKind::Requester) {
-            let detail = format!("{principal} is in no requester role");
-            return Err(Refusal::new(Reason::NotPermitted, detail).at("role"));
-        }
-        let counts =
-            |signer: &&Signer| signer.principal != principal && self.holds(&signer.principal, RoleKind::Approver);
-        let approvals = approvers.iter().filter(counts).count();
-        let duration = requested_duration(request.end, now)?;
-        for &port in &request.ports {
-            let Some((index, rule)) = self.rule(port) else {
-                return Err(Refusal::new(Reason::PortNotProtected, port).at("port"));
-            };
-            judge_port(index, rule, request, duration, live)?;
-            if approvals < rule.approvals as usize {
-                let detail = format!("{approvals} of {} for {}", rule.approvals, rule.port);
-                return Err(Refusal::new(Reason::ApprovalsMissing, detail).at(format!("port[{index}].approvals")));
-            }
-        }
-        Ok(Judgement { expires_boot: now.boot.plus_nanos(duration) })
+    /// Whether a request that waits could still be granted: as [`Policy::still_allows`].
+    #[must_use]
+    pub fn still_lets_ask(&self, pending: &Pending) -> bool {
+        let (asker, request) = (&pending.signer.principal, &pending.request);
+        self.still_fits(asker, &request.ports, &request.sources)
     }
 
-    /// Whether a grant made earlier would still be allowed to exist: its ports are ours and its signer may ask.
+    /// Whether a grant made earlier would still be allowed to exist: its ports are ours, and its signer may still ask for
+    /// them and for its sources. How long it is and who approved it was judged when it was made.
     #[must_use]
     pub fn still_allows(&self, grant: &Grant) -> bool {
-        let Signer { principal, .. } = &grant.signer;
-        self.holds(principal, RoleKind::Requester)
-            && grant
-                .ports
-                .iter()
-                .all(|&port| self.rule(port).is_some_and(|(_, rule)| grant.sources.iter().all(|&s| rule.admits(s))))
-    }
-}
-
-impl PortRule {
-    /// Whether `source` lies inside an allowed one.
-    #[must_use]
-    pub fn admits(&self, source: Source) -> bool {
-        match &self.allowed_sources {
-            None => !source.is_everything(),
-            Some(allowed) => allowed.iter().any(|net| net.contains(&source.net())),
+        let Grant { signer, ports, sources, break_glass, .. } = grant;
+        if *break_glass {
+            return ports.iter().all(|&port| self.rule(port).is_some());
         }
+        self.still_fits(&signer.principal, ports, sources)
     }
-}
 
-/// The length of the grant in nanoseconds.
-fn requested_duration(end: End, now: &Now) -> Result<u64, Refusal> {
-    let nanos = match end {
-        End::After(seconds) => seconds.0.saturating_mul(1_000_000_000),
-        End::At(_) if !now.wall_trusted => {
-            return Err(Refusal::new(Reason::ClockUntrusted, "ask for a duration instead of an end").at("end"));
-        }
-        End::At(end) => {
-            let left = end.as_nanosecond().saturating_sub(now.wall.as_nanosecond());
-            u64::try_from(left.max(0)).unwrap_or(u64::MAX)
-        }
-    };
-    if nanos < MIN_DURATION.0 * 1_000_000_000 {
-        let detail = format!("the shortest is {MIN_DURATION}");
-        return Err(Refusal::new(Reason::DurationTooShort, detail).at("duration"));
+    fn still_fits(&self, asker: &str, ports: &[PortSpec], sources: &[Source]) -> bool {
+        ports.iter().all(|&port| {
+            let ours = self.rule(port).is_some_and(|(_, rule)| sources.iter().all(|&source| rule.admits(source)));
+            ours && self.permits(asker, RoleKind::Requester, port, sources)
+        })
     }
-    Ok(nanos)
-}
-
-fn judge_port(
-    index: usize,
-    rule: &PortRule,
-    request: &AccessRequest,
-    duration: u64,
-    live: &impl Live,
-) -> Result<(), Refusal> {
-    let at = |field: &str| format!("port[{index}].{field}");
-    if let Some(source) = request.sources.iter().find(|s| !rule.admits(**s)) {
-        let detail = format!("{source} for {}", rule.port);
-        return Err(Refusal::new(Reason::SourceNotAllowed, detail).at(at("allowed_sources")));
-    }
-    if duration > rule.max_duration.0.saturating_mul(1_000_000_000) {
-        let detail = format!("{} allows {}", rule.port, rule.max_duration);
-        return Err(Refusal::new(Reason::DurationTooLong, detail).at(at("max_duration")));
-    }
-    if rule.justification_required && request.justification.trim().is_empty() {
-        let detail = format!("for {}", rule.port);
-        return Err(Refusal::new(Reason::JustificationRequired, detail).at(at("justification")));
-    }
-    if rule.max_grants.is_some_and(|most| live.count(rule.port) >= most as usize) {
-        let detail = format!("{} for {}", live.count(rule.port), rule.port);
-        return Err(Refusal::new(Reason::TooManyGrants, detail).at(at("max_grants")));
-    }
-    Ok(())
 }
 
 /// The rules that hold where the configuration names no port: tcp 22, 3389, 5985, 5986 (DESIGN 6).
 #[must_use]
 pub fn default_ports() -> Vec<PortRule> {
-    [(22, "ssh"), (3389, "rdp"), (5985, "winrm"), (5986, "winrm-https")]
-        .into_iter()
-        .map(|(number, name)| PortRule {
-            port: PortSpec { number, protocol: Protocol::Tcp },
-            name: name.to_owned(),
-            max_duration: DEFAULT_MAX_DURATION,
-            allowed_sources: None,
-            on_expiry: OnExpiry::Cut,
-            justification_required: false,
-            max_grants: None,
-            approvals: 0,
-        })
-        .collect()
+    let rule = |(number, name): (u16, &str)| PortRule {
+        name: name.to_owned(),
+        ..PortRule::new(PortSpec { number, protocol: Protocol::Tcp })
+    };
+    [(22, "ssh"), (3389, "rdp"), (5985, "winrm"), (5986, "winrm-https")].map(rule).into()
 }

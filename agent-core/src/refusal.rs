@@ -108,8 +108,15 @@ reasons! {
     SourceInvalid Verified "SOURCE_INVALID" "the source cannot be granted";
     DurationTooShort Verified "DURATION_TOO_SHORT" "the grant would be too short";
     DurationTooLong Verified "DURATION_TOO_LONG" "the grant would be longer than the policy allows";
+    StartTooFar Verified "START_TOO_FAR" "the start is too far away";
+    ExtensionMismatch Verified "EXTENSION_MISMATCH" "an extension names the same ports and sources as the grant that it extends";
+    WouldShorten Verified "WOULD_SHORTEN" "an extension may not end before the grant that it extends";
     JustificationRequired Verified "JUSTIFICATION_REQUIRED" "the policy wants a justification";
     ApprovalsMissing Verified "APPROVALS_MISSING" "the policy wants more people to approve this";
+    SelfApproval Verified "SELF_APPROVAL" "nobody approves their own request";
+    PayloadDiffers Verified "PAYLOAD_DIFFERS" "these are not the bytes that the requester signed";
+    NotPending Verified "NOT_PENDING" "the request does not wait for approval";
+    TooManyPending Verified "TOO_MANY_PENDING" "as many requests wait for approval as the host allows";
     TooManyGrants Verified "TOO_MANY_GRANTS" "as many grants are live as the policy allows";
     TableFull Verified "TABLE_FULL" "the kernel table is full and nobody is evicted";
     GrantNotFound Verified "GRANT_NOT_FOUND" "there is no such grant that you may see";

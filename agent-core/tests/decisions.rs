@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use postern_core::envelope::Signer;
-use postern_core::grant::{AccessRequest, End, EndCause, Ending, Grant, Header, PortSpec, Protocol, Source, Use};
+use postern_core::grant::{AccessRequest, End, Grant, Header, PortSpec, Protocol, Source, Use};
 use postern_core::key::{GrantKey, max_prefix};
 use postern_core::ledger::{Action, Capacity, Event, Ledger, Record, Seen, is_behind};
-use postern_core::policy::{Asking, Live, OnExpiry, Policy, PortRule, RoleKind, RoleRule};
-use postern_core::refusal::Reason;
+use postern_core::life::{EndCause, Ending};
+use postern_core::policy::{Asking, Justification, Live, Policy, PortRule, RoleKind, RoleRule};
+use postern_core::refusal::{Reason, Refusal};
 use postern_core::table::{Table, compile};
 use postern_core::time::{BootNanos, Now, Seconds};
 use proptest::prelude::*;
@@ -37,6 +38,8 @@ fn request(id: u128, ports: &[&str], sources: &[&str], seconds: u64) -> AccessRe
         ports: ports.iter().map(|p| p.parse().unwrap()).collect(),
         sources: sources.iter().map(|s| s.parse().unwrap()).collect(),
         end: End::After(Seconds(seconds)),
+        not_before: None,
+        supersedes: None,
         justification: String::new(),
         ticket: String::new(),
     }
@@ -44,23 +47,19 @@ fn request(id: u128, ports: &[&str], sources: &[&str], seconds: u64) -> AccessRe
 
 fn rule(port: &str, allowed: Option<&[&str]>) -> PortRule {
     PortRule {
-        port: port.parse().unwrap(),
-        name: String::new(),
         max_duration: Seconds(600),
         allowed_sources: allowed.map(|a| a.iter().map(|s| s.parse().unwrap()).collect()),
-        on_expiry: OnExpiry::Cut,
-        justification_required: false,
-        max_grants: None,
-        approvals: 0,
+        ..PortRule::new(port.parse().unwrap())
     }
 }
 
 fn policy() -> Policy {
     let roles = vec![
-        RoleRule { kind: RoleKind::Requester, principals: vec!["alice".into(), "bob".into()] },
-        RoleRule { kind: RoleKind::Admin, principals: vec!["root".into()] },
+        RoleRule::new(RoleKind::Requester, vec!["alice".into(), "bob".into()]),
+        RoleRule::new(RoleKind::Admin, vec!["root".into()]),
     ];
-    Policy { ports: vec![rule("22/tcp", Some(&["10.0.0.0/8", "2001:db8::/32"])), rule("53/any", None)], roles }
+    let ports = vec![rule("22/tcp", Some(&["10.0.0.0/8", "2001:db8::/32"])), rule("53/any", None)];
+    Policy { ports, roles, ..Policy::default() }
 }
 
 /// Keeps a ledger as the engine does.
@@ -85,7 +84,7 @@ impl Story {
     fn ask(&mut self, who: &str, request: &AccessRequest, now: &Now) -> Result<Grant, Reason> {
         self.ledger.check_unseen(request.header.id, now).map_err(|r| r.reason)?;
         let judgement = self.policy.judge(who, request, &self.ledger, now).map_err(|r| r.reason)?;
-        let grant = self.ledger.admit(&[signer(who)], request, judgement, CAPACITY, now).map_err(|r| r.reason)?;
+        let grant = self.ledger.admit(&[signer(who)], request, &judgement, CAPACITY, now).map_err(|r| r.reason)?;
         self.push(now, Some(Seen::from(&request.header)), Event::Granted { grant: grant.clone() });
         Ok(grant)
     }
@@ -108,7 +107,7 @@ impl Story {
     }
 
     fn end(&mut self, id: Uuid, cause: EndCause, now: &Now) {
-        let ending = Ending { at: now.wall, cause, by: String::new(), reason: String::new() };
+        let ending = Ending::by_itself(now.wall, cause);
         self.push(now, None, Event::Ended { grant: id, ending, usage: Use::default() });
     }
 }
@@ -116,7 +115,7 @@ impl Story {
 #[test]
 fn each_rule_of_the_judge_refuses_by_its_own_name() {
     let mut story = Story::new();
-    story.policy.ports.push(PortRule { justification_required: true, ..rule("80/tcp", None) });
+    story.policy.ports.push(PortRule { justification: Justification::Required, ..rule("80/tcp", None) });
     story.policy.ports.push(PortRule { max_grants: Some(1), ..rule("81/tcp", None) });
     story.ask("alice", &request(1, &["81/tcp"], &["10.0.0.1/32"], 60), &now(0)).unwrap();
     let cases: &[(&str, AccessRequest, Reason, &str)] = &[
@@ -163,9 +162,9 @@ fn each_rule_of_the_judge_refuses_by_its_own_name() {
 #[test]
 fn approvals_count_other_people_in_the_approver_role() {
     let mut policy = policy();
-    policy.ports[0].approvals = 2;
+    policy.ports[0].approvals.count = 2;
     let approve = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    policy.roles.push(RoleRule { kind: RoleKind::Approver, principals: approve(&["alice", "carol", "dan"]) });
+    policy.roles.push(RoleRule::new(RoleKind::Approver, approve(&["alice", "carol", "dan"])));
     let asked = request(1, &["22/tcp"], &["10.0.0.1/32"], 60);
     for (approvers, want) in [
         (&[][..], Some(Reason::ApprovalsMissing)),
@@ -176,8 +175,8 @@ fn approvals_count_other_people_in_the_approver_role() {
     ] {
         let approvers: Vec<_> = approvers.iter().map(|name| signer(name)).collect();
         let asking = Asking { principal: "alice", approvers: &approvers };
-        let judged = policy.judge(asking, &asked, &Ledger::default(), &now(0));
-        assert_eq!(judged.err().map(|refusal| refusal.reason), want, "{approvers:?}");
+        let judged = policy.judge(asking, &asked, &Ledger::default(), &now(0)).unwrap();
+        assert_eq!(judged.missing.map(|missing| missing.refusal.reason), want, "{approvers:?}");
     }
     let free = request(1, &["53/udp"], &["10.0.0.1/32"], 60);
     assert!(policy.judge("alice", &free, &Ledger::default(), &now(0)).is_ok());
@@ -231,7 +230,7 @@ fn a_full_table_refuses_and_evicts_nobody() {
     let ask = |story: &mut Story, id: u128, sources: &[&str], capacity: Capacity| {
         let request = request(id, &["22/tcp", "53/any"], sources, 60);
         let judgement = story.policy.judge("alice", &request, &story.ledger, &now(0)).unwrap();
-        let grant = story.ledger.admit(&[signer("alice")], &request, judgement, capacity, &now(0))?;
+        let grant = story.ledger.admit(&[signer("alice")], &request, &judgement, capacity, &now(0))?;
         story.push(&now(0), None, Event::Granted { grant });
         Ok::<_, postern_core::refusal::Refusal>(())
     };
@@ -252,7 +251,7 @@ fn what_is_over_is_due_and_another_boot_never_reopens() {
     let mut story = Story::new();
     story.ask("alice", &request(1, &["22/tcp"], &["10.0.0.1/32"], 10), &now(0)).unwrap();
     story.ask("bob", &request(2, &["22/tcp"], &["10.0.0.1/32"], 20), &now(0)).unwrap();
-    assert_eq!(story.ledger.next_end(), Some(BootNanos(10 * S)));
+    assert_eq!(story.ledger.next_due(), Some(BootNanos(10 * S)));
     assert_eq!(story.ledger.overdue(&now(9)), []);
     assert_eq!(story.ledger.overdue(&now(10)), [(Uuid::from_u128(1), EndCause::Expired)]);
     let rebooted = Now { boot_id: Uuid::from_u128(2), ..now(1) };
@@ -306,15 +305,12 @@ fn some_policy() -> impl Strategy<Value = Policy> {
         let ports = rules
             .into_iter()
             .filter(|(port, ..)| port.protocol.numbers().iter().all(|p| seen.insert((*p, port.number))))
-            .map(|(port, allowed_sources, max, justification_required, max_grants)| PortRule {
-                port,
-                name: String::new(),
+            .map(|(port, allowed_sources, max, wants_reason, max_grants)| PortRule {
                 max_duration: Seconds(max),
                 allowed_sources,
-                on_expiry: OnExpiry::Cut,
-                justification_required,
+                justification: if wants_reason { Justification::Required } else { Justification::Optional },
                 max_grants,
-                approvals: 0,
+                ..PortRule::new(port)
             });
         Policy { ports: ports.collect(), ..policy() }
     })
@@ -323,8 +319,12 @@ fn some_policy() -> impl Strategy<Value = Policy> {
 struct Count(usize);
 
 impl Live for Count {
-    fn count(&self, _: PortSpec) -> usize {
+    fn count(&self, _: PortSpec, _: Option<Uuid>) -> usize {
         self.0
+    }
+
+    fn extendable(&self, id: Uuid) -> Result<&Grant, Refusal> {
+        Err(Refusal::new(Reason::GrantNotFound, id))
     }
 }
 
@@ -341,7 +341,7 @@ fn naive_judge(policy: &Policy, who: &str, request: &AccessRequest, live: usize)
     let fits = |rule: &PortRule| {
         request.sources.iter().all(|s| allowed(rule, s))
             && seconds.0 <= rule.max_duration.0
-            && !(rule.justification_required && request.justification.is_empty())
+            && !(rule.justification == Justification::Required && request.justification.is_empty())
             && rule.max_grants.is_none_or(|most| live < most as usize)
     };
     let covers = |rule: &PortRule, port: &PortSpec| {
@@ -418,6 +418,13 @@ proptest! {
             ports,
             sources: nets.iter().map(|n| n.to_string().parse().unwrap()).collect(),
             created: now(0).wall,
+            not_before: None,
+            starts_boot: BootNanos(0),
+            supersedes: None,
+            chain_boot: None,
+            first_use_within: None,
+            idle_timeout: None,
+            break_glass: false,
             expires: now(end).wall,
             expires_boot: BootNanos(end),
             boot_id: now(0).boot_id,

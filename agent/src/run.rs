@@ -2,13 +2,14 @@
 //!
 //! Owns the order of start and stop. It never decides anything.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
 use postern_core::grant::{PortSpec, Protocol};
 use postern_core::table::Table;
 use postern_core::trust::{Trust, TrustFile};
+use ring::digest::{Context, SHA256};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -42,18 +43,24 @@ impl Failure {
 }
 
 /// Reads what a reload reads: the policy and whose signatures count.
-fn rules(config: &Config) -> Result<Rules, Failure> {
-    let read = |path: &PathBuf| {
+fn rules(path: &Path, config: &Config) -> Result<Rules, Failure> {
+    let read = |path: &Path| {
         config::read_owned(path).map_err(|reason| Failure::Config(format!("{}: {reason}", path.display())))
     };
     let signers = String::from_utf8(read(&config.trust_file)?)
         .map_err(|_| Failure::Config(format!("{}: is not UTF-8 text", config.trust_file.display())))?;
-    let revoked = config.revoked_keys.as_ref().map(read).transpose()?.unwrap_or_default();
+    let revoked = config.revoked_keys.as_deref().map(read).transpose()?.unwrap_or_default();
     let trust = Trust::parse(&signers, &revoked).map_err(|error| {
         let revoked_file = config.revoked_keys.as_ref().filter(|_| error.file == TrustFile::Revoked);
         Failure::Config(format!("{}: {error}", revoked_file.unwrap_or(&config.trust_file).display()))
     })?;
-    Ok(Rules { policy: Arc::new(config.policy()), trust: Arc::new(trust) })
+    let mut files = Context::new(&SHA256);
+    for bytes in [&read(path)?, signers.as_bytes(), &revoked] {
+        files.update(&(bytes.len() as u64).to_be_bytes());
+        files.update(bytes);
+    }
+    let digest = files.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    Ok(Rules { policy: Arc::new(config.policy()), trust: Arc::new(trust), digest: digest.into() })
 }
 
 /// Reads configuration and trust file and says what is wrong.
@@ -62,7 +69,7 @@ fn rules(config: &Config) -> Result<Rules, Failure> {
 /// [`Failure::Config`].
 pub fn check(path: &Path) -> Result<(), Failure> {
     let config = Config::load(path).map_err(Failure::config)?;
-    let Rules { policy, .. } = rules(&config)?;
+    let Rules { policy, .. } = rules(path, &config)?;
     let ports: Vec<_> = policy.ports.iter().map(|rule| rule.port.to_string()).collect();
     println!("{}: valid; protects {}", path.display(), ports.join(", "));
     Ok(())
@@ -97,7 +104,7 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
 /// [`Failure`]; the ports stay as closed as they were.
 pub fn run(path: &Path) -> Result<(), Failure> {
     let config = Config::load(path).map_err(Failure::config)?;
-    let rules = rules(&config)?;
+    let rules = rules(path, &config)?;
     let _lock = host::lock(&config.state_dir).map_err(Failure::other)?;
     let clock = Clock::new().map_err(Failure::other)?;
     let identity =
@@ -179,7 +186,7 @@ async fn signals(path: &Path, engine: &Engine) -> Result<(), Failure> {
 
 /// A bad file changes nothing.
 async fn reload(path: &Path, engine: &Engine) {
-    let fresh = Config::load(path).map_err(Failure::config).and_then(|config| rules(&config));
+    let fresh = Config::load(path).map_err(Failure::config).and_then(|config| rules(path, &config));
     let outcome = match fresh {
         Ok(rules) => engine.reload(rules).await.map_err(|refusal| refusal.to_string()),
         Err(failure) => Err(failure.to_string()),

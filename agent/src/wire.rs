@@ -5,21 +5,24 @@
 
 mod audit;
 mod payload;
+mod policy;
 mod strict_json;
 mod view;
 
 pub use audit::{audit, audit_filter};
 pub use payload::{access_request, read_request, revoke_request};
-pub use view::{explanation, grant, refusal, status, who_am_i};
+pub use policy::policy;
+pub use view::{explanation, grant, knock, refusal, request_of, status, who_am_i};
 
 use postern_core::grant::{PortSpec, Source, checked_list};
+use postern_core::life::State;
 use postern_core::policy::DEFAULT_MAX_DURATION;
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::Seconds;
 use postern_proto::v1;
 use uuid::Uuid;
 
-use crate::engine::{Query, SignedBytes};
+use crate::engine::{BreakGlass, Query, SignedBytes};
 
 /// The most in one page of `ListGrants` or `ListAudit`.
 pub const MOST_PER_PAGE: usize = 1000;
@@ -85,7 +88,8 @@ pub fn page(size: u32, token: &str) -> Result<(usize, Option<u64>), Refusal> {
 /// # Errors
 /// [`Reason::PayloadMalformed`] or [`Reason::SourceInvalid`] at the field.
 pub fn query(request: v1::ExplainRequest, caller: Option<std::net::IpAddr>) -> Result<Query, Refusal> {
-    let v1::ExplainRequest { read: _, ports, source, duration, justification, principal } = request;
+    let v1::ExplainRequest { read: _, ports, source, duration, justification, principal, not_before, supersedes } =
+        request;
     let sources = match (source.is_empty(), caller) {
         (false, _) => sources(&source)?,
         (true, Some(address)) => sources(&[ipnet::IpNet::from(address).to_string()])?,
@@ -100,7 +104,36 @@ pub fn query(request: v1::ExplainRequest, caller: Option<std::net::IpAddr>) -> R
         sources,
         duration: duration.filter(|d| (d.seconds, d.nanos) != (0, 0)).map(whole_seconds).transpose()?,
         justification: text(justification, "justification", MOST_JUSTIFICATION)?,
+        not_before: not_before.map(|stamp| payload::moment(stamp, "not_before")).transpose()?,
+        supersedes: Some(supersedes).filter(|id| !id.is_empty()).map(|id| uuid(&id, "supersedes")).transpose()?,
     })
+}
+
+/// What root on the host asks for. `id` becomes the grant's.
+///
+/// # Errors
+/// [`Reason::PayloadMalformed`] or [`Reason::SourceInvalid`] at the field.
+pub fn break_glass(request: v1::BreakGlassRequest, id: Uuid) -> Result<BreakGlass, Refusal> {
+    let v1::BreakGlassRequest { ports, source, duration, reason } = request;
+    let reason = text(reason, "reason", MOST_JUSTIFICATION)?;
+    if reason.trim().is_empty() {
+        return Err(malformed("reason", "it is missing"));
+    }
+    Ok(BreakGlass {
+        id,
+        ports: self::ports(&ports)?,
+        sources: sources(&source)?,
+        duration: whole_seconds(duration.ok_or_else(|| malformed("duration", "it is missing"))?)?,
+        reason,
+    })
+}
+
+/// The states that a list is restricted to.
+///
+/// # Errors
+/// [`Reason::PayloadMalformed`] for one that this host does not know.
+pub fn states(states: &[i32]) -> Result<Vec<State>, Refusal> {
+    states.iter().map(|&state| view::state_of(state).ok_or_else(|| malformed("states", "it is unknown"))).collect()
 }
 
 /// "22/tcp", … : all well-formed, no repeats.

@@ -146,6 +146,8 @@ pub fn access_request(wish: Wish, binding: Binding) -> AccessRequest {
         end,
         justification,
         ticket,
+        not_before: None,
+        supersedes: String::new(),
     }
 }
 

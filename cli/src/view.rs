@@ -20,6 +20,11 @@ pub fn state(grant: &Grant) -> &'static str {
         Ok(GrantState::Active) => "active",
         Ok(GrantState::Expired) => "expired",
         Ok(GrantState::Revoked) => "revoked",
+        Ok(GrantState::Pending) => "pending",
+        Ok(GrantState::Scheduled) => "scheduled",
+        Ok(GrantState::Superseded) => "superseded",
+        Ok(GrantState::Refused) => "refused",
+        Ok(GrantState::Withdrawn) => "withdrawn",
         Ok(GrantState::Unspecified) | Err(_) => "unknown",
     }
 }

@@ -84,6 +84,7 @@ impl Role {
         matches!(
             (self, signature),
             (Self::Request, Self::Request | Self::Approve)
+                | (Self::Approve, Self::Approve)
                 | (Self::Revoke, Self::Revoke)
                 | (Self::Admin, Self::Admin)
                 | (Self::Read, Self::Read)
@@ -142,6 +143,33 @@ impl Verified {
 /// The first check that failed. All reasons are of unverified standing.
 pub fn verify(envelope: &Envelope<'_>, trust: &Trust, now: i64, clock_trusted: bool) -> Result<Verified, Refusal> {
     let role = check_form(envelope)?;
+    verify_in(role, envelope, trust, now, clock_trusted)
+}
+
+/// Checks an approval that comes by itself: the payload of a request, with one signature in the approver's namespace and no
+/// other. Otherwise as [`verify`].
+///
+/// # Errors
+/// As [`verify`]; [`Reason::EnvelopeMalformed`] when the payload is no request.
+pub fn verify_approval(
+    envelope: &Envelope<'_>,
+    trust: &Trust,
+    now: i64,
+    clock_trusted: bool,
+) -> Result<Verified, Refusal> {
+    if check_form(envelope)? != Role::Request {
+        return Err(Refusal::new(Reason::EnvelopeMalformed, "only requests are approved").at("payload_type"));
+    }
+    verify_in(Role::Approve, envelope, trust, now, clock_trusted)
+}
+
+fn verify_in(
+    role: Role,
+    envelope: &Envelope<'_>,
+    trust: &Trust,
+    now: i64,
+    clock_trusted: bool,
+) -> Result<Verified, Refusal> {
     let moment = Moment::new(now, clock_trusted);
     let bytes = envelope.signatures.iter().map(|text| dearmor(text)).collect::<Result<Vec<_>, _>>()?;
     let mut signed = Vec::with_capacity(bytes.len());

@@ -13,7 +13,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::reads::{busy, peer, reader, refused};
-use crate::engine::{Engine, GrantView, Reader};
+use crate::engine::{Engine, Filter, GrantView, Reader};
 use crate::proof::Proof;
 use crate::wire;
 
@@ -51,6 +51,13 @@ impl v1::access_service_server::AccessService for Access {
         Ok(Response::new(v1::RequestAccessResponse { grant }))
     }
 
+    async fn approve_access(&self, request: Request<v1::ApproveAccessRequest>) -> Answer<v1::ApproveAccessResponse> {
+        let v1::ApproveAccessRequest { message } = request.into_inner();
+        let approved = self.engine.approve(wire::signed(message).map_err(|r| self.uncounted(r))?).await;
+        let grant = Some(wire::grant(approved.map_err(refused)?));
+        Ok(Response::new(v1::ApproveAccessResponse { grant }))
+    }
+
     async fn revoke_access(&self, request: Request<v1::RevokeAccessRequest>) -> Answer<v1::RevokeAccessResponse> {
         let v1::RevokeAccessRequest { message } = request.into_inner();
         let ended = self.engine.revoke(wire::signed(message).map_err(|r| self.uncounted(r))?).await;
@@ -63,17 +70,19 @@ impl v1::access_service_server::AccessService for Access {
         let v1::GetGrantRequest { read, id } = request.into_inner();
         let reader = reader(&self.engine, peer, read).await?;
         let id = wire::uuid(&id, "id").map_err(refused)?;
-        let grant = Some(wire::grant(self.engine.get(&reader, id).await.map_err(refused)?));
-        Ok(Response::new(v1::GetGrantResponse { grant }))
+        let view = self.engine.get(&reader, id).await.map_err(refused)?;
+        let request = wire::request_of(&view);
+        Ok(Response::new(v1::GetGrantResponse { grant: Some(wire::grant(view)), request }))
     }
 
     async fn list_grants(&self, request: Request<v1::ListGrantsRequest>) -> Answer<v1::ListGrantsResponse> {
         let peer = peer(request.extensions())?;
-        let v1::ListGrantsRequest { read, include_ended, page_size, page_token } = request.into_inner();
+        let v1::ListGrantsRequest { read, include_ended, page_size, page_token, states } = request.into_inner();
         let reader = reader(&self.engine, peer, read).await?;
+        let filter = Filter { include_ended, states: wire::states(&states).map_err(refused)? };
         let (size, before) = wire::page(page_size, &page_token).map_err(refused)?;
         // One more than is shown tells whether there is another page.
-        let mut grants = self.engine.list(&reader, include_ended, before, size + 1).await.map_err(refused)?;
+        let mut grants = self.engine.list(&reader, filter, before, size + 1).await.map_err(refused)?;
         let more = grants.len() > size;
         grants.truncate(size);
         let next_page_token = grants.last().filter(|_| more).map(|g| g.seq.to_string()).unwrap_or_default();
@@ -112,12 +121,12 @@ impl v1::access_service_server::AccessService for Access {
 }
 
 impl Access {
-    /// All live grants that `reader` may see, the newest first.
+    /// All that has not ended and `reader` may see, the newest first.
     async fn snapshot(&self, reader: &Reader) -> Result<Vec<GrantView>, Refusal> {
         let mut all: Vec<GrantView> = Vec::new();
         loop {
             let before = all.last().map(|g| g.seq);
-            let page = self.engine.list(reader, false, before, wire::MOST_PER_PAGE).await?;
+            let page = self.engine.list(reader, Filter::default(), before, wire::MOST_PER_PAGE).await?;
             let last = page.len() < wire::MOST_PER_PAGE;
             all.extend(page);
             if last {
@@ -136,7 +145,7 @@ impl Access {
 /// A change that `reader` may see. Who reads too slowly has missed some, and is told so instead of being shown the rest.
 fn visible(change: Result<GrantView, BroadcastStreamRecvError>, reader: &Reader) -> Option<Result<GrantView, Status>> {
     match change {
-        Ok(view) => reader.may_see(&view.grant.signer.principal).then_some(Ok(view)),
+        Ok(view) => reader.may_see(&view.life.signer().principal).then_some(Ok(view)),
         Err(BroadcastStreamRecvError::Lagged(missed)) => {
             Some(Err(Status::resource_exhausted(format!("{missed} changes were missed; watch again"))))
         }
@@ -148,6 +157,7 @@ mod tests {
     use jiff::Timestamp;
     use postern_core::envelope::Signer;
     use postern_core::grant::{Grant, Use};
+    use postern_core::life::{Life, State};
     use postern_core::time::BootNanos;
     use tokio::sync::broadcast;
     use uuid::Uuid;
@@ -163,6 +173,13 @@ mod tests {
             ports: vec!["22/tcp".parse().unwrap()],
             sources: vec!["192.0.2.7/32".parse().unwrap()],
             created: Timestamp::UNIX_EPOCH,
+            not_before: None,
+            starts_boot: BootNanos(0),
+            supersedes: None,
+            chain_boot: None,
+            first_use_within: None,
+            idle_timeout: None,
+            break_glass: false,
             expires: Timestamp::UNIX_EPOCH,
             expires_boot: BootNanos(1),
             boot_id: Uuid::nil(),
@@ -170,7 +187,16 @@ mod tests {
             justification: String::new(),
             ticket: String::new(),
         };
-        GrantView { seq, grant, ending: None, remaining_ns: 1, usage: Use::default() }
+        GrantView {
+            seq,
+            life: Life::Granted(grant),
+            state: State::Active,
+            ending: None,
+            remaining_ns: 1,
+            usage: Use::default(),
+            steps: Vec::new(),
+            superseded_by: None,
+        }
     }
 
     fn person(sees_all: bool) -> Reader {

@@ -40,6 +40,10 @@ fn code(reason: Reason) -> Code {
         | Reason::PayloadMalformed
         | Reason::SourceInvalid
         | Reason::DurationTooShort
+        | Reason::StartTooFar
+        | Reason::ExtensionMismatch
+        | Reason::WouldShorten
+        | Reason::PayloadDiffers
         | Reason::JustificationRequired => Code::InvalidArgument,
         Reason::Unsigned
         | Reason::NamespaceMismatch
@@ -54,6 +58,7 @@ fn code(reason: Reason) -> Code {
         | Reason::SignatureInvalid => Code::Unauthenticated,
         Reason::RoleNotTrusted
         | Reason::ApprovalsMissing
+        | Reason::SelfApproval
         | Reason::NotPermitted
         | Reason::PortNotProtected
         | Reason::SourceNotAllowed
@@ -64,9 +69,12 @@ fn code(reason: Reason) -> Code {
         | Reason::ChallengeInvalid
         | Reason::ChallengeExpired
         | Reason::ClockUntrusted
+        | Reason::NotPending
         | Reason::GrantEnded => Code::FailedPrecondition,
         Reason::PayloadRepeated | Reason::Replayed => Code::AlreadyExists,
-        Reason::ReplayMemoryFull | Reason::TooManyGrants | Reason::TableFull => Code::ResourceExhausted,
+        Reason::ReplayMemoryFull | Reason::TooManyGrants | Reason::TooManyPending | Reason::TableFull => {
+            Code::ResourceExhausted
+        }
         Reason::Overloaded => Code::Unavailable,
         Reason::GrantNotFound => Code::NotFound,
         Reason::JournalFailed | Reason::KernelFailed => Code::Internal,

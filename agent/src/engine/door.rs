@@ -14,6 +14,7 @@ use postern_core::message::{self, Showing};
 use postern_core::policy::RoleKind;
 use postern_core::refusal::{Reason, Refusal};
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::{Command, Engine, Reader};
 use crate::wire;
@@ -65,8 +66,16 @@ impl Repeats {
 }
 
 impl Engine {
-    pub(super) async fn access_request(&self, message: SignedBytes) -> Result<(Vec<Signer>, AccessRequest), Refusal> {
-        self.parsed(message, Role::Request, Action::Request, wire::access_request, |_, request| Ok(request)).await
+    /// Who signed, what for, and exactly which bytes.
+    pub(super) async fn access_request(
+        &self,
+        message: SignedBytes,
+    ) -> Result<(Vec<Signer>, AccessRequest, String), Refusal> {
+        let payload = String::from_utf8_lossy(&message.payload).into_owned();
+        let any = |_: &Signer, request| Ok(request);
+        let (signers, request) =
+            self.parsed(message, Role::Request, Action::Request, wire::access_request, any).await?;
+        Ok((signers, request, payload))
     }
 
     pub(super) async fn revoke_request(&self, message: SignedBytes) -> Result<(Signer, RevokeRequest), Refusal> {
@@ -74,6 +83,36 @@ impl Engine {
         let (signers, request) = self.parsed(message, Role::Revoke, Action::Revoke, wire::revoke_request, any).await?;
         let signer = signers.into_iter().next().ok_or_else(|| Refusal::new(Reason::Unsigned, "nobody signed"))?;
         Ok((signer, request))
+    }
+
+    /// Who approves which request, the bytes that were approved, and what [`Engine::burn`] takes if it is refused. Many people
+    /// show the same payload here, so a repeat is one of payload, person and
+    /// rules.
+    pub(super) async fn approval(&self, message: SignedBytes) -> Result<(Signer, Uuid, String, [u8; 32]), Refusal> {
+        let verified = self.verified(&message, Role::Approve).await;
+        let (_, signer, digest) = verified.inspect_err(|refusal| self.count_unverified(refusal.reason))?;
+        let rules = self.0.rules().digest;
+        let burnt = envelope::payload_digest(&[&digest[..], signer.principal.as_bytes(), rules.as_bytes()].concat());
+        if self.0.repeats.contains(&burnt) {
+            let refusal = Refusal::new(Reason::PayloadRepeated, "this approval was refused before");
+            self.count_unverified(refusal.reason);
+            return Err(refusal);
+        }
+        match wire::access_request(&message.payload) {
+            Ok(request) => {
+                let payload = String::from_utf8_lossy(&message.payload).into_owned();
+                Ok((signer, request.header.id, payload, burnt))
+            }
+            Err(refusal) => {
+                self.burn(burnt);
+                Err(self.recorded(signer, Action::Approve, refusal).await)
+            }
+        }
+    }
+
+    /// Has a message that was refused cost no more than a look from now on.
+    pub(super) fn burn(&self, digest: [u8; 32]) {
+        self.0.repeats.insert(digest);
     }
 
     pub(super) async fn read_request(&self, message: SignedBytes) -> Result<Reader, Refusal> {
@@ -126,10 +165,10 @@ impl Engine {
             return Err(Refusal::new(Reason::MessageTooLarge, detail).at("message.payload"));
         }
         let seen = envelope::payload_digest(&message.payload);
-        if self.0.repeats.contains(&seen) {
+        if role != Role::Approve && self.0.repeats.contains(&seen) {
             return Err(Refusal::new(Reason::PayloadRepeated, "make a new message with a new id"));
         }
-        let verified = self.verify(message.clone()).await?;
+        let verified = self.verify(message.clone(), role).await?;
         if verified.role != role {
             let detail = format!("this call takes a message signed under {}", role.namespace());
             return Err(Refusal::new(Reason::EnvelopeMalformed, detail).at("message.payload_type"));
@@ -139,7 +178,7 @@ impl Engine {
     }
 
     /// Checks the signatures on a thread for blocking work, when one of the few is free.
-    async fn verify(&self, message: SignedBytes) -> Result<Verified, Refusal> {
+    async fn verify(&self, message: SignedBytes, role: Role) -> Result<Verified, Refusal> {
         let busy = || Refusal::new(Reason::Overloaded, "try again in a moment");
         let turn = tokio::time::timeout(VERIFY_WAIT, self.0.verifiers.acquire()).await;
         let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
@@ -150,7 +189,8 @@ impl Engine {
                 payload_type: &message.payload_type,
                 signatures: message.signatures.iter().map(String::as_str).collect(),
             };
-            envelope::verify(&envelope, &trust, now.wall.as_second(), now.wall_trusted)
+            let verify = if role == Role::Approve { envelope::verify_approval } else { envelope::verify };
+            verify(&envelope, &trust, now.wall.as_second(), now.wall_trusted)
         };
         tokio::task::spawn_blocking(check).await.map_err(|_| busy())?
     }

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use postern_core::grant::{AccessRequest, End, Header, PortSpec, Source};
 use postern_core::ledger::Ledger;
-use postern_core::policy::Policy;
+use postern_core::life::State;
+use postern_core::policy::{Judgement, Policy};
 use postern_core::refusal::Refusal;
 use postern_core::time::{Now, Seconds};
 use uuid::Uuid;
@@ -31,10 +32,10 @@ pub(super) struct Seen<'a> {
 pub(super) fn explain(query: &Query, reader: &Reader, seen: Seen<'_>) -> Explanation {
     // Root may ask without naming anybody: then there is nobody to judge.
     let judged = !query.principal.is_empty();
-    let refusal = judged.then(|| judge(query, &seen)).flatten();
-    let touching: Vec<_> =
-        seen.grants.into_iter().filter(|g| g.grant.ports.iter().any(|p| touches(query, *p))).collect();
-    let (live, ended): (Vec<_>, Vec<_>) = touching.into_iter().partition(|g| g.remaining_ns > 0);
+    let verdict = judged.then(|| judge(query, &seen));
+    let touching = seen.grants.into_iter().filter(|g| g.life.ports().iter().any(|p| touches(query, *p)));
+    let (living, ended): (Vec<_>, Vec<_>) = touching.partition(GrantView::is_living);
+    let (live, coming): (Vec<_>, Vec<_>) = living.into_iter().partition(|g| g.state == State::Active);
     let knocks: Vec<_> = seen.knocks.into_iter().filter(|k| may_see(reader, query, &live, k)).collect();
     let mut findings = Vec::new();
     for port in &query.ports {
@@ -44,18 +45,34 @@ pub(super) fn explain(query: &Query, reader: &Reader, seen: Seen<'_>) -> Explana
         }
     }
     findings.extend(knocks.iter().filter_map(|knock| elsewhere(knock, query, &live)));
-    findings.extend(ended.first().filter(|_| live.is_empty()).map(last_ended));
-    if judged {
-        findings.push(match &refusal {
-            None => "A request like this would be granted now.".to_owned(),
-            Some(refusal) => format!("A request like this would be refused: {}.", refusal.sentence()),
-        });
+    findings.extend(coming.iter().map(not_yet));
+    findings.extend(ended.first().filter(|_| live.is_empty() && coming.is_empty()).map(last_ended));
+    findings.extend(verdict.as_ref().map(|verdict| foretold(verdict, seen.policy)));
+    let missing = verdict.as_ref().and_then(|verdict| verdict.as_ref().ok()?.missing.as_ref());
+    let missing = missing.map_or(0, |missing| missing.count);
+    Explanation { refusal: verdict.and_then(Result::err), missing, grants: live, knocks, findings }
+}
+
+/// What would become of a request.
+fn foretold(verdict: &Result<Judgement, Refusal>, policy: &Policy) -> String {
+    match verdict {
+        Ok(Judgement { missing: None, .. }) => "A request like this would be granted now.".to_owned(),
+        Ok(Judgement { missing: Some(missing), .. }) => match policy.pending_ttl {
+            Some(ttl) => {
+                format!("A request like this would wait up to {ttl} for {} to approve it.", people(missing.count))
+            }
+            None => format!("A request like this would be refused: {}.", missing.refusal.sentence()),
+        },
+        Err(refusal) => format!("A request like this would be refused: {}.", refusal.sentence()),
     }
-    Explanation { refusal, grants: live, knocks, findings }
+}
+
+fn people(count: u32) -> String {
+    if count == 1 { "one person".to_owned() } else { format!("{count} people") }
 }
 
 /// Asks the judge about the request that the query describes.
-fn judge(query: &Query, seen: &Seen<'_>) -> Option<Refusal> {
+fn judge(query: &Query, seen: &Seen<'_>) -> Result<Judgement, Refusal> {
     let most = |port: &PortSpec| seen.policy.rule(*port).map(|(_, rule)| rule.max_duration);
     let duration = query.duration.or_else(|| query.ports.iter().filter_map(most).min()).unwrap_or(Seconds::minutes(30));
     let header = Header { id: Uuid::nil(), audience: Vec::new(), not_after: Timestamp::MAX, challenge: None };
@@ -64,10 +81,12 @@ fn judge(query: &Query, seen: &Seen<'_>) -> Option<Refusal> {
         ports: query.ports.clone(),
         sources: query.sources.clone(),
         end: End::After(duration),
+        not_before: query.not_before,
+        supersedes: query.supersedes,
         justification: query.justification.clone(),
         ticket: String::new(),
     };
-    seen.policy.judge(query.principal.as_str(), &request, seen.ledger, seen.now).err()
+    seen.policy.judge(query.principal.as_str(), &request, seen.ledger, seen.now)
 }
 
 fn touches(query: &Query, port: PortSpec) -> bool {
@@ -81,7 +100,7 @@ fn touches(query: &Query, port: PortSpec) -> bool {
 fn may_see(reader: &Reader, query: &Query, live: &[GrantView], knock: &KnockView) -> bool {
     let all = matches!(reader, Reader::Root | Reader::Person { sees_all: true, .. });
     all || covered(&query.sources, knock.address)
-        || live.iter().any(|g| g.grant.ports.iter().any(|p| p.number == knock.port.number))
+        || live.iter().any(|g| g.life.ports().iter().any(|p| p.number == knock.port.number))
 }
 
 fn covered(sources: &[Source], address: IpAddr) -> bool {
@@ -96,30 +115,46 @@ fn unprotected(policy: &Policy, port: PortSpec) -> Option<String> {
 
 fn access(port: PortSpec, source: Source, live: &[GrantView]) -> Option<String> {
     let opens = |g: &&GrantView| {
-        g.grant.ports.iter().any(|p| p.number == port.number && p.protocol.covers(port.protocol))
-            && g.grant.sources.iter().any(|s| s.net().contains(&source.net()))
+        g.life.ports().iter().any(|p| p.number == port.number && p.protocol.covers(port.protocol))
+            && g.life.sources().iter().any(|s| s.net().contains(&source.net()))
     };
     let grant = live.iter().filter(opens).max_by_key(|g| g.remaining_ns)?;
     let left = Seconds(grant.remaining_ns / 1_000_000_000);
     let used = if grant.usage.packets_in == 0 { ", not used yet" } else { "" };
-    Some(format!("{port} is open for {source} for another {left} (grant {}){used}.", grant.grant.id))
+    Some(format!("{port} is open for {source} for another {left} (grant {}){used}.", grant.life.id()))
 }
 
 /// The classic: granted from one address, knocking from another.
 fn elsewhere(knock: &KnockView, query: &Query, live: &[GrantView]) -> Option<String> {
-    let granted = live.iter().find(|g| g.grant.ports.iter().any(|p| p.number == knock.port.number))?;
-    if covered(&granted.grant.sources, knock.address) || live.iter().any(|g| covered(&g.grant.sources, knock.address)) {
+    let granted = live.iter().find(|g| g.life.ports().iter().any(|p| p.number == knock.port.number))?;
+    if covered(granted.life.sources(), knock.address) || live.iter().any(|g| covered(g.life.sources(), knock.address)) {
         return None;
     }
-    let sources: Vec<_> = granted.grant.sources.iter().map(ToString::to_string).collect();
+    let sources: Vec<_> = granted.life.sources().iter().map(ToString::to_string).collect();
     let hint = if covered(&query.sources, knock.address) { "" } else { " If that is you, ask for that address." };
     let (from, to) = (knock.address, knock.port);
     Some(format!("You are granted from {}, but packets to {to} come from {from}.{hint}", sources.join(", ")))
 }
 
 fn last_ended(view: &GrantView) -> String {
-    let ending = view.ending.as_ref();
-    let why = ending.map_or("its time was up", |e| e.cause.sentence());
-    let at = ending.map_or(view.grant.expires, |e| e.at);
-    format!("No grant is live. The latest one ({}) ended at {at}, because {why}.", view.grant.id)
+    let why = view.ending.as_ref().map_or("its time was up", |e| e.cause.sentence());
+    let (id, ending) = (view.life.id(), view.ending.as_ref().map(|e| e.at));
+    match ending.or_else(|| view.life.grant().map(|grant| grant.expires)) {
+        Some(at) => format!("No grant is live. The latest one ({id}) ended at {at}, because {why}."),
+        None => format!("No grant is live. The latest request ({id}) was not approved in time."),
+    }
+}
+
+/// What is asked for or granted, and not open yet.
+fn not_yet(view: &GrantView) -> String {
+    let id = view.life.id();
+    match view.life.pending() {
+        Some(pending) => {
+            format!("Your request {id} waits for {} to approve it, until {}.", people(pending.missing), pending.lapses)
+        }
+        None => match view.life.grant().and_then(|grant| grant.not_before) {
+            Some(start) => format!("Your grant {id} opens at {start}."),
+            None => format!("Your grant {id} opens in a moment."),
+        },
+    }
 }

@@ -33,9 +33,17 @@ impl Knocks {
 
     /// Those at any of `ports`, the latest first.
     pub fn at(&self, ports: &[PortSpec]) -> Vec<KnockView> {
+        self.wanted(|p| ports.iter().any(|q| q.number == p.number && q.protocol.covers(p.protocol)))
+    }
+
+    /// All of them, the latest first.
+    pub fn all(&self) -> Vec<KnockView> {
+        self.wanted(|_| true)
+    }
+
+    fn wanted(&self, wanted: impl Fn(PortSpec) -> bool) -> Vec<KnockView> {
         let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let touched = |p: PortSpec| ports.iter().any(|q| q.number == p.number && q.protocol.covers(p.protocol));
-        let hits = map.iter().filter(|((_, port), _)| touched(*port));
+        let hits = map.iter().filter(|((_, port), _)| wanted(*port));
         let mut knocks: Vec<_> =
             hits.map(|(&(address, port), &(last_seen, count))| KnockView { address, port, last_seen, count }).collect();
         knocks.sort_by_key(|k| std::cmp::Reverse(k.last_seen));

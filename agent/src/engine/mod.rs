@@ -14,12 +14,12 @@ mod worker;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use postern_core::grant::{AccessRequest, RevokeRequest};
+use postern_core::grant::{AccessRequest, PortSpec, RevokeRequest, Source};
 use postern_core::ledger::{self, Action};
 use postern_core::message::{Challenger, Identity};
 use postern_core::policy::Policy;
 use postern_core::refusal::{Reason, Refusal};
-use postern_core::time::Now;
+use postern_core::time::{Now, Seconds};
 use postern_core::{envelope::Signer, trust::Trust};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use uuid::Uuid;
@@ -30,7 +30,7 @@ use crate::links::LinkState;
 pub use door::SignedBytes;
 pub use knocks::Knocks;
 use tally::Tally;
-pub use view::{Explanation, GrantView, HostState, KnockView, LayerView, Query, Reader, ShedView, WhoAmI};
+pub use view::{Explanation, Filter, GrantView, HostState, KnockView, LayerView, Query, Reader, ShedView, WhoAmI};
 pub use worker::{Setup, StartError, start};
 
 /// Commands that may wait for the worker. More than that and the host is too busy to answer in time.
@@ -69,6 +69,23 @@ pub struct Rules {
     pub policy: Arc<Policy>,
     /// Whose signatures count.
     pub trust: Arc<Trust>,
+    /// Hex SHA-256 of the files that they were read from.
+    pub digest: Arc<str>,
+}
+
+/// What root on the host asks for without a signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakGlass {
+    /// The id of the grant to be.
+    pub id: Uuid,
+    /// What to open.
+    pub ports: Vec<PortSpec>,
+    /// For whom.
+    pub sources: Vec<Source>,
+    /// How long.
+    pub duration: Seconds,
+    /// Why.
+    pub reason: String,
 }
 
 /// What the worker is asked to do.
@@ -76,6 +93,19 @@ enum Command {
     Request {
         signers: Vec<Signer>,
         request: AccessRequest,
+        /// Exactly what was signed.
+        payload: String,
+        answer: Answer<GrantView>,
+    },
+    Approve {
+        signer: Signer,
+        id: Uuid,
+        /// Exactly what was signed.
+        payload: String,
+        answer: Answer<GrantView>,
+    },
+    BreakGlass {
+        wish: BreakGlass,
         answer: Answer<GrantView>,
     },
     Revoke {
@@ -96,7 +126,7 @@ enum Command {
     },
     List {
         reader: Reader,
-        include_ended: bool,
+        filter: Filter,
         before: Option<u64>,
         limit: usize,
         answer: oneshot::Sender<Vec<GrantView>>,
@@ -155,13 +185,37 @@ impl Engine {
         }
     }
 
-    /// Opens what a signed access request asks for.
+    /// Opens what a signed access request asks for, now or later, or has it wait for approvals.
     ///
     /// # Errors
-    /// Every [`Reason`] but those of revocation. Nothing is open then.
+    /// Every [`Reason`] but those of approval and revocation. Nothing is open then.
     pub async fn request(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
-        let (signers, request) = self.access_request(message).await?;
-        self.ask(|answer| Command::Request { signers, request, answer }).await?
+        let (signers, request, payload) = self.access_request(message).await?;
+        self.ask(|answer| Command::Request { signers, request, payload, answer }).await?
+    }
+
+    /// Counts a signed approval of a request that waits; the last one opens it.
+    ///
+    /// # Errors
+    /// What can be wrong with a message, [`Reason::GrantNotFound`], [`Reason::NotPending`], [`Reason::SelfApproval`],
+    /// [`Reason::PayloadDiffers`], and all that can refuse the request itself. Then the approval does not count.
+    pub async fn approve(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
+        let (signer, id, payload, digest) = self.approval(message).await?;
+        let answer = self.ask(|answer| Command::Approve { signer, id, payload, answer }).await?;
+        answer.inspect_err(|refusal| {
+            if is_final(refusal.reason) {
+                self.burn(digest);
+            }
+        })
+    }
+
+    /// Opens what root on the host asks for.
+    ///
+    /// # Errors
+    /// [`Reason::PortNotProtected`], [`Reason::DurationTooLong`], [`Reason::TableFull`], [`Reason::JournalFailed`],
+    /// [`Reason::KernelFailed`].
+    pub async fn break_glass(&self, wish: BreakGlass) -> Result<GrantView, Refusal> {
+        self.ask(|answer| Command::BreakGlass { wish, answer }).await?
     }
 
     /// Ends the grant that a signed revoke request names.
@@ -205,12 +259,12 @@ impl Engine {
     pub async fn list(
         &self,
         reader: &Reader,
-        include_ended: bool,
+        filter: Filter,
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<GrantView>, Refusal> {
         let reader = reader.clone();
-        self.ask(|answer| Command::List { reader, include_ended, before, limit, answer }).await
+        self.ask(|answer| Command::List { reader, filter, before, limit, answer }).await
     }
 
     /// Every grant that changes from now on, whoever it belongs to.
@@ -265,6 +319,12 @@ impl Engine {
         let _ = self.0.commands.send(Command::Heal).await;
     }
 
+    /// The rules in force.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        self.0.rules()
+    }
+
     /// Where knocks are noted.
     #[must_use]
     pub fn knocks(&self) -> &Knocks {
@@ -292,4 +352,10 @@ impl Engine {
         self.0.commands.try_send(command(answer)).map_err(|_| busy("try again in a moment"))?;
         reply.await.map_err(|_| busy("the agent is stopping"))
     }
+}
+
+/// Whether an approval that was refused for this reason would be refused again while the rules are the same.
+const fn is_final(reason: Reason) -> bool {
+    use Reason::{GrantNotFound, NotPending, NotPermitted, PayloadDiffers, SelfApproval};
+    matches!(reason, GrantNotFound | NotPending | NotPermitted | PayloadDiffers | SelfApproval)
 }

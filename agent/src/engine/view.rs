@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use postern_core::grant::{Ending, Grant, PortSpec, Source, Use};
+use postern_core::grant::{PortSpec, Source, Use};
+use postern_core::life::{Ending, Life, State, Step};
 use postern_core::policy::PortRule;
 use postern_core::refusal::Refusal;
 use postern_core::time::Seconds;
@@ -32,6 +33,12 @@ impl Reader {
         matches!(self, Self::Root | Self::Person { is_admin: true, .. })
     }
 
+    /// Whether this reader may see what everybody did.
+    #[must_use]
+    pub fn sees_all(&self) -> bool {
+        matches!(self, Self::Root | Self::Person { sees_all: true, .. })
+    }
+
     /// Whether this reader may see what belongs to `principal`.
     #[must_use]
     pub fn may_see(&self, owner: &str) -> bool {
@@ -42,19 +49,51 @@ impl Reader {
     }
 }
 
-/// One grant as it is now.
+/// One request or grant as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantView {
     /// The record that made it: orders grants by age, and is a page token.
     pub seq: u64,
-    /// The grant.
-    pub grant: Grant,
+    /// What it is.
+    pub life: Life,
+    /// Where it is in its life. What is over by the clock is over, even before the record says so.
+    pub state: State,
     /// Set once it has ended.
     pub ending: Option<Ending>,
-    /// What is left on the boot clock, in nanoseconds; zero once ended.
+    /// What is left on the boot clock, in nanoseconds; zero unless it is active.
     pub remaining_ns: u64,
     /// What the kernel has counted so far.
     pub usage: Use,
+    /// What happened to it, the oldest first.
+    pub steps: Vec<Step>,
+    /// The grant that extends it.
+    pub superseded_by: Option<Uuid>,
+}
+
+impl GrantView {
+    /// Whether it has not ended.
+    #[must_use]
+    pub const fn is_living(&self) -> bool {
+        matches!(self.state, State::Pending | State::Scheduled | State::Active)
+    }
+}
+
+/// Which of them are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Also what has ended.
+    pub include_ended: bool,
+    /// Only these; empty: all.
+    pub states: Vec<State>,
+}
+
+impl Filter {
+    /// Whether `state` is asked for.
+    #[must_use]
+    pub fn wants(&self, state: State) -> bool {
+        let living = matches!(state, State::Pending | State::Scheduled | State::Active);
+        (living || self.include_ended) && (self.states.is_empty() || self.states.contains(&state))
+    }
 }
 
 /// What anybody may know of the host.
@@ -85,6 +124,10 @@ pub struct Query {
     pub duration: Option<Seconds>,
     /// As in a request.
     pub justification: String,
+    /// As in a request.
+    pub not_before: Option<Timestamp>,
+    /// As in a request.
+    pub supersedes: Option<Uuid>,
 }
 
 /// What `Explain` answers.
@@ -92,6 +135,8 @@ pub struct Query {
 pub struct Explanation {
     /// `None` when such a request would be granted now.
     pub refusal: Option<Refusal>,
+    /// How many people would have to approve it.
+    pub missing: u32,
     /// The caller's live grants that touch the ports.
     pub grants: Vec<GrantView>,
     /// Who knocked in vain.

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
-use postern_core::grant::{EndCause, Ending, Grant};
+use postern_core::grant::Grant;
 use postern_core::ledger::{Capacity, Event, Ledger, Record, Seen};
+use postern_core::life::{EndCause, Ending};
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::table::{self, Table};
 use postern_core::time::{BootNanos, Now};
@@ -23,8 +24,10 @@ use crate::journal::Journal;
 use crate::sessions;
 
 mod decide;
+mod people;
 mod read;
 mod setup;
+mod unused;
 
 pub use setup::{Setup, StartError, start};
 
@@ -49,6 +52,10 @@ pub(super) struct Worker {
     /// Parts that do not work as they should, with the reason.
     degraded: BTreeMap<&'static str, String>,
     started: jiff::Timestamp,
+    /// When the agent started, on the boot clock.
+    started_boot: BootNanos,
+    /// When to look again whether grants with a limit on that are in use.
+    use_due: Option<BootNanos>,
     /// When the counts of unverified messages are due.
     tally_due: Option<BootNanos>,
     /// Set while the kernel is behind the ledger.
@@ -99,7 +106,8 @@ impl Worker {
     fn wait(&self) -> Option<Duration> {
         let now = self.shared().clock.boot();
         // While something failed, the next try is all that is due: what is over stays due until it can be recorded.
-        let due = self.retry_due.or([self.ledger.next_end(), self.tally_due].into_iter().flatten().min())?;
+        let dues = [self.ledger.next_due(), self.use_due, self.tally_due];
+        let due = self.retry_due.or(dues.into_iter().flatten().min())?;
         Some(Duration::from_nanos(now.until(due)))
     }
 
@@ -113,6 +121,8 @@ impl Worker {
         let mut batch = Batch::default();
         let (changing, reading): (Vec<_>, Vec<_>) = commands.into_iter().partition(Command::changes);
         self.expire(&mut batch, &now);
+        self.open(&mut batch, &now);
+        self.close_unused(&mut batch, &now);
         for command in changing {
             self.decide(command, &mut batch, &now);
         }
@@ -134,21 +144,27 @@ impl Worker {
         batch.records.push(record);
     }
 
-    /// Housekeeping: the kernel stopped these grants by itself; here their end is recorded.
+    /// Housekeeping: the kernel stopped these grants by itself; here their end is recorded. And requests that waited too long.
     fn expire(&mut self, batch: &mut Batch, now: &Now) {
         for (id, cause) in self.ledger.overdue(now) {
-            let ending = Ending { at: now.wall, cause, by: String::new(), reason: String::new() };
-            self.end(batch, id, ending, None, now);
+            self.end(batch, id, Ending::by_itself(now.wall, cause), None, now);
         }
     }
 
-    /// Ends one live grant.
+    /// Scheduled grants open once that is on record.
+    fn open(&mut self, batch: &mut Batch, now: &Now) {
+        for grant in self.ledger.due_to_open(now) {
+            self.push(batch, None, Event::Activated { grant }, now);
+        }
+    }
+
+    /// Ends one live grant, or a request that waits.
     fn end(&mut self, batch: &mut Batch, id: Uuid, ending: Ending, message: Option<Seen>, now: &Now) {
         let Some(held) = self.ledger.get(&id) else { return };
-        let grant = held.grant.clone();
+        let opened = held.grant().filter(|_| held.opened).cloned();
         let usage = self.usage(held, now);
         self.push(batch, message, Event::Ended { grant: id, ending, usage }, now);
-        batch.ended.push(grant);
+        batch.ended.extend(opened);
     }
 
     /// Sums up what unverified peers caused, when that is due.
@@ -187,6 +203,7 @@ impl Worker {
         if let Some(rules) = reloaded {
             *self.shared().rules.write().unwrap_or_else(std::sync::PoisonError::into_inner) = rules;
         }
+        self.look_for_use(&records);
         let outcome = self.bring_in_step(now);
         self.end_sessions(&ended, now);
         if let Err(refusal) = outcome {
@@ -200,7 +217,7 @@ impl Worker {
     /// Compiles what the kernel should hold and edits it until it does.
     fn bring_in_step(&mut self, now: &Now) -> Result<(), Refusal> {
         let policy = self.shared().rules().policy;
-        let wanted = table::compile(&policy, self.ledger.live(), now.boot);
+        let wanted = table::compile(&policy, self.ledger.active(), now.boot);
         self.retry_due = None;
         for edit in table::diff(&self.installed, &wanted) {
             if let Err(error) = self.enforcer.apply(std::slice::from_ref(&edit)) {
@@ -219,10 +236,12 @@ impl Worker {
     fn take_back(&mut self, records: &[Record], now: &Now) {
         let mut batch = Batch::default();
         for record in records {
-            if let Event::Granted { grant } = &record.event {
-                let ending = Ending { at: now.wall, cause: EndCause::Undone, by: String::new(), reason: String::new() };
-                self.end(&mut batch, grant.id, ending, None, now);
-            }
+            let id = match &record.event {
+                Event::Granted { grant } | Event::BreakGlass { grant } => grant.id,
+                Event::Activated { grant } => *grant,
+                _ => continue,
+            };
+            self.end(&mut batch, id, Ending::by_itself(now.wall, EndCause::Undone), None, now);
         }
         if let Err(error) = self.journal.append(&batch.records) {
             tracing::error!(%error, "a grant that the kernel refused could not be recorded as undone");
@@ -238,7 +257,7 @@ impl Worker {
             return;
         }
         let live = |grant: &&Grant| grant.is_live(now.boot);
-        let kept: Vec<_> = self.ledger.live().filter(live).flat_map(sessions::scopes).collect();
+        let kept: Vec<_> = self.ledger.active().filter(live).flat_map(sessions::scopes).collect();
         let over: Vec<_> = ended.iter().flat_map(sessions::scopes).collect();
         match sessions::destroy(&over, &kept) {
             Ok(destroyed) => {
@@ -260,16 +279,9 @@ impl Worker {
 
     /// Tells the watchers.
     fn announce(&self, records: &[Record]) {
-        for record in records {
-            let id = match &record.event {
-                Event::Granted { grant } => grant.id,
-                Event::Ended { grant, .. } => *grant,
-                _ => continue,
-            };
-            if let Some(view) = self.view(&id) {
-                // Nobody may be watching.
-                let _ = self.shared().changes.send(view);
-            }
+        for view in records.iter().filter_map(|record| self.view(&record.event.subject()?)) {
+            // Nobody may be watching.
+            let _ = self.shared().changes.send(view);
         }
     }
 

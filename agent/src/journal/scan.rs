@@ -11,8 +11,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
-use postern_core::grant::{Ending, Grant, PortSpec, Source};
+use postern_core::grant::{PortSpec, Source};
 use postern_core::ledger::{Event, Record};
+use postern_core::life::{Ending, Life};
 use uuid::Uuid;
 
 use super::{GENESIS, Line, check_line, hash, head::Head};
@@ -129,7 +130,7 @@ struct Wanted<'a> {
     filter: &'a Filter,
     /// The newest, one more than is asked for: that one tells whether there is more.
     kept: VecDeque<Entry>,
-    live: HashMap<Uuid, Grant>,
+    live: HashMap<Uuid, Life>,
 }
 
 impl<'a> Wanted<'a> {
@@ -138,20 +139,17 @@ impl<'a> Wanted<'a> {
     }
 
     fn take(&mut self, record: &Record, text: &[u8]) {
-        match &record.event {
-            Event::Granted { grant } => {
-                if self.matches(record, Some(grant)) {
-                    self.keep(entry(record, Some(grant), text));
-                }
-                self.live.insert(grant.id, grant.clone());
-            }
-            Event::Ended { grant, .. } => {
-                let grant = self.live.remove(grant);
-                if self.matches(record, grant.as_ref()) {
-                    self.keep(entry(record, grant.as_ref(), text));
-                }
-            }
-            _ if self.matches(record, None) => self.keep(entry(record, None, text)),
+        let known = match &record.event {
+            Event::Granted { grant } | Event::BreakGlass { grant } => Some(Life::Granted(grant.clone())),
+            Event::Requested { pending } => Some(Life::Pending(pending.clone())),
+            other => other.subject().and_then(|id| self.live.get(&id).cloned()),
+        };
+        if self.matches(record, known.as_ref()) {
+            self.keep(entry(record, known.as_ref(), text));
+        }
+        match (&record.event, record.event.subject(), known) {
+            (Event::Ended { .. }, Some(id), _) => drop(self.live.remove(&id)),
+            (_, Some(id), Some(life)) => drop(self.live.insert(id, life)),
             _ => {}
         }
     }
@@ -163,15 +161,15 @@ impl<'a> Wanted<'a> {
         }
     }
 
-    fn matches(&self, record: &Record, grant: Option<&Grant>) -> bool {
+    fn matches(&self, record: &Record, life: Option<&Life>) -> bool {
         let Filter { principal, port, source, since, until, kinds, before, limit: _ } = self.filter;
         before.is_none_or(|before| record.seq < before)
             && since.is_none_or(|since| record.time >= since)
             && until.is_none_or(|until| record.time < until)
             && (kinds.is_empty() || kinds.contains(&record.event.kind()))
-            && principal.as_ref().is_none_or(|who| is_about(record, grant, who))
-            && port.is_none_or(|port| touches(scope(record, grant).0, port))
-            && source.is_none_or(|source| overlaps(scope(record, grant).1, source))
+            && principal.as_ref().is_none_or(|who| is_about(record, life, who))
+            && port.is_none_or(|port| touches(scope(record, life).0, port))
+            && source.is_none_or(|source| overlaps(scope(record, life).1, source))
     }
 
     fn newest_first(mut self) -> (Vec<Entry>, bool) {
@@ -190,21 +188,21 @@ impl<'a> Wanted<'a> {
     }
 }
 
-fn is_about(record: &Record, grant: Option<&Grant>, who: &str) -> bool {
+fn is_about(record: &Record, life: Option<&Life>, who: &str) -> bool {
     let named = match &record.event {
-        Event::Refused { signer, .. } => signer.principal == who,
+        Event::Refused { signer, .. } | Event::Approved { signer, .. } => signer.principal == who,
         Event::Ended { ending, .. } => ending.by == who,
         _ => false,
     };
-    let signed = |grant: &Grant| [&grant.signer].into_iter().chain(&grant.approvers).any(|s| s.principal == who);
-    named || grant.is_some_and(signed)
+    let signed = |life: &Life| [life.signer()].into_iter().chain(life.approvers()).any(|s| s.principal == who);
+    named || life.is_some_and(signed)
 }
 
 /// The ports and sources that a line is about: those of its grant, or those that somebody asked for in vain.
-fn scope<'a>(record: &'a Record, grant: Option<&'a Grant>) -> (&'a [PortSpec], &'a [Source]) {
-    match (&record.event, grant) {
+fn scope<'a>(record: &'a Record, life: Option<&'a Life>) -> (&'a [PortSpec], &'a [Source]) {
+    match (&record.event, life) {
         (Event::Refused { ports, sources, .. }, _) => (ports, sources),
-        (_, Some(grant)) => (&grant.ports, &grant.sources),
+        (_, Some(life)) => (life.ports(), life.sources()),
         (_, None) => (&[], &[]),
     }
 }
@@ -219,23 +217,19 @@ fn overlaps(sources: &[Source], source: Source) -> bool {
     sources.iter().map(|source| source.net()).any(|net| wanted.contains(&net) || net.contains(&wanted))
 }
 
-fn entry(record: &Record, grant: Option<&Grant>, text: &[u8]) -> Entry {
-    let id = match &record.event {
-        Event::Ended { grant, .. } => Some(*grant),
-        _ => grant.map(|grant| grant.id),
-    };
+fn entry(record: &Record, life: Option<&Life>, text: &[u8]) -> Entry {
     let signer = match &record.event {
-        Event::Refused { signer, .. } => Some(signer),
-        _ => grant.map(|grant| &grant.signer),
+        Event::Refused { signer, .. } | Event::Approved { signer, .. } => Some(signer),
+        _ => life.map(Life::signer),
     };
     Entry {
         seq: record.seq,
         time: record.time,
         kind: record.event.kind(),
         principal: signer.map(|signer| signer.principal.clone()).unwrap_or_default(),
-        grant: id,
-        ports: scope(record, grant).0.to_vec(),
-        sources: scope(record, grant).1.to_vec(),
+        grant: record.event.subject(),
+        ports: scope(record, life).0.to_vec(),
+        sources: scope(record, life).1.to_vec(),
         reason: reason(&record.event),
         line: String::from_utf8_lossy(text).into_owned(),
     }
@@ -243,7 +237,13 @@ fn entry(record: &Record, grant: Option<&Grant>, text: &[u8]) -> Entry {
 
 fn reason(event: &Event) -> String {
     match event {
-        Event::Granted { grant } => grant.justification.clone(),
+        Event::Requested { pending } => pending.request.justification.clone(),
+        Event::Approved { missing: 0, .. } => "the last approval it needed".to_owned(),
+        Event::Approved { missing, .. } => format!("it needs {missing} more"),
+        Event::Granted { grant } | Event::BreakGlass { grant } => grant.justification.clone(),
+        Event::Activated { .. } => "its start has come".to_owned(),
+        Event::PolicyLoaded { rules, .. } => format!("rules {rules}"),
+        Event::Layer { name, state } => format!("{name}: {state}"),
         Event::Ended { ending: Ending { cause, by, reason, .. }, .. } => {
             let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
             let given = if reason.is_empty() { String::new() } else { format!(": {reason}") };

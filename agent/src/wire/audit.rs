@@ -39,7 +39,7 @@ pub fn audit_filter(request: v1::ListAuditRequest) -> Result<Filter, Refusal> {
 }
 
 fn kind(name: &str) -> Result<&'static str, Refusal> {
-    let known = Event::KINDS.into_iter().find(|kind| *kind == name);
+    let known = Event::KINDS.iter().copied().find(|kind| *kind == name);
     known.ok_or_else(|| malformed("events", format!("they are {}", Event::KINDS.join(", "))))
 }
 

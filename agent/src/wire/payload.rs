@@ -34,12 +34,16 @@ pub fn access_request(payload: &[u8]) -> Result<AccessRequest, Refusal> {
         end,
         justification,
         ticket,
+        not_before,
+        supersedes,
     } = decode(payload)?;
     Ok(AccessRequest {
         header: header(&id, audience, not_after, challenge)?,
         ports: ports(&port_texts)?,
         sources: sources(&source)?,
         end: grant_end(duration, end)?,
+        not_before: not_before.map(|stamp| moment(stamp, "not_before")).transpose()?,
+        supersedes: Some(supersedes).filter(|id| !id.is_empty()).map(|id| uuid(&id, "supersedes")).transpose()?,
         justification: text(justification, "justification", MOST_JUSTIFICATION)?,
         ticket: text(ticket, "ticket", MOST_TICKET)?,
     })

@@ -26,7 +26,9 @@ fn refused(payload: &[u8]) -> Refusal {
 
 #[test]
 fn a_good_request_is_taken_as_it_is() {
-    let AccessRequest { header, ports, sources, end, justification, ticket } = access_request(&with("", "")).unwrap();
+    let AccessRequest { header, ports, sources, end, not_before, supersedes, justification, ticket } =
+        access_request(&with("", "")).unwrap();
+    assert_eq!((not_before, supersedes), (None, None));
     assert_eq!(header.id.to_string(), ID);
     assert_eq!(header.audience, ["vm1"]);
     assert_eq!(header.not_after.to_string(), "2026-11-21T09:00:00Z");
@@ -124,7 +126,7 @@ fn malformed_json_is_refused() {
         // unknown, doubled, aliased fields
         (r#""id""#, r#""ID":"x","id""#),
         (r#""id""#, r#""":"x","id""#),
-        (r#""id""#, r#""notBefore":"2026-11-21T09:00:00Z","id""#),
+        (r#""id""#, r#""notBeforeHand":"2026-11-21T09:00:00Z","id""#),
         (r#""id""#, r#""id":"7d0c0d0e-3b1a-4a53-9a3d-0123456789ab","id""#),
         (r#""id""#, r#""id":"x","\u0069d""#),
         (r#""ports""#, r#""ports":["23/tcp"],"ports""#),

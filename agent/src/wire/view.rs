@@ -5,11 +5,13 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use postern_core::grant::{EndCause, Ending, Grant, Use};
-use postern_core::policy::PortRule;
+use postern_core::grant::Use;
+use postern_core::life::{Ending, Life, State, Step};
 use postern_core::refusal::Refusal;
+use postern_core::time::Seconds;
 use postern_proto::v1;
 
+use super::policy::protected_port;
 use crate::engine::{Explanation, GrantView, HostState, KnockView, LayerView, ShedView, WhoAmI};
 use crate::proof::Proof;
 
@@ -38,66 +40,98 @@ pub fn who_am_i(
     }
 }
 
-/// One grant.
+/// One request or grant.
 #[must_use]
 pub fn grant(view: GrantView) -> v1::Grant {
-    let GrantView { seq: _, grant, ending, remaining_ns, usage } = view;
-    let Grant {
-        id,
-        signer,
-        approvers,
-        ports,
-        sources,
-        created,
-        expires,
-        expires_boot: _,
-        boot_id: _,
-        slot: _,
-        justification,
-        ticket,
-    } = grant;
-    let state = state(ending.as_ref(), remaining_ns);
-    let (ended, end_reason, ended_by) = match ending {
+    let state = state(view.state).into();
+    let (signer, granted, pending) = (view.life.signer(), view.life.grant(), view.life.pending());
+    let (ended, end_reason, ended_by) = match &view.ending {
         None => (None, String::new(), String::new()),
-        Some(Ending { at, cause, by, reason }) => (Some(stamp(at)), why(cause, &reason), by),
+        Some(Ending { at, cause, by, reason }) => (Some(stamp(*at)), why(cause.sentence(), reason), by.clone()),
+    };
+    let (justification, ticket) = match &view.life {
+        Life::Granted(grant) => (&grant.justification, &grant.ticket),
+        Life::Pending(pending) => (&pending.request.justification, &pending.request.ticket),
     };
     v1::Grant {
-        id: id.to_string(),
-        state: state.into(),
-        principal: signer.principal,
-        key_fingerprint: signer.fingerprint,
-        ports: ports.iter().map(ToString::to_string).collect(),
-        source: sources.iter().map(ToString::to_string).collect(),
-        created: Some(stamp(created)),
-        expires: Some(ended.filter(|_| state == v1::GrantState::Revoked).unwrap_or_else(|| stamp(expires))),
-        remaining: Some(std::time::Duration::from_nanos(remaining_ns).into()),
+        id: view.life.id().to_string(),
+        state,
+        principal: signer.principal.clone(),
+        key_fingerprint: signer.fingerprint.clone(),
+        ports: view.life.ports().iter().map(ToString::to_string).collect(),
+        source: view.life.sources().iter().map(ToString::to_string).collect(),
+        created: granted.map(|g| g.created).or_else(|| pending.map(|p| p.created)).map(stamp),
+        expires: expires(&view).map(stamp),
+        remaining: Some(std::time::Duration::from_nanos(view.remaining_ns).into()),
         ended,
         end_reason,
         ended_by,
-        justification,
-        ticket,
-        usage: Some(self::usage(usage)),
-        approvers: approvers.into_iter().map(|approver| approver.principal).collect(),
+        justification: justification.clone(),
+        ticket: ticket.clone(),
+        usage: Some(self::usage(view.usage)),
+        approvers: view.life.approvers().iter().map(|approver| approver.principal.clone()).collect(),
+        approvals_missing: pending.filter(|_| view.ending.is_none()).map_or(0, |pending| pending.missing),
+        lapses: pending.map(|pending| stamp(pending.lapses)),
+        not_before: granted.map_or_else(|| pending.and_then(|p| p.request.not_before), |g| g.not_before).map(stamp),
+        supersedes: granted
+            .map_or_else(|| pending.and_then(|p| p.request.supersedes), |g| g.supersedes)
+            .map(|id| id.to_string())
+            .unwrap_or_default(),
+        superseded_by: view.superseded_by.map(|id| id.to_string()).unwrap_or_default(),
+        break_glass: granted.is_some_and(|grant| grant.break_glass),
+        first_use_within: granted.and_then(|grant| grant.first_use_within).map(duration),
+        idle_timeout: granted.and_then(|grant| grant.idle_timeout).map(duration),
+        history: view.steps.into_iter().map(step).collect(),
     }
 }
 
-/// A grant whose time is up is expired even before the record says so: the kernel does not wait for the record.
-fn state(ending: Option<&Ending>, remaining_ns: u64) -> v1::GrantState {
-    match ending.map(|e| e.cause) {
-        None if remaining_ns > 0 => v1::GrantState::Active,
-        None | Some(EndCause::Expired) => v1::GrantState::Expired,
-        Some(
-            EndCause::Revoked
-            | EndCause::SignerUntrusted
-            | EndCause::PolicyChanged
-            | EndCause::Rebooted
-            | EndCause::Undone,
-        ) => v1::GrantState::Revoked,
-    }
+/// When the kernel stops, or stopped, letting its packets through.
+fn expires(view: &GrantView) -> Option<Timestamp> {
+    let grant = view.life.grant()?;
+    let early = view.ending.as_ref().filter(|_| view.state != State::Expired).map(|ending| ending.at);
+    Some(early.map_or(grant.expires, |at| at.min(grant.expires)))
 }
 
-fn why(cause: EndCause, reason: &str) -> String {
-    if reason.is_empty() { cause.sentence().to_owned() } else { format!("{}: {reason}", cause.sentence()) }
+fn step(step: Step) -> v1::GrantStep {
+    let Step { state: after, at, by, reason } = step;
+    v1::GrantStep { state: state(after).into(), time: Some(stamp(at)), by, reason }
+}
+
+const STATES: [(State, v1::GrantState); 8] = [
+    (State::Pending, v1::GrantState::Pending),
+    (State::Scheduled, v1::GrantState::Scheduled),
+    (State::Active, v1::GrantState::Active),
+    (State::Expired, v1::GrantState::Expired),
+    (State::Revoked, v1::GrantState::Revoked),
+    (State::Superseded, v1::GrantState::Superseded),
+    (State::Refused, v1::GrantState::Refused),
+    (State::Withdrawn, v1::GrantState::Withdrawn),
+];
+
+fn state(state: State) -> v1::GrantState {
+    STATES.iter().find(|(own, _)| *own == state).map_or(v1::GrantState::Unspecified, |(_, wire)| *wire)
+}
+
+/// The state that a number on the wire means.
+pub(super) fn state_of(number: i32) -> Option<State> {
+    STATES.iter().find(|(_, wire)| i32::from(*wire) == number).map(|(own, _)| *own)
+}
+
+fn why(sentence: &str, reason: &str) -> String {
+    if reason.is_empty() { sentence.to_owned() } else { format!("{sentence}: {reason}") }
+}
+
+/// What the requester signed, while it waits: for approvers to read and sign as it is.
+#[must_use]
+pub fn request_of(view: &GrantView) -> Option<v1::SignedMessage> {
+    let pending = view.life.pending().filter(|_| view.state == State::Pending)?;
+    let payload = pending.payload.clone().into_bytes();
+    let payload_type = postern_proto::payload_type::ACCESS_REQUEST.to_owned();
+    Some(v1::SignedMessage { payload, payload_type, signatures: Vec::new() })
+}
+
+pub(super) fn duration(seconds: Seconds) -> pbjson_types::Duration {
+    std::time::Duration::from_secs(seconds.0).into()
 }
 
 fn usage(usage: Use) -> v1::Usage {
@@ -115,16 +149,19 @@ pub fn refusal(refusal: &Refusal) -> v1::Refusal {
 /// The answer of `Explain`.
 #[must_use]
 pub fn explanation(view: Explanation) -> v1::ExplainResponse {
-    let Explanation { refusal: refused, grants, knocks, findings } = view;
+    let Explanation { refusal: refused, missing, grants, knocks, findings } = view;
     v1::ExplainResponse {
         refusal: refused.as_ref().map(refusal),
+        approvals_missing: missing,
         grants: grants.into_iter().map(grant).collect(),
         knocks: knocks.into_iter().map(knock).collect(),
         findings,
     }
 }
 
-fn knock(view: KnockView) -> v1::Knock {
+/// Somebody who knocked in vain.
+#[must_use]
+pub fn knock(view: KnockView) -> v1::Knock {
     let KnockView { address, port, last_seen, count } = view;
     v1::Knock { address: address.to_string(), port: port.to_string(), last_seen: Some(stamp(last_seen)), count }
 }
@@ -185,26 +222,6 @@ fn interface(view: ShedView) -> v1::Interface {
         _ => v1::ShedMode::Unspecified,
     };
     v1::Interface { name, index, mode: mode.into(), reason }
-}
-
-fn protected_port(rule: &PortRule) -> v1::ProtectedPort {
-    let PortRule {
-        port,
-        name,
-        max_duration,
-        allowed_sources,
-        on_expiry: _,
-        justification_required: _,
-        max_grants: _,
-        approvals,
-    } = rule;
-    v1::ProtectedPort {
-        port: port.to_string(),
-        name: name.clone(),
-        max_duration_seconds: max_duration.0,
-        allowed_sources: allowed_sources.iter().flatten().map(ToString::to_string).collect(),
-        approvals: *approvals,
-    }
 }
 
 pub(super) fn stamp(moment: Timestamp) -> pbjson_types::Timestamp {

@@ -38,6 +38,8 @@ pub(super) async fn run(env: &Env, args: Explain) -> Result<()> {
         duration: duration.map(Into::into),
         justification: what.reason,
         principal,
+        not_before: None,
+        supersedes: String::new(),
     };
     let answer = limited(session.access().explain(call), &session.address).await;
     let answer = answer.map_err(signed_by(signer.as_ref()))?;

@@ -22,7 +22,13 @@ pub(super) async fn run(env: &Env, args: List) -> Result<()> {
     let mut found = ListGrantsResponse::default();
     for _ in 0..MOST_PAGES {
         let page_token = std::mem::take(&mut found.next_page_token);
-        let call = ListGrantsRequest { read: read.clone(), include_ended: all, page_size: PAGE, page_token };
+        let call = ListGrantsRequest {
+            read: read.clone(),
+            include_ended: all,
+            page_size: PAGE,
+            page_token,
+            states: Vec::new(),
+        };
         let page = limited(session.access().list_grants(call), &session.address).await;
         let page = page.map_err(signed_by(signer.as_ref()))?;
         found.grants.extend(page.grants);

@@ -14,10 +14,13 @@ use std::{
 
 use postern_cli::tls::Fingerprint;
 use postern_proto::v1::{
-    AuditEntry, ExplainRequest, ExplainResponse, GetGrantRequest, GetGrantResponse, GetStatusRequest,
-    GetStatusResponse, Grant, GrantState, ListAuditRequest, ListAuditResponse, ListGrantsRequest, ListGrantsResponse,
-    Refusal, RequestAccessRequest, RequestAccessResponse, RevokeAccessRequest, RevokeAccessResponse, SignedMessage,
-    WatchGrantsRequest, WatchGrantsResponse, WhoAmIRequest, WhoAmIResponse,
+    ApproveAccessRequest, ApproveAccessResponse, AuditEntry, BreakGlassRequest, BreakGlassResponse, ExplainRequest,
+    ExplainResponse, GetGrantRequest, GetGrantResponse, GetPolicyRequest, GetPolicyResponse, GetReportRequest,
+    GetReportResponse, GetStatusRequest, GetStatusResponse, Grant, GrantState, ListAuditRequest, ListAuditResponse,
+    ListGrantsRequest, ListGrantsResponse, ListKnocksRequest, ListKnocksResponse, Refusal, RequestAccessRequest,
+    RequestAccessResponse, RevokeAccessRequest, RevokeAccessResponse, SignedMessage, ValidatePolicyRequest,
+    ValidatePolicyResponse, WatchAuditRequest, WatchAuditResponse, WatchGrantsRequest, WatchGrantsResponse,
+    WhoAmIRequest, WhoAmIResponse,
     access_service_server::{AccessService, AccessServiceServer},
     host_service_server::{HostService, HostServiceServer},
 };
@@ -205,6 +208,11 @@ impl AccessService for Peer {
         Ok(Response::new(RequestAccessResponse { grant: Some(grant(GRANTS[0], GrantState::Active)) }))
     }
 
+    async fn approve_access(&self, request: Request<ApproveAccessRequest>) -> Answer<ApproveAccessResponse> {
+        self.hear(request.into_inner().message)?;
+        Ok(Response::new(ApproveAccessResponse { grant: Some(grant(GRANTS[0], GrantState::Active)) }))
+    }
+
     async fn revoke_access(&self, request: Request<RevokeAccessRequest>) -> Answer<RevokeAccessResponse> {
         self.hear(request.into_inner().message)?;
         Ok(Response::new(RevokeAccessResponse { grant: Some(grant(GRANTS[0], GrantState::Revoked)) }))
@@ -216,7 +224,7 @@ impl AccessService for Peer {
         let mut grant = grant(&id, GrantState::Active);
         // A moment later in the stream.
         grant.remaining = Some(std::time::Duration::from_secs(1799).into());
-        Ok(Response::new(GetGrantResponse { grant: Some(grant) }))
+        Ok(Response::new(GetGrantResponse { grant: Some(grant), request: None }))
     }
 
     /// Two pages.
@@ -268,5 +276,36 @@ impl HostService for Peer {
         let entry = AuditEntry { seq: 7, event: "granted".to_owned(), reason, ..AuditEntry::default() };
         let damage = "line 3 does not continue the one before it".to_owned();
         Ok(Response::new(ListAuditResponse { entries: vec![entry], damage, ..ListAuditResponse::default() }))
+    }
+
+    type WatchAuditStream = tokio_stream::Iter<std::vec::IntoIter<Result<WatchAuditResponse, Status>>>;
+
+    async fn watch_audit(&self, request: Request<WatchAuditRequest>) -> Answer<Self::WatchAuditStream> {
+        self.hear(request.into_inner().read)?;
+        Ok(Response::new(tokio_stream::iter(Vec::new())))
+    }
+
+    async fn get_report(&self, request: Request<GetReportRequest>) -> Answer<GetReportResponse> {
+        self.hear(request.into_inner().read)?;
+        Ok(Response::new(GetReportResponse::default()))
+    }
+
+    async fn get_policy(&self, request: Request<GetPolicyRequest>) -> Answer<GetPolicyResponse> {
+        self.hear(request.into_inner().read)?;
+        Ok(Response::new(GetPolicyResponse::default()))
+    }
+
+    async fn validate_policy(&self, request: Request<ValidatePolicyRequest>) -> Answer<ValidatePolicyResponse> {
+        self.hear(request.into_inner().read)?;
+        Ok(Response::new(ValidatePolicyResponse::default()))
+    }
+
+    async fn list_knocks(&self, request: Request<ListKnocksRequest>) -> Answer<ListKnocksResponse> {
+        self.hear(request.into_inner().read)?;
+        Ok(Response::new(ListKnocksResponse::default()))
+    }
+
+    async fn break_glass(&self, _: Request<BreakGlassRequest>) -> Answer<BreakGlassResponse> {
+        Err(Status::unauthenticated("not here"))
     }
 }

@@ -1,12 +1,11 @@
 //! What the worker decides about each command that changes something.
 //!
-//! Owns the order of a request's last checks: freshness → replay → policy → capacity. It never touches disk or kernel.
+//! Owns the dispatch, who waits for what, and what a reload ends. What people ask for is decided in `people`.
 
 use postern_core::envelope::{Role, Signer};
-use postern_core::grant::{AccessRequest, EndCause, Ending, Grant, RevokeRequest};
+use postern_core::grant::AccessRequest;
 use postern_core::ledger::{Action, Event, Seen};
-use postern_core::message::{self, Showing};
-use postern_core::policy::{Asking, RoleKind};
+use postern_core::life::{EndCause, Ending, Held, Life};
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::Now;
 use uuid::Uuid;
@@ -20,7 +19,9 @@ impl Command {
     pub(super) fn changes(&self) -> bool {
         match self {
             Self::Request { .. }
+            | Self::Approve { .. }
             | Self::Revoke { .. }
+            | Self::BreakGlass { .. }
             | Self::Refuse { .. }
             | Self::Network(_)
             | Self::Degraded { .. }
@@ -36,19 +37,29 @@ impl Command {
 impl Worker {
     pub(super) fn decide(&mut self, command: Command, batch: &mut Batch, now: &Now) {
         match command {
-            Command::Request { signers, request, answer } => {
+            Command::Request { signers, request, payload, answer } => {
                 let Some(signer) = signers.first().cloned() else { return };
-                let decided = self.request(&signers, &request, batch, now);
-                let seen = Seen::from(&request.header);
-                let asked = Refused { signer, action: Action::Request, request: Some(&request) };
+                let decided = self.request(&signers, &request, payload, batch, now);
+                let seen = Some(Seen::from(&request.header));
+                let asked = Refused { signer, action: Action::Request, request: Some(request) };
                 self.answer_later(decided, asked, seen, answer, batch, now);
+            }
+            Command::Approve { signer, id, payload, answer } => {
+                let decided = self.approve(&signer, id, &payload, batch, now);
+                let request = self.ledger.get(&id).and_then(|held| Some(held.life.pending()?.request.clone()));
+                let asked = Refused { signer, action: Action::Approve, request };
+                self.answer_later(decided, asked, None, answer, batch, now);
             }
             Command::Revoke { signer, request, answer } => {
                 let decided = self.revoke(&signer, &request, batch, now);
-                let seen = Seen::from(&request.header);
+                let seen = Some(Seen::from(&request.header));
                 let asked = Refused { signer, action: Action::Revoke, request: None };
                 self.answer_later(decided, asked, seen, answer, batch, now);
             }
+            Command::BreakGlass { wish, answer } => match self.break_glass(wish, batch, now) {
+                Ok(id) => batch.waiting.push(Waiting::Grant(id, answer)),
+                Err(refusal) => batch.waiting.push(Waiting::Refused(refusal, answer)),
+            },
             Command::Refuse { signer, action, refusal, answer } => {
                 self.refuse(batch, Refused { signer, action, request: None }, &refusal, None, now);
                 batch.waiting.push(Waiting::Recorded(refusal, answer));
@@ -60,13 +71,15 @@ impl Worker {
             },
             Command::Reload { rules, answer } => {
                 let ended = self.reload(&rules, batch, now);
+                let protected = rules.policy.ports.iter().map(|r| r.port).collect();
+                self.push(batch, None, Event::PolicyLoaded { rules: rules.digest.to_string(), protected }, now);
                 batch.waiting.push(Waiting::Reloaded(rules, ended, answer));
             }
             Command::Heal => self.heal(),
             Command::Counted => self.tally_due = Some(now.boot.plus_nanos(nanos(TALLY_EVERY))),
             Command::Stop { answer } => {
                 self.write_tally(batch, now);
-                let live: Vec<_> = self.ledger.live().map(|grant| grant.id).collect();
+                let live: Vec<_> = self.ledger.active().map(|grant| grant.id).collect();
                 let usage =
                     live.into_iter().filter_map(|id| Some((id, self.usage(self.ledger.get(&id)?, now)))).collect();
                 self.push(batch, None, Event::Stopped { usage }, now);
@@ -80,8 +93,8 @@ impl Worker {
     fn answer_later(
         &mut self,
         decided: Result<Uuid, Refusal>,
-        asked: Refused<'_>,
-        seen: Seen,
+        asked: Refused,
+        seen: Option<Seen>,
         answer: Answer<GrantView>,
         batch: &mut Batch,
         now: &Now,
@@ -89,67 +102,14 @@ impl Worker {
         let waiting = match decided {
             Ok(grant) => Waiting::Grant(grant, answer),
             Err(refusal) => {
-                self.refuse(batch, asked, &refusal, burns(&refusal).then_some(seen), now);
+                self.refuse(batch, asked, &refusal, seen.filter(|_| burns(&refusal)), now);
                 Waiting::Refused(refusal, answer)
             }
         };
         batch.waiting.push(waiting);
     }
 
-    fn request(
-        &mut self,
-        signers: &[Signer],
-        request: &AccessRequest,
-        batch: &mut Batch,
-        now: &Now,
-    ) -> Result<Uuid, Refusal> {
-        let Rules { policy, .. } = self.shared().rules();
-        self.check_message(&request.header, now)?;
-        let nobody = || Refusal::new(Reason::Unsigned, "nobody signed");
-        let (requester, approvers) = signers.split_first().ok_or_else(nobody)?;
-        let asking = Asking { principal: &requester.principal, approvers };
-        let judgement = policy.judge(asking, request, &self.ledger, now)?;
-        let grant = self.ledger.admit(signers, request, judgement, self.capacity, now)?;
-        self.enforcer.reset_usage(grant.slot).map_err(|e| Refusal::new(Reason::KernelFailed, e))?;
-        let event = Event::Granted { grant };
-        self.push(batch, Some(Seen::from(&request.header)), event, now);
-        Ok(request.header.id)
-    }
-
-    fn check_message(&self, header: &postern_core::grant::Header, now: &Now) -> Result<(), Refusal> {
-        let shared = self.shared();
-        message::check(header, &shared.identity, &shared.challenger, Showing::Once, now)?;
-        self.ledger.check_unseen(header.id, now)
-    }
-
-    fn revoke(
-        &mut self,
-        signer: &Signer,
-        request: &RevokeRequest,
-        batch: &mut Batch,
-        now: &Now,
-    ) -> Result<Uuid, Refusal> {
-        let Rules { policy, .. } = self.shared().rules();
-        self.check_message(&request.header, now)?;
-        let not_found = || Refusal::new(Reason::GrantNotFound, request.grant_id).at("grant_id");
-        let held = self.ledger.get(&request.grant_id).ok_or_else(not_found)?;
-        let own =
-            held.grant.signer.principal == signer.principal && policy.holds(&signer.principal, RoleKind::Requester);
-        let over_all = [RoleKind::Approver, RoleKind::Admin].iter().any(|kind| policy.holds(&signer.principal, *kind));
-        if !own && !over_all {
-            return Err(not_found());
-        }
-        if let Some(ending) = &held.ending {
-            let detail = format!("at {}, because {}", ending.at, ending.cause.sentence());
-            return Err(Refusal::new(Reason::GrantEnded, detail).at("grant_id"));
-        }
-        let (by, reason) = (signer.principal.clone(), request.reason.clone());
-        let ending = Ending { at: now.wall, cause: EndCause::Revoked, by, reason };
-        self.end(batch, request.grant_id, ending, Some(Seen::from(&request.header)), now);
-        Ok(request.grant_id)
-    }
-
-    fn refuse(&mut self, batch: &mut Batch, asked: Refused<'_>, refusal: &Refusal, seen: Option<Seen>, now: &Now) {
+    fn refuse(&mut self, batch: &mut Batch, asked: Refused, refusal: &Refusal, seen: Option<Seen>, now: &Now) {
         let (reason, rule) = (refusal.reason.code().to_owned(), refusal.rule.clone());
         let Refused { signer, action, request } = asked;
         let (ports, sources) = request.map(|r| (r.ports.clone(), r.sources.clone())).unwrap_or_default();
@@ -157,21 +117,12 @@ impl Worker {
         self.push(batch, seen, event, now);
     }
 
-    /// Ends the grants that new rules no longer allow; says how many.
+    /// Ends what new rules no longer allow, and drops the approvals that count no longer; says how much it ended.
     fn reload(&mut self, rules: &Rules, batch: &mut Batch, now: &Now) -> usize {
-        let trusts = |signer: &Signer, role| rules.trust.trusts(signer, role, now.wall.as_second(), now.wall_trusted);
-        let trusted = |grant: &Grant| {
-            trusts(&grant.signer, Role::Request) && grant.approvers.iter().all(|signer| trusts(signer, Role::Approve))
-        };
-        let cause = |grant: &Grant| match () {
-            () if !trusted(grant) => Some(EndCause::SignerUntrusted),
-            () if !rules.policy.still_allows(grant) => Some(EndCause::PolicyChanged),
-            () => None,
-        };
-        let gone: Vec<_> = self.ledger.live().filter_map(|grant| Some((grant.id, cause(grant)?))).collect();
+        let gone: Vec<_> =
+            self.ledger.living().filter_map(|held| Some((held.life.id(), rules.forbid(held, now)?))).collect();
         for &(id, cause) in &gone {
-            let ending = Ending { at: now.wall, cause, by: String::new(), reason: String::new() };
-            self.end(batch, id, ending, None, now);
+            self.end(batch, id, Ending::by_itself(now.wall, cause), None, now);
         }
         gone.len()
     }
@@ -218,12 +169,37 @@ impl Worker {
     }
 }
 
+impl Rules {
+    /// Whether a signature made earlier still counts.
+    pub(super) fn trusts(&self, signer: &Signer, role: Role, now: &Now) -> bool {
+        self.trust.trusts(signer, role, now.wall.as_second(), now.wall_trusted)
+    }
+
+    /// Why these rules no longer let this be, if they do not.
+    fn forbid(&self, held: &Held, now: &Now) -> Option<EndCause> {
+        let (signer, allowed, signed_by_root) = match &held.life {
+            // Approvals are looked at again when the last one comes.
+            Life::Pending(pending) => (&pending.signer, self.policy.still_lets_ask(pending), false),
+            Life::Granted(grant) => (&grant.signer, self.policy.still_allows(grant), grant.break_glass),
+        };
+        let approved = |grant: &postern_core::grant::Grant| {
+            grant.approvers.iter().all(|signer| self.trusts(signer, Role::Approve, now))
+        };
+        let trusted = signed_by_root || (self.trusts(signer, Role::Request, now) && held.grant().is_none_or(approved));
+        match (trusted, allowed) {
+            (false, _) => Some(EndCause::SignerUntrusted),
+            (true, false) => Some(EndCause::PolicyChanged),
+            (true, true) => None,
+        }
+    }
+}
+
 /// Who was refused what, for the record.
-struct Refused<'a> {
+struct Refused {
     signer: Signer,
     action: Action,
     /// Where somebody asked for access.
-    request: Option<&'a AccessRequest>,
+    request: Option<AccessRequest>,
 }
 
 /// Whether the id of a refused message is remembered. One that is no longer fresh, or already known, need not be; one that the

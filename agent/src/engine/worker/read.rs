@@ -3,29 +3,34 @@
 //! Owns the views of grants and of the host. It never changes anything.
 
 use postern_core::grant::Use;
-use postern_core::ledger::Held;
+use postern_core::life::{Held, Life, State};
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::{BootNanos, Now};
 use uuid::Uuid;
 
 use super::Worker;
 use crate::enforcer::{LayerState, LayerStatus, ShedStatus};
-use crate::engine::{Command, GrantView, HostState, LayerView, Reader, ShedView, explain};
+use crate::engine::{Command, Filter, GrantView, HostState, LayerView, Reader, ShedView, explain};
 
 impl Worker {
     pub(super) fn serve(&mut self, command: Command) {
         // A caller who went away needs no answer.
         match command {
             Command::Get { reader, id, answer } => drop(answer.send(self.get(&reader, &id))),
-            Command::List { reader, include_ended, before, limit, answer } => {
-                drop(answer.send(self.list(&reader, include_ended, before, limit)));
+            Command::List { reader, filter, before, limit, answer } => {
+                drop(answer.send(self.list(&reader, &filter, before, limit)));
             }
             Command::Explain { query, reader, answer } => {
                 let (shared, now) = (self.shared(), self.shared().now());
                 let seen = explain::Seen {
                     policy: &shared.rules().policy,
                     ledger: &self.ledger,
-                    grants: self.list(&reader, true, None, explain::MOST_GRANTS),
+                    grants: self.list(
+                        &reader,
+                        &Filter { include_ended: true, ..Filter::default() },
+                        None,
+                        explain::MOST_GRANTS,
+                    ),
                     knocks: shared.knocks.at(&query.ports),
                     now: &now,
                 };
@@ -33,7 +38,9 @@ impl Worker {
             }
             Command::Status { answer } => drop(answer.send(self.status())),
             Command::Request { .. }
+            | Command::Approve { .. }
             | Command::Revoke { .. }
+            | Command::BreakGlass { .. }
             | Command::Refuse { .. }
             | Command::Network(_)
             | Command::Degraded { .. }
@@ -45,13 +52,14 @@ impl Worker {
     }
 
     fn get(&self, reader: &Reader, id: &Uuid) -> Result<GrantView, Refusal> {
-        let held = self.ledger.get(id).filter(|held| reader.may_see(&held.grant.signer.principal));
+        let held = self.ledger.get(id).filter(|held| reader.may_see(&held.life.signer().principal));
         held.map(|held| self.view_of(held)).ok_or_else(|| Refusal::new(Reason::GrantNotFound, id).at("id"))
     }
 
-    fn list(&self, reader: &Reader, include_ended: bool, before: Option<u64>, limit: usize) -> Vec<GrantView> {
+    fn list(&self, reader: &Reader, filter: &Filter, before: Option<u64>, limit: usize) -> Vec<GrantView> {
+        let now = self.shared().now();
         let visible =
-            |held: &&Held| (include_ended || held.ending.is_none()) && reader.may_see(&held.grant.signer.principal);
+            |held: &&Held| filter.wants(state_of(held, &now)) && reader.may_see(&held.life.signer().principal);
         let grants = self.ledger.newest_before(before.unwrap_or(u64::MAX));
         grants.filter(visible).take(limit).map(|held| self.view_of(held)).collect()
     }
@@ -62,23 +70,26 @@ impl Worker {
 
     fn view_of(&self, held: &Held) -> GrantView {
         let now = self.shared().now();
-        let Held { seq, grant, ending, usage } = held;
-        let live = ending.is_none();
+        let state = state_of(held, &now);
+        let active = held.grant().filter(|_| state == State::Active);
         GrantView {
-            seq: *seq,
-            grant: grant.clone(),
-            ending: ending.clone(),
-            remaining_ns: if live { now.boot.until(grant.expires_boot) } else { 0 },
-            usage: if live { self.usage(held, &now) } else { *usage },
+            seq: held.seq,
+            life: held.life.clone(),
+            state,
+            ending: held.ending.clone(),
+            remaining_ns: active.map_or(0, |grant| now.boot.until(grant.expires_boot)),
+            usage: if held.ending.is_none() { self.usage(held, &now) } else { held.usage },
+            steps: held.steps.clone(),
+            superseded_by: held.superseded_by,
         }
     }
 
     /// What a live grant's packets have added up to: what an earlier run noted and what the kernel has counted since.
     pub(super) fn usage(&self, held: &Held, now: &Now) -> Use {
-        if held.grant.boot_id != now.boot_id {
+        let Some(grant) = held.grant().filter(|grant| held.opened && grant.boot_id == now.boot_id) else {
             return held.usage;
-        }
-        let counted = self.enforcer.usage(held.grant.slot);
+        };
+        let counted = self.enforcer.usage(grant.slot);
         let moment = |boot: u64| (boot > 0).then(|| now.wall_at(BootNanos(boot)));
         held.usage.plus(Use {
             packets_in: counted.packets_in,
@@ -106,7 +117,7 @@ impl Worker {
             ports: shared.rules().policy.ports.clone(),
             counters: self.counters(),
             unverified: shared.tally.totals(),
-            live_grants: u32::try_from(self.ledger.live().count()).unwrap_or(u32::MAX),
+            live_grants: u32::try_from(self.ledger.active().count()).unwrap_or(u32::MAX),
             journal_seq: self.ledger.last_seq(),
             journal_head: self.journal.head().to_owned(),
             journal_path: self.journal.path().display().to_string(),
@@ -127,6 +138,17 @@ impl Worker {
             reason: status.reason.clone(),
         };
         self.sheds.iter().map(view).collect()
+    }
+}
+
+/// Where it is in its life: the kernel does not wait for the record of an end.
+fn state_of(held: &Held, now: &Now) -> State {
+    match (held.state(), &held.life) {
+        (State::Active, Life::Granted(grant)) if grant.boot_id != now.boot_id || !grant.is_live(now.boot) => {
+            State::Expired
+        }
+        (State::Pending, Life::Pending(pending)) if pending.lapses_boot <= now.boot => State::Expired,
+        (state, _) => state,
     }
 }
 

@@ -68,7 +68,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
     let now = clock.now();
     // Grants of another boot, or whose time is up, never get back into the kernel.
-    let current = opened.ledger.live().filter(|grant| grant.boot_id == now.boot_id);
+    let current = opened.ledger.active().filter(|grant| grant.boot_id == now.boot_id);
     let installed = table::compile(&rules.policy, current, now.boot);
     let mut enforcer = Enforcer::start(&settings, &installed)?;
     let knocks_reader = enforcer.take_knocks();
@@ -99,6 +99,9 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         sheds: BTreeMap::new(),
         degraded: BTreeMap::new(),
         started: now.wall,
+        started_boot: now.boot,
+        // Soon: what is open by then may have limits on its use.
+        use_due: Some(now.boot),
         tally_due: None,
         retry_due: None,
     };
@@ -127,10 +130,16 @@ impl Worker {
         if torn > 0 {
             self.push(&mut batch, None, Event::Repaired { bytes: torn }, &now);
         }
-        let protected = self.shared().rules().policy.ports.iter().map(|r| r.port).collect();
+        let rules = self.shared().rules();
+        let protected = rules.policy.ports.iter().map(|r| r.port).collect();
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let host_id = self.shared().identity.host_id;
-        self.push(&mut batch, None, Event::Started { version, host_id, protected }, &now);
+        self.push(
+            &mut batch,
+            None,
+            Event::Started { version, host_id, protected, rules: rules.digest.to_string() },
+            &now,
+        );
         self.expire(&mut batch, &now);
         self.journal.append(&batch.records)?;
         let ended = std::mem::take(&mut batch.ended);

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use postern_core::envelope::Signer;
-use postern_core::grant::{EndCause, Use};
+use postern_core::grant::{Grant, Use};
+use postern_core::life::EndCause;
 use postern_core::time::BootNanos;
 
 use super::*;
@@ -26,6 +27,13 @@ fn grant(seq: u64, who: &str, port: &str, source: &str) -> Event {
         sources: vec![source.parse().unwrap()],
         created: at(seq),
         expires: at(seq + 60),
+        not_before: None,
+        starts_boot: BootNanos(0),
+        supersedes: None,
+        chain_boot: None,
+        first_use_within: None,
+        idle_timeout: None,
+        break_glass: false,
         expires_boot: BootNanos(seq),
         boot_id: Uuid::nil(),
         slot: 0,

@@ -1,0 +1,230 @@
+//! What has happened, as the journal writes it down.
+//!
+//! Owns [`Event`], [`Record`] and their spelling in JSON, which old journals keep for ever: fields are added with a default and
+//! never change their meaning. It never folds them ([`super::Ledger`] does).
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::envelope::Signer;
+use crate::grant::{Grant, Header, PortSpec, Source, Use};
+use crate::life::{Ending, Pending};
+use crate::time::BootNanos;
+
+/// What a signed message asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// `RequestAccess`
+    Request,
+    /// `ApproveAccess`
+    Approve,
+    /// `RevokeAccess`
+    Revoke,
+    /// Any call that reads.
+    Read,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The agent began to serve.
+    Started {
+        /// Its version.
+        version: String,
+        /// The host's id.
+        host_id: Uuid,
+        /// What is closed by default.
+        protected: Vec<PortSpec>,
+        /// Hex SHA-256 of the configuration, the trust file and the revoked keys.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        rules: String,
+    },
+    /// The agent stopped. Nothing opened by that.
+    Stopped {
+        /// What the packets of live grants added up to: the next start counts on from there.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        usage: BTreeMap<Uuid, Use>,
+    },
+    /// Other rules came into force.
+    PolicyLoaded {
+        /// Hex SHA-256 of the configuration, the trust file and the revoked keys.
+        rules: String,
+        /// What is closed by default now.
+        protected: Vec<PortSpec>,
+    },
+    /// A request waits for approvals.
+    Requested {
+        /// The request.
+        pending: Pending,
+    },
+    /// Somebody approved a pending request.
+    Approved {
+        /// Which.
+        grant: Uuid,
+        /// Who.
+        signer: Signer,
+        /// How many more approvals it needs.
+        missing: u32,
+    },
+    /// A request was granted. It opens now, unless its start is later.
+    Granted {
+        /// The grant.
+        grant: Grant,
+    },
+    /// A scheduled grant opens.
+    Activated {
+        /// Which.
+        grant: Uuid,
+    },
+    /// Root opened ports on the host, without a signature.
+    BreakGlass {
+        /// The grant.
+        grant: Grant,
+    },
+    /// A grant is no longer live, or a request no longer pending.
+    Ended {
+        /// Which.
+        grant: Uuid,
+        /// How.
+        ending: Ending,
+        /// What its packets added up to.
+        usage: Use,
+    },
+    /// A message with a valid signature was refused.
+    Refused {
+        /// Who signed.
+        signer: Signer,
+        /// What for.
+        action: Action,
+        /// The stable code.
+        reason: String,
+        /// In words. (Not `message`: that is the record's own field, beside this.)
+        sentence: String,
+        /// The rule or field that refused; may be empty.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        rule: String,
+        /// The ports that were asked for, where somebody asked for access.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ports: Vec<PortSpec>,
+        /// For whom they were asked for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        sources: Vec<Source>,
+    },
+    /// Messages without a valid signature, summed up: nobody unverified gets a line of his own.
+    Unverified {
+        /// How many of each reason since the last such line.
+        counts: BTreeMap<String, u64>,
+    },
+    /// A layer was lost, or brought back.
+    Layer {
+        /// `lock`, `cut-ingress`, `cut-egress`, …
+        name: String,
+        /// What became of it, for people.
+        state: String,
+    },
+    /// The ports were opened by hand: `posternd unlock`.
+    Unlocked,
+    /// The journal's last line was torn by a crash and cut off.
+    Repaired {
+        /// How many bytes were cut off.
+        bytes: u64,
+    },
+}
+
+impl Event {
+    /// All kinds, as the journal spells them.
+    pub const KINDS: &[&str] = &[
+        "started",
+        "stopped",
+        "policy-loaded",
+        "requested",
+        "approved",
+        "granted",
+        "activated",
+        "break-glass",
+        "ended",
+        "refused",
+        "unverified",
+        "layer",
+        "unlocked",
+        "repaired",
+    ];
+
+    /// Which of [`Event::KINDS`] this is.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "started",
+            Self::Stopped { .. } => "stopped",
+            Self::PolicyLoaded { .. } => "policy-loaded",
+            Self::Requested { .. } => "requested",
+            Self::Approved { .. } => "approved",
+            Self::Granted { .. } => "granted",
+            Self::Activated { .. } => "activated",
+            Self::BreakGlass { .. } => "break-glass",
+            Self::Ended { .. } => "ended",
+            Self::Refused { .. } => "refused",
+            Self::Unverified { .. } => "unverified",
+            Self::Layer { .. } => "layer",
+            Self::Unlocked => "unlocked",
+            Self::Repaired { .. } => "repaired",
+        }
+    }
+
+    /// The request or grant whose life it is a step of.
+    #[must_use]
+    pub const fn subject(&self) -> Option<Uuid> {
+        match self {
+            Self::Requested { pending } => Some(pending.request.header.id),
+            Self::Granted { grant } | Self::BreakGlass { grant } => Some(grant.id),
+            Self::Approved { grant, .. } | Self::Activated { grant } | Self::Ended { grant, .. } => Some(*grant),
+            Self::Started { .. }
+            | Self::Stopped { .. }
+            | Self::PolicyLoaded { .. }
+            | Self::Refused { .. }
+            | Self::Unverified { .. }
+            | Self::Layer { .. }
+            | Self::Unlocked
+            | Self::Repaired { .. } => None,
+        }
+    }
+}
+
+/// The message that caused a record, for replay protection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The message's id.
+    pub id: Uuid,
+    /// Its `not_after`.
+    pub not_after: Timestamp,
+}
+
+impl From<&Header> for Seen {
+    fn from(header: &Header) -> Self {
+        Self { id: header.id, not_after: header.not_after }
+    }
+}
+
+/// One line of the journal, without the chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// 1, 2, 3, …
+    pub seq: u64,
+    /// The wall clock when it was decided.
+    pub time: Timestamp,
+    /// The boot clock when it was decided.
+    pub boot: BootNanos,
+    /// Which boot.
+    pub boot_id: Uuid,
+    /// The message that caused it, if it may be shown only once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<Seen>,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}

@@ -1,0 +1,67 @@
+//! The rules, as protobuf.
+//!
+//! Owns the way out. It leaves nothing out: what is shown is what the judge goes by.
+
+use postern_core::policy::{Justification, OnExpiry, Policy, PortRule, RoleKind, RoleRule};
+use postern_core::time::Seconds;
+use postern_proto::v1;
+
+use super::view::duration;
+
+/// The rules; `digest` names the files that they were read from.
+#[must_use]
+pub fn policy(rules: &Policy, digest: &str) -> v1::Policy {
+    let Policy { ports, roles, max_duration, pending_ttl } = rules;
+    v1::Policy {
+        ports: ports.iter().map(protected_port).collect(),
+        roles: roles.iter().map(role).collect(),
+        max_duration: Some(duration(*max_duration)),
+        pending_ttl: Some(duration(pending_ttl.unwrap_or(Seconds(0)))),
+        digest: digest.to_owned(),
+    }
+}
+
+fn role(rule: &RoleRule) -> v1::RoleBinding {
+    let RoleRule { kind, principals, ports, sources, max_duration } = rule;
+    v1::RoleBinding {
+        role: kind.name().to_owned(),
+        principals: principals.clone(),
+        ports: ports.iter().flatten().map(ToString::to_string).collect(),
+        sources: sources.iter().flatten().map(ToString::to_string).collect(),
+        max_duration: max_duration.map(duration),
+    }
+}
+
+pub(super) fn protected_port(rule: &PortRule) -> v1::ProtectedPort {
+    let PortRule {
+        port,
+        name,
+        max_duration,
+        allowed_sources,
+        on_expiry,
+        justification,
+        max_grants,
+        approvals,
+        first_use_within,
+        idle_timeout,
+    } = rule;
+    v1::ProtectedPort {
+        port: port.to_string(),
+        name: name.clone(),
+        max_duration_seconds: max_duration.0,
+        allowed_sources: allowed_sources.iter().flatten().map(ToString::to_string).collect(),
+        approvals: approvals.count,
+        approver_roles: approvals.roles.iter().map(|role: &RoleKind| role.name().to_owned()).collect(),
+        justification: match justification {
+            Justification::Optional => "optional".to_owned(),
+            Justification::Required => "required".to_owned(),
+            Justification::Matching(pattern) => pattern.as_str().to_owned(),
+        },
+        max_grants: max_grants.unwrap_or(0),
+        first_use_within: first_use_within.map(duration),
+        idle_timeout: idle_timeout.map(duration),
+        on_expiry: match on_expiry {
+            OnExpiry::Cut => "cut".to_owned(),
+        },
+    }
+}
