@@ -173,7 +173,11 @@ impl Config {
             shed: top.get("shed").and_then(|value| shed(&value)).unwrap_or_default(),
             limits: top.get("limits").map(|value| limits(&value)).unwrap_or_default(),
             api: api::read(api.as_ref(), &ports, &named),
-            policy: Policy { ports, roles: top.tables("role", keys::ROLE).iter().filter_map(roles::read).collect() },
+            policy: Policy {
+                ports,
+                roles: top.tables("role", keys::ROLE).iter().filter_map(roles::read).collect(),
+                ..Policy::default()
+            },
         }
     }
 

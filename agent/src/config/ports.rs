@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use postern_core::envelope::MOST_SIGNATURES;
 use postern_core::grant::{PortSpec, Protocol};
-use postern_core::policy::{DEFAULT_MAX_DURATION, MAX_DURATION_RANGE, OnExpiry, PortRule, default_ports};
+use postern_core::policy::{
+    Approvals, DEFAULT_MAX_DURATION, Justification, MAX_DURATION_RANGE, OnExpiry, PortRule, default_ports,
+};
 use postern_core::time::Seconds;
 
 use super::services;
@@ -43,21 +45,21 @@ fn rule<'a>(section: &Section<'a>, named: &mut Named<'a>) -> Option<PortRule> {
     let max_duration = section.get("max_duration").map_or(Some(DEFAULT_MAX_DURATION), |value| max_duration(&value));
     let allowed_sources = section.get("allowed_sources").map(|value| prefixes(&value));
     let on_expiry = section.get("on_expiry").and_then(|value| value.choice(ENDS)).unwrap_or_default();
-    let justification_required =
-        section.get("justification").and_then(|value| value.choice(JUSTIFICATIONS)).unwrap_or_default();
+    let required = section.get("justification").and_then(|value| value.choice(JUSTIFICATIONS)).unwrap_or_default();
+    let justification = if required { Justification::Required } else { Justification::Optional };
     let max_grants = section.get("max_grants").and_then(|value| max_grants(&value));
     let approvals = section.get("approvals").and_then(|value| value.number(0..=MOST_APPROVALS)).unwrap_or_default();
     let port = PortSpec { number: number?, protocol: protocol? };
     note_twins(port, at?, named);
     Some(PortRule {
-        port,
         name,
         max_duration: max_duration?,
         allowed_sources,
         on_expiry,
-        justification_required,
+        justification,
         max_grants,
-        approvals,
+        approvals: Approvals { count: approvals, ..Approvals::default() },
+        ..PortRule::new(port)
     })
 }
 

@@ -17,5 +17,5 @@ pub(super) const ROLES: &[(&str, RoleKind)] = &[
 pub(super) fn read(section: &Section<'_>) -> Option<RoleRule> {
     let kind = section.need("name").and_then(|value| value.choice(ROLES));
     let principals = section.need("principals").and_then(|value| value.texts());
-    Some(RoleRule { kind: kind?, principals: principals? })
+    Some(RoleRule::new(kind?, principals?))
 }
