@@ -272,7 +272,7 @@ impl Policy {
     fn still_fits(&self, asker: &str, ports: &[PortSpec], sources: &[Source]) -> bool {
         ports.iter().all(|&port| {
             let ours = self.rule(port).is_some_and(|(_, rule)| sources.iter().all(|&source| rule.admits(source)));
-            ours && self.permits(asker, RoleKind::Requester, port, sources)
+            ours && self.permits(asker, RoleKind::Requester, port, sources, 0)
         })
     }
 }

@@ -4,6 +4,7 @@
 //! ([`crate::envelope`] does), never decides what a principal may have ([`crate::policy`] does) and never reads a file.
 
 mod allowed_signers;
+mod entry;
 mod krl;
 mod pattern;
 mod revoked;
@@ -12,6 +13,7 @@ mod window;
 use std::collections::HashMap;
 
 use allowed_signers::{Line, Who};
+pub use entry::Entry;
 use revoked::Revoked;
 pub(crate) use window::Moment;
 use window::Window;
@@ -73,7 +75,7 @@ impl Trust {
             if text.len() > MOST_LINE {
                 return Err(error(number, format!("the line has more than {MOST_LINE} bytes")));
             }
-            if let Some(line) = Line::parse(text).map_err(|reason| error(number, reason))? {
+            if let Some(line) = Line::parse(number, text).map_err(|reason| error(number, reason))? {
                 trust.by_key.entry(line.key).or_default().push(trust.lines.len());
                 trust.lines.push(line);
             }

@@ -3,7 +3,7 @@
 //! Owns the order of its questions: role → length → start → each port's rule → extension → approvals. The first rule that
 //! refuses answers, by name. It never remembers anything.
 
-use super::{Justification, MAX_LEAD, MIN_DURATION, Policy, PortRule, RoleKind};
+use super::{Justification, MAX_LEAD, MIN_DURATION, Policy, PortRule, RoleKind, RoleRule};
 use crate::envelope::Signer;
 use crate::grant::{AccessRequest, End, Grant, PortSpec, Source};
 use crate::refusal::{Reason, Refusal};
@@ -99,7 +99,7 @@ impl Policy {
             };
             judge_port(index, rule, request, length, live)?;
             self.judge_role(asker, port, request, length)?;
-            let missing = self.missing(index, rule, asking, request, port);
+            let missing = self.missing((index, rule), asking, request, port, length);
             judgement.missing = judgement.missing.into_iter().chain(missing).max_by_key(|m| m.count);
             judgement.first_use_within = shorter(judgement.first_use_within, rule.first_use_within);
             judgement.idle_timeout = shorter(judgement.idle_timeout, rule.idle_timeout);
@@ -109,12 +109,14 @@ impl Policy {
         Ok(judgement)
     }
 
-    /// Whether the approval of `principal` would count for a port of `request`.
+    /// Whether the approval of `principal` would count for a port of `request`, were it granted now.
     #[must_use]
-    pub fn may_approve(&self, principal: &str, request: &AccessRequest) -> bool {
+    pub fn may_approve(&self, principal: &str, request: &AccessRequest, now: &Now) -> bool {
+        // What has no length has not been refused yet, and will be.
+        let length = Span::of(request, now).map_or(0, |span| span.length());
         request.ports.iter().any(|&port| {
             self.rule(port).is_some_and(|(_, rule)| {
-                rule.approvals.roles.iter().any(|&kind| self.permits(principal, kind, port, &request.sources))
+                rule.approvals.roles.iter().any(|&kind| self.permits(principal, kind, port, &request.sources, length))
             })
         })
     }
@@ -140,7 +142,7 @@ impl Policy {
                 () if !contains(role.sources.as_deref(), &request.sources) => {
                     (1, at("sources"), format!("not for {asker} and these sources"))
                 }
-                () if role.max_duration.is_some_and(|most| length > nanos(most)) => {
+                () if !lasts(role, length) => {
                     let most = role.max_duration.unwrap_or_default();
                     (2, at("max_duration"), format!("{asker} may have {port} for {most}"))
                 }
@@ -155,15 +157,15 @@ impl Policy {
 
     fn missing(
         &self,
-        index: usize,
-        rule: &PortRule,
+        (index, rule): (usize, &PortRule),
         asking: Asking<'_>,
         request: &AccessRequest,
         port: PortSpec,
+        length: u64,
     ) -> Option<Missing> {
         let needed = rule.approvals.count;
         let counts = |signer: &&Signer| {
-            let may = |&kind: &RoleKind| self.permits(&signer.principal, kind, port, &request.sources);
+            let may = |&kind: &RoleKind| self.permits(&signer.principal, kind, port, &request.sources, length);
             signer.principal != asking.principal && rule.approvals.roles.iter().any(may)
         };
         let given = u32::try_from(asking.approvers.iter().filter(counts).count()).unwrap_or(u32::MAX);
@@ -174,12 +176,19 @@ impl Policy {
         })
     }
 
-    /// Whether `principal` holds a role of `kind` that covers the port and the sources.
-    pub(super) fn permits(&self, principal: &str, kind: RoleKind, port: PortSpec, sources: &[Source]) -> bool {
+    /// Whether `principal` holds a role of `kind` that covers the port, the sources and `length` nanoseconds.
+    pub(super) fn permits(
+        &self,
+        principal: &str,
+        kind: RoleKind,
+        port: PortSpec,
+        sources: &[Source],
+        length: u64,
+    ) -> bool {
         self.roles
             .iter()
             .filter(|role| role.kind == kind && role.binds(principal))
-            .any(|role| covers(role.ports.as_deref(), port) && contains(role.sources.as_deref(), sources))
+            .any(|r| covers(r.ports.as_deref(), port) && contains(r.sources.as_deref(), sources) && lasts(r, length))
     }
 }
 
@@ -189,6 +198,11 @@ fn covers(limit: Option<&[PortSpec]>, port: PortSpec) -> bool {
 
 fn contains(limit: Option<&[ipnet::IpNet]>, sources: &[Source]) -> bool {
     limit.is_none_or(|nets| sources.iter().all(|source| nets.iter().any(|net| net.contains(&source.net()))))
+}
+
+/// Whether the role is for grants of `length` nanoseconds.
+fn lasts(role: &RoleRule, length: u64) -> bool {
+    role.max_duration.is_none_or(|most| length <= nanos(most))
 }
 
 fn shorter(one: Option<Seconds>, other: Option<Seconds>) -> Option<Seconds> {

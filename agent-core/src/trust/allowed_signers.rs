@@ -15,6 +15,8 @@ const MOST_NAME: usize = 255;
 /// What one line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
+    /// Which one it is, counted from 1.
+    pub(super) number: usize,
     pub(super) key: Fingerprint,
     pub(super) who: Who,
     pub(super) namespaces: Option<PatternList>,
@@ -41,11 +43,11 @@ struct Options {
 const BLANKS: [char; 2] = [' ', '\t'];
 
 impl Line {
-    /// Reads one line; `None` for blank lines and comments.
+    /// Reads line `number`; `None` for blank lines and comments.
     ///
     /// # Errors
     /// What is wrong, in words.
-    pub(super) fn parse(line: &str) -> Result<Option<Self>, String> {
+    pub(super) fn parse(number: usize, line: &str) -> Result<Option<Self>, String> {
         let line = line.trim_matches([' ', '\t', '\r']);
         if line.is_empty() || line.starts_with('#') {
             return Ok(None);
@@ -63,7 +65,7 @@ impl Line {
         } else {
             Who::Holder(principals.split(',').map(parse_name).collect::<Result<_, _>>()?)
         };
-        Ok(Some(Self { key, who, namespaces: options.namespaces, window }))
+        Ok(Some(Self { number, key, who, namespaces: options.namespaces, window }))
     }
 
     /// Whether a signature made for `namespace` counts.
@@ -208,7 +210,7 @@ mod tests {
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPU1aQ9rUqUTbjZhUGbXrJpLGbYqZ8M+1rPmTf5dMhhO";
 
     fn parse(line: &str) -> Result<Option<Line>, String> {
-        Line::parse(&line.replace("KEY", KEY))
+        Line::parse(1, &line.replace("KEY", KEY))
     }
 
     fn names(line: &str) -> Vec<String> {

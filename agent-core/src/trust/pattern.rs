@@ -19,6 +19,11 @@ impl PatternList {
         Self(list.split(',').map(pattern).collect())
     }
 
+    /// As it is written.
+    pub(super) fn words(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|p| if p.negated { format!("!{}", p.text) } else { p.text.clone() })
+    }
+
     /// Whether one pattern matches and no negated one does.
     pub(super) fn matches(&self, name: &str) -> bool {
         let hit = |p: &&Pattern| glob(name.as_bytes(), p.text.as_bytes());

@@ -191,7 +191,7 @@ fn check_approver(rules: &Rules, signer: &Signer, pending: &Pending, payload: &s
     if payload != pending.payload {
         return Err(Refusal::new(Reason::PayloadDiffers, "get them with GetGrant").at("payload"));
     }
-    if !rules.policy.may_approve(&signer.principal, &pending.request) {
+    if !rules.policy.may_approve(&signer.principal, &pending.request, now) {
         let detail = format!("{} may not approve this", signer.principal);
         return Err(Refusal::new(Reason::NotPermitted, detail).at("role"));
     }
