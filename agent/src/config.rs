@@ -11,6 +11,7 @@ use toml::de::DeTable;
 
 mod api;
 mod keys;
+mod limits;
 mod owned;
 mod ports;
 mod problem;
@@ -20,9 +21,11 @@ mod syntax;
 mod value;
 
 pub use api::Api;
+pub use limits::Limits;
 pub use owned::read_owned;
 pub use problem::Problem;
 
+use limits::Cap;
 use problem::Report;
 use value::{Section, Value};
 
@@ -98,21 +101,6 @@ pub struct Config {
     policy: Policy,
 }
 
-/// `[limits]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The most live grants at once.
-    pub grants: u32,
-    /// The most entries in the kernel's table: each grant takes one for each port, protocol and source.
-    pub entries: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { grants: 4096, entries: 16_384 }
-    }
-}
-
 /// `shed = "off"` or `shed = { interfaces = … }`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Shed {
@@ -160,7 +148,9 @@ impl Config {
     fn read(top: &Section<'_>) -> Self {
         let path = |key| top.get(key).and_then(|value| value.path());
         let or = |key, default: &str| path(key).unwrap_or_else(|| default.into());
-        let (ports, named) = ports::read(&top.tables("port", keys::PORT));
+        let cap = Cap::of(top);
+        let (ports, named) = ports::read(&top.tables("port", keys::PORT), &cap);
+        let roles = top.tables("role", keys::ROLE);
         let api = top.get("api").and_then(|value| value.section(keys::API));
         Self {
             names: top.get("names").and_then(|value| value.texts()).unwrap_or_default(),
@@ -171,12 +161,13 @@ impl Config {
             pin_dir: or("pin_dir", "/sys/fs/bpf/postern"),
             cgroup: path("cgroup"),
             shed: top.get("shed").and_then(|value| shed(&value)).unwrap_or_default(),
-            limits: top.get("limits").map(|value| limits(&value)).unwrap_or_default(),
+            limits: top.get("limits").map(|value| limits::read(&value)).unwrap_or_default(),
             api: api::read(api.as_ref(), &ports, &named),
             policy: Policy {
+                roles: roles.iter().filter_map(|role| roles::read(role, &ports, &cap)).collect(),
                 ports,
-                roles: top.tables("role", keys::ROLE).iter().filter_map(roles::read).collect(),
-                ..Policy::default()
+                max_duration: cap.most,
+                pending_ttl: limits::pending_ttl(top),
             },
         }
     }
@@ -206,22 +197,6 @@ fn shed(value: &Value<'_>) -> Option<Shed> {
     }
     interfaces.choice(&[("auto", ())])?;
     Some(Shed::Auto)
-}
-
-fn limits(value: &Value<'_>) -> Limits {
-    let own = Limits::default();
-    let Some(section) = value.section(keys::LIMITS) else { return own };
-    let number = |key, default| {
-        let value = section.get(key);
-        (value.as_ref().and_then(|value| value.number(1..=u32::MAX)).unwrap_or(default), value)
-    };
-    let ((grants, grants_at), (entries, entries_at)) = (number("grants", own.grants), number("entries", own.entries));
-    if entries < grants
-        && let Some(at) = entries_at.or(grants_at)
-    {
-        at.wrong(format!("{entries} entries are too few for {grants} grants, each of which takes one at least"));
-    }
-    Limits { grants, entries }
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub(super) const TOP: Place = Place {
         "limits",
         "port",
         "role",
+        "max_duration",
+        "pending_ttl",
     ],
 };
 /// `shed = { … }`
@@ -48,28 +50,36 @@ pub(super) const PORT: Place = Place {
         "allowed_sources",
         "on_expiry",
         "justification",
-        "max_grants",
         "approvals",
+        "max_grants",
+        "first_use_within",
+        "idle_timeout",
     ],
 };
+/// `justification = { … }`
+pub(super) const JUSTIFICATION: Place = Place { name: "justification", keys: &["matches"] };
+/// `approvals = { … }`
+pub(super) const APPROVALS: Place = Place { name: "approvals", keys: &["count", "roles"] };
 /// `[[role]]`
-pub(super) const ROLE: Place = Place { name: "[[role]]", keys: &["name", "principals"] };
+pub(super) const ROLE: Place =
+    Place { name: "[[role]]", keys: &["name", "principals", "ports", "sources", "max_duration"] };
 
 /// All of them.
-pub(super) const PLACES: &[Place] = &[TOP, SHED, API, LIMITS, PORT, ROLE];
+pub(super) const PLACES: &[Place] = &[TOP, SHED, API, LIMITS, PORT, JUSTIFICATION, APPROVALS, ROLE];
 
 /// What to say of `key`, which `place` does not know.
 pub(super) fn unknown(key: &str, place: Place) -> String {
     let known = place.keys.iter().copied();
-    let elsewhere = PLACES.iter().filter(|other| other.keys.contains(&key)).map(|other| other.name);
+    let elsewhere = PLACES.iter().filter(|other| other.keys.contains(&key)).map(|other| other.name).collect::<Vec<_>>();
     let hint = match nearest(key, known) {
         // TOML's trap: what follows a section's head belongs to the section.
-        _ if TOP.keys.contains(&key) => format!("; '{key}' belongs above the first section"),
+        _ if place.name.starts_with('[') && elsewhere.starts_with(&[TOP.name]) => {
+            let others: String = elsewhere[1..].iter().map(|name| format!(" or into {name}")).collect();
+            format!("; '{key}' belongs above the first section{others}")
+        }
         Some(meant) => format!("; did you mean '{meant}'?"),
-        None => match elsewhere.collect::<Vec<_>>() {
-            places if places.is_empty() => format!("; it knows {}", place.keys.join(", ")),
-            places => format!("; '{key}' belongs into {}", places.join(" or ")),
-        },
+        None if elsewhere.is_empty() => format!("; it knows {}", place.keys.join(", ")),
+        None => format!("; '{key}' belongs into {}", elsewhere.join(" or ")),
     };
     format!("unknown key '{key}' in {}{hint}", place.name)
 }

@@ -8,15 +8,15 @@ use ipnet::IpNet;
 use postern_core::envelope::MOST_SIGNATURES;
 use postern_core::grant::{PortSpec, Protocol};
 use postern_core::policy::{
-    Approvals, DEFAULT_MAX_DURATION, Justification, MAX_DURATION_RANGE, OnExpiry, PortRule, default_ports,
+    Approvals, DEFAULT_MAX_DURATION, Justification, OnExpiry, Pattern, PortRule, default_ports,
 };
 use postern_core::time::Seconds;
 
-use super::services;
+use super::limits::Cap;
 use super::value::{Section, Value};
+use super::{keys, roles, services};
 
-pub(super) const PROTOCOLS: &[(&str, Protocol)] =
-    &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("any", Protocol::Any)];
+const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("any", Protocol::Any)];
 const ENDS: &[(&str, OnExpiry)] = &[("cut", OnExpiry::Cut)];
 /// Whether a justification is required.
 const JUSTIFICATIONS: &[(&str, bool)] = &[("optional", false), ("required", true)];
@@ -27,40 +27,37 @@ const MOST_APPROVALS: u32 = MOST_SIGNATURES as u32 - 1;
 pub(super) type Named<'a> = BTreeMap<(u8, u16), Value<'a>>;
 
 /// All rules, and where their ports stand; Azure's four where the file names none.
-pub(super) fn read<'a>(sections: &[Section<'a>]) -> (Vec<PortRule>, Named<'a>) {
+pub(super) fn read<'a>(sections: &[Section<'a>], cap: &Cap) -> (Vec<PortRule>, Named<'a>) {
     let mut named = Named::new();
     if sections.is_empty() {
-        return (default_ports(), named);
+        let own = |rule: PortRule| PortRule { max_duration: rule.max_duration.min(cap.most), ..rule };
+        return (default_ports().into_iter().map(own).collect(), named);
     }
-    let rules = sections.iter().filter_map(|section| rule(section, &mut named)).collect();
+    let rules = sections.iter().filter_map(|section| rule(section, cap, &mut named)).collect();
     (rules, named)
 }
 
-fn rule<'a>(section: &Section<'a>, named: &mut Named<'a>) -> Option<PortRule> {
+fn rule<'a>(section: &Section<'a>, cap: &Cap, named: &mut Named<'a>) -> Option<PortRule> {
     let at = section.need("number");
     let number = at.as_ref().and_then(port_number);
     let protocol = section.get("protocol").map_or(Some(Protocol::Tcp), |value| value.choice(PROTOCOLS));
     let service = at.as_ref().filter(|value| value.is_text()).and_then(Value::text).unwrap_or_default();
-    let name = section.get("name").map_or(Some(service), |value| value.text()).unwrap_or_default().to_owned();
-    let max_duration = section.get("max_duration").map_or(Some(DEFAULT_MAX_DURATION), |value| max_duration(&value));
-    let allowed_sources = section.get("allowed_sources").map(|value| prefixes(&value));
-    let on_expiry = section.get("on_expiry").and_then(|value| value.choice(ENDS)).unwrap_or_default();
-    let required = section.get("justification").and_then(|value| value.choice(JUSTIFICATIONS)).unwrap_or_default();
-    let justification = if required { Justification::Required } else { Justification::Optional };
-    let max_grants = section.get("max_grants").and_then(|value| max_grants(&value));
-    let approvals = section.get("approvals").and_then(|value| value.number(0..=MOST_APPROVALS)).unwrap_or_default();
+    let max_duration = section.get("max_duration").and_then(|value| cap.duration(&value));
+    let limits = PortRule {
+        name: section.get("name").map_or(Some(service), |value| value.text()).unwrap_or_default().to_owned(),
+        max_duration: max_duration.unwrap_or(DEFAULT_MAX_DURATION.min(cap.most)),
+        allowed_sources: section.get("allowed_sources").map(|value| prefixes(&value)),
+        on_expiry: section.get("on_expiry").and_then(|value| value.choice(ENDS)).unwrap_or_default(),
+        justification: section.get("justification").and_then(|value| justification(&value)).unwrap_or_default(),
+        max_grants: section.get("max_grants").and_then(|value| max_grants(&value)),
+        approvals: section.get("approvals").and_then(|value| approvals(&value)).unwrap_or_default(),
+        first_use_within: section.get("first_use_within").and_then(|value| some_time(&value)),
+        idle_timeout: section.get("idle_timeout").and_then(|value| some_time(&value)),
+        ..PortRule::new(PortSpec { number: 0, protocol: Protocol::Tcp })
+    };
     let port = PortSpec { number: number?, protocol: protocol? };
     note_twins(port, at?, named);
-    Some(PortRule {
-        name,
-        max_duration: max_duration?,
-        allowed_sources,
-        on_expiry,
-        justification,
-        max_grants,
-        approvals: Approvals { count: approvals, ..Approvals::default() },
-        ..PortRule::new(port)
-    })
+    Some(PortRule { port, ..limits })
 }
 
 /// A number, or the name of a service.
@@ -81,11 +78,44 @@ fn note_twins<'a>(port: PortSpec, at: Value<'a>, named: &mut Named<'a>) {
     }
 }
 
-fn max_duration(value: &Value<'_>) -> Option<Seconds> {
-    let (least, most) = MAX_DURATION_RANGE;
+/// `"optional"`, `"required"`, or `{ matches = "REGEX" }`.
+fn justification(value: &Value<'_>) -> Option<Justification> {
+    if !value.is_table() {
+        let required = value.choice(JUSTIFICATIONS)?;
+        return Some(if required { Justification::Required } else { Justification::Optional });
+    }
+    let matches = value.section(keys::JUSTIFICATION)?.need("matches")?;
+    let pattern = Pattern::parse(matches.text()?).map_err(|error| matches.wrong(bad_pattern(&error)));
+    pattern.ok().map(Justification::Matching)
+}
+
+/// The crate draws a picture over several lines; its last one says what is wrong.
+fn bad_pattern(error: &str) -> String {
+    let last = error.lines().last().unwrap_or_default();
+    format!("is not a regular expression: {}", last.trim_start_matches("error: "))
+}
+
+/// A number of approvers, or `{ count = 2, roles = ["approver", "admin"] }`.
+fn approvals(value: &Value<'_>) -> Option<Approvals> {
+    let own = Approvals::default();
+    if !value.is_table() {
+        return Some(Approvals { count: value.number(0..=MOST_APPROVALS)?, ..own });
+    }
+    let section = value.section(keys::APPROVALS)?;
+    let count = section.need("count")?.number(0..=MOST_APPROVALS)?;
+    let Some(at) = section.get("roles") else { return Some(Approvals { count, ..own }) };
+    let kinds = at.list(|item| item.choice(roles::ROLES))?;
+    if at.items()?.is_empty() && count > 0 {
+        at.wrong("names no role, so nobody could approve; leave it out for approvers");
+    }
+    Some(Approvals { count, roles: kinds })
+}
+
+/// A length of time that is not zero.
+fn some_time(value: &Value<'_>) -> Option<Seconds> {
     let duration = value.duration()?;
-    if duration < least || duration > most {
-        value.wrong(format!("{duration} is not from {least} to {most}"));
+    if duration == Seconds(0) {
+        value.wrong("0s would end every grant at once; leave the line out for no limit");
     }
     Some(duration)
 }

@@ -1,6 +1,6 @@
 //! A full file, an empty one, and every mistake by name.
 
-use postern_core::policy::RoleKind;
+use postern_core::policy::{Approvals, Justification, PortRule, RoleKind};
 use postern_core::time::Seconds;
 
 use super::*;
@@ -162,6 +162,110 @@ const MISTAKES: &[(&str, &str)] = &[
     ("names = 'x'", "1:9: names: the text 'x' where a list in [ ] belongs"),
     ("names = [true]", "1:10: names[0]: true where a text in quotes belongs"),
     ("state_dir = 'var'", "1:13: state_dir: 'var' is not a path that begins with /"),
+    // What the whole host allows.
+    (
+        "max_duration = '1h'\n[[port]]\nnumber = 22\nmax_duration = '2h'",
+        "4:16: port[0].max_duration: 2h is longer than the host's own max_duration in line 1, which is 1h",
+    ),
+    (
+        "max_duration = '1h'\n[[role]]\nname = 'requester'\nprincipals = []\nmax_duration = '2h'",
+        "5:16: role[0].max_duration: 2h is longer than the host's own",
+    ),
+    ("max_duration = '25h'", "1:16: max_duration: 25h is not from 5m to 24h"),
+    (
+        "max_duration = 'long'\n[[port]]\nnumber = 22\nmax_duration = '2h'",
+        "1:16: max_duration: 'long' is not a duration",
+    ),
+    ("pending_ttl = '25h'", "1:15: pending_ttl: 25h is longer than 24h"),
+    ("pending_ttl = 0", "1:15: pending_ttl: the number 0 where a duration"),
+    (
+        "[[port]]\nnumber = 22\npending_ttl = '1h'",
+        "3:1: port[0].pending_ttl: unknown key 'pending_ttl' in [[port]]; 'pending_ttl' belongs above the first section",
+    ),
+    (
+        "[api]\nmax_duration = '1h'",
+        "2:1: api.max_duration: unknown key 'max_duration' in [api]; 'max_duration' belongs above the first section or into [[port]] or into [[role]]",
+    ),
+    // Justifications and approvals.
+    (
+        "[[port]]\nnumber = 22\njustification = { matches = 'CHG-[0-9' }",
+        "3:29: port[0].justification.matches: is not a regular expression: unclosed character class",
+    ),
+    (
+        "[[port]]\nnumber = 22\njustification = { matches = '(a)\\1' }",
+        "3:29: port[0].justification.matches: is not a regular expression: backreferences are not supported",
+    ),
+    (
+        "[[port]]\nnumber = 22\njustification = { matches = '((\\w{100}){100}){100}' }",
+        "3:29: port[0].justification.matches: is not a regular expression: ",
+    ),
+    (
+        "[[port]]\nnumber = 22\njustification = { match = 'x' }",
+        "3:19: port[0].justification.match: unknown key 'match' in justification; did you mean 'matches'?",
+    ),
+    (
+        "[[port]]\nnumber = 22\njustification = { matches = 3 }",
+        "3:29: port[0].justification.matches: the number 3 where a text",
+    ),
+    (
+        "[[port]]\nnumber = 22\njustification = true",
+        "3:17: port[0].justification: true where one of \"optional\", \"required\" belongs",
+    ),
+    ("[[port]]\nnumber = 22\napprovals = { count = 8 }", "3:23: port[0].approvals.count: 8 is not from 0 to 7"),
+    (
+        "[[port]]\nnumber = 22\napprovals = { roles = ['admin'] }",
+        "3:13: port[0].approvals.count: is missing; approvals needs it",
+    ),
+    (
+        "[[port]]\nnumber = 22\napprovals = { count = 1, roles = ['aprover'] }",
+        "3:35: port[0].approvals.roles[0]: 'aprover' is none of \"viewer\", \"requester\", \"approver\", \"admin\"; did you mean 'approver'?",
+    ),
+    ("[[port]]\nnumber = 22\napprovals = { count = 1, roles = [] }", "3:34: port[0].approvals.roles: names no role"),
+    (
+        "[[port]]\nnumber = 22\napprovals = { count = 1, role = ['admin'] }",
+        "3:26: port[0].approvals.role: unknown key 'role' in approvals; did you mean 'roles'?",
+    ),
+    (
+        "[[port]]\nnumber = 22\nfirst_use_within = '0s'",
+        "3:20: port[0].first_use_within: 0s would end every grant at once",
+    ),
+    (
+        "[[port]]\nnumber = 22\nidle_timeout = '1 fortnight'",
+        "3:16: port[0].idle_timeout: '1 fortnight' is not a duration",
+    ),
+    // Narrower roles.
+    (
+        "[[role]]\nname = 'viewer'\nprincipals = []\nports = ['22/tcp']",
+        "4:9: role[0].ports: only requesters and approvers can be narrowed, and this is role \"viewer\"",
+    ),
+    (
+        "[[role]]\nname = 'admin'\nprincipals = []\nmax_duration = '1h'",
+        "4:16: role[0].max_duration: only requesters and approvers can be narrowed, and this is role \"admin\"",
+    ),
+    (
+        "[[role]]\nname = 'admin'\nprincipals = []\nsources = ['10.0.0.0/8']",
+        "4:11: role[0].sources: only requesters and approvers",
+    ),
+    (
+        "[[role]]\nname = 'requester'\nprincipals = []\nports = ['22/tcp', 'shs']",
+        "4:20: role[0].ports[1]: no [[port]] is named 'shs', and it is not written as 22/tcp",
+    ),
+    (
+        "[[role]]\nname = 'requester'\nprincipals = []\nports = ['22/udp']",
+        "4:10: role[0].ports[0]: no [[port]] is 22/udp, so nobody could ever ask for it",
+    ),
+    (
+        "[[role]]\nname = 'requester'\nprincipals = []\nports = ['22/icmp']",
+        "4:10: role[0].ports[0]: '22/icmp' does not end in /tcp, /udp or /any",
+    ),
+    (
+        "[[role]]\nname = 'requester'\nprincipals = []\nports = [22]",
+        "4:10: role[0].ports[0]: the number 22 where a text",
+    ),
+    (
+        "[[role]]\nname = 'approver'\nprincipals = []\nsources = ['10.0.0.1/8']",
+        "4:12: role[0].sources[0]: 10.0.0.1/8 has bits set",
+    ),
     ("# ö\n\tstate_dir = 'ü'", "2:14: state_dir: 'ü' is not a path"),
 ];
 
@@ -197,6 +301,69 @@ fn all_mistakes_are_said_at_once_and_in_order() {
     assert_eq!(places, want);
 }
 
+/// The rules of a text that has none of its own limits.
+fn policy(text: &str) -> Policy {
+    Config::parse(text).map_err(|problems| problems[0].to_string()).unwrap().policy()
+}
+
+#[test]
+fn a_host_wide_cap_shortens_what_is_not_written() {
+    let capped = policy("max_duration = '1h'\n[[port]]\nnumber = 22\n[[port]]\nnumber = 23\nmax_duration = '10m'");
+    assert_eq!(capped.max_duration, Seconds::hours(1));
+    assert_eq!(
+        capped.ports.iter().map(|p| p.max_duration).collect::<Vec<_>>(),
+        [Seconds::hours(1), Seconds::minutes(10)]
+    );
+    assert!(policy("max_duration = '1h'").ports.iter().all(|port| port.max_duration == Seconds::hours(1)));
+    assert!(policy("max_duration = '24h'").ports.iter().all(|port| port.max_duration == Seconds::hours(3)));
+}
+
+#[test]
+fn requests_wait_for_approvals_for_an_hour_or_as_long_as_it_says() {
+    let ttl = |text| policy(text).pending_ttl;
+    assert_eq!(ttl(""), Some(Seconds::hours(1)));
+    assert_eq!(ttl("pending_ttl = '24h'"), Some(Seconds::hours(24)));
+    assert_eq!(ttl("pending_ttl = '0s'"), None);
+}
+
+#[test]
+fn what_a_port_asks_for() {
+    let port = |line: &str| policy(&format!("[[port]]\nnumber = 22\n{line}")).ports.remove(0);
+    assert_eq!(port(""), PortRule::new("22/tcp".parse().unwrap()));
+    assert_eq!(port("justification = 'required'").justification, Justification::Required);
+    let Justification::Matching(pattern) = port("justification = { matches = '^(CHG|INC)-[0-9]+' }").justification
+    else {
+        panic!("no pattern")
+    };
+    assert!(pattern.matches("CHG-17: disk") && !pattern.matches("see CHG-17"));
+    assert_eq!(port("approvals = 2").approvals, Approvals { count: 2, roles: vec![RoleKind::Approver] });
+    assert_eq!(port("approvals = { count = 2 }").approvals, port("approvals = 2").approvals);
+    let both = Approvals { count: 1, roles: vec![RoleKind::Admin, RoleKind::Approver] };
+    assert_eq!(port("approvals = { count = 1, roles = ['admin', 'approver'] }").approvals, both);
+    assert_eq!(port("first_use_within = '10m'").first_use_within, Some(Seconds::minutes(10)));
+    assert_eq!(port("idle_timeout = '1h30m'").idle_timeout, Some(Seconds(5400)));
+    // Everywhere is a source only where it is written.
+    let everywhere = "0.0.0.0/0".parse().unwrap();
+    assert!(!port("").admits(everywhere) && port("allowed_sources = ['0.0.0.0/0']").admits(everywhere));
+    assert!(!port("allowed_sources = []").admits("10.0.0.1/32".parse().unwrap()));
+}
+
+#[test]
+fn a_role_may_be_narrower() {
+    let policy = policy(
+        "[[port]]\nnumber = 22\n[[port]]\nnumber = 53\nprotocol = 'udp'\nname = 'dns'\n[[port]]\nnumber = 53\nname = 'dns'
+        [[role]]\nname = 'requester'\nprincipals = ['alice']\nports = ['22/any', 'dns']\nsources = ['10.0.0.0/8']\nmax_duration = '1h'
+        [[role]]\nname = 'approver'\nprincipals = ['bob']\nports = []",
+    );
+    let [alice, bob] = &policy.roles[..] else { panic!("two roles") };
+    let specs = ["22/any", "53/udp", "53/tcp"].map(|text| text.parse().unwrap());
+    assert_eq!(alice.ports.as_deref(), Some(&specs[..]));
+    assert_eq!(alice.sources, Some(vec!["10.0.0.0/8".parse().unwrap()]));
+    assert_eq!((alice.max_duration, bob.max_duration), (Some(Seconds::hours(1)), None));
+    // Zero means closed: no port, not every port.
+    assert_eq!((&bob.ports, &bob.sources), (&Some(Vec::new()), &None));
+}
+
 #[test]
 fn a_problem_has_a_picture() {
     let problems = Config::parse("[[port]]\nnumber = 22\n\tmax_duration = \"25h\" # ä\n").unwrap_err();
@@ -227,6 +394,35 @@ fn a_file_that_others_can_write_is_refused() {
     assert!(Config::load(&path).unwrap_err().to_string().contains("must belong to root"));
     assert!(Config::load(dir.path()).unwrap_err().to_string().contains("not a plain file"));
     assert!(Config::load(&dir.path().join("none")).unwrap_err().to_string().contains("cannot be read"));
+}
+
+/// The reference for people, and the file that is installed, say what is read here.
+#[test]
+fn the_documents_know_every_key() {
+    let read =
+        |path: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap();
+    let (reference, installed) = (read("docs/configuration.md"), read("systemd/postern.toml"));
+    for place in keys::PLACES {
+        let heading = if place.name == keys::TOP.name { "Above the first section" } else { place.name };
+        let (_, chapter) = reference.split_once(&format!("\n## {heading}\n")).expect(heading);
+        let chapter = chapter.split("\n## ").next().unwrap();
+        let documented: Vec<_> =
+            chapter.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let (mut known, mut said) = (place.keys.to_vec(), documented.clone());
+        known.sort_unstable();
+        said.sort_unstable();
+        assert_eq!(said, known, "the chapter {heading}");
+        let missing: Vec<_> = place.keys.iter().filter(|key| !installed.contains(**key)).collect();
+        assert!(missing.is_empty(), "systemd/postern.toml does not name {missing:?} of {heading}");
+    }
+    for (name, number) in services::all() {
+        assert!(reference.contains(&format!("| `{name}` | {number} |")), "{name}");
+    }
+    let blocks: Vec<_> = reference.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        Config::parse(block).unwrap_or_else(|problems| panic!("{}\n{block}", problems[0]));
+    }
 }
 
 proptest::proptest! {

@@ -1,0 +1,92 @@
+//! What holds for the whole host: the longest grant, how long requests wait, how much the kernel holds.
+//!
+//! Owns these settings and holding others against them.
+
+use postern_core::policy::{DEFAULT_PENDING_TTL, MAX_DURATION_RANGE, MAX_PENDING_TTL};
+use postern_core::time::Seconds;
+
+use super::keys;
+use super::value::{Section, Value};
+
+/// `[limits]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most live grants at once.
+    pub grants: u32,
+    /// The most entries in the kernel's table: each grant takes one for each port, protocol and source.
+    pub entries: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { grants: 4096, entries: 16_384 }
+    }
+}
+
+/// `[limits]`
+pub(super) fn read(value: &Value<'_>) -> Limits {
+    let own = Limits::default();
+    let Some(section) = value.section(keys::LIMITS) else { return own };
+    let number = |key, default| {
+        let value = section.get(key);
+        (value.as_ref().and_then(|value| value.number(1..=u32::MAX)).unwrap_or(default), value)
+    };
+    let ((grants, grants_at), (entries, entries_at)) = (number("grants", own.grants), number("entries", own.entries));
+    if entries < grants
+        && let Some(at) = entries_at.or(grants_at)
+    {
+        at.wrong(format!("{entries} entries are too few for {grants} grants, each of which takes one at least"));
+    }
+    Limits { grants, entries }
+}
+
+/// No grant is longer on this host.
+pub(super) struct Cap {
+    pub(super) most: Seconds,
+    /// Where the file says so.
+    line: Option<usize>,
+}
+
+impl Cap {
+    /// `max_duration` above the first section.
+    pub(super) fn of(top: &Section<'_>) -> Self {
+        let (least, most) = MAX_DURATION_RANGE;
+        let none = Self { most, line: None };
+        let Some(value) = top.get("max_duration") else { return none };
+        let Some(own) = value.duration() else { return none };
+        if own < least || own > most {
+            value.wrong(format!("{own} is not from {least} to {most}"));
+            return none;
+        }
+        Self { most: own, line: Some(value.line()) }
+    }
+
+    /// The `max_duration` of a port or a role.
+    pub(super) fn duration(&self, value: &Value<'_>) -> Option<Seconds> {
+        let (least, most) = MAX_DURATION_RANGE;
+        let duration = value.duration()?;
+        match self.line {
+            _ if duration < least || duration > most => {
+                value.wrong(format!("{duration} is not from {least} to {most}"))
+            }
+            Some(line) if duration > self.most => {
+                let cap = self.most;
+                value.wrong(format!(
+                    "{duration} is longer than the host's own max_duration in line {line}, which is {cap}"
+                ));
+            }
+            _ => {}
+        }
+        Some(duration)
+    }
+}
+
+/// `pending_ttl`: how long a request waits for approvals; `"0s"`: it does not wait.
+pub(super) fn pending_ttl(top: &Section<'_>) -> Option<Seconds> {
+    let Some(value) = top.get("pending_ttl") else { return Some(DEFAULT_PENDING_TTL) };
+    let duration = value.duration()?;
+    if duration > MAX_PENDING_TTL {
+        value.wrong(format!("{duration} is longer than {MAX_PENDING_TTL}"));
+    }
+    Some(duration).filter(|duration| *duration > Seconds(0))
+}
