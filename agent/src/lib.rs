@@ -11,6 +11,7 @@ pub mod host;
 pub mod journal;
 pub mod links;
 pub mod notify;
+pub mod offline;
 pub mod proof;
 pub mod run;
 pub mod sessions;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use postern_agent::offline::{self, Question};
 use postern_agent::run::{self, Failure};
 
 /// Keeps management ports closed in the kernel and opens them for signed grants.
@@ -13,6 +14,7 @@ use postern_agent::run::{self, Failure};
 #[command(
     version,
     after_help = "Exit codes: 0 done, 1 failed (the ports stay as closed as they were), 2 wrong usage, \
+                                 3 explain: it would not be granted, \
                                  78 the configuration or the trust file is wrong."
 )]
 struct Arguments {
@@ -24,8 +26,24 @@ struct Arguments {
 enum Command {
     /// Protects the ports and serves requests until SIGTERM; stopping opens nothing. SIGHUP reloads policy and trust.
     Run(ConfigFile),
-    /// Reads the configuration and the trust file, says what is wrong with them, and changes nothing.
-    CheckConfig(ConfigFile),
+    /// Reads the configuration and the trust file, says what is wrong with them or what they mean, and changes nothing.
+    CheckConfig {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says what would become of a request, from the files alone: exit code 0 when it would be granted, 3 when not.
+    Explain {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        question: Question,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Opens all ports: takes Postern's programs out of the kernel. Refuses while the agent runs.
     Unlock(ConfigFile),
 }
@@ -43,7 +61,12 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let outcome = match Arguments::parse().command {
         Command::Run(ConfigFile { config }) => run::run(&config),
-        Command::CheckConfig(ConfigFile { config }) => run::check(&config),
+        Command::CheckConfig { file, json } => offline::check(&file.config, json),
+        Command::Explain { file, question, json } => match offline::explain(&file.config, &question, json) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::from(3),
+            Err(failure) => Err(failure),
+        },
         Command::Unlock(ConfigFile { config }) => run::unlock(&config),
     };
     match outcome {
@@ -53,8 +76,12 @@ fn main() -> ExitCode {
             if !rustix::process::geteuid().is_root() {
                 eprintln!("posternd: this is not root, which posternd needs; try sudo");
             }
-            // sysexits.h: EX_CONFIG
-            ExitCode::from(if matches!(failure, Failure::Config(_)) { 78 } else { 1 })
+            ExitCode::from(match failure {
+                // sysexits.h: EX_CONFIG
+                Failure::Config(_) => 78,
+                Failure::Usage(_) => 2,
+                Failure::Other(_) => 1,
+            })
         }
     }
 }

@@ -27,6 +27,9 @@ pub enum Failure {
     /// A file that the administrator writes is wrong.
     #[error("{0}")]
     Config(String),
+    /// What was asked on the command line makes no sense here.
+    #[error("{0}")]
+    Usage(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -43,7 +46,7 @@ impl Failure {
 }
 
 /// Reads what a reload reads: the policy and whose signatures count.
-fn rules(path: &Path, config: &Config) -> Result<Rules, Failure> {
+pub(crate) fn rules(path: &Path, config: &Config) -> Result<Rules, Failure> {
     let read = |path: &Path| {
         config::read_owned(path).map_err(|reason| Failure::Config(format!("{}: {reason}", path.display())))
     };
@@ -61,18 +64,6 @@ fn rules(path: &Path, config: &Config) -> Result<Rules, Failure> {
     }
     let digest = files.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     Ok(Rules { policy: Arc::new(config.policy()), trust: Arc::new(trust), digest: digest.into() })
-}
-
-/// Reads configuration and trust file and says what is wrong.
-///
-/// # Errors
-/// [`Failure::Config`].
-pub fn check(path: &Path) -> Result<(), Failure> {
-    let config = Config::load(path).map_err(Failure::config)?;
-    let Rules { policy, .. } = rules(path, &config)?;
-    let ports: Vec<_> = policy.ports.iter().map(|rule| rule.port.to_string()).collect();
-    println!("{}: valid; protects {}", path.display(), ports.join(", "));
-    Ok(())
 }
 
 /// Takes Postern's programs out of the kernel and says so in the journal first.

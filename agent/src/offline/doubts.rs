@@ -1,0 +1,133 @@
+//! What an administrator probably did not mean: rules that can never be met, names that nothing else names.
+//!
+//! Owns these questions about policy and trust file together. None of them makes a configuration invalid.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use postern_core::envelope::Role;
+use postern_core::policy::{Policy, PortRule, RoleKind, RoleRule};
+use postern_core::time::Now;
+use postern_core::trust::{Entry, Trust};
+
+/// All doubts, the gravest kinds first.
+#[must_use]
+pub fn of(policy: &Policy, trust: &Trust, now: &Now) -> Vec<String> {
+    let at = now.wall.as_second();
+    let ports = policy.ports.iter().flat_map(|rule| port(rule, policy, trust, at));
+    let principals = principals(policy).into_iter().filter_map(|name| principal(name, policy, trust, at));
+    let lines = trust.entries().filter_map(|entry| line(entry, policy, at));
+    ports.chain(principals).chain(lines).collect()
+}
+
+/// Everybody whom a role names.
+fn principals(policy: &Policy) -> BTreeSet<&str> {
+    policy.roles.iter().flat_map(|role| &role.principals).map(String::as_str).collect()
+}
+
+/// Whether some line lets `principal` sign for `purpose` at `at`, in seconds since the Unix epoch.
+pub(super) fn can_sign(trust: &Trust, principal: &str, purpose: Role, at: i64) -> bool {
+    let usable = |entry: &Entry<'_>| !entry.is_revoked() && entry.check(at).is_ok();
+    trust.entries().filter(usable).any(|e| e.names(principal) && e.purposes().any(|p| p == purpose))
+}
+
+fn port(rule: &PortRule, policy: &Policy, trust: &Trust, at: i64) -> Vec<String> {
+    let port = rule.port;
+    let askers: BTreeSet<&str> =
+        holders(policy, &[RoleKind::Requester], rule).filter(|name| can_sign(trust, name, Role::Request, at)).collect();
+    let approvers: BTreeSet<&str> =
+        holders(policy, &rule.approvals.roles, rule).filter(|name| can_sign(trust, name, Role::Approve, at)).collect();
+    let mut doubts = Vec::new();
+    if askers.is_empty() {
+        doubts.push(format!(
+            "nobody may request {port}: no requester whom the trust file knows, and whose role and its limits cover it"
+        ));
+    }
+    let needed = rule.approvals.count as usize;
+    let others = |asker: &str| approvers.iter().filter(|name| **name != asker).count();
+    let stuck: Vec<_> = askers.iter().copied().filter(|asker| others(asker) < needed).collect();
+    if !stuck.is_empty() {
+        let (who, able) = (stuck.join(", "), approvers.len());
+        doubts.push(format!(
+            "{who} can never get {port}: it needs {needed} to approve, and of those who could ({able}) nobody approves their own"
+        ));
+    }
+    for (field, limit) in [("first_use_within", rule.first_use_within), ("idle_timeout", rule.idle_timeout)] {
+        if let Some(limit) = limit.filter(|limit| *limit >= rule.max_duration) {
+            doubts.push(format!(
+                "{field} of {port} never matters: {limit} is not shorter than its max_duration, {}",
+                rule.max_duration
+            ));
+        }
+    }
+    doubts
+}
+
+/// Who holds one of `kinds` with limits that leave something of the port.
+fn holders<'a>(policy: &'a Policy, kinds: &[RoleKind], rule: &PortRule) -> impl Iterator<Item = &'a str> {
+    let fits = |role: &&RoleRule| {
+        kinds.contains(&role.kind) && leaves_port(role, rule) && leaves_sources(role.sources.as_deref(), rule)
+    };
+    let roles: Vec<_> = policy.roles.iter().filter(fits).collect();
+    roles.into_iter().flat_map(|role| &role.principals).map(String::as_str)
+}
+
+fn leaves_port(role: &RoleRule, rule: &PortRule) -> bool {
+    let (port, protocols) = (rule.port.number, rule.port.protocol.numbers());
+    role.ports.as_ref().is_none_or(|ports| {
+        ports.iter().any(|p| p.number == port && p.protocol.numbers().iter().any(|n| protocols.contains(n)))
+    })
+}
+
+fn leaves_sources(limit: Option<&[IpNet]>, rule: &PortRule) -> bool {
+    match (limit, rule.allowed_sources.as_deref()) {
+        (None, None) => true,
+        (Some(nets), None) | (None, Some(nets)) => !nets.is_empty(),
+        (Some(one), Some(other)) => one.iter().any(|a| other.iter().any(|b| a.contains(b) || b.contains(a))),
+    }
+}
+
+/// Somebody with a role that no signature of theirs could use.
+fn principal(name: &str, policy: &Policy, trust: &Trust, at: i64) -> Option<String> {
+    if !trust.entries().any(|entry| entry.names(name)) {
+        return Some(format!("{name} has a role, and no line of the trust file names them"));
+    }
+    let useless = |kind: RoleKind| {
+        let purposes: &[Role] = match kind {
+            RoleKind::Requester => &[Role::Request],
+            RoleKind::Approver => &[Role::Approve],
+            RoleKind::Viewer => &[Role::Read],
+            RoleKind::Admin => &[Role::Admin, Role::Revoke, Role::Read],
+        };
+        policy.holds(name, kind) && !purposes.iter().any(|purpose| can_sign(trust, name, *purpose, at))
+    };
+    let kinds = [RoleKind::Requester, RoleKind::Approver, RoleKind::Admin, RoleKind::Viewer];
+    let useless: Vec<_> = kinds.into_iter().filter(|kind| useless(*kind)).map(RoleKind::name).collect();
+    (!useless.is_empty()).then(|| {
+        let roles = useless.join(" and ");
+        format!("{name} is {roles}, and no valid line of the trust file lets them sign for that (namespaces, dates, revoked keys)")
+    })
+}
+
+fn line(entry: Entry<'_>, policy: &Policy, at: i64) -> Option<String> {
+    let at_line = format!("line {} of the trust file ({})", entry.line(), entry.principals().join(", "));
+    if entry.is_revoked() {
+        return Some(format!("{at_line} is a revoked key"));
+    }
+    if let Err(refusal) = entry.check(at) {
+        return Some(format!("{at_line} does not count today: {}", refusal.sentence()));
+    }
+    if entry.purposes().next().is_none() {
+        return Some(format!("{at_line} may sign nothing for Postern: its namespaces are others'"));
+    }
+    let named = |name: &&str| entry.names(name);
+    if principals(policy).iter().any(named) {
+        return None;
+    }
+    let names = entry.principals();
+    let later = names.iter().skip(1).find(|name| !entry.is_authority() && principals(policy).contains(&name[..]));
+    Some(match later {
+        Some(name) => format!("{at_line}: {name} has a role, but only the first name of a line counts"),
+        None => format!("{at_line}: no role names them, so they may do nothing"),
+    })
+}

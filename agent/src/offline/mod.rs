@@ -1,0 +1,66 @@
+//! What the files say, without a running agent.
+//!
+//! Owns `posternd check-config` and `posternd explain`: what was understood ([`summary`]), what an administrator probably did not mean
+//! ([`doubts`]), and what the judge would say ([`foretell`]). It changes nothing, and asks neither the agent nor the kernel.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::engine::Rules;
+use crate::run::{self, Failure};
+
+pub mod doubts;
+pub mod foretell;
+pub mod summary;
+
+pub use foretell::Question;
+
+/// What is configured, and the present.
+struct Files {
+    config: Config,
+    rules: Rules,
+    now: postern_core::time::Now,
+}
+
+impl Files {
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let config = Config::load(path).map_err(|error| Failure::Config(error.to_string()))?;
+        let rules = run::rules(path, &config)?;
+        let clock = Clock::new().map_err(|error| Failure::Other(error.to_string()))?;
+        Ok(Self { config, rules, now: clock.now() })
+    }
+}
+
+/// `posternd check-config`: reads configuration and trust file, and says what they mean.
+///
+/// # Errors
+/// [`Failure::Config`] with everything that is wrong.
+pub fn check(path: &Path, json: bool) -> Result<(), Failure> {
+    let files = Files::read(path)?;
+    let summary = summary::Summary::of(path, &files.config, &files.rules, &files.now);
+    print(&summary, json)
+}
+
+/// `posternd explain`: what would become of a request. Whether it would be granted.
+///
+/// # Errors
+/// [`Failure`]; a refusal is none.
+pub fn explain(path: &Path, question: &Question, json: bool) -> Result<bool, Failure> {
+    let files = Files::read(path)?;
+    let answer = foretell::answer(question, &files.config, &files.rules, &files.now)?;
+    print(&answer, json)?;
+    Ok(answer.allowed)
+}
+
+fn print(what: &(impl Serialize + std::fmt::Display), json: bool) -> Result<(), Failure> {
+    if json {
+        let text = serde_json::to_string_pretty(what).map_err(|error| Failure::Other(error.to_string()))?;
+        println!("{text}");
+    } else {
+        println!("{what}");
+    }
+    Ok(())
+}
