@@ -2,6 +2,8 @@
 
 use std::{env, fs, path::PathBuf};
 
+use postern_core::key::{LAYOUT_MARK, LAYOUT_VERSION};
+
 const DEFAULT_OBJECT: &str = "../agent-ebpf/target/bpfel-unknown-none/release/postern-ebpf";
 
 fn main() {
@@ -10,10 +12,14 @@ fn main() {
     let object = env::var_os("POSTERN_EBPF_OBJECT").map_or_else(|| root.join(DEFAULT_OBJECT), PathBuf::from);
     println!("cargo::rerun-if-changed={}", object.display());
     let copy = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("postern-ebpf");
-    if let Err(error) = fs::copy(&object, &copy) {
+    let made = fs::read(&object).and_then(|bytes| {
+        let fits = bytes.windows(LAYOUT_MARK.len()).any(|window| window == LAYOUT_MARK);
+        fits.then_some(bytes).ok_or_else(|| std::io::Error::other(format!("not of layout {LAYOUT_VERSION}")))
+    });
+    if let Err(error) = made.and_then(|bytes| fs::write(&copy, bytes)) {
         println!(
-            "cargo::error=there is no eBPF object at {} ({error}): run `cargo xtask build-ebpf` first, or name a built one in \
-             POSTERN_EBPF_OBJECT",
+            "cargo::error=there is no eBPF object for this source at {} ({error}): run `cargo xtask build-ebpf` first, or name \
+             a built one in POSTERN_EBPF_OBJECT",
             object.display()
         );
     }

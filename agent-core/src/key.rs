@@ -5,7 +5,13 @@
 //! bytes need no conversion. Raise [`LAYOUT_VERSION`] whenever a type here changes its meaning or its bytes.
 
 /// Version of everything in this module. The directory of pinned maps and links carries it.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
+
+/// What the eBPF object carries, so that no agent is built around an object of another layout: the version, in words.
+pub const LAYOUT_MARK: [u8; 20] = {
+    let [a, b, c, d] = LAYOUT_VERSION.to_le_bytes();
+    [b'p', b'o', b's', b't', b'e', b'r', b'n', b' ', b'l', b'a', b'y', b'o', b'u', b't', b' ', b'=', a, b, c, d]
+};
 
 /// IP protocol number of TCP (RFC 9293).
 pub const TCP: u8 = 6;
@@ -85,7 +91,10 @@ pub struct GrantKey {
     source: [u64; 2],
 }
 
-/// Value of the map `GRANTS`. 32 bytes.
+/// Value of the map `GRANTS`. 40 bytes.
+///
+/// It has two ends (docs/decisions/0030-sessions-that-outlive-their-grant.md): one for everything from the source, and one for
+/// the sockets in `FLOWS` alone. An entry of which only the second is still to come is `established_only`.
 ///
 /// The kernel may reuse a deleted or replaced element at once, so a reader can look at the bytes of another grant
 /// (DESIGN 3). `tag_front` and `tag_back` are [`GrantKey::tag`] of the key this value belongs to and lie around
@@ -98,10 +107,12 @@ pub struct GrantValue {
     pub tag_front: u64,
     /// `CLOCK_BOOTTIME` in nanoseconds at which the entry is no longer live: `now >= expires` means closed.
     pub expires_boot_ns: u64,
+    /// As `expires_boot_ns`, for the sockets in `FLOWS`; 0 where there are none.
+    pub established_boot_ns: u64,
     /// Index into `USAGE`.
     pub slot: u32,
-    /// Reserved for sessions that outlive their grant; zero.
-    pub flags: u32,
+    /// Zero.
+    pub zero: u32,
     /// [`GrantKey::tag`] of the value's key.
     pub tag_back: u64,
 }
@@ -161,9 +172,43 @@ impl GrantValue {
     /// The value for `key`.
     #[inline(always)]
     #[must_use]
-    pub fn new(key: &GrantKey, expires_boot_ns: u64, slot: u32, flags: u32) -> Self {
+    pub fn new(key: &GrantKey, expires_boot_ns: u64, established_boot_ns: u64, slot: u32) -> Self {
         let tag = key.tag();
-        Self { tag_front: tag, expires_boot_ns, slot, flags, tag_back: tag }
+        Self { tag_front: tag, expires_boot_ns, established_boot_ns, slot, zero: 0, tag_back: tag }
+    }
+}
+
+/// Value of the map `FLOWS`, whose key is a socket's cookie (`bpf_get_socket_cookie`, `SO_COOKIE`, `idiag_cookie`: one number,
+/// which the kernel gives to no other socket until it boots again). 24 bytes.
+///
+/// The tags are [`flow_tag`]: they bind the cookie to its port and source, and stand around the end for the same reason
+/// as those of [`GrantValue`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowValue {
+    /// [`flow_tag`].
+    pub tag_front: u64,
+    /// `CLOCK_BOOTTIME` in nanoseconds at which the session is over: `now >= until` means cut.
+    pub until_boot_ns: u64,
+    /// [`flow_tag`].
+    pub tag_back: u64,
+}
+
+/// A 64-bit name of one session: its socket's cookie, its peer's whole address, its protocol and the host's port. As
+/// little a secret as [`GrantKey::tag`]: the stack itself gives a session's socket no packet of anybody else.
+#[inline(always)]
+#[must_use]
+pub fn flow_tag(cookie: u64, peer: Address, protocol: u8, port: u16) -> u64 {
+    let key = GrantKey::with_len(peer, max_prefix(peer.family), protocol, port);
+    key.tag() ^ cookie.wrapping_mul(0x94d0_49bb_1331_11eb)
+}
+
+impl FlowValue {
+    /// The value for the session with this [`flow_tag`].
+    #[inline(always)]
+    #[must_use]
+    pub fn new(tag: u64, until_boot_ns: u64) -> Self {
+        Self { tag_front: tag, until_boot_ns, tag_back: tag }
     }
 }
 
@@ -296,7 +341,8 @@ mod tests {
     #[test]
     fn layouts_have_no_padding() {
         assert_eq!(size_of::<GrantKey>(), 24);
-        assert_eq!(size_of::<GrantValue>(), 32);
+        assert_eq!(size_of::<GrantValue>(), 40);
+        assert_eq!(size_of::<FlowValue>(), 24);
         assert_eq!(size_of::<Lengths>(), 32);
         assert_eq!(size_of::<SlotUsage>(), 48);
         assert_eq!(size_of::<Address>(), 24);
@@ -336,5 +382,18 @@ mod tests {
             GrantKey::new(Address::v6([192, 0, 2, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), 32, TCP, 22),
         ];
         assert!(others.iter().all(|other| other.tag() != key.tag()));
+    }
+
+    #[test]
+    fn the_tag_of_a_session_depends_on_every_field() {
+        let source = Address::v4([192, 0, 2, 7]);
+        let others = [
+            flow_tag(8, source, TCP, 22),
+            flow_tag(7, Address::v4([192, 0, 2, 6]), TCP, 22),
+            flow_tag(7, Address::v6([192, 0, 2, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), TCP, 22),
+            flow_tag(7, source, UDP, 22),
+            flow_tag(7, source, TCP, 23),
+        ];
+        assert!(others.iter().all(|other| *other != flow_tag(7, source, TCP, 22)));
     }
 }

@@ -5,17 +5,51 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::grant::Grant;
-use crate::key::{GrantKey, Lengths};
+use crate::key::{Address, GrantKey, Lengths, flow_tag, max_prefix};
 use crate::policy::Policy;
 use crate::time::BootNanos;
 
 /// One live entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// `CLOCK_BOOTTIME` in nanoseconds at which the entry is closed.
     pub expires_boot_ns: u64,
+    /// As `expires_boot_ns`, for the sessions in [`Table::flows`] alone; 0 where there are none.
+    pub established_boot_ns: u64,
     /// Where the kernel counts its use.
     pub slot: u32,
+}
+
+/// A session that may outlive its grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The host's port.
+    pub port: u16,
+    /// The other side's address.
+    pub peer: Address,
+    /// `CLOCK_BOOTTIME` in nanoseconds at which it is over.
+    pub until_boot_ns: u64,
+}
+
+impl Flow {
+    /// The entry that its source needs, so that shed and cut look for the session at all.
+    #[must_use]
+    pub fn key(&self) -> GrantKey {
+        GrantKey::new(self.peer, max_prefix(self.peer.family), self.protocol, self.port)
+    }
+
+    /// The tag of its value in the kernel, under `cookie`.
+    #[must_use]
+    pub fn tag(&self, cookie: u64) -> u64 {
+        flow_tag(cookie, self.peer, self.protocol, self.port)
+    }
+
+    /// Whether it is the same session as `other`, whatever their ends.
+    fn is(&self, other: &Self) -> bool {
+        Self { until_boot_ns: other.until_boot_ns, ..*self } == *other
+    }
 }
 
 /// Everything that the kernel's maps hold about policy and grants.
@@ -25,6 +59,8 @@ pub struct Table {
     pub protected: BTreeSet<(u8, u16)>,
     /// The allow entries.
     pub grants: BTreeMap<GrantKey, Entry>,
+    /// Sessions that may outlive their grant, by the cookie of their socket.
+    pub flows: BTreeMap<u64, Flow>,
 }
 
 /// One step of a change. A list of edits is applied in order.
@@ -38,6 +74,10 @@ pub enum Edit {
     Lengths(Lengths),
     /// Put the entry in, in the place of any other with its key.
     Put(GrantKey, Entry),
+    /// The session with this cookie outlives no grant.
+    RemoveFlow(u64),
+    /// The session with this cookie may go on until its end, in the place of what was noted for the cookie.
+    PutFlow(u64, Flow),
     /// The port is no longer ours.
     Unprotect(u8, u16),
 }
@@ -68,8 +108,29 @@ impl Table {
             Edit::Remove(key) => {
                 self.grants.remove(&key);
             }
+            Edit::PutFlow(cookie, flow) => {
+                self.flows.insert(cookie, flow);
+            }
+            Edit::RemoveFlow(cookie) => {
+                self.flows.remove(&cookie);
+            }
             Edit::Lengths(_) => {}
         }
+    }
+
+    /// Has the sessions in `flows` outlive their grants, as far as their ports are protected and they are not over at `now`. The
+    /// entry of a source lets its sessions live as long as the last of them.
+    #[must_use]
+    pub fn keeping(mut self, flows: impl IntoIterator<Item = (u64, Flow)>, now: BootNanos) -> Self {
+        for (cookie, flow) in flows {
+            if flow.until_boot_ns <= now.0 || !self.protected.contains(&(flow.protocol, flow.port)) {
+                continue;
+            }
+            let entry = self.grants.entry(flow.key()).or_default();
+            entry.established_boot_ns = entry.established_boot_ns.max(flow.until_boot_ns);
+            self.flows.insert(cookie, flow);
+        }
+        self
     }
 }
 
@@ -77,9 +138,9 @@ impl Table {
 #[must_use]
 pub fn compile<'a>(policy: &Policy, grants: impl Iterator<Item = &'a Grant>, now: BootNanos) -> Table {
     let protected: BTreeSet<_> = policy.protected().collect();
-    let mut table = Table { protected, grants: BTreeMap::new() };
+    let mut table = Table { protected, ..Table::default() };
     for grant in grants.filter(|g| g.is_live(now)) {
-        let entry = Entry { expires_boot_ns: grant.expires_boot.0, slot: grant.slot };
+        let entry = Entry { expires_boot_ns: grant.expires_boot.0, slot: grant.slot, ..Entry::default() };
         for key in grant.keys().filter(|k| table.protected.contains(&(k.protocol, u16::from_be_bytes(k.port)))) {
             let held = table.grants.entry(key).or_insert(entry);
             if held.expires_boot_ns < entry.expires_boot_ns {
@@ -93,11 +154,19 @@ pub fn compile<'a>(policy: &Policy, grants: impl Iterator<Item = &'a Grant>, now
 /// The edits that turn `installed` into `wanted`.
 ///
 /// No state in between opens more than `installed` or `wanted` does: first all that closes, then all that opens. A look-up
-/// tries a length before its first entry is there and until its last one is gone.
+/// tries a length before its first entry is there and until its last one is gone. A session lives where its entry and its flow
+/// both let it: flows are shortened before the entries change and lengthened after.
 #[must_use]
 pub fn diff(installed: &Table, wanted: &Table) -> Vec<Edit> {
     let mut edits = Vec::new();
     edits.extend(wanted.protected.difference(&installed.protected).map(|&(t, p)| Edit::Protect(t, p)));
+    for (&cookie, held) in &installed.flows {
+        match wanted.flows.get(&cookie) {
+            Some(flow) if flow.is(held) && flow.until_boot_ns >= held.until_boot_ns => {}
+            Some(flow) if flow.is(held) => edits.push(Edit::PutFlow(cookie, *flow)),
+            _ => edits.push(Edit::RemoveFlow(cookie)),
+        }
+    }
     edits.extend(installed.grants.keys().filter(|k| !wanted.grants.contains_key(k)).map(|k| Edit::Remove(*k)));
     let (before, after) = (installed.lengths(), wanted.lengths());
     if before.union(after) != before {
@@ -108,6 +177,10 @@ pub fn diff(installed: &Table, wanted: &Table) -> Vec<Edit> {
     if before.union(after) != after {
         edits.push(Edit::Lengths(after));
     }
+    let stays = |cookie: &u64, flow: &Flow| {
+        installed.flows.get(cookie).is_some_and(|held| flow.is(held) && flow.until_boot_ns <= held.until_boot_ns)
+    };
+    edits.extend(wanted.flows.iter().filter(|(c, f)| !stays(c, f)).map(|(c, f)| Edit::PutFlow(*c, *f)));
     edits.extend(installed.protected.difference(&wanted.protected).map(|&(t, p)| Edit::Unprotect(t, p)));
     edits
 }
@@ -123,18 +196,39 @@ mod tests {
         let port = (prop_oneof![Just(TCP), Just(UDP)], 20..24u16);
         let key = (port.clone(), 0..4u8, prop_oneof![Just(8u8), Just(24), Just(32)])
             .prop_map(|((protocol, port), net, len)| GrantKey::new(Address::v4([net, 0, 0, 0]), len, protocol, port));
-        let entry = (1..5u64, 0..4u32).prop_map(|(expires_boot_ns, slot)| Entry { expires_boot_ns, slot });
-        (prop::collection::btree_set(port, 0..5), prop::collection::btree_map(key, entry, 0..12))
-            .prop_map(|(protected, grants)| Table { protected, grants })
+        let entry = (0..5u64, 0..5u64, 0..4u32).prop_map(|(expires_boot_ns, established_boot_ns, slot)| Entry {
+            expires_boot_ns,
+            established_boot_ns,
+            slot,
+        });
+        let flow = (port.clone(), 0..4u8, 1..5u64).prop_map(|((protocol, port), net, until_boot_ns)| Flow {
+            protocol,
+            port,
+            peer: Address::v4([net, 0, 0, 0]),
+            until_boot_ns,
+        });
+        let ports = prop::collection::btree_set(port, 0..5);
+        let entries = prop::collection::btree_map(key, entry, 0..12);
+        (ports, entries, prop::collection::btree_map(0..COOKIES, flow, 0..4))
+            .prop_map(|(protected, grants, flows)| Table { protected, grants, flows })
     }
 
+    const COOKIES: u64 = 3;
+
+    /// A packet: protocol, port, source, and the cookie of its socket.
+    type Packet = (u8, u16, u8, Option<u64>);
+
     /// What the kernel does with a table, as simply as it can be said.
-    fn is_open(table: &Table, lengths: Lengths, protocol: u8, port: u16, source: u8, now: u64) -> bool {
+    fn is_open(table: &Table, lengths: Lengths, (protocol, port, source, cookie): Packet, now: u64) -> bool {
         let tried = |len: u8| lengths.v4 >> len & 1 == 1;
+        let peer = Address::v4([source, 0, 0, 0]);
+        let flow = cookie.and_then(|cookie| table.flows.get(&cookie)).is_some_and(|flow| {
+            (flow.protocol, flow.port, flow.peer) == (protocol, port, peer) && now < flow.until_boot_ns
+        });
         !table.protected.contains(&(protocol, port))
             || (0..=32).filter(|len| tried(*len)).any(|len| {
-                let key = GrantKey::new(Address::v4([source, 0, 0, 0]), len, protocol, port);
-                table.grants.get(&key).is_some_and(|entry| now < entry.expires_boot_ns)
+                let entry = table.grants.get(&GrantKey::new(peer, len, protocol, port));
+                entry.is_some_and(|e| now < e.expires_boot_ns || flow && now < e.established_boot_ns)
             })
     }
 
@@ -147,10 +241,10 @@ mod tests {
                 if let Edit::Lengths(new) = edit {
                     lengths = new;
                 }
-                for (protocol, port, source, now) in probes(4) {
-                    let open = |t: &Table| is_open(t, t.lengths(), protocol, port, source, now);
-                    let between = is_open(&table, lengths, protocol, port, source, now);
-                    prop_assert!(!between || open(&from) || open(&to), "{edit:?} opens {protocol}/{port} for {source}");
+                for (packet, now) in probes() {
+                    let open = |t: &Table| is_open(t, t.lengths(), packet, now);
+                    let between = is_open(&table, lengths, packet, now);
+                    prop_assert!(!between || open(&from) || open(&to), "{edit:?} opens {packet:?}");
                 }
             }
             prop_assert_eq!(&table, &to);
@@ -159,8 +253,24 @@ mod tests {
         }
     }
 
-    fn probes(n: u8) -> impl Iterator<Item = (u8, u16, u8, u64)> {
+    fn probes() -> impl Iterator<Item = (Packet, u64)> {
         let ports = [TCP, UDP].into_iter().flat_map(|protocol| (20..24u16).map(move |port| (protocol, port)));
-        ports.flat_map(move |(t, p)| (0..n).flat_map(move |s| (0..5u64).map(move |now| (t, p, s, now))))
+        let cookies = || (0..COOKIES).map(Some).chain([None]);
+        let packets =
+            ports.flat_map(move |(t, p)| (0..4).flat_map(move |s| cookies().map(move |cookie| (t, p, s, cookie))));
+        packets.flat_map(|packet| (0..5u64).map(move |now| (packet, now)))
+    }
+
+    #[test]
+    fn a_source_keeps_its_sessions_as_long_as_the_last_of_them() {
+        let peer = Address::v4([192, 0, 2, 7]);
+        let flow = |port, until_boot_ns| Flow { protocol: TCP, port, peer, until_boot_ns };
+        let key = flow(22, 0).key();
+        let granted = Entry { expires_boot_ns: 5, slot: 3, ..Entry::default() };
+        let table = Table { protected: [(TCP, 22)].into(), grants: [(key, granted)].into(), ..Table::default() };
+        let table =
+            table.keeping([(1, flow(22, 9)), (2, flow(22, 7)), (3, flow(22, 4)), (4, flow(23, 9))], BootNanos(4));
+        assert_eq!(table.grants, [(key, Entry { established_boot_ns: 9, ..granted })].into());
+        assert_eq!(table.flows, [(1, flow(22, 9)), (2, flow(22, 7))].into());
     }
 }

@@ -4,7 +4,7 @@
 //! programs and the host tests compile this same code; only their tables differ. It never reads a packet, a clock or a
 //! map by itself.
 
-use crate::key::{Address, GrantKey, GrantValue, V4};
+use crate::key::{Address, FlowValue, GrantKey, GrantValue, V4, flow_tag};
 
 /// Where the decision finds what it needs. The kernel implements it over the shared maps.
 pub trait Table {
@@ -16,8 +16,23 @@ pub trait Table {
     fn lengths(&self, family: u8, word: u32) -> u64;
     /// The entry with this key. The implementation reads the expiry before the tags ([`GrantValue`]).
     fn grant(&self, key: &GrantKey) -> Option<GrantValue>;
+    /// What the hook knows of the packet's session. Asked only where a source may keep the sessions that it has.
+    fn session(&self) -> Session;
+    /// What `FLOWS` holds for this cookie. The implementation reads the end before the tags ([`FlowValue`]).
+    fn flow(&self, cookie: u64) -> Option<FlowValue>;
     /// `CLOCK_BOOTTIME` in nanoseconds.
     fn now(&self) -> u64;
+}
+
+/// What a hook knows of the session that a packet belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// Frames before the stack: it may be any session, lock and cut will see.
+    Unknown,
+    /// None yet: a look-up for a new one, a listener, a handshake, an unconnected socket.
+    New,
+    /// An established one, whose socket has this cookie.
+    Socket(u64),
 }
 
 /// Why a packet to a protected port is not judged.
@@ -46,6 +61,10 @@ pub enum Verdict {
         /// The time at which the entry was live, `CLOCK_BOOTTIME` in nanoseconds.
         now: u64,
     },
+    /// The source may keep the sessions that it has, and this is one of them, or may be: pass.
+    Established,
+    /// The source may keep the sessions that it has, and this is none of them: drop.
+    OnlyEstablished,
     /// No entry covers the source: drop.
     NoGrant,
     /// Entries cover the source, but each has ended: drop.
@@ -64,7 +83,8 @@ pub fn decide(table: &impl Table, protocol: u8, port: u16, source: Address) -> V
     if let Some(exemption) = table.exemption() {
         return Verdict::Exempt(exemption);
     }
-    let mut latest_end = 0;
+    // Both are only told from 0. Sessions are looked at after the loop, which the kernel's verifier walks round by round.
+    let (mut latest_end, mut keeps_sessions) = (0, 0);
     let words = if source.family == V4 { 1 } else { 3 };
     for word in 0..words {
         let mut bits = table.lengths(source.family, word);
@@ -83,10 +103,38 @@ pub fn decide(table: &impl Table, protocol: u8, port: u16, source: Address) -> V
                     return Verdict::Granted { slot: value.slot, now };
                 }
                 latest_end |= value.expires_boot_ns | 1;
+                keeps_sessions |= is_before(now, value.established_boot_ns);
             }
         }
     }
+    if keeps_sessions != 0 {
+        return established(table, protocol, port, source);
+    }
     if latest_end == 0 { Verdict::NoGrant } else { Verdict::Expired }
+}
+
+/// 1 if `now < end`, else 0. By the borrow of the subtraction, because the verifier follows each branch anew in each round.
+#[inline(always)]
+fn is_before(now: u64, end: u64) -> u64 {
+    ((!now & end) | (!(now ^ end) & now.wrapping_sub(end))) >> 63
+}
+
+/// The verdict where the source may keep the sessions that it has. A cookie counts for its own port and source alone.
+#[inline(always)]
+fn established(table: &impl Table, protocol: u8, port: u16, source: Address) -> Verdict {
+    let cookie = match table.session() {
+        Session::Unknown => return Verdict::Established,
+        Session::New => return Verdict::OnlyEstablished,
+        Session::Socket(cookie) => cookie,
+    };
+    let Some(value) = table.flow(cookie) else {
+        return Verdict::OnlyEstablished;
+    };
+    let tag = flow_tag(cookie, source, protocol, port);
+    if value.tag_front == tag && value.tag_back == tag && table.now() < value.until_boot_ns {
+        return Verdict::Established;
+    }
+    Verdict::OnlyEstablished
 }
 
 /// The entry of `key`, never the bytes of another one: a replaced element may be given to another key while it is being
@@ -160,6 +208,10 @@ counted! {
         ResetOut = 7 "reset-out",
         /// Dropped by the cut: the packet of a protected port shows no remote address.
         Unreadable = 8 "unreadable",
+        /// Passed: the grant is over, its established sessions are not yet, and this is one of them (the shed: may be).
+        Established = 9 "established",
+        /// Dropped: the grant is over, its established sessions are not yet, and this is none of them.
+        OnlyEstablished = 10 "only-established",
     }
 }
 
@@ -169,13 +221,14 @@ impl Fate {
     #[must_use]
     pub const fn passes(self) -> bool {
         match self {
-            Self::NoGrant | Self::Expired | Self::Unreadable => false,
+            Self::NoGrant | Self::Expired | Self::Unreadable | Self::OnlyEstablished => false,
             Self::Granted
             | Self::OwnTraffic
             | Self::OtherNamespace
             | Self::NotLocal
             | Self::NotSure
-            | Self::ResetOut => true,
+            | Self::ResetOut
+            | Self::Established => true,
         }
     }
 }
@@ -191,6 +244,8 @@ impl Verdict {
             Self::Exempt(Exemption::OtherNamespace) => Some(Fate::OtherNamespace),
             Self::Exempt(Exemption::NotLocal) => Some(Fate::NotLocal),
             Self::Granted { .. } => Some(Fate::Granted),
+            Self::Established => Some(Fate::Established),
+            Self::OnlyEstablished => Some(Fate::OnlyEstablished),
             Self::NoGrant => Some(Fate::NoGrant),
             Self::Expired => Some(Fate::Expired),
         }
@@ -221,6 +276,8 @@ mod tests {
     /// Values may carry the tag of another key, as after a torn read.
     struct Maps {
         grants: BTreeMap<GrantKey, GrantValue>,
+        flows: BTreeMap<u64, FlowValue>,
+        session: Session,
         exempt: Option<Exemption>,
         now: u64,
         clock_reads: Cell<u32>,
@@ -228,9 +285,10 @@ mod tests {
 
     impl Maps {
         fn new(grants: &[(GrantKey, u64)], now: u64) -> Self {
-            let value = |(n, &(key, end)): (usize, &(GrantKey, u64))| (key, GrantValue::new(&key, end, n as u32, 0));
+            let value = |(n, &(key, end)): (usize, &(GrantKey, u64))| (key, GrantValue::new(&key, end, 0, n as u32));
             let grants = grants.iter().enumerate().map(value).collect();
-            Self { grants, exempt: None, now, clock_reads: Cell::new(0) }
+            let (flows, clock_reads) = (BTreeMap::new(), Cell::new(0));
+            Self { grants, flows, session: Session::New, exempt: None, now, clock_reads }
         }
     }
 
@@ -248,6 +306,12 @@ mod tests {
         }
         fn grant(&self, key: &GrantKey) -> Option<GrantValue> {
             self.grants.get(key).copied()
+        }
+        fn session(&self) -> Session {
+            self.session
+        }
+        fn flow(&self, cookie: u64) -> Option<FlowValue> {
+            self.flows.get(&cookie).copied()
         }
         fn now(&self) -> u64 {
             self.clock_reads.set(self.clock_reads.get() + 1);
@@ -293,6 +357,57 @@ mod tests {
         }
     }
 
+    /// An entry that has ended at 10 for all but the sessions in `FLOWS`.
+    fn keeping(until: u64) -> Maps {
+        let mut maps = Maps::new(&[grant(32, 10)], 10);
+        maps.grants.values_mut().for_each(|value| value.established_boot_ns = until);
+        maps.flows.insert(7, FlowValue::new(flow_tag(7, SOURCE, TCP, 22), 13));
+        maps
+    }
+
+    #[test]
+    fn a_session_may_outlive_its_grant_and_nothing_else_does() {
+        let mut maps = keeping(12);
+        for (session, verdict) in [
+            (Session::Unknown, Verdict::Established),
+            (Session::New, Verdict::OnlyEstablished),
+            (Session::Socket(7), Verdict::Established),
+            (Session::Socket(8), Verdict::OnlyEstablished),
+        ] {
+            maps.session = session;
+            assert_eq!(decide(&maps, TCP, 22, SOURCE), verdict, "{session:?}");
+        }
+        // Both ends count, the entry's and the session's own.
+        (maps.session, maps.now) = (Session::Socket(7), 12);
+        assert_eq!(decide(&maps, TCP, 22, SOURCE), Verdict::Expired);
+        let mut maps = Maps { session: Session::Socket(7), ..keeping(u64::MAX) };
+        for (now, verdict) in [(12, Verdict::Established), (13, Verdict::OnlyEstablished)] {
+            maps.now = now;
+            assert_eq!(decide(&maps, TCP, 22, SOURCE), verdict, "{now}");
+        }
+        // A live entry asks for no session.
+        maps.now = 9;
+        assert_eq!(decide(&maps, TCP, 22, SOURCE), Verdict::Granted { slot: 0, now: 9 });
+    }
+
+    #[test]
+    fn a_cookie_counts_for_its_own_port_and_source_alone() {
+        let other = Address::v4([192, 0, 2, 8]);
+        let mut maps = Maps { session: Session::Socket(7), ..keeping(12) };
+        let whole = maps.flows[&7];
+        for flow in [
+            FlowValue::new(flow_tag(7, other, TCP, 22), 13),
+            FlowValue::new(flow_tag(7, SOURCE, TCP, 23), 13),
+            FlowValue::new(flow_tag(7, SOURCE, UDP, 22), 13),
+            FlowValue::new(flow_tag(8, SOURCE, TCP, 22), 13),
+            FlowValue { tag_front: 1, ..whole },
+            FlowValue { tag_back: 1, ..whole },
+        ] {
+            maps.flows.insert(7, flow);
+            assert_eq!(decide(&maps, TCP, 22, SOURCE), Verdict::OnlyEstablished, "{flow:?}");
+        }
+    }
+
     #[test]
     fn indices_and_codes_are_unique_and_come_back() {
         let mut seen = std::collections::HashSet::new();
@@ -321,6 +436,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_borrow_is_the_comparison(now: u64, end: u64, near in 0..3u64) {
+            for (now, end) in [(now, end), (now, now.wrapping_add(near)), (now.wrapping_add(near), now)] {
+                prop_assert_eq!(is_before(now, end) == 1, now < end);
+                prop_assert!(is_before(now, end) <= 1);
+            }
+        }
+
         #[test]
         fn it_agrees_with_a_loop_over_all_grants(
             grants in prop::collection::vec((address(), 0..=130u8, 0..4u64), 0..12),

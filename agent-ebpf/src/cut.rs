@@ -6,13 +6,13 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::bpf_sock,
-    helpers::{bpf_get_netns_cookie, bpf_probe_read_kernel, bpf_sk_fullsock},
+    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_sk_fullsock},
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
 use postern_core::{
     key::{Address, TCP, UDP},
-    verdict::{Exemption, Fate, Hook, Verdict, decide},
+    verdict::{Exemption, Fate, Hook, Session, Verdict, decide},
 };
 
 use crate::maps::{Maps, count, is_protected, knock, used};
@@ -28,6 +28,11 @@ const ETHERTYPE_IPV6: u32 = 0x86dd;
 /// The RST bit in the fourteenth byte of a TCP header (RFC 9293).
 const TCP_FLAGS: usize = 13;
 const TCP_RST: u8 = 0x04;
+// States of a socket (include/net/tcp_states.h), a bit for each.
+/// `ESTABLISHED`, `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`.
+const TCP_ESTABLISHED_STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+/// `ESTABLISHED`: a UDP socket that is connected.
+const UDP_CONNECTED_STATES: u32 = 1 << 1;
 
 // Constants that the loader sets before the verifier reads them, so that it prunes the branch not taken.
 
@@ -83,7 +88,7 @@ fn judge(context: &SkBuffContext, socket: *mut bpf_sock, hook: Hook, protocol: u
     let Some(remote) = remote(context, inwards) else {
         return Fate::Unreadable;
     };
-    let maps = Maps(|| exemption(context, socket));
+    let maps = Maps(|| exemption(context, socket), || session(context, socket, protocol));
     let verdict = decide(&maps, protocol, port, remote);
     if let Verdict::Granted { slot, now } = verdict {
         used(slot, now, u64::from(context.len()), inwards);
@@ -91,7 +96,7 @@ fn judge(context: &SkBuffContext, socket: *mut bpf_sock, hook: Hook, protocol: u
     let Some(fate) = verdict.fate() else {
         return Fate::NoGrant;
     };
-    if matches!(verdict, Verdict::NoGrant | Verdict::Expired) {
+    if !fate.passes() {
         if !inwards && protocol == TCP && is_reset(context) {
             return Fate::ResetOut;
         }
@@ -116,6 +121,28 @@ fn protocol(socket: *mut bpf_sock) -> Option<u8> {
         6 | MPTCP => Some(TCP),
         17 => Some(UDP),
         _ => None,
+    }
+}
+
+/// The packet's session: that of a whole socket in one of the states of an established connection. Listeners and mini sockets
+/// (handshakes, `TIME_WAIT`) have none: for a mini socket the kernel shows its listener here, or nothing.
+#[inline(always)]
+fn session(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> Session {
+    // SAFETY: the socket is the context's and not null.
+    let full = unsafe { bpf_sk_fullsock(socket) };
+    if full.is_null() {
+        return Session::New;
+    }
+    // SAFETY: not null; the verifier knows this field of it.
+    let state = unsafe { (*full).state };
+    let established = if protocol == TCP { TCP_ESTABLISHED_STATES } else { UDP_CONNECTED_STATES };
+    if established >> (state & 31) & 1 == 0 {
+        return Session::New;
+    }
+    // SAFETY: the helper takes the context and reads its socket.
+    match unsafe { bpf_get_socket_cookie(context.as_ptr()) } {
+        0 => Session::New,
+        cookie => Session::Socket(cookie),
     }
 }
 

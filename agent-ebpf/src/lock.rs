@@ -7,7 +7,7 @@
 use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
 use postern_core::{
     key::{Address, TCP, UDP},
-    verdict::{Exemption, Hook, Verdict, decide},
+    verdict::{Exemption, Hook, Session, decide},
 };
 
 use crate::maps::{Maps, count, is_local, knock};
@@ -37,16 +37,18 @@ pub fn lock(context: SkLookupContext) -> u32 {
         _ => return SK_PASS,
     };
     let source = remote(lookup);
-    let maps = Maps(|| own_traffic(lookup, source).then_some(Exemption::OwnTraffic));
+    // Whatever asks for a listening or unconnected socket is no established session.
+    let maps = Maps(|| own_traffic(lookup, source).then_some(Exemption::OwnTraffic), || Session::New);
     let verdict = decide(&maps, protocol, port, source);
     let Some(fate) = verdict.fate() else {
         return SK_PASS;
     };
     count(Hook::Lock, fate);
-    if matches!(verdict, Verdict::NoGrant | Verdict::Expired) {
-        knock(Hook::Lock, fate, protocol, port, source);
+    if fate.passes() {
+        return SK_PASS;
     }
-    if fate.passes() { SK_PASS } else { SK_DROP }
+    knock(Hook::Lock, fate, protocol, port, source);
+    SK_DROP
 }
 
 /// The host to itself: over the loopback device, or between its own addresses (there the look-up shows the address's

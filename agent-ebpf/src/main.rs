@@ -15,6 +15,11 @@ mod shed;
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
+/// `agent/build.rs` looks for it.
+#[unsafe(link_section = "postern_layout")]
+#[unsafe(no_mangle)]
+static LAYOUT: [u8; 20] = postern_core::key::LAYOUT_MARK;
+
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
     // Nothing here panics; the verifier refuses the program if this loop can be reached.

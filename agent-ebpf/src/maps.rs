@@ -8,8 +8,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use postern_core::{
-    key::{Address, GrantKey, GrantValue, KnockEvent, Lengths, PROTECTED_WORDS, SlotUsage, V4, protected_bit},
-    verdict::{COUNTERS as COUNTER_COUNT, Exemption, Fate, Hook, Table, counter},
+    key::{
+        Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, PROTECTED_WORDS, SlotUsage, V4, protected_bit,
+    },
+    verdict::{COUNTERS as COUNTER_COUNT, Exemption, Fate, Hook, Session, Table, counter},
 };
 
 #[map]
@@ -20,6 +22,9 @@ static LENGTHS: Array<Lengths> = Array::with_max_entries(1, 0);
 /// sets the size.
 #[map]
 static GRANTS: HashMap<GrantKey, GrantValue> = HashMap::with_max_entries(1024, 0);
+/// Sessions that outlive their grant, by socket cookie. The loader sets the size.
+#[map]
+static FLOWS: HashMap<u64, FlowValue> = HashMap::with_max_entries(1024, 0);
 /// The host's own addresses.
 #[map]
 static LOCAL: HashMap<Address, u8> = HashMap::with_max_entries(4096, 0);
@@ -40,10 +45,10 @@ const WINDOW_SHIFT: u32 = 7;
 /// Knocks reported in a window by each CPU. A flood costs a counter then, not an event.
 const KNOCKS_PER_WINDOW: u64 = 16;
 
-/// The decision's view of the maps. `exemption` is what only the hook can know.
-pub struct Maps<F>(pub F);
+/// The decision's view of the maps, with what only the hook can know: why a packet is none of our business, and its session.
+pub struct Maps<E, S>(pub E, pub S);
 
-impl<F: Fn() -> Option<Exemption>> Table for Maps<F> {
+impl<E: Fn() -> Option<Exemption>, S: Fn() -> Session> Table for Maps<E, S> {
     #[inline(always)]
     fn is_protected(&self, protocol: u8, port: u16) -> bool {
         is_protected(protocol, port)
@@ -66,14 +71,31 @@ impl<F: Fn() -> Option<Exemption>> Table for Maps<F> {
     fn grant(&self, key: &GrantKey) -> Option<GrantValue> {
         let value = GRANTS.get_ptr(key)?;
         // SAFETY: the look-up returned a pointer to a whole value, which stays mapped until the program ends.
-        // Volatile, one by one: another CPU may be writing, and the expiry has to be read before the tags.
+        // Volatile, one by one: another CPU may be writing, and the ends have to be read before the tags.
         unsafe {
             let expires_boot_ns = (&raw const (*value).expires_boot_ns).read_volatile();
+            let established_boot_ns = (&raw const (*value).established_boot_ns).read_volatile();
             let slot = (&raw const (*value).slot).read_volatile();
-            let flags = (&raw const (*value).flags).read_volatile();
             let tag_front = (&raw const (*value).tag_front).read_volatile();
             let tag_back = (&raw const (*value).tag_back).read_volatile();
-            Some(GrantValue { tag_front, expires_boot_ns, slot, flags, tag_back })
+            Some(GrantValue { tag_front, expires_boot_ns, established_boot_ns, slot, zero: 0, tag_back })
+        }
+    }
+
+    #[inline(always)]
+    fn session(&self) -> Session {
+        (self.1)()
+    }
+
+    #[inline(always)]
+    fn flow(&self, cookie: u64) -> Option<FlowValue> {
+        let value = FLOWS.get_ptr(cookie)?;
+        // SAFETY: as in `grant`.
+        unsafe {
+            let until_boot_ns = (&raw const (*value).until_boot_ns).read_volatile();
+            let tag_front = (&raw const (*value).tag_front).read_volatile();
+            let tag_back = (&raw const (*value).tag_back).read_volatile();
+            Some(FlowValue { tag_front, until_boot_ns, tag_back })
         }
     }
 

@@ -5,7 +5,7 @@
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use postern_core::{
     packet::{Bytes, parse_ethernet},
-    verdict::{Exemption, Fate, Hook, decide},
+    verdict::{Exemption, Fate, Hook, Session, decide},
 };
 
 use crate::maps::{Maps, count, is_local, knock};
@@ -17,7 +17,7 @@ pub fn shed(context: XdpContext) -> u32 {
         count(Hook::Shed, Fate::NotSure);
         return xdp_action::XDP_PASS;
     };
-    let maps = Maps(|| (!is_local(&flow.destination)).then_some(Exemption::NotLocal));
+    let maps = Maps(|| (!is_local(&flow.destination)).then_some(Exemption::NotLocal), || Session::Unknown);
     let verdict = decide(&maps, flow.protocol, flow.port, flow.source);
     let Some(fate) = verdict.fate() else {
         return xdp_action::XDP_PASS;

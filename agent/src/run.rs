@@ -19,7 +19,7 @@ use crate::config::{self, Config};
 use crate::enforcer::{self, Enforcer};
 use crate::engine::{self, Engine, Rules, Setup};
 use crate::journal::Journal;
-use crate::{api, host, links, notify, proof, sysctl};
+use crate::{api, host, links, notify, proof, sessions, sysctl};
 
 /// Why the agent did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +104,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         pin_dir: config.pin_dir.clone(),
         cgroup: config.cgroup.clone(),
         grants: config.limits.entries,
+        flows: sessions::MOST_KEPT,
         slots: config.limits.grants,
     };
     let opened = Journal::open(&config.state_dir).map_err(|error| {

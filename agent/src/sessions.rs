@@ -1,24 +1,30 @@
-//! Ending the sessions of a grant that is over.
+//! The sessions of protected ports: naming those that may outlive their grant, ending those of a grant that is over.
 //!
-//! Owns the conversation with the kernel's `sock_diag`: list the sockets of protected ports, destroy those that no live grant
-//! carries, so that both ends see it at once instead of hanging in silence. It never touches listeners or unconnected UDP sockets,
+//! Owns the conversation with the kernel's `sock_diag`: list the sockets of protected ports, destroy those that nothing
+//! carries any more, so that both ends see it at once instead of hanging in silence. It never touches listeners or unconnected UDP sockets,
 //! and it guarantees nothing: the cut has stopped the packets already.
 //!
 //! Minimum kernel: 4.9 with `CONFIG_INET_DIAG_DESTROY` (Debian's kernels have it).
 
 mod diag;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_sock_diag::inet::SocketId;
 use postern_core::grant::Grant;
+use postern_core::key::Address;
+use postern_core::table::Flow;
 
 use diag::{Fate, Socket};
 
 /// How often one port is looked at. Each round but the first is for sockets that came up during the one before.
 const MAX_ROUNDS: usize = 4;
+
+/// How many sessions may outlive their grant at once. Each costs about 250 bytes of kernel memory, taken at start.
+pub const MOST_KEPT: u32 = 4096;
 
 /// What one grant opens on one port: the sessions that it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +62,72 @@ fn is_with_itself(id: &SocketId, own: &[IpAddr]) -> bool {
     peer.is_loopback() || peer == local || own.contains(&peer)
 }
 
+/// An established session of a protected port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The kernel's name for the socket, which it gives to no other until it boots again.
+    pub cookie: u64,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The host's port.
+    pub port: u16,
+    /// The other side; IPv4 also where the socket is one of IPv6.
+    pub peer: IpAddr,
+}
+
+impl Session {
+    /// What lets it live until `until_boot_ns` (`CLOCK_BOOTTIME` in nanoseconds) in the kernel's table, under its cookie.
+    #[must_use]
+    pub fn until(&self, until_boot_ns: u64) -> (u64, Flow) {
+        let peer = match self.peer {
+            IpAddr::V4(ip) => Address::v4(ip.octets()),
+            IpAddr::V6(ip) => Address::v6(ip.octets()),
+        };
+        (self.cookie, Flow { protocol: self.protocol, port: self.port, peer, until_boot_ns })
+    }
+
+    /// What it needs to go on.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        Scope { protocol: self.protocol, port: self.port, source: self.peer.into() }
+    }
+}
+
+/// The established sessions that a scope in `scopes` carries: TCP connections whose handshake is over, and connected UDP
+/// sockets, over IPv4 and IPv6. Neither listeners nor handshakes nor what is left of closed connections, and not the host's
+/// sessions with itself.
+///
+/// Works on the network namespace of the calling thread.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn established(scopes: &[Scope]) -> io::Result<Vec<Session>> {
+    let mut found = Vec::new();
+    for (protocol, port) in ports_of(scopes) {
+        for socket in diag::list_established(protocol, port)? {
+            if is_over(protocol, &socket.id, scopes, &[]) {
+                found.push((protocol, socket));
+            }
+        }
+    }
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let own = diag::own_addresses()?;
+    found.retain(|(_, socket)| !is_with_itself(&socket.id, &own));
+    let session = |(protocol, socket): (u8, Socket)| Session {
+        cookie: socket.cookie(),
+        protocol,
+        port: socket.id.source_port,
+        peer: socket.id.destination_address.to_canonical(),
+    };
+    Ok(found.into_iter().map(session).collect())
+}
+
+fn ports_of(scopes: &[Scope]) -> BTreeSet<(u8, u16)> {
+    scopes.iter().map(|scope| (scope.protocol, scope.port)).collect()
+}
+
 /// What became of the sessions that were over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Destroyed {
@@ -67,25 +139,30 @@ pub struct Destroyed {
     pub errno: Option<i32>,
 }
 
+/// As [`destroy_but`], with no session that outlives its grant.
+///
+/// # Errors
+/// As [`destroy_but`].
+pub fn destroy(over: &[Scope], kept: &[Scope]) -> io::Result<Destroyed> {
+    destroy_but(&BTreeSet::new(), over, kept)
+}
+
 /// Destroys the TCP connections (half-open ones too) and connected UDP sockets that a scope in `over` carried and none in
-/// `kept` carries, and says how many. The host's sessions with itself stay.
+/// `kept` carries, and says how many. The host's sessions with itself stay, and those whose cookies are in `spared`.
 ///
 /// Works on the network namespace of the calling thread.
 ///
 /// # Errors
 /// When the kernel cannot be asked. A socket that it refuses to abort holds up no other and is counted; one that ended by
 /// itself in between is neither.
-pub fn destroy(over: &[Scope], kept: &[Scope]) -> io::Result<Destroyed> {
-    let mut ports: Vec<_> = over.iter().map(|scope| (scope.protocol, scope.port)).collect();
-    ports.sort_unstable();
-    ports.dedup();
+pub fn destroy_but(spared: &BTreeSet<u64>, over: &[Scope], kept: &[Scope]) -> io::Result<Destroyed> {
     let mut outcome = Destroyed::default();
     let mut own = None;
-    for (protocol, port) in ports {
+    for (protocol, port) in ports_of(over) {
         // A handshake that completes between listing and aborting becomes another socket: look again.
         for _ in 0..MAX_ROUNDS {
             let mut sockets = diag::list(protocol, port)?;
-            sockets.retain(|socket| is_over(protocol, &socket.id, over, kept));
+            sockets.retain(|s| !spared.contains(&s.cookie()) && is_over(protocol, &s.id, over, kept));
             let own = match &own {
                 Some(own) => own,
                 None if sockets.is_empty() => break,

@@ -1,11 +1,11 @@
 //! When packets arrived, by the clock that grants run on.
 //!
-//! Owns a UDP socket whose datagrams carry the kernel's receive time. It never trusts the scheduler: the time is taken when the packet
+//! Owns sockets whose reads carry the kernel's receive time. It never trusts the scheduler: the time is taken when the packet
 //! is queued, not when a test gets to read it.
 
 use std::io::{self, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::time::Duration;
 
 use nix::sys::socket::{
@@ -47,8 +47,7 @@ impl Arrivals {
         let socket = namespace.run(|| UdpSocket::bind(from)).expect("a socket");
         socket.connect(to).expect("to connect");
         setsockopt(&socket, ReceiveTimestampns, &true).expect("SO_TIMESTAMPNS");
-        let wall = nanoseconds(clock_gettime(ClockId::CLOCK_REALTIME).expect("the wall clock"));
-        Self { socket, offset: i128::from(boot_ns()) - i128::from(wall) }
+        Self { socket, offset: boot_less_wall() }
     }
 
     /// Sends one datagram.
@@ -66,21 +65,61 @@ impl Arrivals {
     #[must_use]
     pub fn next(&self, patience: Duration) -> Option<u64> {
         self.socket.set_read_timeout(Some(patience)).expect("a time-out");
-        let (mut bytes, mut control) = ([0; 64], nix::cmsg_space!(nix::sys::time::TimeSpec));
-        let mut parts = [IoSliceMut::new(&mut bytes)];
-        let fd = self.socket.as_raw_fd();
-        let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::empty());
-        match message.map_err(io::Error::from) {
-            Ok(message) => message.cmsgs().expect("control messages").find_map(|c| match c {
-                ControlMessageOwned::ScmTimestampns(at) => {
-                    u64::try_from(i128::from(nanoseconds(at)) + self.offset).ok()
-                }
-                _ => None,
-            }),
+        match receive(self.socket.as_raw_fd(), self.offset) {
+            Ok((_, at)) => at,
             Err(error) if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind()) => None,
             // An ICMP port unreachable: the other side is closed.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => None,
             Err(error) => panic!("a socket that says nothing: {error}"),
         }
     }
+}
+
+/// A connection that says when what is read from it arrived.
+#[derive(Debug)]
+pub struct StampedStream {
+    stream: TcpStream,
+    offset: i128,
+}
+
+impl StampedStream {
+    /// # Panics
+    /// Where the kernel has no receive times.
+    #[must_use]
+    pub fn new(stream: TcpStream) -> Self {
+        setsockopt(&stream, ReceiveTimestampns, &true).expect("SO_TIMESTAMPNS");
+        Self { stream, offset: boot_less_wall() }
+    }
+
+    /// The connection itself.
+    #[must_use]
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Reads up to 64 bytes: how many, and when the last of them arrived, on the boot clock.
+    ///
+    /// # Errors
+    /// As `recvmsg(2)`.
+    pub fn read(&self) -> io::Result<(usize, Option<u64>)> {
+        receive(self.stream.as_raw_fd(), self.offset)
+    }
+}
+
+/// What to add to the wall clock to get the boot clock.
+fn boot_less_wall() -> i128 {
+    let wall = nanoseconds(clock_gettime(ClockId::CLOCK_REALTIME).expect("the wall clock"));
+    i128::from(boot_ns()) - i128::from(wall)
+}
+
+/// One read: how much, and when it arrived, on the boot clock.
+fn receive(fd: RawFd, offset: i128) -> io::Result<(usize, Option<u64>)> {
+    let (mut bytes, mut control) = ([0; 64], nix::cmsg_space!(nix::sys::time::TimeSpec));
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::empty())?;
+    let at = message.cmsgs()?.find_map(|c| match c {
+        ControlMessageOwned::ScmTimestampns(at) => u64::try_from(i128::from(nanoseconds(at)) + offset).ok(),
+        _ => None,
+    });
+    Ok((message.bytes, at))
 }

@@ -3,8 +3,10 @@
 //! Never starts a firewall or a service: tests add those.
 
 use crate::netns::Netns;
+use crate::sys;
 use crate::wire::Wire;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::os::fd::AsFd;
 
 /// Hardware address of the server's `eth0`.
 pub const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -139,4 +141,22 @@ pub fn join(one: &Netns, name: &str, mac: [u8; 6], two: &Netns, other_name: &str
 
 fn text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// Has a listener complete a connection only when its first data arrives: until then the client believes in a connection that
+/// is a half-open request at the server.
+///
+/// # Panics
+/// Where the kernel refuses.
+pub fn defer_accept(listener: &TcpListener) {
+    sys::defer_accept(listener.as_fd()).expect("TCP_DEFER_ACCEPT");
+}
+
+/// The index of one of the namespace's interfaces.
+///
+/// # Panics
+/// Where there is none with this name.
+#[must_use]
+pub fn interface_index(namespace: &Netns, name: &str) -> u32 {
+    namespace.run(|| sys::interface_index(name)).expect("an interface")
 }

@@ -39,6 +39,18 @@ pub fn confine(command: &mut Command, namespace: Arc<OwnedFd>) {
     unsafe { command.pre_exec(enter) };
 }
 
+/// Has a listener complete a connection only when its first data arrives.
+pub fn defer_accept(listener: BorrowedFd<'_>) -> io::Result<()> {
+    let seconds: libc::c_int = 30;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed and so open, and the option's value and length describe one c_int that outlives the call.
+    check(unsafe {
+        let value = (&raw const seconds).cast();
+        libc::setsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value, length)
+    })
+    .map(drop)
+}
+
 /// The index of an interface in the calling thread's network namespace.
 pub fn interface_index(name: &str) -> io::Result<u32> {
     let name = CString::new(name)?;

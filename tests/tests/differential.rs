@@ -5,10 +5,11 @@
 
 use postern_agent::enforcer::{Programs, Sizes};
 use postern_core::{
-    key::{Address, GrantKey, GrantValue, Lengths, TCP, UDP, V4},
+    key::{Address, FlowValue, GrantKey, GrantValue, Lengths, TCP, UDP, V4},
     packet::{Flow, NotSure, parse_ethernet},
-    table::{Edit, Entry, Table, diff},
-    verdict::{Exemption, Fate, Hook, Table as View, Verdict, decide},
+    table::{Edit, Entry, Flow as Kept, Table, diff},
+    time::BootNanos,
+    verdict::{Exemption, Fate, Hook, Session, Table as View, Verdict, decide},
 };
 use std::net::IpAddr;
 
@@ -45,7 +46,10 @@ fn kernel_host_and_twin_agree_on_a_million_packets() {
     println!("{tally:?}");
     // Each fate was met often enough to mean something.
     assert!(tally.packets >= wanted && tally.not_sure > wanted / 50 && tally.unprotected > wanted / 50, "{tally:?}");
-    assert!([tally.granted, tally.dropped, tally.exempt].iter().all(|n| *n > wanted / 100), "{tally:?}");
+    assert!(
+        [tally.granted, tally.established, tally.dropped, tally.exempt].iter().all(|n| *n > wanted / 100),
+        "{tally:?}"
+    );
 }
 
 #[test]
@@ -81,13 +85,49 @@ fn an_entry_ends_at_its_nanosecond() {
         for (now, open) in [(expires - 1, true), (expires, false), (expires.saturating_add(1), false)] {
             let table = Table {
                 protected: [(TCP, 22)].into(),
-                grants: [(key, Entry { expires_boot_ns: expires, slot: 9 })].into(),
+                grants: [(key, Entry { expires_boot_ns: expires, slot: 9, ..Entry::default() })].into(),
+                ..Table::default()
             };
-            let view = Host { table: &table, lengths: table.lengths(), now, exempt: None };
+            let view = Host { table: &table, lengths: table.lengths(), now, exempt: None, session: Session::New };
             let verdict = decide(&view, TCP, 22, source);
             assert_eq!(verdict, if open { Verdict::Granted { slot: 9, now } } else { Verdict::Expired });
         }
     }
+}
+
+/// The cut's part, which the kernel's test run has no sockets for: the host build against a loop over everything.
+#[test]
+fn host_and_twin_agree_on_sessions() {
+    let mut random = Random::new(5);
+    let mut passed = [0u32; 2];
+    for _ in 0..400 {
+        let mut case = Case::random(&mut random);
+        let flow = Flow {
+            protocol: if random.below(2) == 0 { TCP } else { UDP },
+            port: random.port(),
+            source: address(random.address()),
+            destination: address(random.address()),
+        };
+        for cookie in 0..3 {
+            // Mostly this very flow, else another's cookie.
+            let peer = if random.below(4) == 0 { address(random.address()) } else { flow.source };
+            let port = if random.below(4) == 0 { random.port() } else { flow.port };
+            let until_boot_ns = if random.below(3) == 0 { 1 + random.below(1000) } else { u64::MAX };
+            case.table.flows.insert(cookie, Kept { protocol: flow.protocol, port, peer, until_boot_ns });
+        }
+        for session in [Session::New, Session::Unknown].into_iter().chain((0..4).map(Session::Socket)) {
+            let view = Host { session, exempt: None, ..case.view(&flow) };
+            let fate = decide(&view, flow.protocol, flow.port, flow.source).fate();
+            assert_eq!(
+                fate.is_none_or(Fate::passes),
+                case.twin_passes(&flow, session),
+                "{session:?} {flow:?} {case:?}"
+            );
+            passed[0] += u32::from(fate == Some(Fate::Established));
+            passed[1] += u32::from(fate == Some(Fate::OnlyEstablished));
+        }
+    }
+    assert!(passed.iter().all(|n| *n > 50), "{passed:?}");
 }
 
 #[test]
@@ -113,6 +153,12 @@ fn lock_and_cut_run_in_the_kernel() {
         assert_eq!(result.expect("sk_lookup runs"), passes, "{family} {protocol} {local:?} {port}");
     }
     assert_eq!((kernel.count(Hook::Lock, Fate::NoGrant), kernel.count(Hook::Lock, Fate::OwnTraffic)), (2, 1));
+    // A source that keeps its sessions gets no new one.
+    let kept = Kept { protocol: TCP, port: 22, peer: Address::v4([192, 0, 2, 7]), until_boot_ns: u64::MAX };
+    let keeping = Case { table: case.table.clone().keeping([(7, kept)], BootNanos(1)), local: Vec::new(), now: 0 };
+    kernel.install(&keeping);
+    let result = kernel.programs.test_run(Hook::Lock, &[], &context(2, 6, other, 22));
+    assert_eq!((result.expect("sk_lookup runs"), kernel.count(Hook::Lock, Fate::OnlyEstablished)), (0, 1));
     // The test run's socket has no port, so the cut lets everything by.
     let frame = packet(&mut Random::new(3), &case.addresses());
     for hook in [Hook::CutIngress, Hook::CutEgress] {
@@ -123,7 +169,7 @@ fn lock_and_cut_run_in_the_kernel() {
 /// What each judge said of one packet, once they agree.
 fn judge(kernel: &mut Kernel, case: &Case, frame: &[u8]) -> Result<Verdict, NotSure> {
     let host = parse_ethernet(frame).map(|f| (f, decide(&case.view(&f), f.protocol, f.port, f.source)));
-    let drops = host.is_ok_and(|(_, v)| matches!(v, Verdict::NoGrant | Verdict::Expired));
+    let drops = host.is_ok_and(|(_, v)| v.fate().is_some_and(|fate| !fate.passes()));
     let context = || format!("{frame:02x?}\n{case:?}\nhost: {host:?}");
     let twin = shapes::twin_flow(frame);
     assert_eq!(
@@ -164,9 +210,11 @@ impl Case {
             let length = if random.below(4) == 0 { random.below(most + 1) } else { most - random.below(9) };
             let protocol = if random.below(2) == 0 { TCP } else { UDP };
             let key = GrantKey::new(address(source), length as u8, protocol, random.port());
-            let expires_boot_ns =
-                if random.below(2) == 0 { 1 + random.below(1000) } else { u64::MAX - random.below(1000) };
-            table.grants.insert(key, Entry { expires_boot_ns, slot: random.below(8) as u32 });
+            let mut end = || if random.below(2) == 0 { random.below(1000) } else { u64::MAX - random.below(1000) };
+            let (expires_boot_ns, established_boot_ns) = (end(), end());
+            // One in two has nothing but its own end; of the others some are for established sessions alone.
+            let established_boot_ns = if random.below(2) == 0 { 0 } else { established_boot_ns };
+            table.grants.insert(key, Entry { expires_boot_ns, established_boot_ns, slot: random.below(8) as u32 });
         }
         let local = (0..random.below(12)).map(|_| random.address()).collect();
         Self { table, local, now: 1_000_000 }
@@ -178,14 +226,28 @@ impl Case {
 
     fn view(&self, flow: &Flow) -> Host<'_> {
         let exempt = (!self.local.contains(&ip(flow.destination))).then_some(Exemption::NotLocal);
-        Host { table: &self.table, lengths: self.table.lengths(), now: self.now, exempt }
+        let session = Session::Unknown;
+        Host { table: &self.table, lengths: self.table.lengths(), now: self.now, exempt, session }
+    }
+
+    /// What the shed does.
+    fn twin_drops(&self, flow: &Flow) -> bool {
+        self.local.contains(&ip(flow.destination)) && !self.twin_passes(flow, Session::Unknown)
     }
 
     /// A loop over everything.
-    fn twin_drops(&self, flow: &Flow) -> bool {
-        self.table.protected.contains(&(flow.protocol, flow.port))
-            && self.local.contains(&ip(flow.destination))
-            && !self.table.grants.iter().any(|(key, entry)| covers(key, flow) && self.now < entry.expires_boot_ns)
+    fn twin_passes(&self, flow: &Flow, session: Session) -> bool {
+        let kept = match session {
+            Session::Unknown => true,
+            Session::New => false,
+            Session::Socket(cookie) => self.table.flows.get(&cookie).is_some_and(|kept| {
+                (kept.protocol, kept.port, kept.peer) == (flow.protocol, flow.port, flow.source)
+                    && self.now < kept.until_boot_ns
+            }),
+        };
+        let live = |e: &Entry| self.now < e.expires_boot_ns || kept && self.now < e.established_boot_ns;
+        !self.table.protected.contains(&(flow.protocol, flow.port))
+            || self.table.grants.iter().any(|(key, entry)| covers(key, flow) && live(entry))
     }
 }
 
@@ -205,6 +267,7 @@ struct Host<'a> {
     lengths: Lengths,
     now: u64,
     exempt: Option<Exemption>,
+    session: Session,
 }
 
 impl View for Host<'_> {
@@ -221,7 +284,15 @@ impl View for Host<'_> {
     }
 
     fn grant(&self, key: &GrantKey) -> Option<GrantValue> {
-        self.table.grants.get(key).map(|e| GrantValue::new(key, e.expires_boot_ns, e.slot, 0))
+        self.table.grants.get(key).map(|e| GrantValue::new(key, e.expires_boot_ns, e.established_boot_ns, e.slot))
+    }
+
+    fn session(&self) -> Session {
+        self.session
+    }
+
+    fn flow(&self, cookie: u64) -> Option<FlowValue> {
+        self.table.flows.get(&cookie).map(|flow| FlowValue::new(flow.tag(cookie), flow.until_boot_ns))
     }
 
     fn now(&self) -> u64 {
@@ -237,7 +308,7 @@ struct Kernel {
 
 impl Kernel {
     fn load() -> Self {
-        let programs = Programs::load(Sizes { grants: 256, slots: 8 }, &Table::default());
+        let programs = Programs::load(Sizes { grants: 256, flows: 8, slots: 8 }, &Table::default());
         Self { programs: programs.expect("to load (takes root)"), installed: Table::default() }
     }
 
@@ -260,6 +331,7 @@ struct Tally {
     unprotected: u64,
     exempt: u64,
     granted: u64,
+    established: u64,
     dropped: u64,
 }
 
@@ -271,7 +343,8 @@ impl Tally {
             Ok(Verdict::Unprotected) => &mut self.unprotected,
             Ok(Verdict::Exempt(_)) => &mut self.exempt,
             Ok(Verdict::Granted { .. }) => &mut self.granted,
-            Ok(Verdict::NoGrant | Verdict::Expired) => &mut self.dropped,
+            Ok(Verdict::Established) => &mut self.established,
+            Ok(Verdict::NoGrant | Verdict::Expired | Verdict::OnlyEstablished) => &mut self.dropped,
         } += 1;
     }
 }

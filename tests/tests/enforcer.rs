@@ -259,7 +259,7 @@ impl World {
     }
 
     fn with(start: fn(&Settings, &Table) -> Result<Enforcer, EnforcerError>) -> Self {
-        let settings = Settings { pin_dir: pin_dir(), cgroup: None, grants: GRANTS, slots: 8 };
+        let settings = Settings { pin_dir: pin_dir(), cgroup: None, grants: GRANTS, flows: 0, slots: 8 };
         let mut world = Self { net: Net::pair(), settings, enforcer: None };
         world.enforcer = Some(world.net.server.run(|| start(&world.settings, &protected())).expect("to start"));
         world
@@ -326,7 +326,7 @@ fn key(from: impl Into<IpAddr>, protocol: u8) -> GrantKey {
 }
 
 fn entry(expires_boot_ns: u64, slot: u32) -> Entry {
-    Entry { expires_boot_ns, slot }
+    Entry { expires_boot_ns, slot, ..Entry::default() }
 }
 
 fn own_addresses() -> Vec<IpAddr> {

@@ -1,15 +1,13 @@
 //! Sessions of an ended grant end on the real kernel: both ends see an error at once, and nobody else sees anything.
 //!
 //! No posternd and no hook here: what ends these sessions is `postern_agent::sessions` alone.
-#![allow(unsafe_code)] // setsockopt(TCP_DEFER_ACCEPT) has no safe wrapper
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use postern_agent::sessions::{Destroyed, Scope, destroy};
-use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER, SERVER_OTHER};
+use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER, SERVER_OTHER, defer_accept};
 use postern_tests::netns::Netns;
 use socket2::{Domain, Socket, Type};
 
@@ -141,18 +139,6 @@ fn a_half_open_handshake_is_forgotten() {
     theirs.write_all(b"what would have completed it").unwrap();
     assert_eq!(theirs.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
-}
-
-/// Completes a connection only when its first data arrives.
-fn defer_accept(listener: &TcpListener) {
-    let seconds: libc::c_int = 30;
-    let length = libc::socklen_t::try_from(size_of_val(&seconds)).unwrap();
-    // SAFETY: the descriptor is open, and the option's value and length describe one c_int that outlives the call.
-    let result = unsafe {
-        let value = (&raw const seconds).cast();
-        libc::setsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value, length)
-    };
-    assert_eq!(result, 0);
 }
 
 #[test]

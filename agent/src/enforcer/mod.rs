@@ -51,8 +51,10 @@ pub struct Settings {
     pub pin_dir: PathBuf,
     /// The cgroup whose sockets the cut judges; the root of cgroup v2 when absent.
     pub cgroup: Option<PathBuf>,
-    /// Most entries in the kernel's table.
+    /// Most entries of grants in the kernel's table.
     pub grants: u32,
+    /// Most sessions that outlive their grant.
+    pub flows: u32,
     /// Usage slots.
     pub slots: u32,
 }
@@ -114,7 +116,7 @@ impl Enforcer {
     fn start_with(settings: &Settings, table: &Table, load: Loader) -> Result<Self, EnforcerError> {
         let pins = PinDir::open(&settings.pin_dir)?;
         let (namespace, cgroup) = (place::network_namespace()?, place::cgroup(settings.cgroup.as_deref())?);
-        let programs = load(Sizes { grants: settings.grants, slots: settings.slots }, table)?;
+        let programs = load(Sizes { grants: settings.grants, flows: settings.flows, slots: settings.slots }, table)?;
         let layers = hold_layers(&pins, &programs, namespace, &cgroup)?;
         let sheds = programs.fd(Hook::Shed)?;
         let sheds = Sheds::adopt(&pins, sheds.as_fd())

@@ -10,7 +10,7 @@ use aya::{
     programs::{CgroupSkb, ProgramFd, SkLookup, Xdp},
 };
 use postern_core::{
-    key::{Address, GrantKey, GrantValue, Lengths, PROTECTED_WORDS, SlotUsage, protected_bit},
+    key::{Address, FlowValue, GrantKey, GrantValue, Lengths, PROTECTED_WORDS, SlotUsage, protected_bit},
     table::{Edit, Table, diff},
     verdict::{Fate, Hook, counter},
 };
@@ -25,8 +25,10 @@ const ADVICE_LOAD: &str = "posternd needs root (CAP_BPF, CAP_NET_ADMIN, CAP_PERF
 /// How big the maps are.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Most entries in `GRANTS`. Each costs about 120 bytes of kernel memory, taken at start.
+    /// Most entries in `GRANTS` for grants. Each costs about 120 bytes of kernel memory, taken at start.
     pub grants: u32,
+    /// Most sessions that outlive their grant. Each costs about 100 bytes in `FLOWS` and an entry in `GRANTS`.
+    pub flows: u32,
     /// Usage slots. Each costs 48 bytes for every CPU.
     pub slots: u32,
 }
@@ -49,6 +51,7 @@ pub struct Programs {
     protected_words: Vec<u64>,
     lengths: Array<MapData, Shared<Lengths>>,
     grants: HashMap<MapData, Shared<GrantKey>, Shared<GrantValue>>,
+    flows: HashMap<MapData, u64, Shared<FlowValue>>,
     local: HashMap<MapData, Shared<Address>, u8>,
     local_now: BTreeSet<Address>,
     counters: PerCpuArray<MapData, u64>,
@@ -91,6 +94,7 @@ impl Programs {
             protected_words: vec![0; PROTECTED_WORDS as usize],
             lengths: map(&mut ebpf, "LENGTHS")?,
             grants: map(&mut ebpf, "GRANTS")?,
+            flows: map(&mut ebpf, "FLOWS")?,
             local: map(&mut ebpf, "LOCAL")?,
             local_now: BTreeSet::new(),
             counters: map(&mut ebpf, "COUNTERS")?,
@@ -129,9 +133,14 @@ impl Programs {
             Edit::Lengths(lengths) => self.lengths.set(0, Shared(lengths), 0),
             Edit::Remove(key) => absent_is_fine(self.grants.remove(&Shared(key))),
             Edit::Put(key, entry) => {
-                let value = GrantValue::new(&key, entry.expires_boot_ns, entry.slot, 0);
+                let value = GrantValue::new(&key, entry.expires_boot_ns, entry.established_boot_ns, entry.slot);
                 self.grants.insert(Shared(key), Shared(value), 0)
             }
+            Edit::PutFlow(cookie, flow) => {
+                let value = FlowValue::new(flow.tag(cookie), flow.until_boot_ns);
+                self.flows.insert(cookie, Shared(value), 0)
+            }
+            Edit::RemoveFlow(cookie) => absent_is_fine(self.flows.remove(&cookie)),
         }
     }
 
@@ -232,7 +241,8 @@ fn load_object(sizes: Sizes, cookie: u64, offsets: Option<Offsets>) -> Result<Eb
     let by_helper = u64::from(offsets.is_none());
     let offsets = offsets.unwrap_or_default();
     let mut ebpf = EbpfLoader::new()
-        .map_max_entries("GRANTS", sizes.grants.max(1))
+        .map_max_entries("GRANTS", sizes.grants.saturating_add(sizes.flows).max(1))
+        .map_max_entries("FLOWS", sizes.flows.max(1))
         .map_max_entries("USAGE", sizes.slots.max(1))
         .override_global("NETNS_COOKIE", &cookie, true)
         .override_global("COOKIE_BY_HELPER", &by_helper, true)

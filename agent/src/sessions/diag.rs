@@ -41,13 +41,22 @@ pub(super) enum Fate {
     Refused(i32),
 }
 
-/// The sessions of `protocol` (TCP or UDP) on local `port`, of both families. IPv6 sockets that carry IPv4 are among those
-/// of IPv6. The kernel filters by port, so a host with a million other sockets costs no more copying.
+/// The sessions of `protocol` (TCP or UDP) on local `port`, of both families, half-open ones too. IPv6 sockets that carry IPv4
+/// are among those of IPv6. The kernel filters by port, so a host with a million other sockets costs no more copying.
 pub(super) fn list(protocol: u8, port: u16) -> io::Result<Vec<Socket>> {
+    list_in(protocol, port, states_of(protocol))
+}
+
+/// Those of the sessions whose handshake is over and whose socket is whole.
+pub(super) fn list_established(protocol: u8, port: u16) -> io::Result<Vec<Socket>> {
+    list_in(protocol, port, established_states_of(protocol))
+}
+
+fn list_in(protocol: u8, port: u16, states: StateFlags) -> io::Result<Vec<Socket>> {
     let mut found = Vec::new();
     for (family, mut id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
         id.source_port = port;
-        let request = request(family, protocol, id);
+        let request = request(family, protocol, id, states.clone());
         let mut answers = Conversation::begin(NETLINK_SOCK_DIAG, NLM_F_DUMP, request)?;
         while let Some(message) = answers.next_of_dump()? {
             found.extend(socket_of(message).filter(|socket| socket.id.source_port == port));
@@ -59,7 +68,7 @@ pub(super) fn list(protocol: u8, port: u16) -> io::Result<Vec<Socket>> {
 /// Asks the kernel to abort one socket, named by its addresses and its cookie, so that no later socket with the same
 /// addresses is hit.
 pub(super) fn destroy(protocol: u8, socket: &Socket) -> io::Result<Fate> {
-    let request = SockDiagDestroy::new(request(socket.family, protocol, socket.id.clone()));
+    let request = SockDiagDestroy::new(request(socket.family, protocol, socket.id.clone(), states_of(protocol)));
     let errno = Conversation::begin(NETLINK_SOCK_DIAG, NLM_F_ACK, request)?.acknowledgement::<SockDiagMessage>()?;
     // A netlink acknowledgement carries an error number, 0 for success.
     const GONE: [Errno; 3] = [Errno::NOENT, Errno::STALE, Errno::NOTCONN];
@@ -145,8 +154,8 @@ impl Conversation {
     }
 }
 
-fn request(family: u8, protocol: u8, socket_id: SocketId) -> SockDiagMessage {
-    let (extensions, states) = (ExtensionFlags::empty(), states_of(protocol));
+fn request(family: u8, protocol: u8, socket_id: SocketId, states: StateFlags) -> SockDiagMessage {
+    let extensions = ExtensionFlags::empty();
     SockDiagMessage::InetRequest(InetRequest { family, protocol, extensions, states, socket_id })
 }
 
@@ -157,6 +166,23 @@ fn states_of(protocol: u8) -> StateFlags {
     match protocol {
         TCP => StateFlags::all() - StateFlags::LISTEN - StateFlags::CLOSE - StateFlags::TIME_WAIT,
         _ => StateFlags::ESTABLISHED,
+    }
+}
+
+/// The states of [`list_established`]: those in which the cut looks for a session's cookie (`agent-ebpf/src/cut.rs`). A mini
+/// socket on its way to `TIME_WAIT` may show as `FIN_WAIT2`; the cut sees that it is no whole socket.
+fn established_states_of(protocol: u8) -> StateFlags {
+    match protocol {
+        TCP => states_of(TCP) - StateFlags::SYN_SENT - StateFlags::SYN_RECV,
+        _ => StateFlags::ESTABLISHED,
+    }
+}
+
+impl Socket {
+    /// What `bpf_get_socket_cookie` and `SO_COOKIE` say of this socket; netlink carries the lower half first.
+    pub fn cookie(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h] = self.id.cookie;
+        u64::from(u32::from_ne_bytes([a, b, c, d])) | u64::from(u32::from_ne_bytes([e, f, g, h])) << 32
     }
 }
 

@@ -34,11 +34,11 @@ fn report(what: &str, aim: &str, value: impl std::fmt::Display) {
 
 /// The enforcer alone: from the call that writes the maps to the SYN-ACK of a SYN that is sent when it returns.
 fn map_write(lab: &Lab) -> Result<()> {
-    let settings = Settings { pin_dir: "/sys/fs/bpf/bench".into(), cgroup: None, grants: 1024, slots: 1024 };
+    let settings = Settings { pin_dir: "/sys/fs/bpf/bench".into(), cgroup: None, grants: 1024, flows: 0, slots: 1024 };
     let closed = Table { protected: [(TCP, PLAIN)].into(), ..Table::default() };
     let mut open = closed.clone();
     let key = GrantKey::new(Address::v4(STRANGER.v4.octets()), 32, TCP, PLAIN);
-    open.grants.insert(key, Entry { expires_boot_ns: u64::MAX, slot: 0 });
+    open.grants.insert(key, Entry { expires_boot_ns: u64::MAX, ..Entry::default() });
     let mut enforcer = lab.net.server.run(|| Enforcer::start(&settings, &closed)).map_err(|error| error.to_string())?;
     let (put, take): (Vec<Edit>, Vec<Edit>) = (diff(&closed, &open), diff(&open, &closed));
     let (mut writes, mut both) = (Vec::new(), Vec::new());
