@@ -369,7 +369,7 @@ fn talk(server: &StampedStream, client: &mut TcpStream, until: u64) -> Talk {
     let mut talk = Talk { reads: 0, last: None, out: 0 };
     while boot_ns() < until {
         // Full buffers, at the latest when nothing passes any more.
-        let _ = (client.write(b"x"), (&mut &*server.stream()).write(b"y"));
+        let _ = (client.write(b"x"), server.stream().write(b"y"));
         talk.out += u64::from(client.read(&mut [0; 4096]).is_ok_and(|read| read > 0));
         if let Ok((1.., at)) = server.read() {
             talk.reads += 1;
@@ -388,12 +388,11 @@ impl Drop for World {
 
 impl Ends {
     fn assert_alive(&mut self) {
-        for (from, to) in [(&mut self.server, &mut self.client)] {
-            from.write_all(b"a").expect("to write");
-            to.read_exact(&mut [0]).expect("to read");
-            to.write_all(b"b").expect("to write");
-            from.read_exact(&mut [0]).expect("to read");
-        }
+        let (from, to) = (&mut self.server, &mut self.client);
+        from.write_all(b"a").expect("to write");
+        to.read_exact(&mut [0]).expect("to read");
+        to.write_all(b"b").expect("to write");
+        from.read_exact(&mut [0]).expect("to read");
     }
 
     fn nonblocking(&self) {

@@ -223,6 +223,12 @@ impl Programs {
         self.ebpf.program(program_name(hook))?.info().ok().map(|info| info.id())
     }
 
+    /// How many instructions the verifier walked to accept a hook's program; it gives up at a million. `None` before Linux 5.16.
+    #[must_use]
+    pub fn verified_instructions(&self, hook: Hook) -> Option<u32> {
+        self.ebpf.program(program_name(hook))?.info().ok()?.verified_instruction_count()
+    }
+
     /// Runs a hook's program once on `packet` and `context` (`BPF_PROG_TEST_RUN`) and says what it returned.
     ///
     /// # Errors
