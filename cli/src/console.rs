@@ -97,6 +97,21 @@ impl Console {
         .await
     }
 
+    /// Asks for a yes; anything else, also nothing, is a no.
+    ///
+    /// # Errors
+    /// When the terminal cannot be read.
+    pub async fn confirm(self, question: String) -> Result<bool> {
+        blocking(move || {
+            let _ = write!(io::stderr(), "{question} [y/N] ").and_then(|()| io::stderr().flush());
+            let mut answer = String::new();
+            let read = io::stdin().read_line(&mut answer);
+            read.map_err(|error| Failure::new(Kind::Local, format!("cannot read the answer: {error}")))?;
+            Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+        })
+        .await
+    }
+
     /// Reads a passphrase from the terminal without showing it. Blocks.
     ///
     /// # Errors
@@ -132,9 +147,20 @@ fn remember_terminal() {
     }
 }
 
+/// What to tell when a signal ends the process; nothing when it is empty.
+static LAST_WORDS: Mutex<Option<(Console, String)>> = Mutex::new(None);
+
+/// Has `text` told when a signal ends the process from now on; an empty one takes that back.
+pub fn at_signal(console: Console, text: &str) {
+    *LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner) = (!text.is_empty()).then(|| (console, text.to_owned()));
+}
+
 /// Ends the process with `code`, the terminal as it was.
 pub fn end(code: i32) -> ! {
     restore_terminal();
+    if let Some((console, text)) = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        console.note(text);
+    }
     std::process::exit(code)
 }
 

@@ -1,4 +1,4 @@
-//! What gets signed: the payloads, their envelopes, and the three purposes.
+//! What gets signed: the payloads, their envelopes, and the four purposes.
 //!
 //! Owns the making of payloads. The bytes that are signed are the bytes that are sent; nothing is encoded twice.
 
@@ -15,6 +15,7 @@ use crate::{
     console::{Console, blocking},
     failure::{Failure, Kind, Result},
     keys::Signer,
+    text,
 };
 
 /// How long a request or revocation may travel.
@@ -28,6 +29,8 @@ const READ_LIFE: Duration = Duration::from_secs(10 * 60);
 pub enum Purpose {
     /// Opening ports: an AccessRequest.
     Request,
+    /// Approving an AccessRequest that somebody else signed: the same bytes.
+    Approve,
     /// Ending a grant: a RevokeRequest.
     Revoke,
     /// Reading: a ReadRequest.
@@ -40,6 +43,7 @@ impl Purpose {
     pub const fn namespace(self) -> &'static str {
         match self {
             Self::Request => "request@postern.v1",
+            Self::Approve => "approve@postern.v1",
             Self::Revoke => "revoke@postern.v1",
             Self::Read => "read@postern.v1",
         }
@@ -49,7 +53,7 @@ impl Purpose {
     #[must_use]
     pub const fn payload_type(self) -> &'static str {
         match self {
-            Self::Request => payload_type::ACCESS_REQUEST,
+            Self::Request | Self::Approve => payload_type::ACCESS_REQUEST,
             Self::Revoke => payload_type::REVOKE_REQUEST,
             Self::Read => payload_type::READ_REQUEST,
         }
@@ -57,7 +61,7 @@ impl Purpose {
 
     const fn life(self) -> Duration {
         match self {
-            Self::Request | Self::Revoke => MESSAGE_LIFE,
+            Self::Request | Self::Approve | Self::Revoke => MESSAGE_LIFE,
             Self::Read => READ_LIFE,
         }
     }
@@ -111,6 +115,10 @@ pub struct Wish {
     pub source: Vec<String>,
     /// For how long.
     pub lifetime: Lifetime,
+    /// When it opens; at once if none.
+    pub not_before: Option<Timestamp>,
+    /// The grant that it extends, if any.
+    pub supersedes: Option<String>,
     /// Why.
     pub justification: String,
     /// A reference into another system.
@@ -129,7 +137,7 @@ pub enum Lifetime {
 /// The payload of a request for access.
 #[must_use]
 pub fn access_request(wish: Wish, binding: Binding) -> AccessRequest {
-    let Wish { ports, source, lifetime, justification, ticket } = wish;
+    let Wish { ports, source, lifetime, not_before, supersedes, justification, ticket } = wish;
     let Binding { audience, not_after, challenge } = binding;
     let (duration, end) = match lifetime {
         Lifetime::For(duration) => (Some(duration.into()), None),
@@ -146,8 +154,8 @@ pub fn access_request(wish: Wish, binding: Binding) -> AccessRequest {
         end,
         justification,
         ticket,
-        not_before: None,
-        supersedes: String::new(),
+        not_before: not_before.map(wire_time),
+        supersedes: supersedes.unwrap_or_default(),
     }
 }
 
@@ -192,14 +200,14 @@ pub async fn seal(payload: Vec<u8>, purpose: Purpose, signer: &Arc<Signer>, cons
     Ok(SignedMessage { payload, payload_type, signatures: vec![Signature { sshsig }] })
 }
 
-/// What kind of payload `bytes` is: the first purpose whose strict form it has.
+/// What kind of payload `bytes` is: the first purpose whose strict form it has. An approval is never guessed.
 ///
 /// # Errors
 /// [`Kind::Usage`] with the host's likely complaint when it is none, or not the `wanted` one.
 pub fn recognise(bytes: &[u8], wanted: Option<Purpose>) -> Result<Purpose> {
     let strict = |purpose| match purpose {
         Purpose::Read => serde_json::from_slice::<ReadRequest>(bytes).map(drop),
-        Purpose::Request => serde_json::from_slice::<AccessRequest>(bytes).map(drop),
+        Purpose::Request | Purpose::Approve => serde_json::from_slice::<AccessRequest>(bytes).map(drop),
         Purpose::Revoke => serde_json::from_slice::<RevokeRequest>(bytes).map(drop),
     };
     if let Some(purpose) = wanted {
@@ -213,6 +221,23 @@ pub fn recognise(bytes: &[u8], wanted: Option<Purpose>) -> Result<Purpose> {
         Failure::usage(format!("the payload is no AccessRequest, RevokeRequest or ReadRequest: {complaint}"))
             .next("the fields are those of proto/postern/v1/messages.proto, in JSON")
     })
+}
+
+/// The request in `payload`, if somebody may approve it who means the request `id` on the host that answered `who`.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn approvable(payload: &[u8], id: &str, who: &WhoAmIResponse) -> std::result::Result<AccessRequest, String> {
+    let request: AccessRequest =
+        serde_json::from_slice(payload).map_err(|error| format!("they are no AccessRequest ({error})"))?;
+    if !request.id.eq_ignore_ascii_case(id) {
+        return Err(format!("their id is {:?}", text::clean(&request.id)));
+    }
+    let this_host = |name: &String| *name == who.host_id || who.names.iter().any(|own| own.eq_ignore_ascii_case(name));
+    if !request.audience.iter().any(this_host) {
+        return Err(format!("they are for {:?}, not for this host", text::clean(&request.audience.join(", "))));
+    }
+    Ok(request)
 }
 
 #[cfg(test)]
@@ -233,6 +258,8 @@ mod tests {
             ports: vec!["22/tcp".to_owned()],
             source: vec!["192.0.2.7/32".to_owned()],
             lifetime: Lifetime::For(Duration::from_secs(1800)),
+            not_before: None,
+            supersedes: None,
             justification: "disk full".to_owned(),
             ticket: String::new(),
         }
@@ -257,6 +284,7 @@ mod tests {
         let revoke = to_json(&revoke_request("g".to_owned(), String::new(), binding(Purpose::Revoke))).unwrap();
         let read = to_json(&read_request(binding(Purpose::Read))).unwrap();
         assert_eq!(recognise(&access, None), Ok(Purpose::Request));
+        assert_eq!(recognise(&access, Some(Purpose::Approve)), Ok(Purpose::Approve));
         assert_eq!(recognise(&revoke, None), Ok(Purpose::Revoke));
         assert_eq!(recognise(&read, None), Ok(Purpose::Read));
         assert!(recognise(&access, Some(Purpose::Revoke)).is_err());

@@ -1,15 +1,14 @@
 //! `postern audit`: the host's journal, the newest line first.
 
 use jiff::{Timestamp, tz::TimeZone};
-use postern_proto::v1::{ListAuditRequest, ListAuditResponse, host_service_client::HostServiceClient};
+use postern_proto::v1::{ListAuditRequest, ListAuditResponse, WatchAuditRequest, WatchAuditResponse};
 
-use super::{Env, signed_by, unique};
+use super::{Env, Reading, unique};
 use crate::{
     args::Audit,
     failure::{Failure, Kind, Result},
     parse,
     payload::wire_time,
-    session::{Reach, limited},
     view,
 };
 
@@ -18,8 +17,14 @@ const MOST_PER_PAGE: u32 = 1000;
 /// An answer of 1000 long lines is larger than tonic's usual limit of 4 MiB would allow.
 const MOST_ANSWER: usize = 16 << 20;
 
+/// An export is held here before it is written; more lines than that are fetched in parts, with --since and --until.
+const MOST_EXPORTED: u32 = 5_000_000;
+
+/// Without --limit.
+const USUAL_LINES: u32 = 100;
+
 pub(super) async fn run(env: &Env, args: Audit) -> Result<()> {
-    let Audit { host, principal, port, from, since, until, event, limit } = args;
+    let Audit { host, principal, port, from, since, until, event, limit, follow, jsonl } = args;
     let mut call = ListAuditRequest {
         read: None,
         principal,
@@ -31,26 +36,62 @@ pub(super) async fn run(env: &Env, args: Audit) -> Result<()> {
         page_size: 0,
         page_token: String::new(),
     };
-    let signer = env.reader(&host).await?;
-    let mut session = env.plan(host)?.open(Reach::Any).await?;
-    call.read = env.read(&mut session, signer.as_ref()).await?;
-    let mut client = HostServiceClient::new(session.link().channel.clone()).max_decoding_message_size(MOST_ANSWER);
+    let at = Reading::open(env, host).await?;
+    call.read.clone_from(&at.read);
+    if follow {
+        return self::follow(env, &at, call, jsonl).await;
+    }
+    let usual = if jsonl { MOST_EXPORTED } else { USUAL_LINES };
+    let found = fetch(&at, call, limit.unwrap_or(usual)).await?;
+    if jsonl {
+        // The host gives the newest first; a file has them the other way round.
+        found.entries.iter().rev().try_for_each(|entry| env.console.out(&entry.line))?;
+    } else {
+        show(env, &found)?;
+    }
+    judge(env, &found, jsonl)
+}
+
+/// As many matching lines as `limit`, the newest first, over as many pages as that takes.
+async fn fetch(at: &Reading, mut call: ListAuditRequest, limit: u32) -> Result<ListAuditResponse> {
+    let mut client = at.host().max_decoding_message_size(MOST_ANSWER);
     let mut found: Option<ListAuditResponse> = None;
     loop {
         let have = found.as_ref().map_or(0, |found| found.entries.len());
         let missing = limit.saturating_sub(u32::try_from(have).unwrap_or(u32::MAX));
         call.page_size = missing.min(MOST_PER_PAGE);
-        let page = limited(client.list_audit(call.clone()), &session.address).await;
-        let page = page.map_err(signed_by(signer.as_ref()))?;
+        let page = at.ask(client.list_audit(call.clone())).await?;
         call.page_token.clone_from(&page.next_page_token);
         // A host that pages without end, or without lines, must not keep this machine busy.
         let done = page.next_page_token.is_empty() || page.entries.is_empty() || page.entries.len() >= missing as usize;
-        found = Some(joined(found, page));
+        let all = joined(found.take(), page);
         if done {
-            break;
+            return Ok(all);
+        }
+        found = Some(all);
+    }
+}
+
+/// Each line as it is written, until the host ends it or Ctrl-C.
+async fn follow(env: &Env, at: &Reading, call: ListAuditRequest, jsonl: bool) -> Result<()> {
+    let ListAuditRequest { read, principal, port, source, events, .. } = call;
+    let call = WatchAuditRequest { read, principal, port, source, events };
+    let mut client = at.host();
+    let mut stream = at.ask(client.watch_audit(call)).await?;
+    let address = &at.session.address;
+    loop {
+        match stream.message().await {
+            Ok(Some(WatchAuditResponse { entry: Some(entry) })) if jsonl => env.console.out(&entry.line)?,
+            Ok(Some(answer)) if env.console.json => env.console.out_json(&answer)?,
+            Ok(Some(WatchAuditResponse { entry: Some(entry) })) => env.console.out(view::audit_line(&entry))?,
+            Ok(Some(WatchAuditResponse { entry: None })) => {}
+            Ok(None) => {
+                let gone = Failure::new(Kind::Unreachable, "the host ended the watch");
+                return Err(gone.next("start it again; postern audit shows what was written meanwhile"));
+            }
+            Err(status) => return Err(Failure::from_status(&status, address)),
         }
     }
-    show(env, &found.unwrap_or_default())
 }
 
 fn moment(option: &str, text: &str) -> Result<pbjson_types::Timestamp> {
@@ -74,14 +115,20 @@ fn joined(before: Option<ListAuditResponse>, page: ListAuditResponse) -> ListAud
 
 fn show(env: &Env, found: &ListAuditResponse) -> Result<()> {
     if env.console.json {
-        env.console.out_json(found)?;
-    } else if found.entries.is_empty() {
-        env.console.out("no such lines")?;
-    } else {
-        env.console.out(view::audit(&found.entries).join("\n"))?;
+        return env.console.out_json(found);
     }
+    if found.entries.is_empty() {
+        env.console.out("no such lines")
+    } else {
+        env.console.out(view::audit(&found.entries).join("\n"))
+    }
+}
+
+/// Whether the journal is whole, which is the exit code.
+fn judge(env: &Env, found: &ListAuditResponse, all: bool) -> Result<()> {
     if !found.next_page_token.is_empty() && !env.console.json {
-        env.console.note("older lines match too; --limit shows more, --until older ones");
+        let more = if all { "--until fetches older ones" } else { "--limit shows more, --until older ones" };
+        env.console.note(format!("older lines match too; {more}"));
     }
     if !found.chain_verified {
         let message = format!("the journal was changed or damaged: {}", crate::text::clean(&found.damage));

@@ -2,12 +2,12 @@
 
 use postern_proto::v1::ExplainRequest;
 
-use super::{Env, lifetime, reach, signed_by, sources, unique};
+use super::{Env, future, lifetime, reach, signed_by, sources, unique};
 use crate::{
     advice::{self, Advice},
     args::Explain,
     failure::{Failure, Kind, Result},
-    payload::Lifetime,
+    payload::{Lifetime, wire_time},
     session::{Reach, limited},
     target::Target,
     view,
@@ -21,8 +21,9 @@ pub(super) async fn run(env: &Env, args: Explain) -> Result<()> {
     let host: Target = host.parse().map_err(Failure::usage)?;
     let duration = match (what.duration, &what.until) {
         (None, None) => None,
-        _ => Some(span(lifetime(&what)?)?),
+        _ => Some(span(lifetime(what.duration, what.until.as_deref())?)?),
     };
+    let not_before = what.not_before.as_deref().map(|text| future("--not-before", text)).transpose()?;
     let signer = env.reader(&host).await?;
     let mut session = env.plan(host)?.open(reach(&what.from)).await?;
     let source = match sources(&what.from, &session) {
@@ -38,7 +39,7 @@ pub(super) async fn run(env: &Env, args: Explain) -> Result<()> {
         duration: duration.map(Into::into),
         justification: what.reason,
         principal,
-        not_before: None,
+        not_before: not_before.map(wire_time),
         supersedes: String::new(),
     };
     let answer = limited(session.access().explain(call), &session.address).await;

@@ -2,20 +2,33 @@
 //!
 //! Owns the order "choose a key, open a session, unlock, sign, call". It never writes grammar or wording.
 
+mod approve;
 mod audit;
+mod break_glass;
 mod explain;
+mod extend;
+mod files;
+mod knocks;
 mod list;
+mod own;
+mod pending;
+mod policy;
+mod report;
 mod request;
 mod revoke;
+mod show;
 mod sign;
 mod status;
+mod wait;
 mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use jiff::{Timestamp, tz::TimeZone};
-use postern_proto::v1::SignedMessage;
+use postern_proto::v1::{Grant, SignedMessage, host_service_client::HostServiceClient};
+
+use tonic::transport::Channel;
 
 use crate::{
     args::{Cli, Command, Common, What},
@@ -25,7 +38,7 @@ use crate::{
     known_hosts::KnownHosts,
     parse::{self, From},
     payload::{self, Binding, Lifetime, Purpose, Wish},
-    session::{Plan, Reach, Session},
+    session::{Plan, Reach, Session, limited},
     ssh_hosts::SshHosts,
     target::Target,
     trust::Trust,
@@ -40,12 +53,22 @@ pub async fn run(cli: Cli) -> Result<()> {
     let env = Env { common: cli.common, console };
     match cli.command {
         Command::Request(args) => request::run(&env, args).await,
+        Command::Extend(args) => extend::run(&env, args).await,
+        Command::GiveBack(args) => revoke::give_back(&env, args).await,
+        Command::Pending(args) => pending::run(&env, args.host).await,
+        Command::Approve(args) => approve::run(&env, args).await,
+        Command::Decline(args) => revoke::decline(&env, args).await,
         Command::Revoke(args) => revoke::run(&env, args).await,
         Command::List(args) => list::run(&env, args).await,
+        Command::Show(args) => show::run(&env, args).await,
         Command::Watch(args) => watch::run(&env, args).await,
         Command::Explain(args) => explain::run(&env, args).await,
         Command::Status(args) => status::run(&env, args.host).await,
+        Command::Knocks(args) => knocks::run(&env, args.host).await,
+        Command::Report(args) => report::run(&env, args).await,
         Command::Audit(args) => audit::run(&env, args).await,
+        Command::Policy(args) => policy::run(&env, args).await,
+        Command::BreakGlass(args) => break_glass::run(&env, args).await,
         Command::Sign(args) => sign::run(&env, args).await,
         Command::Forget(args) => forget(&env, &args.host),
         Command::Completions { shell } => completions(&env, shell),
@@ -111,6 +134,41 @@ impl Env {
     }
 }
 
+/// A trusted host, with what it takes to read there.
+struct Reading {
+    session: Session,
+    signer: Option<Arc<Signer>>,
+    /// Shown with each question.
+    read: Option<SignedMessage>,
+}
+
+impl Reading {
+    /// Chooses a key, opens a session and signs the read.
+    async fn open(env: &Env, host: Target) -> Result<Self> {
+        let signer = env.reader(&host).await?;
+        Self::with(env, host, signer).await
+    }
+
+    /// As [`Self::open`], with a key that was chosen already.
+    async fn with(env: &Env, host: Target, signer: Option<Arc<Signer>>) -> Result<Self> {
+        let mut session = env.plan(host)?.open(Reach::Any).await?;
+        let read = env.read(&mut session, signer.as_ref()).await?;
+        Ok(Self { session, signer, read })
+    }
+
+    fn host(&self) -> HostServiceClient<Channel> {
+        HostServiceClient::new(self.session.link().channel.clone())
+    }
+
+    /// One call; a refusal that is about the key names it.
+    async fn ask<T>(
+        &self,
+        call: impl Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T> {
+        limited(call, &self.session.address).await.map_err(signed_by(self.signer.as_ref()))
+    }
+}
+
 /// Names the key in a refusal that is about the key.
 fn signed_by(signer: Option<&Arc<Signer>>) -> impl Fn(Failure) -> Failure {
     let key = signer.map(|signer| signer.label.clone());
@@ -150,23 +208,38 @@ fn unique(items: impl IntoIterator<Item = String>) -> Vec<String> {
 
 /// The wish on the command line, but for its sources.
 fn wish(what: What, source: Vec<String>) -> Result<Wish> {
-    let lifetime = lifetime(&what)?;
+    let lifetime = lifetime(what.duration, what.until.as_deref())?;
+    let not_before = what.not_before.as_deref().map(|text| future("--not-before", text)).transpose()?;
+    if let (Lifetime::Until(end), Some(start)) = (lifetime, not_before)
+        && end <= start
+    {
+        return Err(Failure::usage("--until lies before --not-before"));
+    }
     let What { ports, reason, ticket, .. } = what;
     if ports.is_empty() {
         return Err(Failure::usage("no port to open").next("name it with --port, for example --port ssh"));
     }
-    Ok(Wish { ports: unique(ports), source, lifetime, justification: reason, ticket })
+    let ports = unique(ports);
+    Ok(Wish { ports, source, lifetime, not_before, supersedes: None, justification: reason, ticket })
 }
 
-fn lifetime(what: &What) -> Result<Lifetime> {
-    match (what.duration, &what.until) {
+fn lifetime(duration: Option<Duration>, until: Option<&str>) -> Result<Lifetime> {
+    match (duration, until) {
         (Some(duration), _) => Ok(Lifetime::For(duration)),
-        (None, Some(until)) => {
-            let time = parse::until(until, Timestamp::now(), &TimeZone::system());
-            time.map(Lifetime::Until).map_err(|error| Failure::usage(format!("--until {error}")))
-        }
+        (None, Some(until)) => future("--until", until).map(Lifetime::Until),
         (None, None) => Err(Failure::usage("for how long?").next("say it with --for 30m or --until 18:00")),
     }
+}
+
+/// A time to come, as `option` has it.
+fn future(option: &str, text: &str) -> Result<Timestamp> {
+    let time = parse::until(text, Timestamp::now(), &TimeZone::system());
+    time.map_err(|error| Failure::usage(format!("{option} {error}")))
+}
+
+/// The grant that every such answer holds.
+fn grant_of(grant: Option<Grant>) -> Result<Grant> {
+    grant.ok_or_else(|| Failure::new(Kind::HostFailed, "the host's answer has no grant"))
 }
 
 fn forget(env: &Env, target: &Target) -> Result<()> {

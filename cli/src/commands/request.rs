@@ -1,18 +1,21 @@
-//! `postern request`: opens ports.
+//! `postern request`: asks for ports to be opened.
 
-use postern_proto::v1::RequestAccessRequest;
+use std::sync::Arc;
 
-use super::{Env, reach, signed_by, sources, wish};
+use postern_proto::v1::{Grant, RequestAccessRequest, RequestAccessResponse};
+
+use super::{Env, grant_of, reach, signed_by, sources, wait, wish};
 use crate::{
     args::Request,
     failure::{Failure, Kind, Result},
-    payload::{self, Purpose},
+    keys::Signer,
+    payload::{self, Purpose, Wish},
     session::{Reach, Session, limited},
     text, view,
 };
 
 pub(super) async fn run(env: &Env, args: Request) -> Result<()> {
-    let Request { host, what } = args;
+    let Request { host, what, wait } = args;
     // Everything that can be wrong here is found before the host is asked.
     let from = what.from.clone();
     let mut wish = wish(what, Vec::new())?;
@@ -20,23 +23,38 @@ pub(super) async fn run(env: &Env, args: Request) -> Result<()> {
     let mut session = env.plan(host)?.open(reach(&from)).await?;
     wish.source = sources(&from, &session)?;
     tell(env, &session, &wish.source, reach(&from));
+    send(env, &mut session, &signer, wish, wait).await
+}
 
+/// Signs and sends, and says what came of it; with `wait` when it has come to something.
+pub(super) async fn send(env: &Env, session: &mut Session, signer: &Arc<Signer>, wish: Wish, wait: bool) -> Result<()> {
     let mut id = String::new();
     let build = |binding| {
         let request = payload::access_request(wish, binding);
         id.clone_from(&request.id);
         payload::to_json(&request)
     };
-    let message = env.seal(&mut session, &signer, Purpose::Request, build).await?;
+    let message = env.seal(session, signer, Purpose::Request, build).await?;
     let call = RequestAccessRequest { message: Some(message) };
     let response = limited(session.access().request_access(call), &session.address).await;
     let response =
-        response.map_err(signed_by(Some(&signer))).map_err(|failure| perhaps_open(failure, &session.address, &id))?;
-    if env.console.json {
-        return env.console.out_json(&response);
+        response.map_err(signed_by(Some(signer))).map_err(|failure| perhaps_open(failure, &session.address, &id))?;
+    let mut grant = grant_of(response.grant)?;
+    if wait && matches!(view::state(&grant), "pending" | "scheduled") {
+        env.console.note(view::outcome(&grant, &session.address));
+        grant = wait::until_settled(env, session, signer, grant).await?;
     }
-    let grant = response.grant.ok_or_else(|| Failure::new(Kind::HostFailed, "the host's answer has no grant"))?;
-    env.console.out(view::granted(&grant, &session.address))
+    if env.console.json {
+        env.console.out_json(&RequestAccessResponse { grant: Some(grant.clone()) })?;
+    } else if view::lives(&grant) {
+        env.console.out(view::outcome(&grant, &session.address))?;
+    }
+    if view::lives(&grant) { Ok(()) } else { Err(not_opened(&grant, &session.address)) }
+}
+
+fn not_opened(grant: &Grant, address: &str) -> Failure {
+    let failure = Failure::new(Kind::Refused, format!("it was not opened: {}", view::ended(grant)));
+    failure.next(format!("postern show {address} {} tells the whole story", text::clean(&grant.id)))
 }
 
 /// Shows what the host saw before it is signed.
@@ -63,6 +81,6 @@ fn perhaps_open(failure: Failure, address: &str, id: &str) -> Failure {
         return failure;
     }
     failure.next(format!(
-        "the request may have arrived: if `postern list {address}` shows grant {id}, it is open; else try again"
+        "the request may have arrived: if `postern list {address}` shows grant {id}, it is there; else try again"
     ))
 }

@@ -1,13 +1,14 @@
-//! `postern revoke`: ends a grant.
+//! `postern revoke`, `give-back` and `decline`: one signed message, three reasons to send it.
 
-use postern_proto::v1::RevokeAccessRequest;
+use postern_proto::v1::{GrantState, RevokeAccessRequest, RevokeAccessResponse};
 
-use super::{Env, signed_by};
+use super::{Env, Reading, grant_of, own, signed_by};
 use crate::{
-    args::Revoke,
-    failure::{Failure, Kind, Result},
+    args::{Decline, GiveBack, Revoke},
+    failure::{Failure, Result},
+    keys::Signer,
     payload::{self, Purpose},
-    session::{Reach, limited},
+    session::{Reach, Session, limited},
     view,
 };
 
@@ -15,14 +16,53 @@ pub(super) async fn run(env: &Env, args: Revoke) -> Result<()> {
     let Revoke { host, grant_id, reason } = args;
     let signer = env.signer().await?;
     let mut session = env.plan(host)?.open(Reach::Any).await?;
-    let build = |binding| payload::to_json(&payload::revoke_request(grant_id.to_string(), reason, binding));
-    let message = env.seal(&mut session, &signer, Purpose::Revoke, build).await?;
-    let call = RevokeAccessRequest { message: Some(message) };
-    let response = limited(session.access().revoke_access(call), &session.address).await;
-    let response = response.map_err(signed_by(Some(&signer)))?;
-    if env.console.json {
-        return env.console.out_json(&response);
+    let ended = end(env, &mut session, &signer, grant_id.to_string(), reason).await?;
+    tell(env, ended)
+}
+
+pub(super) async fn decline(env: &Env, args: Decline) -> Result<()> {
+    let Decline { host, grant_id, reason } = args;
+    if reason.trim().is_empty() {
+        return Err(Failure::usage("--reason is empty; say why, for whoever asked"));
     }
-    let grant = response.grant.ok_or_else(|| Failure::new(Kind::HostFailed, "the host's answer has no grant"))?;
-    env.console.out(view::revoked(&grant))
+    let signer = env.signer().await?;
+    let mut session = env.plan(host)?.open(Reach::Any).await?;
+    let ended = end(env, &mut session, &signer, grant_id.to_string(), reason).await?;
+    tell(env, ended)
+}
+
+pub(super) async fn give_back(env: &Env, args: GiveBack) -> Result<()> {
+    let GiveBack { host, grant_id, reason } = args;
+    let signer = env.signer().await?;
+    let (mut session, id) = match grant_id {
+        Some(id) => (env.plan(host)?.open(Reach::Any).await?, id.to_string()),
+        None => {
+            let at = Reading::with(env, host, Some(signer.clone())).await?;
+            let states = [GrantState::Active, GrantState::Scheduled, GrantState::Pending];
+            let grant = own::only(&at, &states, "give-back").await?;
+            (at.session, grant.id)
+        }
+    };
+    let ended = end(env, &mut session, &signer, id, reason).await?;
+    tell(env, ended)
+}
+
+async fn end(
+    env: &Env,
+    session: &mut Session,
+    signer: &std::sync::Arc<Signer>,
+    id: String,
+    reason: String,
+) -> Result<RevokeAccessResponse> {
+    let build = |binding| payload::to_json(&payload::revoke_request(id, reason, binding));
+    let message = env.seal(session, signer, Purpose::Revoke, build).await?;
+    let call = RevokeAccessRequest { message: Some(message) };
+    limited(session.access().revoke_access(call), &session.address).await.map_err(signed_by(Some(signer)))
+}
+
+fn tell(env: &Env, ended: RevokeAccessResponse) -> Result<()> {
+    if env.console.json {
+        return env.console.out_json(&ended);
+    }
+    env.console.out(view::revoked(&grant_of(ended.grant)?))
 }

@@ -1,19 +1,14 @@
 //! `postern sign`: what `request`, `revoke` or a read would send, on standard output.
 
-use std::{
-    fs,
-    io::{self, Read as _},
-    path::Path,
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use postern_proto::v1::SignedMessage;
 use serde_json::json;
 
-use super::{Env, reach, sources, wish};
+use super::{Env, files, reach, sources, wish};
 use crate::{
     args::Sign,
-    failure::{Failure, Kind, Result},
+    failure::{Failure, Result},
     keys::Signer,
     parse::From,
     payload::{self, Binding, Purpose, Wish},
@@ -111,25 +106,11 @@ async fn offline(
 }
 
 async fn sign_file(env: &Env, path: &Path, kind: Option<Purpose>) -> Result<()> {
-    let bytes = read_file(path).map_err(|error| Failure::new(Kind::Local, format!("{}: {error}", path.display())))?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(Failure::usage(format!("{} is larger than a host reads (32 KiB)", path.display())));
-    }
+    let bytes = files::read(path, MOST_BYTES)?;
     let purpose = payload::recognise(&bytes, kind)?;
     let signer = env.signer().await?;
     env.unlock(&signer).await?;
     print(env, purpose, payload::seal(bytes, purpose, &signer, env.console).await?)
-}
-
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let limit = MOST_BYTES + 1;
-    if path.as_os_str() == "-" {
-        io::stdin().take(limit).read_to_end(&mut bytes)?;
-    } else {
-        fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
-    }
-    Ok(bytes)
 }
 
 /// Reads travel in the field `read`, everything else in `message`.

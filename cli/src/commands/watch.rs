@@ -134,7 +134,7 @@ impl Screen {
         if !self.live && self.grants.get(&grant.id).is_none_or(|heard| changed(&heard.grant, &grant)) {
             Self::line(env, &grant)?;
         }
-        let over = view::state(&grant) != "active";
+        let over = !view::lives(&grant);
         self.grants.insert(grant.id.clone(), Heard { grant, at: Instant::now() });
         if self.live {
             self.draw()?;
@@ -152,8 +152,7 @@ impl Screen {
 
     fn draw(&mut self) -> Result<()> {
         let now = Instant::now();
-        self.grants
-            .retain(|_, heard| view::state(&heard.grant) == "active" || now.duration_since(heard.at) < SHOW_ENDED);
+        self.grants.retain(|_, heard| view::lives(&heard.grant) || now.duration_since(heard.at) < SHOW_ENDED);
         let (width, height) = size();
         let lines = self.frame(now, width, height);
         let mut text = String::from("\x1b[?25l");

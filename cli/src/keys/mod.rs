@@ -30,6 +30,8 @@ const DEFAULT_FILES: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
 pub struct Signer {
     /// For people: where the key is, and its fingerprint.
     pub label: String,
+    /// `SHA256:…` of the plain key, as the host names whoever asked; unknown where only the agent or ssh-keygen can tell.
+    pub fingerprint: Option<String>,
     backend: Backend,
 }
 
@@ -96,13 +98,14 @@ impl Signer {
                 Failure::new(Kind::Key, format!("{}: {why}", path.display())).next("choose another --key")
             })?;
         }
-        let label = match &files.public {
-            Some(public) => format!("{} ({})", path.display(), wire::fingerprint(&public.key_blob)),
+        let fingerprint = files.public.as_ref().map(|public| wire::fingerprint(&public.key_blob));
+        let label = match &fingerprint {
+            Some(fingerprint) => format!("{} ({fingerprint})", path.display()),
             None => path.display().to_string(),
         };
         let readable = files.key.as_ref().is_some_and(|key| !key.is_encrypted());
         if !readable && let Some(backend) = held_by_agent(&files) {
-            return Ok(Self { label, backend });
+            return Ok(Self { label, fingerprint, backend });
         }
         let backend = match (files.key, files.public) {
             (Some(key), Some(public)) => {
@@ -114,7 +117,7 @@ impl Signer {
                 return Err(Failure::new(Kind::Key, message).next("ssh-add the private key, or name its file"));
             }
         };
-        Ok(Self { label, backend })
+        Ok(Self { label, fingerprint, backend })
     }
 
     /// Asks for the passphrase now, if one will be needed. Blocks.
@@ -175,7 +178,9 @@ fn first_in(agent: &Agent, wanted: Option<&str>) -> std::io::Result<Option<Signe
     };
     let mut keys = agent.keys()?.into_iter();
     let found = keys.find(|key| wire::check_acceptable(&key.blob).is_ok() && fits(key));
+    let is_plain = |blob: &[u8]| wire::algorithm(blob).is_some_and(|algorithm| !algorithm.contains("-cert-"));
     Ok(found.map(|key| Signer {
+        fingerprint: is_plain(&key.blob).then(|| wire::fingerprint(&key.blob)),
         label: format!("{} ({}) in the agent", wire::fingerprint(&key.blob), crate::text::clean(&key.comment)),
         backend: Backend::Agent { agent: agent.clone(), held: key.blob.clone(), shown: key.blob },
     }))

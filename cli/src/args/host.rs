@@ -1,0 +1,89 @@
+//! Commands about a host: its record, its rules, its knocks.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+
+use crate::{parse, target::Target};
+
+/// `postern audit`.
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// Where to (see `postern --help`)
+    pub host: Target,
+    /// Who asked, approved, was refused, or ended a grant
+    #[arg(long, value_name = "PRINCIPAL", default_value = "", hide_default_value = true)]
+    pub principal: String,
+    /// Grants that touch this port: ssh, rdp, 22 or 22/tcp
+    #[arg(long, short = 'p', value_name = "PORT", value_parser = parse::port)]
+    pub port: Option<String>,
+    /// Grants with a source inside this prefix or around it
+    #[arg(long, value_name = "CIDR", value_parser = parse::prefix)]
+    pub from: Option<ipnet::IpNet>,
+    /// From then on: 24h (ago), 18:00 (the last one), 2026-11-21, "2026-11-21 18:00", or RFC 3339
+    #[arg(long, value_name = "WHEN")]
+    pub since: Option<String>,
+    /// Before then; written like --since
+    #[arg(long, value_name = "WHEN")]
+    pub until: Option<String>,
+    /// Only lines of this kind: requested, approved, granted, ended, refused, break-glass, …; may be repeated
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub event: Vec<String>,
+    /// At most this many lines; 100 when it is not said, and all with --jsonl
+    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// Shows each new line as it is written, until Ctrl-C
+    #[arg(long, short = 'F', conflicts_with_all = ["since", "until", "limit"])]
+    pub follow: bool,
+    /// Exports: the journal's own lines as they stand there, JSON, the oldest first
+    #[arg(long, conflicts_with = "json")]
+    pub jsonl: bool,
+}
+
+/// `postern report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Where to (see `postern --help`)
+    pub host: Target,
+    /// How far back
+    #[arg(long, short = 'd', value_name = "N", default_value = "7", value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub days: u32,
+}
+
+/// `postern policy`.
+#[derive(Debug, Subcommand)]
+pub enum Policy {
+    /// Shows the rules in force: ports, roles, limits
+    Show(super::Host),
+    /// Has the host check a configuration file, without effect
+    Check(PolicyCheck),
+}
+
+/// `postern policy check`.
+#[derive(Debug, Args)]
+pub struct PolicyCheck {
+    /// Where to (see `postern --help`)
+    pub host: Target,
+    /// The file (- is standard input)
+    pub file: PathBuf,
+}
+
+/// `postern break-glass`.
+#[derive(Debug, Args)]
+pub struct BreakGlass {
+    /// posternd's socket
+    #[arg(default_value = "unix:///run/postern/posternd.sock")]
+    pub host: Target,
+    /// What to open: ssh, rdp, winrm, winrm-https, 22 or 22/tcp; may be repeated
+    #[arg(long = "port", short = 'p', required = true, value_name = "PORT", value_delimiter = ',', value_parser = parse::port)]
+    pub ports: Vec<String>,
+    /// For whom: an address or a prefix, also 0.0.0.0/0; may be repeated
+    #[arg(long, required = true, value_name = "CIDR", value_delimiter = ',', value_parser = parse::prefix)]
+    pub from: Vec<ipnet::IpNet>,
+    /// For how long, a day at most: 30m, 1h30m, 90s, 2h
+    #[arg(long = "for", short = 'f', value_name = "TIME", value_parser = parse::duration)]
+    pub duration: Duration,
+    /// Why; everybody who reads the journal will see it
+    #[arg(long, short = 'r', value_name = "TEXT")]
+    pub reason: String,
+}

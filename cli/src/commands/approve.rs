@@ -1,0 +1,73 @@
+//! `postern approve`: looks at the bytes that somebody signed, and signs the same ones.
+//!
+//! What is shown is read from those very bytes; of the host's own words only the requester's name is needed.
+
+use postern_proto::v1::{AccessRequest, ApproveAccessRequest, GetGrantRequest, GetGrantResponse, SignedMessage};
+
+use super::{Env, Reading, grant_of, signed_by};
+use crate::{
+    args::Approve,
+    failure::{Failure, Kind, Result},
+    payload::{self, Purpose},
+    session::{Session, limited},
+    text, view,
+};
+
+pub(super) async fn run(env: &Env, args: Approve) -> Result<()> {
+    let Approve { host, grant_id, yes } = args;
+    if !yes && !env.console.can_ask() {
+        return Err(Failure::usage("nobody is there to look at the request and say yes")
+            .next("run it on a terminal, or look at it with postern pending and pass --yes"));
+    }
+    let signer = env.signer().await?;
+    let at = Reading::with(env, host, Some(signer.clone())).await?;
+    let id = grant_id.to_string();
+    let call = GetGrantRequest { read: at.read.clone(), id: id.clone() };
+    let found = at.ask(at.session.access().get_grant(call)).await?;
+    let (request, payload) = examine(found.clone(), &id, &at.session)?;
+    let grant = grant_of(found.grant)?;
+    env.console.note(format!(
+        "{} asks {} (host {}):",
+        text::clean(&grant.principal),
+        at.session.address,
+        at.session.who().host_id
+    ));
+    for line in view::question(&request, &grant.principal, &grant.key_fingerprint) {
+        env.console.note(line);
+    }
+    if !yes && !env.console.confirm("Approve this?".to_owned()).await? {
+        return Err(Failure::new(Kind::Refused, "not approved; the request still waits")
+            .next(format!("decline it with postern decline {} {id} --reason …", at.session.address)));
+    }
+    let message = payload::seal(payload, Purpose::Approve, &signer, env.console).await?;
+    let call = ApproveAccessRequest { message: Some(message) };
+    let mut session = at.session;
+    // The host may have hung up while somebody was thinking.
+    session.refresh().await?;
+    let approved = limited(session.access().approve_access(call), &session.address).await;
+    let approved = approved.map_err(signed_by(Some(&signer)))?;
+    if env.console.json {
+        return env.console.out_json(&approved);
+    }
+    let grant = grant_of(approved.grant)?;
+    env.console.out(view::approved(&grant))
+}
+
+/// The request and its exact bytes, if it is one that this person can approve: strict, with this id, for this host.
+fn examine(found: GetGrantResponse, id: &str, session: &Session) -> Result<(AccessRequest, Vec<u8>)> {
+    let Some(SignedMessage { payload, payload_type, .. }) = found.request else {
+        let grant = grant_of(found.grant)?;
+        let failure =
+            Failure::new(Kind::Refused, format!("it does not wait for approval: it is {}", view::ended(&grant)));
+        return Err(failure.next(format!("postern show {} {id} tells what happened", session.address)));
+    };
+    let wrong = |why: String| {
+        Failure::new(Kind::Identity, format!("the host shows bytes that are not this request: {why}"))
+            .next("sign nothing; ask whoever runs the host")
+    };
+    if payload_type != Purpose::Approve.payload_type() {
+        return Err(wrong(format!("they are of type {:?}", text::clean(&payload_type))));
+    }
+    let request = payload::approvable(&payload, id, session.who()).map_err(wrong)?;
+    Ok((request, payload))
+}

@@ -1,0 +1,194 @@
+//! A host: its state, its rules, its knocks, and what was used.
+
+use std::time::Duration;
+
+use postern_proto::v1::{
+    GetReportResponse, GetStatusResponse, Interface, Knock, Policy, PolicyProblem, PortReport, ProtectedPort,
+    RoleBinding, ShedMode,
+};
+
+use super::{grants, joined, left_or_end, moment, or_dash};
+use crate::text::{clean, left, local, table};
+
+/// Packets that found no live grant.
+#[must_use]
+pub fn knocks(knocks: &[Knock]) -> Vec<String> {
+    let row = |knock: &Knock| {
+        let seen = knock.last_seen.as_ref().map_or_else(|| "-".to_owned(), local);
+        vec![clean(&knock.address), clean(&knock.port), format!("{} times", knock.count), format!("last {seen}")]
+    };
+    table(&knocks.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The state of a host.
+#[must_use]
+pub fn status(host: &GetStatusResponse) -> Vec<String> {
+    let mut out = vec![
+        format!("host {} ({})", clean(&host.host_id), joined(&host.names)),
+        format!(
+            "posternd {}, backend {}, up since {}",
+            clean(&host.version),
+            clean(&host.backend),
+            moment(host.started.as_ref())
+        ),
+        format!("live grants: {}", host.live_grants),
+    ];
+    if !host.tls_fingerprint.is_empty() {
+        out.push(format!("TLS fingerprint: {}", clean(&host.tls_fingerprint)));
+    }
+    section(&mut out, "protected ports", host.ports.iter().map(protected).collect());
+    section(
+        &mut out,
+        "layers",
+        host.layers
+            .iter()
+            .map(|l| {
+                vec![clean(&l.name), if l.attached { "attached" } else { "NOT ATTACHED" }.to_owned(), clean(&l.detail)]
+            })
+            .collect(),
+    );
+    section(&mut out, "shed", host.interfaces.iter().map(shed).collect());
+    section(
+        &mut out,
+        "counters",
+        host.counters
+            .iter()
+            .filter(|c| c.count > 0)
+            .map(|c| vec![clean(&c.hook), clean(&c.reason), c.count.to_string()])
+            .collect(),
+    );
+    if let Some(journal) = &host.journal {
+        section(
+            &mut out,
+            "journal",
+            vec![vec![clean(&journal.path), format!("line {}", journal.sequence), clean(&journal.head)]],
+        );
+    }
+    match host.degraded.as_slice() {
+        [] => out.push("all is well".to_owned()),
+        reasons => section(&mut out, "DEGRADED", reasons.iter().map(|reason| vec![clean(reason)]).collect()),
+    }
+    out
+}
+
+fn section(out: &mut Vec<String>, title: &str, rows: Vec<Vec<String>>) {
+    if rows.is_empty() {
+        return;
+    }
+    out.push(format!("{title}:"));
+    out.extend(table(&rows).into_iter().map(|line| format!("  {line}")));
+}
+
+fn protected(port: &ProtectedPort) -> Vec<String> {
+    let most = format!("at most {}", left(Duration::from_secs(port.max_duration_seconds)));
+    let sources = if port.allowed_sources.is_empty() { "-".to_owned() } else { joined(&port.allowed_sources) };
+    vec![clean(&port.port), clean(&port.name), most, format!("from {sources}")]
+}
+
+fn shed(interface: &Interface) -> Vec<String> {
+    let mode = match ShedMode::try_from(interface.mode) {
+        Ok(ShedMode::Native) => "native",
+        Ok(ShedMode::Generic) => "generic",
+        Ok(ShedMode::Off) => "off",
+        Ok(ShedMode::Unspecified) | Err(_) => "unknown",
+    };
+    vec![clean(&interface.name), mode.to_owned(), clean(&interface.reason)]
+}
+
+/// The rules of a host.
+#[must_use]
+pub fn policy(policy: &Policy) -> Vec<String> {
+    let mut out = Vec::new();
+    section(&mut out, "ports", policy.ports.iter().map(rule).collect());
+    section(&mut out, "roles", policy.roles.iter().map(role).collect());
+    if let Some(most) = span(policy.max_duration) {
+        out.push(format!("no grant is longer than {most}"));
+    }
+    out.push(match span(policy.pending_ttl) {
+        Some(ttl) => format!("requests wait {ttl} for approval"),
+        None => "requests do not wait: approvals come with the request or not at all".to_owned(),
+    });
+    if !policy.digest.is_empty() {
+        out.push(format!("digest {}", clean(&policy.digest)));
+    }
+    out
+}
+
+/// A time span; none where it is unset or zero.
+fn span(duration: Option<pbjson_types::Duration>) -> Option<String> {
+    let duration = Duration::try_from(duration?).ok()?;
+    (!duration.is_zero()).then(|| left(duration))
+}
+
+fn rule(port: &ProtectedPort) -> Vec<String> {
+    let mut row = protected(port);
+    row.push(format!("then {}", or_dash(clean(&port.on_expiry))));
+    row.push(conditions(port).join(", "));
+    row
+}
+
+/// What a port asks for beyond a source and a time.
+fn conditions(port: &ProtectedPort) -> Vec<String> {
+    let mut out = Vec::new();
+    match port.approvals {
+        0 => {}
+        1 => out.push(format!("1 approval by {}", port.approver_roles.join(" or "))),
+        n => out.push(format!("{n} approvals by {}", port.approver_roles.join(" or "))),
+    }
+    match port.justification.as_str() {
+        "" | "optional" => {}
+        "required" => out.push("needs a reason".to_owned()),
+        pattern => out.push(format!("needs a reason like {pattern}")),
+    }
+    if port.max_grants > 0 {
+        out.push(format!("at most {} live grants", port.max_grants));
+    }
+    out.extend(span(port.first_use_within).map(|time| format!("closes when not used within {time}")));
+    out.extend(span(port.idle_timeout).map(|time| format!("closes after {time} without use")));
+    out.into_iter().map(|text| clean(&text)).collect()
+}
+
+fn role(binding: &RoleBinding) -> Vec<String> {
+    let only = |what: &str, items: &[String]| (!items.is_empty()).then(|| format!("{what} {}", joined(items)));
+    let most = span(binding.max_duration).map(|most| format!("at most {most}"));
+    let limits = [only("for", &binding.ports), only("from", &binding.sources), most];
+    vec![clean(&binding.role), joined(&binding.principals), limits.into_iter().flatten().collect::<Vec<_>>().join(", ")]
+}
+
+/// What is wrong with a file, as compilers say it: `file:line:column: field: message`.
+#[must_use]
+pub fn problem(file: &str, problem: &PolicyProblem) -> String {
+    let mut place = file.to_owned();
+    for number in [problem.line, problem.column] {
+        if number == 0 {
+            break;
+        }
+        place.push_str(&format!(":{number}"));
+    }
+    let field = if problem.field.is_empty() { String::new() } else { format!("{}: ", clean(&problem.field)) };
+    format!("{place}: {field}{}", clean(&problem.message))
+}
+
+/// Who asked for and used which port.
+#[must_use]
+pub fn report(report: &GetReportResponse) -> Vec<String> {
+    let mut out = vec![format!("from {} to {}", moment(report.since.as_ref()), moment(report.until.as_ref()))];
+    let header = ["PORT", "NAME", "REQUESTS", "GRANTED", "REFUSED", "PENDING", "LIVE", "LAST ACCESS", "LAST USER"];
+    let rows = std::iter::once(header.map(str::to_owned).to_vec()).chain(report.ports.iter().map(port_row));
+    out.extend(table(&rows.collect::<Vec<_>>()));
+    if !report.unused.is_empty() {
+        out.push(String::new());
+        out.push("Granted, and over without a single packet:".to_owned());
+        out.extend(grants(report.unused.iter(), left_or_end));
+    }
+    out
+}
+
+fn port_row(port: &PortReport) -> Vec<String> {
+    let numbers = [port.requests, port.granted, port.refused, port.pending, port.live];
+    let mut row = vec![clean(&port.port), or_dash(clean(&port.name))];
+    row.extend(numbers.map(|number| number.to_string()));
+    row.push(port.last_access.as_ref().map_or_else(|| "-".to_owned(), local));
+    row.push(or_dash(clean(&port.last_user)));
+    row
+}
