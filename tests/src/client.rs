@@ -5,8 +5,9 @@
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::host_service_client::HostServiceClient;
 use postern_proto::v1::{
-    ExplainRequest, ExplainResponse, GetStatusRequest, GetStatusResponse, Grant, ListGrantsRequest,
-    RequestAccessRequest, RevokeAccessRequest, SignedMessage, WhoAmIRequest, WhoAmIResponse,
+    ApproveAccessRequest, ExplainRequest, ExplainResponse, GetGrantRequest, GetGrantResponse, GetPolicyRequest,
+    GetStatusRequest, GetStatusResponse, Grant, ListGrantsRequest, Policy, RequestAccessRequest, RevokeAccessRequest,
+    SignedMessage, WhoAmIRequest, WhoAmIResponse,
 };
 use std::path::Path;
 use tokio::runtime::Runtime;
@@ -61,6 +62,25 @@ impl Client {
         response.into_inner().grant.ok_or_else(|| Status::internal("no grant in the response"))
     }
 
+    /// `ApproveAccess`
+    ///
+    /// # Errors
+    /// The status.
+    pub fn approve(&self, message: SignedMessage) -> Result<Grant, Status> {
+        let request = ApproveAccessRequest { message: Some(message) };
+        let response = self.wait(self.access().approve_access(request))?;
+        response.into_inner().grant.ok_or_else(|| Status::internal("no grant in the response"))
+    }
+
+    /// `GetGrant`, as root.
+    ///
+    /// # Errors
+    /// The status.
+    pub fn get(&self, id: &str) -> Result<GetGrantResponse, Status> {
+        let request = GetGrantRequest { read: None, id: id.to_owned() };
+        self.wait(self.access().get_grant(request)).map(Response::into_inner)
+    }
+
     /// `RevokeAccess`
     ///
     /// # Errors
@@ -94,6 +114,15 @@ impl Client {
     /// The status.
     pub fn explain(&self, request: ExplainRequest) -> Result<ExplainResponse, Status> {
         self.wait(self.access().explain(request)).map(Response::into_inner)
+    }
+
+    /// `GetPolicy`, as root.
+    ///
+    /// # Errors
+    /// The status.
+    pub fn policy(&self) -> Result<Policy, Status> {
+        let response = self.wait(self.host().get_policy(GetPolicyRequest::default()))?;
+        response.into_inner().policy.ok_or_else(|| Status::internal("no policy in the response"))
     }
 
     /// `GetStatus`, as root.

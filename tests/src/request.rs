@@ -12,6 +12,8 @@ use std::net::IpAddr;
 
 /// Namespace of signatures that ask for access.
 pub const REQUEST: &str = "request@postern.v1";
+/// Namespace of signatures that approve somebody else's request.
+pub const APPROVE: &str = "approve@postern.v1";
 /// Namespace of signatures that end a grant.
 pub const REVOKE: &str = "revoke@postern.v1";
 /// Namespace of signatures that ask to read.
@@ -57,6 +59,10 @@ pub struct Access {
     pub duration: String,
     /// Why.
     pub justification: String,
+    /// When it shall open; left out when empty.
+    pub not_before: String,
+    /// The grant that it extends; left out when empty.
+    pub supersedes: String,
 }
 
 impl Access {
@@ -72,19 +78,25 @@ impl Access {
             source: sources.iter().map(|address| prefix(*address)).collect(),
             duration: format!("{seconds}s"),
             justification: "a test".to_owned(),
+            not_before: String::new(),
+            supersedes: String::new(),
         }
     }
 
     /// The payload.
     #[must_use]
     pub fn json(&self) -> String {
-        let Self { id, audience, not_after, challenge, ports, source, duration, justification } = self;
+        let Self { id, audience, not_after, challenge, ports, source, duration, justification, .. } = self;
         let mut value = json!({
             "id": id, "audience": audience, "notAfter": not_after, "ports": ports, "source": source,
             "duration": duration, "justification": justification,
         });
-        if !challenge.is_empty() {
-            value["challenge"] = json!(challenge);
+        for (name, text) in
+            [("challenge", challenge), ("notBefore", &self.not_before), ("supersedes", &self.supersedes)]
+        {
+            if !text.is_empty() {
+                value[name] = json!(text);
+            }
         }
         value.to_string()
     }
@@ -94,6 +106,12 @@ impl Access {
     pub fn seal(&self, key: &Key) -> SignedMessage {
         key.seal(REQUEST, payload_type::ACCESS_REQUEST, &self.json())
     }
+}
+
+/// An approval of exactly these bytes, by itself.
+#[must_use]
+pub fn approve(key: &Key, payload: &[u8]) -> SignedMessage {
+    key.seal(APPROVE, payload_type::ACCESS_REQUEST, &String::from_utf8_lossy(payload))
 }
 
 /// A signed message that ends a grant.
