@@ -12,6 +12,8 @@
 pub mod envelope;
 #[cfg(feature = "user")]
 pub mod grant;
+#[cfg(feature = "user")]
+pub mod keep;
 pub mod key;
 #[cfg(feature = "user")]
 pub mod ledger;

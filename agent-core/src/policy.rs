@@ -10,7 +10,7 @@ use regex::Regex;
 
 use crate::grant::{Grant, PortSpec, Protocol, Source};
 use crate::life::Pending;
-use crate::time::Seconds;
+use crate::time::{BootNanos, Seconds};
 
 pub use judge::{Asking, Judgement, Live, Missing};
 
@@ -27,12 +27,36 @@ pub const DEFAULT_PENDING_TTL: Seconds = Seconds::hours(1);
 /// The longest that it may be told to wait.
 pub const MAX_PENDING_TTL: Seconds = Seconds::hours(24);
 
+/// How long sessions may outlive their grant at the most: as long as the longest grant. So what one signature opened is over
+/// two days later, and a session that somebody forgot gives its place in the kernel's table back.
+pub const SESSIONS_MOST: Seconds = MAX_DURATION_RANGE.1;
+
 /// What happens to sessions at the end of their grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnExpiry {
     /// Packets stop, sockets are destroyed, so that both sides see it at once.
     #[default]
     Cut,
+    /// Established sessions live this much longer.
+    Drain(Seconds),
+    /// Established sessions live on, for [`SESSIONS_MOST`] at the most.
+    Keep,
+}
+
+impl OnExpiry {
+    /// When the sessions of a grant that ends at `end` are over, if not with it.
+    #[must_use]
+    pub const fn sessions_end(self, end: BootNanos) -> Option<BootNanos> {
+        let most = end.plus_nanos(SESSIONS_MOST.0 * 1_000_000_000);
+        match self {
+            Self::Cut => None,
+            Self::Keep => Some(most),
+            Self::Drain(seconds) => {
+                let end = end.plus_nanos(seconds.0.saturating_mul(1_000_000_000));
+                Some(if end.0 < most.0 { end } else { most })
+            }
+        }
+    }
 }
 
 /// What a request has to give as its reason.

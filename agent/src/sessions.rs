@@ -15,8 +15,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_sock_diag::inet::SocketId;
 use postern_core::grant::Grant;
-use postern_core::key::Address;
-use postern_core::table::Flow;
+pub use postern_core::keep::Session;
 
 use diag::{Fate, Socket};
 
@@ -62,34 +61,10 @@ fn is_with_itself(id: &SocketId, own: &[IpAddr]) -> bool {
     peer.is_loopback() || peer == local || own.contains(&peer)
 }
 
-/// An established session of a protected port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// The kernel's name for the socket, which it gives to no other until it boots again.
-    pub cookie: u64,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// The host's port.
-    pub port: u16,
-    /// The other side; IPv4 also where the socket is one of IPv6.
-    pub peer: IpAddr,
-}
-
-impl Session {
-    /// What lets it live until `until_boot_ns` (`CLOCK_BOOTTIME` in nanoseconds) in the kernel's table, under its cookie.
-    #[must_use]
-    pub fn until(&self, until_boot_ns: u64) -> (u64, Flow) {
-        let peer = match self.peer {
-            IpAddr::V4(ip) => Address::v4(ip.octets()),
-            IpAddr::V6(ip) => Address::v6(ip.octets()),
-        };
-        (self.cookie, Flow { protocol: self.protocol, port: self.port, peer, until_boot_ns })
-    }
-
-    /// What it needs to go on.
-    #[must_use]
-    pub fn scope(&self) -> Scope {
-        Scope { protocol: self.protocol, port: self.port, source: self.peer.into() }
+impl From<&Session> for Scope {
+    /// What the session alone needs to go on.
+    fn from(session: &Session) -> Self {
+        Self { protocol: session.protocol, port: session.port, source: session.peer.into() }
     }
 }
 

@@ -62,6 +62,8 @@ pub(super) fn protected_port(rule: &PortRule) -> v1::ProtectedPort {
         idle_timeout: idle_timeout.map(duration),
         on_expiry: match on_expiry {
             OnExpiry::Cut => "cut".to_owned(),
+            OnExpiry::Drain(seconds) => format!("drain {seconds}"),
+            OnExpiry::Keep => "keep".to_owned(),
         },
     }
 }
