@@ -5,8 +5,9 @@
 
 mod event;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
+use imbl::{HashMap, OrdMap, OrdSet};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -49,13 +50,14 @@ struct Forget {
     boot_id: Uuid,
 }
 
-/// The state that the journal adds up to.
+/// The state that the journal adds up to. A copy shares what it has in common with the original, so the engine keeps one for each
+/// batch that might have to be undone, however much is remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
-    held: BTreeMap<u64, Held>,
+    held: OrdMap<u64, Held>,
     by_id: HashMap<Uuid, u64>,
     /// What has not ended: pending, scheduled and active.
-    live: BTreeSet<u64>,
+    live: OrdSet<u64>,
     seen: HashMap<Uuid, Forget>,
     last_seq: u64,
     wall_high: Timestamp,
