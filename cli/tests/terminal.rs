@@ -10,13 +10,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use postern_proto::v1::SignedMessage;
 use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
 };
 use support::{
     Home, Signed,
-    peer::{GRANTS, Peer, Serving, TlsKey},
+    peer::{GRANTS, HOST_ID, Peer, Serving, TlsKey},
     wait_for,
 };
 
@@ -145,6 +146,30 @@ fn a_new_host_is_asked_about_and_only_yes_trusts_it() {
         assert_eq!(child.wait().unwrap().code(), Some(code));
     }
     assert_eq!(peer.heard().len(), 1);
+}
+
+#[test]
+fn an_approver_is_asked_and_anything_but_yes_approves_nothing() {
+    let home = Home::new();
+    let key = home.keygen("key", &["-t", "ed25519"]);
+    let payload = format!(
+        r#"{{"id":"{}","audience":["{HOST_ID}"],"notAfter":"2040-01-01T00:00:00Z","ports":["22/tcp"],"source":["192.0.2.7/32"],"duration":"60s"}}"#,
+        GRANTS[0]
+    );
+    let payload_type = postern_proto::payload_type::ACCESS_REQUEST.to_owned();
+    let message = SignedMessage { payload: payload.into_bytes(), payload_type, signatures: Vec::new() };
+    for (answer, code, heard) in [("\n", 1, 1), ("maybe\n", 1, 1), ("y\n", 0, 2), ("YES\n", 0, 2)] {
+        let peer = Peer { waits: Some(message.clone()), ..Peer::seeing("192.0.2.7") };
+        let serving = Serving::plaintext(peer.clone());
+        let mut terminal = Terminal::new();
+        let mut command = home.postern(&["approve", &format!("http://{}", serving.address), GRANTS[0]]);
+        let mut child = terminal.run(command.arg("--key").arg(&key), Stdio::null());
+        terminal.wait_for("Approve this? [y/N]");
+        assert!(terminal.shows("alice@example.com") && terminal.shows("192.0.2.7/32") && terminal.shows("1m 0s"));
+        terminal.type_in(answer);
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{answer:?}");
+        assert_eq!(peer.heard().len(), heard, "{answer:?}");
+    }
 }
 
 #[test]

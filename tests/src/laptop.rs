@@ -2,13 +2,15 @@
 //!
 //! Owns that home, and how a run ended. It never replaces any part of the client.
 
+use crate::keys::Key;
 use crate::net::SERVER;
 use crate::netns::Netns;
 use crate::postern::{self, Postern};
+use crate::sys;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
 
 /// A laptop with `postern` on it.
@@ -31,6 +33,11 @@ pub struct Run {
 }
 
 impl Run {
+    fn of(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
     /// Standard output as JSON.
     ///
     /// # Panics
@@ -54,6 +61,48 @@ impl Run {
     }
 }
 
+/// A `postern` that runs; it is killed when dropped.
+#[derive(Debug)]
+pub struct Running(Option<Child>);
+
+impl Running {
+    /// Whether it still runs.
+    ///
+    /// # Panics
+    /// Where it cannot be asked.
+    #[must_use]
+    pub fn runs(&mut self) -> bool {
+        self.0.as_mut().is_some_and(|child| child.try_wait().expect("its state").is_none())
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// Where it is gone.
+    pub fn signal(&self, signal: i32) {
+        let child = self.0.as_ref().expect("a process");
+        sys::signal(child.id(), signal).expect("to signal postern");
+    }
+
+    /// How it ended, once it has.
+    ///
+    /// # Panics
+    /// Where it cannot be waited for.
+    #[must_use]
+    pub fn wait(mut self) -> Run {
+        Run::of(self.0.take().expect("a process").wait_with_output().expect("its end"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 impl Laptop {
     /// In `namespace`, with Alice's key; `vm1.test` is the server in both families.
     ///
@@ -61,11 +110,20 @@ impl Laptop {
     /// Where the disk refuses.
     #[must_use]
     pub fn new(namespace: &Netns, postern: &Postern) -> Self {
+        Self::of(namespace, &postern.alice)
+    }
+
+    /// As [`Laptop::new`], with somebody else's key.
+    ///
+    /// # Panics
+    /// Where the disk refuses.
+    #[must_use]
+    pub fn of(namespace: &Netns, key: &Key) -> Self {
         let home = tempfile::tempdir().expect("a directory");
         let hosts =
             ["127.0.0.1 localhost".to_owned()].into_iter().chain(SERVER.both().map(|a| format!("{a} vm1.test")));
         fs::write(home.path().join("hosts"), hosts.collect::<Vec<_>>().join("\n")).expect("the hosts file");
-        Self { namespace: namespace.clone(), home, key: postern.alice.path().to_owned() }
+        Self { namespace: namespace.clone(), home, key: key.path().to_owned() }
     }
 
     /// Its home directory, empty at first but for its hosts file.
@@ -91,9 +149,19 @@ impl Laptop {
     /// Where it does not start.
     #[must_use]
     pub fn run(&self, arguments: &[&str]) -> Run {
-        let output = self.command(arguments).output().expect("to run postern");
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Run { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+        Run::of(self.command(arguments).output().expect("to run postern"))
+    }
+
+    /// Starts what [`Laptop::postern`] would run, and goes on meanwhile.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[must_use]
+    pub fn start(&self, arguments: &[&str]) -> Running {
+        let key = self.key.display().to_string();
+        let mut command = self.command(&[arguments, &["--json", "--accept-new", "--key", &key]].concat());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("to run postern");
+        Running(Some(child))
     }
 
     /// With the key, JSON, and a pin at first use.

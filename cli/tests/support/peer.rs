@@ -17,10 +17,10 @@ use postern_proto::v1::{
     ApproveAccessRequest, ApproveAccessResponse, AuditEntry, BreakGlassRequest, BreakGlassResponse, ExplainRequest,
     ExplainResponse, GetGrantRequest, GetGrantResponse, GetPolicyRequest, GetPolicyResponse, GetReportRequest,
     GetReportResponse, GetStatusRequest, GetStatusResponse, Grant, GrantState, ListAuditRequest, ListAuditResponse,
-    ListGrantsRequest, ListGrantsResponse, ListKnocksRequest, ListKnocksResponse, Refusal, RequestAccessRequest,
-    RequestAccessResponse, RevokeAccessRequest, RevokeAccessResponse, SignedMessage, ValidatePolicyRequest,
-    ValidatePolicyResponse, WatchAuditRequest, WatchAuditResponse, WatchGrantsRequest, WatchGrantsResponse,
-    WhoAmIRequest, WhoAmIResponse,
+    ListGrantsRequest, ListGrantsResponse, ListKnocksRequest, ListKnocksResponse, PolicyProblem, PortReport, Refusal,
+    RequestAccessRequest, RequestAccessResponse, RevokeAccessRequest, RevokeAccessResponse, SignedMessage,
+    ValidatePolicyRequest, ValidatePolicyResponse, WatchAuditRequest, WatchAuditResponse, WatchGrantsRequest,
+    WatchGrantsResponse, WhoAmIRequest, WhoAmIResponse,
     access_service_server::{AccessService, AccessServiceServer},
     host_service_server::{HostService, HostServiceServer},
 };
@@ -77,6 +77,10 @@ pub struct Peer {
     pub who: WhoAmIResponse,
     /// Refuses every signed call with this code and rule.
     pub refusal: Option<(&'static str, &'static str)>,
+    /// What GetGrant shows as the request that waits; then the grant is pending.
+    pub waits: Option<SignedMessage>,
+    /// The grants that ListGrants shows on one page; two pages of its own where there are none.
+    pub grants: Vec<Grant>,
     /// Every signed message that came, in order; none where a call had none.
     pub inbox: Arc<Mutex<Vec<Option<SignedMessage>>>>,
 }
@@ -95,7 +99,7 @@ impl Peer {
             proof_payload: String::new(),
             proof: String::new(),
         };
-        Self { who, refusal: None, inbox: Arc::default() }
+        Self { who, refusal: None, waits: None, grants: Vec::new(), inbox: Arc::default() }
     }
 
     pub fn heard(&self) -> Vec<Option<SignedMessage>> {
@@ -221,6 +225,11 @@ impl AccessService for Peer {
     async fn get_grant(&self, request: Request<GetGrantRequest>) -> Answer<GetGrantResponse> {
         let GetGrantRequest { read, id } = request.into_inner();
         self.hear(read)?;
+        if self.waits.is_some() {
+            let lapses = Some(pbjson_types::Timestamp { seconds: HOST_TIME + 600, nanos: 0 });
+            let waiting = Grant { approvals_missing: 1, lapses, ended: None, ..grant(&id, GrantState::Pending) };
+            return Ok(Response::new(GetGrantResponse { grant: Some(waiting), request: self.waits.clone() }));
+        }
         let mut grant = grant(&id, GrantState::Active);
         // A moment later in the stream.
         grant.remaining = Some(std::time::Duration::from_secs(1799).into());
@@ -231,6 +240,10 @@ impl AccessService for Peer {
     async fn list_grants(&self, request: Request<ListGrantsRequest>) -> Answer<ListGrantsResponse> {
         let request = request.into_inner();
         self.hear(request.read)?;
+        if !self.grants.is_empty() {
+            let grants = self.grants.clone();
+            return Ok(Response::new(ListGrantsResponse { grants, next_page_token: String::new() }));
+        }
         let (grants, next) = match request.page_token.as_str() {
             "" => (vec![grant(GRANTS[0], GrantState::Active)], "more"),
             _ => (vec![grant(GRANTS[1], GrantState::Active)], ""),
@@ -269,25 +282,39 @@ impl HostService for Peer {
         Ok(Response::new(GetStatusResponse { host_id: HOST_ID.to_owned(), degraded, ..GetStatusResponse::default() }))
     }
 
-    /// One line of a journal that somebody changed.
+    /// Two lines of a journal that somebody changed, on two pages.
     async fn list_audit(&self, request: Request<ListAuditRequest>) -> Answer<ListAuditResponse> {
-        self.hear(request.into_inner().read)?;
+        let request = request.into_inner();
+        let older = !request.page_token.is_empty();
+        self.hear(request.read)?;
         let reason = "\u{1b}[2Jall is well".to_owned();
-        let entry = AuditEntry { seq: 7, event: "granted".to_owned(), reason, ..AuditEntry::default() };
+        let entry = |seq| AuditEntry {
+            seq,
+            event: "granted".to_owned(),
+            reason: reason.clone(),
+            line: format!("{{\"seq\":{seq}}}"),
+            ..AuditEntry::default()
+        };
         let damage = "line 3 does not continue the one before it".to_owned();
-        Ok(Response::new(ListAuditResponse { entries: vec![entry], damage, ..ListAuditResponse::default() }))
+        let (entries, next) = if older { (vec![entry(6)], "") } else { (vec![entry(7)], "6") };
+        let next_page_token = next.to_owned();
+        Ok(Response::new(ListAuditResponse { entries, damage, next_page_token, ..ListAuditResponse::default() }))
     }
 
     type WatchAuditStream = tokio_stream::Iter<std::vec::IntoIter<Result<WatchAuditResponse, Status>>>;
 
     async fn watch_audit(&self, request: Request<WatchAuditRequest>) -> Answer<Self::WatchAuditStream> {
         self.hear(request.into_inner().read)?;
-        Ok(Response::new(tokio_stream::iter(Vec::new())))
+        let line = r#"{"seq":8}"#.to_owned();
+        let entry = AuditEntry { seq: 8, event: "ended".to_owned(), line, ..AuditEntry::default() };
+        Ok(Response::new(tokio_stream::iter(vec![Ok(WatchAuditResponse { entry: Some(entry) })])))
     }
 
     async fn get_report(&self, request: Request<GetReportRequest>) -> Answer<GetReportResponse> {
         self.hear(request.into_inner().read)?;
-        Ok(Response::new(GetReportResponse::default()))
+        let port = PortReport { port: "22/tcp".to_owned(), requests: 7, refused: 2, ..PortReport::default() };
+        let unused = vec![grant(GRANTS[2], GrantState::Expired)];
+        Ok(Response::new(GetReportResponse { ports: vec![port], unused, ..GetReportResponse::default() }))
     }
 
     async fn get_policy(&self, request: Request<GetPolicyRequest>) -> Answer<GetPolicyResponse> {
@@ -296,8 +323,22 @@ impl HostService for Peer {
     }
 
     async fn validate_policy(&self, request: Request<ValidatePolicyRequest>) -> Answer<ValidatePolicyResponse> {
-        self.hear(request.into_inner().read)?;
-        Ok(Response::new(ValidatePolicyResponse::default()))
+        let request = request.into_inner();
+        self.hear(request.read)?;
+        let problem = |line, column, field: &str, message: &str| PolicyProblem {
+            line,
+            column,
+            field: field.to_owned(),
+            message: message.to_owned(),
+        };
+        let problems = match request.text.as_str() {
+            "" => Vec::new(),
+            _ => vec![
+                problem(3, 13, "port[0].approvals", "8 is not from 0 to 7"),
+                problem(0, 0, "", "nobody is \u{1b}[2Jadmin"),
+            ],
+        };
+        Ok(Response::new(ValidatePolicyResponse { problems, policy: None }))
     }
 
     async fn list_knocks(&self, request: Request<ListKnocksRequest>) -> Answer<ListKnocksResponse> {
