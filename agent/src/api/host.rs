@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::reads::{busy, peer, reader, refused};
 use super::seats::Seats;
+use crate::config::Config;
 use crate::engine::{Engine, Rules};
 use crate::wire;
 
@@ -65,9 +66,15 @@ impl v1::host_service_server::HostService for Host {
 
     async fn validate_policy(
         &self,
-        _: Request<v1::ValidatePolicyRequest>,
+        request: Request<v1::ValidatePolicyRequest>,
     ) -> Result<Response<v1::ValidatePolicyResponse>, Status> {
-        Err(Status::unimplemented("it comes with the next commits"))
+        let peer = peer(request.extensions())?;
+        let v1::ValidatePolicyRequest { read, text } = request.into_inner();
+        if !reader(&self.engine, peer, read).await?.is_admin() {
+            let refusal = Refusal::new(Reason::NotPermitted, "only admins have the host check a policy");
+            return Err(refused(refusal.at("role")));
+        }
+        Ok(Response::new(wire::validated(Config::parse(&text))))
     }
 
     async fn get_policy(

@@ -33,6 +33,12 @@ impl Reader {
         matches!(self, Self::Root | Self::Person { is_admin: true, .. })
     }
 
+    /// Whether this reader is root or an admin.
+    #[must_use]
+    pub fn is_admin(&self) -> bool {
+        matches!(self, Self::Root | Self::Person { is_admin: true, .. })
+    }
+
     /// Whether this reader may see what everybody did.
     #[must_use]
     pub fn sees_all(&self) -> bool {

@@ -7,6 +7,7 @@ use postern_core::time::Seconds;
 use postern_proto::v1;
 
 use super::view::duration;
+use crate::config::{Config, Problem};
 
 /// The rules; `digest` names the files that they were read from.
 #[must_use]
@@ -19,6 +20,23 @@ pub fn policy(rules: &Policy, digest: &str) -> v1::Policy {
         pending_ttl: Some(duration(pending_ttl.unwrap_or(Seconds(0)))),
         digest: digest.to_owned(),
     }
+}
+
+/// What a configuration would mean, or what is wrong with it.
+#[must_use]
+pub fn validated(parsed: Result<Config, Vec<Problem>>) -> v1::ValidatePolicyResponse {
+    match parsed {
+        Ok(config) => v1::ValidatePolicyResponse { problems: Vec::new(), policy: Some(policy(&config.policy(), "")) },
+        Err(problems) => {
+            v1::ValidatePolicyResponse { problems: problems.into_iter().map(problem).collect(), policy: None }
+        }
+    }
+}
+
+fn problem(problem: Problem) -> v1::PolicyProblem {
+    let Problem { line, column, field, message, excerpt: _, length: _ } = problem;
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    v1::PolicyProblem { line: number(line), column: number(column), field, message }
 }
 
 fn role(rule: &RoleRule) -> v1::RoleBinding {
