@@ -1,10 +1,12 @@
 //! What the host tells of its rules, and what it says of others before they are in force.
 
+use std::net::SocketAddr;
+
 use postern_proto::v1::{GetPolicyRequest, ListKnocksRequest, ValidatePolicyRequest};
 use postern_tests::client::reason;
 use postern_tests::net::{NEIGHBOUR, Net, SERVER};
 use postern_tests::postern::{AUDIENCE, Options, Postern};
-use postern_tests::probe;
+use postern_tests::probe::{self, Outcome};
 use postern_tests::request;
 
 #[test]
@@ -40,7 +42,7 @@ fn the_rules_are_shown_and_others_are_checked_without_effect() {
     assert_eq!(check("", read(&postern.alice)).map_err(refused).expect_err("no"), "NOT_PERMITTED");
     assert!(check("", read(&postern.admin)).is_ok());
     for source in NEIGHBOUR.both() {
-        probe::tcp(&net.client, source, std::net::SocketAddr::new(SERVER.like(source), 22));
+        assert_ne!(probe::tcp(&net.client, source, SocketAddr::new(SERVER.like(source), 22)), Outcome::Answered);
     }
     let knocks = |key| client.wait(client.host().list_knocks(ListKnocksRequest { read: read(key) }));
     assert_eq!(knocks(&postern.alice).map_err(refused).expect_err("no"), "NOT_PERMITTED");
