@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use postern_tests::laptop::Laptop;
-use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER, STRANGER};
+use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER, STRANGER, join};
 use postern_tests::netns::Netns;
 use postern_tests::postern::{Options, Postern};
 use postern_tests::probe::{self, Outcome};
@@ -56,6 +56,45 @@ fn my_ip_opens_for_the_addresses_that_the_host_sees_in_both_families() {
     let revoked = laptop.postern(&["revoke", "vm1.test", id]);
     assert_eq!(revoked.code, Some(0), "{}", revoked.err);
     assert!(own.iter().all(|source| !is_open(&net, *source)));
+}
+
+/// A laptop behind a router that hides it: only the host can tell which address it comes from.
+#[test]
+fn my_ip_behind_a_second_hop_is_the_address_that_the_host_sees() {
+    let net = Net::pair();
+    let postern = Postern::start(&net.server, Options::default());
+    let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
+    let home = Netns::new();
+    join(&home, "eth0", [2, 0, 0, 0, 7, 2], &net.client, "inside", [2, 0, 0, 0, 7, 1]);
+    home.ip("addr add 192.168.77.2/24 dev eth0\naddr add fd77::2/64 dev eth0 nodad\n\
+         route add default via 192.168.77.1\nroute add default via fd77::1");
+    net.client.ip("addr add 192.168.77.1/24 dev inside\naddr add fd77::1/64 dev inside nodad");
+    net.client.sysctl("net/ipv4/ip_forward", "1");
+    net.client.sysctl("net/ipv6/conf/all/forwarding", "1");
+    net.client.nft(&format!(
+        "table inet hop {{\nchain out {{\ntype nat hook postrouting priority 100\n\
+         oifname \"eth0\" ip saddr 192.168.77.0/24 snat ip to {}\n\
+         oifname \"eth0\" ip6 saddr fd77::/64 snat ip6 to {}\n}}\n}}\n",
+        GRANTED.v4, GRANTED.v6
+    ));
+    let laptop = Laptop::new(&home, &postern);
+    let reaches = |server: IpAddr| {
+        probe::tcp(&home, usual_source(&home, server), SocketAddr::new(server, 22)) == Outcome::Answered
+    };
+    assert_eq!(SERVER.both().map(reaches), [false; 2]);
+    let asked = laptop.postern(&["request", "vm1.test", "--port", "ssh", "--for", "10m", "--reason", "a test"]);
+    assert_eq!(asked.code, Some(0), "{}{}", asked.out, asked.err);
+    let grant = asked.json()["grant"].clone();
+    let mut sources: Vec<_> = grant["source"].as_array().expect("sources").iter().filter_map(Value::as_str).collect();
+    sources.sort_unstable();
+    let mut wanted = GRANTED.both().map(postern_tests::request::prefix);
+    wanted.sort_unstable();
+    assert_eq!(sources, wanted, "the router's address, which the laptop does not know");
+    assert_eq!(SERVER.both().map(reaches), [true; 2]);
+    assert!(!is_open(&net, NEIGHBOUR.both()[0]));
+    let returned = laptop.postern(&["give-back", "vm1.test"]);
+    assert_eq!(returned.code, Some(0), "{}{}", returned.out, returned.err);
+    assert_eq!(SERVER.both().map(reaches), [false; 2]);
 }
 
 #[test]
