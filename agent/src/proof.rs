@@ -1,7 +1,9 @@
 //! How this host proves to clients who it is: a signature by its own SSH host key over its names and its TLS key.
 //!
-//! Owns reading that private key and the one signature made with it at start. It keeps no key: nothing that a peer
+//! Owns reading those private keys and the one signature made with each at start. It keeps no key: nothing that a peer
 //! sends is ever signed (docs/decisions/0013).
+
+mod certificate;
 
 use std::io;
 use std::path::Path;
@@ -9,21 +11,38 @@ use std::path::Path;
 use serde::Serialize;
 use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey};
 
+use self::certificate::CertificateFile;
 use crate::engine::WhoAmI;
 
 /// The namespace of the signature; no other message is signed under it.
 pub const NAMESPACE: &str = "host@postern.v1";
 
-/// The keys to sign with, the first that is there.
+/// The keys to sign with, where they are there.
 const FILES: [&str; 2] = ["ssh_host_ed25519_key", "ssh_host_ecdsa_key"];
 
 /// What `WhoAmI` shows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Proof {
     /// UTF-8 JSON: `{"hostId", "names", "tlsFingerprint"}`.
     pub payload: String,
-    /// An armored SSHSIG over exactly these bytes.
+    /// By each key that can sign; at least one.
+    pub signed: Vec<Signed>,
+}
+
+/// One key's signature.
+#[derive(Debug)]
+pub struct Signed {
+    /// An armored SSHSIG over exactly the bytes of the payload.
     pub signature: String,
+    certificate: CertificateFile,
+}
+
+impl Signed {
+    /// The key's certificate as it is now, a line without its comment. Empty where there is none.
+    #[must_use]
+    pub fn certificate(&self) -> String {
+        self.certificate.line()
+    }
 }
 
 #[derive(Serialize)]
@@ -34,19 +53,29 @@ struct Payload<'a> {
     tls_fingerprint: &'a str,
 }
 
-/// Signs once with the host key in `dir`. None where there is no key that can sign; the reason is logged, and clients then
+/// Signs once with each host key in `dir`. None where there is no key that can sign; the reason is logged, and clients then
 /// pin the TLS key as they would without SSH.
 #[must_use]
 pub fn of_host(dir: &Path, who: &WhoAmI, tls_fingerprint: &str) -> Option<Proof> {
-    let key = FILES.iter().find_map(|file| host_key(&dir.join(file)))?;
-    let proof = sign(&key, who, tls_fingerprint);
-    match &proof {
-        Ok(_) => {
-            tracing::info!(host_key = %key.fingerprint(HashAlg::Sha256), "clients may know this host by its SSH host key")
+    let WhoAmI { host_id, names, .. } = who;
+    let payload = Payload { host_id: host_id.to_string(), names, tls_fingerprint };
+    let payload = serde_json::to_string(&payload).ok()?;
+    let signed: Vec<_> = FILES.iter().filter_map(|file| signed(&dir.join(file), &payload)).collect();
+    (!signed.is_empty()).then_some(Proof { payload, signed })
+}
+
+fn signed(path: &Path, payload: &str) -> Option<Signed> {
+    let key = host_key(path)?;
+    let signature = match sign(&key, payload) {
+        Ok(signature) => signature,
+        Err(error) => {
+            tracing::warn!(file = %path.display(), %error, "this SSH host key does not sign");
+            return None;
         }
-        Err(error) => tracing::warn!(%error, "the SSH host key does not sign; clients have to pin the TLS key"),
-    }
-    proof.ok()
+    };
+    tracing::info!(host_key = %key.fingerprint(HashAlg::Sha256), "clients may know this host by its SSH host key");
+    let public = key.public_key().to_bytes().ok()?;
+    Some(Signed { signature, certificate: CertificateFile::beside(path, public) })
 }
 
 /// The private key in a file, if it can be used. An absent file is no news: not every host runs sshd.
@@ -69,11 +98,8 @@ fn can_sign(key: &PrivateKey) -> bool {
     matches!(key.algorithm(), Algorithm::Ed25519 | Algorithm::Ecdsa { curve: NistP256 | NistP384 })
 }
 
-fn sign(key: &PrivateKey, who: &WhoAmI, tls_fingerprint: &str) -> Result<Proof, Box<dyn std::error::Error>> {
-    let WhoAmI { host_id, names, .. } = who;
-    let payload = serde_json::to_string(&Payload { host_id: host_id.to_string(), names, tls_fingerprint })?;
-    let signature = key.sign(NAMESPACE, HashAlg::Sha512, payload.as_bytes())?.to_pem(LineEnding::LF)?;
-    Ok(Proof { payload, signature })
+fn sign(key: &PrivateKey, payload: &str) -> Result<String, ssh_key::Error> {
+    key.sign(NAMESPACE, HashAlg::Sha512, payload.as_bytes())?.to_pem(LineEnding::LF)
 }
 
 #[cfg(test)]
@@ -99,36 +125,42 @@ mod tests {
         assert!(status.unwrap().success());
     }
 
-    /// Whether `ssh-keygen -Y verify` takes the proof for one by the key in `file`.
+    /// Whether `ssh-keygen -Y verify` takes one of the signatures for one by the key in `file`.
     fn verifies(dir: &Path, file: &str, proof: &Proof) -> bool {
+        proof.signed.iter().any(|signed| verified(dir, file, &proof.payload, &signed.signature))
+    }
+
+    fn verified(dir: &Path, file: &str, payload: &str, signature: &str) -> bool {
         let public = fs::read_to_string(dir.join(file).with_extension("pub")).unwrap();
         fs::write(dir.join("signers"), format!("vm1 {public}")).unwrap();
-        fs::write(dir.join("proof"), &proof.signature).unwrap();
+        fs::write(dir.join("proof"), signature).unwrap();
         let mut command = Command::new("ssh-keygen");
         command.args(["-Y", "verify", "-I", "vm1", "-n", NAMESPACE, "-f"]).arg(dir.join("signers"));
         command.arg("-s").arg(dir.join("proof")).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(proof.payload.as_bytes()).unwrap();
+        child.stdin.take().unwrap().write_all(payload.as_bytes()).unwrap();
         child.wait().unwrap().success()
     }
 
     #[test]
-    fn the_first_key_that_can_sign_signs_what_ssh_keygen_verifies() {
+    fn each_key_that_can_sign_signs_what_ssh_keygen_verifies() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         let prove = || of_host(dir, &who(), "SHA256:tls");
-        assert_eq!(prove(), None, "no key, no proof");
+        assert!(prove().is_none(), "no key, no proof");
         for bits in ["521", "384", "256"] {
             let _ = fs::remove_file(dir.join(FILES[1]));
             keygen(dir, FILES[1], &["-N", "", "-t", "ecdsa", "-b", bits]);
             assert_eq!(prove().is_some_and(|proof| verifies(dir, FILES[1], &proof)), bits != "521", "{bits}");
         }
         keygen(dir, FILES[0], &["-N", "secret", "-t", "ed25519"]);
-        assert!(verifies(dir, FILES[1], &prove().unwrap()), "the one with a passphrase is passed over");
+        let proof = prove().unwrap();
+        assert!(proof.signed.len() == 1 && verifies(dir, FILES[1], &proof), "the one with a passphrase is passed over");
         fs::remove_file(dir.join(FILES[0])).unwrap();
         keygen(dir, FILES[0], &["-N", "", "-t", "ed25519"]);
         let proof = prove().unwrap();
-        assert!(verifies(dir, FILES[0], &proof) && !verifies(dir, FILES[1], &proof));
+        assert!(verifies(dir, FILES[0], &proof) && verifies(dir, FILES[1], &proof));
+        assert!(verified(dir, FILES[0], &proof.payload, &proof.signed[0].signature), "Ed25519 comes first");
         let said: serde_json::Value = serde_json::from_str(&proof.payload).unwrap();
         assert_eq!(said["names"][1], "\"quoted\"");
         assert_eq!(said["tlsFingerprint"], "SHA256:tls");

@@ -5,7 +5,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use ipnet::IpNet;
@@ -23,7 +23,7 @@ use crate::{
     known_hosts::KnownHosts,
     parse::host_prefix,
     proof,
-    ssh_hosts::SshHosts,
+    ssh_hosts::{Known, SshHosts, config::Config},
     target::Target,
     text,
     tls::Fingerprint,
@@ -98,8 +98,9 @@ impl Plan {
     pub async fn open(&self, reach: Reach) -> Result<Session> {
         match &self.target {
             Target::Tls { host, port } => {
-                let addresses = resolve(host, *port).await?;
-                self.open_tls(host, &addresses, reach).await
+                let config = self.ssh.config(host).await?;
+                let addresses = resolve(&config.hostname, *port).await?;
+                self.open_known(host, &config, &addresses, reach).await
             }
             Target::Plaintext(address) => self.open_local(connect::plaintext(*address).await).await,
             Target::Unix(path) => self.open_local(connect::unix(path).await).await,
@@ -111,13 +112,19 @@ impl Plan {
     /// # Errors
     /// As [`Self::open`].
     pub async fn open_tls(&self, host: &str, addresses: &[SocketAddr], reach: Reach) -> Result<Session> {
+        self.open_known(host, &self.ssh.config(host).await?, addresses, reach).await
+    }
+
+    async fn open_known(&self, host: &str, config: &Config, addresses: &[SocketAddr], reach: Reach) -> Result<Session> {
+        let ssh = Known::find(config)?;
         let address = self.target.to_string();
         let known = self.store.find(&address)?;
         let pin = self.trust.pin(known.as_ref());
         let session = self.gather(host, addresses, pin, reach).await?;
         let first = session.first();
         let fingerprint = one_identity(&address, &session.answers)?;
-        let standing = proof::judge(host, &first.who, fingerprint, &self.ssh.find(host)?)?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let standing = proof::judge(host, &first.who, fingerprint, &ssh, now).await?;
         let shown = Shown { address: &address, host_id: &first.who.host_id, fingerprint, standing };
         trust::settle(&self.trust, &self.store, shown, self.console).await?;
         Ok(session)

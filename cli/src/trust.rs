@@ -59,17 +59,23 @@ pub async fn settle(trust: &Trust, store: &KnownHosts, shown: Shown<'_>, console
         (_, Some(_)) => record(store, shown, console, "as --fingerprint says"),
         (None, None) if shown.standing == Standing::Proven => Ok(()),
         // Who is in the middle can leave out the proof; that must not be enough.
-        (_, None) if trust.accept_new && shown.standing == Standing::Unproven => Err(not_proven(shown)),
+        (_, None) if trust.accept_new && matches!(shown.standing, Standing::Unproven(_)) => Err(not_proven(shown)),
         (_, None) if trust.accept_new => record(store, shown, console, "as --accept-new says"),
         (_, None) if console.can_ask() => ask(store, shown, console).await,
+        (_, None) if matches!(shown.standing, Standing::Unproven(_)) => Err(not_proven(shown)),
         (_, None) => Err(not_known(shown)),
     }
 }
 
 async fn ask(store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<()> {
     let warning = match shown.standing {
-        Standing::Unproven => "\n  Your ssh known_hosts has a key for it, but it does not prove to hold that key.",
-        Standing::Unknown | Standing::Proven => "",
+        Standing::Unproven(fault) => {
+            let why = fault.map(|fault| format!("\n  {fault}.")).unwrap_or_default();
+            format!(
+                "{why}\n  Your ssh known_hosts has a key or an authority for it, but it does not prove to be that host."
+            )
+        }
+        Standing::Unknown | Standing::Proven => String::new(),
     };
     let question = format!(
         "{} is not known yet.{warning}\n  host id:         {}\n  TLS fingerprint: {}\nTrust it from now on?",
@@ -94,10 +100,14 @@ fn record(store: &KnownHosts, shown: Shown<'_>, console: Console, why: &str) -> 
 }
 
 fn not_proven(shown: Shown<'_>) -> Failure {
-    let Shown { address, fingerprint, .. } = shown;
+    let Shown { address, fingerprint, standing, .. } = shown;
+    let why = match standing {
+        Standing::Unproven(Some(fault)) => format!("{fault}. "),
+        _ => String::new(),
+    };
     let message = format!(
-        "your ssh known_hosts has a key for {address}, but whoever answers does not prove to hold that key, so it is not \
-         new and --accept-new does not apply; it shows {fingerprint}"
+        "{why}Your ssh known_hosts has a key or an authority for {address}, but whoever answers does not prove to be that \
+         host; it shows {fingerprint}"
     );
     Failure::new(Kind::Identity, message)
         .next(format!("compare with what the host prints, then pass --fingerprint {fingerprint}"))
@@ -198,7 +208,7 @@ mod tests {
         let proven = Shown { standing: Standing::Proven, ..shown(b"one", "a") };
         settle(&Trust::default(), &store, proven, CONSOLE).await.unwrap();
         assert_eq!(store.find("vm1:7322").unwrap(), None, "nothing is pinned");
-        let unproven = Shown { standing: Standing::Unproven, ..shown(b"one", "a") };
+        let unproven = Shown { standing: Standing::Unproven(None), ..shown(b"one", "a") };
         assert_eq!(settle(&accept, &store, unproven, CONSOLE).await.unwrap_err().kind, Kind::Identity);
         let named = Trust { fingerprint: Some(Fingerprint::of(b"one")), accept_new: false };
         settle(&named, &store, unproven, CONSOLE).await.unwrap();

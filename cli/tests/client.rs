@@ -258,7 +258,7 @@ fn plan(host: &str, directory: &Path) -> Plan {
         target: host.parse().unwrap(),
         trust: Trust { fingerprint: None, accept_new: true },
         store: KnownHosts::at(directory.join("known_hosts.toml")),
-        ssh: SshHosts::default(),
+        ssh: SshHosts::at([]),
         console: Console { json: false },
     }
 }

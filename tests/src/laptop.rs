@@ -123,6 +123,7 @@ impl Laptop {
         let hosts =
             ["127.0.0.1 localhost".to_owned()].into_iter().chain(SERVER.both().map(|a| format!("{a} vm1.test")));
         fs::write(home.path().join("hosts"), hosts.collect::<Vec<_>>().join("\n")).expect("the hosts file");
+        fs::write(home.path().join("passwd"), passwd(home.path())).expect("the list of users");
         Self { namespace: namespace.clone(), home, key: key.path().to_owned() }
     }
 
@@ -137,8 +138,9 @@ impl Laptop {
         let program = postern::program().with_file_name("postern");
         assert!(program.exists(), "{} is missing: cargo build makes it", program.display());
         let mut command = self.namespace.command("unshare");
-        command.args(["--mount", "sh", "-euc", "mount --bind \"$HOSTS\" /etc/hosts; exec \"$0\" \"$@\""]).arg(program);
-        command.args(arguments).env("HOSTS", self.home.path().join("hosts")).env("HOME", self.home.path());
+        let own = "for file in hosts passwd; do mount --bind \"$HOME/$file\" /etc/$file; done; exec \"$0\" \"$@\"";
+        command.args(["--mount", "sh", "-euc", own]).arg(program);
+        command.args(arguments).env("HOME", self.home.path());
         command.env_remove("XDG_CONFIG_HOME").env_remove("SSH_AUTH_SOCK").stdin(Stdio::null());
         command
     }
@@ -170,4 +172,11 @@ impl Laptop {
         let key = self.key.display().to_string();
         self.run(&[arguments, &["--json", "--accept-new", "--key", &key]].concat())
     }
+}
+
+/// The list of users with root's home elsewhere: ssh finds its files by it, and not by `HOME`.
+fn passwd(home: &Path) -> String {
+    let users = fs::read_to_string("/etc/passwd").expect("the list of users");
+    let others = users.lines().filter(|line| !line.starts_with("root:")).map(|line| format!("{line}\n"));
+    format!("root:x:0:0:root:{}:/bin/sh\n{}", home.display(), others.collect::<String>())
 }

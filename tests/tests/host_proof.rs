@@ -54,6 +54,21 @@ impl Scene {
         }
     }
 
+    /// Certifies the host's key by the key `authority`, as who runs one does.
+    fn certified(&self, authority: &Key, arguments: &[&str]) {
+        let mut command = Command::new("ssh-keygen");
+        command.args(["-q", "-I", "vm1", "-h", "-s"]).arg(authority.path()).args(arguments);
+        let output = command.arg(self.host_key.path().with_extension("pub")).output().expect("ssh-keygen");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Writes the laptop's `ssh_config`.
+    fn configures(&self, text: &str) {
+        let directory = self.laptop.home().join(".ssh");
+        fs::create_dir_all(&directory).expect("the directory");
+        fs::write(directory.join("config"), text).expect("the configuration");
+    }
+
     /// Runs it without any flag about trust.
     fn asks(&self, arguments: &[&str]) -> Run {
         let key = self.postern.alice.path().display().to_string();
@@ -140,4 +155,75 @@ fn a_known_host_without_a_proof_is_not_accepted_unseen() {
     let fingerprint = scene.postern.client().who_am_i().expect("an answer").tls_fingerprint;
     let named = scene.asks(&["status", "vm1.test", "--fingerprint", &fingerprint]);
     assert_eq!(named.code, Some(0), "{}{}", named.out, named.err);
+}
+
+#[test]
+fn a_host_with_a_certificate_needs_no_flag_and_no_pin() {
+    let scene = Scene::new();
+    let authority = Key::new(scene.keys.path(), "authority");
+    let trusted = [format!("@cert-authority *.test {}", authority.public())];
+    scene.knows(&trusted, false);
+    assert_refused(&scene.asks(&["status", "vm1.test"]), "does not prove");
+    // posternd runs on: authorities give out certificates for days.
+    scene.certified(&authority, &["-n", "vm1.test"]);
+    let status = scene.asks(&["status", "vm1.test"]);
+    assert_eq!(status.code, Some(0), "{}{}", status.out, status.err);
+    let asked = scene.asks(&["request", "vm1.test", "--port", "ssh", "--for", "10m"]);
+    assert_eq!(asked.code, Some(0), "{}{}", asked.out, asked.err);
+    for (arguments, says) in [
+        (&["-n", "vm1.test", "-V", "-2d:-1d"][..], "Certificate invalid: expired"),
+        (&["-n", "vm2.test"], "Certificate invalid: name is not a listed principal"),
+        (&[], "Certificate lacks principal list"),
+        (&["-n", "vm1.test", "-O", "critical:x=y"], "Certificate contains unsupported critical options"),
+    ] {
+        scene.certified(&authority, arguments);
+        assert_refused(&scene.asks(&["status", "vm1.test"]), says);
+        assert_refused(&scene.laptop.postern(&["status", "vm1.test"]), says);
+    }
+    let other = Key::new(scene.keys.path(), "another_authority");
+    scene.certified(&other, &["-n", "vm1.test"]);
+    assert_refused(&scene.asks(&["status", "vm1.test"]), "does not prove");
+    scene.certified(&authority, &["-n", "vm1.test"]);
+    assert_eq!(scene.asks(&["status", "vm1.test"]).code, Some(0));
+    scene.knows(&[trusted[0].clone(), format!("@revoked * {}", authority.public())], false);
+    assert_refused(&scene.asks(&["status", "vm1.test"]), "REVOKED HOST KEY DETECTED");
+    assert!(!scene.is_pinned(), "trust came from the authority alone");
+}
+
+#[test]
+fn the_host_is_looked_up_as_ssh_config_says() {
+    let scene = Scene::new();
+    let (own, other) = (scene.host_key.public(), scene.other_key("other"));
+    scene.configures("Host vm1.test\n  Port 2222\nHost web\n  HostName vm1.test\n  HostKeyAlias store\n");
+    for hashed in [false, true] {
+        scene.knows(&[format!("[vm1.test]:2222 {own}")], hashed);
+        let status = scene.asks(&["status", "vm1.test"]);
+        assert_eq!(status.code, Some(0), "hashed: {hashed}: {}{}", status.out, status.err);
+    }
+    scene.knows(&[format!("[vm1.test]:2222 {other}"), format!("vm1.test {own}")], false);
+    assert_refused(&scene.asks(&["status", "vm1.test"]), "REMOTE HOST IDENTIFICATION HAS CHANGED");
+    assert_refused(&scene.asks(&["status", "web"]), "not known yet");
+    scene.knows(&[format!("store {own}")], false);
+    let status = scene.asks(&["status", "web"]);
+    assert_eq!(status.code, Some(0), "{}{}", status.out, status.err);
+    // ssh would not connect either.
+    scene.configures("Host vm1.test\n  Prot 2222\n");
+    let broken = scene.asks(&["status", "vm1.test"]);
+    assert_ne!(broken.code, Some(0));
+    assert!(broken.error()["message"].as_str().is_some_and(|message| message.contains("ssh_config")), "{}", broken.err);
+    assert!(!scene.is_pinned());
+}
+
+#[test]
+fn every_host_key_proves() {
+    let keys = tempfile::tempdir().expect("a directory");
+    let ecdsa = Key::of_type(keys.path(), "ssh_host_ecdsa_key", &["-t", "ecdsa"]);
+    let ed25519 = Key::new(keys.path(), "ssh_host_ed25519_key");
+    let scene = Scene::with(keys, ed25519);
+    for key in [ecdsa.public(), scene.host_key.public()] {
+        scene.knows(&[format!("vm1.test {key}")], true);
+        let status = scene.asks(&["status", "vm1.test"]);
+        assert_eq!(status.code, Some(0), "{}{}", status.out, status.err);
+    }
+    assert!(!scene.is_pinned());
 }

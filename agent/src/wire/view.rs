@@ -13,7 +13,7 @@ use postern_proto::v1;
 
 use super::policy::protected_port;
 use crate::engine::{Explanation, GrantView, HostState, KnockView, LayerView, ShedView, WhoAmI};
-use crate::proof::Proof;
+use crate::proof::{Proof, Signed};
 
 /// The kernel backend's name.
 const BACKEND: &str = "ebpf";
@@ -27,6 +27,9 @@ pub fn who_am_i(
     proof: Option<&Proof>,
 ) -> v1::WhoAmIResponse {
     let WhoAmI { host_id, names, host_time, clock_trusted, challenge } = view;
+    let signed = proof.iter().flat_map(|proof| &proof.signed);
+    let shown = |by: &Signed| v1::HostProof { signature: by.signature.clone(), certificate: by.certificate() };
+    let proofs: Vec<_> = signed.map(shown).collect();
     v1::WhoAmIResponse {
         address: address.map(|a| a.to_string()).unwrap_or_default(),
         host_id: host_id.to_string(),
@@ -36,7 +39,8 @@ pub fn who_am_i(
         challenge,
         tls_fingerprint: tls_fingerprint.to_owned(),
         proof_payload: proof.map(|proof| proof.payload.clone()).unwrap_or_default(),
-        proof: proof.map(|proof| proof.signature.clone()).unwrap_or_default(),
+        proof: proofs.first().map(|proof| proof.signature.clone()).unwrap_or_default(),
+        proofs,
     }
 }
 

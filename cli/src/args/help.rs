@@ -10,8 +10,8 @@ HOST is one of
   unix:///run/postern/posternd.sock
   http://127.0.0.1:7323            plaintext, loopback only
 
-Trust: a host whose SSH host key is in your ssh known_hosts, under the name as typed, proves to hold it and needs nothing \
-else. For any other, at the first use the host's TLS fingerprint is shown and asked about, then kept in ~/.config/postern/known_hosts.toml. \
+Trust: a host whose SSH host key, or the authority of its certificate, is in your ssh known_hosts proves itself and needs nothing \
+else; HOST is what it is to ssh, by your ssh_config. For any other, at the first use the host's TLS fingerprint is shown and asked about, then kept in ~/.config/postern/known_hosts.toml. \
 Without a terminal pass --fingerprint SHA256:… or --accept-new. A host that shows another key later is refused.
 
 Keys: without --key the first acceptable key of your ssh-agent signs, else ~/.ssh/id_ed25519, id_ecdsa or id_rsa. \

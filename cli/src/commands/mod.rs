@@ -93,7 +93,7 @@ impl Env {
             Target::Tls { .. } => KnownHosts::of_user()?,
             Target::Plaintext(_) | Target::Unix(_) => KnownHosts::at("/nonexistent"),
         };
-        Ok(Plan { target, trust, store, ssh: SshHosts::of_user(), console: self.console })
+        Ok(Plan { target, trust, store, ssh: SshHosts::OfUser, console: self.console })
     }
 
     async fn signer(&self) -> Result<Arc<Signer>> {

@@ -9,9 +9,12 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use ssh_key::{Certificate, PrivateKey, PublicKey};
+use ssh_key::PrivateKey;
 
-use super::wire::{self, algorithm};
+use super::{
+    certificate::Certificate,
+    wire::{self, algorithm},
+};
 use crate::failure::{Failure, Kind, Result};
 
 /// A public key or certificate from a `.pub` file.
@@ -121,13 +124,12 @@ fn parse_public(text: &str) -> Option<PublicFile> {
     if !kind.contains("-cert-v0") {
         return Some(PublicFile { key_blob: blob.clone(), blob });
     }
-    let certificate = Certificate::from_bytes(&blob).ok()?;
-    let key_blob = PublicKey::from(certificate.public_key().clone()).to_bytes().ok()?;
+    let key_blob = Certificate::parse(&blob)?.key_blob;
     Some(PublicFile { blob, key_blob })
 }
 
 /// Whether a certificate is valid by this machine's clock; an expired one beside a key must not spoil the key.
 fn valid_now(public: &PublicFile) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    Certificate::from_bytes(&public.blob).is_ok_and(|c| c.valid_after() <= now && now < c.valid_before())
+    Certificate::parse(&public.blob).is_some_and(|certificate| certificate.is_valid_at(now))
 }

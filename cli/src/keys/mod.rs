@@ -4,6 +4,7 @@
 //! leave an agent.
 
 pub mod agent;
+pub mod certificate;
 mod file;
 mod keygen;
 pub mod sshsig;

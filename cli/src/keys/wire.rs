@@ -27,6 +27,13 @@ pub fn take_u32(input: &mut &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(*number))
 }
 
+/// Takes a 64-bit number off the front.
+pub fn take_u64(input: &mut &[u8]) -> Option<u64> {
+    let (number, rest) = input.split_first_chunk::<8>()?;
+    *input = rest;
+    Some(u64::from_be_bytes(*number))
+}
+
 /// The algorithm that a public key or a signature names itself.
 pub fn algorithm(mut blob: &[u8]) -> Option<&str> {
     std::str::from_utf8(take_string(&mut blob)?).ok()

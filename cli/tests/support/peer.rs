@@ -97,6 +97,7 @@ impl Peer {
             challenge: CHALLENGE.to_owned(),
             tls_fingerprint: String::new(),
             proof_payload: String::new(),
+            proofs: Vec::new(),
             proof: String::new(),
         };
         Self { who, refusal: None, waits: None, grants: Vec::new(), inbox: Arc::default() }

@@ -1,0 +1,145 @@
+//! The certificate that may lie beside an SSH host key (`HostCertificate` of sshd).
+//!
+//! Owns reading it again when the file changes: authorities give out certificates for days, and who renews them knows of
+//! sshd alone. It never judges one; that is for those who trust the authority.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+/// The longest file that is read, in bytes.
+const MOST: u64 = 16 * 1024;
+/// The certificate type "host".
+const HOST: &[u8; 4] = &[0, 0, 0, 2];
+
+/// A file that may or may not be there.
+#[derive(Debug)]
+pub(super) struct CertificateFile {
+    path: PathBuf,
+    /// The public key that it has to be about, in SSH's encoding.
+    key: Vec<u8>,
+    seen: Mutex<Seen>,
+}
+
+/// What was read, and from which version of the file.
+#[derive(Debug, Default)]
+struct Seen {
+    version: Option<Version>,
+    line: String,
+}
+
+/// Inode, length, and the time of the last change in seconds and nanoseconds.
+type Version = (u64, u64, i64, i64);
+
+fn version(metadata: &Metadata) -> Version {
+    (metadata.ino(), metadata.len(), metadata.ctime(), metadata.ctime_nsec())
+}
+
+impl CertificateFile {
+    /// `KEY-cert.pub` for the private key file `KEY` with this public half.
+    pub(super) fn beside(private: &Path, key: Vec<u8>) -> Self {
+        let mut path = private.as_os_str().to_owned();
+        path.push("-cert.pub");
+        let this = Self { path: path.into(), key, seen: Mutex::default() };
+        let _ = this.line();
+        this
+    }
+
+    /// Its content, type and base64. Empty where there is none that is about this key.
+    pub(super) fn line(&self) -> String {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = std::fs::metadata(&self.path).ok().as_ref().map(version);
+        if seen.version != now {
+            seen.line = self.read().unwrap_or_else(|error| {
+                let absent = error.kind() == io::ErrorKind::NotFound;
+                if !absent {
+                    tracing::warn!(file = %self.path.display(), %error, "clients do not get this host certificate");
+                }
+                String::new()
+            });
+            seen.version = now;
+        }
+        seen.line.clone()
+    }
+
+    fn read(&self) -> io::Result<String> {
+        let mut text = String::new();
+        File::open(&self.path)?.take(MOST).read_to_string(&mut text)?;
+        let mut words = text.split_ascii_whitespace();
+        let (kind, encoded) = words.next().zip(words.next()).ok_or(io::ErrorKind::InvalidData)?;
+        let blob = STANDARD.decode(encoded).map_err(io::Error::other)?;
+        match is_about(&blob, kind, &self.key) {
+            Some(true) => Ok(format!("{kind} {encoded}")),
+            Some(false) => Err(io::Error::other("it is not a host certificate of the key beside it")),
+            None => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+/// Whether `blob` begins as a host certificate of type `kind` about `key` does (PROTOCOL.certkeys): its type, a nonce, what
+/// follows the type of the plain key, a serial number of eight bytes, and what it is a certificate of.
+fn is_about(blob: &[u8], kind: &str, key: &[u8]) -> Option<bool> {
+    let (certificate_type, rest) = string(blob)?;
+    let (_nonce, rest) = string(rest)?;
+    let (key_type, fields) = string(key)?;
+    let expected = [key_type, b"-cert-v01@openssh.com"].concat();
+    let after = rest.strip_prefix(fields).and_then(|rest| rest.get(8..12));
+    Some(kind.as_bytes() == expected && certificate_type == expected && after == Some(HOST.as_slice()))
+}
+
+/// A string with its length before it, and what follows.
+fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use super::*;
+
+    fn keygen(dir: &Path, arguments: &[&str]) {
+        let output = Command::new("ssh-keygen").current_dir(dir).arg("-q").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    #[test]
+    fn the_file_is_read_again_when_it_changes_and_shown_only_if_it_is_about_this_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        for kind in ["ed25519", "ecdsa"] {
+            for name in ["ca", "other", "key"] {
+                let _ = fs::remove_file(dir.join(name));
+                keygen(dir, &["-N", "", "-t", kind, "-f", name]);
+            }
+            let file = dir.join("key-cert.pub");
+            let _ = fs::remove_file(&file);
+            let public = ssh_key::PublicKey::read_openssh_file(&dir.join("key.pub")).unwrap().to_bytes().unwrap();
+            let certificate = CertificateFile::beside(&dir.join("key"), public);
+            assert_eq!(certificate.line(), "", "there is none yet");
+            for principal in ["vm1", "vm2"] {
+                keygen(dir, &["-s", "ca", "-I", "id", "-h", "-n", principal, "key.pub"]);
+                let text = fs::read_to_string(&file).unwrap();
+                assert!(text.starts_with(&certificate.line()) && !certificate.line().is_empty(), "{principal}");
+                assert_eq!(certificate.line().split(' ').count(), 2);
+            }
+            keygen(dir, &["-s", "ca", "-I", "id", "-n", "alice", "key.pub"]);
+            assert_eq!(certificate.line(), "", "it is a person's");
+            keygen(dir, &["-s", "ca", "-I", "id", "-h", "-n", "vm1", "other.pub"]);
+            fs::rename(dir.join("other-cert.pub"), &file).unwrap();
+            assert_eq!(certificate.line(), "", "it is about another key");
+            fs::write(&file, "garbage").unwrap();
+            assert_eq!(certificate.line(), "");
+            keygen(dir, &["-s", "ca", "-I", "id", "-h", "-n", "vm1", "key.pub"]);
+            assert_ne!(certificate.line(), "");
+            fs::remove_file(&file).unwrap();
+            assert_eq!(certificate.line(), "", "it is gone");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The keys that a host proves to hold.
+//!
+//! Owns checking that each proof is about this host on this connection. Whether anybody knows its key is decided elsewhere.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use postern_proto::v1::{HostProof, WhoAmIResponse};
+use serde::Deserialize;
+use ssh_key::{PublicKey, SshSig};
+
+use super::NAMESPACE;
+use crate::{keys::certificate::Certificate, tls::Fingerprint};
+
+/// More proofs than that are not looked at: a host has one for each type of key.
+const MOST: usize = 8;
+
+/// A key that the host holds.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The key.
+    pub key: PublicKey,
+    /// What an authority says about it; nothing of it is checked but that it is about this key.
+    pub certificate: Option<Certificate>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Payload {
+    host_id: String,
+    names: Vec<String>,
+    tls_fingerprint: String,
+}
+
+/// The keys that signed, if what they signed is about this answer and this connection. None where the host shows no proof.
+pub fn all(who: &WhoAmIResponse, tls: Fingerprint) -> Result<Vec<Shown>, String> {
+    let only = || HostProof { signature: who.proof.clone(), certificate: String::new() };
+    let proofs = match who.proofs.as_slice() {
+        [] if who.proof.is_empty() => return Ok(Vec::new()),
+        [] => &[only()][..],
+        several if several.len() > MOST => return Err("it has too many signatures".to_owned()),
+        several => several,
+    };
+    let payload = who.proof_payload.as_bytes();
+    let keys = proofs.iter().map(|proof| key(proof, payload)).collect::<Result<Vec<_>, _>>()?;
+    let Payload { host_id, names, tls_fingerprint } =
+        serde_json::from_slice(payload).map_err(|error| format!("its content is malformed: {error}"))?;
+    if tls_fingerprint.parse() != Ok(tls) {
+        return Err("it is for another TLS key than the one shown".to_owned());
+    }
+    if host_id != who.host_id || names != who.names {
+        return Err("it is for another host id or other names than the host says".to_owned());
+    }
+    Ok(keys)
+}
+
+fn key(proof: &HostProof, payload: &[u8]) -> Result<Shown, String> {
+    let signature: SshSig = proof.signature.parse().map_err(|error| format!("it is malformed: {error}"))?;
+    let key = PublicKey::from(signature.public_key().clone());
+    key.verify(NAMESPACE, payload, &signature).map_err(|_| "its signature does not fit".to_owned())?;
+    let certificate = match proof.certificate.as_str() {
+        "" => None,
+        line => Some(certificate(line, &key).ok_or("its certificate is malformed or about another key")?),
+    };
+    Ok(Shown { key, certificate })
+}
+
+/// Reads a line `TYPE BASE64` about `key`.
+fn certificate(line: &str, key: &PublicKey) -> Option<Certificate> {
+    let blob = BASE64_STANDARD.decode(line.split_ascii_whitespace().nth(1)?).ok()?;
+    Certificate::parse(&blob).filter(|certificate| key.to_bytes().is_ok_and(|key| key == certificate.key_blob))
+}

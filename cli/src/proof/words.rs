@@ -1,0 +1,57 @@
+//! How it is said that a host is not who it seems: in ssh's words, which people know and search for.
+//!
+//! Owns the sentences. It never decides.
+
+use ssh_key::{Algorithm, HashAlg, PublicKey};
+
+use crate::{
+    failure::{Failure, Kind},
+    ssh_hosts::lines::Line,
+    text,
+};
+
+/// As ssh names a type of key in its messages.
+fn kind(key: &PublicKey) -> &'static str {
+    match key.algorithm() {
+        Algorithm::Ed25519 => "ED25519",
+        Algorithm::Ecdsa { .. } => "ECDSA",
+        Algorithm::Dsa => "DSA",
+        Algorithm::SkEd25519 => "ED25519-SK",
+        Algorithm::SkEcdsaSha2NistP256 => "ECDSA-SK",
+        _ => "RSA",
+    }
+}
+
+pub fn changed(host: &str, key: &PublicKey, known: &Line) -> Failure {
+    let (shown, file) = (kind(key), known.file.display());
+    let message = format!(
+        "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! Someone could be eavesdropping on you right now \
+         (man-in-the-middle attack)! It is also possible that a host key has just been changed. Nothing was sent.\n  \
+         The fingerprint for the {shown} key sent by the remote host is {}.\n  Offending {} key in {file}:{}",
+        key.fingerprint(HashAlg::Sha256),
+        kind(&known.key),
+        known.number
+    );
+    Failure::new(Kind::Identity, message).next(format!(
+        "ask the host's administrator for its SSH host key. Only if it is the one above:\n\
+         ssh-keygen -f '{file}' -R '{host}', then try again"
+    ))
+}
+
+/// Of a key, or of the authority behind its certificate.
+pub fn revoked(host: &str, key: &PublicKey) -> Failure {
+    let message = format!(
+        "WARNING: REVOKED HOST KEY DETECTED! The {} host key for {host} is marked as revoked. This could mean that a \
+         stolen key is being used to impersonate this host. Nothing was sent.",
+        kind(key)
+    );
+    Failure::new(Kind::Identity, message).next("ask the host's administrator; the host needs a new SSH host key")
+}
+
+pub fn no_proof(host: &str, why: &str) -> Failure {
+    let message =
+        format!("{host} shows a proof by an SSH host key that is none: {}. Nothing was sent", text::clean(why));
+    Failure::new(Kind::Identity, message).next(
+        "somebody may be in the middle right now; ask the host's administrator to restart posternd and look again",
+    )
+}
