@@ -198,6 +198,10 @@ fn certificates() -> Vec<Case<'static>> {
             Trusted,
         ),
         certified("RSA with SHA-1", &["-s", "rsa", "-t", "ssh-rsa", "-h", "-n", "vm1"], "@cert-authority * {rsa}", New),
+        certified("RSA not allowed", &["-s", "rsa", "-h", "-n", "vm1"], "@cert-authority * {rsa}", New)
+            .with("CASignatureAlgorithms ssh-ed25519,rsa-sha2-256"),
+        certified("RSA allowed", &["-s", "rsa", "-h", "-n", "vm1"], "@cert-authority * {rsa}", Trusted)
+            .with("CASignatureAlgorithms ssh-ed25519,rsa-sha2-512"),
         certified("ECDSA authority", &["-s", "ecdsa", "-h", "-n", "vm1"], "@cert-authority * {ecdsa}", Trusted),
         certified("P-521 authority", &["-s", "p521", "-h", "-n", "vm1"], "@cert-authority * {p521}", Trusted).ours(New),
         certified("authority as a plain key", OK, "vm1 {ca}", Changed),

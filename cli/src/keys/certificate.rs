@@ -94,6 +94,12 @@ impl Certificate {
         self.valid_after <= now && now < self.valid_before
     }
 
+    /// With what the authority says that it signed; empty where that cannot be read.
+    #[must_use]
+    pub fn signature_algorithm(&self) -> &str {
+        algorithm(&self.signature).unwrap_or_default()
+    }
+
     /// As in a file `KEY-cert.pub`, without its comment.
     #[must_use]
     pub fn line(&self) -> String {

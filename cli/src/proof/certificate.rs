@@ -4,7 +4,10 @@
 
 use std::fmt;
 
-use crate::keys::certificate::{BadSignature, Certificate};
+use crate::{
+    keys::certificate::{BadSignature, Certificate},
+    ssh_hosts::Known,
+};
 
 /// Why a certificate by a known authority is worth nothing here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,20 +45,23 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Checks a certificate of the host that is known as `principal`, in the second `now` since 1970. A certificate without
+/// Checks a certificate of the host that is `known`, in the second `now` since 1970. A certificate without
 /// principals would make every machine that has one into any other, so it is worth nothing, as in newer versions of ssh.
 ///
 /// # Errors
 /// The first reason against it.
-pub fn check(certificate: &Certificate, principal: &str, now: u64) -> Result<(), Fault> {
+pub fn check(certificate: &Certificate, known: &Known, now: u64) -> Result<(), Fault> {
     let Certificate { of_host, principals, valid_after, valid_before, has_critical_options, .. } = certificate;
+    let signed_with = certificate.signature_algorithm();
+    let allowed = known.authority_algorithms.as_ref().is_none_or(|all| all.iter().any(|one| one == signed_with));
     let faults = [
         (!of_host, Fault::NotOfHost),
         (now < *valid_after, Fault::NotYetValid),
         (now >= *valid_before, Fault::Expired),
         (principals.is_empty(), Fault::NoPrincipals),
-        (!principals.iter().any(|name| name == principal), Fault::OtherName),
+        (!principals.contains(&known.principal), Fault::OtherName),
         (*has_critical_options, Fault::CriticalOptions),
+        (!allowed, Fault::Algorithm),
     ];
     if let Some((_, fault)) = faults.into_iter().find(|(holds, _)| *holds) {
         return Err(fault);

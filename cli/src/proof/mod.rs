@@ -41,7 +41,7 @@ pub async fn judge(host: &str, who: &WhoAmIResponse, tls: Fingerprint, known: &K
     }
     let keys = shown::all(who, tls).map_err(|why| words::no_proof(host, &why))?;
     revoked::refuse_listed(host, &keys, &known.revoked).await?;
-    let weigh = |lines| weigh::all(lines, &keys, &known.principal, now);
+    let weigh = |lines| weigh::all(lines, &keys, known, now);
     if let Some(key) = keys.iter().find(|shown| weigh::is_revoked(lines(), shown)) {
         return Err(words::revoked(host, &key.key));
     }

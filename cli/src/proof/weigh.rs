@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     keys::certificate::Certificate,
-    ssh_hosts::lines::{Line, Says},
+    ssh_hosts::{
+        Known,
+        lines::{Line, Says},
+    },
 };
 
 /// What the lines say.
@@ -29,24 +32,24 @@ pub fn is_revoked<'a>(mut lines: impl Iterator<Item = &'a Line>, shown: &Shown) 
     lines.any(|line| line.says == Says::Revoked && (is(line, &shown.key) || signs(line, shown.certificate.as_ref())))
 }
 
-/// Weighs all `keys` for the host that is known as `principal`.
-pub fn all<'a>(lines: &'a [Line], keys: &'a [Shown], principal: &str, now: u64) -> Weight<'a> {
+/// Weighs all `keys` by some of the lines of the host that is `known`, in the second `now` since 1970.
+pub fn all<'a>(lines: &'a [Line], keys: &'a [Shown], known: &Known, now: u64) -> Weight<'a> {
     let mut fault = None;
     for Shown { certificate, .. } in keys {
         if let Some(certificate) = certificate
             && lines.iter().any(|line| line.says == Says::Authority && signs(line, Some(certificate)))
         {
-            match certificate::check(certificate, principal, now) {
+            match certificate::check(certificate, known, now) {
                 // As in ssh, which prefers a certificate where it knows an authority: a plain key from before is outdated.
                 Ok(()) => return Weight::Fits,
                 Err(why) => fault = fault.or(Some(why)),
             }
         }
     }
-    let known = || lines.iter().filter(|line| line.says == Says::Known);
-    let fits = |key: &PublicKey| known().any(|line| is(line, key));
+    let plain = || lines.iter().filter(|line| line.says == Says::Known);
+    let fits = |key: &PublicKey| plain().any(|line| is(line, key));
     let replaced =
-        |key: &PublicKey| known().find(|line| line.key.algorithm() == key.algorithm()).filter(|_| !fits(key));
+        |key: &PublicKey| plain().find(|line| line.key.algorithm() == key.algorithm()).filter(|_| !fits(key));
     for Shown { key, .. } in keys {
         if let Some(line) = replaced(key) {
             return Weight::Contradicts { key, line };
@@ -56,8 +59,8 @@ pub fn all<'a>(lines: &'a [Line], keys: &'a [Shown], principal: &str, now: u64) 
         return Weight::Fits;
     }
     // A host that holds the known key would have shown it, unless keys of that type prove nothing here.
-    match (keys.first(), known().next()) {
-        (Some(Shown { key, .. }), Some(line)) if known().all(can_prove) => Weight::Contradicts { key, line },
+    match (keys.first(), plain().next()) {
+        (Some(Shown { key, .. }), Some(line)) if plain().all(can_prove) => Weight::Contradicts { key, line },
         _ => Weight::Nothing(fault),
     }
 }

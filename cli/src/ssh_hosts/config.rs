@@ -27,7 +27,7 @@ const OF_USER: [&str; 2] = [".ssh/known_hosts", ".ssh/known_hosts2"];
 /// Where ssh would go, under which name it would look for the host's key, and in which files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// `HostName`: the real name or address, in lower case.
+    /// `HostName`: the real name or address.
     pub hostname: String,
     /// `Port`, of sshd.
     pub port: u16,
@@ -37,13 +37,16 @@ pub struct Config {
     pub files: Vec<PathBuf>,
     /// `RevokedHostKeys`: these must exist.
     pub revoked: Vec<PathBuf>,
+    /// `CASignatureAlgorithms`; none where ssh is not there to ask.
+    pub authority_algorithms: Option<Vec<String>>,
 }
 
 impl Config {
     /// These files for `host`, and nothing configured.
     pub fn plain(host: &str, files: impl IntoIterator<Item = PathBuf>) -> Self {
-        let (files, revoked) = (files.into_iter().collect(), Vec::new());
-        Self { hostname: host.to_ascii_lowercase(), port: SSH_PORT, alias: None, files, revoked }
+        let files = files.into_iter().collect();
+        let (revoked, authority_algorithms) = (Vec::new(), None);
+        Self { hostname: host.to_owned(), port: SSH_PORT, alias: None, files, revoked, authority_algorithms }
     }
 
     /// What `ssh HOST` would do.
@@ -81,11 +84,13 @@ impl Config {
         };
         let files = |keyword| value(keyword).map(paths).unwrap_or_default();
         Some(Self {
-            hostname: value("hostname")?.to_ascii_lowercase(),
+            hostname: value("hostname")?.to_owned(),
             port: value("port")?.parse().ok()?,
             alias: value("hostkeyalias").map(str::to_ascii_lowercase),
             files: [files("userknownhostsfile"), files("globalknownhostsfile")].concat(),
             revoked: value("revokedhostkeys").filter(|file| *file != "none").map(PathBuf::from).into_iter().collect(),
+            authority_algorithms: value("casignaturealgorithms")
+                .map(|list| list.split(',').map(str::to_owned).collect()),
         })
     }
 }
@@ -120,7 +125,7 @@ mod tests {
         let text = "host web\nhostname VM1.example.com\nport 2222\nhostkeyalias web\nrevokedhostkeys /x/revoked\n\
                     globalknownhostsfile none\nuserknownhostsfile /home/a/one /home/a/with a blank /home/a/two\n";
         let config = Config::parse(text).unwrap();
-        assert_eq!((config.hostname.as_str(), config.port), ("vm1.example.com", 2222));
+        assert_eq!((config.hostname.as_str(), config.port), ("VM1.example.com", 2222));
         assert_eq!(config.alias.as_deref(), Some("web"));
         assert_eq!(config.files, ["/home/a/one", "/home/a/with a blank", "/home/a/two"].map(PathBuf::from));
         assert_eq!(config.revoked, [PathBuf::from("/x/revoked")]);

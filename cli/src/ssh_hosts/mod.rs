@@ -39,6 +39,8 @@ pub struct Known {
     pub elsewhere: Vec<Line>,
     /// Files with keys that are revoked for all hosts (`RevokedHostKeys`).
     pub revoked: Vec<PathBuf>,
+    /// With what its authorities may have signed; none for all that are checked here.
+    pub authority_algorithms: Option<Vec<String>>,
 }
 
 impl SshHosts {
@@ -65,7 +67,8 @@ impl Known {
     /// # Errors
     /// When a file is there but cannot be read: it might revoke a key.
     pub fn find(config: &Config) -> Result<Self> {
-        let Config { hostname, port, alias, files, revoked } = config;
+        let Config { hostname, port, alias, files, revoked, authority_algorithms } = config;
+        let hostname = &hostname.to_ascii_lowercase();
         let name = alias.clone().unwrap_or_else(|| names::with_port(hostname, *port));
         let principal = alias.as_ref().unwrap_or(hostname).clone();
         let mut known = Self {
@@ -73,6 +76,7 @@ impl Known {
             portless: Vec::new(),
             elsewhere: Vec::new(),
             revoked: revoked.clone(),
+            authority_algorithms: authority_algorithms.clone(),
             name,
             principal,
         };
