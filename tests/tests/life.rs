@@ -287,3 +287,20 @@ fn a_reload_ends_what_it_no_longer_allows_and_a_bad_file_changes_nothing() {
     assert!(!open(3389), "the grant is gone");
     assert!(postern.client().status().expect("the status").degraded.is_empty());
 }
+
+#[test]
+fn a_start_ends_what_the_files_no_longer_allow() {
+    let net = Net::pair();
+    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let _tcp = Service::tcp_echo(&net.server, any(22));
+    let grant = postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
+    let open = |(from, to)| is_open(&net.client, from, SocketAddr::new(to, 22), false);
+    postern.kill();
+    let trust = std::fs::read_to_string(postern.file("allowed_signers")).expect("the trust file");
+    let others: String = trust.split_inclusive('\n').filter(|line| !line.starts_with("alice")).collect();
+    std::fs::write(postern.file("allowed_signers"), others).expect("the trust file");
+    assert!(pairs(GRANTED).into_iter().all(open), "nobody has been told yet");
+    postern.launch();
+    assert!(!pairs(GRANTED).into_iter().any(open), "its signer is trusted no longer");
+    assert_eq!(state_of(&postern, &grant.id), GrantState::Revoked);
+}

@@ -118,7 +118,7 @@ impl Worker {
     }
 
     /// Ends what new rules no longer allow, and drops the approvals that count no longer; says how much it ended.
-    fn reload(&mut self, rules: &Rules, batch: &mut Batch, now: &Now) -> usize {
+    pub(super) fn reload(&mut self, rules: &Rules, batch: &mut Batch, now: &Now) -> usize {
         let gone: Vec<_> =
             self.ledger.living().filter_map(|held| Some((held.life.id(), rules.forbid(held, now)?))).collect();
         for &(id, cause) in &gone {
@@ -176,7 +176,7 @@ impl Rules {
     }
 
     /// Why these rules no longer let this be, if they do not.
-    fn forbid(&self, held: &Held, now: &Now) -> Option<EndCause> {
+    pub(super) fn forbid(&self, held: &Held, now: &Now) -> Option<EndCause> {
         let (signer, allowed, signed_by_root) = match &held.life {
             // Approvals are looked at again when the last one comes.
             Life::Pending(pending) => (&pending.signer, self.policy.still_lets_ask(pending), false),

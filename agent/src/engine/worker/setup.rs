@@ -3,15 +3,16 @@
 //! Owns the order of a start: close the kernel with what the journal says is live, then say so in the journal, then serve.
 //! It never opens anything that the journal does not hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 
-use postern_core::ledger::{Capacity, Event};
+use postern_core::ledger::{self, Capacity, Event};
 use postern_core::message::{Challenger, Identity};
 use postern_core::table;
+use postern_core::time::Now;
 use tokio::sync::{Semaphore, broadcast, mpsc};
 
 use super::{Batch, Worker, thread};
@@ -66,9 +67,13 @@ pub enum StartError {
 pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::Knocks>), StartError> {
     let Setup { opened, clock, identity, rules, secret, enforcer: settings, shed } = setup;
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
+    let wall_high = opened.ledger.wall_high().as_second();
     let now = clock.now();
-    // Grants of another boot, or whose time is up, never get back into the kernel.
-    let current = opened.ledger.active().filter(|grant| grant.boot_id == now.boot_id);
+    let now = Now { wall_trusted: !ledger::is_behind(now.wall, wall_high), ..now };
+    // Grants of another boot, whose time is up, or that the rules of today no longer allow never get back into the kernel.
+    let forbidden: BTreeSet<_> =
+        opened.ledger.living().filter(|held| rules.forbid(held, &now).is_some()).map(|held| held.life.id()).collect();
+    let current = opened.ledger.active().filter(|grant| grant.boot_id == now.boot_id && !forbidden.contains(&grant.id));
     let installed = table::compile(&rules.policy, current, now.boot);
     let mut enforcer = Enforcer::start(&settings, &installed)?;
     let knocks_reader = enforcer.take_knocks();
@@ -78,7 +83,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         clock,
         challenger: Challenger::new(&secret),
         rules: RwLock::new(rules),
-        wall_high: AtomicI64::new(opened.ledger.wall_high().as_second()),
+        wall_high: AtomicI64::new(wall_high),
         tally: tally::Tally::new(),
         repeats: door::Repeats::default(),
         verifiers: Semaphore::new(VERIFIERS),
@@ -141,6 +146,8 @@ impl Worker {
             &now,
         );
         self.expire(&mut batch, &now);
+        // The files may have changed while nobody was there to be told.
+        self.reload(&rules, &mut batch, &now);
         self.journal.append(&batch.records)?;
         let ended = std::mem::take(&mut batch.ended);
         self.end_sessions(&ended, &now);
