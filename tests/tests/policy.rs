@@ -1,59 +1,105 @@
-//! What the host tells of its rules, and what it says of others before they are in force.
+//! A policy as an organisation would write it, on a real host: what people get is what `posternd explain` foretold from the files.
 
-use std::net::SocketAddr;
+use std::process::Command;
 
-use postern_proto::v1::{GetPolicyRequest, ListKnocksRequest, ValidatePolicyRequest};
+use postern_proto::v1::GrantState;
 use postern_tests::client::reason;
-use postern_tests::net::{NEIGHBOUR, Net, SERVER};
-use postern_tests::postern::{AUDIENCE, Options, Postern};
-use postern_tests::probe::{self, Outcome};
-use postern_tests::request;
+use postern_tests::keys::Key;
+use postern_tests::net::{GRANTED, NEIGHBOUR, Net};
+use postern_tests::postern::{AUDIENCE, Options, Postern, program};
+use postern_tests::request::{Access, prefix};
+
+const RULES: &str = r#"
+[[port]]
+number = "ssh"
+max_duration = "2h"
+allowed_sources = ["10.0.0.0/8"]
+justification = { matches = "^(CHG|INC)-[0-9]+" }
+[[port]]
+number = "rdp"
+approvals = { count = 1, roles = ["admin"] }
+[[port]]
+number = "vnc"
+max_grants = 1
+[[role]]
+name = "requester"
+principals = ["alice@example.com"]
+[[role]]
+name = "requester"
+principals = ["guest@example.net"]
+ports = ["ssh"]
+sources = ["SOURCE"]
+max_duration = "30m"
+[[role]]
+name = "admin"
+principals = ["root@example.com"]
+"#;
+
+/// What `posternd explain` says: granted, waiting, or the reason and the rule of a refusal.
+fn foretold(postern: &Postern, who: &str, access: &Access) -> String {
+    let output = Command::new(program())
+        .args(["explain", "--json", "--config"])
+        .arg(postern.config())
+        .args(["--principal", who, "--port", &access.ports[0], "--source", &access.source[0]])
+        .args(["--for", &access.duration, "--justification", &access.justification])
+        .output()
+        .expect("posternd");
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(output.status.code(), Some(if said["allowed"] == true { 0 } else { 3 }));
+    match (&said["refusal"]["reason"], said["waits"].is_null()) {
+        (serde_json::Value::Null, _) => "granted".to_owned(),
+        (_, false) => "waits".to_owned(),
+        (reason, true) => reason.as_str().expect("a reason").to_owned(),
+    }
+}
 
 #[test]
-fn the_rules_are_shown_and_others_are_checked_without_effect() {
+fn people_get_what_explain_foretold_from_the_files() {
     let net = Net::pair();
-    let postern = Postern::start(&net.server, Options::without_shed());
+    let [source, _] = GRANTED.both();
+    let rules = RULES.replace("SOURCE", &prefix(source));
+    let extra = "max_duration = \"150m\"\npending_ttl = \"10m\"".to_owned();
+    let mut postern = Postern::start(&net.server, Options { rules, extra, ..Options::default() });
+    postern.stop();
+    let guest = Key::new(&postern.file(""), "guest");
+    let mut trust = std::fs::read_to_string(postern.file("allowed_signers")).expect("the trust file");
+    trust += &format!("guest@example.net namespaces=\"request@postern.v1\" {}\n", guest.public());
+    std::fs::write(postern.file("allowed_signers"), trust).expect("the trust file");
+    postern.launch();
     let client = postern.client();
-    let shown = client.policy().expect("the policy");
-    let ports: Vec<_> = shown.ports.iter().map(|port| port.port.as_str()).collect();
-    assert_eq!(ports, ["22/any", "3389/any"]);
-    assert_eq!(shown.roles[0].principals, ["alice@example.com"]);
-    let check = |text: &str, read| {
-        let call = ValidatePolicyRequest { read, text: text.to_owned() };
-        client.wait(client.host().validate_policy(call)).map(|response| response.into_inner())
-    };
-    let bad = "[[port]]\nnumber = 22\nmax_durration = \"1h\"\n\n[[port]]\nnumber = 0\nmax_duration = \"25h\"\n";
-    let told = check(bad, None).expect("an answer");
-    let places: Vec<_> = told.problems.iter().map(|p| (p.line, p.field.as_str())).collect();
+    let [neighbour, _] = NEIGHBOUR.both();
+    let minutes = 60;
+    for (who, port, from, seconds, why, want) in [
+        ("alice@example.com", "22/tcp", source, 60 * minutes, "CHG-7: disk", "granted"),
+        ("alice@example.com", "22/tcp", source, 121 * minutes, "CHG-7: disk", "DURATION_TOO_LONG"),
+        ("alice@example.com", "22/tcp", source, 60 * minutes, "disk", "JUSTIFICATION_REQUIRED"),
+        ("alice@example.com", "23/tcp", source, 60 * minutes, "", "PORT_NOT_PROTECTED"),
+        // The host's own cap is below the port's default.
+        ("alice@example.com", "5900/tcp", source, 151 * minutes, "", "DURATION_TOO_LONG"),
+        ("alice@example.com", "5900/tcp", source, 150 * minutes, "", "granted"),
+        ("alice@example.com", "3389/tcp", source, 60 * minutes, "", "waits"),
+        ("guest@example.net", "22/tcp", source, 30 * minutes, "INC-1", "granted"),
+        ("guest@example.net", "22/tcp", source, 31 * minutes, "INC-1", "NOT_PERMITTED"),
+        ("guest@example.net", "22/tcp", neighbour, 30 * minutes, "INC-1", "NOT_PERMITTED"),
+        ("guest@example.net", "3389/tcp", source, 30 * minutes, "", "NOT_PERMITTED"),
+    ] {
+        let mut access = Access::new(AUDIENCE, &[port], &[from], seconds);
+        access.justification = why.to_owned();
+        let case = format!("{who} {port} from {from} for {seconds} s because {why:?}");
+        assert_eq!(foretold(&postern, who, &access), want, "foretold: {case}");
+        let key = if who.starts_with("guest") { &guest } else { &postern.alice };
+        let got = match client.request(access.seal(key)) {
+            Ok(grant) if grant.state() == GrantState::Pending => "waits".to_owned(),
+            Ok(_) => "granted".to_owned(),
+            Err(status) => reason(&status),
+        };
+        assert_eq!(got, want, "on the host: {case}");
+    }
+    // What only the agent knows, and what explain says that it does not know.
+    let second = Access::new(AUDIENCE, &["5900/tcp"], &[source], 60);
+    assert_eq!(foretold(&postern, "alice@example.com", &second), "granted");
     assert_eq!(
-        (places, told.policy),
-        (vec![(3, "port[0].max_durration"), (6, "port[1].number"), (7, "port[1].max_duration")], None)
+        client.request(second.seal(&postern.alice)).map_err(|status| reason(&status)).unwrap_err(),
+        "TOO_MANY_GRANTS"
     );
-    assert!(told.problems[0].message.contains("max_duration"), "{}", told.problems[0].message);
-    let good = check("[[port]]\nnumber = \"ssh\"\napprovals = 1\n", None).expect("an answer");
-    let meant = good.policy.expect("what it would mean");
-    assert_eq!((meant.ports[0].port.as_str(), meant.ports[0].approvals), ("22/tcp", 1));
-    assert_eq!(client.policy().expect("the policy").digest, shown.digest, "nothing came into force");
-    // Who may ask: alice sees the rules, and neither has others checked nor sees who knocks; an admin may.
-    let read = |key| Some(request::read(key, AUDIENCE));
-    let alice = GetPolicyRequest { read: read(&postern.alice) };
-    assert!(client.wait(client.host().get_policy(alice)).is_ok());
-    let refused = |status: tonic::Status| reason(&status);
-    assert_eq!(check("", read(&postern.alice)).map_err(refused).expect_err("no"), "NOT_PERMITTED");
-    assert!(check("", read(&postern.admin)).is_ok());
-    for source in NEIGHBOUR.both() {
-        assert_ne!(probe::tcp(&net.client, source, SocketAddr::new(SERVER.like(source), 22)), Outcome::Answered);
-    }
-    let knocks = |key| client.wait(client.host().list_knocks(ListKnocksRequest { read: read(key) }));
-    assert_eq!(knocks(&postern.alice).map_err(refused).expect_err("no"), "NOT_PERMITTED");
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    loop {
-        let seen = knocks(&postern.admin).expect("the knocks").into_inner().knocks;
-        let from = |source: &std::net::IpAddr| seen.iter().any(|knock| knock.address == source.to_string());
-        if NEIGHBOUR.both().iter().all(from) {
-            break;
-        }
-        assert!(std::time::Instant::now() < end, "{seen:?}");
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
 }
