@@ -68,7 +68,7 @@ pub enum Command {
     Approve(Approve),
     /// Declines a waiting request
     Decline(Decline),
-    /// Ends anybody's grant now
+    /// Ends a grant now, also somebody else's, for those who may
     Revoke(Revoke),
     /// Shows grants and requests that have not ended
     List(List),

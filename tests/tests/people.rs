@@ -325,3 +325,57 @@ fn what_was_refused_is_explained_and_what_would_be_asked_for_too() {
     let policy = carol.postern(&["policy", "show", "vm1.test"]);
     assert_eq!(policy.json()["policy"]["ports"][0]["approvals"], 1, "{}{}", policy.out, policy.err);
 }
+
+#[test]
+fn root_breaks_the_glass_on_the_host_and_everybody_can_read_it() {
+    let office = Office::open(1);
+    let _service = Service::tcp_echo(&office.net.server, "[::]:22".parse().expect("an address"));
+    let (_, carol) = office.laptops();
+    assert!(!office.answers(22));
+    until("Carol sees who knocked", || {
+        let knocks = carol.postern(&["knocks", "vm1.test"]);
+        assert_eq!(knocks.code, Some(0), "{}", knocks.err);
+        knocks.out.contains(&source().to_string())
+    });
+    let console = Laptop::new(&office.net.server, &office.postern);
+    let socket = format!("unix://{}", office.postern.socket().display());
+    let wish = ["--port", "ssh", "--from", "10.0.0.0/8", "--for", "1h", "--reason", "the CA is down"];
+    let opened = console.run(&[&["break-glass"][..], &wish, &[&socket]].concat());
+    assert_eq!(opened.code, Some(0), "{}", opened.err);
+    assert!(opened.out.starts_with("BREAK-GLASS") && opened.err.contains("journal"), "{}{}", opened.out, opened.err);
+    assert!(office.answers(22), "open without a signature");
+    let seen = carol.postern(&["list", "vm1.test"]).json()["grants"][0].clone();
+    assert_eq!((&seen["breakGlass"], &seen["justification"]), (&true.into(), &"the CA is down".into()), "{seen}");
+    let record = console.run(&["audit", &socket, "--event", "break-glass", "--jsonl"]);
+    assert_eq!((record.code, record.out.lines().count()), (Some(0), 1), "{}{}", record.out, record.err);
+    assert!(
+        record.out.contains("the CA is down") && record.out.contains("\"event\":\"break-glass\""),
+        "{}",
+        record.out
+    );
+    let far = ["break-glass", "--port", "ssh", "--from", "10.0.0.0/8", "--for", "1h", "--reason", "x", "vm1.test"];
+    assert_eq!(carol.run(&far).code, Some(2), "only on the host itself");
+}
+
+#[test]
+fn a_new_policy_is_checked_by_the_host_and_changes_nothing() {
+    let office = Office::open(1);
+    let console = Laptop::new(&office.net.server, &office.postern);
+    let socket = format!("unix://{}", office.postern.socket().display());
+    let good = std::fs::read_to_string(office.postern.config()).expect("the configuration");
+    let file = console.home().join("new.toml");
+    let check = |text: String| {
+        std::fs::write(&file, text).expect("the file");
+        console.run(&["policy", "check", &socket, &file.display().to_string()])
+    };
+    let fine = check(good.clone());
+    assert_eq!(fine.code, Some(0), "{}{}", fine.out, fine.err);
+    assert!(fine.out.contains("is valid") && fine.out.contains("1 approval by"), "{}", fine.out);
+    let wrong = check(good.replace("approvals = 1", "approvals = 8\naproval = 1"));
+    assert_eq!(wrong.code, Some(1), "{}{}", wrong.out, wrong.err);
+    let line = 1 + good.lines().position(|line| line == "approvals = 1").expect("the line");
+    assert!(wrong.out.contains(&format!("{}:{line}:", file.display())), "{}", wrong.out);
+    assert!(wrong.out.contains("port[0].approvals") && wrong.out.contains("port[0].aproval"), "{}", wrong.out);
+    let before = console.run(&["policy", "show", &socket]);
+    assert!(before.code == Some(0) && before.out.contains("1 approval by"), "nothing changed: {}", before.out);
+}

@@ -50,7 +50,6 @@ Examples
   postern request vm1 --port 22 --port 5986/tcp --for 1h30m --reason 'disk full' --ticket INC-4711
   postern request vm1.example.com --port ssh --until 18:00 --from 192.0.2.7 --from 2001:db8::/64
   postern request vm1.example.com --port ssh --for 30m --key ~/.ssh/id_ed25519_sk.pub --json
-
   postern request vm1 --port rdp --for 2h --not-before 22:00     tonight's window
   postern request vm1 --port ssh --for 1h --wait && ssh vm1      waits for the approval, then goes in
 
