@@ -131,6 +131,19 @@ fn certificates_from_a_file_and_over_an_agent() {
 }
 
 #[test]
+fn a_certificate_without_an_end_is_used() {
+    let home = Home::new();
+    let ca = home.keygen("ca", &["-t", "ed25519"]);
+    let key = home.keygen("key", &["-t", "ed25519"]);
+    succeed(
+        home.command("ssh-keygen").args(["-q", "-I", "id", "-n", "alice", "-s"]).arg(&ca).arg(home.path("key.pub")),
+    );
+    let authority = fs::read_to_string(ca.with_extension("pub")).unwrap();
+    let line = format!("alice cert-authority,namespaces=\"{NAMESPACE}\" {authority}");
+    check(&home, &line, &mut with_key(&home, &key), "key");
+}
+
+#[test]
 fn an_expired_certificate_beside_a_key_does_not_spoil_the_key() {
     let home = Home::new();
     let ca = home.keygen("ca", &["-t", "ed25519"]);
