@@ -16,16 +16,17 @@ pub fn stopping() {
     send(NotifyState::Stopping);
 }
 
-/// Feeds the watchdog twice as often as it asks, or does nothing where there is none; each time has the engine look after its layers.
-/// It runs on the reactor that serves the API: when that hangs, systemd starts the agent anew, and the kernel keeps the
+/// Feeds the watchdog twice as often as it asks as long as the one writer answers, or does nothing where there is none. It
+/// runs on the reactor that serves the API: when either hangs, systemd starts the agent anew, and the kernel keeps the
 /// ports closed meanwhile.
 pub async fn keep_alive(engine: Engine) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut ticks = tokio::time::interval(limit / 2);
     loop {
         ticks.tick().await;
-        engine.heal().await;
-        send(NotifyState::Watchdog);
+        if engine.alive().await.is_ok() {
+            send(NotifyState::Watchdog);
+        }
     }
 }
 

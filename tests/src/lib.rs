@@ -31,6 +31,7 @@ pub mod bpf;
 pub mod client;
 pub mod clock;
 pub mod corpus;
+pub mod flood;
 pub mod frame;
 pub mod grpcurl;
 pub mod keys;

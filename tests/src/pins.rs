@@ -31,6 +31,11 @@ impl Pins {
         Self { path: PathBuf::from(format!("{BPFFS}/{PREFIX}{}-{number}", std::process::id())) }
     }
 
+    /// A directory that the test chose.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

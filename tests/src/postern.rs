@@ -100,10 +100,27 @@ impl Postern {
     /// Where it does not start; the message holds what it logged.
     #[must_use]
     pub fn start(namespace: &Netns, options: Options) -> Self {
+        let mut this = Self::prepare(namespace, options, Pins::new());
+        this.launch();
+        this
+    }
+
+    /// As [`Postern::start`], with its pins in this directory, which may be there already.
+    ///
+    /// # Panics
+    /// As [`Postern::start`].
+    #[must_use]
+    pub fn start_pinned(namespace: &Netns, options: Options, pins: PathBuf) -> Self {
+        let mut this = Self::prepare(namespace, options, Pins::at(pins));
+        this.launch();
+        this
+    }
+
+    fn prepare(namespace: &Netns, options: Options, pins: Pins) -> Self {
         let directory = pins::directory();
         let (alice, admin) = (Key::new(directory.path(), "alice"), Key::new(directory.path(), "admin"));
         let (namespace, watchdog) = (namespace.clone(), options.watchdog);
-        let mut this = Self { process: None, pins: Pins::new(), namespace, watchdog, alice, admin, directory };
+        let this = Self { process: None, pins, namespace, watchdog, alice, admin, directory };
         let trust = format!(
             "{ALICE} namespaces=\"request@postern.v1,revoke@postern.v1,read@postern.v1\" {}\n\
              {ADMIN} namespaces=\"revoke@postern.v1,read@postern.v1,admin@postern.v1\" {}\n",
@@ -112,7 +129,6 @@ impl Postern {
         );
         fs::write(this.file("allowed_signers"), trust).expect("the trust file");
         this.configure(&options);
-        this.launch();
         this
     }
 
@@ -249,6 +265,12 @@ impl Postern {
     #[must_use]
     pub fn pinned(&self) -> Vec<String> {
         self.pins.names()
+    }
+
+    /// The directory of its pins.
+    #[must_use]
+    pub fn pin_dir(&self) -> &std::path::Path {
+        self.pins.path()
     }
 
     /// Detaches every layer whose pin's name starts with `layer`, as `bpftool link detach` would. A posternd that runs

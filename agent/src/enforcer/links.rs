@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    place::PinDir,
-    sys::{self, Place},
+    pins::{PinDir, Pinned},
+    sys::{self, LinkInfo, Place},
 };
 
 /// How a link is made where none can be adopted.
@@ -45,6 +45,8 @@ pub enum LayerState {
     OtherProgram,
     /// In force as long as this process lives, because somebody took its pin away.
     Unpinned,
+    /// As `Unpinned`, and something that is not ours has its name.
+    ForeignPin,
 }
 
 impl LayerState {
@@ -56,23 +58,27 @@ impl LayerState {
             Self::Detached => "detached",
             Self::OtherProgram => "other-program",
             Self::Unpinned => "unpinned",
+            Self::ForeignPin => "foreign-pin",
         }
     }
 }
 
 impl Link {
-    /// Brings `program` into force: by replacing the program of the pinned link if that is where it belongs, else by a new
-    /// link. An old link is given up only after the new one is in force.
-    pub fn hold(pins: &PinDir, attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<Self> {
-        if let Some(fd) = pins.pinned(attachment.pin)?
-            && sys::link_info(fd.as_fd()).is_ok_and(|info| info.place == attachment.place)
-            && sys::update_link(fd.as_fd(), program).is_ok()
-        {
-            return Ok(Self { fd, fresh: false });
-        }
-        let fd = sys::create_link(program, attachment.target, attachment.attach_type, attachment.flags)?;
+    /// Brings `program` into force: by replacing the program of the pinned link if that is ours and where it belongs, else
+    /// by a new link. An old link is given up only after the new one is in force. Says too what was found instead of a link
+    /// of ours.
+    pub fn hold(
+        pins: &PinDir,
+        attachment: Attachment<'_>,
+        program: BorrowedFd<'_>,
+    ) -> io::Result<(Self, Option<LayerState>)> {
+        let found = match adopt(pins, attachment, program) {
+            Ok(fd) => return Ok((Self { fd, fresh: false }, None)),
+            Err(found) => found,
+        };
+        let fd = create(attachment, program)?;
         pins.pin(attachment.pin, fd.as_fd())?;
-        Ok(Self { fd, fresh: true })
+        Ok((Self { fd, fresh: true }, found))
     }
 
     /// Whether the kernel says that the link is at `place`.
@@ -85,19 +91,61 @@ impl Link {
         match sys::link_info(self.fd.as_fd()) {
             Ok(info) if info.place != attachment.place => LayerState::Detached,
             Ok(info) if Some(info.program) != program => LayerState::OtherProgram,
-            Ok(_) if !matches!(pins.pinned(attachment.pin), Ok(Some(_))) => LayerState::Unpinned,
-            Ok(_) => LayerState::InForce,
+            Ok(info) => pin_state(pins, attachment.pin, &info),
             Err(_) => LayerState::Detached,
         }
     }
 
-    /// Brings `program` into force again after [`Self::state`] said that it is not.
+    /// Brings `program` into force again after [`Self::state`] said that it is not. It is in force before it is pinned, and
+    /// also when it cannot be pinned.
     pub fn heal(&mut self, pins: &PinDir, attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-        if self.is_at(attachment.place) {
-            sys::update_link(self.fd.as_fd(), program)?;
-            return pins.pin(attachment.pin, self.fd.as_fd());
+        if !self.is_at(attachment.place) || sys::update_link(self.fd.as_fd(), program).is_err() {
+            *self = Self { fd: create(attachment, program)?, fresh: true };
         }
-        *self = Self::hold(pins, attachment, program)?;
-        Ok(())
+        match sys::link_info(self.fd.as_fd()).map(|info| pin_state(pins, attachment.pin, &info)) {
+            Ok(LayerState::InForce) => Ok(()),
+            _ => pins.pin(attachment.pin, self.fd.as_fd()),
+        }
     }
+}
+
+fn create(attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    sys::create_link(program, attachment.target, attachment.attach_type, attachment.flags)
+}
+
+/// Whether the pin is of the link that `info` describes.
+fn pin_state(pins: &PinDir, name: &str, info: &LinkInfo) -> LayerState {
+    match pins.find(name) {
+        Ok(Pinned::Link(fd)) if sys::link_info(fd.as_fd()).is_ok_and(|pinned| pinned.id == info.id) => {
+            LayerState::InForce
+        }
+        Ok(Pinned::Absent) | Err(_) => LayerState::Unpinned,
+        Ok(Pinned::Link(_) | Pinned::Foreign(_)) => LayerState::ForeignPin,
+    }
+}
+
+/// The pinned link, with `program` in force, if it is ours and attached where it belongs. Else what there is instead;
+/// `None` for nothing.
+fn adopt(pins: &PinDir, attachment: Attachment<'_>, program: BorrowedFd<'_>) -> Result<OwnedFd, Option<LayerState>> {
+    let foreign = |what: &str| {
+        tracing::warn!(pin = attachment.pin, found = what, "what is pinned under our name is not ours; it is replaced");
+        Err(Some(LayerState::ForeignPin))
+    };
+    let fd = match pins.find(attachment.pin) {
+        Ok(Pinned::Absent) => return Err(None),
+        Ok(Pinned::Link(fd)) => fd,
+        Ok(Pinned::Foreign(what)) => return foreign(what),
+        Err(error) => return foreign(&error.to_string()),
+    };
+    match sys::program_tag(fd.as_fd()) {
+        Ok(tag) if pins.knows(&tag) => {}
+        Ok(tag) => return foreign(&format!("a link that runs program {tag}")),
+        Err(error) => return foreign(&error.to_string()),
+    }
+    if !sys::link_info(fd.as_fd()).is_ok_and(|info| info.place == attachment.place)
+        || sys::update_link(fd.as_fd(), program).is_err()
+    {
+        return Err(Some(LayerState::Detached));
+    }
+    Ok(fd)
 }

@@ -10,6 +10,7 @@ mod btf;
 mod error;
 mod knocks;
 mod links;
+mod pins;
 mod place;
 mod programs;
 mod shared;
@@ -38,7 +39,8 @@ pub use self::{
 };
 use self::{
     links::{Attachment, Link},
-    place::{PinDir, Target},
+    pins::{DirState, PinDir},
+    place::Target,
     sheds::Sheds,
 };
 
@@ -68,6 +70,42 @@ pub struct LayerStatus {
     pub state: LayerState,
 }
 
+/// Something that is not as it has to be in the kernel, because somebody or something changed it there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Which part: `lock`, `cut-ingress`, `cut-egress`, `shed NAME`, `pin-directory`.
+    pub part: String,
+    /// A stable name of what is wrong with it.
+    pub state: &'static str,
+}
+
+impl Loss {
+    fn new(part: impl Into<String>, state: &'static str) -> Self {
+        Self { part: part.into(), state }
+    }
+
+    /// In words.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let Self { part, state } = self;
+        match *state {
+            BESIDE => "another sk_lookup program is attached to this network namespace: it can hand connections to a \
+                       socket in spite of the lock; the cut holds them back"
+                .to_owned(),
+            "detached" => format!("the {part} is not attached"),
+            "other-program" => format!("the {part} runs another program than ours"),
+            "unpinned" => format!("the {part} is not pinned: it is in force only as long as posternd lives"),
+            "foreign-pin" => format!("what is pinned as {part} is not ours"),
+            "exposed" => format!("the {part} is open to others than root"),
+            _ => format!("the {part} is {state}"),
+        }
+    }
+}
+
+/// Another program runs beside the lock.
+const BESIDE: &str = "other-program-beside";
+const PIN_DIRECTORY: &str = "pin-directory";
+
 type Loader = fn(Sizes, &Table) -> Result<Programs, EnforcerError>;
 
 /// The programs in force.
@@ -76,6 +114,8 @@ pub struct Enforcer {
     pins: PinDir,
     layers: Vec<Layer>,
     sheds: Sheds,
+    /// What the start found in the place of what it would have adopted.
+    found: Vec<Loss>,
 }
 
 struct Layer {
@@ -114,14 +154,21 @@ impl Enforcer {
     }
 
     fn start_with(settings: &Settings, table: &Table, load: Loader) -> Result<Self, EnforcerError> {
-        let pins = PinDir::open(&settings.pin_dir)?;
+        let mut pins = PinDir::open(&settings.pin_dir)?;
         let (namespace, cgroup) = (place::network_namespace()?, place::cgroup(settings.cgroup.as_deref())?);
         let programs = load(Sizes { grants: settings.grants, flows: settings.flows, slots: settings.slots }, table)?;
-        let layers = hold_layers(&pins, &programs, namespace, &cgroup)?;
+        pins.expect(programs.tags())?;
+        let (layers, found) = hold_layers(&pins, &programs, namespace, &cgroup)?;
         let sheds = programs.fd(Hook::Shed)?;
         let sheds = Sheds::adopt(&pins, sheds.as_fd())
             .map_err(|e| EnforcerError::kernel("take over the pinned sheds", &e, "remove the pins named shed-*"))?;
-        Ok(Self { programs, pins, layers, sheds })
+        pins.settle(programs.tags())?;
+        Ok(Self { programs, pins, layers, sheds, found })
+    }
+
+    /// What the start found in the place of links that it would have adopted. It is in force as it has to be since.
+    pub fn take_found(&mut self) -> Vec<Loss> {
+        std::mem::take(&mut self.found)
     }
 
     /// Carries out `edits` in order. Each is in force when it returns.
@@ -159,20 +206,53 @@ impl Enforcer {
         self.layers.iter().map(|l| LayerStatus { hook: l.hook, state: state(l) }).collect()
     }
 
-    /// Brings back into force what [`Self::layers`] shows otherwise, and says which layers that were.
+    /// What is not as it has to be now: layers, sheds, and the directory of pins. Some 40 system calls, none of which waits.
+    #[must_use]
+    pub fn losses(&self) -> Vec<Loss> {
+        let directory = match self.pins.state() {
+            DirState::Fine => None,
+            DirState::Gone => Some(Loss::new(PIN_DIRECTORY, "gone")),
+            DirState::Exposed => Some(Loss::new(PIN_DIRECTORY, "exposed")),
+        };
+        let layers = self.layers().into_iter().filter(|l| l.state != LayerState::InForce);
+        let layers = layers.map(|l| Loss::new(l.hook.code(), l.state.code()));
+        directory.into_iter().chain(layers).chain(self.beside()).chain(self.lost_sheds()).collect()
+    }
+
+    /// Whether somebody's program runs beside the lock: where one hands a packet to a socket, the lock's refusal does not count.
+    fn beside(&self) -> Option<Loss> {
+        let lock = self.layers.iter().find(|l| l.hook == Hook::Lock)?;
+        let attached = sys::attached_programs(lock.target.fd(), sys::ATTACH_LOOKUP).ok()?;
+        let own = u32::from(lock.link.is_at(lock.target.place));
+        (attached > own).then(|| Loss::new("lookup", BESIDE))
+    }
+
+    fn lost_sheds(&self) -> impl Iterator<Item = Loss> {
+        let lost = |s: ShedStatus| s.state.filter(|state| *state != LayerState::InForce).map(|state| (s.name, state));
+        self.sheds().into_iter().filter_map(lost).map(|(name, state)| Loss::new(format!("shed {name}"), state.code()))
+    }
+
+    /// Brings back into force what [`Self::losses`] shows. Layers come first, so that nothing waits for their pins.
     ///
     /// # Errors
-    /// The first layer that could not be brought back.
-    pub fn heal(&mut self) -> Result<Vec<LayerStatus>, EnforcerError> {
-        let lost: Vec<LayerStatus> = self.layers().into_iter().filter(|l| l.state != LayerState::InForce).collect();
-        for layer in self.layers.iter_mut().filter(|l| lost.iter().any(|lost| lost.hook == l.hook)) {
-            let program = self.programs.fd(layer.hook)?;
-            let attachment = attachment(layer.hook, &layer.target, layer.attach_type);
-            layer.link.heal(&self.pins, attachment, program.as_fd()).map_err(|e| {
-                EnforcerError::kernel(format!("bring back the {}", layer.hook.code()), &e, ADVICE_ATTACH)
-            })?;
+    /// The first thing that could not be brought back; all else was.
+    pub fn heal(&mut self) -> Result<(), EnforcerError> {
+        let directory = if self.pins.state() == DirState::Fine { Ok(()) } else { self.pins.heal() };
+        let mut outcome = Ok(());
+        for hook in self.layers().into_iter().filter(|l| l.state != LayerState::InForce).map(|l| l.hook) {
+            outcome = outcome.and(self.heal_layer(hook));
         }
-        Ok(lost)
+        let shed = self.programs.fd(Hook::Shed)?;
+        self.sheds.heal(&self.pins, shed.as_fd(), self.programs.id(Hook::Shed));
+        directory.and(outcome)
+    }
+
+    fn heal_layer(&mut self, hook: Hook) -> Result<(), EnforcerError> {
+        let program = self.programs.fd(hook)?;
+        let Some(layer) = self.layers.iter_mut().find(|l| l.hook == hook) else { return Ok(()) };
+        let attachment = attachment(hook, &layer.target, layer.attach_type);
+        let healed = layer.link.heal(&self.pins, attachment, program.as_fd());
+        healed.map_err(|e| EnforcerError::kernel(format!("bring back the {}", hook.code()), &e, ADVICE_ATTACH))
     }
 
     /// Makes `addresses` the set of the host's own addresses.
@@ -252,7 +332,7 @@ fn hold_layers(
     programs: &Programs,
     namespace: Target,
     cgroup: &Target,
-) -> Result<Vec<Layer>, EnforcerError> {
+) -> Result<(Vec<Layer>, Vec<Loss>), EnforcerError> {
     let clone = |attach_type| {
         let target = cgroup.with_attach_type(attach_type);
         target.map_err(|e: io::Error| EnforcerError::kernel("hold the cgroup open", &e, ADVICE_ATTACH))
@@ -262,11 +342,14 @@ fn hold_layers(
         (Hook::CutIngress, clone(sys::ATTACH_INGRESS)?, sys::ATTACH_INGRESS),
         (Hook::CutEgress, clone(sys::ATTACH_EGRESS)?, sys::ATTACH_EGRESS),
     ];
-    let mut layers: Vec<Layer> = Vec::new();
+    let (mut layers, mut lost): (Vec<Layer>, Vec<Loss>) = (Vec::new(), Vec::new());
     for (hook, target, attach_type) in wanted {
         let program = programs.fd(hook)?;
         match Link::hold(pins, attachment(hook, &target, attach_type), program.as_fd()) {
-            Ok(link) => layers.push(Layer { hook, target, attach_type, link }),
+            Ok((link, found)) => {
+                lost.extend(found.map(|state| Loss::new(hook.code(), state.code())));
+                layers.push(Layer { hook, target, attach_type, link });
+            }
             Err(error) => {
                 for layer in layers.iter().filter(|l| l.link.fresh) {
                     // The error below is the one to report.
@@ -276,5 +359,5 @@ fn hold_layers(
             }
         }
     }
-    Ok(layers)
+    Ok((layers, lost))
 }

@@ -1,33 +1,22 @@
-//! Where programs are attached and pinned: the network namespace, the cgroup, the directory in bpffs.
+//! Where programs are attached: the network namespace and the cgroup.
 //!
-//! Owns finding these and taking the directory for one agent alone. It attaches nothing.
+//! Owns finding these. It attaches nothing.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions, TryLockError},
+    fs::{self, File, OpenOptions},
     io,
     os::{
-        fd::{AsFd, AsRawFd as _, OwnedFd},
-        unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink},
+        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
 };
-
-use postern_core::key::LAYOUT_VERSION;
 
 use super::{
     error::EnforcerError,
     sys::{self, Place},
 };
 
-/// Where bpffs belongs, and where it is mounted if nobody did.
-const BPFFS: &str = "/sys/fs/bpf";
-/// A symbolic link in the pin directory whose target is the layout's version.
-const LAYOUT: &str = "layout";
-
-const ADVICE_PINS: &str = "give `pin_dir` a directory on a writable bpf file system that belongs to root \
-                           (`mount -t bpf bpf /sys/fs/bpf` makes one)";
 const ADVICE_CGROUP: &str = "mount cgroup v2, or name it in `cgroup`";
 
 /// Something that a program can be attached to.
@@ -44,6 +33,11 @@ impl Target {
         self.fd.as_raw_fd() as u32
     }
 
+    /// What it is attached to.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     /// The same target for the cgroup's attach type `attach_type`.
     pub fn with_attach_type(&self, attach_type: u32) -> io::Result<Self> {
         let place = match self.place {
@@ -58,7 +52,7 @@ impl Target {
 pub fn network_namespace() -> Result<Target, EnforcerError> {
     let open = || -> io::Result<Target> {
         let file = File::open("/proc/thread-self/ns/net")?;
-        Ok(Target { place: Place::Namespace(file.metadata()?.ino()), fd: file.into() })
+        Ok(Target { place: Place::Namespace(file.metadata()?.ino(), sys::ATTACH_LOOKUP), fd: file.into() })
     };
     open().map_err(|e| EnforcerError::kernel("open the network namespace", &e, "mount /proc"))
 }
@@ -95,128 +89,6 @@ fn mounted_cgroup2(mounts: &str) -> Option<PathBuf> {
     })
 }
 
-/// The directory of pins, held by this process alone.
-pub struct PinDir {
-    path: PathBuf,
-    /// Its lock ends with the process, however it ends.
-    _lock: File,
-}
-
-impl PinDir {
-    /// Makes the directory if need be, checks whose it is, and takes it.
-    pub fn open(path: &Path) -> Result<Self, EnforcerError> {
-        let failed = |e: io::Error| EnforcerError::kernel(format!("use {}", path.display()), &e, ADVICE_PINS);
-        ensure_bpffs(path).map_err(failed)?;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-        let pins = Self::take(path)?;
-        pins.check_owner().map_err(failed)?;
-        pins.write_layout().map_err(failed)?;
-        Ok(pins)
-    }
-
-    /// Takes a directory that exists.
-    pub fn take(path: &Path) -> Result<Self, EnforcerError> {
-        let failed = |e: io::Error| EnforcerError::kernel(format!("use {}", path.display()), &e, ADVICE_PINS);
-        let lock = File::open(path).map_err(failed)?;
-        // A child that a dead agent was just starting holds the lock until its exec closes it.
-        let deadline = Instant::now() + Duration::from_millis(500);
-        loop {
-            match lock.try_lock() {
-                Ok(()) => return Ok(Self { path: path.to_owned(), _lock: lock }),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
-                Err(TryLockError::WouldBlock) => return Err(EnforcerError::InUse(path.display().to_string())),
-                Err(TryLockError::Error(e)) => return Err(failed(e)),
-            }
-        }
-    }
-
-    /// Whoever can write here can open the host, so the directory is root's alone.
-    fn check_owner(&self) -> io::Result<()> {
-        let metadata = fs::symlink_metadata(&self.path)?;
-        if !metadata.is_dir() || metadata.uid() != 0 {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a directory of root's"));
-        }
-        if metadata.mode() & 0o777 != 0o700 {
-            fs::set_permissions(&self.path, Permissions::from_mode(0o700))?;
-        }
-        Ok(())
-    }
-
-    fn write_layout(&self) -> io::Result<()> {
-        let (link, version) = (self.path.join(LAYOUT), LAYOUT_VERSION.to_string());
-        match fs::read_link(&link) {
-            Ok(found) if found == Path::new(&version) => return Ok(()),
-            Ok(_) => fs::remove_file(&link)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-        }
-        symlink(version, link)
-    }
-
-    /// The link pinned as `name`.
-    pub fn pinned(&self, name: &str) -> io::Result<Option<OwnedFd>> {
-        match sys::open_pinned(&self.path.join(name)) {
-            Ok(fd) => Ok(Some(fd)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Pins `link` as `name`, in the place of any other, without a moment in which neither is pinned.
-    pub fn pin(&self, name: &str, link: impl AsFd) -> io::Result<()> {
-        let fresh = self.path.join(format!("{name}-new"));
-        absent_is_fine(fs::remove_file(&fresh))?;
-        sys::pin(link.as_fd(), &fresh)?;
-        fs::rename(&fresh, self.path.join(name))
-    }
-
-    /// Takes the pin away and detaches its link at once, whoever else holds it.
-    pub fn remove(&self, name: &str) -> io::Result<()> {
-        if let Ok(Some(link)) = self.pinned(name) {
-            // One whose device or namespace is gone is detached already; the pin's removal is what counts.
-            let _ = sys::detach_link(link.as_fd());
-        }
-        absent_is_fine(fs::remove_file(self.path.join(name)))
-    }
-
-    /// The names of all pins.
-    pub fn names(&self) -> io::Result<Vec<String>> {
-        let names = fs::read_dir(&self.path)?.map(|entry| entry.map(|e| e.file_name()));
-        let names = names.collect::<io::Result<Vec<_>>>()?;
-        Ok(names.into_iter().filter_map(|n| n.into_string().ok()).filter(|n| n != LAYOUT).collect())
-    }
-
-    /// Takes everything away, and the directory.
-    pub fn clear(self) -> io::Result<()> {
-        for name in self.names()? {
-            self.remove(&name)?;
-        }
-        absent_is_fine(fs::remove_file(self.path.join(LAYOUT)))?;
-        absent_is_fine(fs::remove_dir(&self.path))
-    }
-}
-
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// Mounts bpffs at its usual place if `path` belongs there and nobody did, and refuses any other file system: a pin
-/// elsewhere is not possible, and a directory that looks right is a host that stays open.
-fn ensure_bpffs(path: &Path) -> io::Result<()> {
-    let existing = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-    if sys::is_bpffs(existing)? {
-        return Ok(());
-    }
-    let bpffs = Path::new(BPFFS);
-    if path.starts_with(bpffs) && bpffs.is_dir() && !sys::is_bpffs(bpffs)? {
-        return sys::mount_bpffs(bpffs);
-    }
-    Err(io::Error::new(io::ErrorKind::Unsupported, "it does not lie on a bpf file system"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,12 +115,5 @@ mod tests {
             let Place::Cgroup(id, _) = cgroup(Some(&mounted)).unwrap().place else { panic!("another place") };
             assert_eq!(id, fs::metadata(&mounted).unwrap().ino());
         }
-    }
-
-    #[test]
-    fn pins_outside_bpffs_are_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let error = PinDir::open(&directory.path().join("pins")).err().unwrap().to_string();
-        assert!(error.contains("bpf file system"), "{error}");
     }
 }

@@ -229,6 +229,12 @@ impl Programs {
         self.ebpf.program(program_name(hook))?.info().ok()?.verified_instruction_count()
     }
 
+    /// The tags of all programs, as the kernel shows them in a link's `fdinfo`.
+    pub(super) fn tags(&self) -> Vec<String> {
+        let tag = |hook: &Hook| Some(format!("{:016x}", self.ebpf.program(program_name(*hook))?.info().ok()?.tag()));
+        Hook::ALL.iter().filter_map(tag).collect()
+    }
+
     /// Runs a hook's program once on `packet` and `context` (`BPF_PROG_TEST_RUN`) and says what it returned.
     ///
     /// # Errors

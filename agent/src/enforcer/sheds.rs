@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     links::{Attachment, LayerState, Link},
-    place::PinDir,
+    pins::{PinDir, Pinned},
     sys::{self, Place},
 };
 
@@ -64,7 +64,8 @@ pub struct ShedStatus {
 }
 
 struct Shed {
-    link: Link,
+    /// `None` while somebody has taken it away and it cannot be brought back.
+    link: Option<Link>,
     status: ShedStatus,
 }
 
@@ -83,30 +84,29 @@ impl Sheds {
             let Some((ifindex, mode)) = parse_pin(&name) else {
                 continue;
             };
-            match pins.pinned(&name)? {
-                Some(fd) if sys::link_info(fd.as_fd()).is_ok_and(|i| i.place == Place::Device(ifindex.into())) => {}
+            match pins.find(&name)? {
+                Pinned::Link(fd) if is_ours(pins, fd.as_fd(), ifindex) => {}
                 _ => {
                     pins.remove(&name)?;
                     continue;
                 }
             }
-            let link = Link::hold(pins, attachment(&name, ifindex, mode), program)?;
+            let (link, _) = Link::hold(pins, attachment(&name, ifindex, mode), program)?;
             let reason = if mode == ShedMode::Native { String::new() } else { "as in the run before".to_owned() };
             let status = ShedStatus { ifindex, name: String::new(), mode, reason, state: None };
-            sheds.by_index.insert(ifindex, Shed { link, status });
+            sheds.by_index.insert(ifindex, Shed { link: Some(link), status });
         }
         Ok(sheds)
     }
 
     /// Attaches a shed to the interface, or says why there is none. Doing it again changes nothing.
     pub fn attach(&mut self, pins: &PinDir, program: BorrowedFd<'_>, ifindex: u32, name: &str) -> ShedStatus {
-        if let Some(shed) = self.by_index.get_mut(&ifindex) {
-            let pin = pin_name(ifindex, shed.status.mode);
-            if shed.link.is_at(Place::Device(ifindex.into())) {
-                name.clone_into(&mut shed.status.name);
-                let healed = shed.link.heal(pins, attachment(&pin, ifindex, shed.status.mode), program);
-                if healed.is_ok() {
-                    return shed.status.clone();
+        if let Some(Shed { link: Some(link), status }) = self.by_index.get_mut(&ifindex) {
+            let pin = pin_name(ifindex, status.mode);
+            if link.is_at(Place::Device(ifindex.into())) {
+                name.clone_into(&mut status.name);
+                if link.heal(pins, attachment(&pin, ifindex, status.mode), program).is_ok() {
+                    return status.clone();
                 }
             }
             self.detach(pins, ifindex);
@@ -115,15 +115,26 @@ impl Sheds {
         for mode in [ShedMode::Native, ShedMode::Generic] {
             let pin = pin_name(ifindex, mode);
             match Link::hold(pins, attachment(&pin, ifindex, mode), program) {
-                Ok(link) => {
+                Ok((link, _)) => {
                     let status = ShedStatus { ifindex, name: name.to_owned(), mode, reason, state: None };
-                    self.by_index.insert(ifindex, Shed { link, status: status.clone() });
+                    self.by_index.insert(ifindex, Shed { link: Some(link), status: status.clone() });
                     return status;
                 }
                 Err(error) => add_reason(&mut reason, mode, &error),
             }
         }
         ShedStatus { ifindex, name: name.to_owned(), mode: ShedMode::Off, reason, state: None }
+    }
+
+    /// Brings back what [`Self::status`] shows as lost. What cannot be is tried again at the next call.
+    pub fn heal(&mut self, pins: &PinDir, program: BorrowedFd<'_>, id: Option<u32>) {
+        let lost = self.status(pins, id).into_iter().filter(|s| s.state != Some(LayerState::InForce));
+        for ShedStatus { ifindex, name, .. } in lost.collect::<Vec<_>>() {
+            let status = self.attach(pins, program, ifindex, &name);
+            if status.mode == ShedMode::Off {
+                self.by_index.insert(ifindex, Shed { link: None, status });
+            }
+        }
     }
 
     /// Takes the interface's shed away.
@@ -135,15 +146,23 @@ impl Sheds {
         }
     }
 
-    /// All that are attached, as the kernel sees them now.
+    /// All that are attached or should be, as the kernel sees them now. Those of devices that are gone are left out.
     pub fn status(&self, pins: &PinDir, program: Option<u32>) -> Vec<ShedStatus> {
-        let state = |ifindex: u32, shed: &Shed| {
-            let pin = pin_name(ifindex, shed.status.mode);
-            shed.link.state(pins, attachment(&pin, ifindex, shed.status.mode), program)
+        let state = |ifindex: u32, Shed { link, status }: &Shed| {
+            let pin = pin_name(ifindex, status.mode);
+            let told = link.as_ref().map(|l| l.state(pins, attachment(&pin, ifindex, status.mode), program));
+            told.unwrap_or(LayerState::Detached)
         };
         let statuses = self.by_index.iter();
-        statuses.map(|(&i, shed)| ShedStatus { state: Some(state(i, shed)), ..shed.status.clone() }).collect()
+        let statuses = statuses.map(|(&i, shed)| ShedStatus { state: Some(state(i, shed)), ..shed.status.clone() });
+        statuses.filter(|s| s.state == Some(LayerState::InForce) || sys::has_interface(s.ifindex)).collect()
     }
+}
+
+/// Whether the link is at the device and runs a program of ours.
+fn is_ours(pins: &PinDir, link: BorrowedFd<'_>, ifindex: u32) -> bool {
+    sys::link_info(link).is_ok_and(|info| info.place == Place::Device(ifindex.into()))
+        && sys::program_tag(link).is_ok_and(|tag| pins.knows(&tag))
 }
 
 fn add_reason(reason: &mut String, mode: ShedMode, error: &io::Error) {

@@ -18,6 +18,7 @@ const BPF_OBJ_PIN: c_int = 6;
 const BPF_OBJ_GET: c_int = 7;
 const BPF_PROG_TEST_RUN: c_int = 10;
 const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
+const BPF_PROG_QUERY: c_int = 16;
 const BPF_LINK_CREATE: c_int = 28;
 const BPF_LINK_UPDATE: c_int = 29;
 const BPF_LINK_DETACH: c_int = 34;
@@ -80,6 +81,17 @@ struct LinkUpdateAttr {
 
 #[repr(C)]
 #[derive(Default)]
+struct QueryAttr {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
 struct TestRunAttr {
     program: u32,
     result: u32,
@@ -98,6 +110,8 @@ struct TestRunAttr {
 /// What the kernel says about a link (`struct bpf_link_info`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkInfo {
+    /// The kernel's number of the link.
+    pub id: u32,
     /// The program that runs now.
     pub program: u32,
     /// Where; its number is 0 once the kernel has detached the link.
@@ -107,8 +121,8 @@ pub struct LinkInfo {
 /// Where a link is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A network namespace, by inode number.
-    Namespace(u64),
+    /// A network namespace, by inode number, and the attach type there.
+    Namespace(u64, u32),
     /// A cgroup, by its id, and the attach type there.
     Cgroup(u64, u32),
     /// A network device, by index.
@@ -195,14 +209,44 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut attr = InfoAttr { fd: raw(link), len: size_of_val(&info) as u32, info: info.as_mut_ptr() as u64 };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     // type, id, prog_id, padding, then the union, which begins with a 64-bit number for cgroups.
-    let [kind, _, program, _, first, second, third, ..] = info;
+    let [kind, id, program, _, first, second, third, ..] = info;
     let place = match kind {
-        LINK_NETNS => Place::Namespace(u64::from(first)),
+        LINK_NETNS => Place::Namespace(u64::from(first), second),
         LINK_XDP => Place::Device(u64::from(first)),
         LINK_CGROUP => Place::Cgroup(u64_of(first, second), third),
         _ => Place::Other,
     };
-    Ok(LinkInfo { program, place })
+    Ok(LinkInfo { id, program, place })
+}
+
+/// How many programs are attached to a network namespace (`attach_type` there). Minimum kernel 5.9.
+///
+/// # Errors
+/// Those of `BPF_PROG_QUERY`.
+pub fn attached_programs(namespace: BorrowedFd<'_>, attach_type: u32) -> io::Result<u32> {
+    let mut attr = QueryAttr { target: raw(namespace), attach_type, ..QueryAttr::default() };
+    bpf(BPF_PROG_QUERY, &mut attr)?;
+    Ok(attr.count)
+}
+
+/// Whether the descriptor is a bpf link, and no map or program: their questions and answers look alike.
+///
+/// # Errors
+/// When /proc does not tell.
+pub fn is_link(object: BorrowedFd<'_>) -> io::Result<bool> {
+    let name = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
+    Ok(name.as_os_str().as_bytes() == b"anon_inode:bpf_link")
+}
+
+/// The tag (a hash of the instructions) of the program that a link runs. Minimum kernel 5.8. Asking the program itself would
+/// take CAP_SYS_ADMIN.
+///
+/// # Errors
+/// When /proc does not tell.
+pub fn program_tag(link: BorrowedFd<'_>) -> io::Result<String> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
+    let tag = text.lines().find_map(|line| line.strip_prefix("prog_tag:"));
+    tag.map(|tag| tag.trim().to_owned()).ok_or_else(|| io::Error::other("the kernel tells no tag"))
 }
 
 /// Two neighbouring words as the kernel keeps a 64-bit number.
@@ -255,6 +299,14 @@ pub fn netns_cookie() -> io::Result<u64> {
         )
     })?;
     Ok(cookie)
+}
+
+/// Whether the calling thread's network namespace has an interface of this index.
+#[must_use]
+pub fn has_interface(index: u32) -> bool {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: the call writes at most IF_NAMESIZE bytes.
+    !unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null()
 }
 
 /// Whether `path` lies on a bpf file system.

@@ -148,8 +148,10 @@ enum Command {
         rules: Rules,
         answer: oneshot::Sender<Result<usize, Refusal>>,
     },
-    /// Look whether lock and cut are still in force, and bring them back if not.
-    Heal,
+    /// Does the worker still answer?
+    Alive {
+        answer: oneshot::Sender<()>,
+    },
     /// Something unverified was counted for the first time since the last summary.
     Counted,
     Stop {
@@ -314,9 +316,12 @@ impl Engine {
         let _ = self.0.commands.send(Command::Degraded { part, why }).await;
     }
 
-    /// Has the worker look whether lock and cut are still in force, and bring them back if not.
-    pub async fn heal(&self) {
-        let _ = self.0.commands.send(Command::Heal).await;
+    /// Waits until the one writer answers.
+    ///
+    /// # Errors
+    /// [`Reason::Overloaded`].
+    pub async fn alive(&self) -> Result<(), Refusal> {
+        self.ask(|answer| Command::Alive { answer }).await
     }
 
     /// The rules in force.

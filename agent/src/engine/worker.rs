@@ -24,6 +24,7 @@ use crate::journal::Journal;
 use crate::sessions;
 
 mod decide;
+mod guard;
 mod people;
 mod read;
 mod setup;
@@ -58,6 +59,7 @@ pub(super) struct Worker {
     use_due: Option<BootNanos>,
     /// When the counts of unverified messages are due.
     tally_due: Option<BootNanos>,
+    guard: guard::Guard,
     /// Set while the kernel is behind the ledger.
     retry_due: Option<BootNanos>,
 }
@@ -86,13 +88,8 @@ impl Worker {
     /// Serves until it is told to stop.
     fn run(mut self, mut commands: mpsc::Receiver<Command>, runtime: &tokio::runtime::Runtime) {
         loop {
-            let first = match self.wait() {
-                None => runtime.block_on(commands.recv()).map(Some),
-                Some(wait) => {
-                    let next = async { tokio::time::timeout(wait, commands.recv()).await };
-                    runtime.block_on(next).map_or(Some(None), |command| command.map(Some))
-                }
-            };
+            let next = async { tokio::time::timeout(self.wait(), commands.recv()).await };
+            let first = runtime.block_on(next).map_or(Some(None), |command| command.map(Some));
             let Some(first) = first else { return };
             let rest = std::iter::from_fn(|| commands.try_recv().ok());
             let batch: Vec<_> = first.into_iter().chain(rest.take(BATCH)).collect();
@@ -102,13 +99,13 @@ impl Worker {
         }
     }
 
-    /// How long nothing is due; `None` for ever.
-    fn wait(&self) -> Option<Duration> {
+    /// How long nothing is due.
+    fn wait(&self) -> Duration {
         let now = self.shared().clock.boot();
         // While something failed, the next try is all that is due: what is over stays due until it can be recorded.
         let dues = [self.ledger.next_due(), self.use_due, self.tally_due];
-        let due = self.retry_due.or(dues.into_iter().flatten().min())?;
-        Some(Duration::from_nanos(now.until(due)))
+        let due = self.retry_due.or(dues.into_iter().flatten().min());
+        Duration::from_nanos(now.until(due.map_or(self.guard.due(), |due| due.min(self.guard.due()))))
     }
 
     fn shared(&self) -> &Shared {
@@ -120,6 +117,7 @@ impl Worker {
         let now = self.shared().now();
         let mut batch = Batch::default();
         let (changing, reading): (Vec<_>, Vec<_>) = commands.into_iter().partition(Command::changes);
+        self.look(&mut batch, &now);
         self.expire(&mut batch, &now);
         self.open(&mut batch, &now);
         self.close_unused(&mut batch, &now);
@@ -190,6 +188,7 @@ impl Worker {
         {
             tracing::error!(%error, "the journal could not be written");
             self.ledger = before.unwrap_or_default();
+            self.guard.keep(records);
             self.degraded.insert("journal", format!("the journal could not be written: {error}"));
             self.retry_due = Some(now.boot.plus_nanos(nanos(RETRY)));
             return refuse_all(waiting, &Refusal::new(Reason::JournalFailed, error));

@@ -243,7 +243,6 @@ fn reason(event: &Event) -> String {
         Event::Granted { grant } | Event::BreakGlass { grant } => grant.justification.clone(),
         Event::Activated { .. } => "its start has come".to_owned(),
         Event::PolicyLoaded { rules, .. } => format!("rules {rules}"),
-        Event::Layer { name, state } => format!("{name}: {state}"),
         Event::Ended { ending: Ending { cause, by, reason, .. }, .. } => {
             let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
             let given = if reason.is_empty() { String::new() } else { format!(": {reason}") };
@@ -255,6 +254,7 @@ fn reason(event: &Event) -> String {
         }
         Event::Started { version, .. } => format!("posternd {version}"),
         Event::Stopped { .. } => String::new(),
+        Event::Layer { name, state } => format!("{name}: {state}"),
         Event::Unlocked => "every port was opened by hand".to_owned(),
         Event::Repaired { bytes } => format!("{bytes} bytes of a torn line were cut off"),
     }

@@ -26,10 +26,11 @@ impl Command {
             | Self::Network(_)
             | Self::Degraded { .. }
             | Self::Reload { .. }
-            | Self::Heal
             | Self::Counted
             | Self::Stop { .. } => true,
-            Self::Get { .. } | Self::List { .. } | Self::Explain { .. } | Self::Status { .. } => false,
+            Self::Get { .. } | Self::List { .. } | Self::Explain { .. } | Self::Status { .. } | Self::Alive { .. } => {
+                false
+            }
         }
     }
 }
@@ -75,7 +76,6 @@ impl Worker {
                 self.push(batch, None, Event::PolicyLoaded { rules: rules.digest.to_string(), protected }, now);
                 batch.waiting.push(Waiting::Reloaded(rules, ended, answer));
             }
-            Command::Heal => self.heal(),
             Command::Counted => self.tally_due = Some(now.boot.plus_nanos(nanos(TALLY_EVERY))),
             Command::Stop { answer } => {
                 self.write_tally(batch, now);
@@ -85,7 +85,11 @@ impl Worker {
                 self.push(batch, None, Event::Stopped { usage }, now);
                 batch.waiting.push(Waiting::Stopped(answer));
             }
-            Command::Get { .. } | Command::List { .. } | Command::Explain { .. } | Command::Status { .. } => {}
+            Command::Get { .. }
+            | Command::List { .. }
+            | Command::Explain { .. }
+            | Command::Status { .. }
+            | Command::Alive { .. } => {}
         }
     }
 
@@ -125,25 +129,6 @@ impl Worker {
             self.end(batch, id, Ending::by_itself(now.wall, cause), None, now);
         }
         gone.len()
-    }
-
-    /// Brings back the layers that somebody took away. Each layer is whole by itself, so nothing was open meanwhile.
-    fn heal(&mut self) {
-        match self.enforcer.heal() {
-            Ok(lost) => {
-                for layer in &lost {
-                    tracing::error!(
-                        layer = layer.hook.code(),
-                        state = layer.state.code(),
-                        "a layer was lost and brought back"
-                    );
-                }
-                self.degraded.remove("layers");
-            }
-            Err(error) => {
-                self.degraded.insert("layers", error.to_string());
-            }
-        }
     }
 
     /// Follows the host's addresses and interfaces.

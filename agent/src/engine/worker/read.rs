@@ -9,7 +9,7 @@ use postern_core::time::{BootNanos, Now};
 use uuid::Uuid;
 
 use super::Worker;
-use crate::enforcer::{LayerState, LayerStatus, ShedStatus};
+use crate::enforcer::{LayerState, LayerStatus, Loss, ShedStatus};
 use crate::engine::{Command, Filter, GrantView, HostState, LayerView, Reader, ShedView, explain};
 
 impl Worker {
@@ -36,6 +36,7 @@ impl Worker {
                 };
                 drop(answer.send(explain::explain(&query, &reader, seen)));
             }
+            Command::Alive { answer } => drop(answer.send(())),
             Command::Status { answer } => drop(answer.send(self.status())),
             Command::Request { .. }
             | Command::Approve { .. }
@@ -45,7 +46,6 @@ impl Worker {
             | Command::Network(_)
             | Command::Degraded { .. }
             | Command::Reload { .. }
-            | Command::Heal
             | Command::Counted
             | Command::Stop { .. } => {}
         }
@@ -104,14 +104,13 @@ impl Worker {
     fn status(&self) -> HostState {
         let shared = self.shared();
         let layers: Vec<_> = self.enforcer.layers().into_iter().map(layer_view).collect();
-        let lost =
-            layers.iter().filter(|l| !l.attached).map(|l| format!("the {} is not attached: {}", l.name, l.detail));
+        let lost: Vec<_> = self.enforcer.losses().iter().map(Loss::sentence).collect();
         HostState {
             host_id: shared.identity.host_id,
             names: shared.identity.names.clone(),
             started: self.started,
             boot_id: shared.now().boot_id,
-            degraded: lost.chain(self.degraded.values().cloned()).collect(),
+            degraded: lost.into_iter().chain(self.degraded.values().cloned()).collect(),
             layers,
             sheds: self.shed_views(),
             ports: shared.rules().policy.ports.clone(),

@@ -108,6 +108,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         // Soon: what is open by then may have limits on its use.
         use_due: Some(now.boot),
         tally_due: None,
+        guard: super::guard::Guard::new(),
         retry_due: None,
     };
     worker.record_start(opened.torn).map_err(StartError::Journal)?;
@@ -145,6 +146,7 @@ impl Worker {
             Event::Started { version, host_id, protected, rules: rules.digest.to_string() },
             &now,
         );
+        self.record_found(&mut batch, &now);
         self.expire(&mut batch, &now);
         // The files may have changed while nobody was there to be told.
         self.reload(&rules, &mut batch, &now);

@@ -1,0 +1,109 @@
+//! Looking after what is in force.
+//!
+//! Owns how soon a loss is noticed, and what is recorded of it. It heals first and records afterwards, because healing
+//! only closes. It never opens anything.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use postern_core::ledger::{Event, Record};
+use postern_core::time::{BootNanos, Now};
+
+use super::{Batch, Worker, nanos};
+use crate::enforcer::Loss;
+
+/// How often the kernel is asked. It tells of none of these losses by itself, except of removed pins. One look takes some 40
+/// system calls that do not wait: well under a millisecond of processor time a second.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Records that wait for a disk that takes them; all beyond are in the log alone.
+const MOST_WAITING: usize = 64;
+
+/// What the worker knows of losses.
+pub(super) struct Guard {
+    due: BootNanos,
+    /// What is lost, as far as it was recorded.
+    told: BTreeMap<String, &'static str>,
+    /// What could not be recorded yet.
+    waiting: Vec<Event>,
+}
+
+impl Guard {
+    /// Nothing is lost, and the first look is due.
+    pub(super) fn new() -> Self {
+        Self { due: BootNanos(0), told: BTreeMap::new(), waiting: Vec::new() }
+    }
+
+    /// When the next look is due.
+    pub(super) fn due(&self) -> BootNanos {
+        self.due
+    }
+
+    /// Keeps what a failed batch would have recorded of layers.
+    pub(super) fn keep(&mut self, records: Vec<Record>) {
+        let layers = records.into_iter().map(|r| r.event).filter(|e| matches!(e, Event::Layer { .. }));
+        self.waiting = layers.take(MOST_WAITING).collect();
+    }
+
+    /// Notes what is lost now, and says what is new about it.
+    fn note(&mut self, losses: &[Loss]) -> Vec<Event> {
+        let mut events = Vec::new();
+        for Loss { part, state } in losses {
+            if self.told.insert(part.clone(), state) != Some(state) {
+                tracing::error!(%part, state, "a part of what keeps the ports closed was lost");
+                events.push(Event::Layer { name: part.clone(), state: (*state).to_owned() });
+            }
+        }
+        self.told.retain(|part, _| {
+            let lost = losses.iter().any(|loss| loss.part == *part);
+            if !lost {
+                tracing::info!(%part, "it is in force again");
+                events.push(Event::Layer { name: part.clone(), state: "in-force".to_owned() });
+            }
+            lost
+        });
+        events
+    }
+}
+
+impl Worker {
+    /// Looks whether everything is in force, and brings it back if not. Each layer is whole by itself, so nothing is open
+    /// meanwhile.
+    pub(super) fn look(&mut self, batch: &mut Batch, now: &Now) {
+        if self.guard.due > now.boot {
+            return;
+        }
+        self.guard.due = now.boot.plus_nanos(nanos(LOOK_EVERY));
+        let mut events = std::mem::take(&mut self.guard.waiting);
+        let losses = self.enforcer.losses();
+        events.extend(self.guard.note(&losses));
+        let failed = if losses.is_empty() { None } else { self.enforcer.heal().err() };
+        if !losses.is_empty() {
+            events.extend(self.guard.note(&self.enforcer.losses()));
+            self.note_sheds();
+        }
+        match failed {
+            Some(error) => drop(self.degraded.insert("layers", error.to_string())),
+            None => drop(self.degraded.remove("layers")),
+        }
+        for event in events {
+            self.push(batch, None, event, now);
+        }
+    }
+
+    /// Records what the start found in the place of what it would have adopted.
+    pub(super) fn record_found(&mut self, batch: &mut Batch, now: &Now) {
+        let found = self.enforcer.take_found();
+        let events: Vec<_> = self.guard.note(&found).into_iter().chain(self.guard.note(&[])).collect();
+        for event in events {
+            self.push(batch, None, event, now);
+        }
+    }
+
+    fn note_sheds(&mut self) {
+        for fresh in self.enforcer.sheds() {
+            if let Some(known) = self.sheds.get_mut(&fresh.ifindex) {
+                *known = fresh;
+            }
+        }
+    }
+}

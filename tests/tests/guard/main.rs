@@ -1,0 +1,43 @@
+//! What somebody takes away is noticed, closed by the other layers meanwhile, brought back and recorded; and what lies under our
+//! names is not believed (CHECKLIST B17, E3 to E9).
+
+mod losses;
+mod pins;
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use postern_proto::v1::GetStatusResponse;
+use postern_tests::postern::Postern;
+
+/// Patience on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PORT: u16 = 22;
+
+fn any() -> SocketAddr {
+    (Ipv6Addr::UNSPECIFIED, PORT).into()
+}
+
+/// Waits until `done` gives something, and says how long that took.
+fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> (T, Duration) {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = done() {
+            return (value, start.elapsed());
+        }
+        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The journal's lines about a part: its states, in order.
+fn recorded(postern: &Postern, part: &str) -> Vec<String> {
+    let journal = std::fs::read_to_string(postern.file("state/journal.jsonl")).expect("the journal");
+    let lines = journal.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let layers = lines.filter(|line| line["event"] == "layer" && line["name"] == part);
+    layers.map(|line| line["state"].as_str().expect("a state").to_owned()).collect()
+}
+
+fn is_whole(status: &GetStatusResponse) -> bool {
+    status.degraded.is_empty() && status.layers.iter().all(|layer| layer.attached)
+}
