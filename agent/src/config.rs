@@ -16,6 +16,7 @@ mod owned;
 mod ports;
 mod problem;
 mod roles;
+mod salvage;
 mod services;
 mod syntax;
 mod value;
@@ -24,6 +25,7 @@ pub use api::Api;
 pub use limits::Limits;
 pub use owned::read_owned;
 pub use problem::Problem;
+pub use salvage::Closing;
 
 use limits::Cap;
 use problem::Report;
@@ -101,6 +103,9 @@ pub struct Config {
     policy: Policy,
 }
 
+/// Where links are pinned when the file says nothing else.
+const PIN_DIR: &str = "/sys/fs/bpf/postern";
+
 /// `shed = "off"` or `shed = { interfaces = … }`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Shed {
@@ -158,7 +163,7 @@ impl Config {
             trust_file: or("trust_file", "/etc/postern/allowed_signers"),
             revoked_keys: path("revoked_keys"),
             ssh_host_keys: or("ssh_host_keys", "/etc/ssh"),
-            pin_dir: or("pin_dir", "/sys/fs/bpf/postern"),
+            pin_dir: or("pin_dir", PIN_DIR),
             cgroup: path("cgroup"),
             shed: top.get("shed").and_then(|value| shed(&value)).unwrap_or_default(),
             limits: top.get("limits").map(|value| limits::read(&value)).unwrap_or_default(),

@@ -44,6 +44,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Closes the ports for everybody and ends: for the time before `run`, and for when it never starts. Changes nothing where
+    /// Postern is in force already.
+    Early(ConfigFile),
     /// Opens all ports: takes Postern's programs out of the kernel. Refuses while the agent runs.
     Unlock(ConfigFile),
 }
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::from(3),
             Err(failure) => Err(failure),
         },
+        Command::Early(ConfigFile { config }) => run::early(&config),
         Command::Unlock(ConfigFile { config }) => run::unlock(&config),
     };
     match outcome {

@@ -2,11 +2,13 @@
 //!
 //! Owns the order of start and stop. It never decides anything.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
 use postern_core::grant::{PortSpec, Protocol};
+use postern_core::policy::Policy;
 use postern_core::table::Table;
 use postern_core::trust::{Trust, TrustFile};
 use ring::digest::{Context, SHA256};
@@ -15,11 +17,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::Clock;
-use crate::config::{self, Config};
-use crate::enforcer::{self, Enforcer};
+use crate::config::{self, Closing, Config};
+use crate::enforcer::{self, Closed, Enforcer};
 use crate::engine::{self, Engine, Rules, Setup};
 use crate::journal::Journal;
-use crate::{api, host, links, notify, proof, sessions, sysctl};
+use crate::sysctl::Reserved;
+use crate::{api, host, links, notify, proof, sessions};
 
 /// Why the agent did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -85,8 +88,42 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
     };
     opened.journal.append(&[record]).map_err(Failure::other)?;
     enforcer::unlock(&config.pin_dir).map_err(Failure::other)?;
+    let given_back = Reserved::open(&config.state_dir, now.boot_id).and_then(|reserved| reserved.give_back());
+    given_back.map_err(|e| {
+        Failure::Other(format!("the ports are open, but stay in net.ipv4.ip_local_reserved_ports: {e}"))
+    })?;
     println!("Every port that Postern protected is open until posternd starts again.");
     Ok(())
+}
+
+/// Closes the protected ports for everybody, unless Postern is in force already. With a configuration that is not valid it
+/// closes what can be read of it and the default ports, and fails all the same.
+///
+/// # Errors
+/// [`Failure`]; what was closed stays closed.
+pub fn early(path: &Path) -> Result<(), Failure> {
+    let loaded = Config::load(path);
+    let closing = match &loaded {
+        Ok(config) => Closing {
+            protected: config.policy().protected().collect(),
+            pin_dir: config.pin_dir.clone(),
+            cgroup: config.cgroup.clone(),
+        },
+        Err(_) => Closing::salvage(path),
+    };
+    let table = Table { protected: closing.protected, ..Table::default() };
+    let settings =
+        |cgroup| enforcer::Settings { pin_dir: closing.pin_dir.clone(), cgroup, grants: 1, flows: 1, slots: 1 };
+    let closed = match Enforcer::close(&settings(closing.cgroup.clone()), &table) {
+        // A part of a configuration that is wrong may itself be what is wrong.
+        Err(_) if loaded.is_err() && closing.cgroup.is_some() => Enforcer::close(&settings(None), &table),
+        outcome => outcome,
+    };
+    match closed.map_err(Failure::other)? {
+        Closed::Now => println!("{} ports are closed for everybody.", table.protected.len()),
+        Closed::Already => println!("Postern is in force already; nothing was changed."),
+    }
+    loaded.map(drop).map_err(Failure::config)
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -98,6 +135,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let rules = rules(path, &config)?;
     let _lock = host::lock(&config.state_dir).map_err(Failure::other)?;
     let clock = Clock::new().map_err(Failure::other)?;
+    let reserved = Reserved::open(&config.state_dir, clock.now().boot_id);
     let identity =
         host::identity(&config.state_dir, config.names.clone(), &config.ssh_host_keys).map_err(Failure::other)?;
     let settings = enforcer::Settings {
@@ -117,12 +155,11 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     })?;
     let mut secret = [0; 32];
     SystemRandom::new().fill(&mut secret).map_err(|_| Failure::Other("the kernel gave no random bytes".into()))?;
-    let protected: Vec<u16> = rules.policy.ports.iter().map(|rule| rule.port.number).collect();
     let shed = config.shed.clone();
     let setup = Setup { opened, clock, identity, rules, secret, enforcer: settings, shed };
     let (engine, worker, knocks) = engine::start(setup).map_err(Failure::other)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let served = runtime.map_err(Failure::other)?.block_on(serve(path, &config, engine, knocks, &protected));
+    let served = runtime.map_err(Failure::other)?.block_on(serve(path, &config, engine, knocks, reserved));
     // The worker has written its last record by now, or the process is failing anyway.
     let _ = worker.join();
     served
@@ -133,10 +170,9 @@ async fn serve(
     config: &Config,
     engine: Engine,
     knocks: Option<enforcer::Knocks>,
-    protected: &[u16],
+    reserved: io::Result<Reserved>,
 ) -> Result<(), Failure> {
-    let reserved = sysctl::reserve(protected).err();
-    engine.degraded("reserved ports", reserved.map(|e| format!("net.ipv4.ip_local_reserved_ports: {e}"))).await;
+    reserve(&reserved, &config.policy(), &engine).await;
     let watcher = tokio::spawn(links::follow(engine.clone()));
     if let Some(knocks) = knocks {
         let engine = engine.clone();
@@ -151,7 +187,7 @@ async fn serve(
     let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
     notify::ready();
     let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
-    let outcome = signals(path, &engine).await;
+    let outcome = signals(path, &engine, &reserved).await;
     notify::stopping();
     drop(stop);
     watcher.abort();
@@ -163,24 +199,37 @@ async fn serve(
 }
 
 /// Reloads on SIGHUP, returns on SIGTERM and SIGINT.
-async fn signals(path: &Path, engine: &Engine) -> Result<(), Failure> {
+async fn signals(path: &Path, engine: &Engine, reserved: &io::Result<Reserved>) -> Result<(), Failure> {
     let on = |kind: SignalKind| -> Result<Signal, Failure> { signal(kind).map_err(Failure::other) };
     let (mut hangup, mut terminate) = (on(SignalKind::hangup())?, on(SignalKind::terminate())?);
     let mut interrupt = on(SignalKind::interrupt())?;
     loop {
         tokio::select! {
-            _ = hangup.recv() => reload(path, engine).await,
+            _ = hangup.recv() => reload(path, engine, reserved).await,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         }
     }
 }
 
+/// Keeps the host's own connections off the policy's ports.
+async fn reserve(reserved: &io::Result<Reserved>, policy: &Policy, engine: &Engine) {
+    let ports: Vec<u16> = policy.ports.iter().map(|rule| rule.port.number).collect();
+    let failed = match reserved {
+        Ok(reserved) => reserved.add(&ports).err().map(|error| error.to_string()),
+        Err(error) => Some(error.to_string()),
+    };
+    engine.degraded("reserved ports", failed.map(|e| format!("net.ipv4.ip_local_reserved_ports: {e}"))).await;
+}
+
 /// A bad file changes nothing.
-async fn reload(path: &Path, engine: &Engine) {
+async fn reload(path: &Path, engine: &Engine, reserved: &io::Result<Reserved>) {
     let fresh = Config::load(path).map_err(Failure::config).and_then(|config| rules(path, &config));
     let outcome = match fresh {
-        Ok(rules) => engine.reload(rules).await.map_err(|refusal| refusal.to_string()),
+        Ok(rules) => {
+            reserve(reserved, &rules.policy, engine).await;
+            engine.reload(rules).await.map_err(|refusal| refusal.to_string())
+        }
         Err(failure) => Err(failure.to_string()),
     };
     match &outcome {

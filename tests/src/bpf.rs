@@ -70,12 +70,12 @@ fn load_code(kind: u32, attach: u32, code: &[Instruction]) -> io::Result<OwnedFd
     bpf(BPF_PROG_LOAD, &mut attr)
 }
 
-/// Makes every look-up in the calling thread's network namespace end at `socket`, as a program beside the lock can. It is
+/// Makes every look-up of a port in the calling thread's network namespace end at `socket`, as a program beside the lock can. It is
 /// gone when what this returns is dropped.
 ///
 /// # Errors
 /// As `bpf(2)`.
-pub fn hijack(socket: impl AsFd) -> io::Result<OwnedFd> {
+pub fn hijack(socket: impl AsFd, port: u16) -> io::Result<OwnedFd> {
     let map = create_map(MAP_SOCKMAP, 8)?;
     let (key, value) = (0u32, socket.as_fd().as_raw_fd() as u64);
     let mut attr = [0u32; 8];
@@ -85,8 +85,12 @@ pub fn hijack(socket: impl AsFd) -> io::Result<OwnedFd> {
     call(BPF_MAP_UPDATE_ELEM, &mut attr)?;
     let [a, b, c, d] = map.as_raw_fd().to_le_bytes();
     // include/uapi/linux/bpf.h: helper 1 bpf_map_lookup_elem, 86 bpf_sk_release, 124 bpf_sk_assign
+    // The local port is at byte 60 of `struct bpf_sk_lookup`.
+    let [low, high] = port.to_le_bytes();
     let code = [
         [0xbf, 0x16, 0, 0, 0, 0, 0, 0],             // r6 = r1
+        [0x61, 0x67, 60, 0, 0, 0, 0, 0],            // r7 = local_port
+        [0x55, 0x07, 7, 0, low, high, 0, 0],        // if r7 != port goto pass
         [0x62, 0x0a, 0xfc, 0xff, 0, 0, 0, 0],       // *(u32 *)(r10 - 4) = 0
         [0xbf, 0xa2, 0, 0, 0, 0, 0, 0],             // r2 = r10
         [0x07, 0x02, 0, 0, 0xfc, 0xff, 0xff, 0xff], // r2 += -4
@@ -94,7 +98,7 @@ pub fn hijack(socket: impl AsFd) -> io::Result<OwnedFd> {
         [0; 8],
         [0x85, 0, 0, 0, 1, 0, 0, 0],    // r0 = lookup(r1, r2)
         [0x55, 0x00, 2, 0, 0, 0, 0, 0], // if r0 != 0 goto +2
-        [0xb7, 0, 0, 0, 1, 0, 0, 0],    // r0 = SK_PASS
+        [0xb7, 0, 0, 0, 1, 0, 0, 0],    // pass: r0 = SK_PASS
         EXIT,
         [0xbf, 0x07, 0, 0, 0, 0, 0, 0], // r7 = r0
         [0xbf, 0x61, 0, 0, 0, 0, 0, 0], // r1 = r6

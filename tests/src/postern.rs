@@ -116,6 +116,15 @@ impl Postern {
         this
     }
 
+    /// Configuration, trust file and keys, and no posternd yet.
+    ///
+    /// # Panics
+    /// Where the disk refuses.
+    #[must_use]
+    pub fn prepared(namespace: &Netns, options: Options) -> Self {
+        Self::prepare(namespace, options, Pins::new())
+    }
+
     fn prepare(namespace: &Netns, options: Options, pins: Pins) -> Self {
         let directory = pins::directory();
         let (alice, admin) = (Key::new(directory.path(), "alice"), Key::new(directory.path(), "admin"));

@@ -8,12 +8,29 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const PROBE: &str = include_str!("service/probe.sh");
+/// What a probe of a booted machine is made of.
+struct Probe {
+    /// The unit that is enabled.
+    enabled: &'static str,
+    /// When the probe runs.
+    order: &'static str,
+    script: &'static str,
+}
 
-/// Runs the probe when the machine is up, then switches it off.
-const PROBE_UNIT: &str = "\
-[Unit]
-After=posternd.service network.target
+const WHOLE: Probe = Probe {
+    enabled: "posternd.service",
+    order: "After=posternd.service network.target",
+    script: concat!(include_str!("service/lib.sh"), include_str!("service/probe.sh")),
+};
+
+const EARLY: Probe = Probe {
+    enabled: "postern-early.service",
+    order: "DefaultDependencies=no\nAfter=network-pre.target\nBefore=network.target",
+    script: concat!(include_str!("service/lib.sh"), include_str!("service/early.sh")),
+};
+
+/// Runs the probe, then switches the machine off. What stands before it says when.
+const PROBE_UNIT: &str = "
 SuccessAction=poweroff-force
 FailureAction=poweroff-force
 [Service]
@@ -26,7 +43,7 @@ ExecStart=/bin/bash /probe/probe.sh
 const PREPARE_UNIT: &str = "\
 [Unit]
 DefaultDependencies=no
-Before=posternd.service
+Before=postern-early.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
@@ -43,6 +60,8 @@ shed = { interfaces = "auto" }
 [[port]]
 number = 22
 name = "ssh"
+[[port]]
+number = 2223
 [[role]]
 name = "requester"
 principals = ["alice@example.com"]
@@ -80,19 +99,20 @@ fn install(tree: &Path) -> Output {
 }
 
 /// What root would do after the installation, and a key for alice.
-fn configure(folder: &Path, tree: &Path) {
+fn configure(folder: &Path, tree: &Path, Probe { order, script, .. }: &Probe) {
     let probe = folder.join("probe");
     fs::create_dir(&probe).expect("a folder for the probe");
     let key = probe.join("alice");
     run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "alice", "-f"]).arg(&key));
     let public = fs::read_to_string(key.with_extension("pub")).expect("alice's public key");
     let trust = format!("alice@example.com namespaces=\"request@postern.v1,read@postern.v1\" {public}");
+    let unit = format!("[Unit]\n{order}{PROBE_UNIT}");
     for (path, text, mode) in [
         (tree.join("etc/postern/postern.toml"), CONFIGURATION, 0o644),
         (tree.join("etc/postern/allowed_signers"), &trust, 0o644),
         (tree.join("etc/systemd/system/prepare.service"), PREPARE_UNIT, 0o644),
-        (tree.join("etc/systemd/system/probe.service"), PROBE_UNIT, 0o644),
-        (probe.join("probe.sh"), PROBE, 0o755),
+        (tree.join("etc/systemd/system/probe.service"), &unit, 0o644),
+        (probe.join("probe.sh"), script, 0o755),
     ] {
         fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         fs::write(&path, text).expect("a file");
@@ -102,21 +122,30 @@ fn configure(folder: &Path, tree: &Path) {
 
 #[test]
 fn the_installed_service_holds_its_promises_under_systemd() {
+    boot(&WHOLE);
+}
+
+#[test]
+fn the_early_unit_alone_closes_before_any_interface_is_up() {
+    boot(&EARLY);
+}
+
+fn boot(probe: &Probe) {
     // In memory: a layer on top of this machine's root must not lie in it.
     let folder =
         tempfile::Builder::new().prefix("postern-service-").tempdir_in("/dev/shm").expect("a folder in memory");
     let folder = folder.path();
     let tree = folder.join("tree");
     install(&tree);
-    run(Command::new("systemctl").arg(format!("--root={}", tree.display())).args(["enable", "posternd.service"]));
-    configure(folder, &tree);
+    run(Command::new("systemctl").arg(format!("--root={}", tree.display())).args(["enable", probe.enabled]));
+    configure(folder, &tree, probe);
 
     let again = String::from_utf8_lossy(&install(&tree).stdout).into_owned();
     assert!(again.contains("kept      "), "{again}");
     let configuration = fs::read_to_string(tree.join("etc/postern/postern.toml")).expect("the configuration");
     assert_eq!(configuration, CONFIGURATION, "a second installation overwrites no configuration");
 
-    let machine = format!("postern-{}", std::process::id());
+    let machine = format!("postern-{}-{}", std::process::id(), probe.script.len());
     let booted = Command::new("timeout")
         .args(["--kill-after=5", "120", "unshare", "--mount", "--propagation=slave", "bash", "-c", BOOT, "boot"])
         .arg(folder)

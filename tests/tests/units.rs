@@ -11,11 +11,13 @@ fn checkout(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// A root with the unit and the programs that it names: systemd asks only whether they are there.
-fn root_with(unit: &str) -> tempfile::TempDir {
+const UNITS: [&str; 2] = ["posternd.service", "postern-early.service"];
+
+/// A root with a unit and the programs that it names: systemd asks only whether they are there.
+fn root_with(name: &str, unit: &str) -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("a directory");
     for (path, text, mode) in [
-        ("usr/lib/systemd/system/posternd.service", unit, 0o644),
+        (&*format!("usr/lib/systemd/system/{name}"), unit, 0o644),
         ("usr/sbin/posternd", "", 0o755),
         ("bin/kill", "", 0o755),
     ] {
@@ -28,12 +30,12 @@ fn root_with(unit: &str) -> tempfile::TempDir {
 }
 
 /// What `systemd-analyze verify` has to say; it calls some faults warnings and still succeeds.
-fn verify(unit: &str) -> String {
-    let root = root_with(unit);
+fn verify(name: &str, unit: &str) -> String {
+    let root = root_with(name, unit);
     let output = Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .arg(format!("--root={}", root.path().display()))
-        .arg("posternd.service")
+        .arg(name)
         .output()
         .expect("systemd-analyze (cargo xtask setup installs it)");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -41,25 +43,29 @@ fn verify(unit: &str) -> String {
 }
 
 #[test]
-fn systemd_finds_no_fault_in_the_unit() {
-    let unit = fs::read_to_string(checkout("systemd/posternd.service")).expect("the unit");
-    assert_eq!(verify(&unit), "");
-    // That it would have found one.
-    assert!(verify(&unit.replace("KillMode=mixed", "KillMode=gently")).contains("kill mode"));
-    assert!(verify(&unit.replace("/usr/sbin/posternd", "/usr/sbin/nothing")).contains("not executable"));
+fn systemd_finds_no_fault_in_the_units() {
+    for name in UNITS {
+        let unit = fs::read_to_string(checkout("systemd").join(name)).expect("the unit");
+        assert_eq!(verify(name, &unit), "");
+        // That it would have found one.
+        assert!(verify(name, &unit.replace("UMask=0077", "UMaks=0077")).contains("UMaks"));
+        assert!(verify(name, &unit.replace("/usr/sbin/posternd", "/usr/sbin/nothing")).contains("not executable"));
+    }
 }
 
 #[test]
-fn the_unit_stays_closed_to_what_posternd_does_not_need() {
-    let root = root_with(&fs::read_to_string(checkout("systemd/posternd.service")).expect("the unit"));
-    let output = Command::new("systemd-analyze")
-        .args(["security", "--offline=true", "--no-pager", "--threshold=30"])
-        .arg(format!("--root={}", root.path().display()))
-        .arg("posternd.service")
-        .output()
-        .expect("systemd-analyze");
-    // Exposure at most 3.0 of 10 by systemd's own count.
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+fn the_units_stay_closed_to_what_posternd_does_not_need() {
+    for name in UNITS {
+        let root = root_with(name, &fs::read_to_string(checkout("systemd").join(name)).expect("the unit"));
+        let output = Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--no-pager", "--threshold=30"])
+            .arg(format!("--root={}", root.path().display()))
+            .arg(name)
+            .output()
+            .expect("systemd-analyze");
+        // Exposure at most 3.0 of 10 by systemd's own count.
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
 }
 
 #[test]

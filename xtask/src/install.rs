@@ -14,6 +14,7 @@ const PROGRAMS: &[(&str, &str)] = &[("posternd", "usr/sbin/posternd"), ("postern
 /// What else is put where: from the checkout, to the root, the mode, and whether a person edits it there.
 const FILES: &[(&str, &str, u32, bool)] = &[
     ("systemd/posternd.service", "usr/lib/systemd/system/posternd.service", 0o644, false),
+    ("systemd/postern-early.service", "usr/lib/systemd/system/postern-early.service", 0o644, false),
     ("systemd/sysusers.d/postern.conf", "usr/lib/sysusers.d/postern.conf", 0o644, false),
     ("systemd/tmpfiles.d/postern.conf", "usr/lib/tmpfiles.d/postern.conf", 0o644, false),
     ("systemd/postern.toml", "etc/postern/postern.toml", 0o644, true),

@@ -16,7 +16,8 @@ use super::limits::Cap;
 use super::value::{Section, Value};
 use super::{keys, roles, services};
 
-const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("any", Protocol::Any)];
+pub(super) const PROTOCOLS: &[(&str, Protocol)] =
+    &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("any", Protocol::Any)];
 const ENDS: &[(&str, OnExpiry)] = &[("cut", OnExpiry::Cut)];
 /// Whether a justification is required.
 const JUSTIFICATIONS: &[(&str, bool)] = &[("optional", false), ("required", true)];
@@ -61,7 +62,7 @@ fn rule<'a>(section: &Section<'a>, cap: &Cap, named: &mut Named<'a>) -> Option<P
 }
 
 /// A number, or the name of a service.
-fn port_number(value: &Value<'_>) -> Option<u16> {
+pub(super) fn port_number(value: &Value<'_>) -> Option<u16> {
     if value.is_text() {
         return services::port_of(value.text()?).map_err(|sentence| value.wrong(sentence)).ok();
     }

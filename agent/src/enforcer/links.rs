@@ -124,6 +124,13 @@ fn pin_state(pins: &PinDir, name: &str, info: &LinkInfo) -> LayerState {
     }
 }
 
+/// Whether a link of ours is pinned as `name` and attached at `place`.
+pub fn is_in_force(pins: &PinDir, name: &str, place: Place) -> bool {
+    let Ok(Pinned::Link(fd)) = pins.find(name) else { return false };
+    sys::program_tag(fd.as_fd()).is_ok_and(|tag| pins.knows(&tag))
+        && sys::link_info(fd.as_fd()).is_ok_and(|info| info.place == place)
+}
+
 /// The pinned link, with `program` in force, if it is ours and attached where it belongs. Else what there is instead;
 /// `None` for nothing.
 fn adopt(pins: &PinDir, attachment: Attachment<'_>, program: BorrowedFd<'_>) -> Result<OwnedFd, Option<LayerState>> {

@@ -106,6 +106,15 @@ impl Loss {
 const BESIDE: &str = "other-program-beside";
 const PIN_DIRECTORY: &str = "pin-directory";
 
+/// What [`Enforcer::close`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// The ports are closed now.
+    Now,
+    /// They were: nothing was changed.
+    Already,
+}
+
 type Loader = fn(Sizes, &Table) -> Result<Programs, EnforcerError>;
 
 /// The programs in force.
@@ -164,6 +173,20 @@ impl Enforcer {
             .map_err(|e| EnforcerError::kernel("take over the pinned sheds", &e, "remove the pins named shed-*"))?;
         pins.settle(programs.tags())?;
         Ok(Self { programs, pins, layers, sheds, found })
+    }
+
+    /// Brings `table` into force and lets go of it: links and programs stay. Where an agent runs, or all layers are in force
+    /// already, nothing changes.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn close(settings: &Settings, table: &Table) -> Result<Closed, EnforcerError> {
+        match is_closed(settings) {
+            Ok(false) => {}
+            Ok(true) | Err(EnforcerError::InUse(_)) => return Ok(Closed::Already),
+            Err(error) => return Err(error),
+        }
+        Self::start(settings, table).map(|_| Closed::Now)
     }
 
     /// What the start found in the place of links that it would have adopted. It is in force as it has to be since.
@@ -308,6 +331,18 @@ impl Enforcer {
         drop((layers, sheds));
         clear(pins)
     }
+}
+
+/// Whether every layer is pinned and in force, with programs of ours.
+fn is_closed(settings: &Settings) -> Result<bool, EnforcerError> {
+    let pins = PinDir::open(&settings.pin_dir)?;
+    let (namespace, cgroup) = (place::network_namespace()?, place::cgroup(settings.cgroup.as_deref())?);
+    let places = [
+        (Hook::Lock, namespace.place),
+        (Hook::CutIngress, cgroup.place),
+        (Hook::CutEgress, cgroup.place.with_attach_type(sys::ATTACH_EGRESS)),
+    ];
+    Ok(places.into_iter().all(|(hook, place)| links::is_in_force(&pins, hook.code(), place)))
 }
 
 /// Opens the host while no agent runs: takes every pin in `pin_dir` away. An absent directory is open already.

@@ -252,7 +252,9 @@ fn move_aside(path: &Path, found: &Metadata) -> io::Result<()> {
     let kind = if found.is_dir() { "a directory" } else { "no directory" };
     tracing::warn!(path = %path.display(), owner = found.uid(), "{kind} of somebody else's lay where the pins belong; it was moved aside");
     for number in 0..100 {
-        let aside = path.with_extension(format!("{ASIDE}-{number}"));
+        // bpffs takes no dots.
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(format!("-{ASIDE}-{number}"));
         if fs::symlink_metadata(&aside).is_err() {
             return fs::rename(path, aside);
         }

@@ -40,11 +40,7 @@ impl Target {
 
     /// The same target for the cgroup's attach type `attach_type`.
     pub fn with_attach_type(&self, attach_type: u32) -> io::Result<Self> {
-        let place = match self.place {
-            Place::Cgroup(id, _) => Place::Cgroup(id, attach_type),
-            other => other,
-        };
-        Ok(Self { place, fd: self.fd.as_fd().try_clone_to_owned()? })
+        Ok(Self { place: self.place.with_attach_type(attach_type), fd: self.fd.as_fd().try_clone_to_owned()? })
     }
 }
 

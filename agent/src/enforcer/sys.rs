@@ -131,6 +131,17 @@ pub enum Place {
     Other,
 }
 
+impl Place {
+    /// The same cgroup with another attach type.
+    #[must_use]
+    pub fn with_attach_type(self, attach_type: u32) -> Self {
+        match self {
+            Self::Cgroup(id, _) => Self::Cgroup(id, attach_type),
+            other => other,
+        }
+    }
+}
+
 fn bpf<T>(command: c_int, attr: &mut T) -> io::Result<c_int> {
     // SAFETY: `attr` is the leading part of `union bpf_attr` for `command`, and its size goes along with it.
     let result: c_long = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
@@ -235,7 +246,8 @@ pub fn attached_programs(namespace: BorrowedFd<'_>, attach_type: u32) -> io::Res
 /// When /proc does not tell.
 pub fn is_link(object: BorrowedFd<'_>) -> io::Result<bool> {
     let name = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
-    Ok(name.as_os_str().as_bytes() == b"anon_inode:bpf_link")
+    // The first is a link's own name, the second that of one opened anew.
+    Ok([&b"anon_inode:bpf_link"[..], b"anon_inode:bpf-link"].contains(&name.as_os_str().as_bytes()))
 }
 
 /// The tag (a hash of the instructions) of the program that a link runs. Minimum kernel 5.8. Asking the program itself would

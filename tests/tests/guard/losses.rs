@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -34,10 +34,14 @@ const LOSSES: &[Loss] = &[
         bpf::pin(&bpf::some_map().expect("a map"), &pins.join("cut-ingress")).expect("to pin");
     }),
     ("pin-directory", "gone", |pins| fs::remove_dir_all(pins).expect("the pins")),
-    ("pin-directory", "gone", |pins| fs::rename(pins, pins.with_extension("elsewhere")).expect("the pins")),
+    ("pin-directory", "gone", |pins| fs::rename(pins, elsewhere(pins)).expect("the pins")),
     ("pin-directory", "exposed", |pins| fs::set_permissions(pins, Permissions::from_mode(0o777)).expect("a mode")),
     ("pin-directory", "exposed", |pins| chown(pins, Some(1000), None).expect("an owner")),
 ];
+
+fn elsewhere(pins: &Path) -> PathBuf {
+    format!("{}-elsewhere", pins.display()).into()
+}
 
 fn detach(pins: &Path, name: &str) {
     bpf::detach_link(&pins.join(name)).expect("to detach");
@@ -62,7 +66,7 @@ fn every_loss_is_seen_healed_and_recorded_under_a_flood() {
         });
     }
     println!("{:?}, {} connections served", flood.held(), service.served());
-    let _ = fs::remove_dir_all(postern.pin_dir().with_extension("elsewhere"));
+    let _ = fs::remove_dir_all(elsewhere(postern.pin_dir()));
 }
 
 /// Loses a part until it was once seen as degraded (the healing may be faster than the question), and waits each time until
@@ -174,7 +178,7 @@ fn a_program_beside_the_lock_is_told_of_and_the_cut_holds() {
     let postern = Postern::start(&net.server, Options::without_shed());
     let flood = Flood::start(&net, &[PORT]);
     let client = postern.client();
-    let other = net.server.run(|| bpf::hijack(&listener)).expect("another program");
+    let other = net.server.run(|| bpf::hijack(&listener, PORT)).expect("another program");
     let (why, took) = until("the other program", || client.status().expect("a status").degraded.pop());
     println!("told of after {} ms: {why}", took.as_millis());
     assert!(why.contains("another sk_lookup program"), "{why}");

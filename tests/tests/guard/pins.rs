@@ -33,6 +33,11 @@ fn made(name: &str) -> PathBuf {
     path
 }
 
+/// Where posternd puts what is not its own.
+fn aside(pins: &Path) -> PathBuf {
+    format!("{}-not-posterns-0", pins.display()).into()
+}
+
 fn is_closed(net: &Net) -> bool {
     probe::tcp(&net.client, STRANGER.v4, (SERVER.v4, PORT).into()) != Outcome::Answered
 }
@@ -120,7 +125,7 @@ fn a_directory_that_others_may_use_is_taken_back() {
         assert_eq!((now.uid(), now.mode() & 0o7777), (0, 0o700), "{what}");
         assert!(is_whole(&postern.client().status().expect("a status")), "{what}");
         assert!(is_closed(&net), "{what}");
-        let _ = fs::remove_dir_all(pins.with_extension("not-posterns-0"));
+        let _ = fs::remove_dir_all(aside(&pins));
     }
     // A pin of ours that others may use is not ours any more.
     let mut postern = Postern::start(&net.server, Options::without_shed());
@@ -168,5 +173,5 @@ fn no_symbolic_link_and_no_second_agent() {
     let postern = Postern::start_pinned(&net.server, Options::without_shed(), link.clone());
     assert!(fs::symlink_metadata(&link).expect("the pins").is_dir());
     assert!(is_whole(&postern.client().status().expect("a status")));
-    fs::remove_file(link.with_extension("not-posterns-0")).expect("the link");
+    fs::remove_file(aside(&link)).expect("the link");
 }
