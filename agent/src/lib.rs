@@ -12,6 +12,7 @@ pub mod journal;
 pub mod links;
 pub mod notify;
 pub mod offline;
+pub mod privilege;
 pub mod proof;
 pub mod run;
 pub mod sessions;

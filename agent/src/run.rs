@@ -21,6 +21,7 @@ use crate::config::{self, Closing, Config};
 use crate::enforcer::{self, Closed, Enforcer};
 use crate::engine::{self, Engine, Rules, Setup};
 use crate::journal::Journal;
+use crate::privilege::{self, Confinement};
 use crate::sysctl::Reserved;
 use crate::{api, host, links, notify, proof, sessions};
 
@@ -155,8 +156,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     })?;
     let mut secret = [0; 32];
     SystemRandom::new().fill(&mut secret).map_err(|_| Failure::Other("the kernel gave no random bytes".into()))?;
-    let shed = config.shed.clone();
-    let setup = Setup { opened, clock, identity, rules, secret, enforcer: settings, shed };
+    let (shed, confinement) = (config.shed.clone(), Confinement::of(path, &config));
+    let setup = Setup { opened, clock, identity, rules, secret, enforcer: settings, shed, confinement };
     let (engine, worker, knocks) = engine::start(setup).map_err(Failure::other)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let served = runtime.map_err(Failure::other)?.block_on(serve(path, &config, engine, knocks, reserved));
@@ -184,6 +185,8 @@ async fn serve(
     let (stop, stopped) = tokio::sync::watch::channel(());
     let bound = api::bind(&config.api, &config.state_dir).map_err(Failure::other)?;
     let proof = proof::of_host(&config.ssh_host_keys, &engine.who_am_i(), bound.tls_fingerprint());
+    let calls = privilege::forbid_calls().err();
+    engine.degraded("system calls", calls).await;
     let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
     notify::ready();
     let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));

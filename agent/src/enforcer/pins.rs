@@ -17,7 +17,7 @@ use std::{
 };
 
 use postern_core::key::LAYOUT_VERSION;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Mode, OFlags, openat};
 
 use super::{error::EnforcerError, sys};
 
@@ -262,17 +262,25 @@ fn move_aside(path: &Path, found: &Metadata) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::AlreadyExists, "somebody else's directories lie there"))
 }
 
-/// Opens a directory that is reached without any symbolic link, since whoever can set one could show us another place.
+/// Opens a directory that is reached without any symbolic link, since whoever can set one could show us another place. Step
+/// by step: `openat2`, which could do it at once, is what systemd takes away with `RestrictSUIDSGID=`.
 fn open_directory(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
-        Ok(fd) => Ok(fd.into()),
-        Err(rustix::io::Errno::LOOP) => Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!("{} is a symbolic link", symbolic(path).unwrap_or(path).display()),
-        )),
-        Err(error) => Err(error.into()),
+    if !path.is_absolute() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not an absolute path"));
     }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut at: OwnedFd = rustix::fs::open("/", flags, Mode::empty())?;
+    for part in path.components().skip(1) {
+        at = match openat(&at, part.as_os_str(), flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => {
+                let (what, why) = symbolic(path).map_or((path, "no directory"), |link| (link, "a symbolic link"));
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{} is {why}", what.display())));
+            }
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok(at.into())
 }
 
 /// The first part of `path` that is a symbolic link.

@@ -18,9 +18,10 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 use super::{Batch, Worker, thread};
 use crate::clock::Clock;
 use crate::config::Shed;
-use crate::enforcer::{self, Enforcer, EnforcerError};
+use crate::enforcer::{self, Enforcer, EnforcerError, LayerState};
 use crate::engine::{Engine, QUEUE, Rules, Shared, WATCH_BACKLOG, door, knocks, tally};
 use crate::journal::Opened;
+use crate::privilege::Confinement;
 
 /// Threads that check signatures at once. One would do for any honest load (ed25519: 20,000 a second, DESIGN 10); RSA takes longer.
 const VERIFIERS: usize = 2;
@@ -44,6 +45,8 @@ pub struct Setup {
     pub enforcer: enforcer::Settings,
     /// Where sheds are wanted.
     pub shed: Shed,
+    /// What is given up as soon as lock and cut are in force, and no thread runs yet.
+    pub confinement: Confinement,
 }
 
 /// Why the engine could not start. What was pinned before stays in force.
@@ -65,7 +68,7 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`]; nothing is open then that was not open before.
 pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::Knocks>), StartError> {
-    let Setup { opened, clock, identity, rules, secret, enforcer: settings, shed } = setup;
+    let Setup { opened, clock, identity, rules, secret, enforcer: settings, shed, confinement } = setup;
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
     let wall_high = opened.ledger.wall_high().as_second();
     let now = clock.now();
@@ -76,6 +79,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     let current = opened.ledger.active().filter(|grant| grant.boot_id == now.boot_id && !forbidden.contains(&grant.id));
     let installed = table::compile(&rules.policy, current, now.boot);
     let mut enforcer = Enforcer::start(&settings, &installed)?;
+    let kept = confinement.apply(|| enforcer.layers().iter().all(|layer| layer.state == LayerState::InForce));
     let knocks_reader = enforcer.take_knocks();
     let (commands, received) = mpsc::channel(QUEUE);
     let engine = Engine(Arc::new(Shared {
@@ -102,7 +106,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         capacity,
         shed,
         sheds: BTreeMap::new(),
-        degraded: BTreeMap::new(),
+        degraded: kept.first().map(|_| ("privileges", kept.join("; "))).into_iter().collect(),
         started: now.wall,
         started_boot: now.boot,
         // Soon: what is open by then may have limits on its use.

@@ -1,0 +1,165 @@
+//! What posternd gives up once lock and cut are in force (docs/decisions/0030-privileges.md).
+//!
+//! Owns capabilities, Landlock and seccomp of this process. Each step is independent of the others, and what the kernel
+//! does not have is reported, never fatal: a way in that does not start is a lock-out.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use capctl::caps::{Cap, CapSet, CapState, bounding};
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope, make_bitflags,
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+
+use crate::config::Config;
+
+mod calls;
+
+/// The newest Landlock that this was written for. Older kernels enforce as much of it as they know.
+const LANDLOCK: ABI = ABI::V6;
+
+/// What may be done where.
+#[derive(Clone, Debug, Default)]
+pub struct Confinement {
+    reads: Vec<PathBuf>,
+    writes: Vec<PathBuf>,
+    /// Names may come and go below, but no file's contents.
+    pins: PathBuf,
+    /// A listener's port below 1024 takes a capability.
+    low_port: bool,
+}
+
+impl Confinement {
+    /// As the configuration at `path` needs it.
+    #[must_use]
+    pub fn of(path: &Path, config: &Config) -> Self {
+        let folder =
+            |file: &Path| file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+        // Folders, since files are replaced by renaming others over them.
+        let files = [Some(path), Some(&config.trust_file), config.revoked_keys.as_deref()];
+        let reads = files.into_iter().flatten().map(folder).chain([config.ssh_host_keys.clone()]);
+        // What the kernel tells; the people's terminals, whom a warning may go to; time zones.
+        let system = ["/proc", "/sys", "/run/systemd", "/run/utmp", "/etc/localtime", "/usr/share/zoneinfo"];
+        Self {
+            reads: reads.chain(system.map(PathBuf::from)).collect(),
+            writes: vec![config.state_dir.clone(), folder(&config.api.unix)],
+            pins: above_the_mount(&config.pin_dir),
+            low_port: config.api.tcp.iter().any(|address| (1..1024).contains(&address.port())),
+        }
+    }
+
+    /// Gives up, for the calling thread and those that it starts, what is not needed any more. `works` says whether the
+    /// kernel's tables can still be used; with what it says, CAP_BPF goes or stays.
+    ///
+    /// What could not be given up, in words.
+    #[must_use]
+    pub fn apply(&self, works: impl Fn() -> bool) -> Vec<String> {
+        let capabilities = self.drop_capabilities(works).err().map(|e| format!("capabilities were kept: {e}"));
+        let gains = capctl::prctl::set_no_new_privs().err().map(|e| format!("no_new_privs was not set: {e}"));
+        let files = match self.restrict_files() {
+            Ok(RulesetStatus::NotEnforced) => {
+                Some("the kernel has no Landlock: files are kept by owner and mode alone".into())
+            }
+            Ok(_) => None,
+            Err(error) => Some(format!("Landlock was not set up: {error}")),
+        };
+        [capabilities, gains, files].into_iter().flatten().collect()
+    }
+
+    fn drop_capabilities(&self, works: impl Fn() -> bool) -> capctl::Result<()> {
+        let mut kept: CapSet = [Cap::NET_ADMIN, Cap::BPF].into_iter().collect();
+        if self.low_port {
+            kept.add(Cap::NET_BIND_SERVICE);
+        }
+        let mut state = CapState::get_current()?;
+        kept &= state.permitted;
+        // Linux 5.19 and later do not ask for CAP_BPF where a program or map is held already. (CAP_SYS_ADMIN would do for it.)
+        let mut without = kept;
+        without.drop(Cap::BPF);
+        CapState { effective: without, ..state }.set_current()?;
+        if works() {
+            kept = without;
+        }
+        state.set_current()?;
+        // Needs CAP_SETPCAP, which a unit may have taken already; then the set is as narrow as it was made there.
+        for cap in bounding::probe() - kept {
+            let _ = bounding::drop(cap);
+        }
+        (state.permitted, state.effective, state.inheritable) = (kept, kept, CapSet::empty());
+        state.set_current()
+    }
+
+    fn restrict_files(&self) -> Result<RulesetStatus, landlock::RulesetError> {
+        let read = AccessFs::from_read(LANDLOCK) & !AccessFs::Execute;
+        let write = AccessFs::from_all(LANDLOCK) & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock);
+        let names = read | make_bitflags!(AccessFs::{MakeDir | MakeReg | MakeSym | RemoveDir | RemoveFile | Refer});
+        let mut rules = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(LANDLOCK))?
+            .handle_access(AccessNet::ConnectTcp)?
+            .scope(Scope::Signal)?
+            .create()?;
+        let reads = self.reads.iter().map(|path| (path, read));
+        let writes = self.writes.iter().map(|path| (path, write));
+        let terminals = (Path::new("/dev/pts").to_owned(), read | AccessFs::WriteFile);
+        for (path, access) in reads.chain(writes).chain([(&self.pins, names), (&terminals.0, terminals.1)]) {
+            rules = allow(rules, path, access)?;
+        }
+        Ok(rules.restrict_self()?.ruleset)
+    }
+}
+
+/// Allows what fits: of a plain file there is less to allow. What is not there needs no rule.
+fn allow(
+    rules: landlock::RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+) -> Result<landlock::RulesetCreated, landlock::RulesetError> {
+    let Ok(fd) = PathFd::new(path) else { return Ok(rules) };
+    let access = if path.is_dir() { access } else { access & AccessFs::from_file(LANDLOCK) };
+    rules.add_rule(PathBeneath::new(fd, access))
+}
+
+/// The directory that holds the mount point of the file system that `path` lies on: a rule for it is a rule for whatever
+/// is mounted there next.
+fn above_the_mount(path: &Path) -> PathBuf {
+    let device = |path: &Path| fs::metadata(path).map(|m| m.dev()).ok();
+    let known = path.ancestors().find(|part| part.exists()).unwrap_or(Path::new("/"));
+    let other = known.ancestors().find(|part| device(part) != device(known));
+    other.unwrap_or(Path::new("/")).to_owned()
+}
+
+/// Forbids, for all threads and for good, the system calls that posternd has no use for. To be called when every listener is
+/// bound: none can be made on a Unix socket after it.
+///
+/// # Errors
+/// What the kernel refused, in words.
+pub fn forbid_calls() -> Result<(), String> {
+    let failed = |e: &dyn std::fmt::Display| format!("seccomp was not set up: {e}");
+    let denied = calls::denied().map_err(|e| failed(&e))?;
+    // glibc takes this answer for "an older kernel" and makes threads by clone, whose arguments can be looked at.
+    let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    for (rules, errno) in [(denied, libc::EPERM), (absent, libc::ENOSYS)] {
+        let program = program(rules, errno).map_err(|e| failed(&e))?;
+        seccompiler::apply_filter_all_threads(&program).map_err(|e| failed(&e))?;
+    }
+    Ok(())
+}
+
+fn program(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> Result<BpfProgram, seccompiler::BackendError> {
+    let arch = std::env::consts::ARCH.try_into()?;
+    SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno.unsigned_abs()), arch)?.try_into()
+}
+
+fn condition(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+}
+
+#[cfg(test)]
+mod tests;
