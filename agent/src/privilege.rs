@@ -1,4 +1,4 @@
-//! What posternd gives up once lock and cut are in force (docs/decisions/0030-privileges.md).
+//! What posternd gives up once lock and cut are in force (docs/decisions/0031-privileges.md).
 //!
 //! Owns capabilities, Landlock and seccomp of this process. Each step is independent of the others, and what the kernel
 //! does not have is reported, never fatal: a way in that does not start is a lock-out.
