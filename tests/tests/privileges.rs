@@ -34,6 +34,14 @@ fn of_each_thread(pid: u32, name: &str) -> Vec<String> {
     tasks.map(|task| value(status(task.expect("a thread"))).expect("a line")).collect()
 }
 
+/// What all threads of a process have had of a processor so far, in nanoseconds.
+fn busy_ns(pid: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    let texts =
+        tasks.map(|task| fs::read_to_string(task.expect("a thread").path().join("schedstat")).expect("a figure"));
+    texts.map(|text| text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).expect("a number")).sum()
+}
+
 #[test]
 fn a_serving_posternd_can_do_its_work_and_little_else() {
     let net = Net::pair();
@@ -55,6 +63,12 @@ fn a_serving_posternd_can_do_its_work_and_little_else() {
     for (name, wanted) in [("CapInh:", "0000000000000000"), ("NoNewPrivs:", "1"), ("Seccomp:", "2")] {
         assert!(of_each_thread(postern.pid(), name).iter().all(|value| value == wanted), "{name}");
     }
+
+    // What looking after all this costs: a figure, no promise.
+    let (busy, start) = (busy_ns(postern.pid()), Instant::now());
+    std::thread::sleep(Duration::from_secs(3));
+    let busy = busy_ns(postern.pid()) - busy;
+    println!("idle: {} µs of a processor in {} ms", busy / 1000, start.elapsed().as_millis());
 
     // Grant, session, revocation: both ends see it.
     let grant = postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");

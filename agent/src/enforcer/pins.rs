@@ -268,10 +268,15 @@ fn open_directory(path: &Path) -> io::Result<File> {
     if !path.is_absolute() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not an absolute path"));
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut at: OwnedFd = rustix::fs::open("/", flags, Mode::empty())?;
-    for part in path.components().skip(1) {
-        at = match openat(&at, part.as_os_str(), flags, Mode::empty()) {
+    // On the way O_PATH, for which no right to read is needed.
+    let flags = |last: bool| {
+        let read = if last { OFlags::RDONLY } else { OFlags::PATH };
+        read | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
+    };
+    let mut at: OwnedFd = rustix::fs::open("/", flags(false), Mode::empty())?;
+    let mut parts = path.components().skip(1).peekable();
+    while let Some(part) = parts.next() {
+        at = match openat(&at, part.as_os_str(), flags(parts.peek().is_none()), Mode::empty()) {
             Ok(fd) => fd,
             Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => {
                 let (what, why) = symbolic(path).map_or((path, "no directory"), |link| (link, "a symbolic link"));
