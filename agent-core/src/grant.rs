@@ -70,6 +70,14 @@ pub struct PortSpec {
     pub protocol: Protocol,
 }
 
+impl PortSpec {
+    /// The (IP protocol, port) pairs that it stands for.
+    pub fn transports(&self) -> impl Iterator<Item = (u8, u16)> + use<> {
+        let number = self.number;
+        self.protocol.numbers().iter().map(move |&protocol| (protocol, number))
+    }
+}
+
 impl fmt::Display for PortSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let protocol = match self.protocol {
@@ -145,8 +153,16 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, String> {
         let net: IpNet =
             text.parse().map_err(|_| format!("'{text}' is not a prefix, for example 192.0.2.7/32 or 2001:db8::/64"))?;
+        net.try_into().map_err(|why| format!("'{text}' {why}"))
+    }
+}
+
+impl TryFrom<IpNet> for Source {
+    type Error = String;
+
+    fn try_from(net: IpNet) -> Result<Self, String> {
         if net != net.trunc() {
-            return Err(format!("'{text}' has bits set behind its prefix; did you mean {}?", net.trunc()));
+            return Err(format!("has bits set behind its prefix; did you mean {}?", net.trunc()));
         }
         let mapped = "::ffff:0:0/96".parse::<IpNet>().is_ok_and(|m| m.contains(&net));
         let unusable = match net.addr() {
@@ -156,7 +172,7 @@ impl FromStr for Source {
             a if a.is_unspecified() && net.prefix_len() == net.max_prefix_len() => Some("the unspecified address"),
             _ => None,
         };
-        unusable.map_or(Ok(Self(net)), |why| Err(format!("'{text}' is {why}")))
+        unusable.map_or(Ok(Self(net)), |why| Err(format!("is {why}")))
     }
 }
 
@@ -349,6 +365,12 @@ impl Grant {
     #[must_use]
     pub fn is_live(&self, now: BootNanos) -> bool {
         self.starts_boot <= now && now < self.expires_boot
+    }
+
+    /// Whether the host itself or its root opened it, without a signature: every signer's key has a fingerprint.
+    #[must_use]
+    pub const fn is_unsigned(&self) -> bool {
+        self.break_glass || self.signer.fingerprint.is_empty()
     }
 
     /// When the chain of extensions that it belongs to opened.

@@ -3,7 +3,7 @@
 //! Owns [`Kept`], as the journal spells it, and [`Keeping`], what such records add up to. It never lists sessions (the agent asks
 //! the kernel) and never lets anything new in: a kept session is a socket that exists already.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -73,6 +73,12 @@ impl Kept {
         let &[protocol] = self.port.protocol.numbers() else { return None };
         Some(Session { cookie: self.cookie, protocol, port: self.port.number, peer: self.peer })
     }
+
+    /// What the kernel's table holds of it, under its cookie; `None` as [`Self::session`].
+    #[must_use]
+    pub fn flow(&self) -> Option<(u64, Flow)> {
+        Some(self.session()?.until(self.until_boot.0))
+    }
 }
 
 /// Those of the `established` sessions that `grant` carries and that `policy` lets go on after it, each until the end that its port's
@@ -88,7 +94,7 @@ pub fn outliving(policy: &Policy, grant: &Grant, established: &[Session]) -> Vec
 }
 
 /// What is kept at present.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keeping {
     /// Cookies mean something on their boot alone.
     boot_id: Uuid,
@@ -96,7 +102,8 @@ pub struct Keeping {
 }
 
 impl Keeping {
-    /// Takes in a record of `boot_id`: `kept` outlive `grant`. A session that an earlier grant left behind now has this one's end.
+    /// Takes in a record of `boot_id`: `kept` outlive `grant`. A session that an earlier grant left behind now has this one's end:
+    /// see [`Self::longer`].
     pub fn keep(&mut self, boot_id: Uuid, grant: Uuid, kept: &[Kept]) {
         if self.boot_id != boot_id {
             *self = Self { boot_id, ..Self::default() };
@@ -116,10 +123,25 @@ impl Keeping {
         self.sessions.retain(|_, (of, _)| *of != grant);
     }
 
-    /// Forgets the sessions that are over at `now`.
-    pub fn forget(&mut self, now: &Now) {
-        let boot_id = self.boot_id;
-        self.sessions.retain(|_, (_, kept)| boot_id == now.boot_id && now.boot < kept.until_boot);
+    /// Those of `kept` that go on for longer than they may already.
+    #[must_use]
+    pub fn longer(&self, mut kept: Vec<Kept>, now: &Now) -> Vec<Kept> {
+        let known = |kept: &Kept| self.sessions.get(&kept.cookie).filter(|_| self.boot_id == now.boot_id);
+        kept.retain(|kept| known(kept).is_none_or(|(_, known)| known.until_boot < kept.until_boot));
+        kept
+    }
+
+    /// Forgets the sessions that are over at `now`, and returns those of this boot.
+    pub fn forget(&mut self, now: &Now) -> Vec<Kept> {
+        let ours = self.boot_id == now.boot_id;
+        let over: Vec<_> = self.sessions.values().map(|(_, kept)| *kept).filter(|k| k.until_boot <= now.boot).collect();
+        self.sessions.retain(|_, (_, kept)| ours && now.boot < kept.until_boot);
+        if ours { over } else { Vec::new() }
+    }
+
+    /// Forgets the sessions whose sockets are not among `alive`.
+    pub fn forget_closed(&mut self, alive: &BTreeSet<u64>) {
+        self.sessions.retain(|cookie, _| alive.contains(cookie));
     }
 
     /// What may go on at `now`, by its grant. Nothing of another boot.
@@ -133,7 +155,7 @@ impl Keeping {
 
     /// [`Self::sessions`] for [`crate::table::Table::keeping`].
     pub fn flows(&self, now: &Now) -> impl Iterator<Item = (u64, Flow)> + '_ {
-        self.sessions(now).filter_map(|(_, kept)| Some(kept.session()?.until(kept.until_boot.0)))
+        self.sessions(now).filter_map(|(_, kept)| kept.flow())
     }
 
     /// When the next of them is over.
@@ -213,8 +235,15 @@ mod tests {
         assert_eq!((cookies(&keeping, &now(9)), cookies(&keeping, &now(10))), (vec![1, 2], vec![2]));
         assert_eq!(cookies(&keeping, &Now { boot_id: Uuid::nil(), ..now(9) }), [0; 0]);
         assert_eq!(keeping.next_end(), Some(BootNanos(10)));
-        keeping.forget(&now(10));
+        assert_eq!(keeping.longer(vec![kept(2, 20), kept(2, 21), kept(7, 1)], &now(9)), [kept(2, 21), kept(7, 1)]);
+        assert_eq!(keeping.forget(&now(10)), [kept(1, 10)]);
         assert_eq!(keeping.next_end(), Some(BootNanos(20)));
+        keeping.forget_closed(&[1, 2].into());
+        assert_eq!(cookies(&keeping, &now(11)), [2]);
+        keeping.forget_closed(&[1].into());
+        assert_eq!(keeping, Keeping { boot_id: BOOT, ..Keeping::default() });
+        keeping.keep(BOOT, GRANT, &[kept(2, 20)]);
+        assert_eq!(keeping.clone().forget(&Now { boot_id: Uuid::nil(), ..now(30) }), []);
         // Another boot's record: the cookies of this one name other sockets there.
         keeping.keep(Uuid::nil(), GRANT, &[kept(3, 30)]);
         assert_eq!(cookies(&keeping, &now(9)), [0; 0]);

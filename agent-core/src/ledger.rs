@@ -16,6 +16,7 @@ pub use event::{Action, Event, Record, Seen};
 
 use crate::envelope::Signer;
 use crate::grant::{AccessRequest, Grant, PortSpec, Use};
+use crate::keep::{Keeping, Kept};
 use crate::life::{EndCause, Ending, Held, Life, Pending, State, Step};
 use crate::message::MAX_MESSAGE_LIFE;
 use crate::policy::{Judgement, Live};
@@ -61,6 +62,12 @@ pub struct Ledger {
     seen: HashMap<Uuid, Forget>,
     last_seq: u64,
     wall_high: Timestamp,
+    /// The sessions that outlive their grants.
+    #[serde(default)]
+    keeping: Keeping,
+    /// What was closed by default when the agent last said so; nothing once it was opened by hand.
+    #[serde(default)]
+    protected: Vec<PortSpec>,
 }
 
 impl Ledger {
@@ -77,14 +84,14 @@ impl Ledger {
             Event::Granted { grant } | Event::BreakGlass { grant } => self.hold(record, grant),
             Event::Activated { grant } => self.open(record, grant),
             Event::Ended { grant, ending, usage } => self.end(grant, ending, *usage),
+            Event::SessionsKept { grant, kept } => self.keep(record, *grant, kept),
+            Event::SessionsCut { grant, by, reason } => self.cut(record, *grant, by, reason),
             Event::Stopped { usage } => self.note_usage(usage),
-            Event::Started { .. }
-            | Event::PolicyLoaded { .. }
-            | Event::Refused { .. }
-            | Event::Unverified { .. }
-            | Event::Layer { .. }
-            | Event::Unlocked
-            | Event::Repaired { .. } => {}
+            Event::Started { protected, .. } | Event::PolicyLoaded { protected, .. } => {
+                self.protected.clone_from(protected);
+            }
+            Event::Unlocked => self.protected.clear(),
+            Event::Refused { .. } | Event::Unverified { .. } | Event::Layer { .. } | Event::Repaired { .. } => {}
         }
     }
 
@@ -146,7 +153,29 @@ impl Ledger {
         }
     }
 
+    fn keep(&mut self, record: &Record, id: Uuid, kept: &[Kept]) {
+        self.keeping.keep(record.boot_id, id, kept);
+        if let Some(held) = self.held_mut(&id) {
+            let reason = format!("sessions that may outlive it: {}", kept.len());
+            held.steps.push(step(held.state(), record, "", reason));
+        }
+    }
+
+    fn cut(&mut self, record: &Record, id: Uuid, by: &str, reason: &str) {
+        self.keeping.cut(id);
+        if let Some(held) = self.held_mut(&id) {
+            let colon = if reason.is_empty() { "" } else { ": " };
+            held.steps.push(step(
+                held.state(),
+                record,
+                by,
+                format!("the sessions that outlived it were ended{colon}{reason}"),
+            ));
+        }
+    }
+
     fn end(&mut self, id: &Uuid, ending: &Ending, usage: Use) {
+        self.keeping.ended(*id, ending.cause);
         let Some(seq) = self.by_id.get(id) else { return };
         self.live.remove(seq);
         if let Some(held) = self.held.get_mut(seq) {
@@ -312,7 +341,7 @@ impl Ledger {
         }
     }
 
-    /// When something is due next: a start, an end, or the last moment to approve.
+    /// When something is due next: a start, an end, of a session too, or the last moment to approve.
     #[must_use]
     pub fn next_due(&self) -> Option<BootNanos> {
         let due = |held: &Held| match &held.life {
@@ -320,7 +349,29 @@ impl Ledger {
             Life::Granted(grant) if held.opened => grant.expires_boot,
             Life::Granted(grant) => grant.starts_boot,
         };
-        self.living().map(due).min()
+        self.living().map(due).chain(self.keeping.next_end()).min()
+    }
+
+    /// The sessions that outlive their grants.
+    #[must_use]
+    pub const fn keeping(&self) -> &Keeping {
+        &self.keeping
+    }
+
+    /// Forgets the sessions whose own end has come, and returns them. What is over needs no record: the kernel ended it.
+    pub fn forget_over(&mut self, now: &Now) -> Vec<Kept> {
+        self.keeping.forget(now)
+    }
+
+    /// Forgets the sessions that ended by themselves: all but those whose sockets are among `alive`.
+    pub fn forget_closed(&mut self, alive: &BTreeSet<u64>) {
+        self.keeping.forget_closed(alive);
+    }
+
+    /// What was closed by default when the agent last said so; nothing once it was opened by hand.
+    #[must_use]
+    pub fn protected(&self) -> &[PortSpec] {
+        &self.protected
     }
 
     /// Scheduled grants whose start has come, though no record says so yet.

@@ -9,6 +9,8 @@
 #![cfg_attr(not(feature = "user"), no_std)]
 
 #[cfg(feature = "user")]
+pub mod bootstrap;
+#[cfg(feature = "user")]
 pub mod envelope;
 #[cfg(feature = "user")]
 pub mod grant;

@@ -286,8 +286,8 @@ impl Policy {
     /// them and for its sources. How long it is and who approved it was judged when it was made.
     #[must_use]
     pub fn still_allows(&self, grant: &Grant) -> bool {
-        let Grant { signer, ports, sources, break_glass, .. } = grant;
-        if *break_glass {
+        let Grant { signer, ports, sources, .. } = grant;
+        if grant.is_unsigned() {
             return ports.iter().all(|&port| self.rule(port).is_some());
         }
         self.still_fits(&signer.principal, ports, sources)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 
 use postern_core::grant::{PortSpec, Protocol};
+use postern_core::ledger::{Event, Record};
 use postern_core::policy::Policy;
 use postern_core::table::Table;
 use postern_core::trust::{Trust, TrustFile};
@@ -79,14 +80,7 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
     let _lock = host::lock(&config.state_dir).map_err(Failure::other)?;
     let mut opened = Journal::open(&config.state_dir).map_err(Failure::other)?;
     let now = Clock::new().map_err(Failure::other)?.now();
-    let record = postern_core::ledger::Record {
-        seq: opened.ledger.last_seq() + 1,
-        time: now.wall,
-        boot: now.boot,
-        boot_id: now.boot_id,
-        message: None,
-        event: postern_core::ledger::Event::Unlocked,
-    };
+    let record = Record::next(&opened.ledger, None, Event::Unlocked, &now);
     opened.journal.append(&[record]).map_err(Failure::other)?;
     enforcer::unlock(&config.pin_dir).map_err(Failure::other)?;
     let given_back = Reserved::open(&config.state_dir, now.boot_id).and_then(|reserved| reserved.give_back());

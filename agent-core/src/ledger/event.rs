@@ -11,8 +11,11 @@ use uuid::Uuid;
 
 use crate::envelope::Signer;
 use crate::grant::{Grant, Header, PortSpec, Source, Use};
+use crate::keep::Kept;
 use crate::life::{Ending, Pending};
-use crate::time::BootNanos;
+use crate::time::{BootNanos, Now};
+
+use super::Ledger;
 
 /// What a signed message asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +98,24 @@ pub enum Event {
         /// What its packets added up to.
         usage: Use,
     },
+    /// Sessions may go on after the end of a grant. There may be several such lines for one grant.
+    SessionsKept {
+        /// Which grant.
+        grant: Uuid,
+        /// Which sessions, and until when.
+        kept: Vec<Kept>,
+    },
+    /// The sessions that outlived a grant were ended before their time.
+    SessionsCut {
+        /// Which grant.
+        grant: Uuid,
+        /// The principal who ended them; empty for the host itself.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        by: String,
+        /// Why.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
     /// A message with a valid signature was refused.
     Refused {
         /// Who signed.
@@ -148,6 +169,8 @@ impl Event {
         "activated",
         "break-glass",
         "ended",
+        "sessions-kept",
+        "sessions-cut",
         "refused",
         "unverified",
         "layer",
@@ -168,6 +191,8 @@ impl Event {
             Self::Activated { .. } => "activated",
             Self::BreakGlass { .. } => "break-glass",
             Self::Ended { .. } => "ended",
+            Self::SessionsKept { .. } => "sessions-kept",
+            Self::SessionsCut { .. } => "sessions-cut",
             Self::Refused { .. } => "refused",
             Self::Unverified { .. } => "unverified",
             Self::Layer { .. } => "layer",
@@ -182,7 +207,11 @@ impl Event {
         match self {
             Self::Requested { pending } => Some(pending.request.header.id),
             Self::Granted { grant } | Self::BreakGlass { grant } => Some(grant.id),
-            Self::Approved { grant, .. } | Self::Activated { grant } | Self::Ended { grant, .. } => Some(*grant),
+            Self::Approved { grant, .. }
+            | Self::Activated { grant }
+            | Self::Ended { grant, .. }
+            | Self::SessionsKept { grant, .. }
+            | Self::SessionsCut { grant, .. } => Some(*grant),
             Self::Started { .. }
             | Self::Stopped { .. }
             | Self::PolicyLoaded { .. }
@@ -202,6 +231,14 @@ pub struct Seen {
     pub id: Uuid,
     /// Its `not_after`.
     pub not_after: Timestamp,
+}
+
+impl Record {
+    /// What follows the newest record in `ledger`.
+    #[must_use]
+    pub fn next(ledger: &Ledger, message: Option<Seen>, event: Event, now: &Now) -> Self {
+        Self { seq: ledger.last_seq() + 1, time: now.wall, boot: now.boot, boot_id: now.boot_id, message, event }
+    }
 }
 
 impl From<&Header> for Seen {

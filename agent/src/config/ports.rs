@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use postern_core::envelope::MOST_SIGNATURES;
 use postern_core::grant::{PortSpec, Protocol};
 use postern_core::policy::{
-    Approvals, DEFAULT_MAX_DURATION, Justification, OnExpiry, Pattern, PortRule, default_ports,
+    Approvals, DEFAULT_MAX_DURATION, Justification, OnExpiry, Pattern, PortRule, SESSIONS_MOST, default_ports,
 };
 use postern_core::time::Seconds;
 
@@ -18,7 +18,9 @@ use super::{keys, roles, services};
 
 pub(super) const PROTOCOLS: &[(&str, Protocol)] =
     &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("any", Protocol::Any)];
-const ENDS: &[(&str, OnExpiry)] = &[("cut", OnExpiry::Cut)];
+/// A drain may have any length; this one is the example.
+const ENDS: &[(&str, OnExpiry)] =
+    &[("cut", OnExpiry::Cut), ("drain 10m", OnExpiry::Drain(Seconds::minutes(10))), ("keep", OnExpiry::Keep)];
 /// Whether a justification is required.
 const JUSTIFICATIONS: &[(&str, bool)] = &[("optional", false), ("required", true)];
 /// A message has no room for more approvals beside the request's own signature.
@@ -48,7 +50,7 @@ fn rule<'a>(section: &Section<'a>, cap: &Cap, named: &mut Named<'a>) -> Option<P
         name: section.get("name").map_or(Some(service), |value| value.text()).unwrap_or_default().to_owned(),
         max_duration: max_duration.unwrap_or(DEFAULT_MAX_DURATION.min(cap.most)),
         allowed_sources: section.get("allowed_sources").map(|value| prefixes(&value)),
-        on_expiry: section.get("on_expiry").and_then(|value| value.choice(ENDS)).unwrap_or_default(),
+        on_expiry: section.get("on_expiry").and_then(|value| on_expiry(&value)).unwrap_or_default(),
         justification: section.get("justification").and_then(|value| justification(&value)).unwrap_or_default(),
         max_grants: section.get("max_grants").and_then(|value| max_grants(&value)),
         approvals: section.get("approvals").and_then(|value| approvals(&value)).unwrap_or_default(),
@@ -59,6 +61,17 @@ fn rule<'a>(section: &Section<'a>, cap: &Cap, named: &mut Named<'a>) -> Option<P
     let port = PortSpec { number: number?, protocol: protocol? };
     note_twins(port, at?, named);
     Some(PortRule { port, ..limits })
+}
+
+/// `"cut"`, `"keep"`, or `"drain TIME"`.
+fn on_expiry(value: &Value<'_>) -> Option<OnExpiry> {
+    let Some(length) = value.text()?.strip_prefix("drain ") else { return value.choice(ENDS) };
+    match value.duration_of(length.trim())? {
+        Seconds(0) => value.wrong("drains for 0s; write \"cut\""),
+        longer if longer > SESSIONS_MOST => value.wrong(format!("drains for {longer}; {SESSIONS_MOST} is the most")),
+        seconds => return Some(OnExpiry::Drain(seconds)),
+    }
+    None
 }
 
 /// A number, or the name of a service.

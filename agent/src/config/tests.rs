@@ -1,6 +1,6 @@
 //! A full file, an empty one, and every mistake by name.
 
-use postern_core::policy::{Approvals, Justification, PortRule, RoleKind};
+use postern_core::policy::{Approvals, Justification, OnExpiry, PortRule, RoleKind};
 use postern_core::time::Seconds;
 
 use super::*;
@@ -131,7 +131,20 @@ const MISTAKES: &[(&str, &str)] = &[
         "[[port]]\nnumber = 22\nallowed_sources = '10.0.0.0/8'",
         "3:19: port[0].allowed_sources: the text '10.0.0.0/8' where a list",
     ),
-    ("[[port]]\nnumber = 22\non_expiry = 'cot'", "3:13: port[0].on_expiry: 'cot' is none of \"cut\""),
+    (
+        "[[port]]\nnumber = 22\non_expiry = 'cot'",
+        "3:13: port[0].on_expiry: 'cot' is none of \"cut\", \"drain 10m\", \"keep\"; did you mean 'cut'?",
+    ),
+    (
+        "[[port]]\nnumber = 22\non_expiry = 'drain'",
+        "3:13: port[0].on_expiry: 'drain' is none of \"cut\", \"drain 10m\", \"keep\"",
+    ),
+    ("[[port]]\nnumber = 22\non_expiry = 'drain 0s'", "3:13: port[0].on_expiry: drains for 0s; write \"cut\""),
+    ("[[port]]\nnumber = 22\non_expiry = 'drain 25h'", "3:13: port[0].on_expiry: drains for 25h; 24h is the most"),
+    (
+        "[[port]]\nnumber = 22\non_expiry = 'drain soon'",
+        "3:13: port[0].on_expiry: 'soon' is not a duration in whole seconds",
+    ),
     (
         "[[port]]\nnumber = 22\njustification = 'require'",
         "3:17: port[0].justification: 'require' is none of \"optional\", \"required\"; did you mean 'required'?",
@@ -342,6 +355,9 @@ fn what_a_port_asks_for() {
     assert_eq!(port("approvals = { count = 1, roles = ['admin', 'approver'] }").approvals, both);
     assert_eq!(port("first_use_within = '10m'").first_use_within, Some(Seconds::minutes(10)));
     assert_eq!(port("idle_timeout = '1h30m'").idle_timeout, Some(Seconds(5400)));
+    assert_eq!(port("on_expiry = 'keep'").on_expiry, OnExpiry::Keep);
+    assert_eq!(port("on_expiry = 'drain 1h 30m'").on_expiry, OnExpiry::Drain(Seconds(5400)));
+    assert_eq!(port("on_expiry = 'drain 24h'").on_expiry, OnExpiry::Drain(Seconds::hours(24)));
     // Everywhere is a source only where it is written.
     let everywhere = "0.0.0.0/0".parse().unwrap();
     assert!(!port("").admits(everywhere) && port("allowed_sources = ['0.0.0.0/0']").admits(everywhere));

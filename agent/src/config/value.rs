@@ -16,6 +16,8 @@ use toml::de::{DeString, DeTable, DeValue};
 use super::keys;
 use super::problem::{Report, nearest, suggestion};
 
+const DURATION: &str = "a duration in whole seconds, for example \"90m\" or \"3h\"";
+
 /// A value, where it stands and what it is called.
 #[derive(Clone)]
 pub(super) struct Value<'a> {
@@ -77,11 +79,15 @@ impl<'a> Value<'a> {
 
     /// A length of time in whole seconds.
     pub(super) fn duration(&self) -> Option<Seconds> {
-        let example = "a duration in whole seconds, for example \"90m\" or \"3h\"";
-        let text = self.value.as_str().or_else(|| self.not_a(example))?;
+        let text = self.value.as_str().or_else(|| self.not_a(DURATION))?;
+        self.duration_of(text)
+    }
+
+    /// The same, where `text` is a part of it.
+    pub(super) fn duration_of(&self, text: &str) -> Option<Seconds> {
         let duration: Option<SignedDuration> = text.parse().ok().filter(|d: &SignedDuration| d.subsec_nanos() == 0);
         let seconds = duration.and_then(|d| u64::try_from(d.as_secs()).ok());
-        seconds.map(Seconds).or_else(|| self.refuse(format!("'{text}' is not {example}")))
+        seconds.map(Seconds).or_else(|| self.refuse(format!("'{text}' is not {DURATION}")))
     }
 
     /// One of a few words.

@@ -356,6 +356,12 @@ pub fn unlock(pin_dir: &Path) -> Result<(), EnforcerError> {
     clear(PinDir::take(pin_dir)?)
 }
 
+/// Whether a layer of an earlier run is pinned in `pin_dir`: then the host was not open until now.
+#[must_use]
+pub fn is_pinned(pin_dir: &Path) -> bool {
+    [Hook::Lock, Hook::CutIngress, Hook::CutEgress].iter().any(|hook| pin_dir.join(hook.code()).exists())
+}
+
 fn clear(pins: PinDir) -> Result<(), EnforcerError> {
     pins.clear()
         .map_err(|e| EnforcerError::kernel("remove the pins", &e, "remove them by hand: rm -r the pin directory"))

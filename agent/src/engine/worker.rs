@@ -4,11 +4,10 @@
 //! all → bring the kernel in step → answer. What it reads for others it reads between two batches. It never verifies
 //! signatures and never waits for the network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::Duration;
 
-use postern_core::grant::Grant;
 use postern_core::ledger::{Capacity, Event, Ledger, Record, Seen};
 use postern_core::life::{EndCause, Ending};
 use postern_core::refusal::{Reason, Refusal};
@@ -21,10 +20,11 @@ use super::{Answer, Command, Engine, Rules, Shared, view};
 use crate::config::Shed;
 use crate::enforcer::{Enforcer, ShedStatus};
 use crate::journal::Journal;
-use crate::sessions;
+use crate::sessions::{self, Scope};
 
 mod decide;
 mod guard;
+mod keep;
 mod people;
 mod read;
 mod setup;
@@ -57,6 +57,8 @@ pub(super) struct Worker {
     started_boot: BootNanos,
     /// When to look again whether grants with a limit on that are in use.
     use_due: Option<BootNanos>,
+    /// Sessions that outlive a grant which ends soon were looked for until then.
+    looked: BootNanos,
     /// When the counts of unverified messages are due.
     tally_due: Option<BootNanos>,
     guard: guard::Guard,
@@ -71,8 +73,8 @@ struct Batch {
     before: Option<Ledger>,
     records: Vec<Record>,
     waiting: Vec<Waiting>,
-    /// Grants that ended in this batch: their sessions end too.
-    ended: Vec<Grant>,
+    /// What ended in this batch: its sessions end too.
+    over: Vec<Scope>,
 }
 
 /// An answer that may be given once the batch is durable and in force.
@@ -103,7 +105,7 @@ impl Worker {
     fn wait(&self) -> Duration {
         let now = self.shared().clock.boot();
         // While something failed, the next try is all that is due: what is over stays due until it can be recorded.
-        let dues = [self.ledger.next_due(), self.use_due, self.tally_due];
+        let dues = [self.ledger.next_due(), self.next_look(), self.use_due, self.tally_due];
         let due = self.retry_due.or(dues.into_iter().flatten().min());
         Duration::from_nanos(now.until(due.map_or(self.guard.due(), |due| due.min(self.guard.due()))))
     }
@@ -118,6 +120,7 @@ impl Worker {
         let mut batch = Batch::default();
         let (changing, reading): (Vec<_>, Vec<_>) = commands.into_iter().partition(Command::changes);
         self.look(&mut batch, &now);
+        self.keep_sessions(&mut batch, &now);
         self.expire(&mut batch, &now);
         self.open(&mut batch, &now);
         self.close_unused(&mut batch, &now);
@@ -135,8 +138,7 @@ impl Worker {
 
     /// Adds an event to the batch and to the ledger, which goes back if the batch cannot be made durable.
     fn push(&mut self, batch: &mut Batch, message: Option<Seen>, event: Event, now: &Now) {
-        let seq = self.ledger.last_seq() + 1;
-        let record = Record { seq, time: now.wall, boot: now.boot, boot_id: now.boot_id, message, event };
+        let record = Record::next(&self.ledger, message, event, now);
         batch.before.get_or_insert_with(|| self.ledger.clone());
         self.ledger.apply(&record);
         batch.records.push(record);
@@ -159,10 +161,10 @@ impl Worker {
     /// Ends one live grant, or a request that waits.
     fn end(&mut self, batch: &mut Batch, id: Uuid, ending: Ending, message: Option<Seen>, now: &Now) {
         let Some(held) = self.ledger.get(&id) else { return };
-        let opened = held.grant().filter(|_| held.opened).cloned();
+        let opened: Vec<_> = held.grant().filter(|_| held.opened).into_iter().flat_map(sessions::scopes).collect();
         let usage = self.usage(held, now);
         self.push(batch, message, Event::Ended { grant: id, ending, usage }, now);
-        batch.ended.extend(opened);
+        batch.over.extend(opened);
     }
 
     /// Sums up what unverified peers caused, when that is due.
@@ -182,7 +184,7 @@ impl Worker {
 
     /// Record, then kernel, then answers.
     fn commit(&mut self, batch: Batch, now: &Now) {
-        let Batch { before, records, waiting, ended } = batch;
+        let Batch { before, records, waiting, over } = batch;
         if !records.is_empty()
             && let Err(error) = self.journal.append(&records)
         {
@@ -191,6 +193,8 @@ impl Worker {
             self.guard.keep(records);
             self.degraded.insert("journal", format!("the journal could not be written: {error}"));
             self.retry_due = Some(now.boot.plus_nanos(nanos(RETRY)));
+            // What the clock ended is over, on record or not.
+            self.end_sessions(&over, now);
             return refuse_all(waiting, &Refusal::new(Reason::JournalFailed, error));
         }
         if !records.is_empty() {
@@ -204,7 +208,7 @@ impl Worker {
         }
         self.look_for_use(&records);
         let outcome = self.bring_in_step(now);
-        self.end_sessions(&ended, now);
+        self.end_sessions(&over, now);
         if let Err(refusal) = outcome {
             self.take_back(&records, now);
             return refuse_all(waiting, &refusal);
@@ -216,7 +220,7 @@ impl Worker {
     /// Compiles what the kernel should hold and edits it until it does.
     fn bring_in_step(&mut self, now: &Now) -> Result<(), Refusal> {
         let policy = self.shared().rules().policy;
-        let wanted = table::compile(&policy, self.ledger.active(), now.boot);
+        let wanted = keep::table(&policy, &self.ledger, &BTreeSet::new(), now);
         self.retry_due = None;
         for edit in table::diff(&self.installed, &wanted) {
             if let Err(error) = self.enforcer.apply(std::slice::from_ref(&edit)) {
@@ -248,32 +252,6 @@ impl Worker {
         }
         // A second failure leaves less open than the ledger says; the retry heals it.
         let _ = self.bring_in_step(now);
-    }
-
-    /// Destroys the sessions of grants that ended, unless another live grant carries them.
-    fn end_sessions(&mut self, ended: &[Grant], now: &Now) {
-        if ended.is_empty() {
-            return;
-        }
-        let live = |grant: &&Grant| grant.is_live(now.boot);
-        let kept: Vec<_> = self.ledger.active().filter(live).flat_map(sessions::scopes).collect();
-        let over: Vec<_> = ended.iter().flat_map(sessions::scopes).collect();
-        match sessions::destroy(&over, &kept) {
-            Ok(destroyed) => {
-                match destroyed.errno.map(std::io::Error::from_raw_os_error) {
-                    None => self.degraded.remove("sessions"),
-                    Some(error) => self.degraded.insert(
-                        "sessions",
-                        format!("{} sockets could not be destroyed, they hang silently: {error}", destroyed.refused),
-                    ),
-                };
-                tracing::info!(?destroyed, "sessions ended");
-            }
-            Err(error) => {
-                self.degraded
-                    .insert("sessions", format!("sockets could not be destroyed, they hang silently: {error}"));
-            }
-        }
     }
 
     /// Tells the watchers.

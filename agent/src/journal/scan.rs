@@ -4,7 +4,7 @@
 //! are asked for. It reads the file and never changes anything. A call takes as long as the journal is long, so it belongs
 //! on a thread for blocking work.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
 use std::path::PathBuf;
@@ -131,11 +131,13 @@ struct Wanted<'a> {
     /// The newest, one more than is asked for: that one tells whether there is more.
     kept: VecDeque<Entry>,
     live: HashMap<Uuid, Life>,
+    /// Grants whose sessions outlive them: there may be a line about that after their end.
+    outlived: HashSet<Uuid>,
 }
 
 impl<'a> Wanted<'a> {
     fn new(filter: &'a Filter) -> Self {
-        Self { filter, kept: VecDeque::new(), live: HashMap::new() }
+        Self { filter, kept: VecDeque::new(), live: HashMap::new(), outlived: HashSet::new() }
     }
 
     fn take(&mut self, record: &Record, text: &[u8]) {
@@ -148,6 +150,8 @@ impl<'a> Wanted<'a> {
             self.keep(entry(record, known.as_ref(), text));
         }
         match (&record.event, record.event.subject(), known) {
+            (Event::SessionsKept { grant, .. }, ..) => drop(self.outlived.insert(*grant)),
+            (Event::Ended { .. }, Some(id), _) if self.outlived.contains(&id) => {}
             (Event::Ended { .. }, Some(id), _) => drop(self.live.remove(&id)),
             (_, Some(id), Some(life)) => drop(self.live.insert(id, life)),
             _ => {}
@@ -192,6 +196,7 @@ fn is_about(record: &Record, life: Option<&Life>, who: &str) -> bool {
     let named = match &record.event {
         Event::Refused { signer, .. } | Event::Approved { signer, .. } => signer.principal == who,
         Event::Ended { ending, .. } => ending.by == who,
+        Event::SessionsCut { by, .. } => by == who,
         _ => false,
     };
     let signed = |life: &Life| [life.signer()].into_iter().chain(life.approvers()).any(|s| s.principal == who);
@@ -247,6 +252,12 @@ fn reason(event: &Event) -> String {
             let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
             let given = if reason.is_empty() { String::new() } else { format!(": {reason}") };
             format!("{}{by}{given}", cause.sentence())
+        }
+        Event::SessionsKept { kept, .. } => format!("sessions that may outlive it: {}", kept.len()),
+        Event::SessionsCut { by, reason, .. } => {
+            let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
+            let given = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            format!("the sessions that outlived it were ended{by}{given}")
         }
         Event::Refused { reason, sentence, .. } => format!("{reason}: {sentence}"),
         Event::Unverified { counts } => {

@@ -10,7 +10,7 @@ use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::Now;
 use uuid::Uuid;
 
-use super::{Batch, TALLY_EVERY, Waiting, Worker, nanos};
+use super::{Batch, TALLY_EVERY, Waiting, Worker, keep, nanos};
 use crate::engine::{Answer, Command, GrantView, Rules};
 use crate::links;
 
@@ -72,6 +72,7 @@ impl Worker {
             },
             Command::Reload { rules, answer } => {
                 let ended = self.reload(&rules, batch, now);
+                self.bootstrap(&rules.policy, batch, now);
                 let protected = rules.policy.ports.iter().map(|r| r.port).collect();
                 self.push(batch, None, Event::PolicyLoaded { rules: rules.digest.to_string(), protected }, now);
                 batch.waiting.push(Waiting::Reloaded(rules, ended, answer));
@@ -121,12 +122,15 @@ impl Worker {
         self.push(batch, seen, event, now);
     }
 
-    /// Ends what new rules no longer allow, and drops the approvals that count no longer; says how much it ended.
+    /// Ends what new rules no longer allow, sessions that outlived their grant too, and drops the approvals that count no longer; says how much it ended.
     pub(super) fn reload(&mut self, rules: &Rules, batch: &mut Batch, now: &Now) -> usize {
-        let gone: Vec<_> =
-            self.ledger.living().filter_map(|held| Some((held.life.id(), rules.forbid(held, now)?))).collect();
+        let gone = keep::forbidden(rules, &self.ledger, now);
         for &(id, cause) in &gone {
-            self.end(batch, id, Ending::by_itself(now.wall, cause), None, now);
+            if self.ledger.get(&id).is_some_and(|held| held.ending.is_none()) {
+                self.end(batch, id, Ending::by_itself(now.wall, cause), None, now);
+            } else {
+                self.cut_kept(batch, id, None, String::new(), cause.sentence().to_owned(), now);
+            }
         }
         gone.len()
     }
@@ -162,15 +166,15 @@ impl Rules {
 
     /// Why these rules no longer let this be, if they do not.
     pub(super) fn forbid(&self, held: &Held, now: &Now) -> Option<EndCause> {
-        let (signer, allowed, signed_by_root) = match &held.life {
+        let (signer, allowed, unsigned) = match &held.life {
             // Approvals are looked at again when the last one comes.
             Life::Pending(pending) => (&pending.signer, self.policy.still_lets_ask(pending), false),
-            Life::Granted(grant) => (&grant.signer, self.policy.still_allows(grant), grant.break_glass),
+            Life::Granted(grant) => (&grant.signer, self.policy.still_allows(grant), grant.is_unsigned()),
         };
         let approved = |grant: &postern_core::grant::Grant| {
             grant.approvers.iter().all(|signer| self.trusts(signer, Role::Approve, now))
         };
-        let trusted = signed_by_root || (self.trusts(signer, Role::Request, now) && held.grant().is_none_or(approved));
+        let trusted = unsigned || (self.trusts(signer, Role::Request, now) && held.grant().is_none_or(approved));
         match (trusted, allowed) {
             (false, _) => Some(EndCause::SignerUntrusted),
             (true, false) => Some(EndCause::PolicyChanged),

@@ -136,6 +136,11 @@ impl Worker {
         if !own && !over_all {
             return Err(not_found());
         }
+        if held.ending.is_some() && self.ledger.keeping().sessions(now).any(|(grant, _)| grant == request.grant_id) {
+            let seen = Some(Seen::from(&request.header));
+            self.cut_kept(batch, request.grant_id, seen, principal.clone(), request.reason.clone(), now);
+            return Ok(request.grant_id);
+        }
         if let Some(ending) = &held.ending {
             let detail = format!("at {}, because {}", ending.at, ending.cause.sentence());
             return Err(Refusal::new(Reason::GrantEnded, detail).at("grant_id"));

@@ -9,19 +9,23 @@ use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 
-use postern_core::ledger::{self, Capacity, Event};
+use postern_core::bootstrap;
+use postern_core::grant::PortSpec;
+use postern_core::keep::{Kept, Session};
+use postern_core::ledger::{self, Capacity, Event, Record};
 use postern_core::message::{Challenger, Identity};
-use postern_core::table;
-use postern_core::time::Now;
+use postern_core::time::{BootNanos, Now};
 use tokio::sync::{Semaphore, broadcast, mpsc};
+use uuid::Uuid;
 
-use super::{Batch, Worker, thread};
+use super::{Batch, Worker, keep, thread};
 use crate::clock::Clock;
 use crate::config::Shed;
 use crate::enforcer::{self, Enforcer, EnforcerError, LayerState};
 use crate::engine::{Engine, QUEUE, Rules, Shared, WATCH_BACKLOG, door, knocks, tally};
 use crate::journal::Opened;
 use crate::privilege::Confinement;
+use crate::sessions::Scope;
 
 /// Threads that check signatures at once. One would do for any honest load (ed25519: 20,000 a second, DESIGN 10); RSA takes longer.
 const VERIFIERS: usize = 2;
@@ -68,18 +72,28 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`]; nothing is open then that was not open before.
 pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::Knocks>), StartError> {
-    let Setup { opened, clock, identity, rules, secret, enforcer: settings, shed, confinement } = setup;
+    let Setup { mut opened, clock, identity, rules, secret, enforcer: settings, shed, confinement } = setup;
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
     let wall_high = opened.ledger.wall_high().as_second();
     let now = clock.now();
     let now = Now { wall_trusted: !ledger::is_behind(now.wall, wall_high), ..now };
-    // Grants of another boot, whose time is up, or that the rules of today no longer allow never get back into the kernel.
-    let forbidden: BTreeSet<_> =
-        opened.ledger.living().filter(|held| rules.forbid(held, &now).is_some()).map(|held| held.life.id()).collect();
-    let current = opened.ledger.active().filter(|grant| grant.boot_id == now.boot_id && !forbidden.contains(&grant.id));
-    let installed = table::compile(&rules.policy, current, now.boot);
+    let mut degraded = BTreeMap::new();
+    // What is still there from an earlier run closed what that run said it would; everything else was open until now.
+    let closed = if enforcer::is_pinned(&settings.pin_dir) { opened.ledger.protected() } else { &[] };
+    let closed: BTreeSet<_> = closed.iter().flat_map(PortSpec::transports).collect();
+    if let Err(error) = keep::forget_closed(&mut opened.ledger, &now) {
+        degraded.insert("sessions", error);
+    }
+    match keep::met(&rules.policy, &closed, &opened.ledger, &now) {
+        Ok(met) if met.is_empty() => {}
+        Ok(met) => bootstrap(&mut opened, &met, capacity, &now, &mut degraded),
+        Err(error) => drop(degraded.insert("bootstrap", error)),
+    }
+    let forbidden: BTreeSet<_> = keep::forbidden(&rules, &opened.ledger, &now).into_iter().map(|(id, _)| id).collect();
+    let installed = keep::table(&rules.policy, &opened.ledger, &forbidden, &now);
     let mut enforcer = Enforcer::start(&settings, &installed)?;
     let kept = confinement.apply(|| enforcer.layers().iter().all(|layer| layer.state == LayerState::InForce));
+    degraded.extend(kept.first().map(|_| ("privileges", kept.join("; "))));
     let knocks_reader = enforcer.take_knocks();
     let (commands, received) = mpsc::channel(QUEUE);
     let engine = Engine(Arc::new(Shared {
@@ -106,11 +120,12 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         capacity,
         shed,
         sheds: BTreeMap::new(),
-        degraded: kept.first().map(|_| ("privileges", kept.join("; "))).into_iter().collect(),
+        degraded,
         started: now.wall,
         started_boot: now.boot,
         // Soon: what is open by then may have limits on its use.
         use_due: Some(now.boot),
+        looked: BootNanos(0),
         tally_due: None,
         guard: super::guard::Guard::new(),
         retry_due: None,
@@ -118,6 +133,31 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     worker.record_start(opened.torn).map_err(StartError::Journal)?;
     let thread = spawn(worker, received).map_err(StartError::Thread)?;
     Ok((engine, thread, knocks_reader))
+}
+
+/// Keeps the sessions that were there before their port was protected, and lets their sources in for a while, once that is on
+/// record. A journal that cannot be written keeps nobody in: the ports are closed all the same.
+fn bootstrap(
+    opened: &mut Opened,
+    met: &[Session],
+    capacity: Capacity,
+    now: &Now,
+    degraded: &mut BTreeMap<&'static str, String>,
+) {
+    let (events, refusal) = bootstrap::plan(&opened.ledger, met, capacity, now, Uuid::new_v4);
+    let (before, mut records) = (opened.ledger.clone(), Vec::new());
+    for event in events {
+        keep::tell_bootstrap(&event);
+        let record = Record::next(&opened.ledger, None, event, now);
+        opened.ledger.apply(&record);
+        records.push(record);
+    }
+    if let Err(error) = opened.journal.append(&records) {
+        opened.ledger = before;
+        degraded.insert("bootstrap", format!("sessions could not be kept, the journal could not be written: {error}"));
+    } else if let Some(refusal) = refusal {
+        degraded.insert("bootstrap", keep::no_room(&refusal));
+    }
 }
 
 fn spawn(worker: Worker, received: mpsc::Receiver<super::Command>) -> std::io::Result<JoinHandle<()>> {
@@ -154,9 +194,9 @@ impl Worker {
         self.expire(&mut batch, &now);
         // The files may have changed while nobody was there to be told.
         self.reload(&rules, &mut batch, &now);
+        batch.over.extend(self.ledger.forget_over(&now).iter().filter_map(Kept::session).map(|s| Scope::from(&s)));
         self.journal.append(&batch.records)?;
-        let ended = std::mem::take(&mut batch.ended);
-        self.end_sessions(&ended, &now);
+        self.end_sessions(&batch.over, &now);
         Ok(())
     }
 }
