@@ -68,11 +68,17 @@ pub struct Ledger {
     /// What was closed by default when the agent last said so; nothing once it was opened by hand.
     #[serde(default)]
     protected: Vec<PortSpec>,
+    /// When a journal was set aside, on which boot, until every message it remembered is stale.
+    #[serde(default)]
+    forgot: Option<(BootNanos, Uuid)>,
 }
 
 impl Ledger {
     /// Takes in one durable record.
     pub fn apply(&mut self, record: &Record) {
+        if record.boot >= self.unsure_until(record.boot_id) {
+            self.forgot = None;
+        }
         self.last_seq = record.seq;
         self.wall_high = self.wall_high.max(record.time);
         if let Some(seen) = record.message {
@@ -91,7 +97,12 @@ impl Ledger {
                 self.protected.clone_from(protected);
             }
             Event::Unlocked => self.protected.clear(),
-            Event::Refused { .. } | Event::Unverified { .. } | Event::Layer { .. } | Event::Repaired { .. } => {}
+            Event::SetAside { .. } => self.forgot = Some((record.boot, record.boot_id)),
+            Event::Refused { .. }
+            | Event::Unverified { .. }
+            | Event::Layer { .. }
+            | Event::Repaired { .. }
+            | Event::Pruned { .. } => {}
         }
     }
 
@@ -230,6 +241,14 @@ impl Ledger {
         self.wall_high
     }
 
+    /// Until when, on the boot clock of `boot_id`, messages may be fresh whose use nobody remembers. Another boot than the one
+    /// that forgot knows only how long it has run itself.
+    #[must_use]
+    pub fn unsure_until(&self, boot_id: Uuid) -> BootNanos {
+        let since = self.forgot.map(|(boot, id)| if id == boot_id { boot } else { BootNanos(0) });
+        since.map_or(BootNanos(0), |since| since.plus_nanos(MAX_MESSAGE_LIFE.0 * 1_000_000_000))
+    }
+
     /// Whether a message with this id was decided before.
     ///
     /// # Errors
@@ -248,6 +267,12 @@ impl Ledger {
     /// What has not ended, in the order it was made: pending, scheduled and active.
     pub fn living(&self) -> impl Iterator<Item = &Held> + '_ {
         self.live.iter().filter_map(|seq| self.held.get(seq))
+    }
+
+    /// The number of the record with which the oldest thing began that has not ended.
+    #[must_use]
+    pub fn oldest_open(&self) -> Option<u64> {
+        self.live.get_min().copied()
     }
 
     /// The grants that have not ended, scheduled ones too, in the order they were made.

@@ -10,6 +10,7 @@ use postern_core::policy::Policy;
 use toml::de::DeTable;
 
 mod api;
+mod journal;
 mod keys;
 mod limits;
 mod owned;
@@ -22,6 +23,7 @@ mod syntax;
 mod value;
 
 pub use api::Api;
+pub use journal::Journal;
 pub use limits::Limits;
 pub use owned::read_owned;
 pub use problem::Problem;
@@ -99,6 +101,8 @@ pub struct Config {
     pub api: Api,
     /// How much the kernel's maps hold.
     pub limits: Limits,
+    /// How long the record is kept.
+    pub journal: Journal,
     /// `[[port]]` and `[[role]]`.
     policy: Policy,
 }
@@ -167,6 +171,7 @@ impl Config {
             cgroup: path("cgroup"),
             shed: top.get("shed").and_then(|value| shed(&value)).unwrap_or_default(),
             limits: top.get("limits").map(|value| limits::read(&value)).unwrap_or_default(),
+            journal: top.get("journal").map(|value| journal::read(&value)).unwrap_or_default(),
             api: api::read(api.as_ref(), &ports, &named),
             policy: Policy {
                 roles: roles.iter().filter_map(|role| roles::read(role, &ports, &cap)).collect(),

@@ -1,31 +1,37 @@
 //! The audit log, which is also the database.
 //!
-//! Owns one append-only file of JSON lines, each with the hash of the line before it, and its durability: what
-//! [`Journal::append`] returned `Ok` for survives a crash of the machine. It never decides and never forgets.
+//! Owns an append-only sequence of JSON lines, each with the hash of the line before it, in a directory of segments, and its
+//! durability: what [`Journal::append`] returned `Ok` for survives a crash of the machine. It decides nothing.
 
+mod aside;
+mod chain;
 mod head;
+mod retention;
 pub mod scan;
+mod schema;
+mod segments;
+pub mod snapshot;
+mod survey;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Seek as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+pub use aside::{SetAside, set_aside};
 use head::{Head, HeadFile};
 use postern_core::ledger::{Ledger, Record};
-use ring::digest::{SHA256, digest};
-use serde::{Deserialize, Serialize};
 
-/// Name of the journal in the state directory.
-const FILE: &str = "journal.jsonl";
+use crate::config::Journal as Settings;
+
 /// What the first line names as its predecessor.
 const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Why a journal cannot be used. The text names the file and the line, and says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The file cannot be opened, read or repaired.
+    /// A file cannot be opened, read or repaired.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file.
@@ -35,41 +41,67 @@ pub enum JournalError {
     },
     /// A line is not what was written.
     #[error(
-        "{}: line {line} {reason}; the journal was changed or damaged. Nothing is open. Keep this file and {} beside it as \
-         evidence, move both aside and start again: live grants are lost, and messages accepted in the last 15 minutes could \
-         be shown again",
-        path.display(),
-        head::FILE
+        "{}: line {line} {reason}; the journal was changed or damaged", path.display()
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// From 1.
+        /// The number that the line has or should have; the first line of the first segment has 1.
         line: u64,
         /// In what way.
         reason: String,
     },
-}
-
-/// One line: the record and the hash of the line before.
-#[derive(Serialize, Deserialize)]
-struct Line {
-    #[serde(flatten)]
-    record: Record,
-    prev: String,
+    /// A version from before there were segments ran after one from since.
+    #[error(
+        "{}: lies beside the directory that replaced this file, so an older posternd ran after a newer one. Nothing is open. Keep \
+         it and {} as evidence, move both away and start again: grants of that older posternd are lost, and messages that it \
+         accepted in the last 15 minutes could be shown again",
+        path.display(), segments::SINGLE_HEAD
+    )]
+    Two {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A later version wrote it.
+    #[error(
+        "{}: line {line} was written by a newer posternd (schema {schema}; this one knows {known}). Nothing is open. Install that \
+         version again: this one would overlook what it does not know",
+        path.display()
+    )]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// The first such line.
+        line: u64,
+        /// Its schema.
+        schema: u32,
+        /// The newest schema that this version knows.
+        known: u32,
+    },
 }
 
 /// The open journal.
 pub struct Journal {
-    path: PathBuf,
-    file: File,
-    len: u64,
+    dir: PathBuf,
+    settings: Settings,
+    newest: Newest,
     head: Head,
     head_file: HeadFile,
-    /// The head again, for who reads beside the writer.
-    published: Arc<RwLock<Head>>,
+    reader: scan::Scanner,
+    /// How many segments were begun since it was opened.
+    rotations: u64,
     /// Set when the disk failed in a way after which its contents are unknown: then nothing is accepted any more.
     broken: bool,
+}
+
+/// The segment that is written to.
+struct Newest {
+    file: File,
+    /// The number of its first line.
+    first: u64,
+    len: u64,
+    /// Where its last line begins; it has none while that is `len`.
+    last: u64,
 }
 
 /// What opening a journal found.
@@ -80,38 +112,68 @@ pub struct Opened {
     pub ledger: Ledger,
     /// Bytes of a torn last line that were cut off; 0 usually.
     pub torn: u64,
+    /// How many lines were read for that.
+    pub lines: u64,
+    /// Whether the oldest lines are there no more.
+    pub pruned: bool,
+    /// Snapshots that were of no use, one sentence each.
+    pub passed_over: Vec<String>,
+    /// The damaged journal that was there before this one, of which no line of this one tells yet.
+    pub set_aside: Option<SetAside>,
+}
+
+impl Opened {
+    /// Whether it is not known any more which ports were closed already: then nobody had a session because a port was open, and
+    /// nobody is let in for one.
+    #[must_use]
+    pub fn forgot_protected(&self) -> bool {
+        self.set_aside.is_some() || (self.pruned && self.ledger.protected().is_empty())
+    }
 }
 
 impl Journal {
-    /// Opens the journal in `dir`, or begins one; checks the chain from the first line to the last, and that it reaches as far
-    /// as it did; cuts off a last line that a crash tore (it was never acted upon).
+    /// Opens the journal in the state directory `state`, or begins one; checks the chain from the oldest line to the last, and
+    /// that it reaches as far as it did; cuts off a last line that a crash tore (it was never acted upon).
     ///
     /// # Errors
     /// [`JournalError`]: the disk fails, or a line is damaged or missing. Then the files are left as they are.
-    pub fn open(dir: &Path) -> Result<Opened, JournalError> {
-        let path = dir.join(FILE);
-        let io = |source| JournalError::Io { path: path.clone(), source };
-        let options = OpenOptions::new().read(true).append(true).create(true).mode(0o600).clone();
-        let file = options.open(&path).map_err(io)?;
-        let head_io = |source| JournalError::Io { path: dir.join(head::FILE), source };
-        let head_file = HeadFile::open(dir).map_err(head_io)?;
+    pub fn open(state: &Path, settings: Settings) -> Result<Opened, JournalError> {
+        let fail = |path: &Path| {
+            let path = path.to_owned();
+            move |source| JournalError::Io { path, source }
+        };
+        let dir = segments::prepare(state).map_err(fail(&state.join(segments::DIR)))?;
+        if state.join(segments::SINGLE).exists() {
+            return Err(JournalError::Two { path: state.join(segments::SINGLE) });
+        }
+        let head_path = dir.join(head::FILE);
+        let head_file = HeadFile::open(&dir).map_err(fail(&head_path))?;
         let known = match head_file.read() {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(JournalError::Damaged { path: dir.join(head::FILE), line: 1, reason: error.to_string() });
+                return Err(JournalError::Damaged { path: head_path, line: 1, reason: error.to_string() });
             }
-            other => other.map_err(head_io)?,
+            other => other.map_err(fail(&head_path))?,
         };
-        let read = read_chain(&file, &path, known.as_ref())?;
-        if read.torn > 0 {
-            file.set_len(read.len).map_err(io)?;
-        }
-        file.sync_all().map_err(io)?;
-        File::open(dir).and_then(|d| d.sync_all()).map_err(io)?;
+        let firsts = segments::list(&dir).map_err(fail(&dir))?;
+        let (origin, passed_over) = snapshot::newest(&dir).map_err(fail(&dir))?;
+        let origin = origin.map_or_else(|| chain::Origin::oldest(&dir, &firsts), Ok).map_err(fail(&dir))?;
+        let folded = chain::fold(&dir, &firsts, origin, known.as_ref())?;
+        let path = segments::path(&dir, folded.segment);
+        let newest = Newest::open(&path, &folded).map_err(fail(&path))?;
+        segments::sync_dir(&dir).map_err(fail(&dir))?;
         // Only now, when what it names is durable. Synced this once, so that a crash never leaves a part of it.
-        head_file.write(&read.head).and_then(|()| head_file.sync()).map_err(head_io)?;
-        let published = Arc::new(RwLock::new(read.head.clone()));
-        let journal = Self { path, file, len: read.len, head: read.head, head_file, published, broken: false };
-        Ok(Opened { journal, ledger: read.ledger, torn: read.torn })
+        head_file.write(&folded.head).and_then(|()| head_file.sync()).map_err(fail(&head_path))?;
+        let reader = scan::Scanner {
+            dir: dir.clone(),
+            head: Arc::new(RwLock::new(folded.head.clone())),
+            survey: Arc::default(),
+        };
+        let journal =
+            Self { dir, settings, newest, head: folded.head.clone(), head_file, reader, rotations: 0, broken: false };
+        let set_aside = if journal.head.seq > 0 { None } else { aside::unrecorded(state).map_err(fail(state))? };
+        let (pruned, chain::Folded { ledger, torn, lines, .. }) =
+            (firsts.first().is_some_and(|first| *first > 1), folded);
+        Ok(Opened { journal, ledger, torn, lines, pruned, set_aside, passed_over })
     }
 
     /// Writes `records`, in one write and one sync. Either all are durable or none is there.
@@ -124,31 +186,71 @@ impl Journal {
             return Err(io::Error::other("the journal failed before; restart posternd once the disk is well"));
         }
         let mut head = self.head.clone();
-        let mut bytes = Vec::new();
+        let (mut bytes, mut start) = (Vec::new(), 0);
         for record in records {
-            let start = bytes.len();
-            serde_json::to_writer(&mut bytes, &Line { record: record.clone(), prev: head.hash })?;
-            head = Head { seq: record.seq, hash: hash(&bytes[start..]) };
+            start = bytes.len();
+            schema::write(record, &head.hash, &mut bytes)?;
+            head = Head { seq: record.seq, hash: chain::hash(&bytes[start..]) };
             bytes.push(b'\n');
         }
-        if let Err(error) = self.file.write_all(&bytes) {
-            // A part may be there; without it the file is as before.
-            self.broken = self.file.set_len(self.len).and_then(|()| self.file.sync_data()).is_err();
-            return Err(error);
+        if !bytes.is_empty() && self.newest.len >= self.settings.segment_bytes {
+            self.rotate()?;
         }
-        if let Err(error) = self.file.sync_data() {
-            self.broken = true;
-            let _ = self.file.set_len(self.len);
-            return Err(error);
+        let before = self.newest.len;
+        self.write(&bytes)?;
+        if !bytes.is_empty() {
+            self.newest.last = before + start as u64;
         }
-        self.len += bytes.len() as u64;
         self.head = head;
-        self.published.write().unwrap_or_else(PoisonError::into_inner).clone_from(&self.head);
+        self.reader.head.write().unwrap_or_else(PoisonError::into_inner).clone_from(&self.head);
         // The lines are durable and count, whatever becomes of this: a head that lags is caught up with by the next one.
         if let Err(error) = self.head_file.write(&self.head) {
             tracing::warn!(%error, "{} was not written", head::FILE);
         }
         Ok(())
+    }
+
+    /// Makes `bytes` durable, or leaves the segment as it was.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Newest { file, len, .. } = &mut self.newest;
+        if let Err(error) = file.write_all(bytes) {
+            // A part may be there; without it the file is as before.
+            self.broken = file.set_len(*len).and_then(|()| file.sync_data()).is_err();
+            return Err(error);
+        }
+        if let Err(error) = file.sync_data() {
+            self.broken = true;
+            let _ = file.set_len(*len);
+            return Err(error);
+        }
+        *len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Begins a new segment. An empty one is a journal as good as without it, whatever happens next.
+    fn rotate(&mut self) -> io::Result<()> {
+        let first = self.head.seq + 1;
+        let file = append_to(&segments::path(&self.dir, first))?;
+        segments::sync_dir(&self.dir)?;
+        self.newest = Newest { file, first, len: 0, last: 0 };
+        self.rotations += 1;
+        Ok(())
+    }
+
+    /// How many segments were begun since the journal was opened.
+    #[must_use]
+    pub fn rotations(&self) -> u64 {
+        self.rotations
+    }
+
+    /// `ledger`, which must be what all lines up to the last add up to, to be written where the next start finds it. `None`
+    /// while the newest segment has no line.
+    #[must_use]
+    pub fn snapshot(&self, ledger: Ledger) -> Option<snapshot::Snapshot> {
+        let Newest { first: segment, len: end, last: start, .. } = self.newest;
+        let Head { seq, hash } = self.head.clone();
+        let place = snapshot::Place { seq, hash, segment, start, end };
+        (start < end).then(|| snapshot::Snapshot::new(&self.dir, place, ledger))
     }
 
     /// Hex SHA-256 of the last line.
@@ -160,215 +262,37 @@ impl Journal {
     /// For reading it beside the writer, from any thread.
     #[must_use]
     pub fn reader(&self) -> scan::Scanner {
-        scan::Scanner { path: self.path.clone(), head: Arc::clone(&self.published) }
+        self.reader.clone()
     }
 
-    /// The file.
+    /// One sentence for each damaged journal that still lies in the state directory.
+    #[must_use]
+    pub fn left_aside(&self) -> Vec<String> {
+        aside::reminders(self.dir.parent().unwrap_or(&self.dir))
+    }
+
+    /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.dir
     }
 }
 
-struct Chain {
-    ledger: Ledger,
-    head: Head,
-    len: u64,
-    torn: u64,
-}
-
-/// Reads and checks every line, and that all that `known` names are there.
-fn read_chain(file: &File, path: &Path, known: Option<&Head>) -> Result<Chain, JournalError> {
-    let io = |source| JournalError::Io { path: path.to_owned(), source };
-    let damaged = |line, reason| JournalError::Damaged { path: path.to_owned(), line, reason };
-    let mut reader = BufReader::new(file);
-    reader.rewind().map_err(io)?;
-    let mut chain =
-        Chain { ledger: Ledger::default(), head: Head { seq: 0, hash: GENESIS.to_owned() }, len: 0, torn: 0 };
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        let read = reader.read_until(b'\n', &mut line).map_err(io)? as u64;
-        if read == 0 {
-            break;
+impl Newest {
+    /// Opens the newest segment, or begins the first one, and cuts off what is torn.
+    fn open(path: &Path, folded: &chain::Folded) -> io::Result<Self> {
+        let file = append_to(path)?;
+        if folded.torn > 0 {
+            file.set_len(folded.len)?;
         }
-        let Some(text) = line.strip_suffix(b"\n") else {
-            chain.torn = read;
-            break;
-        };
-        let record = check_line(text, number, &chain.head.hash).map_err(|reason| damaged(number, reason))?;
-        chain.ledger.apply(&record);
-        chain.head = Head { seq: number, hash: hash(text) };
-        if known.is_some_and(|known| known.seq == number && known.hash != chain.head.hash) {
-            return Err(damaged(number, format!("is not the one that {} names", head::FILE)));
-        }
-        chain.len += read;
-    }
-    check_end(&chain, known).map_err(|reason| damaged(chain.head.seq + 1, reason))?;
-    Ok(chain)
-}
-
-/// Whether the lines that were read are all that there were.
-fn check_end(chain: &Chain, known: Option<&Head>) -> Result<(), String> {
-    match known {
-        // The head is durable before the first line is written.
-        None if chain.head.seq > 0 => Err(format!("would be the next, but {} is missing", head::FILE)),
-        Some(known) if chain.head.seq < known.seq => {
-            let state = if chain.torn > 0 { "is incomplete" } else { "is missing" };
-            Err(format!("{state}, though {} names line {} as the last", head::FILE, known.seq))
-        }
-        Some(known) if known.seq == 0 && known.hash != GENESIS => Err(format!("does not follow from {}", head::FILE)),
-        None | Some(_) => Ok(()),
+        file.sync_all()?;
+        Ok(Self { file, first: folded.segment, len: folded.len, last: folded.last })
     }
 }
 
-fn check_line(text: &[u8], number: u64, head: &str) -> Result<Record, String> {
-    let line: Line = serde_json::from_slice(text).map_err(|e| format!("cannot be read ({e})"))?;
-    if line.prev != head {
-        return Err("does not continue the one before it".into());
-    }
-    if line.record.seq != number {
-        return Err(format!("carries the number {}", line.record.seq));
-    }
-    Ok(line.record)
-}
-
-fn hash(line: &[u8]) -> String {
-    digest(&SHA256, line).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use jiff::Timestamp;
-    use postern_core::ledger::Event;
-    use postern_core::time::BootNanos;
-    use uuid::Uuid;
-
-    fn record(seq: u64) -> Record {
-        let event = Event::Unverified { counts: [("KEY_UNKNOWN".to_owned(), seq)].into() };
-        Record { seq, time: Timestamp::UNIX_EPOCH, boot: BootNanos(seq), boot_id: Uuid::nil(), message: None, event }
-    }
-
-    fn filled(lines: u64) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path()).unwrap().journal;
-        journal.append(&(1..=lines).map(record).collect::<Vec<_>>()).unwrap();
-        dir
-    }
-
-    #[test]
-    fn what_was_appended_is_read_again() {
-        let dir = filled(3);
-        let mut opened = Journal::open(dir.path()).unwrap();
-        assert_eq!((opened.ledger.last_seq(), opened.torn), (3, 0));
-        opened.journal.append(&[record(4)]).unwrap();
-        let head = opened.journal.head().to_owned();
-        let again = Journal::open(dir.path()).unwrap();
-        assert_eq!((again.ledger.last_seq(), again.journal.head()), (4, &head[..]));
-    }
-
-    #[test]
-    fn a_torn_last_line_is_cut_off_wherever_it_was_torn() {
-        let dir = filled(1);
-        let path = dir.path().join(FILE);
-        let first = std::fs::read(&path).unwrap().len();
-        let head = std::fs::read(dir.path().join(head::FILE)).unwrap();
-        Journal::open(dir.path()).unwrap().journal.append(&[record(2)]).unwrap();
-        let whole = std::fs::read(&path).unwrap();
-        for cut in first + 1..whole.len() {
-            // The crash came before the sync, so before the head was written.
-            std::fs::write(&path, &whole[..cut]).unwrap();
-            std::fs::write(dir.path().join(head::FILE), &head).unwrap();
-            let opened = Journal::open(dir.path()).unwrap();
-            assert_eq!((opened.ledger.last_seq(), opened.torn), (1, (cut - first) as u64));
-            assert_eq!(std::fs::read(&path).unwrap(), &whole[..first]);
-        }
-    }
-
-    /// How opening fails, and where: the name of the file and the line.
-    fn damage(dir: &tempfile::TempDir) -> Option<(String, u64)> {
-        match Journal::open(dir.path()) {
-            Err(JournalError::Damaged { path, line, .. }) => {
-                Some((path.file_name().unwrap().to_str().unwrap().to_owned(), line))
-            }
-            Err(other) => panic!("{other}"),
-            Ok(_) => None,
-        }
-    }
-
-    #[test]
-    fn any_changed_byte_is_found_in_its_line_or_the_next() {
-        let dir = filled(3);
-        let path = dir.path().join(FILE);
-        let whole = std::fs::read(&path).unwrap();
-        for at in 0..whole.len() {
-            let mut changed = whole.clone();
-            changed[at] ^= 1;
-            std::fs::write(&path, &changed).unwrap();
-            let line = 1 + whole[..at].iter().filter(|b| **b == b'\n').count() as u64;
-            let (file, found) = damage(&dir).unwrap_or_else(|| panic!("byte {at} of line {line}"));
-            assert!(file == FILE && (found == line || found == line + 1), "byte {at} of line {line}: {found}");
-            assert_eq!(std::fs::read(&path).unwrap(), changed, "the evidence is left as it is");
-        }
-    }
-
-    #[test]
-    fn lines_cut_off_the_end_are_missed_at_every_boundary() {
-        const LINES: u64 = 20;
-        let dir = filled(LINES);
-        let path = dir.path().join(FILE);
-        let whole = std::fs::read(&path).unwrap();
-        let ends = whole.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1);
-        let boundaries: Vec<usize> = [0].into_iter().chain(ends).collect();
-        for (left, cut) in boundaries[..boundaries.len() - 1].iter().enumerate() {
-            for torn in [0, 1] {
-                std::fs::write(&path, &whole[..cut + torn]).unwrap();
-                assert_eq!(damage(&dir), Some((FILE.to_owned(), left as u64 + 1)), "{left} lines and {torn} bytes");
-                assert_eq!(std::fs::read(&path).unwrap(), &whole[..cut + torn], "the evidence is left as it is");
-            }
-        }
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!(damage(&dir), Some((FILE.to_owned(), 1)), "the whole journal is gone");
-        std::fs::write(&path, &whole).unwrap();
-        assert_eq!(damage(&dir), None, "nothing was written in between");
-    }
-
-    #[test]
-    fn a_head_that_lags_behind_is_caught_up_with() {
-        let dir = filled(1);
-        let old = std::fs::read(dir.path().join(head::FILE)).unwrap();
-        Journal::open(dir.path()).unwrap().journal.append(&[record(2), record(3)]).unwrap();
-        std::fs::write(dir.path().join(head::FILE), &old).unwrap();
-        assert_eq!(Journal::open(dir.path()).unwrap().ledger.last_seq(), 3);
-        let caught_up = HeadFile::open(dir.path()).unwrap().read().unwrap();
-        assert_eq!(caught_up.map(|head| head.seq), Some(3));
-    }
-
-    #[test]
-    fn any_other_head_is_found() {
-        let dir = filled(2);
-        let path = dir.path().join(head::FILE);
-        let whole = std::fs::read(&path).unwrap();
-        for at in 0..whole.len() {
-            let mut changed = whole.clone();
-            changed[at] ^= 1;
-            std::fs::write(&path, &changed).unwrap();
-            // Digits of the number that name an earlier line name one with another hash.
-            assert!(damage(&dir).is_some(), "byte {at}");
-            std::fs::write(&path, &whole[..at]).unwrap();
-            assert!(damage(&dir).is_some(), "{at} bytes");
-        }
-        std::fs::remove_file(&path).unwrap();
-        assert!(damage(&dir).is_some(), "gone");
-    }
-
-    #[test]
-    fn a_full_disk_leaves_the_journal_as_it_was() {
-        let dir = filled(1);
-        let mut journal = Journal::open(dir.path()).unwrap().journal;
-        journal.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        assert!(journal.append(&[record(2)]).is_err());
-        assert_eq!(Journal::open(dir.path()).unwrap().ledger.last_seq(), 1);
-    }
-}
+mod tests;

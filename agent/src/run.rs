@@ -11,6 +11,7 @@ use postern_core::grant::{PortSpec, Protocol};
 use postern_core::ledger::{Event, Record};
 use postern_core::policy::Policy;
 use postern_core::table::Table;
+use postern_core::time::Now;
 use postern_core::trust::{Trust, TrustFile};
 use ring::digest::{Context, SHA256};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -19,9 +20,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::Clock;
 use crate::config::{self, Closing, Config};
-use crate::enforcer::{self, Closed, Enforcer};
+use crate::enforcer::{self, Closed, Enforcer, EnforcerError};
 use crate::engine::{self, Engine, Rules, Setup};
-use crate::journal::Journal;
+use crate::journal::{self, Journal, Opened, SetAside};
 use crate::privilege::{self, Confinement};
 use crate::sysctl::Reserved;
 use crate::{api, host, links, notify, proof, sessions};
@@ -78,10 +79,16 @@ pub(crate) fn rules(path: &Path, config: &Config) -> Result<Rules, Failure> {
 pub fn unlock(path: &Path) -> Result<(), Failure> {
     let config = Config::load(path).map_err(Failure::config)?;
     let _lock = host::lock(&config.state_dir).map_err(Failure::other)?;
-    let mut opened = Journal::open(&config.state_dir).map_err(Failure::other)?;
     let now = Clock::new().map_err(Failure::other)?.now();
-    let record = Record::next(&opened.ledger, None, Event::Unlocked, &now);
-    opened.journal.append(&[record]).map_err(Failure::other)?;
+    // The ports are about to be opened: nothing needs to be closed before a damaged journal is set aside.
+    let Opened { mut journal, mut ledger, set_aside, .. } = open_journal(&config, now.wall, || Ok(()))?;
+    let mut records = Vec::new();
+    for event in set_aside.map(SetAside::event).into_iter().chain([Event::Unlocked]) {
+        let record = Record::next(&ledger, None, event, &now);
+        ledger.apply(&record);
+        records.push(record);
+    }
+    journal.append(&records).map_err(Failure::other)?;
     enforcer::unlock(&config.pin_dir).map_err(Failure::other)?;
     let given_back = Reserved::open(&config.state_dir, now.boot_id).and_then(|reserved| reserved.give_back());
     given_back.map_err(|e| {
@@ -121,6 +128,27 @@ pub fn early(path: &Path) -> Result<(), Failure> {
     loaded.map(drop).map_err(Failure::config)
 }
 
+/// Opens the journal. Whatever is wrong with it, `close` closes the ports first. A damaged one is then set aside, and a new one
+/// begun.
+fn open_journal(
+    config: &Config,
+    now: jiff::Timestamp,
+    close: impl FnOnce() -> Result<(), EnforcerError>,
+) -> Result<Opened, Failure> {
+    let error = match Journal::open(&config.state_dir, config.journal) {
+        Ok(opened) => return Ok(opened),
+        Err(error) => error,
+    };
+    if let Err(kernel) = close() {
+        return Err(Failure::Other(format!("{error}; and {kernel}")));
+    }
+    tracing::error!(%error, "the journal cannot be used; every port is closed");
+    let set_aside = journal::set_aside(&config.state_dir, error, now).map_err(Failure::other)?;
+    tracing::error!(path = %set_aside.path, "the damaged journal was set aside; a new one begins");
+    let opened = Journal::open(&config.state_dir, config.journal).map_err(Failure::other)?;
+    Ok(Opened { set_aside: Some(set_aside), ..opened })
+}
+
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -140,13 +168,10 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         flows: sessions::MOST_KEPT,
         slots: config.limits.grants,
     };
-    let opened = Journal::open(&config.state_dir).map_err(|error| {
+    let opened = open_journal(&config, clock.now().wall, || {
         // Whatever became of the journal: the ports are closed first.
         let empty = Table { protected: rules.policy.protected().collect(), ..Table::default() };
-        match Enforcer::start(&settings, &empty) {
-            Ok(_) => Failure::other(error),
-            Err(kernel) => Failure::Other(format!("{error}; and {kernel}")),
-        }
+        Enforcer::start(&settings, &empty).map(drop)
     })?;
     let mut secret = [0; 32];
     SystemRandom::new().fill(&mut secret).map_err(|_| Failure::Other("the kernel gave no random bytes".into()))?;

@@ -311,6 +311,28 @@ impl Postern {
         self.file("posternd.sock")
     }
 
+    /// The journal's segments, the oldest first.
+    ///
+    /// # Panics
+    /// Where there is no journal.
+    #[must_use]
+    pub fn segments(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.file("state/journal")).expect("the journal");
+        let paths = entries.map(|entry| entry.expect("its name").path());
+        let mut found: Vec<_> = paths.filter(|path| path.extension().is_some_and(|end| end == "jsonl")).collect();
+        found.sort();
+        found
+    }
+
+    /// All lines of the journal.
+    ///
+    /// # Panics
+    /// Where there is no journal.
+    #[must_use]
+    pub fn journal(&self) -> String {
+        self.segments().iter().map(|path| fs::read_to_string(path).expect("a segment")).collect()
+    }
+
     /// Everything that posternd has logged, over all its starts.
     #[must_use]
     pub fn log(&self) -> String {

@@ -51,6 +51,6 @@ fn a_port_that_wants_an_approval_opens_for_two_people_and_not_for_one() {
     let grant = ask(with(fresh(), &carol, APPROVE)).expect("a grant");
     assert_eq!(grant.approvers, ["carol@example.com"]);
     assert_eq!(probe::tcp(&net.client, source, to), Outcome::Answered);
-    let journal = std::fs::read_to_string(postern.file("state/journal.jsonl")).expect("the journal");
+    let journal = postern.journal();
     assert!(journal.lines().any(|line| line.contains("\"granted\"") && line.contains("carol@example.com")));
 }

@@ -105,6 +105,6 @@ fn unlock_is_recorded_opens_and_gives_the_reserved_ports_back() {
     done(&posternd(&net, &postern, "unlock"));
     assert!(is_open(&net, STRANGER, 22));
     assert_eq!(reserved(), "3389,5000-5002", "what the administrator had written stays");
-    let journal = fs::read_to_string(postern.file("state/journal.jsonl")).expect("the journal");
+    let journal = postern.journal();
     assert!(journal.lines().last().expect("a line").contains("\"event\":\"unlocked\""));
 }

@@ -45,7 +45,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 /// The moment at which the kernel ends a grant, from the journal.
 fn end_of(postern: &Postern, grant: &Grant) -> u64 {
-    let journal = std::fs::read_to_string(postern.file("state/journal.jsonl")).expect("the journal");
+    let journal = postern.journal();
     let records = journal.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
     let granted = records.map(|r| r["grant"].clone()).find(|g| g["id"] == grant.id.as_str());
     granted.and_then(|g| g["expires_boot"].as_u64()).expect("the grant's record")

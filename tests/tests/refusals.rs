@@ -21,7 +21,7 @@ fn access() -> Access {
 }
 
 fn journal(postern: &Postern) -> Vec<Value> {
-    let text = std::fs::read_to_string(postern.file("state/journal.jsonl")).expect("the journal");
+    let text = postern.journal();
     text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }
 

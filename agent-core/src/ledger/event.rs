@@ -155,6 +155,23 @@ pub enum Event {
         /// How many bytes were cut off.
         bytes: u64,
     },
+    /// The oldest lines of the journal are removed, because they were kept as long as the configuration says. Durable
+    /// before they are gone: the line behind them goes on from `hash`.
+    Pruned {
+        /// The last line that is removed.
+        through: u64,
+        /// Its hash.
+        hash: String,
+    },
+    /// The journal before this one was damaged and put aside: what was open is closed, which messages were used is forgotten.
+    SetAside {
+        /// Where it lies now.
+        path: String,
+        /// The first line that was not as it should be.
+        line: u64,
+        /// In what way.
+        reason: String,
+    },
 }
 
 impl Event {
@@ -176,6 +193,8 @@ impl Event {
         "layer",
         "unlocked",
         "repaired",
+        "pruned",
+        "set-aside",
     ];
 
     /// Which of [`Event::KINDS`] this is.
@@ -198,6 +217,8 @@ impl Event {
             Self::Layer { .. } => "layer",
             Self::Unlocked => "unlocked",
             Self::Repaired { .. } => "repaired",
+            Self::Pruned { .. } => "pruned",
+            Self::SetAside { .. } => "set-aside",
         }
     }
 
@@ -219,7 +240,9 @@ impl Event {
             | Self::Unverified { .. }
             | Self::Layer { .. }
             | Self::Unlocked
-            | Self::Repaired { .. } => None,
+            | Self::Repaired { .. }
+            | Self::Pruned { .. }
+            | Self::SetAside { .. } => None,
         }
     }
 }

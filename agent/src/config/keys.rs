@@ -27,6 +27,7 @@ pub(super) const TOP: Place = Place {
         "shed",
         "api",
         "limits",
+        "journal",
         "port",
         "role",
         "max_duration",
@@ -39,6 +40,8 @@ pub(super) const SHED: Place = Place { name: "shed", keys: &["interfaces"] };
 pub(super) const API: Place = Place { name: "[api]", keys: &["unix", "tcp", "plaintext"] };
 /// `[limits]`
 pub(super) const LIMITS: Place = Place { name: "[limits]", keys: &["grants", "entries"] };
+/// `[journal]`
+pub(super) const JOURNAL: Place = Place { name: "[journal]", keys: &["segment_bytes", "keep_days", "keep_bytes"] };
 /// `[[port]]`
 pub(super) const PORT: Place = Place {
     name: "[[port]]",
@@ -65,7 +68,7 @@ pub(super) const ROLE: Place =
     Place { name: "[[role]]", keys: &["name", "principals", "ports", "sources", "max_duration"] };
 
 /// All of them.
-pub(super) const PLACES: &[Place] = &[TOP, SHED, API, LIMITS, PORT, JUSTIFICATION, APPROVALS, ROLE];
+pub(super) const PLACES: &[Place] = &[TOP, SHED, API, LIMITS, JOURNAL, PORT, JUSTIFICATION, APPROVALS, ROLE];
 
 /// What to say of `key`, which `place` does not know.
 pub(super) fn unknown(key: &str, place: Place) -> String {

@@ -20,6 +20,10 @@ const FULL: &str = r#"
     [limits]
     grants = 10
     entries = 100
+    [journal]
+    segment_bytes = 65536
+    keep_days = 400
+    keep_bytes = 5_000_000_000
     [[port]]
     number = 22
     name = "ssh"
@@ -44,6 +48,7 @@ fn a_full_file() {
     let config = Config::parse(FULL).unwrap();
     let policy = config.policy();
     assert_eq!(config.shed, Shed::List(vec!["eth0".into()]));
+    assert_eq!(config.journal, Journal { segment_bytes: 65536, keep_days: Some(400), keep_bytes: 5_000_000_000 });
     assert_eq!(policy.ports[0].max_duration, Seconds(5400));
     assert_eq!(policy.ports[1].max_duration, Seconds::hours(3));
     assert_eq!(policy.protected().collect::<Vec<_>>(), [(6, 22), (6, 3389), (17, 3389)]);
@@ -169,6 +174,10 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[limits]\ngrants = 0", "2:10: limits.grants: 0 is not 1 or more"),
     ("[limits]\ngrants = 9\nentries = 8", "3:11: limits.entries: 8 entries are too few for 9 grants"),
     ("[limits]\ngrants = 20000", "2:10: limits.grants: 16384 entries are too few for 20000 grants"),
+    ("[journal]\nsegment_bytes = 1", "2:17: journal.segment_bytes: 1 is not from 4096 to 1073741824"),
+    ("[journal]\nkeep_bytes = 8388608", "2:14: journal.keep_bytes: 8388608 bytes are kept, and must be two segments"),
+    ("[journal]\nkeep_days = 0", "2:13: journal.keep_days: 0 is not 1 or more"),
+    ("[journal]\nkeep_days = 4294967296", "2:13: journal.keep_days: 4294967296 is more than 4294967295"),
     ("shed = 'on'", "1:8: shed: 'on' is none of \"off\""),
     ("shed = { interfaces = 'eth0' }", "1:23: shed.interfaces: 'eth0' is none of \"auto\""),
     ("shed = { }", "1:8: shed.interfaces: is missing"),

@@ -67,11 +67,20 @@ impl<'a> Value<'a> {
 
     /// A whole number in `range`.
     pub(super) fn number(&self, range: RangeInclusive<u32>) -> Option<u32> {
+        let (least, most) = range.into_inner();
+        // Whoever has no upper bound should not hear of ours.
+        let most = if most == u32::MAX { u64::MAX } else { most.into() };
+        let number = self.whole(least.into()..=most)?;
+        u32::try_from(number).ok().or_else(|| self.refuse(format!("{number} is more than {}", u32::MAX)))
+    }
+
+    /// A whole number in `range`, which may be a large one.
+    pub(super) fn whole(&self, range: RangeInclusive<u64>) -> Option<u64> {
         let Some(integer) = self.value.as_integer() else { return self.not_a("a whole number") };
         let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
-        let fits = number.and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
+        let fits = number.and_then(|n| u64::try_from(n).ok()).filter(|n| range.contains(n));
         let out = || match *range.end() {
-            u32::MAX => format!("{integer} is not {} or more", range.start()),
+            u64::MAX => format!("{integer} is not {} or more", range.start()),
             end => format!("{integer} is not from {} to {end}", range.start()),
         };
         fits.or_else(|| self.refuse(out()))

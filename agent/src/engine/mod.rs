@@ -19,7 +19,7 @@ use postern_core::ledger::{self, Action};
 use postern_core::message::{Challenger, Identity};
 use postern_core::policy::Policy;
 use postern_core::refusal::{Reason, Refusal};
-use postern_core::time::{Now, Seconds};
+use postern_core::time::{BootNanos, Now, Seconds};
 use postern_core::{envelope::Signer, trust::Trust};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use uuid::Uuid;
@@ -52,6 +52,8 @@ struct Shared {
     rules: RwLock<Rules>,
     /// The newest wall-clock second on record.
     wall_high: AtomicI64,
+    /// Until when messages may be fresh that were used under a journal that is lost.
+    unsure_until: BootNanos,
     tally: Tally,
     repeats: door::Repeats,
     verifiers: Semaphore,
@@ -167,6 +169,12 @@ impl Shared {
         Now { wall_trusted, ..now }
     }
 
+    /// The same, as the freshness of a message that is shown only once is judged: while its use may have been forgotten, only a
+    /// challenge proves that it is new.
+    fn doubting(&self, now: &Now) -> Now {
+        Now { wall_trusted: now.wall_trusted && now.boot >= self.unsure_until, ..*now }
+    }
+
     fn rules(&self) -> Rules {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -177,7 +185,7 @@ impl Engine {
     #[must_use]
     pub fn who_am_i(&self) -> WhoAmI {
         let Shared { identity, challenger, .. } = &*self.0;
-        let now = self.0.now();
+        let now = self.0.doubting(&self.0.now());
         WhoAmI {
             host_id: identity.host_id,
             names: [&identity.names[..], &identity.host_keys].concat(),

@@ -29,6 +29,7 @@ mod people;
 mod read;
 mod setup;
 mod unused;
+mod upkeep;
 
 pub use setup::{Setup, StartError, start};
 
@@ -62,6 +63,7 @@ pub(super) struct Worker {
     /// When the counts of unverified messages are due.
     tally_due: Option<BootNanos>,
     guard: guard::Guard,
+    upkeep: upkeep::Upkeep,
     /// Set while the kernel is behind the ledger.
     retry_due: Option<BootNanos>,
 }
@@ -128,6 +130,7 @@ impl Worker {
             self.decide(command, &mut batch, &now);
         }
         self.sum_up(&mut batch, &now);
+        self.let_go(&mut batch, &now);
         let stop = batch.waiting.iter().any(|w| matches!(w, Waiting::Stopped(_)));
         self.commit(batch, &now);
         for command in reading {
@@ -199,6 +202,7 @@ impl Worker {
         }
         if !records.is_empty() {
             self.degraded.remove("journal");
+            self.keep_up(&records, waiting.iter().any(|w| matches!(w, Waiting::Stopped(_))));
         }
         self.shared().wall_high.store(self.ledger.wall_high().as_second(), std::sync::atomic::Ordering::Relaxed);
         let reloaded =

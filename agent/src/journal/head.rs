@@ -1,4 +1,4 @@
-//! How far the journal is known to reach: `journal.head`, a small file beside it.
+//! How far the journal is known to reach: `head`, a small file beside its segments.
 //!
 //! Owns that file. It is written only after the lines it names are durable, so it never says more than the journal holds; it
 //! may say less after a crash of the machine (docs/decisions/0014). It decides nothing and is never read but at the start.
@@ -8,8 +8,8 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-/// Its name in the state directory.
-pub(super) const FILE: &str = "journal.head";
+/// Its name in the journal's directory.
+pub(super) const FILE: &str = "head";
 /// Digits of the number, a space, digits of the hash, the end of the line: always the same length, so that the file is
 /// overwritten in place, within one sector.
 const LENGTH: usize = 20 + 1 + 64 + 1;

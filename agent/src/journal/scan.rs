@@ -1,14 +1,14 @@
 //! Reading the journal for an auditor, beside the writer.
 //!
-//! Owns the scan: from the first line to the newest durable one, checking the chain on the way and keeping the newest lines that
-//! are asked for. It reads the file and never changes anything. A call takes as long as the journal is long, so it belongs
-//! on a thread for blocking work.
+//! Owns the scan: from the newest segment back, as far as needed, keeping the newest lines that are asked for. That the chain
+//! holds, from the oldest line to the newest durable one, the survey tells. It reads files and never changes anything. The first
+//! call takes as long as the journal is long, so it belongs on a thread for blocking work.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader};
+use std::io::{self, BufRead, BufReader, Seek as _, SeekFrom};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use postern_core::grant::{PortSpec, Source};
@@ -16,7 +16,9 @@ use postern_core::ledger::{Event, Record};
 use postern_core::life::{Ending, Life};
 use uuid::Uuid;
 
-use super::{GENESIS, Line, check_line, hash, head::Head};
+use super::head::Head;
+use super::survey::{Fault, Survey, Surveyed};
+use super::{schema, segments};
 
 /// The most bytes of lines in one page, so that any gRPC client takes it: 4 MiB is the usual limit, and what a line says is
 /// shown a second time in fields.
@@ -25,8 +27,9 @@ const MOST_BYTES: usize = 1_500_000;
 /// Reads the journal that one writer appends to.
 #[derive(Clone)]
 pub struct Scanner {
-    pub(super) path: PathBuf,
+    pub(super) dir: PathBuf,
     pub(super) head: Arc<RwLock<Head>>,
+    pub(super) survey: Arc<Mutex<Survey>>,
 }
 
 /// Which lines are asked for; what is `None` or empty does not restrict.
@@ -80,49 +83,112 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// Whether older ones match too.
     pub more: bool,
-    /// The first fault of the chain; `None` when it holds from the first line to `head`.
+    /// The first fault of the chain; `None` when it holds from line `first` to `head`.
     pub damage: Option<String>,
+    /// The oldest line that is kept.
+    pub first: u64,
     /// The newest durable line when the scan began.
     pub seq: u64,
     /// Its hash, as the writer knows it.
     pub head: String,
+    /// How many lines had to be read for this page.
+    pub lines: u64,
 }
 
 impl Scanner {
-    /// Reads the whole journal. What is appended meanwhile is left for the next time.
+    /// Reads the segments that may hold what is asked for, the newest first, and of the others only what was not verified before.
+    /// What is appended meanwhile is left for the next time.
     ///
     /// # Errors
     /// The disk's.
     pub fn scan(&self, filter: &Filter) -> io::Result<Page> {
+        let mut survey = self.survey.lock().unwrap_or_else(PoisonError::into_inner);
         let head = self.head.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut reader = BufReader::with_capacity(1 << 16, File::open(&self.path)?);
-        let (mut wanted, mut damage, mut prev) = (Wanted::new(filter), None, GENESIS.to_owned());
-        let mut line = Vec::new();
-        for number in 1..=head.seq {
-            line.clear();
-            if reader.read_until(b'\n', &mut line)? == 0 {
-                damage.get_or_insert_with(|| format!("line {number} is missing"));
-                break;
-            }
-            let text = line.strip_suffix(b"\n").unwrap_or(&line);
-            match check_line(text, number, &prev) {
-                Ok(record) => wanted.take(&record, text),
-                Err(reason) => {
-                    damage.get_or_insert_with(|| format!("line {number} {reason}"));
-                    // What can still be read is shown; the caller is told that it was damaged.
-                    if let Ok(Line { record, .. }) = serde_json::from_slice(text) {
-                        wanted.take(&record, text);
-                    }
+        let verified = survey.lines;
+        let fault = survey.update(&self.dir, &head)?;
+        let damage = fault.map(|Fault { line, reason }| format!("line {line} {reason}"));
+        let first = survey.segments().next().map_or(1, |known| known.first);
+        let mut page = Page {
+            entries: Vec::new(),
+            more: false,
+            damage,
+            first,
+            seq: head.seq,
+            head: head.hash,
+            lines: survey.lines - verified,
+        };
+        let mut left = MOST_BYTES;
+        for known in survey.segments().rev().filter(|known| may_match(known, filter)) {
+            let found = self.matches(&survey, known, filter, &mut page.lines)?;
+            for entry in found.into_iter().rev() {
+                let fits = page.entries.len() < filter.limit && (entry.line.len() <= left || page.entries.is_empty());
+                if !fits {
+                    page.more = true;
+                    return Ok(page);
                 }
+                left = left.saturating_sub(entry.line.len());
+                page.entries.push(entry);
             }
-            prev = hash(text);
         }
-        if damage.is_none() && prev != head.hash {
-            damage = Some(format!("line {} is not the one that was written", head.seq));
-        }
-        let (entries, more) = wanted.newest_first();
-        Ok(Page { entries, more, damage, seq: head.seq, head: head.hash })
+        Ok(page)
     }
+
+    /// Verifies what was not verified yet, so that nobody has to wait for it later. The first fault, in words.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn verify(&self) -> io::Result<Option<String>> {
+        let page = self.scan(&Filter { until: Some(Timestamp::MIN), ..Filter::default() })?;
+        Ok(page.damage)
+    }
+
+    /// The newest lines of one segment that match, at most one more than is asked for, the oldest first.
+    fn matches(
+        &self,
+        survey: &Survey,
+        known: &Surveyed,
+        filter: &Filter,
+        lines: &mut u64,
+    ) -> io::Result<VecDeque<Entry>> {
+        let mut wanted = Wanted::new(filter);
+        let open = |segment| File::open(segments::path(&self.dir, segment));
+        for made in survey.made_before(known.first).chunk_by(|one, next| one.0 == next.0) {
+            let file = open(made[0].0)?;
+            for &(_, place) in made {
+                (&file).seek(SeekFrom::Start(place))?;
+                *lines += each_line(BufReader::new(&file), 1, |text| wanted.note(text))?;
+            }
+        }
+        let reader = BufReader::with_capacity(1 << 16, open(known.first)?);
+        *lines += each_line(reader, (known.last + 1).saturating_sub(known.first), |text| wanted.take_line(text))?;
+        Ok(wanted.kept)
+    }
+}
+
+/// Whether a segment may hold lines that are asked for.
+fn may_match(known: &Surveyed, filter: &Filter) -> bool {
+    filter.before.is_none_or(|before| known.first < before)
+        && filter.since.is_none_or(|since| known.until >= since)
+        && filter.until.is_none_or(|until| known.since < until)
+}
+
+/// Calls `visit` with each of the next `most` lines; returns how many there were.
+fn each_line(mut reader: impl BufRead, most: u64, mut visit: impl FnMut(&[u8])) -> io::Result<u64> {
+    let mut line = Vec::new();
+    for number in 0..most {
+        line.clear();
+        if reader.read_until(b'\n', &mut line)? == 0 {
+            return Ok(number);
+        }
+        visit(line.strip_suffix(b"\n").unwrap_or(&line));
+    }
+    Ok(most)
+}
+
+/// The record of a line, where it can be read. That it may be damaged, the caller is told by the survey.
+fn readable(text: &[u8]) -> Option<Record> {
+    let mark = schema::mark(text).ok()?;
+    schema::record(text, mark.schema).ok().flatten()
 }
 
 /// What matches so far, and the grants that later lines may be about.
@@ -140,12 +206,23 @@ impl<'a> Wanted<'a> {
         Self { filter, kept: VecDeque::new(), live: HashMap::new(), outlived: HashSet::new() }
     }
 
+    fn take_line(&mut self, text: &[u8]) {
+        if let Some(record) = readable(text) {
+            self.take(&record, text);
+        }
+    }
+
+    /// Takes in a request or grant that was made before.
+    fn note(&mut self, text: &[u8]) {
+        if let Some((id, life)) =
+            readable(text).and_then(|record| Some((record.event.subject()?, made(&record.event)?)))
+        {
+            self.live.insert(id, life);
+        }
+    }
+
     fn take(&mut self, record: &Record, text: &[u8]) {
-        let known = match &record.event {
-            Event::Granted { grant } | Event::BreakGlass { grant } => Some(Life::Granted(grant.clone())),
-            Event::Requested { pending } => Some(Life::Pending(pending.clone())),
-            other => other.subject().and_then(|id| self.live.get(&id).cloned()),
-        };
+        let known = made(&record.event).or_else(|| self.live.get(&record.event.subject()?).cloned());
         if self.matches(record, known.as_ref()) {
             self.keep(entry(record, known.as_ref(), text));
         }
@@ -175,20 +252,14 @@ impl<'a> Wanted<'a> {
             && port.is_none_or(|port| touches(scope(record, life).0, port))
             && source.is_none_or(|source| overlaps(scope(record, life).1, source))
     }
+}
 
-    fn newest_first(mut self) -> (Vec<Entry>, bool) {
-        let found = self.kept.len();
-        let mut entries: Vec<Entry> = Vec::new();
-        let mut bytes = 0;
-        while let Some(entry) = self.kept.pop_back() {
-            bytes += entry.line.len();
-            if entries.len() == self.filter.limit || (bytes > MOST_BYTES && !entries.is_empty()) {
-                break;
-            }
-            entries.push(entry);
-        }
-        let more = entries.len() < found;
-        (entries, more)
+/// The request or grant that an event holds whole.
+fn made(event: &Event) -> Option<Life> {
+    match event {
+        Event::Granted { grant } | Event::BreakGlass { grant } => Some(Life::Granted(grant.clone())),
+        Event::Requested { pending } => Some(Life::Pending(pending.clone())),
+        _ => None,
     }
 }
 
@@ -268,6 +339,8 @@ fn reason(event: &Event) -> String {
         Event::Layer { name, state } => format!("{name}: {state}"),
         Event::Unlocked => "every port was opened by hand".to_owned(),
         Event::Repaired { bytes } => format!("{bytes} bytes of a torn line were cut off"),
+        Event::Pruned { through, .. } => format!("the lines up to {through} were removed, as their retention says"),
+        Event::SetAside { path, line, reason } => format!("{path}: line {line} {reason}"),
     }
 }
 

@@ -46,13 +46,14 @@ fn kind(name: &str) -> Result<&'static str, Refusal> {
 /// A page of lines.
 #[must_use]
 pub fn audit(page: Page) -> v1::ListAuditResponse {
-    let Page { entries, more, damage, seq, head } = page;
+    let Page { entries, more, damage, first, seq, head, lines: _ } = page;
     let next_page_token = entries.last().filter(|_| more).map(|e| e.seq.to_string()).unwrap_or_default();
     v1::ListAuditResponse {
         entries: entries.into_iter().map(entry).collect(),
         next_page_token,
         chain_verified: damage.is_none(),
         damage: damage.unwrap_or_default(),
+        first_sequence: first,
         sequence: seq,
         head,
     }

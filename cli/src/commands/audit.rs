@@ -138,7 +138,9 @@ fn judge(env: &Env, found: &ListAuditResponse, all: bool) -> Result<()> {
     }
     if !env.console.json {
         let head = crate::text::clean(&found.head);
-        env.console.note(format!("the chain holds from line 1 to line {}, {head}", found.sequence));
+        // A host from before there was retention does not say it: it keeps all.
+        let first = found.first_sequence.max(1);
+        env.console.note(format!("the chain holds from line {first} to line {}, {head}", found.sequence));
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> (T, Duration) {
 
 /// The journal's lines about a part: its states, in order.
 fn recorded(postern: &Postern, part: &str) -> Vec<String> {
-    let journal = std::fs::read_to_string(postern.file("state/journal.jsonl")).expect("the journal");
+    let journal = postern.journal();
     let lines = journal.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
     let layers = lines.filter(|line| line["event"] == "layer" && line["name"] == part);
     layers.map(|line| line["state"].as_str().expect("a state").to_owned()).collect()

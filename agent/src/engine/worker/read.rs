@@ -110,7 +110,11 @@ impl Worker {
             names: shared.identity.names.clone(),
             started: self.started,
             boot_id: shared.now().boot_id,
-            degraded: lost.into_iter().chain(self.degraded.values().cloned()).collect(),
+            degraded: lost
+                .into_iter()
+                .chain(self.degraded.values().cloned())
+                .chain(self.journal.left_aside())
+                .collect(),
             layers,
             sheds: self.shed_views(),
             ports: shared.rules().policy.ports.clone(),

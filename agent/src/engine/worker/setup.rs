@@ -13,17 +13,18 @@ use postern_core::bootstrap;
 use postern_core::grant::PortSpec;
 use postern_core::keep::{Kept, Session};
 use postern_core::ledger::{self, Capacity, Event, Record};
-use postern_core::message::{Challenger, Identity};
+use postern_core::message::{Challenger, Identity, MAX_MESSAGE_LIFE};
 use postern_core::time::{BootNanos, Now};
 use tokio::sync::{Semaphore, broadcast, mpsc};
 use uuid::Uuid;
 
+use super::upkeep::Upkeep;
 use super::{Batch, Worker, keep, thread};
 use crate::clock::Clock;
 use crate::config::Shed;
 use crate::enforcer::{self, Enforcer, EnforcerError, LayerState};
 use crate::engine::{Engine, QUEUE, Rules, Shared, WATCH_BACKLOG, door, knocks, tally};
-use crate::journal::Opened;
+use crate::journal::{Opened, SetAside};
 use crate::privilege::Confinement;
 use crate::sessions::Scope;
 
@@ -77,10 +78,13 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     let wall_high = opened.ledger.wall_high().as_second();
     let now = clock.now();
     let now = Now { wall_trusted: !ledger::is_behind(now.wall, wall_high), ..now };
-    let mut degraded = BTreeMap::new();
+    let mut degraded = passed_over(&opened.passed_over);
     // What is still there from an earlier run closed what that run said it would; everything else was open until now.
     let closed = if enforcer::is_pinned(&settings.pin_dir) { opened.ledger.protected() } else { &[] };
-    let closed: BTreeSet<_> = closed.iter().flat_map(PortSpec::transports).collect();
+    let mut closed: BTreeSet<_> = closed.iter().flat_map(PortSpec::transports).collect();
+    if opened.forgot_protected() {
+        closed.extend(rules.policy.protected());
+    }
     if let Err(error) = keep::forget_closed(&mut opened.ledger, &now) {
         degraded.insert("sessions", error);
     }
@@ -102,6 +106,8 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         challenger: Challenger::new(&secret),
         rules: RwLock::new(rules),
         wall_high: AtomicI64::new(wall_high),
+        // The record of it is about to be written, with a moment that is not before this one.
+        unsure_until: unsure_until(&opened, &now),
         tally: tally::Tally::new(),
         repeats: door::Repeats::default(),
         verifiers: Semaphore::new(VERIFIERS),
@@ -111,7 +117,9 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         commands,
         changes: broadcast::channel(WATCH_BACKLOG).0,
     }));
+    let upkeep = Upkeep::start(engine.clone(), opened.journal.reader(), opened.lines).map_err(StartError::Thread)?;
     let mut worker = Worker {
+        upkeep,
         engine: engine.clone(),
         journal: opened.journal,
         ledger: opened.ledger,
@@ -130,7 +138,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         guard: super::guard::Guard::new(),
         retry_due: None,
     };
-    worker.record_start(opened.torn).map_err(StartError::Journal)?;
+    worker.record_start(opened.torn, opened.set_aside).map_err(StartError::Journal)?;
     let thread = spawn(worker, received).map_err(StartError::Thread)?;
     Ok((engine, thread, knocks_reader))
 }
@@ -160,6 +168,22 @@ fn bootstrap(
     }
 }
 
+/// What to say of snapshots that were of no use.
+fn passed_over(why: &[String]) -> BTreeMap<&'static str, String> {
+    why.iter().for_each(|why| tracing::warn!("passed over: {why}"));
+    let said =
+        why.iter().map(|why| format!("a snapshot of the journal was passed over, which loses nothing but time: {why}"));
+    said.take(1).map(|why| ("snapshot that was found", why)).collect()
+}
+
+/// Until when only messages with a challenge are believed to be new.
+fn unsure_until(opened: &Opened, now: &Now) -> BootNanos {
+    match opened.set_aside {
+        None => opened.ledger.unsure_until(now.boot_id),
+        Some(_) => now.boot.plus_nanos(MAX_MESSAGE_LIFE.0 * 1_000_000_000),
+    }
+}
+
 fn spawn(worker: Worker, received: mpsc::Receiver<super::Command>) -> std::io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let work = move || {
@@ -174,9 +198,12 @@ fn spawn(worker: Worker, received: mpsc::Receiver<super::Command>) -> std::io::R
 
 impl Worker {
     /// Writes down what the start found.
-    fn record_start(&mut self, torn: u64) -> std::io::Result<()> {
+    fn record_start(&mut self, torn: u64, set_aside: Option<SetAside>) -> std::io::Result<()> {
         let now = self.shared().now();
         let mut batch = Batch::default();
+        if let Some(set_aside) = set_aside {
+            self.push(&mut batch, None, set_aside.event(), &now);
+        }
         if torn > 0 {
             self.push(&mut batch, None, Event::Repaired { bytes: torn }, &now);
         }

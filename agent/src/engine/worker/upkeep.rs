@@ -1,0 +1,120 @@
+//! The journal's upkeep: snapshots, verification, retention.
+//!
+//! Owns when each is due. What takes long is done on a thread of its own, so that no decision waits for it; that thread
+//! reads the journal and writes snapshots, and never touches a segment.
+
+use std::sync::mpsc;
+use std::thread;
+
+use postern_core::ledger::{Event, Ledger, Record};
+use postern_core::time::Now;
+
+use super::{Batch, Worker};
+use crate::engine::{Command, Engine};
+use crate::journal::scan::Scanner;
+use crate::journal::snapshot::Snapshot;
+
+/// After so many records there is a new snapshot: a start reads few more lines than that.
+const SNAPSHOT_EVERY: u64 = 10_000;
+
+/// Work for the thread.
+enum Chore {
+    /// Whether the chain holds, in whatever was not verified yet.
+    Verify,
+    /// Write it.
+    Snapshot(Box<Snapshot>),
+}
+
+/// What is due, and the thread that does it.
+pub(super) struct Upkeep {
+    chores: mpsc::Sender<Chore>,
+    /// Records since the last snapshot.
+    records: u64,
+    /// Segments that were begun when the last snapshot was taken.
+    rotations: u64,
+}
+
+impl Upkeep {
+    /// Starts the thread, with the verification of all that was there before as its first work. `lines` had to be read at the start.
+    pub(super) fn start(engine: Engine, journal: Scanner, lines: u64) -> std::io::Result<Self> {
+        let (chores, work) = mpsc::channel();
+        let run = move || work.iter().for_each(|chore| do_chore(chore, &journal, &engine));
+        thread::Builder::new().name("upkeep".into()).spawn(run)?;
+        let upkeep = Self { chores, records: lines, rotations: 0 };
+        upkeep.give(Chore::Verify);
+        Ok(upkeep)
+    }
+
+    fn give(&self, chore: Chore) {
+        // The thread lives as long as this sender.
+        let _ = self.chores.send(chore);
+    }
+}
+
+fn do_chore(chore: Chore, journal: &Scanner, engine: &Engine) {
+    let (part, why) = match chore {
+        Chore::Verify => ("history", fault(journal)),
+        Chore::Snapshot(snapshot) => {
+            let failed = |e| format!("no snapshot could be written, so the next start takes longer: {e}");
+            ("snapshot", snapshot.write().map_err(failed).err())
+        }
+    };
+    if let Some(why) = &why {
+        tracing::error!("{why}");
+    }
+    let command = Command::Degraded { part, why };
+    let _ = engine.0.commands.blocking_send(command);
+}
+
+fn fault(journal: &Scanner) -> Option<String> {
+    match journal.verify() {
+        Ok(None) => None,
+        Ok(Some(fault)) => Some(format!(
+            "the journal was changed or damaged: {fault}. What is open and which messages were used is known without that \
+             line; the next start may set the journal aside. Copy its directory as evidence and find out what happened"
+        )),
+        Err(error) => Some(format!("the journal could not be verified: {error}")),
+    }
+}
+
+impl Worker {
+    /// Records which of the oldest lines are about to be removed.
+    pub(super) fn let_go(&mut self, batch: &mut Batch, now: &Now) {
+        for event in self.journal.outdated(oldest_needed(&self.ledger), now) {
+            self.push(batch, None, event, now);
+        }
+    }
+
+    /// What a durable batch asks for.
+    pub(super) fn keep_up(&mut self, records: &[Record], stopping: bool) {
+        let pruned = records
+            .iter()
+            .filter_map(|r| if let Event::Pruned { through, .. } = r.event { Some(through) } else { None });
+        if let Some(through) = pruned.max()
+            && let Err(error) = self.journal.remove(through)
+        {
+            tracing::warn!(%error, "old segments of the journal could not be removed yet");
+        }
+        self.upkeep.records += records.len() as u64;
+        let rotated = self.journal.rotations() != self.upkeep.rotations;
+        if rotated {
+            self.upkeep.rotations = self.journal.rotations();
+            self.upkeep.give(Chore::Verify);
+        }
+        if !(rotated || stopping || self.upkeep.records >= SNAPSHOT_EVERY) {
+            return;
+        }
+        let Some(snapshot) = self.journal.snapshot(self.ledger.clone()) else { return };
+        self.upkeep.records = 0;
+        if !stopping {
+            self.upkeep.give(Chore::Snapshot(Box::new(snapshot)));
+        } else if let Err(error) = snapshot.write() {
+            tracing::warn!(%error, "no snapshot could be written; the next start takes longer");
+        }
+    }
+}
+
+/// The first line without which a start would not know what is open, scheduled or pending.
+fn oldest_needed(ledger: &Ledger) -> u64 {
+    ledger.oldest_open().unwrap_or(u64::MAX)
+}

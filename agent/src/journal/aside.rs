@@ -1,0 +1,90 @@
+//! A damaged journal, put aside so that the host can go on without it.
+//!
+//! Owns the names of such directories and the one rename that makes them: nothing in them is ever changed or removed. It never
+//! judges whether a journal is damaged.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::{Timestamp, tz::TimeZone};
+use postern_core::ledger::Event;
+
+use super::{JournalError, segments};
+
+/// What their names begin with; the moment follows.
+const PREFIX: &str = "journal.damaged-";
+
+/// A damaged journal that was put aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// Where it lies now.
+    pub path: String,
+    /// The first line that was not as it should be; 0 when that is not known any more.
+    pub line: u64,
+    /// In what way.
+    pub reason: String,
+}
+
+impl SetAside {
+    /// What is recorded of it.
+    #[must_use]
+    pub fn event(self) -> Event {
+        let Self { path, line, reason } = self;
+        Event::SetAside { path, line, reason }
+    }
+}
+
+/// Renames the journal of the state directory, so that a new one can begin. Only when nothing is open: what the journal
+/// knew is gone then. Durable before it returns.
+///
+/// # Errors
+/// The one it was called with, when that is not damage; or the disk's.
+pub fn set_aside(state: &Path, why: JournalError, now: Timestamp) -> Result<SetAside, JournalError> {
+    let JournalError::Damaged { path: file, line, reason } = why else { return Err(why) };
+    let name = format!("{PREFIX}{}", now.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ"));
+    let mut path = state.join(&name);
+    for again in 2.. {
+        if !path.exists() {
+            break;
+        }
+        path = state.join(format!("{name}-{again}"));
+    }
+    let moved = fs::rename(state.join(segments::DIR), &path).and_then(|()| segments::sync_dir(state));
+    moved.map_err(|source| JournalError::Io { path: path.clone(), source })?;
+    let file = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(SetAside { path: path.display().to_string(), line, reason: format!("of {file} {reason}") })
+}
+
+/// The newest one, where the present journal has no line yet that tells of it: a start was interrupted.
+pub(super) fn unrecorded(state: &Path) -> io::Result<Option<SetAside>> {
+    let newest = list(state)?.pop();
+    let reason = "was not as it should be; the start that found it was interrupted".to_owned();
+    Ok(newest.map(|path| SetAside { path: path.display().to_string(), line: 0, reason }))
+}
+
+/// What to do, once for each.
+pub(super) fn reminders(state: &Path) -> Vec<String> {
+    let remind = |path: PathBuf| {
+        format!(
+            "{}: the journal was damaged and lies there as it was found; the grants in it were closed. Find out what happened \
+             (its lines are JSON, the event \"set-aside\" in the present journal says which was wrong), then move it to where you \
+             keep evidence",
+            path.display()
+        )
+    };
+    list(state).unwrap_or_default().into_iter().map(remind).collect()
+}
+
+/// The oldest first.
+fn list(state: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(state)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}

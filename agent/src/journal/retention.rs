@@ -1,0 +1,83 @@
+//! Which of the oldest segments are kept no longer.
+//!
+//! Owns that choice and the removal. It never removes what a start still needs, what nobody has verified, or anything at all before
+//! the record of it is durable.
+
+use std::fs;
+use std::io;
+use std::sync::PoisonError;
+
+use jiff::{SignedDuration, Timestamp};
+use postern_core::ledger::Event;
+use postern_core::message::MAX_MESSAGE_LIFE;
+use postern_core::time::Now;
+
+use super::survey::Surveyed;
+use super::{Journal, Settings, segments};
+
+/// A day, in seconds.
+const DAY: i64 = 24 * 3600;
+/// How long every line is kept, in seconds: a start from the oldest one must know every message that may still be fresh.
+const LEAST: i64 = 4 * MAX_MESSAGE_LIFE.0.cast_signed();
+
+impl Journal {
+    /// The records to write before segments may be removed: one for each, the oldest first. Lines from `needed` on are
+    /// kept whatever their age. Empty while an audit reads the journal, or before it was verified.
+    #[must_use]
+    pub fn outdated(&self, needed: u64, now: &Now) -> Vec<Event> {
+        let Ok(survey) = self.reader.survey.try_lock() else { return Vec::new() };
+        if !survey.is_whole() {
+            return Vec::new();
+        }
+        let known: Vec<_> = survey.segments().collect();
+        let mut bytes: u64 = known.iter().map(|segment| segment.bytes).sum();
+        // The newest one is never removed, and what is known of it may be old.
+        let closed = &known[..known.len().saturating_sub(1)];
+        let mut events = Vec::new();
+        for segment in closed {
+            let (big, old) = (bytes > self.settings.keep_bytes, self.settings.is_over(segment.until, now));
+            if segment.last >= needed || is_recent(segment, now) || !(big || old) {
+                break;
+            }
+            bytes -= segment.bytes;
+            events.push(Event::Pruned { through: segment.last, hash: segment.hash.clone() });
+        }
+        events
+    }
+
+    /// Removes the segments whose lines all have numbers up to `through`, the oldest first. Only after the records of it are durable.
+    ///
+    /// # Errors
+    /// The disk's; what is left then is removed another time.
+    pub fn remove(&self, through: u64) -> io::Result<()> {
+        // Nobody reads them meanwhile.
+        let _survey = self.reader.survey.lock().unwrap_or_else(PoisonError::into_inner);
+        let firsts = segments::list(&self.dir)?;
+        for pair in firsts.windows(2).filter(|pair| pair[1] <= through + 1) {
+            fs::remove_file(segments::path(&self.dir, pair[0]))?;
+            // One after the other, so that what is left after a crash is the end of the chain.
+            segments::sync_dir(&self.dir)?;
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// Whether what happened last at `at` is older than is to be kept. A clock that nobody believes removes nothing.
+    fn is_over(&self, at: Timestamp, now: &Now) -> bool {
+        self.keep_days.is_some_and(|days| now.wall_trusted && age(at, now) > i64::from(days) * DAY)
+    }
+}
+
+/// Whether a segment's newest line is so new that a message in it may be fresh.
+fn is_recent(segment: &Surveyed, now: &Now) -> bool {
+    if segment.boot_id == now.boot_id {
+        return segment.boot.until(now.boot) <= LEAST.unsigned_abs() * 1_000_000_000;
+    }
+    !now.wall_trusted || age(segment.until, now) <= LEAST
+}
+
+/// Seconds since `at`.
+fn age(at: Timestamp, now: &Now) -> i64 {
+    SignedDuration::as_secs(&now.wall.duration_since(at))
+}

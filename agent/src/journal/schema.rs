@@ -1,0 +1,159 @@
+//! What a line of the journal looks like, now and in former versions.
+//!
+//! Owns the number of the schema and the pure steps from one to the next. Lines on disk are never rewritten, since their hashes
+//! bind them: older ones are brought forward each time they are read. It never touches a file.
+
+use postern_core::ledger::Record;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What this version writes. Raise it when a line means something that the version before would not understand or would
+/// understand otherwise, and add the step from the one before to [`STEPS`].
+pub(super) const CURRENT: u32 = 2;
+
+/// `STEPS[n]` brings a line of schema `n + 1` to `n + 2`.
+const STEPS: [fn(&mut Map<String, Value>); CURRENT as usize - 1] = [from_1];
+
+/// One line: the record between the schema's number and the hash of the line before.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    schema: u32,
+    #[serde(flatten)]
+    record: Record,
+    prev: String,
+}
+
+/// What every schema has, those to come as well.
+#[derive(Deserialize)]
+pub(super) struct Mark {
+    /// Schema 1, one file without segments, did not say so.
+    #[serde(default = "first")]
+    pub schema: u32,
+    /// The line's number.
+    pub seq: u64,
+    /// The hash of the line before.
+    pub prev: String,
+}
+
+const fn first() -> u32 {
+    1
+}
+
+/// Appends the line of `record` to `out`, without its end.
+pub(super) fn write(record: &Record, prev: &str, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    serde_json::to_writer(out, &Line { schema: CURRENT, record: record.clone(), prev: prev.to_owned() })
+}
+
+/// Number and predecessor of a line, whatever else is in it.
+///
+/// # Errors
+/// In what way it is not a line.
+pub(super) fn mark(text: &[u8]) -> Result<Mark, String> {
+    let mark: Mark = serde_json::from_slice(text).map_err(|e| format!("cannot be read ({e})"))?;
+    if mark.schema == 0 { Err("has a schema that never was (0)".into()) } else { Ok(mark) }
+}
+
+/// The record of a line of schema `schema`; `None` when that is newer than [`CURRENT`].
+///
+/// # Errors
+/// It cannot be read, or holds something that would be lost by reading it.
+pub(super) fn record(text: &[u8], schema: u32) -> Result<Option<Record>, String> {
+    let unreadable = |e: serde_json::Error| format!("cannot be read ({e})");
+    if schema > CURRENT {
+        return Ok(None);
+    }
+    if schema == CURRENT {
+        let line: Line = serde_json::from_slice(text).map_err(unreadable)?;
+        // What we wrote is read and written back the same. Only a line that differs is looked at field by field.
+        let same = serde_json::to_vec(&line).map_err(unreadable)? == text;
+        return if same { Ok(Some(line.record)) } else { whole(serde_json::from_slice(text).map_err(unreadable)?) };
+    }
+    let mut fields: Map<String, Value> = serde_json::from_slice(text).map_err(unreadable)?;
+    for step in STEPS.iter().skip(schema as usize - 1) {
+        step(&mut fields);
+    }
+    whole(Value::Object(fields))
+}
+
+/// A record that nothing in `value` was left out of.
+fn whole(value: Value) -> Result<Option<Record>, String> {
+    let unreadable = |e: serde_json::Error| format!("cannot be read ({e})");
+    let line: Line = serde_json::from_value(value.clone()).map_err(unreadable)?;
+    match lost(&value, &serde_json::to_value(&line).map_err(unreadable)?) {
+        Some(field) => Err(format!("has a field '{field}' that no version up to this one wrote")),
+        None => Ok(Some(line.record)),
+    }
+}
+
+/// The first field of `from` that is not in `to`, or is another there.
+fn lost(from: &Value, to: &Value) -> Option<String> {
+    let inside = |name: String, from: &Value, to: Option<&Value>| match to {
+        None => Some(name),
+        Some(to) => lost(from, to).map(|field| if field.is_empty() { name.clone() } else { format!("{name}.{field}") }),
+    };
+    match (from, to) {
+        (Value::Object(from), Value::Object(to)) => from.iter().find_map(|(k, v)| inside(k.clone(), v, to.get(k))),
+        (Value::Array(from), Value::Array(to)) if from.len() == to.len() => {
+            from.iter().zip(to).enumerate().find_map(|(n, (from, to))| inside(n.to_string(), from, Some(to)))
+        }
+        _ => (from != to).then(String::new),
+    }
+}
+
+/// Schema 2 says which it is, and has segments; the records are the same.
+fn from_1(line: &mut Map<String, Value>) {
+    line.insert("schema".into(), 2.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines as the first version wrote them: each kind of event that it knew.
+    pub(crate) const SCHEMA_1: &str = include_str!("fixtures/schema-1.jsonl");
+
+    #[test]
+    fn each_line_of_the_first_schema_is_brought_forward_whole() {
+        let mut kinds = std::collections::BTreeSet::new();
+        for text in SCHEMA_1.lines() {
+            let mark = mark(text.as_bytes()).unwrap();
+            assert_eq!(mark.schema, 1);
+            let record = record(text.as_bytes(), 1).unwrap().unwrap();
+            assert_eq!(record.seq, mark.seq);
+            kinds.insert(record.event.kind());
+            // As a line of today it says the same and more.
+            let mut now = Vec::new();
+            write(&record, &mark.prev, &mut now).unwrap();
+            let (old, now): (Value, Value) =
+                (serde_json::from_str(text).unwrap(), serde_json::from_slice(&now).unwrap());
+            assert_eq!((lost(&old, &now), &now["schema"]), (None, &Value::from(CURRENT)));
+        }
+        assert_eq!(kinds.len(), 8, "{kinds:?}");
+    }
+
+    #[test]
+    fn what_a_version_to_come_adds_is_refused_and_never_dropped() {
+        let text = SCHEMA_1.lines().find(|line| line.contains("\"granted\"")).unwrap();
+        let read = |text: &str| record(text.as_bytes(), mark(text.as_bytes()).unwrap().schema);
+        let mut line = Vec::new();
+        write(&read(text).unwrap().unwrap(), &"0".repeat(64), &mut line).unwrap();
+        let line = String::from_utf8(line).unwrap();
+        assert!(read(&line).unwrap().is_some());
+        for (from, to, field) in [
+            ("\"prev\":", "\"extra\":1,\"prev\":", "'extra'"),
+            ("\"ticket\":", "\"urgent\":true,\"ticket\":", "'grant.urgent'"),
+            ("\"signer\":{", "\"signer\":{\"seen\":null,", "'grant.signer.seen'"),
+            ("\"granted\"", "\"granted-twice\"", "unknown variant `granted-twice`"),
+        ] {
+            for base in [text, &line] {
+                let changed = base.replacen(from, to, 1);
+                assert_ne!(changed, base, "{from}");
+                let refused = read(&changed).expect_err(&changed);
+                assert!(refused.contains(field), "{refused}");
+            }
+        }
+        let newer = line.replacen("\"schema\":2", "\"schema\":3", 1);
+        assert_eq!(read(&newer), Ok(None), "not read at all");
+        assert!(mark(line.replacen("\"schema\":2", "\"schema\":0", 1).as_bytes()).is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! The journal's directory and the files in it.
+//!
+//! Owns their names, the list of segments, and the move of a journal from before there were segments into the directory. It
+//! never looks into a line.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use super::head;
+
+/// The journal's directory in the state directory.
+pub(super) const DIR: &str = "journal";
+/// The one file of schema 1, in the state directory.
+pub(super) const SINGLE: &str = "journal.jsonl";
+/// The head beside it.
+pub(super) const SINGLE_HEAD: &str = "journal.head";
+/// The directory while files are being moved into it.
+const MOVING: &str = "journal.moving";
+
+/// The file whose first line has the number `first`.
+pub(super) fn path(dir: &Path, first: u64) -> PathBuf {
+    dir.join(format!("{first:020}.jsonl"))
+}
+
+/// The numbers of the segments' first lines, the oldest first.
+pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let digits = name.to_str().and_then(|name| name.strip_suffix(".jsonl")).filter(|digits| digits.len() == 20);
+        found.extend(digits.and_then(|digits| digits.parse::<u64>().ok()));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Makes sure that the journal's directory is there; a single file of schema 1 becomes its first segment. Whenever this is
+/// interrupted, the next call goes on. Returns the directory.
+pub(super) fn prepare(state: &Path) -> io::Result<PathBuf> {
+    let (dir, moving) = (state.join(DIR), state.join(MOVING));
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(&moving)?;
+    for (from, to) in [(SINGLE, path(&moving, 1)), (SINGLE_HEAD, moving.join(head::FILE))] {
+        match fs::rename(state.join(from), to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    sync_dir(&moving)?;
+    // Not before both files are in it does it become the journal.
+    fs::rename(&moving, &dir)?;
+    sync_dir(state)?;
+    Ok(dir)
+}

@@ -1,0 +1,154 @@
+//! What the journal adds up to at one of its lines, so that a start need not read the lines before.
+//!
+//! Owns the snapshot files beside the segments. Each is bound to its line by number, hash and place, and to itself by a hash
+//! over all of it. They are derived: one that does not fit is passed over, and the journal is read from its oldest line.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use postern_core::ledger::Ledger;
+use serde::{Deserialize, Serialize};
+
+use super::chain::{self, Origin};
+use super::head::Head;
+use super::{schema, segments};
+use crate::host::write_durably;
+
+/// How their names end; the number of the line comes before.
+const SUFFIX: &str = ".snapshot";
+/// How many are kept: should the newest be damaged, there is one more.
+const KEPT: usize = 2;
+/// The longest line that a snapshot may claim to stand at, in bytes.
+const LONGEST: u64 = 1 << 20;
+
+/// The line that a snapshot stands at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Place {
+    /// Its number.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: String,
+    /// The segment that it is in.
+    pub segment: u64,
+    /// Where it begins there, and where the next one does.
+    pub start: u64,
+    pub end: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    schema: u32,
+    /// The posternd that made it. Another one may count differently: it reads the journal.
+    version: String,
+    place: Place,
+}
+
+/// A ledger that waits to be written.
+pub struct Snapshot {
+    dir: PathBuf,
+    place: Place,
+    ledger: Ledger,
+}
+
+impl Snapshot {
+    pub(super) fn new(dir: &Path, place: Place, ledger: Ledger) -> Self {
+        Self { dir: dir.to_owned(), place, ledger }
+    }
+
+    /// Writes it durably, whole or not at all, and removes older ones. Takes as long as there is much to remember.
+    ///
+    /// # Errors
+    /// The disk's. Nothing is lost then but time at the next start.
+    pub fn write(&self) -> io::Result<()> {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let header = Header { schema: schema::CURRENT, version, place: self.place.clone() };
+        let mut body = serde_json::to_vec(&header)?;
+        body.push(b'\n');
+        serde_json::to_writer(&mut body, &self.ledger)?;
+        body.push(b'\n');
+        let mut text = format!("{}\n", chain::hash(&body)).into_bytes();
+        text.append(&mut body);
+        let path = self.dir.join(format!("{:020}{SUFFIX}", self.place.seq));
+        let written = write_durably(&path, &text, 0o600);
+        if written.is_err() {
+            // What is half there only takes space that may be what was missing.
+            let _ = fs::remove_file(path.with_extension("new"));
+        }
+        written?;
+        for old in list(&self.dir)?.into_iter().rev().skip(KEPT) {
+            fs::remove_file(old)?;
+        }
+        Ok(())
+    }
+}
+
+/// The oldest first.
+pub(super) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
+    let mut found: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
+    found.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(SUFFIX)));
+    found.sort();
+    Ok(found)
+}
+
+/// Where to begin reading, by the newest snapshot that fits this journal; and why those newer than that of this version do not, one
+/// sentence each.
+pub(super) fn newest(dir: &Path) -> io::Result<(Option<Origin>, Vec<String>)> {
+    let mut passed_over = Vec::new();
+    for path in list(dir)?.into_iter().rev() {
+        match read(dir, &path) {
+            Ok(origin) => return Ok((Some(origin), passed_over)),
+            // After an upgrade there is nothing to report.
+            Err(Unfit::Version) => {}
+            Err(Unfit::Damaged(why)) => passed_over.push(format!("{}: {why}", path.display())),
+        }
+    }
+    Ok((None, passed_over))
+}
+
+/// Why a snapshot is of no use.
+enum Unfit {
+    /// Another posternd made it.
+    Version,
+    Damaged(String),
+}
+
+fn read(dir: &Path, path: &Path) -> Result<Origin, Unfit> {
+    let text = fs::read(path).map_err(|error| Unfit::Damaged(format!("cannot be read: {error}")))?;
+    let damaged = || Unfit::Damaged("is damaged".to_owned());
+    let (sum, body) = text.split_at_checked(65).ok_or_else(damaged)?;
+    if sum.strip_suffix(b"\n") != Some(chain::hash(body).as_bytes()) {
+        return Err(damaged());
+    }
+    let end = body.iter().position(|byte| *byte == b'\n').ok_or_else(damaged)?;
+    let foreign = |_: serde_json::Error| Unfit::Version;
+    let header: Header = serde_json::from_slice(&body[..end]).map_err(foreign)?;
+    if (header.schema, &header.version[..]) != (schema::CURRENT, env!("CARGO_PKG_VERSION")) {
+        return Err(Unfit::Version);
+    }
+    let place = header.place;
+    if !stands_at(dir, &place) {
+        return Err(Unfit::Damaged(format!("does not fit this journal at line {}", place.seq)));
+    }
+    let ledger: Ledger = serde_json::from_slice(&body[end..]).map_err(foreign)?;
+    let Place { seq, hash, segment, start: last, end } = place;
+    Ok(Origin { ledger, head: Head { seq, hash }, segment, offset: end, last, proved: true })
+}
+
+/// Whether the journal has that line in that place.
+fn stands_at(dir: &Path, place: &Place) -> bool {
+    let length = place.end.checked_sub(place.start).filter(|length| (1..=LONGEST).contains(length));
+    let Some(mut line) = length.and_then(|length| usize::try_from(length).ok()).map(|length| vec![0; length]) else {
+        return false;
+    };
+    let file = File::open(segments::path(dir, place.segment));
+    let read = file.and_then(|file| file.read_exact_at(&mut line, place.start));
+    let text = line.strip_suffix(b"\n").filter(|text| !text.contains(&b'\n') && read.is_ok());
+    text.is_some_and(|text| {
+        chain::hash(text) == place.hash && schema::mark(text).is_ok_and(|mark| mark.seq == place.seq)
+    })
+}
