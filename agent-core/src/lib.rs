@@ -29,6 +29,8 @@ pub mod policy;
 #[cfg(feature = "user")]
 pub mod refusal;
 #[cfg(feature = "user")]
+pub mod report;
+#[cfg(feature = "user")]
 pub mod table;
 #[cfg(feature = "user")]
 pub mod time;

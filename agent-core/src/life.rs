@@ -63,6 +63,41 @@ pub enum EndCause {
 }
 
 impl EndCause {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Expired,
+        Self::Unused,
+        Self::Idle,
+        Self::Lapsed,
+        Self::Revoked,
+        Self::GivenBack,
+        Self::Declined,
+        Self::Superseded,
+        Self::SignerUntrusted,
+        Self::PolicyChanged,
+        Self::Rebooted,
+        Self::Undone,
+    ];
+
+    /// Stable, as the journal spells it.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Unused => "unused",
+            Self::Idle => "idle",
+            Self::Lapsed => "lapsed",
+            Self::Revoked => "revoked",
+            Self::GivenBack => "given-back",
+            Self::Declined => "declined",
+            Self::Superseded => "superseded",
+            Self::SignerUntrusted => "signer-untrusted",
+            Self::PolicyChanged => "policy-changed",
+            Self::Rebooted => "rebooted",
+            Self::Undone => "undone",
+        }
+    }
+
     /// For people.
     #[must_use]
     pub const fn sentence(self) -> &'static str {
@@ -271,5 +306,17 @@ impl Held {
     #[must_use]
     pub const fn grant(&self) -> Option<&Grant> {
         self.life.grant()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_of_an_end_is_what_the_journal_spells() {
+        for cause in EndCause::ALL {
+            assert_eq!(serde_json::to_value(cause).unwrap(), cause.code());
+        }
     }
 }

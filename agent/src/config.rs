@@ -10,6 +10,7 @@ use postern_core::policy::Policy;
 use toml::de::DeTable;
 
 mod api;
+mod audit;
 mod journal;
 mod keys;
 mod limits;
@@ -23,6 +24,7 @@ mod syntax;
 mod value;
 
 pub use api::Api;
+pub use audit::Audit;
 pub use journal::Journal;
 pub use limits::Limits;
 pub use owned::read_owned;
@@ -103,6 +105,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long the record is kept.
     pub journal: Journal,
+    /// Where the journal's lines go besides.
+    pub audit: Audit,
     /// `[[port]]` and `[[role]]`.
     policy: Policy,
 }
@@ -172,6 +176,7 @@ impl Config {
             shed: top.get("shed").and_then(|value| shed(&value)).unwrap_or_default(),
             limits: top.get("limits").map(|value| limits::read(&value)).unwrap_or_default(),
             journal: top.get("journal").map(|value| journal::read(&value)).unwrap_or_default(),
+            audit: top.get("audit").map(|value| audit::read(&value)).unwrap_or_default(),
             api: api::read(api.as_ref(), &ports, &named),
             policy: Policy {
                 roles: roles.iter().filter_map(|role| roles::read(role, &ports, &cap)).collect(),

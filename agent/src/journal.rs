@@ -176,12 +176,13 @@ impl Journal {
         Ok(Opened { journal, ledger, torn, lines, pruned, set_aside, passed_over })
     }
 
-    /// Writes `records`, in one write and one sync. Either all are durable or none is there.
+    /// Writes `records`, in one write and one sync. Either all are durable or none is there. Returns their lines as they stand in the
+    /// journal, each with its end.
     ///
     /// # Errors
     /// The disk's. After a failed sync the state of the disk is unknown, so every later call fails too, until a restart has
     /// read the file again.
-    pub fn append(&mut self, records: &[Record]) -> io::Result<()> {
+    pub fn append(&mut self, records: &[Record]) -> io::Result<Vec<u8>> {
         if self.broken {
             return Err(io::Error::other("the journal failed before; restart posternd once the disk is well"));
         }
@@ -207,7 +208,7 @@ impl Journal {
         if let Err(error) = self.head_file.write(&self.head) {
             tracing::warn!(%error, "{} was not written", head::FILE);
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// Makes `bytes` durable, or leaves the segment as it was.

@@ -9,6 +9,7 @@ pub mod enforcer;
 pub mod engine;
 pub mod host;
 pub mod journal;
+pub mod journald;
 pub mod links;
 pub mod notify;
 pub mod offline;

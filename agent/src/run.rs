@@ -11,21 +11,21 @@ use postern_core::grant::{PortSpec, Protocol};
 use postern_core::ledger::{Event, Record};
 use postern_core::policy::Policy;
 use postern_core::table::Table;
-use postern_core::time::Now;
 use postern_core::trust::{Trust, TrustFile};
 use ring::digest::{Context, SHA256};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::broadcast;
 
 use crate::clock::Clock;
 use crate::config::{self, Closing, Config};
 use crate::enforcer::{self, Closed, Enforcer, EnforcerError};
-use crate::engine::{self, Engine, Rules, Setup};
+use crate::engine::{self, Engine, Published, Rules, Setup};
 use crate::journal::{self, Journal, Opened, SetAside};
 use crate::privilege::{self, Confinement};
 use crate::sysctl::Reserved;
-use crate::{api, host, links, notify, proof, sessions};
+use crate::{api, host, journald, links, notify, proof, sessions};
 
 /// Why the agent did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +88,12 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
         ledger.apply(&record);
         records.push(record);
     }
-    journal.append(&records).map_err(Failure::other)?;
+    let lines = journal.append(&records).map_err(Failure::other)?;
+    if config.audit.journald.unwrap_or_else(journald::is_there) {
+        for (record, line) in records.into_iter().zip(lines.split(|byte| *byte == b'\n')) {
+            journald::export(&Published { record, life: None, line: line.to_vec() });
+        }
+    }
     enforcer::unlock(&config.pin_dir).map_err(Failure::other)?;
     let given_back = Reserved::open(&config.state_dir, now.boot_id).and_then(|reserved| reserved.give_back());
     given_back.map_err(|e| {
@@ -175,11 +180,13 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     })?;
     let mut secret = [0; 32];
     SystemRandom::new().fill(&mut secret).map_err(|_| Failure::Other("the kernel gave no random bytes".into()))?;
+    let (lines, exported) = broadcast::channel(engine::WATCH_BACKLOG);
+    let exported = config.audit.journald.unwrap_or_else(journald::is_there).then_some(exported);
     let (shed, confinement) = (config.shed.clone(), Confinement::of(path, &config));
-    let setup = Setup { opened, clock, identity, rules, secret, enforcer: settings, shed, confinement };
+    let setup = Setup { opened, clock, identity, rules, secret, enforcer: settings, shed, lines, confinement };
     let (engine, worker, knocks) = engine::start(setup).map_err(Failure::other)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let served = runtime.map_err(Failure::other)?.block_on(serve(path, &config, engine, knocks, reserved));
+    let served = runtime.map_err(Failure::other)?.block_on(serve(path, &config, engine, exported, knocks, reserved));
     // The worker has written its last record by now, or the process is failing anyway.
     let _ = worker.join();
     served
@@ -189,10 +196,13 @@ async fn serve(
     path: &Path,
     config: &Config,
     engine: Engine,
+    exported: Option<broadcast::Receiver<Arc<Published>>>,
     knocks: Option<enforcer::Knocks>,
     reserved: io::Result<Reserved>,
 ) -> Result<(), Failure> {
     reserve(&reserved, &config.policy(), &engine).await;
+    let export = exported.map(|lines| journald::Export::start(lines, engine.clone()));
+    let export = export.transpose().map_err(Failure::other)?;
     let watcher = tokio::spawn(links::follow(engine.clone()));
     if let Some(knocks) = knocks {
         let engine = engine.clone();
@@ -217,6 +227,9 @@ async fn serve(
     // Whoever is being answered gets the answer first.
     let _ = serving.await;
     engine.stop().await;
+    if let Some(export) = export {
+        export.finish().await;
+    }
     outcome
 }
 

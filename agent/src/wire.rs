@@ -9,7 +9,7 @@ mod policy;
 mod strict_json;
 mod view;
 
-pub use audit::{audit, audit_filter};
+pub use audit::{audit, audit_filter, entry, period, report, watch_filter};
 pub use payload::{access_request, read_request, revoke_request};
 pub use policy::{policy, validated};
 pub use view::{explanation, grant, knock, refusal, request_of, status, who_am_i};

@@ -41,6 +41,8 @@ pub struct Options {
     pub extra: String,
     /// How often posternd is to look after its layers, as systemd's watchdog makes it do; never when `None`.
     pub watchdog: Option<Duration>,
+    /// What posternd meets as `/run/systemd`: where journald's socket is.
+    pub run_systemd: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -53,6 +55,7 @@ impl Default for Options {
             plaintext: Vec::new(),
             extra: String::new(),
             watchdog: None,
+            run_systemd: None,
         }
     }
 }
@@ -86,6 +89,7 @@ pub struct Postern {
     pins: Pins,
     namespace: Netns,
     watchdog: Option<Duration>,
+    run_systemd: Option<PathBuf>,
     /// Alice's key.
     pub alice: Key,
     /// The administrator's key.
@@ -129,7 +133,8 @@ impl Postern {
         let directory = pins::directory();
         let (alice, admin) = (Key::new(directory.path(), "alice"), Key::new(directory.path(), "admin"));
         let (namespace, watchdog) = (namespace.clone(), options.watchdog);
-        let this = Self { process: None, pins, namespace, watchdog, alice, admin, directory };
+        let run_systemd = options.run_systemd.clone();
+        let this = Self { process: None, pins, namespace, watchdog, run_systemd, alice, admin, directory };
         let trust = format!(
             "{ALICE} namespaces=\"request@postern.v1,revoke@postern.v1,read@postern.v1\" {}\n\
              {ADMIN} namespaces=\"revoke@postern.v1,read@postern.v1,admin@postern.v1\" {}\n",
@@ -146,7 +151,7 @@ impl Postern {
     /// # Panics
     /// Where the disk refuses.
     pub fn configure(&self, options: &Options) {
-        let Options { shed, rules, tcp, plaintext, extra, watchdog: _ } = options;
+        let Options { shed, rules, tcp, plaintext, extra, watchdog: _, run_systemd: _ } = options;
         let text = format!(
             "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nshed = {shed}\n{extra}\n\
              [api]\nunix = {:?}\ntcp = {tcp:?}\nplaintext = {plaintext:?}\n{rules}",
@@ -165,7 +170,15 @@ impl Postern {
     pub fn launch(&mut self) {
         assert!(self.process.is_none(), "posternd runs already");
         let log = File::options().create(true).append(true).open(self.file("log")).expect("the log");
-        let mut command = self.namespace.command(program());
+        let mut command = match &self.run_systemd {
+            None => self.namespace.command(program()),
+            Some(folder) => {
+                let mut command = self.namespace.command("unshare");
+                let seen = "mount --bind \"$0\" /run/systemd && exec \"$@\"";
+                command.args(["--mount", "--propagation", "slave", "sh", "-c", seen]).arg(folder).arg(program());
+                command
+            }
+        };
         if let Some(watchdog) = self.watchdog {
             command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
         }

@@ -47,7 +47,7 @@ impl Lab {
     }
 
     fn record(&self, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
-        let journal = std::fs::read_to_string(self.postern.file("state/journal.jsonl")).expect("the journal");
+        let journal = self.postern.journal();
         let records = journal.lines().map(|line| serde_json::from_str(line).expect("JSON"));
         records.into_iter().find(wanted).expect("the record")
     }

@@ -200,7 +200,8 @@ mod tests {
     }
 
     fn person(sees_all: bool) -> Reader {
-        Reader::Person { principal: "alice".into(), sees_all, is_admin: false }
+        let signer = Signer { principal: "alice".into(), fingerprint: "SHA256:x".into(), certificate: None };
+        Reader::Person { signer, sees_all, audits: false, is_admin: false, message: [0; 32] }
     }
 
     #[test]

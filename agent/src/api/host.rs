@@ -7,14 +7,17 @@ use std::sync::Arc;
 
 use postern_core::refusal::{Reason, Refusal};
 use postern_proto::v1;
-use tokio_stream::Stream;
+use tokio::sync::Semaphore;
+use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::reads::{busy, peer, reader, refused};
 use super::seats::Seats;
 use crate::config::Config;
-use crate::engine::{Engine, Rules};
+use crate::engine::{Engine, Published, Rules};
+use crate::journal::scan::Filter;
 use crate::wire;
 
 type Lines = Pin<Box<dyn Stream<Item = Result<v1::WatchAuditResponse, Status>> + Send>>;
@@ -25,6 +28,7 @@ pub(super) struct Host {
     pub engine: Engine,
     pub seats: Arc<Seats>,
     pub tls_fingerprint: Arc<str>,
+    pub watchers: Arc<Semaphore>,
 }
 
 #[tonic::async_trait]
@@ -56,12 +60,35 @@ impl v1::host_service_server::HostService for Host {
 
     type WatchAuditStream = Lines;
 
-    async fn watch_audit(&self, _: Request<v1::WatchAuditRequest>) -> Result<Response<Lines>, Status> {
-        Err(Status::unimplemented("it comes with the next commits"))
+    async fn watch_audit(&self, request: Request<v1::WatchAuditRequest>) -> Result<Response<Lines>, Status> {
+        let peer = peer(request.extensions())?;
+        let busy = busy(request.extensions());
+        let mut request = request.into_inner();
+        let reader = reader(&self.engine, peer, request.read.take()).await?;
+        let filter = wire::watch_filter(request).map_err(refused)?;
+        let lines = self.engine.watch_audit(&reader).await.map_err(refused)?;
+        let full = |_| refused(Refusal::new(Reason::Overloaded, "as many watch as the host allows"));
+        let place = Arc::clone(&self.watchers).try_acquire_owned().map_err(full)?;
+        let engine = self.engine.clone();
+        let lines = BroadcastStream::new(lines).filter_map(move |line| {
+            let _held = (&busy, &place);
+            shown(line, &filter, engine.still_audits(&reader))
+        });
+        Ok(Response::new(Box::pin(lines)))
     }
 
-    async fn get_report(&self, _: Request<v1::GetReportRequest>) -> Result<Response<v1::GetReportResponse>, Status> {
-        Err(Status::unimplemented("it comes with the next commits"))
+    async fn get_report(
+        &self,
+        request: Request<v1::GetReportRequest>,
+    ) -> Result<Response<v1::GetReportResponse>, Status> {
+        let peer = peer(request.extensions())?;
+        let busy = busy(request.extensions());
+        let v1::GetReportRequest { read, period } = request.into_inner();
+        let reader = reader(&self.engine, peer, read).await?;
+        let period = wire::period(period).map_err(refused)?;
+        let report = self.engine.report(&reader, period).await.map_err(refused)?;
+        drop(busy);
+        Ok(Response::new(wire::report(report)))
     }
 
     async fn validate_policy(
@@ -70,9 +97,9 @@ impl v1::host_service_server::HostService for Host {
     ) -> Result<Response<v1::ValidatePolicyResponse>, Status> {
         let peer = peer(request.extensions())?;
         let v1::ValidatePolicyRequest { read, text } = request.into_inner();
-        if !reader(&self.engine, peer, read).await?.is_admin() {
-            let refusal = Refusal::new(Reason::NotPermitted, "only admins have the host check a policy");
-            return Err(refused(refusal.at("role")));
+        let reader = reader(&self.engine, peer, read).await?;
+        if !reader.is_admin() {
+            return Err(refused(self.engine.not_permitted(&reader, "only admins have the host check a policy").await));
         }
         Ok(Response::new(wire::validated(Config::parse(&text))))
     }
@@ -94,11 +121,9 @@ impl v1::host_service_server::HostService for Host {
     ) -> Result<Response<v1::ListKnocksResponse>, Status> {
         let peer = peer(request.extensions())?;
         let v1::ListKnocksRequest { read } = request.into_inner();
-        if !reader(&self.engine, peer, read).await?.sees_all() {
-            let refusal = Refusal::new(Reason::NotPermitted, "only viewers, approvers and admins see all knocks");
-            return Err(refused(refusal.at("role")));
-        }
-        let knocks = self.engine.knocks().all().into_iter().map(wire::knock).collect();
+        let reader = reader(&self.engine, peer, read).await?;
+        let knocks = self.engine.all_knocks(&reader).await.map_err(refused)?;
+        let knocks = knocks.into_iter().map(wire::knock).collect();
         Ok(Response::new(v1::ListKnocksResponse { knocks }))
     }
 
@@ -116,5 +141,26 @@ impl v1::host_service_server::HostService for Host {
         let wish = wire::break_glass(request.into_inner(), Uuid::new_v4()).map_err(refused)?;
         let grant = Some(wire::grant(self.engine.break_glass(wish).await.map_err(refused)?));
         Ok(Response::new(v1::BreakGlassResponse { grant }))
+    }
+}
+
+/// What a watcher is told of one line. Who reads too slowly has missed some, and is told so instead of being shown the rest.
+fn shown(
+    line: Result<Arc<Published>, BroadcastStreamRecvError>,
+    filter: &Filter,
+    permitted: bool,
+) -> Option<Result<v1::WatchAuditResponse, Status>> {
+    match line {
+        _ if !permitted => {
+            let refusal = Refusal::new(Reason::NotPermitted, "the rules no longer let you read the journal");
+            Some(Err(refused(refusal.at("role"))))
+        }
+        Ok(line) if filter.matches(&line.record, line.life.as_ref()) => {
+            Some(Ok(v1::WatchAuditResponse { entry: Some(wire::entry(line.entry())) }))
+        }
+        Ok(_) => None,
+        Err(BroadcastStreamRecvError::Lagged(missed)) => Some(Err(Status::resource_exhausted(format!(
+            "{missed} lines were missed; ListAudit has them; watch again"
+        )))),
     }
 }

@@ -150,9 +150,13 @@ struct Shown {
 async fn routes(engine: &Engine, seats: &Arc<Seats>, shown: Shown) -> Routes {
     let Shown { tls_fingerprint, proof } = shown;
     let watchers = Arc::new(Semaphore::new(seats.limits().watchers));
-    let access =
-        access::Access { engine: engine.clone(), tls_fingerprint: Arc::clone(&tls_fingerprint), proof, watchers };
-    let host = host::Host { engine: engine.clone(), seats: Arc::clone(seats), tls_fingerprint };
+    let access = access::Access {
+        engine: engine.clone(),
+        tls_fingerprint: Arc::clone(&tls_fingerprint),
+        proof,
+        watchers: Arc::clone(&watchers),
+    };
+    let host = host::Host { engine: engine.clone(), seats: Arc::clone(seats), tls_fingerprint, watchers };
     let access = AccessServiceServer::new(access).max_decoding_message_size(MESSAGE_BYTES);
     let host = HostServiceServer::new(host).max_decoding_message_size(MESSAGE_BYTES);
     let (reporter, health) = tonic_health::server::health_reporter();

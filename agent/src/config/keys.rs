@@ -28,6 +28,7 @@ pub(super) const TOP: Place = Place {
         "api",
         "limits",
         "journal",
+        "audit",
         "port",
         "role",
         "max_duration",
@@ -42,6 +43,8 @@ pub(super) const API: Place = Place { name: "[api]", keys: &["unix", "tcp", "pla
 pub(super) const LIMITS: Place = Place { name: "[limits]", keys: &["grants", "entries"] };
 /// `[journal]`
 pub(super) const JOURNAL: Place = Place { name: "[journal]", keys: &["segment_bytes", "keep_days", "keep_bytes"] };
+/// `[audit]`
+pub(super) const AUDIT: Place = Place { name: "[audit]", keys: &["journald"] };
 /// `[[port]]`
 pub(super) const PORT: Place = Place {
     name: "[[port]]",
@@ -68,7 +71,7 @@ pub(super) const ROLE: Place =
     Place { name: "[[role]]", keys: &["name", "principals", "ports", "sources", "max_duration"] };
 
 /// All of them.
-pub(super) const PLACES: &[Place] = &[TOP, SHED, API, LIMITS, JOURNAL, PORT, JUSTIFICATION, APPROVALS, ROLE];
+pub(super) const PLACES: &[Place] = &[TOP, SHED, API, LIMITS, JOURNAL, AUDIT, PORT, JUSTIFICATION, APPROVALS, ROLE];
 
 /// What to say of `key`, which `place` does not know.
 pub(super) fn unknown(key: &str, place: Place) -> String {

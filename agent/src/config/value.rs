@@ -65,6 +65,11 @@ impl<'a> Value<'a> {
         text.parse().ok().or_else(|| self.refuse(format!("'{text}' is not {expected}")))
     }
 
+    /// `true` or `false`.
+    pub(super) fn truth(&self) -> Option<bool> {
+        self.value.as_bool().or_else(|| self.not_a("true or false"))
+    }
+
     /// A whole number in `range`.
     pub(super) fn number(&self, range: RangeInclusive<u32>) -> Option<u32> {
         let (least, most) = range.into_inner();

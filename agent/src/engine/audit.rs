@@ -1,32 +1,176 @@
 //! What an auditor may read.
 //!
-//! Owns who may, and how many at once. The journal is read beside the worker, never by it: an audit delays no decision.
+//! Owns who may, and how many at once. The journal is read beside the worker, never by it: an audit delays no decision, and who
+//! watches too slowly misses lines.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
+use jiff::{SignedDuration, Timestamp};
+use postern_core::ledger::Record;
+use postern_core::life::Life;
 use postern_core::refusal::{Reason, Refusal};
+use postern_core::report::{Gather, Living, PortLine, Unused};
+use tokio::sync::broadcast;
 
-use super::{Engine, Reader};
-use crate::journal::scan::{Filter, Page};
+use super::{Engine, Filter as Wanted, GrantView, KnockView, Reader, door};
+use crate::journal::scan::{Entry, Filter, Page, entry};
+
+/// Living grants that one question to the worker brings.
+const PAGE: usize = 1000;
+
+/// One durable line of the journal.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// What it records.
+    pub record: Record,
+    /// The request or grant that it is about.
+    pub life: Option<Life>,
+    /// As it stands in the journal.
+    pub line: Vec<u8>,
+}
+
+impl Published {
+    /// What it says.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
+        entry(&self.record, self.life.as_ref(), &self.line)
+    }
+}
+
+/// What happened to each port lately.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Its beginning.
+    pub since: Timestamp,
+    /// Its end: now.
+    pub until: Timestamp,
+    /// Every protected port, and others that were asked for.
+    pub ports: Vec<PortLine>,
+    /// What nobody used; what ended last comes first.
+    pub unused: Vec<GrantView>,
+    /// The first fault of the journal's chain.
+    pub damage: Option<String>,
+}
 
 impl Engine {
     /// Lines of the journal, the newest first, and whether its chain holds.
     ///
     /// # Errors
-    /// [`Reason::NotPermitted`] for everybody but root and admins, [`Reason::Overloaded`], [`Reason::JournalFailed`].
+    /// [`Reason::NotPermitted`] for everybody but root, admins and viewers, [`Reason::Overloaded`], [`Reason::JournalFailed`].
     pub async fn audit(&self, reader: &Reader, filter: Filter) -> Result<Page, Refusal> {
-        if !reader.may_audit() {
-            return Err(Refusal::new(Reason::NotPermitted, "only an admin reads the journal").at("role"));
+        self.check_auditor(reader).await?;
+        let journal = self.0.journal.clone();
+        self.read_journal(move || journal.scan(&filter)).await
+    }
+
+    /// Every line of the journal from now on.
+    ///
+    /// # Errors
+    /// [`Reason::NotPermitted`] for everybody but root, admins and viewers.
+    pub async fn watch_audit(&self, reader: &Reader) -> Result<broadcast::Receiver<Arc<Published>>, Refusal> {
+        self.check_auditor(reader).await?;
+        Ok(self.0.lines.subscribe())
+    }
+
+    /// Whether the rules of this moment let `reader` go on watching the journal.
+    #[must_use]
+    pub fn still_audits(&self, reader: &Reader) -> bool {
+        let rules = self.0.rules.read().unwrap_or_else(PoisonError::into_inner);
+        match reader {
+            Reader::Root => true,
+            Reader::Person { signer, .. } => {
+                door::AUDITORS.iter().any(|kind| rules.policy.holds(&signer.principal, *kind))
+            }
         }
+    }
+
+    /// What happened to each port in the last `period`.
+    ///
+    /// # Errors
+    /// [`Reason::NotPermitted`] for everybody but root, admins, approvers and viewers, [`Reason::Overloaded`],
+    /// [`Reason::JournalFailed`].
+    pub async fn report(&self, reader: &Reader, period: SignedDuration) -> Result<Summary, Refusal> {
+        if !reader.sees_all() {
+            return Err(self.not_permitted(reader, "only viewers, approvers and admins see the report").await);
+        }
+        let until = self.0.now().wall;
+        let since = until.checked_sub(period).unwrap_or(Timestamp::MIN);
+        let (journal, rules) = (self.0.journal.clone(), self.rules());
+        let mut gather = Gather::new(since, &rules.policy.ports);
+        let read = move || journal.each(since, |record| gather.take(record)).map(|damage| (gather, damage));
+        let (gather, damage) = self.read_journal(read).await?;
+        let living = self.living().await?;
+        let living = living.iter().map(|view| Living { life: &view.life, state: view.state, usage: view.usage });
+        let report = gather.finish(living);
+        let mut unused = Vec::new();
+        for one in report.unused {
+            // The ledger forgets what ended long ago.
+            let known = self.get(&Reader::Root, one.grant.id).await;
+            unused.push(known.unwrap_or_else(|_| from_record(one)));
+        }
+        Ok(Summary { since, until, ports: report.ports, unused, damage })
+    }
+
+    /// Everybody who knocked in vain.
+    ///
+    /// # Errors
+    /// [`Reason::NotPermitted`] for everybody but root, admins, approvers and viewers.
+    pub async fn all_knocks(&self, reader: &Reader) -> Result<Vec<KnockView>, Refusal> {
+        if !reader.sees_all() {
+            return Err(self.not_permitted(reader, "only viewers, approvers and admins see all knocks").await);
+        }
+        Ok(self.knocks().all())
+    }
+
+    /// All that has not ended.
+    async fn living(&self) -> Result<Vec<GrantView>, Refusal> {
+        let mut all: Vec<GrantView> = Vec::new();
+        loop {
+            let before = all.last().map(|view| view.seq);
+            let page = self.list(&Reader::Root, Wanted::default(), before, PAGE).await?;
+            let last = page.len() < PAGE;
+            all.extend(page);
+            if last {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn check_auditor(&self, reader: &Reader) -> Result<(), Refusal> {
+        if reader.may_audit() {
+            return Ok(());
+        }
+        Err(self.not_permitted(reader, "only viewers and admins read the journal").await)
+    }
+
+    /// Reads the journal on a thread for blocking work, when one of the few is free.
+    async fn read_journal<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, Refusal> {
         let busy = || Refusal::new(Reason::Overloaded, "others read the journal; try again in a moment");
         let turn = Arc::clone(&self.0.scans).try_acquire_owned().map_err(|_| busy())?;
-        let journal = self.0.journal.clone();
         let work = move || {
-            // Held until the scan is over, even when nobody waits for it any more.
+            // Held until the reading is over, even when nobody waits for it any more.
             let _turn = turn;
-            journal.scan(&filter)
+            read()
         };
-        let page = tokio::task::spawn_blocking(work).await.map_err(|_| busy())?;
-        page.map_err(|error| Refusal::new(Reason::JournalFailed, error))
+        let found = tokio::task::spawn_blocking(work).await.map_err(|_| busy())?;
+        found.map_err(|error| Refusal::new(Reason::JournalFailed, error))
+    }
+}
+
+/// What the journal alone tells of a grant that nobody used.
+fn from_record(unused: Unused) -> GrantView {
+    let Unused { seq, grant, ending } = unused;
+    GrantView {
+        seq,
+        state: ending.cause.state(false),
+        life: Life::Granted(grant),
+        ending: Some(ending),
+        remaining_ns: 0,
+        usage: postern_core::grant::Use::default(),
+        steps: Vec::new(),
+        superseded_by: None,
     }
 }

@@ -23,6 +23,8 @@ use crate::wire;
 const MOST_PAYLOAD: usize = 32 * 1024;
 /// How long a message waits for its turn to be verified.
 const VERIFY_WAIT: Duration = Duration::from_secs(1);
+/// Who reads the journal: to watch what everybody does is what a viewer is for.
+pub(super) const AUDITORS: &[RoleKind] = &[RoleKind::Viewer, RoleKind::Admin];
 /// Decided messages whose repeats are refused before their signature is checked again.
 const MOST_REPEATS: usize = 16_384;
 
@@ -116,22 +118,37 @@ impl Engine {
     }
 
     pub(super) async fn read_request(&self, message: SignedBytes) -> Result<Reader, Refusal> {
-        let permit = |signer: &Signer, header: Header| self.reader_of(signer, &header);
+        let digest = envelope::payload_digest(&message.payload);
+        let permit = |signer: &Signer, header: Header| self.reader_of(signer, &header, digest);
         Ok(self.parsed(message, Role::Read, Action::Read, wire::read_request, permit).await?.1)
     }
 
-    fn reader_of(&self, signer: &Signer, header: &Header) -> Result<Reader, Refusal> {
+    fn reader_of(&self, signer: &Signer, header: &Header, message: [u8; 32]) -> Result<Reader, Refusal> {
         let shared = &self.0;
         message::check(header, &shared.identity, &shared.challenger, Showing::Repeated, &shared.now())?;
         let policy = shared.rules().policy;
-        let principal = signer.principal.clone();
-        let sees_all =
-            [RoleKind::Viewer, RoleKind::Approver, RoleKind::Admin].iter().any(|kind| policy.holds(&principal, *kind));
-        if !sees_all && !policy.holds(&principal, RoleKind::Requester) {
+        let principal = &signer.principal;
+        let holds = |kinds: &[RoleKind]| kinds.iter().any(|kind| policy.holds(principal, *kind));
+        let sees_all = holds(&[RoleKind::Viewer, RoleKind::Approver, RoleKind::Admin]);
+        if !sees_all && !holds(&[RoleKind::Requester]) {
             return Err(Refusal::new(Reason::NotPermitted, format!("{principal} has no role")).at("role"));
         }
-        let is_admin = policy.holds(&principal, RoleKind::Admin);
-        Ok(Reader::Person { principal, sees_all, is_admin })
+        let (audits, is_admin) = (holds(AUDITORS), holds(&[RoleKind::Admin]));
+        Ok(Reader::Person { signer: signer.clone(), sees_all, audits, is_admin, message })
+    }
+
+    /// Refuses something to a reader, and has it written down: once for each message that was shown, since one may be shown again
+    /// and again, and must not fill the journal.
+    pub async fn not_permitted(&self, reader: &Reader, detail: &str) -> Refusal {
+        let refusal = Refusal::new(Reason::NotPermitted, detail).at("role");
+        let Reader::Person { signer, message, .. } = reader else { return refusal };
+        let burnt = envelope::payload_digest(&[&message[..], detail.as_bytes()].concat());
+        if self.0.repeats.contains(&burnt) {
+            self.count_unverified(Reason::PayloadRepeated);
+            return refusal;
+        }
+        self.burn(burnt);
+        self.recorded(signer.clone(), Action::Read, refusal).await
     }
 
     /// Verifies and parses; what a verified signer got wrong is recorded.

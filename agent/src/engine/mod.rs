@@ -27,6 +27,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::journal::scan::Scanner;
 use crate::links::LinkState;
+pub use audit::{Published, Summary};
 pub use door::SignedBytes;
 pub use knocks::Knocks;
 use tally::Tally;
@@ -35,8 +36,8 @@ pub use worker::{Setup, StartError, start};
 
 /// Commands that may wait for the worker. More than that and the host is too busy to answer in time.
 const QUEUE: usize = 1024;
-/// Changed grants that a slow watcher may lag behind.
-const WATCH_BACKLOG: usize = 1024;
+/// Changed grants or lines of the journal that a slow watcher may lag behind.
+pub const WATCH_BACKLOG: usize = 1024;
 
 type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
 
@@ -62,6 +63,8 @@ struct Shared {
     knocks: Knocks,
     commands: mpsc::Sender<Command>,
     changes: broadcast::Sender<GrantView>,
+    /// Every line of the journal, once it is durable.
+    lines: broadcast::Sender<Arc<Published>>,
 }
 
 /// What a reload replaces.
@@ -292,7 +295,7 @@ impl Engine {
         // Only root may ask about somebody else.
         let query = match &reader {
             Reader::Root => query,
-            Reader::Person { principal, .. } => Query { principal: principal.clone(), ..query },
+            Reader::Person { signer, .. } => Query { principal: signer.principal.clone(), ..query },
         };
         self.ask(|answer| Command::Explain { query, reader, answer }).await
     }

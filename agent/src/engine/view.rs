@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use postern_core::envelope::Signer;
 use postern_core::grant::{PortSpec, Source, Use};
 use postern_core::life::{Ending, Life, State, Step};
 use postern_core::policy::PortRule;
@@ -17,12 +18,16 @@ pub enum Reader {
     Root,
     /// Somebody who signed a read message.
     Person {
-        /// As the trust file names them.
-        principal: String,
+        /// As the trust file names them, and their key.
+        signer: Signer,
         /// An admin sees everybody's grants, others their own.
         sees_all: bool,
         /// Reads the journal too.
+        audits: bool,
+        /// Whether they are an admin.
         is_admin: bool,
+        /// The digest of the message that they showed.
+        message: [u8; 32],
     },
 }
 
@@ -30,7 +35,7 @@ impl Reader {
     /// Whether this reader may read the journal.
     #[must_use]
     pub fn may_audit(&self) -> bool {
-        matches!(self, Self::Root | Self::Person { is_admin: true, .. })
+        matches!(self, Self::Root | Self::Person { audits: true, .. })
     }
 
     /// Whether this reader is root or an admin.
@@ -50,7 +55,7 @@ impl Reader {
     pub fn may_see(&self, owner: &str) -> bool {
         match self {
             Self::Root => true,
-            Self::Person { principal, sees_all, is_admin: _ } => *sees_all || principal == owner,
+            Self::Person { signer, sees_all, .. } => *sees_all || signer.principal == owner,
         }
     }
 }

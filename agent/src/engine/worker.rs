@@ -5,6 +5,7 @@
 //! signatures and never waits for the network.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -13,10 +14,10 @@ use postern_core::life::{EndCause, Ending};
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::table::{self, Table};
 use postern_core::time::{BootNanos, Now};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
-use super::{Answer, Command, Engine, Rules, Shared, view};
+use super::{Answer, Command, Engine, Published, Rules, Shared, view};
 use crate::config::Shed;
 use crate::enforcer::{Enforcer, ShedStatus};
 use crate::journal::Journal;
@@ -188,9 +189,7 @@ impl Worker {
     /// Record, then kernel, then answers.
     fn commit(&mut self, batch: Batch, now: &Now) {
         let Batch { before, records, waiting, over } = batch;
-        if !records.is_empty()
-            && let Err(error) = self.journal.append(&records)
-        {
+        if let Err(error) = self.record(&records) {
             tracing::error!(%error, "the journal could not be written");
             self.ledger = before.unwrap_or_default();
             self.guard.keep(records);
@@ -250,12 +249,22 @@ impl Worker {
             };
             self.end(&mut batch, id, Ending::by_itself(now.wall, EndCause::Undone), None, now);
         }
-        if let Err(error) = self.journal.append(&batch.records) {
+        if let Err(error) = self.record(&batch.records) {
             tracing::error!(%error, "a grant that the kernel refused could not be recorded as undone");
             self.degraded.insert("journal", format!("the journal could not be written: {error}"));
         }
         // A second failure leaves less open than the ledger says; the retry heals it.
         let _ = self.bring_in_step(now);
+    }
+
+    /// Makes records durable, then tells those who watch the journal, whatever comes of their effects.
+    fn record(&mut self, records: &[Record]) -> std::io::Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let written = self.journal.append(records)?;
+        publish(&self.shared().lines, &self.ledger, records, &written);
+        Ok(())
     }
 
     /// Tells the watchers.
@@ -281,6 +290,16 @@ impl Worker {
                 Waiting::Stopped(answer) => drop(answer.send(())),
             }
         }
+    }
+}
+
+/// Tells those who watch the journal of `records`, which stand in it as the lines `written`. Nobody may be watching, and nobody is
+/// waited for.
+fn publish(lines: &broadcast::Sender<Arc<Published>>, ledger: &Ledger, records: &[Record], written: &[u8]) {
+    for (record, line) in records.iter().zip(written.split(|byte| *byte == b'\n')) {
+        let held = record.event.subject().and_then(|id| ledger.get(&id));
+        let (life, record, line) = (held.map(|held| held.life.clone()), record.clone(), line.to_vec());
+        let _ = lines.send(Arc::new(Published { record, life, line }));
     }
 }
 

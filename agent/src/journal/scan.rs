@@ -47,6 +47,10 @@ pub struct Filter {
     pub until: Option<Timestamp>,
     /// Of [`Event::KINDS`].
     pub kinds: Vec<&'static str>,
+    /// The stable code of a refusal or of the cause of an end.
+    pub code: Option<String>,
+    /// Lines about this request or grant.
+    pub grant: Option<Uuid>,
     /// Only lines before this one.
     pub before: Option<u64>,
     /// At most this many.
@@ -64,12 +68,16 @@ pub struct Entry {
     pub kind: &'static str,
     /// Whom it is about; empty for the host itself.
     pub principal: String,
+    /// `SHA256:…` of that person's key; empty for the host and for root.
+    pub key: String,
     /// The grant that it is about.
     pub grant: Option<Uuid>,
     /// The grant's ports.
     pub ports: Vec<PortSpec>,
     /// The grant's sources.
     pub sources: Vec<Source>,
+    /// Why, as a stable code; empty where there is none.
+    pub code: String,
     /// Why, in words.
     pub reason: String,
     /// As it stands in the journal.
@@ -133,6 +141,43 @@ impl Scanner {
         Ok(page)
     }
 
+    /// Shows every record from `since` on, the oldest first, and before them those that later ones are about. Returns the first
+    /// fault of the chain; `None` when it holds.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn each(&self, since: Timestamp, mut visit: impl FnMut(&Record)) -> io::Result<Option<String>> {
+        let mut survey = self.survey.lock().unwrap_or_else(PoisonError::into_inner);
+        let head = self.head.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let fault = survey.update(&self.dir, &head)?;
+        let mut visit = |text: &[u8]| readable(text).iter().for_each(&mut visit);
+        let mut wanted = survey.segments().filter(|known| known.until >= since).peekable();
+        if let Some(oldest) = wanted.peek() {
+            self.made_before(&survey, oldest.first, &mut visit)?;
+        }
+        for known in wanted {
+            each_line(self.lines_of(known.first)?, (known.last + 1).saturating_sub(known.first), &mut visit)?;
+        }
+        Ok(fault.map(|Fault { line, reason }| format!("line {line} {reason}")))
+    }
+
+    /// Shows the lines that made what was alive when the segment `first` began; returns how many.
+    fn made_before(&self, survey: &Survey, first: u64, mut visit: impl FnMut(&[u8])) -> io::Result<u64> {
+        let mut lines = 0;
+        for made in survey.made_before(first).chunk_by(|one, next| one.0 == next.0) {
+            let file = File::open(segments::path(&self.dir, made[0].0))?;
+            for &(_, place) in made {
+                (&file).seek(SeekFrom::Start(place))?;
+                lines += each_line(BufReader::new(&file), 1, &mut visit)?;
+            }
+        }
+        Ok(lines)
+    }
+
+    fn lines_of(&self, segment: u64) -> io::Result<impl BufRead> {
+        Ok(BufReader::with_capacity(1 << 16, File::open(segments::path(&self.dir, segment))?))
+    }
+
     /// Verifies what was not verified yet, so that nobody has to wait for it later. The first fault, in words.
     ///
     /// # Errors
@@ -151,16 +196,9 @@ impl Scanner {
         lines: &mut u64,
     ) -> io::Result<VecDeque<Entry>> {
         let mut wanted = Wanted::new(filter);
-        let open = |segment| File::open(segments::path(&self.dir, segment));
-        for made in survey.made_before(known.first).chunk_by(|one, next| one.0 == next.0) {
-            let file = open(made[0].0)?;
-            for &(_, place) in made {
-                (&file).seek(SeekFrom::Start(place))?;
-                *lines += each_line(BufReader::new(&file), 1, |text| wanted.note(text))?;
-            }
-        }
-        let reader = BufReader::with_capacity(1 << 16, open(known.first)?);
-        *lines += each_line(reader, (known.last + 1).saturating_sub(known.first), |text| wanted.take_line(text))?;
+        *lines += self.made_before(survey, known.first, |text| wanted.note(text))?;
+        let most = (known.last + 1).saturating_sub(known.first);
+        *lines += each_line(self.lines_of(known.first)?, most, |text| wanted.take_line(text))?;
         Ok(wanted.kept)
     }
 }
@@ -223,7 +261,7 @@ impl<'a> Wanted<'a> {
 
     fn take(&mut self, record: &Record, text: &[u8]) {
         let known = made(&record.event).or_else(|| self.live.get(&record.event.subject()?).cloned());
-        if self.matches(record, known.as_ref()) {
+        if self.filter.matches(record, known.as_ref()) {
             self.keep(entry(record, known.as_ref(), text));
         }
         match (&record.event, record.event.subject(), known) {
@@ -241,13 +279,19 @@ impl<'a> Wanted<'a> {
             self.kept.pop_front();
         }
     }
+}
 
-    fn matches(&self, record: &Record, life: Option<&Life>) -> bool {
-        let Filter { principal, port, source, since, until, kinds, before, limit: _ } = self.filter;
+impl Filter {
+    /// Whether a record about `life` is asked for.
+    #[must_use]
+    pub fn matches(&self, record: &Record, life: Option<&Life>) -> bool {
+        let Self { principal, port, source, since, until, kinds, code, grant, before, limit: _ } = self;
         before.is_none_or(|before| record.seq < before)
             && since.is_none_or(|since| record.time >= since)
             && until.is_none_or(|until| record.time < until)
             && (kinds.is_empty() || kinds.contains(&record.event.kind()))
+            && code.as_ref().is_none_or(|wanted| self::code(&record.event) == wanted)
+            && grant.is_none_or(|id| record.event.subject() == Some(id))
             && principal.as_ref().is_none_or(|who| is_about(record, life, who))
             && port.is_none_or(|port| touches(scope(record, life).0, port))
             && source.is_none_or(|source| overlaps(scope(record, life).1, source))
@@ -293,7 +337,9 @@ fn overlaps(sources: &[Source], source: Source) -> bool {
     sources.iter().map(|source| source.net()).any(|net| wanted.contains(&net) || net.contains(&wanted))
 }
 
-fn entry(record: &Record, life: Option<&Life>, text: &[u8]) -> Entry {
+/// What a record about `life` says; `text` is its line.
+#[must_use]
+pub fn entry(record: &Record, life: Option<&Life>, text: &[u8]) -> Entry {
     let signer = match &record.event {
         Event::Refused { signer, .. } | Event::Approved { signer, .. } => Some(signer),
         _ => life.map(Life::signer),
@@ -303,11 +349,21 @@ fn entry(record: &Record, life: Option<&Life>, text: &[u8]) -> Entry {
         time: record.time,
         kind: record.event.kind(),
         principal: signer.map(|signer| signer.principal.clone()).unwrap_or_default(),
+        key: signer.map(|signer| signer.fingerprint.clone()).unwrap_or_default(),
         grant: record.event.subject(),
         ports: scope(record, life).0.to_vec(),
         sources: scope(record, life).1.to_vec(),
+        code: code(&record.event).to_owned(),
         reason: reason(&record.event),
         line: String::from_utf8_lossy(text).into_owned(),
+    }
+}
+
+fn code(event: &Event) -> &str {
+    match event {
+        Event::Refused { reason, .. } => reason,
+        Event::Ended { ending, .. } => ending.cause.code(),
+        _ => "",
     }
 }
 

@@ -1,16 +1,25 @@
 //! The journal's lines between protobuf and the domain.
 //!
-//! Owns both ways of `ListAudit`. It never decides who may read them.
+//! Owns both ways of `ListAudit`, `WatchAudit` and `GetReport`. It never decides who may read them.
 
+use jiff::SignedDuration;
 use postern_core::ledger::Event;
-use postern_core::refusal::Refusal;
+use postern_core::life::EndCause;
+use postern_core::refusal::{Reason, Refusal};
+use postern_core::report::PortLine;
 use postern_proto::v1;
 use uuid::Uuid;
 
 use super::payload::moment;
 use super::view::stamp;
-use super::{MOST_PRINCIPAL, malformed, page, sources, text};
+use super::{MOST_PRINCIPAL, malformed, page, sources, text, uuid};
+use crate::engine::Summary;
 use crate::journal::scan::{Entry, Filter, Page};
+
+/// How far back a report goes when nobody says: as far as Azure's "Configured" list.
+const DEFAULT_PERIOD: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// The farthest that it goes.
+const MOST_PERIOD: SignedDuration = SignedDuration::from_hours(366 * 24);
 
 /// Which lines are asked for.
 ///
@@ -18,8 +27,19 @@ use crate::journal::scan::{Entry, Filter, Page};
 /// [`Reason::PayloadMalformed`](postern_core::refusal::Reason::PayloadMalformed) or
 /// [`Reason::SourceInvalid`](postern_core::refusal::Reason::SourceInvalid) at the field.
 pub fn audit_filter(request: v1::ListAuditRequest) -> Result<Filter, Refusal> {
-    let v1::ListAuditRequest { read: _, principal, port, source, since, until, events, page_size, page_token } =
-        request;
+    let v1::ListAuditRequest {
+        read: _,
+        principal,
+        port,
+        source,
+        since,
+        until,
+        events,
+        page_size,
+        page_token,
+        reason,
+        grant_id,
+    } = request;
     let (limit, before) = page(page_size, &page_token)?;
     let named = |text: &String| !text.is_empty();
     let principal = text(principal, "principal", MOST_PRINCIPAL)?;
@@ -33,9 +53,34 @@ pub fn audit_filter(request: v1::ListAuditRequest) -> Result<Filter, Refusal> {
         since: since.map(|time| moment(time, "since")).transpose()?,
         until: until.map(|time| moment(time, "until")).transpose()?,
         kinds: events.iter().map(|event| kind(event)).collect::<Result<_, _>>()?,
+        code: Some(reason).filter(named).map(|reason| code(&reason)).transpose()?,
+        grant: Some(grant_id).filter(named).map(|id| uuid(&id, "grant_id")).transpose()?,
         before,
         limit,
     })
+}
+
+/// Which lines are to be watched.
+///
+/// # Errors
+/// As [`audit_filter`].
+pub fn watch_filter(request: v1::WatchAuditRequest) -> Result<Filter, Refusal> {
+    let v1::WatchAuditRequest { read: _, principal, port, source, events, reason, grant_id } = request;
+    audit_filter(v1::ListAuditRequest {
+        principal,
+        port,
+        source,
+        events,
+        reason,
+        grant_id,
+        ..v1::ListAuditRequest::default()
+    })
+}
+
+fn code(name: &str) -> Result<String, Refusal> {
+    let mut known = Reason::ALL.iter().map(|reason| reason.code()).chain(EndCause::ALL.iter().map(|end| end.code()));
+    let found = known.find(|code| *code == name).map(str::to_owned);
+    found.ok_or_else(|| malformed("reason", "no refusal and no end has this code; docs/audit.md lists all"))
 }
 
 fn kind(name: &str) -> Result<&'static str, Refusal> {
@@ -59,8 +104,10 @@ pub fn audit(page: Page) -> v1::ListAuditResponse {
     }
 }
 
-fn entry(entry: Entry) -> v1::AuditEntry {
-    let Entry { seq, time, kind, principal, grant, ports, sources, reason, line } = entry;
+/// One line.
+#[must_use]
+pub fn entry(entry: Entry) -> v1::AuditEntry {
+    let Entry { seq, time, kind, principal, key, grant, ports, sources, code, reason, line } = entry;
     v1::AuditEntry {
         seq,
         time: Some(stamp(time)),
@@ -71,5 +118,47 @@ fn entry(entry: Entry) -> v1::AuditEntry {
         ports: ports.iter().map(ToString::to_string).collect(),
         source: sources.iter().map(ToString::to_string).collect(),
         line,
+        code,
+        key_fingerprint: key,
+    }
+}
+
+/// How far back a report goes.
+///
+/// # Errors
+/// [`Reason::PayloadMalformed`] at the field.
+pub fn period(period: Option<pbjson_types::Duration>) -> Result<SignedDuration, Refusal> {
+    let Some(pbjson_types::Duration { seconds, nanos }) = period else { return Ok(DEFAULT_PERIOD) };
+    let given = SignedDuration::from_secs(seconds).checked_add(SignedDuration::from_nanos(nanos.into()));
+    let fits = |given: &SignedDuration| given.is_positive() && *given <= MOST_PERIOD;
+    given.filter(fits).ok_or_else(|| malformed("period", "it is longer than nothing and at most a year"))
+}
+
+/// A report.
+#[must_use]
+pub fn report(summary: Summary) -> v1::GetReportResponse {
+    let Summary { since, until, ports, unused, damage } = summary;
+    v1::GetReportResponse {
+        since: Some(stamp(since)),
+        until: Some(stamp(until)),
+        ports: ports.into_iter().map(port_report).collect(),
+        unused: unused.into_iter().map(super::grant).collect(),
+        chain_verified: damage.is_none(),
+        damage: damage.unwrap_or_default(),
+    }
+}
+
+fn port_report(line: PortLine) -> v1::PortReport {
+    let PortLine { port, name, requests, granted, refused, pending, live, last_access, last_user } = line;
+    v1::PortReport {
+        port: port.to_string(),
+        name,
+        requests,
+        granted,
+        refused,
+        pending,
+        live,
+        last_access: last_access.map(stamp),
+        last_user,
     }
 }

@@ -29,6 +29,12 @@ pub struct Audit {
     /// Only lines of this kind: requested, approved, granted, ended, refused, break-glass, …; may be repeated
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     pub event: Vec<String>,
+    /// Only refusals or ends with this code: DURATION_TOO_LONG, revoked, …
+    #[arg(long, value_name = "CODE", default_value = "", hide_default_value = true)]
+    pub reason: String,
+    /// Only the life of this request or grant
+    #[arg(long, value_name = "ID")]
+    pub grant: Option<uuid::Uuid>,
     /// At most this many lines; 100 when it is not said, and all with --jsonl
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,

@@ -24,7 +24,7 @@ const MOST_EXPORTED: u32 = 5_000_000;
 const USUAL_LINES: u32 = 100;
 
 pub(super) async fn run(env: &Env, args: Audit) -> Result<()> {
-    let Audit { host, principal, port, from, since, until, event, limit, follow, jsonl } = args;
+    let Audit { host, principal, port, from, since, until, event, reason, grant, limit, follow, jsonl } = args;
     let mut call = ListAuditRequest {
         read: None,
         principal,
@@ -33,8 +33,9 @@ pub(super) async fn run(env: &Env, args: Audit) -> Result<()> {
         since: since.map(|text| moment("--since", &text)).transpose()?,
         until: until.map(|text| moment("--until", &text)).transpose()?,
         events: unique(event),
-        page_size: 0,
-        page_token: String::new(),
+        reason,
+        grant_id: grant.map(|id| id.to_string()).unwrap_or_default(),
+        ..ListAuditRequest::default()
     };
     let at = Reading::open(env, host).await?;
     call.read.clone_from(&at.read);
@@ -74,8 +75,8 @@ async fn fetch(at: &Reading, mut call: ListAuditRequest, limit: u32) -> Result<L
 
 /// Each line as it is written, until the host ends it or Ctrl-C.
 async fn follow(env: &Env, at: &Reading, call: ListAuditRequest, jsonl: bool) -> Result<()> {
-    let ListAuditRequest { read, principal, port, source, events, .. } = call;
-    let call = WatchAuditRequest { read, principal, port, source, events };
+    let ListAuditRequest { read, principal, port, source, events, reason, grant_id, .. } = call;
+    let call = WatchAuditRequest { read, principal, port, source, events, reason, grant_id };
     let mut client = at.host();
     let mut stream = at.ask(client.watch_audit(call)).await?;
     let address = &at.session.address;

@@ -17,6 +17,7 @@ reaches() { ip netns exec "$1" timeout 3 bash -c "exec 3<>/dev/tcp/$2/$3" 2>/dev
 refused() { ! reaches "$@"; }
 moment() { systemctl show --value --property=ActiveEnterTimestampMonotonic "$1"; }
 before() { local a b; a=$(moment "$1") b=$(moment "$2"); [ "$a" -gt 0 ] && [ "$b" -gt 0 ] && [ "$a" -lt "$b" ]; }
+exported() { journalctl --sync; journalctl -o json "POSTERN_EVENT=$1" "$2" | grep -q '"POSTERN_PORTS":"22/tcp"'; }
 main_pid() { systemctl show --value --property=MainPID posternd.service; }
 new_pid() { local pid; pid=$(main_pid); [ "$pid" != 0 ] && [ "$pid" != "$1" ] && systemctl --quiet is-active posternd.service; }
 request() { ip netns exec alice postern request 10.77.0.1 --port ssh --for "$1" --key /probe/alice --accept-new; }

@@ -9,6 +9,7 @@ show "the protected port answers nobody"              refused alice 10.77.0.1 22
 show "a signed request is granted"                    request 5m
 show "the grant's source reaches it"                  reaches alice 10.77.0.1 22
 show "its neighbour does not"                         refused eve 10.77.0.1 22
+show "journald has the grant, with its fields"        within 20 exported granted POSTERN_PRINCIPAL=alice@example.com
 pid=$(main_pid)
 kill -KILL "$pid"
 show "killed: the grant stays"                        reaches alice 10.77.0.1 22
@@ -25,5 +26,6 @@ show "started: all else stays closed"                 refused eve 10.77.0.1 22
 show "the socket is for root and its group"           test "$(stat -c '%a %U %G' /run/postern)" = "750 root postern"
 show "the state is for root"                          test "$(stat -c '%a %U' /var/lib/postern)" = "700 root"
 show "stop, then the explicit way to open"            eval 'systemctl stop posternd.service && posternd unlock'
+show "journald was told, loudly"                      eval 'journalctl --sync; journalctl -p crit -o json POSTERN_EVENT=unlocked | grep -q MESSAGE'
 show "unlocked: everybody reaches it"                 reaches eve 10.77.0.1 22
 echo "all shown"

@@ -19,11 +19,11 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 use uuid::Uuid;
 
 use super::upkeep::Upkeep;
-use super::{Batch, Worker, keep, thread};
+use super::{Batch, Worker, keep, publish, thread};
 use crate::clock::Clock;
 use crate::config::Shed;
 use crate::enforcer::{self, Enforcer, EnforcerError, LayerState};
-use crate::engine::{Engine, QUEUE, Rules, Shared, WATCH_BACKLOG, door, knocks, tally};
+use crate::engine::{Engine, Published, QUEUE, Rules, Shared, WATCH_BACKLOG, door, knocks, tally};
 use crate::journal::{Opened, SetAside};
 use crate::privilege::Confinement;
 use crate::sessions::Scope;
@@ -52,6 +52,8 @@ pub struct Setup {
     pub shed: Shed,
     /// What is given up as soon as lock and cut are in force, and no thread runs yet.
     pub confinement: Confinement,
+    /// Where each line of the journal is published once it is durable.
+    pub lines: broadcast::Sender<Arc<Published>>,
 }
 
 /// Why the engine could not start. What was pinned before stays in force.
@@ -73,7 +75,7 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`]; nothing is open then that was not open before.
 pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::Knocks>), StartError> {
-    let Setup { mut opened, clock, identity, rules, secret, enforcer: settings, shed, confinement } = setup;
+    let Setup { mut opened, clock, identity, rules, secret, enforcer: settings, shed, lines, confinement } = setup;
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
     let wall_high = opened.ledger.wall_high().as_second();
     let now = clock.now();
@@ -90,7 +92,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     }
     match keep::met(&rules.policy, &closed, &opened.ledger, &now) {
         Ok(met) if met.is_empty() => {}
-        Ok(met) => bootstrap(&mut opened, &met, capacity, &now, &mut degraded),
+        Ok(met) => bootstrap(&mut opened, &met, capacity, &now, &lines, &mut degraded),
         Err(error) => drop(degraded.insert("bootstrap", error)),
     }
     let forbidden: BTreeSet<_> = keep::forbidden(&rules, &opened.ledger, &now).into_iter().map(|(id, _)| id).collect();
@@ -116,6 +118,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         knocks: knocks::Knocks::default(),
         commands,
         changes: broadcast::channel(WATCH_BACKLOG).0,
+        lines,
     }));
     let upkeep = Upkeep::start(engine.clone(), opened.journal.reader(), opened.lines).map_err(StartError::Thread)?;
     let mut worker = Worker {
@@ -150,6 +153,7 @@ fn bootstrap(
     met: &[Session],
     capacity: Capacity,
     now: &Now,
+    lines: &broadcast::Sender<Arc<Published>>,
     degraded: &mut BTreeMap<&'static str, String>,
 ) {
     let (events, refusal) = bootstrap::plan(&opened.ledger, met, capacity, now, Uuid::new_v4);
@@ -160,11 +164,16 @@ fn bootstrap(
         opened.ledger.apply(&record);
         records.push(record);
     }
-    if let Err(error) = opened.journal.append(&records) {
-        opened.ledger = before;
-        degraded.insert("bootstrap", format!("sessions could not be kept, the journal could not be written: {error}"));
-    } else if let Some(refusal) = refusal {
-        degraded.insert("bootstrap", keep::no_room(&refusal));
+    match opened.journal.append(&records) {
+        Ok(written) => {
+            publish(lines, &opened.ledger, &records, &written);
+            degraded.extend(refusal.map(|refusal| ("bootstrap", keep::no_room(&refusal))));
+        }
+        Err(error) => {
+            opened.ledger = before;
+            let why = format!("sessions could not be kept, the journal could not be written: {error}");
+            degraded.insert("bootstrap", why);
+        }
     }
 }
 
@@ -222,7 +231,7 @@ impl Worker {
         // The files may have changed while nobody was there to be told.
         self.reload(&rules, &mut batch, &now);
         batch.over.extend(self.ledger.forget_over(&now).iter().filter_map(Kept::session).map(|s| Scope::from(&s)));
-        self.journal.append(&batch.records)?;
+        self.record(&batch.records)?;
         self.end_sessions(&batch.over, &now);
         Ok(())
     }

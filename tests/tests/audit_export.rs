@@ -1,0 +1,113 @@
+//! The journal's lines on their way to journald: a real datagram socket stands where posternd looks for it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use postern_tests::net::{GRANTED, Net};
+use postern_tests::postern::{ALICE, Options, Postern};
+use tempfile::TempDir;
+
+/// How long something that happens at once may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One record, by field.
+type Record = BTreeMap<String, String>;
+
+fn listen(folder: &Path) -> UnixDatagram {
+    let path = folder.join("journal/socket");
+    let _ = fs::remove_file(&path);
+    let socket = UnixDatagram::bind(path).expect("the socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    socket
+}
+
+/// A record in journald's native protocol: `NAME=value`, or `NAME`, its length in 8 bytes and the value.
+fn record(mut bytes: &[u8]) -> Record {
+    let mut fields = Record::new();
+    while !bytes.is_empty() {
+        let end = bytes.iter().position(|byte| *byte == b'\n').expect("a line end");
+        let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+        let (name, value) = match line.iter().position(|byte| *byte == b'=') {
+            Some(equals) => {
+                bytes = rest;
+                (text(&line[..equals]), text(&line[equals + 1..]))
+            }
+            None => {
+                let length = u64::from_le_bytes(rest[..8].try_into().expect("a length")) as usize;
+                assert_eq!(rest[8 + length], b'\n');
+                bytes = &rest[9 + length..];
+                (text(line), text(&rest[8..8 + length]))
+            }
+        };
+        assert!(fields.insert(name, value).is_none(), "each field once");
+    }
+    fields
+}
+
+/// The next record of this kind.
+fn next(socket: &UnixDatagram, event: &str) -> Record {
+    let mut buffer = vec![0; 1 << 17];
+    loop {
+        let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {event}: {error}"));
+        let record = record(&buffer[..length]);
+        if record["POSTERN_EVENT"] == event {
+            return record;
+        }
+    }
+}
+
+#[test]
+fn journald_gets_each_line_with_its_fields_and_one_that_is_gone_delays_nothing() {
+    let net = Net::pair();
+    let folder = TempDir::new().expect("a folder");
+    fs::create_dir(folder.path().join("journal")).expect("a folder");
+    let socket = listen(folder.path());
+    let options = Options { run_systemd: Some(folder.path().to_owned()), ..Options::without_shed() };
+    let mut postern = Postern::start(&net.server, options);
+    assert_eq!(next(&socket, "started")["PRIORITY"], "6");
+    let grant = postern.grant(&["22/tcp", "22/udp"], &[GRANTED.v4.into()], 600).expect("a grant");
+    let granted = next(&socket, "granted");
+    let field = |name: &str| granted.get(name).map_or("", |value| &value[..]);
+    assert_eq!((field("POSTERN_PRINCIPAL"), field("POSTERN_GRANT_ID")), (ALICE, &grant.id[..]));
+    let source = format!("{}/32", GRANTED.v4);
+    assert_eq!((field("POSTERN_PORTS"), field("POSTERN_SOURCE")), ("22/tcp 22/udp", &source[..]));
+    assert!(field("POSTERN_KEY").starts_with("SHA256:") && field("MESSAGE").contains("a test"), "{granted:?}");
+    assert_eq!((field("SYSLOG_IDENTIFIER"), field("POSTERN_REASON")), ("posternd", ""));
+    let journal = postern_tests::client::Client::unix(&postern.socket()).expect("root");
+    let lines = journal
+        .wait(journal.host().list_audit(postern_proto::v1::ListAuditRequest::default()))
+        .expect("lines")
+        .into_inner()
+        .entries;
+    let line = lines.iter().find(|line| line.event == "granted").expect("the line");
+    assert_eq!((field("POSTERN_LINE"), field("POSTERN_SEQ")), (&line.line[..], &line.seq.to_string()[..]));
+    postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 24 * 3600).expect_err("too long");
+    let refused = next(&socket, "refused");
+    assert_eq!((&refused["POSTERN_REASON"][..], &refused["PRIORITY"][..]), ("DURATION_TOO_LONG", "5"));
+
+    // journald goes away: people get what they ask for, and the host says what is missing where.
+    drop(socket);
+    let degraded = || postern.client().status().expect("the status").degraded.join("; ");
+    assert_eq!(degraded(), "");
+    postern.revoke(&grant.id).expect("its end");
+    let end = Instant::now() + PATIENCE;
+    while !degraded().contains("1 lines of the journal did not reach journald") {
+        assert!(Instant::now() < end, "{}", degraded());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let socket = listen(folder.path());
+    postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 600).expect("a grant");
+    assert!(next(&socket, "granted")["POSTERN_SEQ"].parse::<u64>().expect("a number") > line.seq + 2);
+    assert!(next(&socket, "export-gap")["MESSAGE"].starts_with("1 lines"));
+    let end = Instant::now() + PATIENCE;
+    while !degraded().is_empty() {
+        assert!(Instant::now() < end, "{}", degraded());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(postern.stop().success());
+    assert!(next(&socket, "stopped")["POSTERN_LINE"].contains("\"prev\""), "the last line too");
+}
