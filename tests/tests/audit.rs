@@ -327,8 +327,8 @@ fn a_report_tells_what_was_asked_for_used_and_left_unused() {
         let refused = report(&postern, GetReportRequest { read: None, period }).expect_err("no period");
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     }
-    let path = postern.file("state/journal.jsonl");
-    let changed = fs::read_to_string(&path).expect("the journal").replace("\"a test\"", "\"a tset\"");
-    fs::write(&path, changed).expect("to change it");
+    let path = &postern.segments()[0];
+    let changed = fs::read_to_string(path).expect("the journal").replace("\"a test\"", "\"a tset\"");
+    fs::write(path, changed).expect("to change it");
     assert!(!report(&postern, GetReportRequest::default()).expect("what is there").chain_verified);
 }
