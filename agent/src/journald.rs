@@ -221,8 +221,9 @@ mod tests {
     fn what_went_around_the_rules_is_loud_and_every_kind_has_a_priority() {
         for kind in Event::KINDS {
             let wanted = match *kind {
-                "break-glass" | "unlocked" | "layer" => 0..=2,
-                "started" | "stopped" | "requested" | "approved" | "granted" | "activated" | "ended" => 6..=6,
+                "break-glass" | "unlocked" | "layer" | "set-aside" => 0..=2,
+                "started" | "stopped" | "requested" | "approved" | "granted" | "activated" | "ended"
+                | "sessions-kept" | "sessions-cut" => 6..=6,
                 _ => 3..=5,
             };
             assert!(wanted.contains(&u8::from(structured(&entry(kind)).0)), "{kind}");
