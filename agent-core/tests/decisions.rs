@@ -9,6 +9,7 @@ use postern_core::grant::{AccessRequest, End, Grant, Header, PortSpec, Protocol,
 use postern_core::key::{GrantKey, max_prefix};
 use postern_core::ledger::{Action, Capacity, Event, Ledger, Record, Seen, is_behind};
 use postern_core::life::{EndCause, Ending};
+use postern_core::message::MAX_MESSAGE_LIFE;
 use postern_core::policy::{Asking, Justification, Policy, PortRule, RoleKind, RoleRule};
 use postern_core::refusal::Reason;
 use postern_core::table::{Table, compile};
@@ -419,4 +420,35 @@ fn a_message_may_not_be_forgotten_before_it_is_stale() {
     let long = Seen { id: Uuid::from_u128(9), not_after: far };
     story.push(&now(0), Some(long), Event::Stopped { usage: [].into() });
     assert!(story.ledger.check_unseen(long.id, &now(899)).is_err());
+}
+
+/// While nobody knows which messages were used, and not a moment longer.
+#[test]
+fn a_lost_journal_is_doubted_for_a_messages_life_on_whatever_boot() {
+    let life = MAX_MESSAGE_LIFE.0 * 1_000_000_000;
+    let (this, next) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let record = |seq, boot: u64, boot_id, event| Record {
+        seq,
+        time: Timestamp::UNIX_EPOCH,
+        boot: BootNanos(boot),
+        boot_id,
+        message: None,
+        event,
+    };
+    let set_aside = Event::SetAside { path: String::new(), line: 1, reason: String::new() };
+    let lost = 7_000_000_000;
+    let fold = |later: &[(u64, Uuid)]| {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.unsure_until(this), BootNanos(0));
+        ledger.apply(&record(1, lost, this, set_aside.clone()));
+        for (seq, &(boot, boot_id)) in (2..).zip(later) {
+            ledger.apply(&record(seq, boot, boot_id, Event::Unlocked));
+        }
+        (ledger.unsure_until(this).0, ledger.unsure_until(next).0)
+    };
+    let doubted = (lost + life, life);
+    assert_eq!(fold(&[]), doubted, "another boot knows only its own clock");
+    assert_eq!(fold(&[(lost + life - 1, this), (life - 1, next)]), doubted);
+    assert_eq!(fold(&[(lost + life, this)]), (0, 0));
+    assert_eq!(fold(&[(life, next)]), (0, 0));
 }
