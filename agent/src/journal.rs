@@ -5,6 +5,7 @@
 
 mod aside;
 mod chain;
+mod export;
 mod head;
 mod retention;
 pub mod scan;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use aside::{SetAside, set_aside};
+pub use export::export;
 use head::{Head, HeadFile};
 use postern_core::ledger::{Ledger, Record};
 

@@ -133,7 +133,7 @@ fn send_all(queue: &Receiver<Arc<Published>>, lost: &Lost) {
 
 /// Whoever reads the export finds out that it has a hole, and where to get what is missing.
 fn note_gap(lines: u64) -> Result<(), libsystemd::errors::SdError> {
-    let message = format!("{lines} lines of Postern's journal are missing here; `postern audit --jsonl` has them");
+    let message = format!("{lines} lines of Postern's journal are missing here; `posternd audit export` has them");
     let fields = [("SYSLOG_IDENTIFIER", "posternd"), ("POSTERN_EVENT", "export-gap")];
     journal_send(Priority::Error, &message, fields.into_iter())
 }

@@ -49,6 +49,21 @@ enum Command {
     Early(ConfigFile),
     /// Opens all ports: takes Postern's programs out of the kernel. Refuses while the agent runs.
     Unlock(ConfigFile),
+    /// The audit journal, from the disk: the agent may run or not.
+    #[command(subcommand)]
+    Audit(Audit),
+}
+
+#[derive(Subcommand)]
+enum Audit {
+    /// Checks the whole chain, then prints the journal's lines as they stand there: JSON, the oldest first.
+    Export {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// From then on: 2026-11-21T18:00:00Z.
+        #[arg(long, value_name = "TIME")]
+        since: Option<jiff::Timestamp>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -72,6 +87,7 @@ fn main() -> ExitCode {
         },
         Command::Early(ConfigFile { config }) => run::early(&config),
         Command::Unlock(ConfigFile { config }) => run::unlock(&config),
+        Command::Audit(Audit::Export { file, since }) => run::export(&file.config, since),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -154,6 +154,17 @@ fn open_journal(
     Ok(Opened { set_aside: Some(set_aside), ..opened })
 }
 
+/// Prints the journal's lines from the disk, from `since` on, once the whole chain is checked. The agent may run or not.
+///
+/// # Errors
+/// [`Failure`]: nothing was printed when the journal was changed or damaged.
+pub fn export(path: &Path, since: Option<jiff::Timestamp>) -> Result<(), Failure> {
+    let config = Config::load(path).map_err(Failure::config)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    journal::export(&config.state_dir, since, &mut out).map_err(Failure::other)?;
+    Ok(())
+}
+
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors

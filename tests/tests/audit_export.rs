@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use postern_tests::net::{GRANTED, Net};
-use postern_tests::postern::{ALICE, Options, Postern};
+use postern_tests::postern::{ALICE, Options, Postern, program};
 use tempfile::TempDir;
 
 /// How long something that happens at once may take on a busy machine.
@@ -110,4 +110,39 @@ fn journald_gets_each_line_with_its_fields_and_one_that_is_gone_delays_nothing()
     }
     assert!(postern.stop().success());
     assert!(next(&socket, "stopped")["POSTERN_LINE"].contains("\"prev\""), "the last line too");
+}
+
+#[test]
+fn the_lines_are_exported_from_the_disk_and_none_of_a_changed_journal() {
+    let net = Net::pair();
+    let mut postern = Postern::start(&net.server, Options::without_shed());
+    postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 600).expect("a grant");
+    let config = postern.config();
+    let export = |since: Option<&str>| {
+        let mut command = net.server.command(program());
+        command.args(["audit", "export", "--config"]).arg(&config);
+        if let Some(since) = since {
+            command.args(["--since", since]);
+        }
+        let output = command.output().expect("posternd");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, lines, said) = export(None);
+    assert_eq!((code, &lines), (Some(0), &postern.journal()), "beside the agent: {said}");
+    let last = lines.lines().last().expect("a line");
+    let time =
+        serde_json::from_str::<serde_json::Value>(last).expect("JSON")["time"].as_str().expect("a time").to_owned();
+    assert_eq!(export(Some(&time)).1, format!("{last}\n"), "from the last line on");
+    assert_eq!(export(Some("2200-01-01T00:00:00Z")), (Some(0), String::new(), String::new()));
+    assert_eq!(export(Some("yesterday")).0, Some(2), "wrong usage");
+    postern.kill();
+    let torn = &postern.segments()[0];
+    fs::write(torn, format!("{lines}{{\"torn")).expect("a crash in the middle of a line");
+    let (code, whole, said) = export(None);
+    assert_eq!((code, whole), (Some(0), lines.clone()), "without an agent: {said}");
+    fs::write(torn, lines.replacen("alice@example.com", "mallo@example.com", 1)).expect("to change it");
+    let (code, shown, said) = export(None);
+    assert_eq!((code, &shown[..]), (Some(1), ""));
+    assert!(said.contains("line 2 ") && said.contains("changed or damaged"), "{said}");
 }

@@ -33,6 +33,11 @@ impl HeadFile {
         options.open(dir.join(FILE)).map(Self)
     }
 
+    /// Opens the file in `dir` to read it.
+    pub fn look(dir: &Path) -> io::Result<Self> {
+        File::open(dir.join(FILE)).map(Self)
+    }
+
     /// What it says; `None` while nothing was ever written.
     ///
     /// # Errors

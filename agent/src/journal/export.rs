@@ -1,0 +1,64 @@
+//! The journal's lines for a file or another machine, from the disk: with a writer beside it, or without one.
+//!
+//! Owns the order: first the whole chain is checked, then lines are shown. It takes no lock and changes no file.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write};
+use std::path::Path;
+
+use jiff::Timestamp;
+
+use super::head::HeadFile;
+use super::{JournalError, chain, head, schema, segments};
+
+/// Writes the lines of the journal in the state directory `state` to `out`, the oldest first, from `since` on. Returns how many lines
+/// were checked. What is appended meanwhile is left for the next time.
+///
+/// # Errors
+/// [`JournalError`]: a line is damaged or missing, and then nothing was written; or the disk or `out` fails.
+pub fn export(state: &Path, since: Option<Timestamp>, out: &mut impl Write) -> Result<u64, JournalError> {
+    let dir = state.join(segments::DIR);
+    let fail = |path: &Path| {
+        let path = path.to_owned();
+        move |source| JournalError::Io { path, source }
+    };
+    // Before the lines: a writer appends first and names the line then, so that all that is named is there.
+    let head_path = dir.join(head::FILE);
+    let known = match HeadFile::look(&dir).and_then(|file| file.read()) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(JournalError::Damaged { path: head_path, line: 1, reason: error.to_string() });
+        }
+        other => other.map_err(fail(&head_path))?,
+    };
+    let firsts = segments::list(&dir).map_err(fail(&dir))?;
+    let origin = chain::Origin::oldest(&dir, &firsts).map_err(fail(&dir))?;
+    let folded = chain::fold(&dir, &firsts, origin, known.as_ref())?;
+    for &first in &firsts {
+        let path = segments::path(&dir, first);
+        let whole = if first == folded.segment { folded.len } else { u64::MAX };
+        let shown = File::open(&path).and_then(|file| show(file, whole, since, out));
+        shown.map_err(fail(&path))?;
+    }
+    out.flush().map_err(fail(&dir))?;
+    Ok(folded.lines)
+}
+
+/// Writes the lines within the first `whole` bytes of a segment.
+fn show(file: File, whole: u64, since: Option<Timestamp>, out: &mut impl Write) -> io::Result<()> {
+    let mut reader = BufReader::with_capacity(1 << 16, file.take(whole));
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        if since.is_none_or(|since| is_from(&line, since)) {
+            out.write_all(&line)?;
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+/// Whether a line, whose chain has been checked, is not older than `since`.
+fn is_from(line: &[u8], since: Timestamp) -> bool {
+    let text = line.trim_ascii_end();
+    let record = schema::mark(text).and_then(|mark| schema::record(text, mark.schema));
+    record.is_ok_and(|record| record.is_none_or(|record| record.time >= since))
+}
