@@ -10,10 +10,14 @@ use postern_proto::v1::{
     SignedMessage, WhoAmIRequest, WhoAmIResponse,
 };
 use std::path::Path;
+use std::time::Duration;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 use tonic_types::StatusExt as _;
+
+/// How long a call may take. Nothing takes that long; a test that hangs says nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One connection.
 #[derive(Debug)]
@@ -30,7 +34,7 @@ impl Client {
     pub fn unix(socket: &Path) -> Result<Self, tonic::transport::Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))?;
+        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))?.timeout(PATIENCE);
         let channel = runtime.block_on(endpoint.connect())?;
         Ok(Self { runtime, channel })
     }

@@ -7,10 +7,13 @@ use crate::keys::Key;
 use crate::netns::Netns;
 use crate::pins::{self, Pins};
 use crate::request::{self, Access};
-use crate::sys;
+use crate::strace::{self, Fault, Scope, Tracer};
+use crate::{journal, sys};
 use postern_proto::v1::Grant;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::IpAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -43,6 +46,8 @@ pub struct Options {
     pub watchdog: Option<Duration>,
     /// What posternd meets as `/run/systemd`: where journald's socket is.
     pub run_systemd: Option<PathBuf>,
+    /// The state directory; one of its own when `None`.
+    pub state: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -56,6 +61,7 @@ impl Default for Options {
             extra: String::new(),
             watchdog: None,
             run_systemd: None,
+            state: None,
         }
     }
 }
@@ -90,6 +96,8 @@ pub struct Postern {
     namespace: Netns,
     watchdog: Option<Duration>,
     run_systemd: Option<PathBuf>,
+    program: PathBuf,
+    state: PathBuf,
     /// Alice's key.
     pub alice: Key,
     /// The administrator's key.
@@ -134,7 +142,10 @@ impl Postern {
         let (alice, admin) = (Key::new(directory.path(), "alice"), Key::new(directory.path(), "admin"));
         let (namespace, watchdog) = (namespace.clone(), options.watchdog);
         let run_systemd = options.run_systemd.clone();
-        let this = Self { process: None, pins, namespace, watchdog, run_systemd, alice, admin, directory };
+        let state = options.state.clone().unwrap_or_else(|| directory.path().join("state"));
+        let (process, program) = (None, program());
+        let this =
+            Self { process, pins, namespace, watchdog, run_systemd, program, state, alice, admin, directory };
         let trust = format!(
             "{ALICE} namespaces=\"request@postern.v1,revoke@postern.v1,read@postern.v1\" {}\n\
              {ADMIN} namespaces=\"revoke@postern.v1,read@postern.v1,admin@postern.v1\" {}\n",
@@ -151,11 +162,11 @@ impl Postern {
     /// # Panics
     /// Where the disk refuses.
     pub fn configure(&self, options: &Options) {
-        let Options { shed, rules, tcp, plaintext, extra, watchdog: _, run_systemd: _ } = options;
+        let Options { shed, rules, tcp, plaintext, extra, watchdog: _, run_systemd: _, state: _ } = options;
         let text = format!(
             "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nshed = {shed}\n{extra}\n\
              [api]\nunix = {:?}\ntcp = {tcp:?}\nplaintext = {plaintext:?}\n{rules}",
-            self.file("state"),
+            self.state,
             self.file("allowed_signers"),
             self.pins.path(),
             self.socket()
@@ -168,17 +179,45 @@ impl Postern {
     /// # Panics
     /// Where it does not.
     pub fn launch(&mut self) {
+        self.spawn(&[]);
+        self.wait_until_ready();
+    }
+
+    /// As [`Postern::launch`], with faults at its system calls from the first one on. `None` when it answers, which leaves
+    /// the faults where they are; else how it ended.
+    ///
+    /// # Panics
+    /// Where it neither ends nor answers.
+    pub fn launch_with(&mut self, faults: &[Fault]) -> Option<ExitStatus> {
+        self.spawn(&strace::wrapper(faults, &self.file("strace")));
+        let end = Instant::now() + PATIENCE;
+        while !self.answers() {
+            if let Some(status) = self.ended() {
+                self.process = None;
+                return Some(status);
+            }
+            assert!(Instant::now() < end, "posternd neither ends nor answers:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        None
+    }
+
+    /// Starts the process, behind a `wrapper`'s words if there are any.
+    fn spawn(&mut self, wrapper: &[String]) {
         assert!(self.process.is_none(), "posternd runs already");
         let log = File::options().create(true).append(true).open(self.file("log")).expect("the log");
+        let own = [self.program.clone().into_os_string()];
+        let words: Vec<OsString> = wrapper.iter().map(OsString::from).chain(own).collect();
         let mut command = match &self.run_systemd {
-            None => self.namespace.command(program()),
+            None => self.namespace.command(&words[0]),
             Some(folder) => {
                 let mut command = self.namespace.command("unshare");
                 let seen = "mount --bind \"$0\" /run/systemd && exec \"$@\"";
-                command.args(["--mount", "--propagation", "slave", "sh", "-c", seen]).arg(folder).arg(program());
+                command.args(["--mount", "--propagation", "slave", "sh", "-c", seen]).arg(folder).arg(&words[0]);
                 command
             }
         };
+        command.args(&words[1..]);
         if let Some(watchdog) = self.watchdog {
             command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
         }
@@ -189,18 +228,80 @@ impl Postern {
             .stdout(log.try_clone().expect("the log"))
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", program().display()));
+            .unwrap_or_else(|error| panic!("{}: {error}", self.program.display()));
         self.process = Some(child);
-        self.wait_until_ready();
+    }
+
+    fn answers(&self) -> bool {
+        self.try_client().is_some_and(|client| client.who_am_i().is_ok())
+    }
+
+    /// How the process ended, if it did.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut().and_then(|child| child.try_wait().expect("its state"))
+    }
+
+    /// Whether posternd has been killed (SIGKILL), now or within `patience`.
+    ///
+    /// # Panics
+    /// Where it ended otherwise.
+    pub fn has_crashed(&mut self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.ended() {
+                assert_eq!(status.signal(), Some(libc::SIGKILL), "posternd ended by itself:\n{}", self.log());
+                self.process = None;
+                return true;
+            }
+            if Instant::now() > end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether a posternd is there, as far as the test has been told.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Puts faults at the system calls of the running posternd; dropping what this returns takes them away.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    #[must_use]
+    pub fn trace(&self, scope: Scope<'_>, faults: &[Fault]) -> Tracer {
+        Tracer::attach(self.pid(), scope, faults, &self.file("strace"))
+    }
+
+    /// Has every later start run a fresh copy of the program, as an upgrade that changes nothing would.
+    ///
+    /// # Panics
+    /// Where the disk refuses.
+    pub fn upgrade(&mut self) {
+        let (fresh, place) = (self.file("posternd.new"), self.file("posternd"));
+        fs::copy(program(), &fresh).expect("a copy");
+        fs::rename(fresh, &place).expect("to put it in place");
+        self.program = place;
+    }
+
+    /// What the journal says, line by line, read from the disk.
+    ///
+    /// # Panics
+    /// As [`journal::lines`].
+    #[must_use]
+    pub fn journal(&self) -> Vec<serde_json::Value> {
+        journal::lines(&self.state)
     }
 
     fn wait_until_ready(&mut self) {
         let end = Instant::now() + PATIENCE;
         loop {
-            if self.try_client().is_some_and(|client| client.who_am_i().is_ok()) {
+            if self.answers() {
                 return;
             }
-            let ended = self.process.as_mut().and_then(|child| child.try_wait().expect("its state"));
+            let ended = self.ended();
             assert!(ended.is_none(), "posternd ended ({}):\n{}", ended.expect("its end"), self.log());
             assert!(Instant::now() < end, "posternd does not answer after {PATIENCE:?}:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
@@ -261,6 +362,14 @@ impl Postern {
     #[must_use]
     pub fn client(&self) -> Client {
         Client::unix(&self.socket()).expect("posternd's socket")
+    }
+
+    /// As [`Postern::client`], for when posternd may die at any moment.
+    ///
+    /// # Errors
+    /// `Unavailable` where it does not answer.
+    pub fn connect(&self) -> Result<Client, tonic::Status> {
+        Client::unix(&self.socket()).map_err(|error| tonic::Status::unavailable(error.to_string()))
     }
 
     fn try_client(&self) -> Option<Client> {

@@ -27,6 +27,15 @@ pub fn enter_net(namespace: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
 }
 
+/// Puts the calling thread, and what it starts from now on, into a mount namespace of its own, whose mounts nobody else sees.
+pub fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: takes a flag and touches no memory of ours.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    let (nothing, all) = (std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
+    // SAFETY: the path is a valid C string, and the kernel reads none of the others when it changes propagation.
+    check(unsafe { libc::mount(nothing, c"/".as_ptr(), nothing, all, nothing.cast()) }).map(drop)
+}
+
 /// Makes `command` start in a network namespace and die with the thread that starts it.
 pub fn confine(command: &mut Command, namespace: Arc<OwnedFd>) {
     let enter = move || {

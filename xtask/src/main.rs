@@ -13,6 +13,7 @@ mod summary;
 mod test;
 mod tidy;
 mod toolchain;
+mod torture;
 mod workloads;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ cargo xtask COMMAND
   demo                   the main job, step by step with measured times, in network namespaces of its own
   bench                  the numbers that README.md claims, measured on this machine
   test                   everything: format, tidiness, lints, documents, all tests (what .ci/run runs)
+  torture [--short]      crashes, faulty disks and floods, with one table of what held; minutes, or with --short as in `test`
   tidy [--bless]         the repository's own rules; --bless records changed layouts and wire contracts
   build-ebpf             build the eBPF programs that posternd embeds
   install [--root DIR] [--profile NAME]
@@ -47,6 +49,8 @@ fn dispatch(words: &[&str]) -> sh::Result<()> {
         ["demo"] => workloads::run(&[]),
         ["bench"] => workloads::run(&["bench"]),
         ["test" | "ci"] => test::run(),
+        ["torture"] => torture::run(false),
+        ["torture", "--short"] => torture::run(true),
         ["tidy"] => tidy::run(false),
         ["tidy", "--bless"] => tidy::run(true),
         ["build-ebpf"] => build_ebpf::run(),

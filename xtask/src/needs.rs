@@ -115,6 +115,12 @@ pub const NEEDS: &[Need] = &[
         present: || sh::find("ping").is_some(),
     },
     Need {
+        what: "strace",
+        why: "kills posternd and breaks its disk at any system call, for the crash tests",
+        source: Source::Apt(&["strace"]),
+        present: || sh::find("strace").is_some(),
+    },
+    Need {
         what: "systemd-analyze",
         why: "verifies the unit files",
         source: Source::Apt(&["systemd"]),

@@ -2,11 +2,15 @@
 //!
 //! Pure: lines in, counts out.
 
+use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
 /// How a test tells that it was skipped: a line that starts with this, then the reason. libtest itself only knows
 /// passed and failed.
 pub const SKIPPED: &str = "skipped: ";
+
+/// How a test hands over a figure: this, its name, a colon, a number.
+const FIGURE: &str = "FIGURE ";
 
 /// What ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +21,8 @@ pub struct Counts {
     pub failures: Vec<String>,
     /// Reasons of tests that passed without having run.
     pub skipped: Vec<String>,
+    /// What tests have counted, added up by name.
+    pub figures: BTreeMap<String, u64>,
 }
 
 impl Counts {
@@ -29,6 +35,8 @@ impl Counts {
             self.failures.push(name.to_owned());
         } else if let Some(reason) = line.strip_prefix(SKIPPED) {
             self.skipped.push(reason.to_owned());
+        } else if let Some((name, value)) = line.strip_prefix(FIGURE).and_then(|rest| rest.rsplit_once(": ")) {
+            *self.figures.entry(name.to_owned()).or_default() += value.trim().parse::<u64>().unwrap_or(0);
         }
     }
 
@@ -44,6 +52,9 @@ impl AddAssign for Counts {
         self.failed += other.failed;
         self.failures.extend(other.failures);
         self.skipped.extend(other.skipped);
+        for (name, value) in other.figures {
+            *self.figures.entry(name).or_default() += value;
+        }
     }
 }
 

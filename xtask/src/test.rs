@@ -5,7 +5,7 @@
 
 use crate::sh::{self, Result};
 use crate::summary::Counts;
-use crate::{build_ebpf, needs, tidy};
+use crate::{build_ebpf, needs, tidy, torture};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -32,9 +32,10 @@ pub fn run() -> Result<()> {
         run.stage("lints", lints);
         run.stage("documents", documents);
         run.stage("build", || sh::run(sh::cargo().args(["build", "--locked", "--workspace"])));
-        run.tests("unit and property tests", &["--workspace", "--exclude", "postern-tests"], &[]);
+        run.tests("unit and property tests", command(&["--workspace", "--exclude", "postern-tests"], &[]));
         // One after the other: they load programs into the one kernel that there is, and measure.
-        run.tests("tests on the kernel", &["--package", "postern-tests"], &["--test-threads=1"]);
+        run.tests("tests on the kernel", command(&["--package", "postern-tests"], &["--test-threads=1"]));
+        run.tests("torture, the short form", torture::command(true));
         run.enough();
     }
     run.finish()
@@ -59,15 +60,18 @@ impl Run {
     }
 
     /// Runs one `cargo test` and adds up what it says.
-    fn tests(&mut self, name: &str, packages: &[&str], arguments: &[&str]) {
+    fn tests(&mut self, name: &str, command: Command) {
         self.announce(name);
         let start = Instant::now();
-        let outcome = count(test_command(packages, arguments));
+        let outcome = count(command);
         println!("--- {name}: {:.1} s", start.elapsed().as_secs_f32());
         match outcome {
             Ok((counts, succeeded)) => {
                 if !succeeded && counts.failed == 0 {
                     self.broken.push(format!("{name}: cargo test failed before its tests ended"));
+                }
+                if !counts.figures.is_empty() {
+                    println!("\n{}", torture::table(&counts));
                 }
                 self.counts += counts;
             }
@@ -127,7 +131,8 @@ fn documents() -> Result<()> {
     sh::run(command.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links"))
 }
 
-fn test_command(packages: &[&str], arguments: &[&str]) -> Command {
+/// `cargo test` on these packages, with these arguments for the tests themselves.
+pub fn command(packages: &[&str], arguments: &[&str]) -> Command {
     let mut command = sh::cargo();
     command.args(["test", "--locked", "--no-fail-fast"]).args(packages).args(["--", "--show-output"]).args(arguments);
     if !sh::is_root() {
@@ -139,7 +144,7 @@ fn test_command(packages: &[&str], arguments: &[&str]) -> Command {
 }
 
 /// Passes a runner's output on while reading it; also says whether the runner itself succeeded.
-fn count(mut command: Command) -> Result<(Counts, bool)> {
+pub fn count(mut command: Command) -> Result<(Counts, bool)> {
     let told = |error: std::io::Error| format!("cargo test: {error}");
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(told)?;
     let mut counts = Counts::default();

@@ -1,0 +1,242 @@
+//! Death at every single write, sync and change of the kernel that an operation makes, under a flood of SYNs.
+//!
+//! First it counts which thread makes how many of which system calls during the operation; then it has posternd die at each of
+//! them once, and looks at packets: nothing for the flood, everything for who was granted, before and after the next start.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt as _;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use postern_tests::clock::boot_ns;
+use postern_tests::figure;
+use postern_tests::flood::Flood;
+use postern_tests::net::SERVER;
+use postern_tests::postern::AUDIENCE;
+use postern_tests::probe;
+use postern_tests::request::revoke;
+use postern_tests::strace::{Fault, Scope};
+use tonic::Code;
+
+use crate::model::Model;
+use crate::setting;
+use crate::world::{PATIENCE, PORTS, Rules, SOURCES, Who, Wish, World, is_alive};
+
+/// What posternd dies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Grant,
+    Revoke,
+    Expire,
+    Reload,
+    Stop,
+}
+
+struct Trial {
+    world: World,
+    flood: Flood,
+    operation: Operation,
+    /// A session that its grant carries through everything.
+    session: TcpStream,
+}
+
+#[test]
+#[ignore = "a minute long: cargo xtask torture runs it"]
+fn death_at_every_write_of_a_grant() {
+    Trial::new(Operation::Grant, true).run();
+}
+
+#[test]
+#[ignore = "a minute long: cargo xtask torture runs it"]
+fn death_at_every_write_of_a_revocation() {
+    Trial::new(Operation::Revoke, false).run();
+}
+
+#[test]
+#[ignore = "a minute long: cargo xtask torture runs it"]
+fn death_at_every_write_of_an_expiry() {
+    Trial::new(Operation::Expire, false).run();
+}
+
+#[test]
+#[ignore = "a minute long: cargo xtask torture runs it"]
+fn death_at_every_write_of_a_reload() {
+    Trial::new(Operation::Reload, false).run();
+}
+
+#[test]
+#[ignore = "a minute long: cargo xtask torture runs it"]
+fn death_at_every_write_of_a_stop() {
+    Trial::new(Operation::Stop, true).run();
+}
+
+#[test]
+#[ignore = "a minute long: cargo xtask torture runs it"]
+fn death_at_every_write_of_a_start() {
+    let mut trial = Trial::new(Operation::Stop, true);
+    trial.world.postern.kill();
+    let one_in = setting("POSTERN_TORTURE_START_ONE_IN", 4) as u32;
+    let (mut kills, mut made) = (0, 0);
+    for call in ["bpf", "write", "fsync", "fdatasync", "pwrite64", "ftruncate", "rename", "unlink"] {
+        // Until a start gets through: then there are no more of these calls.
+        for nth in (1 + made % one_in..).step_by(one_in as usize) {
+            let fault = Fault::kill(call, nth);
+            let Some(status) = trial.world.postern.launch_with(&[fault]) else {
+                trial.world.postern.kill();
+                break;
+            };
+            assert_eq!(status.signal(), Some(9), "{fault:?}");
+            (kills, made) = (kills + 1, made + 1);
+            trial.check(&format!("{fault:?} of a start, dead"));
+        }
+        trial.world.postern.launch();
+        trial.check(&format!("a start after death at {call}"));
+        trial.world.postern.kill();
+    }
+    assert!(kills >= 12, "only {kills}: does strace inject anything?");
+    trial.end(kills);
+}
+
+impl Trial {
+    fn new(operation: Operation, shed: bool) -> Self {
+        let world = World::new(shed);
+        let flood = Flood::start(&world.net, &PORTS);
+        grant(&world, Who::Alice, 22, 0, 3600);
+        let to = SocketAddr::new(SERVER.like(SOURCES[0]), 22);
+        let session = probe::connect(&world.net.client, SOURCES[0], to).expect("the granted session");
+        session.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        Self { world, flood, operation, session }
+    }
+
+    fn run(mut self) {
+        let tracer = self.prepare(|world| world.postern.trace(Scope::Process, &[]));
+        self.act();
+        // What comes after the answer belongs to it too.
+        sleep(Duration::from_millis(50));
+        let counts = tracer.counts();
+        self.revive();
+        assert!(!counts.is_empty(), "{:?} makes no system calls?", self.operation);
+        let (mut kills, mut tries, mut hit) = (0, 0, BTreeSet::new());
+        for ((thread, call), count) in counts {
+            let call = postern_tests::strace::EFFECTS.into_iter().find(|known| *known == call).expect("a known call");
+            for nth in 1..=count {
+                let scope = if thread == "engine" { Scope::Thread("engine") } else { Scope::Process };
+                let fault = Fault::kill(call, nth);
+                let tracer = self.prepare(|world| world.postern.trace(scope, &[fault]));
+                let crashed = self.act() || self.world.postern.has_crashed(Duration::from_millis(100));
+                drop(tracer);
+                let what = format!("{:?}, {thread}, {fault:?}, hit: {crashed}", self.operation);
+                (tries, kills) = (tries + 1, kills + u64::from(crashed));
+                if crashed {
+                    hit.insert(call);
+                }
+                self.check(&format!("{what}, then"));
+                self.revive();
+                self.check(&format!("{what}, after the next start"));
+            }
+        }
+        // How work is shared between threads, and who has to be woken, is not the same each time.
+        assert!(kills * 2 > tries && hit.contains("fdatasync"), "{kills} of {tries} died: at {hit:?}");
+        assert!(
+            self.operation == Operation::Stop || hit.contains("bpf"),
+            "none died on the way to the kernel: {hit:?}"
+        );
+        self.end(kills);
+    }
+
+    /// What has to be there for the operation; then the tracer; the operation itself is [`Trial::act`].
+    fn prepare<T>(&self, trace: impl FnOnce(&World) -> T) -> T {
+        let world = &self.world;
+        match self.operation {
+            Operation::Grant | Operation::Stop => {}
+            Operation::Revoke => grant(world, Who::Alice, 3389, 1, 600),
+            Operation::Expire => grant(world, Who::Alice, 3389, 1, 1),
+            Operation::Reload => {
+                world.write(Rules::default());
+                assert!(world.reload());
+                grant(world, Who::Carol, 3389, 1, 600);
+            }
+        }
+        trace(world)
+    }
+
+    /// The operation. It may end with posternd's death; true where that is known already.
+    fn act(&mut self) -> bool {
+        let world = &mut self.world;
+        match self.operation {
+            Operation::Grant => {
+                let (_, message) = world.request(&Wish::new(&[3389], &SOURCES[1..2], 600));
+                lost_or_done(world.postern.connect().and_then(|client| client.request(message)));
+            }
+            Operation::Revoke => {
+                let live = Model::of(&world.postern.journal());
+                let other = live.live(boot_ns()).find(|(_, given)| given.pairs[0].1 == 3389).expect("the grant").0;
+                let message = revoke(&world.postern.admin, AUDIENCE, other);
+                lost_or_done(world.postern.connect().and_then(|client| client.revoke(message)));
+            }
+            Operation::Expire => {
+                let end = Instant::now() + PATIENCE;
+                let noted =
+                    |world: &World| Model::of(&world.postern.journal()).live(0).all(|(_, g)| g.pairs[0].1 == 22);
+                while is_alive(world.postern.pid()) && !noted(world) {
+                    assert!(Instant::now() < end, "nobody noted the end");
+                    sleep(Duration::from_millis(2));
+                }
+            }
+            Operation::Reload => {
+                world.write(Rules { without_carol: true, ..Rules::default() });
+                world.reload();
+            }
+            Operation::Stop => return world.postern.stop().signal() == Some(9),
+        }
+        false
+    }
+
+    /// Starts posternd again if it is dead, and ends what the trials left live, so that each begins alike.
+    fn revive(&mut self) {
+        if !self.world.postern.is_running() {
+            self.world.postern.launch();
+        }
+        let live: Vec<String> = Model::of(&self.world.postern.journal())
+            .live(boot_ns())
+            .filter(|(_, given)| given.pairs[0].1 == 3389)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in live {
+            let ended = self.world.postern.client().revoke(revoke(&self.world.postern.admin, AUDIENCE, &id));
+            ended.expect("to end what the trial left");
+        }
+    }
+
+    /// The granted session lives and the granted source gets in; nobody else does.
+    fn check(&mut self, when: &str) {
+        self.session.write_all(b"alive?").unwrap_or_else(|error| panic!("{when}: the session: {error}"));
+        let mut answer = [0; 6];
+        self.session.read_exact(&mut answer).unwrap_or_else(|error| panic!("{when}: the session: {error}"));
+        let to = SocketAddr::new(SERVER.like(SOURCES[0]), 22);
+        assert!(probe::tcp_answers(&self.world.net.client, SOURCES[0], to), "{when}: the granted source is shut out");
+        assert_eq!(self.flood.counted().leaked, 0, "{when}: SYN-ACKs to a source without a grant");
+    }
+
+    fn end(self, kills: u64) {
+        let counted = self.flood.held();
+        println!("{:?}: {kills} kills, {counted:?}", self.operation);
+        figure::print("kills survived", kills);
+        figure::print("flood SYNs held off", counted.sent);
+        figure::print("packets leaked", counted.leaked);
+    }
+}
+
+fn grant(world: &World, who: Who, port: u16, source: usize, seconds: u64) {
+    let (_, message) = world.request(&Wish { who, ..Wish::new(&[port], &SOURCES[source..=source], seconds) });
+    world.postern.client().request(message).expect("a grant");
+}
+
+fn lost_or_done<T>(result: Result<T, tonic::Status>) {
+    if let Err(status) = result {
+        let lost = [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal].contains(&status.code());
+        assert!(lost, "{status:?}");
+    }
+}

@@ -1,0 +1,65 @@
+//! `torture`: crashes, faulty disks and floods, for as long as one likes, and one table of what was tried and what held.
+//!
+//! The short form is a stage of `cargo xtask test`. Owns no test: they are the ignored ones of `tests/tests/torture`.
+
+use crate::sh::{self, Result};
+use crate::summary::Counts;
+use crate::{build_ebpf, test};
+use std::process::Command;
+
+/// How the long form differs, unless the environment says otherwise.
+const LONG: [(&str, &str); 4] = [
+    // Steps of the random walk; one in eight or so is a death.
+    ("POSTERN_TORTURE_OPERATIONS", "10000"),
+    // Restarts, upgrades and reloads under flood: at least so many, and for so many seconds.
+    ("POSTERN_TORTURE_REPLACEMENTS", "400"),
+    ("POSTERN_TORTURE_SECONDS", "300"),
+    // Death at every single system call of a start, rather than one in so many.
+    ("POSTERN_TORTURE_START_ONE_IN", "1"),
+];
+
+/// Builds, runs the tests and prints the table.
+///
+/// # Errors
+/// Where something does not build, or a test failed.
+pub fn run(short: bool) -> Result<()> {
+    build_ebpf::run()?;
+    sh::run(sh::cargo().args(["build", "--locked", "--workspace"]))?;
+    let (counts, succeeded) = test::count(command(short))?;
+    println!("\n{}", table(&counts));
+    if succeeded && counts.failed == 0 { Ok(()) } else { Err(format!("failed: {}", counts.failures.join(", "))) }
+}
+
+/// The tests.
+pub fn command(short: bool) -> Command {
+    let packages = ["--package", "postern-tests", "--test", "torture"];
+    let mut command = test::command(&packages, &["--ignored", "--test-threads=1"]);
+    if !short {
+        let unset = LONG.iter().filter(|(name, _)| std::env::var_os(name).is_none());
+        command.envs(unset.copied());
+    }
+    command
+}
+
+/// What the tests have told, one figure a line.
+pub fn table(counts: &Counts) -> String {
+    let wide = counts.figures.keys().map(String::len).max().unwrap_or(0);
+    let lines = counts.figures.iter().map(|(name, value)| format!("  {name:<wide$}  {value:>12}\n"));
+    format!("=== torture: {} tests passed, {} failed\n{}", counts.passed, counts.failed, lines.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::table;
+    use crate::summary::Counts;
+
+    #[test]
+    fn figures_stand_in_columns() {
+        let mut counts = Counts::default();
+        for line in ["FIGURE kills: 7", "FIGURE packets leaked: 0", "FIGURE kills: 5"] {
+            counts.read(line);
+        }
+        let told = table(&counts);
+        assert!(told.contains("  kills                     12\n  packets leaked             0\n"), "{told}");
+    }
+}
