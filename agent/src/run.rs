@@ -198,8 +198,10 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let (engine, worker, knocks) = engine::start(setup).map_err(Failure::other)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let served = runtime.map_err(Failure::other)?.block_on(serve(path, &config, engine, exported, knocks, reserved));
-    // The worker has written its last record by now, or the process is failing anyway.
-    let _ = worker.join();
+    if served.is_ok() {
+        // It has written its last record by now. After a failure nobody has told it to stop.
+        let _ = worker.join();
+    }
     served
 }
 

@@ -144,8 +144,7 @@ impl Postern {
         let run_systemd = options.run_systemd.clone();
         let state = options.state.clone().unwrap_or_else(|| directory.path().join("state"));
         let (process, program) = (None, program());
-        let this =
-            Self { process, pins, namespace, watchdog, run_systemd, program, state, alice, admin, directory };
+        let this = Self { process, pins, namespace, watchdog, run_systemd, program, state, alice, admin, directory };
         let trust = format!(
             "{ALICE} namespaces=\"request@postern.v1,revoke@postern.v1,read@postern.v1\" {}\n\
              {ADMIN} namespaces=\"revoke@postern.v1,read@postern.v1,admin@postern.v1\" {}\n",
@@ -286,12 +285,12 @@ impl Postern {
         self.program = place;
     }
 
-    /// What the journal says, line by line, read from the disk.
+    /// What the journal says, line by line, also while a crash has left it with half a line at its end.
     ///
     /// # Panics
     /// As [`journal::lines`].
     #[must_use]
-    pub fn journal(&self) -> Vec<serde_json::Value> {
+    pub fn on_disk(&self) -> Vec<serde_json::Value> {
         journal::lines(&self.state)
     }
 

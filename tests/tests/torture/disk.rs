@@ -45,7 +45,7 @@ impl Host {
     fn ask(&mut self, port: u16, source: usize, seconds: u64) -> Result<u64, tonic::Status> {
         let (id, message) = self.world.request(&Wish::new(&[port], &SOURCES[source..=source], seconds));
         self.world.postern.client().request(message)?;
-        let given = Model::of(&self.world.postern.journal()).0.remove(&id).expect("granted, so on record");
+        let given = Model::of(&self.world.postern.on_disk()).0.remove(&id).expect("granted, so on record");
         let end = given.expires;
         self.model.0.insert(id, given);
         Ok(end)
@@ -85,7 +85,7 @@ impl Host {
         let audit = client.wait(client.host().list_audit(ListAuditRequest { page_size: 1, ..Default::default() }));
         let audit = audit.expect("the audit").into_inner();
         assert!(audit.chain_verified, "{when}: {}", audit.damage);
-        let (record, now) = (Model::of(&self.world.postern.journal()), boot_ns());
+        let (record, now) = (Model::of(&self.world.postern.on_disk()), boot_ns());
         for id in self.model.0.keys() {
             assert!(record.0.contains_key(id), "{when}: {id} was granted and is not on record");
         }
@@ -184,7 +184,7 @@ fn a_slow_disk_delays_grants_and_no_end() {
     host.ends_on_time(end, "an end while the disk is slow");
     let granted = asked.join().expect("the request");
     drop(tracer);
-    let record = Model::of(&host.world.postern.journal());
+    let record = Model::of(&host.world.postern.on_disk());
     match granted {
         Ok(grant) => {
             assert!(start.elapsed() >= Duration::from_secs(3), "answered before it was durable");

@@ -124,7 +124,7 @@ impl Walk {
             if !self.model.0.values().any(due) {
                 return;
             }
-            let record = Model::of(&self.world.postern.journal());
+            let record = Model::of(&self.world.postern.on_disk());
             for (id, given) in self.model.0.iter_mut().filter(|(_, given)| due(given)) {
                 given.opened = record.0[id].opened;
             }
@@ -243,7 +243,7 @@ impl Walk {
     }
 
     fn on_record(&self, id: &str) -> Option<Given> {
-        Model::of(&self.world.postern.journal()).0.remove(id)
+        Model::of(&self.world.postern.on_disk()).0.remove(id)
     }
 
     /// Shows an accepted message again.
@@ -320,7 +320,7 @@ impl Walk {
                 if !crate::world::is_alive(world.postern.pid()) {
                     return Answer::Lost;
                 }
-                if boot_ns() > end && Model::of(&world.postern.journal()).0[&id].over {
+                if boot_ns() > end && Model::of(&world.postern.on_disk()).0[&id].over {
                     return Answer::Done;
                 }
                 assert!(boot_ns() < limit, "nobody has noted the end of {id}");
@@ -370,7 +370,7 @@ impl Walk {
 
     /// With posternd dead: nothing is open without a line; nothing that was answered is missing.
     fn reconcile_while_dead(&mut self, what: &str, touched: &[String]) {
-        let record = Model::of(&self.world.postern.journal());
+        let record = Model::of(&self.world.postern.on_disk());
         self.compare(&record, what, touched);
         let seen = self.look();
         let ever = |pair: Pair| record.0.values().any(|given| given.pairs.contains(&pair) && given.expires > seen.from);
@@ -391,7 +391,7 @@ impl Walk {
 
     /// With posternd alive: the journal and the model are one.
     fn reconcile(&mut self, what: &str) {
-        let record = Model::of(&self.world.postern.journal());
+        let record = Model::of(&self.world.postern.on_disk());
         let rules = self.rules;
         // What new rules no longer allow ends with the start at the latest.
         for given in self.model.0.values_mut().filter(|given| !rules.allow(given.who, &given.pairs)) {

@@ -171,7 +171,7 @@ impl Trial {
                 lost_or_done(world.postern.connect().and_then(|client| client.request(message)));
             }
             Operation::Revoke => {
-                let live = Model::of(&world.postern.journal());
+                let live = Model::of(&world.postern.on_disk());
                 let other = live.live(boot_ns()).find(|(_, given)| given.pairs[0].1 == 3389).expect("the grant").0;
                 let message = revoke(&world.postern.admin, AUDIENCE, other);
                 lost_or_done(world.postern.connect().and_then(|client| client.revoke(message)));
@@ -179,7 +179,7 @@ impl Trial {
             Operation::Expire => {
                 let end = Instant::now() + PATIENCE;
                 let noted =
-                    |world: &World| Model::of(&world.postern.journal()).live(0).all(|(_, g)| g.pairs[0].1 == 22);
+                    |world: &World| Model::of(&world.postern.on_disk()).live(0).all(|(_, g)| g.pairs[0].1 == 22);
                 while is_alive(world.postern.pid()) && !noted(world) {
                     assert!(Instant::now() < end, "nobody noted the end");
                     sleep(Duration::from_millis(2));
@@ -199,7 +199,7 @@ impl Trial {
         if !self.world.postern.is_running() {
             self.world.postern.launch();
         }
-        let live: Vec<String> = Model::of(&self.world.postern.journal())
+        let live: Vec<String> = Model::of(&self.world.postern.on_disk())
             .live(boot_ns())
             .filter(|(_, given)| given.pairs[0].1 == 3389)
             .map(|(id, _)| id.clone())
