@@ -3,6 +3,8 @@
 //! Owns the order of its questions: role → length → start → each port's rule → extension → approvals. The first rule that
 //! refuses answers, by name. It never remembers anything.
 
+use std::collections::BTreeSet;
+
 use super::{Justification, MAX_LEAD, MIN_DURATION, Policy, PortRule, RoleKind, RoleRule};
 use crate::envelope::Signer;
 use crate::grant::{AccessRequest, End, Grant, PortSpec, Source};
@@ -291,13 +293,9 @@ fn extension(asker: &str, request: &AccessRequest, old: &Grant, span: &Span) -> 
     Ok(old.chain_start().until(span.expires))
 }
 
-fn same<T: Ord + Clone>(one: &[T], other: &[T]) -> bool {
-    let sorted = |items: &[T]| {
-        let mut items = items.to_vec();
-        items.sort();
-        items
-    };
-    sorted(one) == sorted(other)
+fn same<T: Ord>(one: &[T], other: &[T]) -> bool {
+    let set = |items| BTreeSet::from_iter(items);
+    set(one.iter()) == set(other.iter())
 }
 
 fn judge_port(

@@ -1,7 +1,7 @@
 //! What can be made of a configuration that is not valid.
 //!
 //! Owns the choice of ports to close when nobody knows which were meant: all that can be read, and the default ones. It never
-//! opens anything, and reports nothing: [`Config::load`] has.
+//! opens anything, and reports nothing: `Config::load` has.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Values and sections of the file, each with its place.
 //!
 //! Owns turning TOML values into plain ones, with a [`Problem`](super::Problem) for each that is not what it should be, and
-//! refusing keys that nobody knows. It knows no setting by name but for the lists of [`keys`](super::keys).
+//! refusing keys that nobody knows. It knows no setting by name but for the lists of `keys`.
 
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};

@@ -24,8 +24,8 @@ const MOST_PERIOD: SignedDuration = SignedDuration::from_hours(366 * 24);
 /// Which lines are asked for.
 ///
 /// # Errors
-/// [`Reason::PayloadMalformed`](postern_core::refusal::Reason::PayloadMalformed) or
-/// [`Reason::SourceInvalid`](postern_core::refusal::Reason::SourceInvalid) at the field.
+/// [`Reason::PayloadMalformed`] or
+/// [`Reason::SourceInvalid`] at the field.
 pub fn audit_filter(request: v1::ListAuditRequest) -> Result<Filter, Refusal> {
     let v1::ListAuditRequest {
         read: _,
