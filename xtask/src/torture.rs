@@ -8,7 +8,7 @@ use crate::{build_ebpf, test};
 use std::process::Command;
 
 /// How the short form differs: a run of everything has half an hour. Without it the walk has a thousand steps.
-const SHORT: [(&str, &str); 1] = [("POSTERN_TORTURE_OPERATIONS", "500")];
+const SHORT: [(&str, &str); 1] = [("POSTERN_TORTURE_OPERATIONS", "300")];
 
 /// How the long form differs, unless the environment says otherwise.
 const LONG: [(&str, &str); 4] = [
