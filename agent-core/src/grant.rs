@@ -361,6 +361,32 @@ const fn no_start() -> BootNanos {
 }
 
 impl Grant {
+    /// A grant of nothing, which never was open: no port, no source, over at its boot. What is to be open is filled in.
+    #[must_use]
+    pub const fn of_nothing(id: Uuid, signer: Signer, created: Timestamp, boot_id: Uuid) -> Self {
+        Self {
+            id,
+            signer,
+            approvers: Vec::new(),
+            ports: Vec::new(),
+            sources: Vec::new(),
+            created,
+            not_before: None,
+            starts_boot: BootNanos(0),
+            expires: created,
+            expires_boot: BootNanos(0),
+            boot_id,
+            slot: 0,
+            supersedes: None,
+            chain_boot: None,
+            first_use_within: None,
+            idle_timeout: None,
+            break_glass: false,
+            justification: String::new(),
+            ticket: String::new(),
+        }
+    }
+
     /// Whether `now`, of its own boot, lies between its start and its end.
     #[must_use]
     pub fn is_live(&self, now: BootNanos) -> bool {

@@ -1,10 +1,11 @@
 //! The ledger and the compiled table against twins that are too simple to be wrong, and the judge rule by rule (its twin: `judge`).
 
+mod support;
+
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
-use postern_core::envelope::Signer;
 use postern_core::grant::{AccessRequest, End, Grant, Header, PortSpec, Protocol, Use};
 use postern_core::key::{GrantKey, max_prefix};
 use postern_core::ledger::{Action, Capacity, Event, Ledger, Record, Seen, is_behind};
@@ -17,17 +18,7 @@ use postern_core::time::{BootNanos, Now, Seconds};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-const S: u64 = 1_000_000_000;
-const CAPACITY: Capacity = Capacity { entries: 1000, slots: 100 };
-
-fn now(boot_s: u64) -> Now {
-    let wall = Timestamp::from_second(1_800_000_000 + boot_s.cast_signed()).unwrap();
-    Now { boot: BootNanos(boot_s * S), wall, wall_trusted: true, boot_id: Uuid::from_u128(1) }
-}
-
-fn signer(principal: &str) -> Signer {
-    Signer { principal: principal.into(), fingerprint: "SHA256:x".into(), certificate: None }
-}
+use support::{CAPACITY, S, now, signer};
 
 fn header(id: u128) -> Header {
     Header { id: Uuid::from_u128(id), audience: vec![], not_after: now(60).wall, challenge: None }
@@ -354,25 +345,12 @@ proptest! {
         probes in prop::collection::vec((any::<bool>(), 21..25u16, net(), 0..10u64), 30),
     ) {
         let grant = |(slot, (ports, nets, end)): (usize, (Vec<PortSpec>, Vec<IpNet>, u64))| Grant {
-            id: Uuid::from_u128(slot as u128),
-            signer: signer("alice"),
-            approvers: vec![],
             ports,
             sources: nets.iter().map(|n| n.to_string().parse().unwrap()).collect(),
-            created: now(0).wall,
-            not_before: None,
-            starts_boot: BootNanos(0),
-            supersedes: None,
-            chain_boot: None,
-            first_use_within: None,
-            idle_timeout: None,
-            break_glass: false,
             expires: now(end).wall,
             expires_boot: BootNanos(end),
-            boot_id: now(0).boot_id,
             slot: u32::try_from(slot).unwrap(),
-            justification: String::new(),
-            ticket: String::new(),
+            ..Grant::of_nothing(Uuid::from_u128(slot as u128), signer("alice"), now(0).wall, now(0).boot_id)
         };
         let grants: Vec<_> = asked.into_iter().enumerate().map(grant).collect();
         let table = compile(&policy, grants.iter(), BootNanos(0));

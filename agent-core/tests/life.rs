@@ -1,12 +1,13 @@
 //! The life of a request in the ledger: waiting, scheduled, extended, unused; and a random walk against a twin that remembers
 //! everything.
 
+mod support;
+
 use std::collections::{BTreeSet, HashMap};
 
-use jiff::{SignedDuration, Timestamp};
-use postern_core::envelope::Signer;
+use jiff::SignedDuration;
 use postern_core::grant::{AccessRequest, End, Grant, Header, Use};
-use postern_core::ledger::{Capacity, Event, Ledger, MOST_PENDING, MOST_PENDING_EACH, Record, lapse};
+use postern_core::ledger::{Event, Ledger, MOST_PENDING, MOST_PENDING_EACH, Record, lapse};
 use postern_core::life::{EndCause, Ending, Pending, State};
 use postern_core::policy::{Asking, MAX_LEAD, Policy, PortRule, RoleKind, RoleRule};
 use postern_core::refusal::Reason;
@@ -15,17 +16,7 @@ use postern_core::time::{BootNanos, Now, Seconds};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-const S: u64 = 1_000_000_000;
-const CAPACITY: Capacity = Capacity { entries: 1000, slots: 100 };
-
-fn now(boot_s: u64) -> Now {
-    let wall = Timestamp::from_second(1_800_000_000 + boot_s.cast_signed()).unwrap();
-    Now { boot: BootNanos(boot_s * S), wall, wall_trusted: true, boot_id: Uuid::from_u128(1) }
-}
-
-fn signer(principal: &str) -> Signer {
-    Signer { principal: principal.into(), fingerprint: "SHA256:x".into(), certificate: None }
-}
+use support::{CAPACITY, S, now, signer};
 
 fn request(id: u128, seconds: u64) -> AccessRequest {
     AccessRequest {

@@ -41,7 +41,7 @@ pub mod keys;
 pub mod laptop;
 pub mod net;
 pub mod netns;
-mod pins;
+pub mod pins;
 pub mod postern;
 pub mod probe;
 pub mod request;
@@ -49,4 +49,7 @@ pub mod service;
 pub mod ssh;
 pub mod strace;
 mod sys;
+mod until;
 pub mod wire;
+
+pub use until::{PATIENCE, until};

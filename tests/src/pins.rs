@@ -16,12 +16,16 @@ const PREFIX: &str = "postern-test-";
 /// A pinned link outlives every process. Those on a network namespace lose their effect with it, but those on the root
 /// cgroup stay, and a cgroup takes 64 of them.
 #[derive(Debug)]
-pub(crate) struct Pins {
+pub struct Pins {
     path: PathBuf,
 }
 
 impl Pins {
     /// A name that nobody else has; posternd makes the directory.
+    ///
+    /// # Panics
+    /// Where bpffs is neither mounted nor can be: it takes root.
+    #[must_use]
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         mount();
@@ -32,23 +36,28 @@ impl Pins {
     }
 
     /// A directory that the test chose.
-    pub fn at(path: PathBuf) -> Self {
+    pub(crate) fn at(path: PathBuf) -> Self {
         Self { path }
     }
 
+    /// Where it is.
+    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The names of what is pinned now.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
         let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     }
 
-    /// Detaches the link pinned under this name, at once and even if a process holds it.
+    /// Detaches the link pinned under this name, at once and even if a process holds it, as `bpftool link detach` does.
+    ///
+    /// # Panics
+    /// Where there is no such link.
     pub fn detach(&self, name: &str) {
         bpf::detach_link(&self.path.join(name)).unwrap_or_else(|error| panic!("the pin {name}: {error}"));
     }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::IpAddr;
 use std::process::{Output, Stdio};
-use std::time::{Duration, Instant};
 
 use postern_proto::payload_type;
 use postern_proto::v1::{
@@ -12,6 +11,7 @@ use postern_proto::v1::{
 };
 use postern_tests::client::reason;
 use postern_tests::keys::Key;
+use postern_tests::{PATIENCE, until};
 
 use postern_tests::net::{GRANTED, Net, SERVER};
 use postern_tests::postern::{ALICE, AUDIENCE, Options, Postern, ROLES, port, program};
@@ -154,17 +154,6 @@ fn viewers_and_admins_read_the_journal_and_a_changed_one_is_told_of() {
     let told = audit(&net, &postern, &[], None);
     assert_eq!(told.status.code(), Some(6));
     assert!(String::from_utf8_lossy(&told.stderr).contains("line 3 does not continue the one before it"));
-}
-
-/// How long something that happens at once may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// A host where Carol has to approve what Alice asks for, on port 22.

@@ -3,7 +3,6 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -17,8 +16,10 @@ use postern_core::{
 };
 use postern_tests::{
     net::{GRANTED, NEIGHBOUR, Net, SERVER, SERVER_OTHER, STRANGER},
+    pins::Pins,
     probe::{self, Outcome},
     service::Service,
+    until,
 };
 
 const PORT: u16 = 22;
@@ -38,8 +39,8 @@ fn a_port_is_closed_opens_for_a_grant_and_closes_at_its_end() {
     assert_eq!(seen, [refused(GRANTED.v4.into()), refused(GRANTED.v6.into())]);
 
     // 2. Open for this source alone; what passes is counted both ways.
-    let until = boot_ns() + 1_000_000_000;
-    world.put(GRANTED.v4, TCP, until, 3);
+    let end = boot_ns() + 1_000_000_000;
+    world.put(GRANTED.v4, TCP, end, 3);
     let mut client = world.connect(GRANTED.v4, SERVER.v4).expect("an open port");
     let (mut server, _) = listener.accept().expect("the connection");
     client.write_all(b"hello").expect("to write");
@@ -50,24 +51,24 @@ fn a_port_is_closed_opens_for_a_grant_and_closes_at_its_end() {
     assert_eq!(world.probe(GRANTED.v6, SERVER.v6), Outcome::Refused);
     let usage = world.enforcer().usage(3);
     assert!(usage.packets_in >= 3 && usage.packets_out >= 2 && usage.bytes_in >= 40 * usage.packets_in, "{usage:?}");
-    assert!(usage.first_boot_ns <= usage.last_boot_ns && usage.last_boot_ns < until, "{usage:?}");
+    assert!(usage.first_boot_ns <= usage.last_boot_ns && usage.last_boot_ns < end, "{usage:?}");
 
     // 3. At the end nothing passes, in either direction, and no process did anything.
     client.set_nonblocking(true).expect("a socket");
     server.set_nonblocking(true).expect("a socket");
-    wait_for("the cut in both directions", || {
+    until("the cut in both directions", || {
         let _ = (client.write(b"x"), server.write(b"y"));
         world.fate(Hook::CutIngress, Fate::Expired) > 0 && world.fate(Hook::CutEgress, Fate::Expired) > 0
     });
     let last = world.enforcer().usage(3).last_boot_ns;
-    assert!(last < until, "a packet passed after the end");
-    println!("last packet {} us before the end", (until - last) / 1000);
+    assert!(last < end, "a packet passed after the end");
+    println!("last packet {} us before the end", (end - last) / 1000);
     assert_eq!(world.probe(GRANTED.v4, SERVER.v4), Outcome::Refused);
     assert!(world.fate(Hook::Lock, Fate::Expired) > 0);
 
     // 4. A renewal revives even the old connection.
     world.put(GRANTED.v4, TCP, u64::MAX, 3);
-    wait_for("the old connection", || {
+    until("the old connection", || {
         let _ = client.write(b"z");
         matches!(server.read(&mut [0; 4096]), Ok(n) if n > 0)
     });
@@ -104,7 +105,7 @@ fn other_namespaces_are_left_alone_however_the_cut_learns_of_them() {
         assert_eq!(probe::tcp(&world.net.server, SERVER.v4, to_client), Outcome::Answered);
         assert!(world.fate(Hook::CutIngress, Fate::OtherNamespace) > 0, "by helper: {by_helper}");
         assert_eq!(world.probe(STRANGER.v4, SERVER.v4), Outcome::Refused);
-        detach(world.settings.pin_dir.join("lock"));
+        world.pins.detach("lock");
         // Now the cut alone, which tells its own namespace from others.
         assert_eq!(world.probe(STRANGER.v4, SERVER.v4), Outcome::Silent);
         assert!(world.fate(Hook::CutIngress, Fate::NoGrant) > 0, "by helper: {by_helper}");
@@ -159,7 +160,7 @@ fn swapping_programs_under_traffic_neither_opens_nor_closes() {
         });
         for _ in 0..5 {
             let before = tries.load(Ordering::Relaxed);
-            wait_for("traffic between two swaps", || tries.load(Ordering::Relaxed) > before + 20);
+            until("traffic between two swaps", || tries.load(Ordering::Relaxed) > before + 20);
             drop(world.enforcer.take());
             let started = world.net.server.run(|| Enforcer::start(&world.settings, &granted));
             world.enforcer = Some(started.expect("to take over"));
@@ -176,7 +177,7 @@ fn a_lost_layer_is_seen_and_brought_back() {
     let mut world = World::new();
     let _server = Service::tcp_echo(&world.net.server, any());
     for (at, name) in ["lock", "cut-ingress", "cut-egress"].into_iter().enumerate() {
-        detach(world.settings.pin_dir.join(name));
+        world.pins.detach(name);
         assert_eq!(world.states()[at], LayerState::Detached, "{name}");
         // The other layers hold: no answer leaves, whichever is missing.
         assert_ne!(world.probe(STRANGER.v4, SERVER.v4), Outcome::Answered, "without {name}");
@@ -187,7 +188,7 @@ fn a_lost_layer_is_seen_and_brought_back() {
         assert_eq!(world.states(), [LayerState::InForce; 3]);
     }
     // A pinned link that the kernel detached while no agent ran is replaced at the next start.
-    detach(world.settings.pin_dir.join("lock"));
+    world.pins.detach("lock");
     world.enforcer = None;
     world.start();
     assert_eq!(world.states(), [LayerState::InForce; 3]);
@@ -211,7 +212,8 @@ fn the_shed_drops_what_it_is_sure_of_and_is_taken_over() {
     assert_eq!((world.fate(Hook::Shed, Fate::NoGrant), world.fate(Hook::Lock, Fate::NoGrant)), (1, 0));
 
     // Another program there is left alone.
-    let other = Settings { pin_dir: pin_dir(), ..world.settings.clone() };
+    let pins = Pins::new();
+    let other = Settings { pin_dir: pins.path().to_owned(), ..world.settings.clone() };
     let refused = world.net.server.run(|| {
         let mut second = Enforcer::start(&other, &Table::default()).expect("another agent");
         let status = second.attach_shed(ifindex, "eth0");
@@ -249,6 +251,7 @@ const GRANTS: u32 = 64;
 
 struct World {
     net: Net,
+    pins: Pins,
     settings: Settings,
     enforcer: Option<Enforcer>,
 }
@@ -259,8 +262,9 @@ impl World {
     }
 
     fn with(start: fn(&Settings, &Table) -> Result<Enforcer, EnforcerError>) -> Self {
-        let settings = Settings { pin_dir: pin_dir(), cgroup: None, grants: GRANTS, flows: 0, slots: 8 };
-        let mut world = Self { net: Net::pair(), settings, enforcer: None };
+        let pins = Pins::new();
+        let settings = Settings { pin_dir: pins.path().to_owned(), cgroup: None, grants: GRANTS, flows: 0, slots: 8 };
+        let mut world = Self { net: Net::pair(), pins, settings, enforcer: None };
         world.enforcer = Some(world.net.server.run(|| start(&world.settings, &protected())).expect("to start"));
         world
     }
@@ -307,13 +311,6 @@ impl World {
     }
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        self.enforcer = None;
-        let _ = unlock(&self.settings.pin_dir);
-    }
-}
-
 fn protected() -> Table {
     Table { protected: [(TCP, PORT), (UDP, PORT)].into(), ..Table::default() }
 }
@@ -340,31 +337,4 @@ fn any() -> SocketAddr {
 /// `CLOCK_BOOTTIME`.
 fn boot_ns() -> u64 {
     postern_agent::clock::Clock::new().expect("a clock").boot().0
-}
-
-/// A directory of its own for each test. Those of dead test processes are opened and removed first.
-fn pin_dir() -> PathBuf {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    const ROOT: &str = "/sys/fs/bpf/postern-enforcer-test";
-    for entry in std::fs::read_dir(ROOT).into_iter().flatten().flatten() {
-        let name = entry.file_name().into_string().unwrap_or_default();
-        let alive = name.split_once('-').is_some_and(|(pid, _)| Path::new("/proc").join(pid).exists());
-        if !alive {
-            let _ = unlock(&entry.path());
-        }
-    }
-    Path::new(ROOT).join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
-}
-
-/// Detaches the link pinned at `path` behind the agent's back, as `bpftool link detach` does.
-fn detach(path: PathBuf) {
-    postern_tests::bpf::detach_link(&path).expect("to detach");
-}
-
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "no {what} in time");
-        thread::yield_now();
-    }
 }

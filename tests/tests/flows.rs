@@ -5,14 +5,11 @@ use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use postern_agent::{
-    enforcer::{Enforcer, EnforcerError, Settings, ShedMode, unlock},
+    enforcer::{Enforcer, EnforcerError, Settings, ShedMode},
     sessions::{Scope, Session, established},
 };
 use postern_core::{
@@ -24,7 +21,9 @@ use postern_core::{
 use postern_tests::{
     clock::{StampedStream, boot_ns},
     net::{GRANTED, NEIGHBOUR, Net, SERVER, SERVER_OTHER, defer_accept, interface_index},
+    pins::Pins,
     probe::{self, Outcome},
+    until,
 };
 use socket2::SockRef;
 
@@ -49,9 +48,9 @@ fn a_session_outlives_its_grant_and_nothing_else_of_its_source_does() {
         assert!(sessions.iter().all(|s| (s.protocol, s.port, s.peer) == (TCP, PORT, from)), "{sessions:?}");
 
         // The grant ends; one of the two may go on.
-        let until = boot_ns() + 2 * SECOND;
+        let end = boot_ns() + 2 * SECOND;
         let named: Vec<_> = sessions.into_iter().filter(|s| s.cookie == cookie(&kept.server)).collect();
-        world.install(&[], &named, until);
+        world.install(&[], &named, end);
         kept.assert_alive();
         assert!(
             world.fate(Hook::CutIngress, Fate::Established) > 0 && world.fate(Hook::CutEgress, Fate::Established) > 0
@@ -59,7 +58,7 @@ fn a_session_outlives_its_grant_and_nothing_else_of_its_source_does() {
 
         // The other connection of the same source is cut, both ways.
         lost.nonblocking();
-        wait_for("the cut of the other session, both ways", || {
+        until("the cut of the other session, both ways", || {
             let _ = (lost.client.write(b"x"), lost.server.write(b"y"));
             world.fate(Hook::CutIngress, Fate::OnlyEstablished) > 0
                 && world.fate(Hook::CutEgress, Fate::OnlyEstablished) > 0
@@ -73,7 +72,7 @@ fn a_session_outlives_its_grant_and_nothing_else_of_its_source_does() {
         );
         assert_eq!(world.probe(NEIGHBOUR.like(like), to), Outcome::Silent, "the shed");
 
-        World::assert_ends_at(until, kept);
+        World::assert_ends_at(end, kept);
     }
 }
 
@@ -121,9 +120,9 @@ fn a_cookie_serves_neither_another_source_nor_a_listener_nor_a_handshake() {
     // The worst table that could be: the listener's own cookie. The lock is gone, so the cut stands alone.
     let forged = Session { cookie: cookie(&listener), protocol: TCP, port: PORT, peer: from };
     world.install(&[], &[forged], u64::MAX);
-    detach(&world.settings.pin_dir.join("lock"));
+    world.pins.detach("lock");
     let before = world.fate(Hook::CutIngress, Fate::OnlyEstablished);
-    wait_for("the cut of the handshake's end", || {
+    until("the cut of the handshake's end", || {
         let _ = half_open.write(b"what would complete it");
         world.fate(Hook::CutIngress, Fate::OnlyEstablished) > before
     });
@@ -132,7 +131,7 @@ fn a_cookie_serves_neither_another_source_nor_a_listener_nor_a_handshake() {
 
     // An established session under a cookie that is noted for another source, or another port.
     world.install(&[from], &[], u64::MAX);
-    wait_for("the connection", || {
+    until("the connection", || {
         let _ = half_open.write(b"now");
         !world.established(from).is_empty()
     });
@@ -143,7 +142,7 @@ fn a_cookie_serves_neither_another_source_nor_a_listener_nor_a_handshake() {
         let table = Table { grants: [(flow.key(), entry)].into(), flows: [(cookie, wrong)].into(), ..protected() };
         world.bring(table);
         let before = world.fate(Hook::CutIngress, Fate::OnlyEstablished);
-        wait_for("the cut of a session under a false name", || {
+        until("the cut of a session under a false name", || {
             let _ = half_open.write(b"x");
             world.fate(Hook::CutIngress, Fate::OnlyEstablished) > before
         });
@@ -168,7 +167,7 @@ fn a_connected_udp_socket_goes_on_and_a_server_socket_does_not() {
         let forged = Session { cookie: cookie(&server), protocol: UDP, port: PORT, peer: from };
         world.install(&[], &[forged], u64::MAX);
         let _ = client.send(b"x");
-        wait_for("the lock's refusal", || world.fate(Hook::Lock, Fate::OnlyEstablished) > 0);
+        until("the lock's refusal", || world.fate(Hook::Lock, Fate::OnlyEstablished) > 0);
 
         let mapped = if at.is_ipv6() && from.is_ipv4() { mapped(from) } else { from };
         server.connect((mapped, 4000)).expect("a peer");
@@ -187,7 +186,7 @@ fn a_connected_udp_socket_goes_on_and_a_server_socket_does_not() {
         exchange().expect("a session that goes on");
         assert!(world.fate(Hook::CutIngress, Fate::Established) > 0);
         client.set_nonblocking(true).expect("a socket");
-        wait_for("the end, both ways", || {
+        until("the end, both ways", || {
             let _ = (client.send(b"x"), server.send(b"y"));
             world.fate(Hook::CutIngress, Fate::Expired) > 0 && world.fate(Hook::CutEgress, Fate::Expired) > 0
         });
@@ -209,7 +208,7 @@ fn only_whole_established_sessions_are_listed() {
     // Closed by the client alone: the server still may send.
     let wanted = [cookie(&kept.server), cookie(&closing.server)].into();
     closing.client.shutdown(std::net::Shutdown::Write).expect("to close");
-    wait_for("the closed one to be gone from the list", || cookies(&world.established(from)) == wanted);
+    until("the closed one to be gone from the list", || cookies(&world.established(from)) == wanted);
     assert_eq!(world.established(NEIGHBOUR.v4.into()), []);
     let everyone =
         ["0.0.0.0/0", "::/0"].map(|net| Scope { protocol: TCP, port: PORT, source: net.parse().expect("a net") });
@@ -245,6 +244,7 @@ fn families() -> [(IpAddr, IpAddr); 3] {
 
 struct World {
     net: Net,
+    pins: Pins,
     settings: Settings,
     enforcer: Option<Enforcer>,
     installed: Table,
@@ -266,8 +266,9 @@ impl World {
 
     /// Without an enforcer.
     fn open() -> Self {
-        let settings = Settings { pin_dir: pin_dir(), cgroup: None, grants: 16, flows: FLOWS, slots: 8 };
-        Self { net: Net::pair(), settings, enforcer: None, installed: Table::default() }
+        let pins = Pins::new();
+        let settings = Settings { pin_dir: pins.path().to_owned(), cgroup: None, grants: 16, flows: FLOWS, slots: 8 };
+        Self { net: Net::pair(), pins, settings, enforcer: None, installed: Table::default() }
     }
 
     /// Starts with what was installed last, as the agent does with what its journal holds.
@@ -379,13 +380,6 @@ fn talk(server: &StampedStream, client: &mut TcpStream, until: u64) -> Talk {
     talk
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        self.enforcer = None;
-        let _ = unlock(&self.settings.pin_dir);
-    }
-}
-
 impl Ends {
     fn assert_alive(&mut self) {
         let (from, to) = (&mut self.server, &mut self.client);
@@ -438,32 +432,5 @@ fn mapped(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().into(),
         IpAddr::V6(_) => ip,
-    }
-}
-
-/// A directory of its own for each test. Those of dead test processes are opened and removed first.
-fn pin_dir() -> PathBuf {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    const ROOT: &str = "/sys/fs/bpf/postern-flows-test";
-    for entry in std::fs::read_dir(ROOT).into_iter().flatten().flatten() {
-        let name = entry.file_name().into_string().unwrap_or_default();
-        let alive = name.split_once('-').is_some_and(|(pid, _)| Path::new("/proc").join(pid).exists());
-        if !alive {
-            let _ = unlock(&entry.path());
-        }
-    }
-    Path::new(ROOT).join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
-}
-
-/// Detaches the link pinned at `path` behind the agent's back, as `bpftool link detach` does.
-fn detach(path: &Path) {
-    postern_tests::bpf::detach_link(path).expect("to detach");
-}
-
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "no {what} in time");
-        thread::yield_now();
     }
 }

@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use postern_proto::v1::ListAuditRequest;
 use postern_tests::client::reason;
@@ -12,9 +11,7 @@ use postern_tests::net::{GRANTED, Net, SERVER};
 use postern_tests::postern::{Options, Postern};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::service::Service;
-
-/// How long something that happens at once may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+use postern_tests::until;
 
 /// A grant's length in seconds, the shortest that leaves time to look.
 const SHORT: u64 = 8;
@@ -54,14 +51,6 @@ impl Drop for Disk {
 
 fn run(command: &mut Command) {
     assert!(command.status().expect("mount(8)").success(), "{command:?}");
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn degraded(postern: &Postern) -> String {

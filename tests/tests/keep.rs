@@ -1,7 +1,7 @@
 //! Sessions that outlive their grant, and those that were there before Postern: real ssh, a real posternd that is killed in between.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postern_proto::v1::{Grant, GrantState, ListAuditRequest};
 use postern_tests::client::reason;
@@ -11,9 +11,8 @@ use postern_tests::postern::{AUDIENCE, Options, Postern, ROLES, port};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::request;
 use postern_tests::ssh::{Session, Sshd};
+use postern_tests::{PATIENCE, until};
 
-/// How long something that happens at once may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 const SECOND: u64 = 1_000_000_000;
 /// How long grants live here: a login and a look before the end fit in.
 const LIFE: u64 = 8;
@@ -74,14 +73,6 @@ impl Lab {
 fn options(on_expiry: &str) -> Options {
     let rule = port(22, "tcp").replace("\"cut\"", &format!("{on_expiry:?}"));
     Options { rules: [&rule, ROLES].concat(), ..Options::default() }
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Reads along until `boot`: the session has to talk all the time.

@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postern_proto::v1::{Grant, GrantState};
 use postern_tests::client::reason;
@@ -14,9 +14,8 @@ use postern_tests::probe::{self, Outcome};
 use postern_tests::request::Access;
 use postern_tests::service::Service;
 use postern_tests::ssh::Sshd;
+use postern_tests::{PATIENCE, until};
 
-/// How long something that happens at once may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Silence of a sender that sends every millisecond.
 const SILENCE: Duration = Duration::from_millis(400);
 
@@ -33,14 +32,6 @@ fn is_open(from: &Netns, source: IpAddr, to: SocketAddr, udp: bool) -> bool {
 fn pairs(host: postern_tests::net::Host) -> [(IpAddr, IpAddr); 2] {
     let [v4, v6] = host.both();
     [(v4, SERVER.like(v4)), (v6, SERVER.like(v6))]
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// The moment at which the kernel ends a grant, from the journal.

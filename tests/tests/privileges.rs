@@ -11,20 +11,12 @@ use postern_tests::netns::Netns;
 use postern_tests::postern::{Options, Postern, port};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::service::Service;
+use postern_tests::{PATIENCE, until};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 /// CAP_NET_ADMIN: what `LINK_CREATE`, the end of a session and a setting of the network take.
 const NET_ADMIN: u64 = 1 << 12;
 /// CAP_BPF, which kernels before 5.19 ask for at every call.
 const BPF: u64 = 1 << 39;
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 /// A line of the `status` of each thread of a process.
 fn of_each_thread(pid: u32, name: &str) -> Vec<String> {

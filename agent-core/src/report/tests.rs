@@ -23,25 +23,12 @@ fn ports(names: &[&str]) -> Vec<PortSpec> {
 
 fn grant(id: u128, who: &str, on: &[&str], created: i64) -> Grant {
     Grant {
-        id: Uuid::from_u128(id),
-        signer: signer(who),
-        approvers: Vec::new(),
         ports: ports(on),
         sources: vec!["192.0.2.7/32".parse().unwrap()],
-        created: at(created),
-        not_before: None,
         starts_boot: BootNanos(1),
         expires: at(created + 60),
         expires_boot: BootNanos(u64::MAX),
-        boot_id: BOOT,
-        slot: 0,
-        supersedes: None,
-        chain_boot: None,
-        first_use_within: None,
-        idle_timeout: None,
-        break_glass: false,
-        justification: String::new(),
-        ticket: String::new(),
+        ..Grant::of_nothing(Uuid::from_u128(id), signer(who), at(created), BOOT)
     }
 }
 

@@ -182,25 +182,12 @@ fn grant(id: u128) -> impl Strategy<Value = Grant> {
     let span = (BOOT - 15..BOOT + 3, 5..40u64, rarely(0..15u64));
     let what = (prop::collection::vec(port(), 1..3), prop::collection::vec(net(), 1..3));
     (who, span, what).prop_map(move |(who, (starts, length, chain), (ports, nets))| Grant {
-        id: Uuid::from_u128(id),
-        signer: signer(who),
-        approvers: vec![],
         ports,
         sources: sources(nets),
-        created: wall(0),
-        not_before: None,
         starts_boot: BootNanos(starts * S),
-        expires: wall(0),
         expires_boot: BootNanos((starts + length) * S),
-        boot_id: Uuid::from_u128(1),
-        slot: 0,
-        supersedes: None,
         chain_boot: chain.map(|earlier| BootNanos((starts - earlier) * S)),
-        first_use_within: None,
-        idle_timeout: None,
-        break_glass: false,
-        justification: String::new(),
-        ticket: String::new(),
+        ..Grant::of_nothing(Uuid::from_u128(id), signer(who), wall(0), Uuid::from_u128(1))
     })
 }
 

@@ -167,25 +167,10 @@ mod tests {
     fn view(seq: u64, principal: &str) -> GrantView {
         let signer = Signer { principal: principal.into(), fingerprint: "SHA256:x".into(), certificate: None };
         let grant = Grant {
-            id: Uuid::from_u128(u128::from(seq)),
-            signer,
-            approvers: Vec::new(),
             ports: vec!["22/tcp".parse().unwrap()],
             sources: vec!["192.0.2.7/32".parse().unwrap()],
-            created: Timestamp::UNIX_EPOCH,
-            not_before: None,
-            starts_boot: BootNanos(0),
-            supersedes: None,
-            chain_boot: None,
-            first_use_within: None,
-            idle_timeout: None,
-            break_glass: false,
-            expires: Timestamp::UNIX_EPOCH,
             expires_boot: BootNanos(1),
-            boot_id: Uuid::nil(),
-            slot: 0,
-            justification: String::new(),
-            ticket: String::new(),
+            ..Grant::of_nothing(Uuid::from_u128(seq.into()), signer, Timestamp::UNIX_EPOCH, Uuid::nil())
         };
         GrantView {
             seq,

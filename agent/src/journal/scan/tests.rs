@@ -16,30 +16,19 @@ fn id(seq: u64) -> Uuid {
 }
 
 fn grant(seq: u64, who: &str, port: &str, source: &str) -> Event {
+    let signer = |principal: String, fingerprint: &str| Signer {
+        principal,
+        fingerprint: fingerprint.to_owned(),
+        certificate: None,
+    };
     let grant = Grant {
-        id: id(seq),
-        signer: Signer { principal: who.to_owned(), fingerprint: "SHA256:x".to_owned(), certificate: None },
-        approvers: vec![Signer {
-            principal: format!("{who}'s boss"),
-            fingerprint: "SHA256:y".to_owned(),
-            certificate: None,
-        }],
+        approvers: vec![signer(format!("{who}'s boss"), "SHA256:y")],
         ports: vec![port.parse().unwrap()],
         sources: vec![source.parse().unwrap()],
-        created: at(seq),
         expires: at(seq + 60),
-        not_before: None,
-        starts_boot: BootNanos(0),
-        supersedes: None,
-        chain_boot: None,
-        first_use_within: None,
-        idle_timeout: None,
-        break_glass: false,
         expires_boot: BootNanos(seq),
-        boot_id: Uuid::nil(),
-        slot: 0,
         justification: "a test".to_owned(),
-        ticket: String::new(),
+        ..Grant::of_nothing(id(seq), signer(who.to_owned(), "SHA256:x"), at(seq), Uuid::nil())
     };
     Event::Granted { grant }
 }
