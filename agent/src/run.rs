@@ -213,6 +213,8 @@ async fn serve(
     knocks: Option<enforcer::Knocks>,
     reserved: io::Result<Reserved>,
 ) -> Result<(), Failure> {
+    // Before anybody can see that posternd runs: from here on SIGHUP reloads and no longer kills.
+    let signals = Signals::new().map_err(Failure::other)?;
     reserve(&reserved, &config.policy(), &engine).await;
     let export = exported.map(|lines| journald::Export::start(lines, engine.clone()));
     let export = export.transpose().map_err(Failure::other)?;
@@ -232,7 +234,7 @@ async fn serve(
     let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
     notify::ready();
     let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
-    let outcome = signals(path, &engine, &reserved).await;
+    signals.obey(path, &engine, &reserved).await;
     notify::stopping();
     drop(stop);
     watcher.abort();
@@ -243,19 +245,30 @@ async fn serve(
     if let Some(export) = export {
         export.finish().await;
     }
-    outcome
+    Ok(())
 }
 
-/// Reloads on SIGHUP, returns on SIGTERM and SIGINT.
-async fn signals(path: &Path, engine: &Engine, reserved: &io::Result<Reserved>) -> Result<(), Failure> {
-    let on = |kind: SignalKind| -> Result<Signal, Failure> { signal(kind).map_err(Failure::other) };
-    let (mut hangup, mut terminate) = (on(SignalKind::hangup())?, on(SignalKind::terminate())?);
-    let mut interrupt = on(SignalKind::interrupt())?;
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => reload(path, engine, reserved).await,
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+/// What the service manager says.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let (hangup, terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
+        Ok(Self { hangup, terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Reloads on SIGHUP, returns on SIGTERM and SIGINT.
+    async fn obey(mut self, path: &Path, engine: &Engine, reserved: &io::Result<Reserved>) {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => reload(path, engine, reserved).await,
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+            }
         }
     }
 }
