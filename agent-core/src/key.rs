@@ -40,7 +40,7 @@ pub struct Address {
     /// Zero.
     pub zero: [u8; 7],
     /// Network byte order in memory.
-    words: [u64; 2],
+    pub(crate) words: [u64; 2],
 }
 
 impl Address {

@@ -4,7 +4,7 @@
 //! message proves, what policy allows, and how decisions add up to a table. It never does anything: no I/O, no clock,
 //! no randomness, no logging, no unsafe code. Time is always an argument.
 //!
-//! The kernel part (`key`, `packet`, `verdict`) is `no_std` and is compiled into the eBPF objects as well. The user
+//! The kernel part (`key`, `packet`, `search`, `verdict`) is `no_std` and is compiled into the eBPF objects as well. The user
 //! part needs the feature `user`, which is on by default.
 #![cfg_attr(not(feature = "user"), no_std)]
 
@@ -30,6 +30,7 @@ pub mod policy;
 pub mod refusal;
 #[cfg(feature = "user")]
 pub mod report;
+pub mod search;
 #[cfg(feature = "user")]
 pub mod table;
 #[cfg(feature = "user")]

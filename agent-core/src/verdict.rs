@@ -4,7 +4,10 @@
 //! programs and the host tests compile this same code; only their tables differ. It never reads a packet, a clock or a
 //! map by itself.
 
-use crate::key::{Address, FlowValue, GrantKey, GrantValue, V4, flow_tag};
+use crate::{
+    key::{Address, FlowValue, GrantKey, GrantValue, flow_tag},
+    search::{Found, Search},
+};
 
 /// Where the decision finds what it needs. The kernel implements it over the shared maps.
 pub trait Table {
@@ -22,6 +25,12 @@ pub trait Table {
     fn flow(&self, cookie: u64) -> Option<FlowValue>;
     /// `CLOCK_BOOTTIME` in nanoseconds.
     fn now(&self) -> u64;
+    /// Takes the steps of `search`, until one says that there is no other. The kernel has its own way to repeat something,
+    /// by which its verifier walks a step once and not for each round.
+    #[inline(always)]
+    fn search(&self, search: &mut Search) {
+        while search.step(|key| self.grant(key), || self.now()) {}
+    }
 }
 
 /// What a hook knows of the session that a packet belongs to.
@@ -83,40 +92,16 @@ pub fn decide(table: &impl Table, protocol: u8, port: u16, source: Address) -> V
     if let Some(exemption) = table.exemption() {
         return Verdict::Exempt(exemption);
     }
-    // Both are only told from 0. Sessions are looked at after the loop, which the kernel's verifier walks round by round.
-    let (mut latest_end, mut keeps_sessions) = (0, 0);
-    let words = if source.family == V4 { 1 } else { 3 };
-    for word in 0..words {
-        let mut bits = table.lengths(source.family, word);
-        // As many rounds as there can be bits, in a form in which the kernel's verifier sees the bound.
-        let rounds = if word == 2 { 1 } else { 64 };
-        for _ in 0..rounds {
-            if bits == 0 {
-                break;
-            }
-            let len = (word * 64 + bits.trailing_zeros()) as u8;
-            bits &= bits - 1;
-            let key = GrantKey::with_len(source, len, protocol, port);
-            if let Some(value) = entry(table, &key) {
-                let now = table.now();
-                if now < value.expires_boot_ns {
-                    return Verdict::Granted { slot: value.slot, now };
-                }
-                latest_end |= value.expires_boot_ns | 1;
-                keeps_sessions |= is_before(now, value.established_boot_ns);
-            }
-        }
+    let mut search = Search::new(source, protocol, port, |word| table.lengths(source.family, word));
+    if search.goes_on() {
+        table.search(&mut search);
     }
-    if keeps_sessions != 0 {
-        return established(table, protocol, port, source);
+    match search.found() {
+        Found::Live { slot, now } => Verdict::Granted { slot, now },
+        Found::Sessions => established(table, protocol, port, source),
+        Found::Ended => Verdict::Expired,
+        Found::Nothing => Verdict::NoGrant,
     }
-    if latest_end == 0 { Verdict::NoGrant } else { Verdict::Expired }
-}
-
-/// 1 if `now < end`, else 0. By the borrow of the subtraction, because the verifier follows each branch anew in each round.
-#[inline(always)]
-fn is_before(now: u64, end: u64) -> u64 {
-    ((!now & end) | (!(now ^ end) & now.wrapping_sub(end))) >> 63
 }
 
 /// The verdict where the source may keep the sessions that it has. A cookie counts for its own port and source alone.
@@ -135,14 +120,6 @@ fn established(table: &impl Table, protocol: u8, port: u16, source: Address) -> 
         return Verdict::Established;
     }
     Verdict::OnlyEstablished
-}
-
-/// The entry of `key`, never the bytes of another one: a replaced element may be given to another key while it is being
-/// read (docs/decisions/0001-tags-against-torn-reads.md).
-#[inline(always)]
-fn entry(table: &impl Table, key: &GrantKey) -> Option<GrantValue> {
-    let tag = key.tag();
-    table.grant(key).filter(|value| value.tag_front == tag && value.tag_back == tag)
 }
 
 macro_rules! counted {
@@ -268,7 +245,7 @@ pub const fn counter(hook: Hook, fate: Fate) -> u32 {
 #[cfg(all(test, feature = "user"))]
 mod tests {
     use super::*;
-    use crate::key::{Lengths, TCP, UDP};
+    use crate::key::{Lengths, TCP, UDP, V4};
     use proptest::prelude::*;
     use std::cell::Cell;
     use std::collections::BTreeMap;
@@ -436,14 +413,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn the_borrow_is_the_comparison(now: u64, end: u64, near in 0..3u64) {
-            for (now, end) in [(now, end), (now, now.wrapping_add(near)), (now.wrapping_add(near), now)] {
-                prop_assert_eq!(is_before(now, end) == 1, now < end);
-                prop_assert!(is_before(now, end) <= 1);
-            }
-        }
-
         #[test]
         fn it_agrees_with_a_loop_over_all_grants(
             grants in prop::collection::vec((address(), 0..=130u8, 0..4u64), 0..12),

@@ -2,8 +2,10 @@
 //!
 //! Owns every map definition and the kernel's [`Table`]. It never decides.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
-    helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns},
+    helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_loop},
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
@@ -11,6 +13,7 @@ use postern_core::{
     key::{
         Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, PROTECTED_WORDS, SlotUsage, V4, protected_bit,
     },
+    search::{MOST_STEPS, Search},
     verdict::{COUNTERS as COUNTER_COUNT, Exemption, Fate, Hook, Session, Table, counter},
 };
 
@@ -69,17 +72,14 @@ impl<E: Fn() -> Option<Exemption>, S: Fn() -> Session> Table for Maps<E, S> {
 
     #[inline(always)]
     fn grant(&self, key: &GrantKey) -> Option<GrantValue> {
-        let value = GRANTS.get_ptr(key)?;
-        // SAFETY: the look-up returned a pointer to a whole value, which stays mapped until the program ends.
-        // Volatile, one by one: another CPU may be writing, and the ends have to be read before the tags.
-        unsafe {
-            let expires_boot_ns = (&raw const (*value).expires_boot_ns).read_volatile();
-            let established_boot_ns = (&raw const (*value).established_boot_ns).read_volatile();
-            let slot = (&raw const (*value).slot).read_volatile();
-            let tag_front = (&raw const (*value).tag_front).read_volatile();
-            let tag_back = (&raw const (*value).tag_back).read_volatile();
-            Some(GrantValue { tag_front, expires_boot_ns, established_boot_ns, slot, zero: 0, tag_back })
-        }
+        grant(key)
+    }
+
+    #[inline(always)]
+    fn search(&self, search: &mut Search) {
+        // SAFETY: `step` is what the helper calls, with this very pointer, which is valid until the helper returns. An error of
+        // the helper (there is none for these arguments) leaves a search that has found nothing.
+        unsafe { bpf_loop(MOST_STEPS, step as *mut c_void, (&raw mut *search).cast(), 0) };
     }
 
     #[inline(always)]
@@ -101,9 +101,36 @@ impl<E: Fn() -> Option<Exemption>, S: Fn() -> Session> Table for Maps<E, S> {
 
     #[inline(always)]
     fn now(&self) -> u64 {
-        // SAFETY: the helper takes nothing and cannot fail.
-        unsafe { bpf_ktime_get_boot_ns() }
+        now()
     }
+}
+
+/// One round of `bpf_loop` (minimum kernel: 5.17), which ends at 1.
+unsafe extern "C" fn step(_round: u64, search: *mut c_void) -> i64 {
+    // SAFETY: what `search` gave to the helper, which nobody else uses until it returns.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    i64::from(!search.step(grant, now))
+}
+
+#[inline(always)]
+fn grant(key: &GrantKey) -> Option<GrantValue> {
+    let value = GRANTS.get_ptr(key)?;
+    // SAFETY: the look-up returned a pointer to a whole value, which stays mapped until the program ends.
+    // Volatile, one by one: another CPU may be writing, and the ends have to be read before the tags.
+    unsafe {
+        let expires_boot_ns = (&raw const (*value).expires_boot_ns).read_volatile();
+        let established_boot_ns = (&raw const (*value).established_boot_ns).read_volatile();
+        let slot = (&raw const (*value).slot).read_volatile();
+        let tag_front = (&raw const (*value).tag_front).read_volatile();
+        let tag_back = (&raw const (*value).tag_back).read_volatile();
+        Some(GrantValue { tag_front, expires_boot_ns, established_boot_ns, slot, zero: 0, tag_back })
+    }
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper takes nothing and cannot fail.
+    unsafe { bpf_ktime_get_boot_ns() }
 }
 
 /// Whether the port is closed unless granted.
