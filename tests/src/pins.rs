@@ -20,6 +20,12 @@ pub struct Pins {
     path: PathBuf,
 }
 
+impl Default for Pins {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Pins {
     /// A name that nobody else has; posternd makes the directory.
     ///

@@ -15,7 +15,7 @@ const LONG: [(&str, &str); 4] = [
     // Steps of the random walk; one in eight or so is a death.
     ("POSTERN_TORTURE_OPERATIONS", "10000"),
     // Restarts, upgrades and reloads under flood: at least so many, and for so many seconds.
-    ("POSTERN_TORTURE_REPLACEMENTS", "400"),
+    ("POSTERN_TORTURE_REPLACEMENTS", "1000"),
     ("POSTERN_TORTURE_SECONDS", "300"),
     // Death at every single system call of a start, rather than one in so many.
     ("POSTERN_TORTURE_START_ONE_IN", "1"),

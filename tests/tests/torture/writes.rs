@@ -4,8 +4,10 @@
 //! them once, and looks at packets: nothing for the flood, everything for who was granted, before and after the next start.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt as _;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -77,26 +79,27 @@ fn death_at_every_write_of_a_stop() {
 fn death_at_every_write_of_a_start() {
     let mut trial = Trial::new(Operation::Stop, true);
     trial.world.postern.kill();
-    let one_in = setting("POSTERN_TORTURE_START_ONE_IN", 4) as u32;
-    let (mut kills, mut made) = (0, 0);
-    for call in ["bpf", "write", "fsync", "fdatasync", "pwrite64", "ftruncate", "rename", "unlink"] {
-        // Until a start gets through: then there are no more of these calls.
-        for nth in (1 + made % one_in..).step_by(one_in as usize) {
-            let fault = Fault::kill(call, nth);
-            let Some(status) = trial.world.postern.launch_with(&[fault]) else {
-                trial.world.postern.kill();
-                break;
-            };
-            assert_eq!(status.signal(), Some(9), "{fault:?}");
-            (kills, made) = (kills + 1, made + 1);
-            trial.check(&format!("{fault:?} of a start, dead"));
+    trial.die_starting(
+        "Start",
+        &["bpf", "write", "fsync", "fdatasync", "pwrite64", "ftruncate", "rename", "unlink"],
+        |_| {},
+    );
+}
+
+/// Another program over what a predecessor of another layout has pinned, each time: the one that runs is replaced and stopped.
+#[test]
+#[ignore = "a minute long: cargo xtask torture runs it"]
+fn death_at_every_write_of_an_upgrade() {
+    let trial = Trial::new(Operation::Stop, true);
+    // `symlink` and `rename` write the record of what is pinned.
+    trial.die_starting("Upgrade", &["bpf", "write", "fdatasync", "rename", "symlink", "unlink"], |world| {
+        if !world.postern.is_running() {
+            world.postern.launch();
         }
-        trial.world.postern.launch();
-        trial.check(&format!("a start after death at {call}"));
-        trial.world.postern.kill();
-    }
-    assert!(kills >= 12, "only {kills}: does strace inject anything?");
-    trial.end(kills);
+        world.postern.upgrade();
+        assert!(world.postern.stop().success());
+        age_layout(world);
+    });
 }
 
 impl Trial {
@@ -143,7 +146,35 @@ impl Trial {
             self.operation == Operation::Stop || hit.contains("bpf"),
             "none died on the way to the kernel: {hit:?}"
         );
-        self.end(kills);
+        let what = format!("{:?}", self.operation);
+        self.end(&what, kills);
+    }
+
+    /// Has starts die at each of these system calls, or at one in so many, and each time looks at what is open, dead and after the
+    /// next start. `before` comes before each start that is to die; posternd is not running then.
+    fn die_starting(mut self, what: &str, calls: &[&'static str], before: impl Fn(&mut World)) {
+        let one_in = setting("POSTERN_TORTURE_START_ONE_IN", 4) as u32;
+        let (mut kills, mut made) = (0, 0);
+        for call in calls {
+            // Until a start gets through: then there are no more of these calls.
+            for nth in (1 + made % one_in..).step_by(one_in as usize) {
+                before(&mut self.world);
+                self.check(&format!("{what}, before death at {call} {nth}"));
+                let fault = Fault::kill(call, nth);
+                let Some(status) = self.world.postern.launch_with(&[fault]) else {
+                    self.world.postern.kill();
+                    break;
+                };
+                assert_eq!(status.signal(), Some(9), "{fault:?}");
+                (kills, made) = (kills + 1, made + 1);
+                self.check(&format!("{what}, {fault:?}, dead"));
+            }
+            self.world.postern.launch();
+            self.check(&format!("{what}, the start after death at {call}"));
+            self.world.postern.kill();
+        }
+        assert!(kills >= 12, "only {kills}: does strace inject anything?");
+        self.end(what, kills);
     }
 
     /// What has to be there for the operation; then the tracer; the operation itself is [`Trial::act`].
@@ -220,9 +251,9 @@ impl Trial {
         assert_eq!(self.flood.counted().leaked, 0, "{when}: SYN-ACKs to a source without a grant");
     }
 
-    fn end(self, kills: u64) {
+    fn end(self, what: &str, kills: u64) {
         let counted = self.flood.held();
-        println!("{:?}: {kills} kills, {counted:?}", self.operation);
+        println!("{what}: {kills} kills, {counted:?}");
         figure::print("kills survived", kills);
         figure::print("flood SYNs held off", counted.sent);
         figure::print("packets leaked", counted.leaked);
@@ -232,6 +263,15 @@ impl Trial {
 fn grant(world: &World, who: Who, port: u16, source: usize, seconds: u64) {
     let (_, message) = world.request(&Wish { who, ..Wish::new(&[port], &SOURCES[source..=source], seconds) });
     world.postern.client().request(message).expect("a grant");
+}
+
+/// Has what is pinned be that of a posternd with another layout, which knew the same programs.
+fn age_layout(world: &World) {
+    let record = world.postern.pin_dir().join("layout");
+    let text = fs::read_link(&record).expect("the record").into_os_string().into_string().expect("text");
+    let (_, tags) = text.split_once(':').expect("a version");
+    fs::remove_file(&record).expect("to remove the record");
+    symlink(format!("1:{tags}"), &record).expect("a record");
 }
 
 fn lost_or_done<T>(result: Result<T, tonic::Status>) {
