@@ -5,7 +5,7 @@
 //! bytes need no conversion. Raise [`LAYOUT_VERSION`] whenever a type here changes its meaning or its bytes.
 
 /// Version of everything in this module. The directory of pinned maps and links carries it.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// What the eBPF object carries, so that no agent is built around an object of another layout: the version, in words.
 pub const LAYOUT_MARK: [u8; 20] = {
@@ -68,6 +68,13 @@ impl Address {
     pub const fn bytes(&self) -> [u8; 16] {
         let (a, b) = (self.words[0].to_ne_bytes(), self.words[1].to_ne_bytes());
         [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]
+    }
+
+    /// What one customer of a provider has: an IPv4 address, or an IPv6 /64.
+    #[inline(always)]
+    #[must_use]
+    pub const fn network(self) -> Self {
+        if self.family == V4 { self } else { Self { words: [self.words[0], 0], ..self } }
     }
 }
 
@@ -276,6 +283,47 @@ pub fn protected_bit(protocol: u8, port: u16) -> Option<(u32, u32)> {
     Some((base + (port as u32 >> 6), port as u32 & 63))
 }
 
+/// Key of the map `LISTENERS`: an address and port at which the API listens for strangers. The unspecified address stands for
+/// every one of its family. 32 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Listener {
+    /// Where.
+    pub address: Address,
+    /// The port, network byte order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub zero: [u8; 6],
+}
+
+impl Listener {
+    /// At `address`, TCP port `port` (host byte order).
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(address: Address, port: u16) -> Self {
+        Self { address, port: port.to_be_bytes(), zero: [0; 6] }
+    }
+}
+
+/// Value of the map `LISTENERS`: how fast one source may begin connections there. 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SynRate {
+    /// Nanoseconds that one SYN costs.
+    pub interval_ns: u64,
+    /// Nanoseconds that a source may be ahead of that.
+    pub tolerance_ns: u64,
+}
+
+impl SynRate {
+    /// So many a second, and `burst` at once; neither can be less than one.
+    #[must_use]
+    pub const fn new(per_second: u32, burst: u32) -> Self {
+        let interval_ns = 1_000_000_000 / if per_second == 0 { 1 } else { per_second as u64 };
+        Self { interval_ns, tolerance_ns: interval_ns * (burst as u64).saturating_sub(1) }
+    }
+}
+
 /// Per-CPU value of the map `USAGE`, indexed by [`GrantValue::slot`]. 48 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -347,6 +395,8 @@ mod tests {
         assert_eq!(size_of::<SlotUsage>(), 48);
         assert_eq!(size_of::<Address>(), 24);
         assert_eq!(size_of::<KnockEvent>(), 24);
+        assert_eq!(size_of::<Listener>(), 32);
+        assert_eq!(size_of::<SynRate>(), 16);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! message proves, what policy allows, and how decisions add up to a table. It never does anything: no I/O, no clock,
 //! no randomness, no logging, no unsafe code. Time is always an argument.
 //!
-//! The kernel part (`key`, `packet`, `search`, `verdict`) is `no_std` and is compiled into the eBPF objects as well. The user
-//! part needs the feature `user`, which is on by default.
+//! The kernel part (`key`, `packet`, `rate`, `search`, `verdict`) is `no_std` and is compiled into the eBPF objects as well.
+//! The user part needs the feature `user`, which is on by default.
 #![cfg_attr(not(feature = "user"), no_std)]
 
 #[cfg(feature = "user")]
@@ -26,6 +26,7 @@ pub mod message;
 pub mod packet;
 #[cfg(feature = "user")]
 pub mod policy;
+pub mod rate;
 #[cfg(feature = "user")]
 pub mod refusal;
 #[cfg(feature = "user")]

@@ -30,6 +30,17 @@ pub struct Flow {
     pub source: Address,
     /// Whom it is for.
     pub destination: Address,
+    /// TCP's flags (RFC 9293); 0 for UDP, and where the frame's linear part ends before them.
+    pub flags: u8,
+}
+
+impl Flow {
+    /// Whether it asks for a new connection: SYN without ACK. Every answer to a connection of the host's own has ACK.
+    #[inline(always)]
+    #[must_use]
+    pub const fn begins(&self) -> bool {
+        self.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
 }
 
 /// The packet is not one of the shapes that the parser is sure of.
@@ -51,6 +62,10 @@ const IPV4_FRAGMENT: u16 = 0x3fff;
 /// Shortest TCP and UDP headers. Below that the ports need not be the packet's own.
 const TCP_HEADER: u16 = 20;
 const UDP_HEADER: u16 = 8;
+/// Where the flags are in a TCP header, and two of them.
+const TCP_FLAGS: usize = 13;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
 
 /// Parses an Ethernet frame with at most two VLAN tags (802.1Q or 802.1ad).
 ///
@@ -121,7 +136,9 @@ fn transport(
     if payload_len < shortest {
         return Err(NotSure);
     }
-    Ok(Flow { protocol, port: u16_at(frame, at + 2)?, source, destination })
+    let port = u16_at(frame, at + 2)?;
+    let flags = if protocol == TCP { frame.read(at + TCP_FLAGS).map_or(0, |[flags]: [u8; 1]| flags) } else { 0 };
+    Ok(Flow { protocol, port, source, destination, flags })
 }
 
 #[inline(always)]
@@ -138,19 +155,21 @@ mod tests {
     fn syn() -> Vec<u8> {
         let mut frame = vec![0; 12];
         frame.extend([0x08, 0x00, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, TCP, 0, 0, 192, 0, 2, 7, 192, 0, 2, 1]);
-        frame.extend([0xc0, 0, 0, 22]);
-        frame.resize(frame.len() + 16, 0);
+        frame.extend([0xc0, 0, 0, 22, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, TCP_SYN]);
+        frame.resize(frame.len() + 6, 0);
         frame
     }
 
     #[test]
     fn a_plain_syn_is_read_and_every_truncation_is_not_sure() {
         let (source, destination) = (Address::v4([192, 0, 2, 7]), Address::v4([192, 0, 2, 1]));
-        let flow = Flow { protocol: TCP, port: 22, source, destination };
+        let flow = Flow { protocol: TCP, port: 22, source, destination, flags: TCP_SYN };
         assert_eq!(parse_ethernet(syn().as_slice()), Ok(flow));
-        // 38 bytes hold everything up to the ports; the rest of the TCP header is the stack's affair.
+        // 38 bytes hold everything up to the ports, 48 the flags; the rest of the TCP header is the stack's affair.
         for len in 0..syn().len() {
+            let flow = Flow { flags: if len < 48 { 0 } else { TCP_SYN }, ..flow };
             assert_eq!(parse_ethernet(&syn()[..len]), if len < 38 { Err(NotSure) } else { Ok(flow) }, "{len}");
+            assert_eq!(flow.begins(), len >= 48);
         }
     }
 

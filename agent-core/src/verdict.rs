@@ -189,6 +189,8 @@ counted! {
         Established = 9 "established",
         /// Dropped: the grant is over, its established sessions are not yet, and this is none of them.
         OnlyEstablished = 10 "only-established",
+        /// Dropped by the shed: its source begins connections to the API too fast ([`crate::rate`]).
+        SynRate = 11 "syn-rate",
     }
 }
 
@@ -198,7 +200,7 @@ impl Fate {
     #[must_use]
     pub const fn passes(self) -> bool {
         match self {
-            Self::NoGrant | Self::Expired | Self::Unreadable | Self::OnlyEstablished => false,
+            Self::NoGrant | Self::Expired | Self::Unreadable | Self::OnlyEstablished | Self::SynRate => false,
             Self::Granted
             | Self::OwnTraffic
             | Self::OtherNamespace

@@ -7,12 +7,14 @@ use core::ffi::c_void;
 use aya_ebpf::{
     helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_loop},
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use postern_core::{
     key::{
-        Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, PROTECTED_WORDS, SlotUsage, V4, protected_bit,
+        Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, Listener, PROTECTED_WORDS, SlotUsage, SynRate,
+        V4, protected_bit,
     },
+    rate::{Buckets, take},
     search::{MOST_STEPS, Search},
     verdict::{COUNTERS as COUNTER_COUNT, Exemption, Fate, Hook, Session, Table, counter},
 };
@@ -31,6 +33,13 @@ static FLOWS: HashMap<u64, FlowValue> = HashMap::with_max_entries(1024, 0);
 /// The host's own addresses.
 #[map]
 static LOCAL: HashMap<Address, u8> = HashMap::with_max_entries(4096, 0);
+/// Where strangers reach the API, and how fast one of them may begin connections.
+#[map]
+static LISTENERS: HashMap<Listener, SynRate> = HashMap::with_max_entries(64, 0);
+/// The buckets of [`postern_core::rate`] by source. LRU, unlike every table that opens something: a bucket that is evicted is a full one,
+/// so a flood from everywhere makes the limit weaker and keeps nobody out.
+#[map]
+static BUCKETS: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
 /// The loader sets the size.
@@ -131,6 +140,40 @@ fn grant(key: &GrantKey) -> Option<GrantValue> {
 fn now() -> u64 {
     // SAFETY: the helper takes nothing and cannot fail.
     unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// The limit's view of the maps.
+pub struct Limits;
+
+impl Buckets for Limits {
+    #[inline(always)]
+    fn is_local(&self, address: &Address) -> bool {
+        is_local(address)
+    }
+
+    #[inline(always)]
+    fn rate(&self, listener: &Listener) -> Option<SynRate> {
+        let value = LISTENERS.get_ptr(listener)?;
+        // SAFETY: the look-up returned a pointer to a whole value, which stays mapped until the program ends. Whatever is read
+        // while the agent writes is a limit for one packet.
+        Some(unsafe { value.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn take(&self, source: Address, rate: SynRate) -> bool {
+        let now = now();
+        let Some(bucket) = BUCKETS.get_ptr_mut(&source) else {
+            // Where there is no room the source goes uncounted.
+            let _ = take(rate, 0, now).map(|full_at| BUCKETS.insert(&source, &full_at, 0));
+            return true;
+        };
+        // SAFETY: as in `rate`. Two CPUs at once may count one packet for two, and an element that has just become another source's
+        // gets a moment that is as harmless there (see `postern_core::rate::take`).
+        unsafe {
+            let full_at = take(rate, bucket.read_volatile(), now);
+            full_at.map(|full_at| bucket.write_volatile(full_at)).is_some()
+        }
+    }
 }
 
 /// Whether the port is closed unless granted.

@@ -5,12 +5,14 @@
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use postern_core::{
     packet::{Bytes, parse_ethernet},
+    rate,
     verdict::{Exemption, Fate, Hook, Session, decide},
 };
 
-use crate::maps::{Maps, count, is_local, knock};
+use crate::maps::{Limits, Maps, count, is_local, knock};
 
-/// Drops frames to a protected port of the host from a source without a live grant.
+/// Drops frames to a protected port of the host from a source without a live grant, and SYNs to the API from a source that sends
+/// too many.
 #[xdp(frags)]
 pub fn shed(context: XdpContext) -> u32 {
     let Ok(flow) = parse_ethernet(&Frame(&context)) else {
@@ -20,6 +22,10 @@ pub fn shed(context: XdpContext) -> u32 {
     let maps = Maps(|| (!is_local(&flow.destination)).then_some(Exemption::NotLocal), || Session::Unknown);
     let verdict = decide(&maps, flow.protocol, flow.port, flow.source);
     let Some(fate) = verdict.fate() else {
+        if rate::is_too_fast(&Limits, &flow) {
+            count(Hook::Shed, Fate::SynRate);
+            return xdp_action::XDP_DROP;
+        }
         return xdp_action::XDP_PASS;
     };
     count(Hook::Shed, fate);

@@ -24,7 +24,7 @@ use crate::enforcer::{self, Closed, Enforcer, EnforcerError};
 use crate::engine::{self, Engine, Published, Rules, Setup};
 use crate::journal::{self, Journal, Opened, SetAside};
 use crate::privilege::{self, Confinement};
-use crate::sysctl::Reserved;
+use crate::sysctl::{self, Reserved};
 use crate::{api, host, journald, links, notify, proof, sessions};
 
 /// Why the agent did not do what it was told.
@@ -174,7 +174,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let rules = rules(path, &config)?;
     let _lock = host::lock(&config.state_dir).map_err(Failure::other)?;
     let clock = Clock::new().map_err(Failure::other)?;
-    let reserved = Reserved::open(&config.state_dir, clock.now().boot_id);
+    let (reserved, cookies) = (Reserved::open(&config.state_dir, clock.now().boot_id), sysctl::without_cookies());
     let identity =
         host::identity(&config.state_dir, config.names.clone(), &config.ssh_host_keys).map_err(Failure::other)?;
     let settings = enforcer::Settings {
@@ -197,7 +197,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let setup = Setup { opened, clock, identity, rules, secret, enforcer: settings, shed, lines, confinement };
     let (engine, worker, knocks) = engine::start(setup).map_err(Failure::other)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let served = runtime.map_err(Failure::other)?.block_on(serve(path, &config, engine, exported, knocks, reserved));
+    let served =
+        runtime.map_err(Failure::other)?.block_on(serve(path, &config, engine, exported, knocks, reserved, cookies));
     if served.is_ok() {
         // It has written its last record by now. After a failure nobody has told it to stop.
         let _ = worker.join();
@@ -212,6 +213,7 @@ async fn serve(
     exported: Option<broadcast::Receiver<Arc<Published>>>,
     knocks: Option<enforcer::Knocks>,
     reserved: io::Result<Reserved>,
+    cookies: Option<String>,
 ) -> Result<(), Failure> {
     // Before anybody can see that posternd runs: from here on SIGHUP reloads and no longer kills.
     let signals = Signals::new().map_err(Failure::other)?;
@@ -229,6 +231,11 @@ async fn serve(
     let (stop, stopped) = tokio::sync::watch::channel(());
     let bound = api::bind(&config.api, &config.state_dir).map_err(Failure::other)?;
     let proof = proof::of_host(&config.ssh_host_keys, &engine.who_am_i(), bound.tls_fingerprint());
+    let reachable = bound.reachable();
+    engine.degraded("syn cookies", cookies.filter(|_| !reachable.is_empty())).await;
+    if let Some(rate) = config.api.syn_rate {
+        engine.limit_syns(reachable, rate).await;
+    }
     let calls = privilege::forbid_calls().err();
     engine.degraded("system calls", calls).await;
     let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));

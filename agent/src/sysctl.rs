@@ -20,6 +20,17 @@ const RECORD: &str = "reserved-ports";
 /// All 65536 ports, each with a comma.
 const LONGEST: usize = 8 * 65536;
 
+/// Of the network namespace of the thread that reads it.
+const COOKIES: &str = "/proc/sys/net/ipv4/tcp_syncookies";
+
+/// What to say where the kernel does without SYN cookies: then SYNs from many forged sources fill the queue of half-open
+/// connections, and keep everybody out who comes over the network. For IPv6 too.
+#[must_use]
+pub fn without_cookies() -> Option<String> {
+    let off = fs::read_to_string(COOKIES).is_ok_and(|text| text.trim() == "0");
+    off.then(|| "net.ipv4.tcp_syncookies is 0: a flood of SYNs can keep people out of the API; set it to 1".to_owned())
+}
+
 /// The setting, held open: whoever is confined can still change it.
 pub struct Reserved {
     setting: File,

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -64,6 +64,17 @@ pub fn plaintext(address: SocketAddr) -> Result<TcpListener, ListenError> {
         return Err(ListenError::PlaintextBeyondLoopback(address));
     }
     bound_tcp(address, true).map_err(|source| ListenError::Tcp { address, source })
+}
+
+/// The addresses at which other hosts reach a listener; none on loopback.
+pub fn reachable(listener: &TcpListener) -> Vec<SocketAddr> {
+    let Ok(own) = listener.local_addr() else { return Vec::new() };
+    let address = own.ip().to_canonical();
+    let takes_both =
+        own.is_ipv6() && address.is_unspecified() && sockopt::ipv6_v6only(listener).is_ok_and(|only| !only);
+    let also = takes_both.then_some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let all = [Some(address), also].into_iter().flatten();
+    all.filter(|a| !a.is_loopback()).map(|a| SocketAddr::new(a, own.port())).collect()
 }
 
 fn is_loopback(address: IpAddr) -> bool {
@@ -159,6 +170,25 @@ mod tests {
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left.len(), 3, "{left:?}");
+    }
+
+    #[tokio::test]
+    async fn other_hosts_reach_what_is_not_on_loopback() {
+        let shown = |address: &str, beside: &[&str]| {
+            let beside: Vec<SocketAddr> = beside.iter().map(|a| a.parse().unwrap()).collect();
+            let listener = tcp(address.parse().unwrap(), &beside).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let shown = reachable(&listener);
+            assert!(shown.iter().all(|a| a.port() == port && port != 0));
+            shown.into_iter().map(|a| a.ip().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(shown("[::]:0", &[]), ["::", "0.0.0.0"]);
+        let port = plaintext("127.0.0.1:0".parse().unwrap()).unwrap().local_addr().unwrap().port();
+        assert_eq!(shown(&format!("[::]:{port}"), &[&format!("127.0.0.1:{port}")]), ["::"]);
+        assert_eq!(shown("0.0.0.0:0", &[]), ["0.0.0.0"]);
+        for local in ["127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
+            assert!(shown(local, &[]).is_empty(), "{local}");
+        }
     }
 
     #[tokio::test]

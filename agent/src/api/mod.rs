@@ -62,7 +62,7 @@ pub fn bind(api: &config::Api, state_dir: &Path) -> Result<Bound, ApiError> {
 /// # Errors
 /// As [`bind`].
 pub fn bind_with(api: &config::Api, state_dir: &Path, limits: Limits) -> Result<Bound, ApiError> {
-    let config::Api { unix, tcp, plaintext } = api;
+    let config::Api { unix, tcp, plaintext, syn_rate: _ } = api;
     accept::raise_file_limit();
     let tls = tls::load_or_make(state_dir)?;
     let beside: Vec<_> = tcp.iter().chain(plaintext).copied().collect();
@@ -108,6 +108,12 @@ impl Bound {
     #[must_use]
     pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
         self.tcp.iter().filter_map(|l| l.local_addr().ok()).collect()
+    }
+
+    /// Where other hosts reach it: what is bound, but loopback, and both families where one socket takes both.
+    #[must_use]
+    pub fn reachable(&self) -> Vec<SocketAddr> {
+        self.tcp.iter().flat_map(listen::reachable).collect()
     }
 
     /// Where it listens without TLS.

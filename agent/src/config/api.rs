@@ -5,9 +5,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use postern_core::key::TCP;
+use postern_core::key::{SynRate, TCP};
 use postern_core::policy::PortRule;
 
+use super::keys;
 use super::ports::Named;
 use super::value::{Section, Value};
 
@@ -20,7 +21,16 @@ pub struct Api {
     pub tcp: Vec<SocketAddr>,
     /// Listeners without TLS; loopback addresses only.
     pub plaintext: Vec<SocketAddr>,
+    /// How fast one source may begin connections to `tcp`; `None` for no limit.
+    pub syn_rate: Option<SynRate>,
 }
+
+/// A person's tool makes a handful of connections for a command, and twenty people may share an address; nobody who does no harm begins
+/// more than that for long. A SYN too many is sent again by its own kernel after a second, when twenty more have room.
+const SYN_RATE: SynRate = SynRate::new(20, 40);
+/// Beyond these a limit would be none.
+const MOST_PER_SECOND: u32 = 100_000;
+const MOST_AT_ONCE: u32 = 1_000_000;
 
 impl Default for Api {
     fn default() -> Self {
@@ -28,6 +38,7 @@ impl Default for Api {
             unix: "/run/postern/posternd.sock".into(),
             tcp: vec![SocketAddr::from(([0u16; 8], 7322))],
             plaintext: Vec::new(),
+            syn_rate: Some(SYN_RATE),
         }
     }
 }
@@ -47,7 +58,20 @@ pub(super) fn read(section: Option<&Section<'_>>, rules: &[PortRule], named: &Na
         }
     }
     let unix = get("unix").and_then(|value| value.path()).unwrap_or(own.unix);
-    Api { unix, tcp: tcp.unwrap_or(own.tcp), plaintext: plaintext.unwrap_or_default() }
+    let syn_rate = get("syn_rate").map_or(own.syn_rate, |value| syn_rate(&value));
+    Api { unix, tcp: tcp.unwrap_or(own.tcp), plaintext: plaintext.unwrap_or_default(), syn_rate }
+}
+
+/// `"off"` or `{ per_second = …, burst = … }`. What is wrong has said so.
+fn syn_rate(value: &Value<'_>) -> Option<SynRate> {
+    if !value.is_table() {
+        value.choice(&[("off", ())]);
+        return None;
+    }
+    let section = value.section(keys::SYN_RATE)?;
+    let burst = section.get("burst").map(|value| value.number(1..=MOST_AT_ONCE));
+    let per_second = section.need("per_second")?.number(1..=MOST_PER_SECOND)?;
+    Some(SynRate::new(per_second, burst.unwrap_or(Some(2 * per_second))?))
 }
 
 fn listeners(value: &Value<'_>, rules: &[PortRule], plaintext: bool) -> Vec<SocketAddr> {

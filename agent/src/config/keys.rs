@@ -38,7 +38,9 @@ pub(super) const TOP: Place = Place {
 /// `shed = { … }`
 pub(super) const SHED: Place = Place { name: "shed", keys: &["interfaces"] };
 /// `[api]`
-pub(super) const API: Place = Place { name: "[api]", keys: &["unix", "tcp", "plaintext"] };
+pub(super) const API: Place = Place { name: "[api]", keys: &["unix", "tcp", "plaintext", "syn_rate"] };
+/// `syn_rate = { … }`
+pub(super) const SYN_RATE: Place = Place { name: "syn_rate", keys: &["per_second", "burst"] };
 /// `[limits]`
 pub(super) const LIMITS: Place = Place { name: "[limits]", keys: &["grants", "entries"] };
 /// `[journal]`
@@ -71,7 +73,8 @@ pub(super) const ROLE: Place =
     Place { name: "[[role]]", keys: &["name", "principals", "ports", "sources", "max_duration"] };
 
 /// All of them.
-pub(super) const PLACES: &[Place] = &[TOP, SHED, API, LIMITS, JOURNAL, AUDIT, PORT, JUSTIFICATION, APPROVALS, ROLE];
+pub(super) const PLACES: &[Place] =
+    &[TOP, SHED, API, SYN_RATE, LIMITS, JOURNAL, AUDIT, PORT, JUSTIFICATION, APPROVALS, ROLE];
 
 /// What to say of `key`, which `place` does not know.
 pub(super) fn unknown(key: &str, place: Place) -> String {

@@ -1,5 +1,6 @@
 //! A full file, an empty one, and every mistake by name.
 
+use postern_core::key::SynRate;
 use postern_core::policy::{Approvals, Justification, OnExpiry, PortRule, RoleKind};
 use postern_core::time::Seconds;
 
@@ -17,6 +18,7 @@ const FULL: &str = r#"
     unix = "/u"
     tcp = ["[::]:7322"]
     plaintext = ["127.0.0.1:7323"]
+    syn_rate = { per_second = 5, burst = 7 }
     [limits]
     grants = 10
     entries = 100
@@ -49,6 +51,7 @@ fn a_full_file() {
     let policy = config.policy();
     assert_eq!(config.shed, Shed::List(vec!["eth0".into()]));
     assert_eq!(config.journal, Journal { segment_bytes: 65536, keep_days: Some(400), keep_bytes: 5_000_000_000 });
+    assert_eq!(config.api.syn_rate, Some(SynRate::new(5, 7)));
     assert_eq!(policy.ports[0].max_duration, Seconds(5400));
     assert_eq!(policy.ports[1].max_duration, Seconds::hours(3));
     assert_eq!(policy.protected().collect::<Vec<_>>(), [(6, 22), (6, 3389), (17, 3389)]);
@@ -63,6 +66,14 @@ fn an_empty_file_closes_the_usual_ports_and_lets_nobody_in() {
     assert!(config.policy().roles.is_empty());
     assert_eq!(config.shed, Shed::Auto);
     assert!(config.api.plaintext.is_empty());
+    assert_eq!(config.api.syn_rate, Some(SynRate::new(20, 40)));
+}
+
+#[test]
+fn no_limit_is_a_word_and_half_a_limit_has_twice_its_rate_at_once() {
+    let rate = |text: &str| Config::parse(&format!("[api]\nsyn_rate = {text}")).map(|config| config.api.syn_rate);
+    assert_eq!(rate("'off'").unwrap(), None);
+    assert_eq!(rate("{ per_second = 3 }").unwrap(), Some(SynRate::new(3, 6)));
 }
 
 /// A text, and what the only complaint about it says: `LINE:COLUMN: FIELD: MESSAGE`, or the beginning of it.
@@ -168,6 +179,11 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[[role]]\nname = 'admin'", "1:1: role[0].principals: is missing; [[role]] needs it"),
     ("[[role]]\nname = 'admin'\nprincipals = ['a', '']", "3:20: role[0].principals[1]: an empty text"),
     ("[[role]]\nname = 'admin'\nprincipals = 'a'", "3:14: role[0].principals: the text 'a' where a list"),
+    ("[api]\nsyn_rate = 0", "2:12: api.syn_rate: the number 0 where one of \"off\" belongs"),
+    ("[api]\nsyn_rate = 'on'", "2:12: api.syn_rate: 'on' is none of \"off\""),
+    ("[api]\nsyn_rate = {}", "2:12: api.syn_rate.per_second: is missing; syn_rate needs it"),
+    ("[api]\nsyn_rate = { per_second = 0 }", "2:27: api.syn_rate.per_second: 0 is not from 1 to 100000"),
+    ("[api]\nsyn_rate = { per_second = 1, burst = 0 }", "2:38: api.syn_rate.burst: 0 is not from 1 to 1000000"),
     ("[api]\nplaintext = ['0.0.0.0:1']", "2:14: api.plaintext[0]: 0.0.0.0:1 is not a loopback address"),
     ("[api]\ntcp = ['localhost']", "2:8: api.tcp[0]: 'localhost' is not an address with a port"),
     ("api = 'on'", "1:7: api: the text 'on' where the table [api] belongs"),

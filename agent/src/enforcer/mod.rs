@@ -19,13 +19,13 @@ mod sys;
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
 use postern_core::{
-    key::SlotUsage,
+    key::{SlotUsage, SynRate},
     table::{Edit, Table},
     verdict::{Fate, Hook},
 };
@@ -284,6 +284,14 @@ impl Enforcer {
     /// What the kernel refused.
     pub fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), EnforcerError> {
         self.programs.set_local(addresses)
+    }
+
+    /// Has the shed limit how fast one source begins connections to `addresses`, and to no others.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn limit_syns(&mut self, addresses: &[SocketAddr], rate: SynRate) -> Result<(), EnforcerError> {
+        self.programs.limit_syns(addresses, rate)
     }
 
     /// The reader of who was turned away; `None` once it was taken.

@@ -2,7 +2,12 @@
 //!
 //! Owns loading and every map access. It attaches nothing (`links.rs` does).
 
-use std::{collections::BTreeSet, io, net::IpAddr, os::fd::AsFd as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -10,7 +15,9 @@ use aya::{
     programs::{CgroupSkb, ProgramFd, SkLookup, Xdp},
 };
 use postern_core::{
-    key::{Address, FlowValue, GrantKey, GrantValue, Lengths, PROTECTED_WORDS, SlotUsage, protected_bit},
+    key::{
+        Address, FlowValue, GrantKey, GrantValue, Lengths, Listener, PROTECTED_WORDS, SlotUsage, SynRate, protected_bit,
+    },
     table::{Edit, Table, diff},
     verdict::{Fate, Hook, counter},
 };
@@ -54,6 +61,8 @@ pub struct Programs {
     flows: HashMap<MapData, u64, Shared<FlowValue>>,
     local: HashMap<MapData, Shared<Address>, u8>,
     local_now: BTreeSet<Address>,
+    listeners: HashMap<MapData, Shared<Listener>, Shared<SynRate>>,
+    listeners_now: BTreeMap<Listener, SynRate>,
     counters: PerCpuArray<MapData, u64>,
     usage: PerCpuArray<MapData, Shared<SlotUsage>>,
     knocks: Option<Knocks>,
@@ -97,6 +106,8 @@ impl Programs {
             flows: map(&mut ebpf, "FLOWS")?,
             local: map(&mut ebpf, "LOCAL")?,
             local_now: BTreeSet::new(),
+            listeners: map(&mut ebpf, "LISTENERS")?,
+            listeners_now: BTreeMap::new(),
             counters: map(&mut ebpf, "COUNTERS")?,
             usage: map(&mut ebpf, "USAGE")?,
             knocks: Some(Knocks::new(ring)),
@@ -173,6 +184,29 @@ impl Programs {
                 self.local.insert(Shared(new), 1, 0).map_err(failed)?;
                 self.local_now.insert(new);
             }
+        }
+        Ok(())
+    }
+
+    /// Has the shed limit how fast one source begins connections to `addresses`, and to no others. Where it is an unspecified
+    /// address, that is every one of its family.
+    ///
+    /// # Errors
+    /// What the kernel refused; what is left of the limits then is in force.
+    pub fn limit_syns(&mut self, addresses: &[SocketAddr], rate: SynRate) -> Result<(), EnforcerError> {
+        let at = |a: &SocketAddr| (Listener::new(address(a.ip()), a.port()), rate);
+        let wanted: BTreeMap<Listener, SynRate> = addresses.iter().map(at).collect();
+        let failed = |e: MapError| {
+            EnforcerError::kernel("limit the rate of SYNs to the API", &e, "the API's own limits hold without it")
+        };
+        let gone: Vec<_> = self.listeners_now.keys().filter(|at| !wanted.contains_key(at)).copied().collect();
+        for listener in gone {
+            absent_is_fine(self.listeners.remove(&Shared(listener))).map_err(failed)?;
+            self.listeners_now.remove(&listener);
+        }
+        for (listener, rate) in wanted {
+            self.listeners.insert(Shared(listener), Shared(rate), 0).map_err(failed)?;
+            self.listeners_now.insert(listener, rate);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! Owns the promise that they are plain bytes. It never touches a map.
 #![allow(unsafe_code)]
 
-use postern_core::key::{Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, SlotUsage};
+use postern_core::key::{Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, Listener, SlotUsage, SynRate};
 
 /// One of the types of [`postern_core::key`], byte for byte.
 #[repr(transparent)]
@@ -17,7 +17,7 @@ macro_rules! plain {
     )* };
 }
 
-plain!(Address, FlowValue, GrantKey, GrantValue, Lengths, SlotUsage);
+plain!(Address, FlowValue, GrantKey, GrantValue, Lengths, Listener, SlotUsage, SynRate);
 
 /// The event in a ring-buffer entry; `None` if it has another size.
 #[must_use]

@@ -11,10 +11,12 @@ mod tally;
 mod view;
 mod worker;
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use postern_core::grant::{AccessRequest, PortSpec, RevokeRequest, Source};
+use postern_core::key::SynRate;
 use postern_core::ledger::{self, Action};
 use postern_core::message::{Challenger, Identity};
 use postern_core::policy::Policy;
@@ -145,6 +147,8 @@ enum Command {
         answer: oneshot::Sender<HostState>,
     },
     Network(LinkState),
+    /// Where strangers reach the API, and how fast one of them may begin connections there.
+    LimitSyns(Vec<SocketAddr>, SynRate),
     Degraded {
         part: &'static str,
         why: Option<String>,
@@ -320,6 +324,11 @@ impl Engine {
     pub async fn network_changed(&self, state: LinkState) {
         // It fails only when the worker has stopped: then nobody needs to know any more.
         let _ = self.0.commands.send(Command::Network(state)).await;
+    }
+
+    /// Has the kernel limit how fast one source begins connections to these addresses of the API.
+    pub async fn limit_syns(&self, addresses: Vec<SocketAddr>, rate: SynRate) {
+        let _ = self.0.commands.send(Command::LimitSyns(addresses, rate)).await;
     }
 
     /// Notes that a part of the host works with restrictions, or no longer does.

@@ -24,6 +24,7 @@ impl Command {
             | Self::BreakGlass { .. }
             | Self::Refuse { .. }
             | Self::Network(_)
+            | Self::LimitSyns(..)
             | Self::Degraded { .. }
             | Self::Reload { .. }
             | Self::Counted
@@ -66,6 +67,11 @@ impl Worker {
                 batch.waiting.push(Waiting::Recorded(refusal, answer));
             }
             Command::Network(state) => self.network(&state),
+            Command::LimitSyns(addresses, rate) => {
+                if let Err(error) = self.enforcer.limit_syns(&addresses, rate) {
+                    self.degraded.insert("syn rate", error.to_string());
+                }
+            }
             Command::Degraded { part, why } => match why {
                 Some(why) => drop(self.degraded.insert(part, why)),
                 None => drop(self.degraded.remove(part)),

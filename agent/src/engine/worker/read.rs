@@ -44,6 +44,7 @@ impl Worker {
             | Command::BreakGlass { .. }
             | Command::Refuse { .. }
             | Command::Network(_)
+            | Command::LimitSyns(..)
             | Command::Degraded { .. }
             | Command::Reload { .. }
             | Command::Counted
