@@ -14,6 +14,7 @@ use postern_core::{
 use std::net::IpAddr;
 
 mod shapes;
+mod syns;
 use shapes::{Random, packet};
 
 /// XDP's verdicts (enum xdp_action).
@@ -107,6 +108,7 @@ fn host_and_twin_agree_on_sessions() {
             port: random.port(),
             source: address(random.address()),
             destination: address(random.address()),
+            flags: 0,
         };
         for cookie in 0..3 {
             // Mostly this very flow, else another's cookie.

@@ -4,6 +4,7 @@
 
 mod http2;
 mod person;
+mod syn;
 
 use http2::Wire;
 use person::Person;

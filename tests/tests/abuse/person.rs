@@ -52,7 +52,7 @@ impl<'a> Person<'a> {
         let answer = self.runtime.block_on(self.client().request_access(request));
         let waited = self.came.elapsed();
         let grant = answer.unwrap_or_else(|status| panic!("{status:?}\n{}", self.postern.log())).into_inner().grant;
-        assert_eq!(grant.map(|g| g.source), Some(vec![format!("{}/32", self.address)]));
+        assert_eq!(grant.map(|g| g.source), Some(vec![postern_tests::request::prefix(self.address)]));
         assert!(waited < PATIENCE, "a person waited {waited:?}");
     }
 
