@@ -40,8 +40,16 @@ impl Session {
         (self.cookie, Flow { protocol: self.protocol, port: self.port, peer, until_boot_ns })
     }
 
-    fn is_carried_by(&self, grant: &Grant) -> bool {
-        let port = |p: &PortSpec| p.number == self.port && p.protocol.numbers().contains(&self.protocol);
+    /// Its port with its one protocol; `None` for one that is neither TCP nor UDP.
+    #[must_use]
+    pub fn port_spec(&self) -> Option<PortSpec> {
+        Some(PortSpec { number: self.port, protocol: Protocol::of_number(self.protocol)? })
+    }
+
+    /// Whether `grant` lets its packets through, by one of its ports that `counts`.
+    #[must_use]
+    pub fn is_carried_by(&self, grant: &Grant, counts: impl Fn(&PortSpec) -> bool) -> bool {
+        let port = |p: &PortSpec| p.number == self.port && p.protocol.numbers().contains(&self.protocol) && counts(p);
         grant.ports.iter().any(port) && grant.sources.iter().any(|source| source.net().contains(&self.peer))
     }
 }
@@ -90,7 +98,7 @@ pub fn outliving(policy: &Policy, grant: &Grant, established: &[Session]) -> Vec
         let (_, rule) = policy.rule(PortSpec { number: session.port, protocol })?;
         Kept::new(session, rule.on_expiry.sessions_end(grant.expires_boot)?)
     };
-    established.iter().filter(|session| session.is_carried_by(grant)).filter_map(kept).collect()
+    established.iter().filter(|session| session.is_carried_by(grant, |_| true)).filter_map(kept).collect()
 }
 
 /// What is kept at present.

@@ -39,3 +39,5 @@ pub mod time;
 #[cfg(feature = "user")]
 pub mod trust;
 pub mod verdict;
+#[cfg(feature = "user")]
+pub mod warn;

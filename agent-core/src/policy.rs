@@ -11,6 +11,7 @@ use regex::Regex;
 use crate::grant::{Grant, PortSpec, Protocol, Source};
 use crate::life::Pending;
 use crate::time::{BootNanos, Seconds};
+use crate::warn::DEFAULT_WARN_BEFORE;
 
 pub use judge::{Asking, Judgement, Live, Missing};
 
@@ -144,6 +145,8 @@ pub struct PortRule {
     pub first_use_within: Option<Seconds>,
     /// A grant closes when it was not used for this long.
     pub idle_timeout: Option<Seconds>,
+    /// How long before an end the people at the terminals of its sessions are warned. Empty: they are told nothing.
+    pub warn_before: Vec<Seconds>,
 }
 
 impl PortRule {
@@ -161,6 +164,7 @@ impl PortRule {
             approvals: Approvals::default(),
             first_use_within: None,
             idle_timeout: None,
+            warn_before: DEFAULT_WARN_BEFORE.to_vec(),
         }
     }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use postern_core::policy::Policy;
+use postern_core::warn::DEFAULT_WARN_BEFORE;
 use toml::de::DeTable;
 
 mod api;
@@ -162,7 +163,8 @@ impl Config {
         let path = |key| top.get(key).and_then(|value| value.path());
         let or = |key, default: &str| path(key).unwrap_or_else(|| default.into());
         let cap = Cap::of(top);
-        let (ports, named) = ports::read(&top.tables("port", keys::PORT), &cap);
+        let warn_before = limits::warn_before(top).unwrap_or_else(|| DEFAULT_WARN_BEFORE.to_vec());
+        let (ports, named) = ports::read(&top.tables("port", keys::PORT), &cap, &warn_before);
         let roles = top.tables("role", keys::ROLE);
         let api = top.get("api").and_then(|value| value.section(keys::API));
         Self {

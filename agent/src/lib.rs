@@ -18,4 +18,5 @@ pub mod proof;
 pub mod run;
 pub mod sessions;
 pub mod sysctl;
+pub mod terminals;
 pub mod wire;

@@ -4,14 +4,15 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use postern_proto::v1::{BreakGlassRequest, Grant, GrantState};
-use postern_tests::client::reason;
+use postern_proto::v1::{BreakGlassRequest, EndWarning, Grant, GrantState, WatchGrantsRequest, WatchGrantsResponse};
+use postern_tests::client::{Client, reason};
 use postern_tests::keys::Key;
 use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER};
 use postern_tests::postern::{AUDIENCE, Options, Postern, ROLES, port};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::request::{self, Access, seconds_from_now};
 use postern_tests::service::Service;
+use tonic::Streaming;
 
 /// How long something that happens at once may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -231,6 +232,68 @@ fn an_extension_carries_the_session_over_the_old_end() {
     assert_eq!(lab.postern.revoke(&second.id).expect("to give back").state(), GrantState::Withdrawn);
     assert_eq!(lab.is_open_for_both(), [false; 2]);
     assert!(!echo(b"end!").unwrap_or(false), "the session ended with the grant");
+}
+
+/// What those who watch all grants are told.
+struct Watch {
+    client: Client,
+    stream: Streaming<WatchGrantsResponse>,
+}
+
+impl Watch {
+    fn new(lab: &Lab) -> Self {
+        let client = lab.postern.client();
+        let call = client.wait(client.access().watch_grants(WatchGrantsRequest::default()));
+        Self { stream: call.expect("a watch").into_inner(), client }
+    }
+
+    /// The warnings up to the change that `ends` it.
+    fn warnings_until(&mut self, ends: impl Fn(&WatchGrantsResponse) -> bool) -> Vec<(Grant, EndWarning)> {
+        let mut warnings = Vec::new();
+        loop {
+            let next = self.client.wait(async { tokio::time::timeout(PATIENCE, self.stream.message()).await });
+            let told = next.expect("it is told in time").expect("a change").expect("the stream goes on");
+            warnings.extend(told.warning.clone().and_then(|warning| Some((told.grant.clone()?, warning))));
+            if ends(&told) {
+                return warnings;
+            }
+        }
+    }
+}
+
+#[test]
+fn who_watches_is_warned_of_each_end_once_also_across_a_kill() {
+    let mut lab = Lab::new("warn_before = [\"7s\", \"3s\"]\n", "warn_before = []\n");
+    let mut watch = Watch::new(&lab);
+    let extended = lab.ask(&lab.access(60)).expect("a grant");
+    let short = Access::new(AUDIENCE, &["22/tcp"], &NEIGHBOUR.both(), 9);
+    let short = lab.postern.client().request(short.seal(&lab.postern.alice)).expect("a grant");
+    let warnings = watch.warnings_until(|told| told.warning.is_some());
+    let [(grant, warning)] = &warnings[..] else { panic!("{warnings:?}") };
+    assert_eq!((&grant.id, grant.state()), (&short.id, GrantState::Active));
+    assert_eq!((&warning.ports[..], warning.sessions), (&["22/tcp".to_owned()][..], false));
+    assert_eq!(warning.consequence, "Sessions are cut then.");
+    let left = warning.left.map_or(0, |left| left.seconds);
+    assert!((1..=7).contains(&left), "{left}");
+    let second = |moment: Option<pbjson_types::Timestamp>| moment.expect("a moment").seconds;
+    assert!(second(warning.end).abs_diff(second(short.expires)) <= 1, "{warning:?} {short:?}");
+
+    lab.postern.kill();
+    lab.postern.launch();
+    let mut watch = Watch::new(&lab);
+    // What an extension replaces is not warned of, what somebody ends early neither: those are changes.
+    let longer = Access { supersedes: extended.id.clone(), ..lab.access(600) };
+    let second = lab.ask(&longer).expect("an extension");
+    lab.postern.revoke(&second.id).expect("to give back");
+    until("the end", || lab.state(&short.id) == GrantState::Expired);
+    let last = lab.ask(&lab.access(600)).expect("a grant");
+    let warnings = watch.warnings_until(|told| told.grant.as_ref().is_some_and(|grant| grant.id == last.id));
+    // A slow start may have missed the second moment.
+    assert!(warnings.len() <= 1, "{warnings:?}");
+    let again = |(grant, warning): &(Grant, EndWarning)| {
+        grant.id != short.id || warning.left.is_none_or(|left| left.seconds > 3)
+    };
+    assert!(!warnings.iter().any(again), "{warnings:?}");
 }
 
 #[test]

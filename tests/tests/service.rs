@@ -20,7 +20,11 @@ struct Probe {
 const WHOLE: Probe = Probe {
     enabled: "posternd.service",
     order: "After=posternd.service network.target",
-    script: concat!(include_str!("service/lib.sh"), include_str!("service/probe.sh")),
+    script: concat!(
+        include_str!("service/lib.sh"),
+        include_str!("service/warnings.sh"),
+        include_str!("service/probe.sh")
+    ),
 };
 
 const EARLY: Probe = Probe {
@@ -60,6 +64,7 @@ shed = { interfaces = "auto" }
 [[port]]
 number = 22
 name = "ssh"
+warn_before = ["5s"]
 [[port]]
 number = 2223
 [[role]]
@@ -105,7 +110,8 @@ fn configure(folder: &Path, tree: &Path, Probe { order, script, .. }: &Probe) {
     let key = probe.join("alice");
     run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "alice", "-f"]).arg(&key));
     let public = fs::read_to_string(key.with_extension("pub")).expect("alice's public key");
-    let trust = format!("alice@example.com namespaces=\"request@postern.v1,read@postern.v1\" {public}");
+    let trust =
+        format!("alice@example.com namespaces=\"request@postern.v1,revoke@postern.v1,read@postern.v1\" {public}");
     let unit = format!("[Unit]\n{order}{PROBE_UNIT}");
     for (path, text, mode) in [
         (tree.join("etc/postern/postern.toml"), CONFIGURATION, 0o644),

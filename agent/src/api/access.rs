@@ -13,7 +13,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::reads::{busy, peer, reader, refused};
-use crate::engine::{Engine, Filter, GrantView, Reader};
+use crate::engine::{Change, Engine, Filter, GrantView, Reader};
 use crate::proof::Proof;
 use crate::wire;
 
@@ -104,10 +104,9 @@ impl v1::access_service_server::AccessService for Access {
             let _held = (&busy, &place);
             visible(change, &reader)
         });
-        let stream = tokio_stream::iter(now.into_iter().rev().map(Ok)).chain(changes);
-        Ok(Response::new(Box::pin(
-            stream.map(|grant| grant.map(|grant| v1::WatchGrantsResponse { grant: Some(wire::grant(grant)) })),
-        )))
+        let now = now.into_iter().rev().map(|view| Ok(Change { view, warning: None }));
+        let stream = tokio_stream::iter(now).chain(changes);
+        Ok(Response::new(Box::pin(stream.map(|change| change.map(wire::change)))))
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
@@ -143,9 +142,9 @@ impl Access {
 }
 
 /// A change that `reader` may see. Who reads too slowly has missed some, and is told so instead of being shown the rest.
-fn visible(change: Result<GrantView, BroadcastStreamRecvError>, reader: &Reader) -> Option<Result<GrantView, Status>> {
+fn visible(change: Result<Change, BroadcastStreamRecvError>, reader: &Reader) -> Option<Result<Change, Status>> {
     match change {
-        Ok(view) => reader.may_see(&view.life.signer().principal).then_some(Ok(view)),
+        Ok(change) => reader.may_see(&change.view.life.signer().principal).then_some(Ok(change)),
         Err(BroadcastStreamRecvError::Lagged(missed)) => {
             Some(Err(Status::resource_exhausted(format!("{missed} changes were missed; watch again"))))
         }
@@ -164,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    fn view(seq: u64, principal: &str) -> GrantView {
+    fn change(seq: u64, principal: &str) -> Change {
         let signer = Signer { principal: principal.into(), fingerprint: "SHA256:x".into(), certificate: None };
         let grant = Grant {
             ports: vec!["22/tcp".parse().unwrap()],
@@ -172,7 +171,7 @@ mod tests {
             expires_boot: BootNanos(1),
             ..Grant::of_nothing(Uuid::from_u128(seq.into()), signer, Timestamp::UNIX_EPOCH, Uuid::nil())
         };
-        GrantView {
+        let view = GrantView {
             seq,
             life: Life::Granted(grant),
             state: State::Active,
@@ -181,7 +180,8 @@ mod tests {
             usage: Use::default(),
             steps: Vec::new(),
             superseded_by: None,
-        }
+        };
+        Change { view, warning: None }
     }
 
     fn person(sees_all: bool) -> Reader {
@@ -197,7 +197,7 @@ mod tests {
             ("bob", person(true), true),
             ("bob", Reader::Root, true),
         ] {
-            assert_eq!(visible(Ok(view(1, owner)), &reader).is_some(), seen, "{owner} {reader:?}");
+            assert_eq!(visible(Ok(change(1, owner)), &reader).is_some(), seen, "{owner} {reader:?}");
         }
     }
 
@@ -205,7 +205,7 @@ mod tests {
     async fn a_watcher_that_fell_behind_is_told_and_the_writer_never_waits() {
         let (writer, reader) = broadcast::channel(2);
         for seq in 0..5 {
-            writer.send(view(seq, "alice")).unwrap();
+            writer.send(change(seq, "alice")).unwrap();
         }
         let mut stream = BroadcastStream::new(reader).filter_map(|change| visible(change, &Reader::Root));
         let status = stream.next().await.unwrap().unwrap_err();

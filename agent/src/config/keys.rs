@@ -33,6 +33,7 @@ pub(super) const TOP: Place = Place {
         "role",
         "max_duration",
         "pending_ttl",
+        "warn_before",
     ],
 };
 /// `shed = { … }`
@@ -62,6 +63,7 @@ pub(super) const PORT: Place = Place {
         "max_grants",
         "first_use_within",
         "idle_timeout",
+        "warn_before",
     ],
 };
 /// `justification = { … }`

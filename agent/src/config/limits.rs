@@ -4,6 +4,7 @@
 
 use postern_core::policy::{DEFAULT_PENDING_TTL, MAX_DURATION_RANGE, MAX_PENDING_TTL};
 use postern_core::time::Seconds;
+use postern_core::warn::MOST_WARNINGS;
 
 use super::keys;
 use super::value::{Section, Value};
@@ -89,4 +90,48 @@ pub(super) fn pending_ttl(top: &Section<'_>) -> Option<Seconds> {
         value.wrong(format!("{duration} is longer than {MAX_PENDING_TTL}"));
     }
     Some(duration).filter(|duration| *duration > Seconds(0))
+}
+
+/// `warn_before`, above the first section or in a port's: how long before an end people are warned; `[]`: they are not. `None` where
+/// it is left out.
+pub(super) fn warn_before(section: &Section<'_>) -> Option<Vec<Seconds>> {
+    let value = section.get("warn_before")?;
+    let mut moments = value.list(|item| {
+        let before = item.duration()?;
+        if before < Seconds(1) || before > MAX_DURATION_RANGE.1 {
+            item.wrong(format!("{before} is not from 1s to {}", MAX_DURATION_RANGE.1));
+        }
+        Some(before)
+    })?;
+    if moments.len() > MOST_WARNINGS {
+        value.wrong(format!("{} warnings before one end; {MOST_WARNINGS} are the most", moments.len()));
+    }
+    moments.sort_unstable_by(|a, b| b.cmp(a));
+    moments.dedup();
+    Some(moments)
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_core::warn::DEFAULT_WARN_BEFORE;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_port_is_warned_of_as_the_host_says_where_it_says_nothing_itself() {
+        let before = |text: &str| {
+            let policy = Config::parse(text).unwrap().policy();
+            policy.ports.into_iter().map(|rule| rule.warn_before)
+        };
+        let host =
+            |top: &str| before(&format!("{top}\n[[port]]\nnumber = 22\n[[port]]\nnumber = 23\nwarn_before = ['1m']"));
+        assert!(host("").eq([DEFAULT_WARN_BEFORE.to_vec(), vec![Seconds(60)]]));
+        assert!(host("warn_before = ['2m']").eq([vec![Seconds(120)], vec![Seconds(60)]]));
+        assert!(host("warn_before = []").eq([vec![], vec![Seconds(60)]]));
+        assert!(host("warn_before = ['30s', '10m', '30s']").next() == Some(vec![Seconds(600), Seconds(30)]));
+        // The default ports too.
+        assert!(before("warn_before = []").all(|moments| moments.is_empty()));
+        assert!(before("").all(|moments| moments == DEFAULT_WARN_BEFORE));
+    }
 }

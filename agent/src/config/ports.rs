@@ -14,7 +14,7 @@ use postern_core::time::Seconds;
 
 use super::limits::Cap;
 use super::value::{Section, Value};
-use super::{keys, roles, services};
+use super::{keys, limits, roles, services};
 
 pub(super) const PROTOCOLS: &[(&str, Protocol)] =
     &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("any", Protocol::Any)];
@@ -30,17 +30,21 @@ const MOST_APPROVALS: u32 = MOST_SIGNATURES as u32 - 1;
 pub(super) type Named<'a> = BTreeMap<(u8, u16), Value<'a>>;
 
 /// All rules, and where their ports stand; Azure's four where the file names none.
-pub(super) fn read<'a>(sections: &[Section<'a>], cap: &Cap) -> (Vec<PortRule>, Named<'a>) {
+pub(super) fn read<'a>(sections: &[Section<'a>], cap: &Cap, warn_before: &[Seconds]) -> (Vec<PortRule>, Named<'a>) {
     let mut named = Named::new();
     if sections.is_empty() {
-        let own = |rule: PortRule| PortRule { max_duration: rule.max_duration.min(cap.most), ..rule };
+        let own = |rule: PortRule| PortRule {
+            max_duration: rule.max_duration.min(cap.most),
+            warn_before: warn_before.to_vec(),
+            ..rule
+        };
         return (default_ports().into_iter().map(own).collect(), named);
     }
-    let rules = sections.iter().filter_map(|section| rule(section, cap, &mut named)).collect();
+    let rules = sections.iter().filter_map(|section| rule(section, cap, warn_before, &mut named)).collect();
     (rules, named)
 }
 
-fn rule<'a>(section: &Section<'a>, cap: &Cap, named: &mut Named<'a>) -> Option<PortRule> {
+fn rule<'a>(section: &Section<'a>, cap: &Cap, warn_before: &[Seconds], named: &mut Named<'a>) -> Option<PortRule> {
     let at = section.need("number");
     let number = at.as_ref().and_then(port_number);
     let protocol = section.get("protocol").map_or(Some(Protocol::Tcp), |value| value.choice(PROTOCOLS));
@@ -56,6 +60,7 @@ fn rule<'a>(section: &Section<'a>, cap: &Cap, named: &mut Named<'a>) -> Option<P
         approvals: section.get("approvals").and_then(|value| approvals(&value)).unwrap_or_default(),
         first_use_within: section.get("first_use_within").and_then(|value| some_time(&value)),
         idle_timeout: section.get("idle_timeout").and_then(|value| some_time(&value)),
+        warn_before: limits::warn_before(section).unwrap_or_else(|| warn_before.to_vec()),
         ..PortRule::new(PortSpec { number: 0, protocol: Protocol::Tcp })
     };
     let port = PortSpec { number: number?, protocol: protocol? };

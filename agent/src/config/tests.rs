@@ -157,6 +157,13 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     ("[[port]]\nnumber = 22\non_expiry = 'drain 0s'", "3:13: port[0].on_expiry: drains for 0s; write \"cut\""),
     ("[[port]]\nnumber = 22\non_expiry = 'drain 25h'", "3:13: port[0].on_expiry: drains for 25h; 24h is the most"),
+    ("warn_before = '5m'", "1:15: warn_before: the text '5m' where a list in [ ] belongs"),
+    ("warn_before = ['0s']", "1:16: warn_before[0]: 0s is not from 1s to 24h"),
+    ("[[port]]\nnumber = 22\nwarn_before = ['1h', '25h']", "3:22: port[0].warn_before[1]: 25h is not from 1s to 24h"),
+    (
+        "warn_before = ['1s', '2s', '3s', '4s', '5s', '6s', '7s', '8s', '9s']",
+        "1:15: warn_before: 9 warnings before one end; 8 are the most",
+    ),
     (
         "[[port]]\nnumber = 22\non_expiry = 'drain soon'",
         "3:13: port[0].on_expiry: 'soon' is not a duration in whole seconds",

@@ -33,7 +33,9 @@ pub use audit::{Published, Summary};
 pub use door::SignedBytes;
 pub use knocks::Knocks;
 use tally::Tally;
-pub use view::{Explanation, Filter, GrantView, HostState, KnockView, LayerView, Query, Reader, ShedView, WhoAmI};
+pub use view::{
+    Change, Explanation, Filter, GrantView, HostState, KnockView, LayerView, Query, Reader, ShedView, WhoAmI,
+};
 pub use worker::{Setup, StartError, start};
 
 /// Commands that may wait for the worker. More than that and the host is too busy to answer in time.
@@ -64,7 +66,7 @@ struct Shared {
     scans: Arc<Semaphore>,
     knocks: Knocks,
     commands: mpsc::Sender<Command>,
-    changes: broadcast::Sender<GrantView>,
+    changes: broadcast::Sender<Change>,
     /// Every line of the journal, once it is durable.
     lines: broadcast::Sender<Arc<Published>>,
 }
@@ -284,9 +286,9 @@ impl Engine {
         self.ask(|answer| Command::List { reader, filter, before, limit, answer }).await
     }
 
-    /// Every grant that changes from now on, whoever it belongs to.
+    /// Every grant that changes or is about to end from now on, whoever it belongs to.
     #[must_use]
-    pub fn watch(&self) -> broadcast::Receiver<GrantView> {
+    pub fn watch(&self) -> broadcast::Receiver<Change> {
         self.0.changes.subscribe()
     }
 

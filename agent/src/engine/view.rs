@@ -9,6 +9,7 @@ use postern_core::life::{Ending, Life, State, Step};
 use postern_core::policy::PortRule;
 use postern_core::refusal::Refusal;
 use postern_core::time::Seconds;
+use postern_core::warn::Warning;
 use uuid::Uuid;
 
 /// Who reads.
@@ -79,6 +80,15 @@ pub struct GrantView {
     pub steps: Vec<Step>,
     /// The grant that extends it.
     pub superseded_by: Option<Uuid>,
+}
+
+/// What those who watch are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// A grant as it is now.
+    pub view: GrantView,
+    /// Nothing about it has changed, but it is about to end; by the wall clock when, and what becomes of sessions then.
+    pub warning: Option<(Warning, Timestamp, String)>,
 }
 
 impl GrantView {

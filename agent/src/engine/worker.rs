@@ -17,11 +17,12 @@ use postern_core::time::{BootNanos, Now};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
-use super::{Answer, Command, Engine, Published, Rules, Shared, view};
+use super::{Answer, Change, Command, Engine, Published, Rules, Shared, view};
 use crate::config::Shed;
 use crate::enforcer::{Enforcer, ShedStatus};
 use crate::journal::Journal;
 use crate::sessions::{self, Scope};
+use crate::terminals::Terminals;
 
 mod decide;
 mod guard;
@@ -31,6 +32,7 @@ mod read;
 mod setup;
 mod unused;
 mod upkeep;
+mod warn;
 
 pub use setup::{Setup, StartError, start};
 
@@ -61,6 +63,11 @@ pub(super) struct Worker {
     use_due: Option<BootNanos>,
     /// Sessions that outlive a grant which ends soon were looked for until then.
     looked: BootNanos,
+    /// Warnings were given for whatever was due until then.
+    warned: BootNanos,
+    /// When somebody's last words held the others up.
+    spoke: BootNanos,
+    terminals: Terminals,
     /// When the counts of unverified messages are due.
     tally_due: Option<BootNanos>,
     guard: guard::Guard,
@@ -134,6 +141,7 @@ impl Worker {
         self.let_go(&mut batch, &now);
         let stop = batch.waiting.iter().any(|w| matches!(w, Waiting::Stopped(_)));
         self.commit(batch, &now);
+        self.warn(&now);
         for command in reading {
             self.serve(command);
         }
@@ -186,8 +194,9 @@ impl Worker {
         }
     }
 
-    /// Record, then kernel, then answers.
+    /// Last words, record, kernel, answers.
     fn commit(&mut self, batch: Batch, now: &Now) {
+        self.say_last_words(&batch, now);
         let Batch { before, records, waiting, over } = batch;
         if let Err(error) = self.record(&records) {
             tracing::error!(%error, "the journal could not be written");
@@ -271,7 +280,7 @@ impl Worker {
     fn announce(&self, records: &[Record]) {
         for view in records.iter().filter_map(|record| self.view(&record.event.subject()?)) {
             // Nobody may be watching.
-            let _ = self.shared().changes.send(view);
+            let _ = self.shared().changes.send(Change { view, warning: None });
         }
     }
 

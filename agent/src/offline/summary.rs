@@ -10,6 +10,7 @@ use postern_core::envelope::Role;
 use postern_core::policy::{Justification, Policy, PortRule, RoleKind, RoleRule};
 use postern_core::time::{Now, Seconds};
 use postern_core::trust::{Entry, Trust};
+use postern_core::warn::DEFAULT_WARN_BEFORE;
 use serde::Serialize;
 
 use super::doubts;
@@ -78,6 +79,8 @@ pub struct Port {
     /// In seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Seconds>,
+    /// In seconds, the longest first; empty: nobody is warned.
+    pub warn_before: Vec<Seconds>,
 }
 
 /// A role and who holds it.
@@ -176,6 +179,7 @@ impl Port {
             max_grants: rule.max_grants,
             first_use_within: rule.first_use_within,
             idle_timeout: rule.idle_timeout,
+            warn_before: rule.warn_before.clone(),
         }
     }
 }
@@ -266,6 +270,12 @@ impl Port {
         rules.extend(self.max_grants.map(|most| format!("at most {most} grants at once")));
         rules.extend(self.first_use_within.map(|time| format!("closes when not used within {time}")));
         rules.extend(self.idle_timeout.map(|time| format!("closes when idle for {time}")));
+        let moments = self.warn_before.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match &self.warn_before[..] {
+            [] => rules.push("nobody is warned before an end".to_owned()),
+            own if own != DEFAULT_WARN_BEFORE => rules.push(format!("warns {moments} before an end")),
+            _ => {}
+        }
         rules.iter().try_for_each(|rule| writeln!(f, "  {:<14} {rule}", ""))
     }
 }

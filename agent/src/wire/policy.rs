@@ -62,6 +62,7 @@ pub(super) fn protected_port(rule: &PortRule) -> v1::ProtectedPort {
         approvals,
         first_use_within,
         idle_timeout,
+        warn_before,
     } = rule;
     v1::ProtectedPort {
         port: port.to_string(),
@@ -78,6 +79,7 @@ pub(super) fn protected_port(rule: &PortRule) -> v1::ProtectedPort {
         max_grants: max_grants.unwrap_or(0),
         first_use_within: first_use_within.map(duration),
         idle_timeout: idle_timeout.map(duration),
+        warn_before: warn_before.iter().copied().map(duration).collect(),
         on_expiry: match on_expiry {
             OnExpiry::Cut => "cut".to_owned(),
             OnExpiry::Drain(seconds) => format!("drain {seconds}"),

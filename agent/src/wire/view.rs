@@ -9,10 +9,11 @@ use postern_core::grant::Use;
 use postern_core::life::{Ending, Life, State, Step};
 use postern_core::refusal::Refusal;
 use postern_core::time::Seconds;
+use postern_core::warn::{Ends, Warning};
 use postern_proto::v1;
 
 use super::policy::protected_port;
-use crate::engine::{Explanation, GrantView, HostState, KnockView, LayerView, ShedView, WhoAmI};
+use crate::engine::{Change, Explanation, GrantView, HostState, KnockView, LayerView, ShedView, WhoAmI};
 use crate::proof::{Proof, Signed};
 
 /// The kernel backend's name.
@@ -42,6 +43,19 @@ pub fn who_am_i(
         proof: proofs.first().map(|proof| proof.signature.clone()).unwrap_or_default(),
         proofs,
     }
+}
+
+/// What those who watch are told.
+#[must_use]
+pub fn change(change: Change) -> v1::WatchGrantsResponse {
+    let warning = change.warning.map(|(Warning { ends, ports, left, .. }, end, consequence)| v1::EndWarning {
+        ports: ports.iter().map(ToString::to_string).collect(),
+        left: Some(duration(left)),
+        end: Some(stamp(end)),
+        sessions: ends == Ends::Sessions,
+        consequence,
+    });
+    v1::WatchGrantsResponse { grant: Some(grant(change.view)), warning }
 }
 
 /// One request or grant.

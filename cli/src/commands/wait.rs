@@ -82,7 +82,7 @@ async fn watch(
     }
     loop {
         match stream.message().await {
-            Ok(Some(WatchGrantsResponse { grant: Some(grant) })) if grant.id == last.id => {
+            Ok(Some(WatchGrantsResponse { grant: Some(grant), .. })) if grant.id == last.id => {
                 if take(env, last, grant) {
                     return Ok(());
                 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postern_proto::v1::{GetGrantRequest, Grant, WatchGrantsRequest, WatchGrantsResponse};
+use postern_proto::v1::{EndWarning, GetGrantRequest, Grant, WatchGrantsRequest, WatchGrantsResponse};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::Streaming;
 
@@ -97,12 +97,15 @@ async fn follow(
     loop {
         tokio::select! {
             message = stream.message() => match message {
-                Ok(Some(WatchGrantsResponse { grant: Some(grant) })) => {
+                Ok(Some(WatchGrantsResponse { grant: Some(grant), warning: Some(warning) })) => {
+                    screen.warn(env, grant, warning, only)?;
+                }
+                Ok(Some(WatchGrantsResponse { grant: Some(grant), warning: None })) => {
                     if screen.take(env, grant, only)? {
                         return Ok(());
                     }
                 }
-                Ok(Some(WatchGrantsResponse { grant: None })) => {}
+                Ok(Some(WatchGrantsResponse { grant: None, .. })) => {}
                 Ok(None) => return Err(Failure::new(Kind::Unreachable, "the host ended the watch")),
                 Err(status) => return Err(Failure::from_status(&status, address)),
             },
@@ -115,6 +118,8 @@ async fn follow(
 struct Heard {
     grant: Grant,
     at: Instant,
+    /// The latest warning of its end, as a sentence.
+    warning: Option<String>,
 }
 
 struct Screen {
@@ -135,16 +140,32 @@ impl Screen {
             Self::line(env, &grant)?;
         }
         let over = !view::lives(&grant);
-        self.grants.insert(grant.id.clone(), Heard { grant, at: Instant::now() });
+        self.grants.insert(grant.id.clone(), Heard { grant, at: Instant::now(), warning: None });
         if self.live {
             self.draw()?;
         }
         Ok(over && only.is_some())
     }
 
+    /// Shows that a grant, or what outlived it, is about to end.
+    fn warn(&mut self, env: &Env, grant: Grant, warning: EndWarning, only: Option<&str>) -> Result<()> {
+        if only.is_some_and(|only| only != grant.id) {
+            return Ok(());
+        }
+        if env.console.json {
+            return env.console.out_json(&WatchGrantsResponse { grant: Some(grant), warning: Some(warning) });
+        }
+        let sentence = view::warning(&grant, &warning, &self.title);
+        if !self.live {
+            return env.console.out(&sentence);
+        }
+        self.grants.insert(grant.id.clone(), Heard { grant, at: Instant::now(), warning: Some(sentence) });
+        self.draw()
+    }
+
     fn line(env: &Env, grant: &Grant) -> Result<()> {
         if env.console.json {
-            return env.console.out_json(&WatchGrantsResponse { grant: Some(grant.clone()) });
+            return env.console.out_json(&WatchGrantsResponse { grant: Some(grant.clone()), warning: None });
         }
         let rows = view::grants(std::iter::once(grant), view::left_or_end);
         env.console.out(rows.last().map_or("", String::as_str))
@@ -181,6 +202,8 @@ impl Screen {
         if !self.grants.is_empty() {
             lines.extend(view::grants(self.grants.values().map(|heard| &heard.grant), time));
         }
+        // Below the table, so that they are seen last; a table that fills the screen leaves no room for them.
+        lines.extend(self.grants.values().filter_map(|heard| heard.warning.clone()));
         lines.truncate(height.saturating_sub(1).max(1));
         lines.into_iter().map(|line| line.chars().take(width).collect()).collect()
     }
@@ -235,11 +258,15 @@ mod tests {
     #[test]
     fn time_left_runs_down_from_when_it_was_heard_and_lines_fit_the_terminal() {
         let at = Instant::now();
-        let grants = [("a", 1800), ("b", 5)].map(|(id, left)| (id.to_owned(), Heard { grant: grant(id, left), at }));
+        let grants = [("a", 1800), ("b", 5)]
+            .map(|(id, left)| (id.to_owned(), Heard { grant: grant(id, left), at, warning: None }));
         let screen = Screen { title: "vm1:7322".to_owned(), live: false, drawn: 0, grants: grants.into() };
         let frame = screen.frame(at + Duration::from_secs(7), 200, 24);
         assert!(frame[0].starts_with("vm1:7322: 2 live"), "{frame:?}");
         assert!(frame[2].contains("29m 53s") && frame[3].contains(" 0s "), "{frame:?}");
+        let mut screen = screen;
+        screen.grants.get_mut("b").expect("it is watched").warning = Some("ends in 1m".to_owned());
+        assert_eq!(screen.frame(at, 200, 24).last().map(String::as_str), Some("ends in 1m"));
         let small = screen.frame(at, 10, 3);
         assert_eq!(small.len(), 2);
         assert!(small.iter().all(|line| line.chars().count() <= 10), "{small:?}");

@@ -1,6 +1,8 @@
 //! One grant or many: tables, what came of a request, the whole history.
 
-use postern_proto::v1::{Grant, GrantStep, Usage};
+use std::time::Duration;
+
+use postern_proto::v1::{EndWarning, Grant, GrantStep, Usage};
 
 use super::{joined, moment, or_dash, remaining, state};
 use crate::text::{bytes, clean, left, local, table};
@@ -43,6 +45,20 @@ fn approvals(grant: &Grant) -> String {
 fn more_approvals(grant: &Grant) -> String {
     let plural = if grant.approvals_missing == 1 { "" } else { "s" };
     format!("{} more approval{plural} until {}", grant.approvals_missing, moment(grant.lapses.as_ref()))
+}
+
+/// That a grant, or what outlived it, is about to end, and what to do about it.
+#[must_use]
+pub fn warning(grant: &Grant, warning: &EndWarning, host: &str) -> String {
+    let span = warning.left.and_then(|left| Duration::try_from(left).ok()).unwrap_or_default();
+    let what = if warning.sessions { "sessions are cut" } else { "ends" };
+    let (ports, source, who) = (joined(&warning.ports), joined(&grant.source), clean(&grant.principal));
+    let remedy = match (warning.sessions, grant.key_fingerprint.is_empty()) {
+        (false, false) => format!("extend with: postern extend {host} {} --for 1h", clean(&grant.id)),
+        _ => format!("to stay: postern request {host} --for 1h"),
+    };
+    let consequence = if warning.sessions { String::new() } else { format!("{} ", clean(&warning.consequence)) };
+    format!("{what} in {}: {ports} for {source} ({who}). {consequence}{remedy}", left(span))
 }
 
 /// What came of a request: open, waiting, planned, or not to be.

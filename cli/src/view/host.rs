@@ -145,6 +145,8 @@ fn conditions(port: &ProtectedPort) -> Vec<String> {
     }
     out.extend(span(port.first_use_within).map(|time| format!("closes when not used within {time}")));
     out.extend(span(port.idle_timeout).map(|time| format!("closes after {time} without use")));
+    let moments: Vec<_> = port.warn_before.iter().filter_map(|before| span(Some(*before))).collect();
+    out.extend((!moments.is_empty()).then(|| format!("warns {} before an end", moments.join(" and "))));
     out.into_iter().map(|text| clean(&text)).collect()
 }
 

@@ -258,7 +258,8 @@ impl AccessService for Peer {
     async fn watch_grants(&self, request: Request<WatchGrantsRequest>) -> Answer<Self::WatchGrantsStream> {
         self.hear(request.into_inner().read)?;
         let changes = [(0, GrantState::Active), (1, GrantState::Active), (0, GrantState::Expired)];
-        let changes = changes.map(|(n, state)| Ok(WatchGrantsResponse { grant: Some(grant(GRANTS[n], state)) }));
+        let changes =
+            changes.map(|(n, state)| Ok(WatchGrantsResponse { grant: Some(grant(GRANTS[n], state)), warning: None }));
         Ok(Response::new(tokio_stream::iter(changes.into_iter().collect::<Vec<_>>())))
     }
 

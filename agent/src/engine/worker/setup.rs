@@ -27,6 +27,7 @@ use crate::engine::{Engine, Published, QUEUE, Rules, Shared, WATCH_BACKLOG, door
 use crate::journal::{Opened, SetAside};
 use crate::privilege::Confinement;
 use crate::sessions::Scope;
+use crate::terminals::Terminals;
 
 /// Threads that check signatures at once. One would do for any honest load (ed25519: 20,000 a second, DESIGN 10); RSA takes longer.
 const VERIFIERS: usize = 2;
@@ -121,6 +122,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         lines,
     }));
     let upkeep = Upkeep::start(engine.clone(), opened.journal.reader(), opened.lines).map_err(StartError::Thread)?;
+    let terminals = terminals(engine.clone()).map_err(StartError::Thread)?;
     let mut worker = Worker {
         upkeep,
         engine: engine.clone(),
@@ -137,6 +139,10 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         // Soon: what is open by then may have limits on its use.
         use_due: Some(now.boot),
         looked: BootNanos(0),
+        // What was due while nobody was there is not made up for.
+        warned: now.boot,
+        spoke: BootNanos(0),
+        terminals,
         tally_due: None,
         guard: super::guard::Guard::new(),
         retry_due: None,
@@ -191,6 +197,14 @@ fn unsure_until(opened: &Opened, now: &Now) -> BootNanos {
         None => opened.ledger.unsure_until(now.boot_id),
         Some(_) => now.boot.plus_nanos(MAX_MESSAGE_LIFE.0 * 1_000_000_000),
     }
+}
+
+/// What writes to people's terminals; it tells the worker when it may not.
+fn terminals(engine: Engine) -> std::io::Result<Terminals> {
+    Terminals::start(move |why| {
+        // With the queue full there is worse to hear of.
+        let _ = engine.0.commands.try_send(super::Command::Degraded { part: "terminals", why });
+    })
 }
 
 fn spawn(worker: Worker, received: mpsc::Receiver<super::Command>) -> std::io::Result<JoinHandle<()>> {
