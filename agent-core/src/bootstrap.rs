@@ -116,8 +116,12 @@ mod tests {
     use crate::policy::{Policy, PortRule};
     use crate::time::BootNanos;
 
-    const NOW: Now =
-        Now { boot: BootNanos(7), wall: jiff::Timestamp::UNIX_EPOCH, wall_trusted: true, boot_id: Uuid::from_u128(9) };
+    const NOW: Now = Now {
+        boot: BootNanos(7),
+        wall: jiff::Timestamp::UNIX_EPOCH,
+        clock: crate::wall::ClockState::Synchronised,
+        boot_id: Uuid::from_u128(9),
+    };
     const ROOM: Capacity = Capacity { entries: 1000, slots: 100 };
 
     fn session(cookie: u64, port: u16, peer: &str) -> Session {

@@ -183,7 +183,12 @@ mod tests {
     const BOOT: Uuid = Uuid::from_u128(2);
 
     fn now(boot: u64) -> Now {
-        Now { boot: BootNanos(boot), wall: jiff::Timestamp::UNIX_EPOCH, wall_trusted: true, boot_id: BOOT }
+        Now {
+            boot: BootNanos(boot),
+            wall: jiff::Timestamp::UNIX_EPOCH,
+            clock: crate::wall::ClockState::Synchronised,
+            boot_id: BOOT,
+        }
     }
 
     fn session(cookie: u64) -> Session {

@@ -22,6 +22,7 @@ use crate::message::MAX_MESSAGE_LIFE;
 use crate::policy::{Judgement, Live};
 use crate::refusal::{Reason, Refusal};
 use crate::time::{BootNanos, Now, Seconds};
+use crate::wall::{self, ClockState};
 
 /// Ended grants that are kept for `ListGrants`; the journal keeps all.
 const MOST_ENDED: usize = 10_000;
@@ -31,8 +32,6 @@ pub const MOST_PENDING: usize = 256;
 pub const MOST_PENDING_EACH: usize = 8;
 /// Message ids that are remembered at once. Each is forgotten when its message is stale.
 const MOST_SEEN: usize = 100_000;
-/// How many seconds the wall clock may lie behind the newest record before it is not believed: a slewed clock never does.
-const WALL_TOLERANCE: i64 = 5;
 
 /// How much the kernel's maps hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +61,19 @@ pub struct Ledger {
     seen: HashMap<Uuid, Forget>,
     last_seq: u64,
     wall_high: Timestamp,
+    /// The newest moment on record while the wall clock was trusted.
+    #[serde(default)]
+    wall_trusted_high: Timestamp,
+    /// The clocks as the newest record has them.
+    #[serde(default)]
+    clock: Option<wall::Seen>,
     /// The sessions that outlive their grants.
     #[serde(default)]
     keeping: Keeping,
     /// What was closed by default when the agent last said so; nothing once it was opened by hand.
     #[serde(default)]
     protected: Vec<PortSpec>,
-    /// When a journal was set aside, on which boot, until every message it remembered is stale.
+    /// When messages that were used may have been forgotten, on which boot, until all of them are stale.
     #[serde(default)]
     forgot: Option<(BootNanos, Uuid)>,
 }
@@ -76,11 +81,8 @@ pub struct Ledger {
 impl Ledger {
     /// Takes in one durable record.
     pub fn apply(&mut self, record: &Record) {
-        if record.boot >= self.unsure_until(record.boot_id) {
-            self.forgot = None;
-        }
+        self.note_clock(record);
         self.last_seq = record.seq;
-        self.wall_high = self.wall_high.max(record.time);
         if let Some(seen) = record.message {
             self.remember(seen, record);
         }
@@ -98,12 +100,38 @@ impl Ledger {
             }
             Event::Unlocked => self.protected.clear(),
             Event::SetAside { .. } => self.forgot = Some((record.boot, record.boot_id)),
+            // Until the next boot: its copy, or what it did after the snapshot, may have used any message.
+            Event::Clock { state: ClockState::Restored } => self.forgot = Some((BootNanos(u64::MAX), record.boot_id)),
             Event::Refused { .. }
             | Event::Unverified { .. }
             | Event::Layer { .. }
             | Event::Repaired { .. }
+            | Event::Clock { .. }
             | Event::Pruned { .. } => {}
         }
+    }
+
+    /// What the record says of the clocks.
+    fn note_clock(&mut self, record: &Record) {
+        let (unsure_until, known) = (self.unsure_until(record.boot_id), self.clock_of(record.boot_id));
+        if self.clock.is_some() && known.is_none() {
+            // Another boot. The disk may be an older one: then what was used since is not on it.
+            self.forgot = Some((BootNanos(0), record.boot_id));
+        }
+        if record.boot >= unsure_until {
+            self.forgot = None;
+        }
+        let state = match record.event {
+            Event::Clock { state } => state,
+            _ => known.map_or(ClockState::default(), |seen| seen.state),
+        };
+        if state.knows_windows() {
+            self.wall_high = self.wall_high.max(record.time);
+        }
+        if state.is_trusted() {
+            self.wall_trusted_high = self.wall_trusted_high.max(record.time);
+        }
+        self.clock = Some(wall::Seen { boot: record.boot, wall: record.time, boot_id: record.boot_id, state });
     }
 
     fn insert(&mut self, record: &Record, life: Life) -> &mut Held {
@@ -235,17 +263,25 @@ impl Ledger {
         self.last_seq
     }
 
-    /// The newest wall-clock moment on record.
+    /// The newest wall-clock moments on record, but for those of a clock that had jumped.
     #[must_use]
-    pub fn wall_high(&self) -> Timestamp {
-        self.wall_high
+    pub const fn high(&self) -> wall::High {
+        wall::High { trusted: self.wall_trusted_high, any: self.wall_high }
     }
 
-    /// Until when, on the boot clock of `boot_id`, messages may be fresh whose use nobody remembers. Another boot than the one
-    /// that forgot knows only how long it has run itself.
+    /// The clocks as the newest record has them, when that is of `boot_id`.
+    #[must_use]
+    pub fn clock_of(&self, boot_id: Uuid) -> Option<wall::Seen> {
+        self.clock.filter(|seen| seen.boot_id == boot_id)
+    }
+
+    /// Until when, on the boot clock of `boot_id`, messages may be fresh whose use nobody remembers: since a journal was set aside, since
+    /// the machine was restored, and at the beginning of each boot, because the disk may be an older one. Another boot than the
+    /// one that forgot knows only how long it has run itself.
     #[must_use]
     pub fn unsure_until(&self, boot_id: Uuid) -> BootNanos {
-        let since = self.forgot.map(|(boot, id)| if id == boot_id { boot } else { BootNanos(0) });
+        let booted = self.clock.filter(|seen| seen.boot_id != boot_id).map(|_| BootNanos(0));
+        let since = self.forgot.map(|(boot, id)| if id == boot_id { boot } else { BootNanos(0) }).or(booted);
         since.map_or(BootNanos(0), |since| since.plus_nanos(MAX_MESSAGE_LIFE.0 * 1_000_000_000))
     }
 
@@ -423,12 +459,6 @@ impl Ledger {
 
 fn step(state: State, record: &Record, by: &str, reason: String) -> Step {
     Step { state, at: record.time, by: by.to_owned(), reason }
-}
-
-/// Whether the wall clock lies behind `high`, the newest second on record: then it went back and is not to be believed.
-#[must_use]
-pub fn is_behind(wall: Timestamp, high: i64) -> bool {
-    wall.as_second().saturating_add(WALL_TOLERANCE) < high
 }
 
 impl Forget {

@@ -40,4 +40,6 @@ pub mod time;
 pub mod trust;
 pub mod verdict;
 #[cfg(feature = "user")]
+pub mod wall;
+#[cfg(feature = "user")]
 pub mod warn;

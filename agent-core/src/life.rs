@@ -58,6 +58,8 @@ pub enum EndCause {
     PolicyChanged,
     /// The host was booted anew: nothing re-opens by itself.
     Rebooted,
+    /// The machine was restored from a snapshot or copied: what is open there may have been ended since.
+    Restored,
     /// The kernel did not take it, so it never took effect.
     Undone,
 }
@@ -76,6 +78,7 @@ impl EndCause {
         Self::SignerUntrusted,
         Self::PolicyChanged,
         Self::Rebooted,
+        Self::Restored,
         Self::Undone,
     ];
 
@@ -94,6 +97,7 @@ impl EndCause {
             Self::SignerUntrusted => "signer-untrusted",
             Self::PolicyChanged => "policy-changed",
             Self::Rebooted => "rebooted",
+            Self::Restored => "restored",
             Self::Undone => "undone",
         }
     }
@@ -113,6 +117,7 @@ impl EndCause {
             Self::SignerUntrusted => "its signer is trusted no longer",
             Self::PolicyChanged => "the policy no longer allows it",
             Self::Rebooted => "the host was rebooted",
+            Self::Restored => "the machine was restored from a snapshot or copied",
             Self::Undone => "the kernel did not take it",
         }
     }
@@ -124,12 +129,15 @@ impl EndCause {
             Self::GivenBack => State::Withdrawn,
             Self::Superseded => State::Superseded,
             Self::Expired | Self::Unused | Self::Idle | Self::Lapsed => State::Expired,
-            Self::Rebooted if was_pending => State::Expired,
+            Self::Rebooted | Self::Restored if was_pending => State::Expired,
             Self::Declined => State::Refused,
             Self::Revoked | Self::SignerUntrusted | Self::PolicyChanged | Self::Undone if was_pending => State::Refused,
-            Self::Revoked | Self::SignerUntrusted | Self::PolicyChanged | Self::Undone | Self::Rebooted => {
-                State::Revoked
-            }
+            Self::Revoked
+            | Self::SignerUntrusted
+            | Self::PolicyChanged
+            | Self::Undone
+            | Self::Rebooted
+            | Self::Restored => State::Revoked,
         }
     }
 }

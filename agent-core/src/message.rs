@@ -85,6 +85,15 @@ pub enum Showing {
     Repeated,
 }
 
+/// What proves that a message is new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Its `not_after` and the wall clock, together with what the host remembers of messages that were shown.
+    Clock,
+    /// A challenge alone: the clock cannot be believed, or what was shown before may have been forgotten.
+    Challenge,
+}
+
 /// Checks that a message is for this host and fresh.
 ///
 /// # Errors
@@ -93,21 +102,23 @@ pub fn check(
     header: &Header,
     identity: &Identity,
     challenger: &Challenger,
-    showing: Showing,
+    (showing, freshness): (Showing, Freshness),
     now: &Now,
 ) -> Result<(), Refusal> {
     if !identity.is_in(&header.audience) {
         let detail = format!("this one is {}", identity.host_id);
         return Err(Refusal::new(Reason::AudienceMismatch, detail).at("audience"));
     }
-    let challenge_needed = showing == Showing::Once || !now.wall_trusted;
+    let by_clock = freshness == Freshness::Clock && now.wall_trusted();
     match &header.challenge {
-        Some(challenge) if challenge_needed => challenger.check(challenge, now.boot)?,
-        Some(_) => {}
-        None if now.wall_trusted => {}
-        None => return Err(Refusal::new(Reason::ClockUntrusted, "ask WhoAmI for one").at("challenge")),
+        Some(challenge) if showing == Showing::Once || !by_clock => challenger.check(challenge, now.boot)?,
+        None if !by_clock => {
+            let how = "use postern, or put in a challenge that WhoAmI gives";
+            return Err(Refusal::new(Reason::ClockUntrusted, how).at("challenge"));
+        }
+        _ => {}
     }
-    if now.wall_trusted { check_window(header, now) } else { Ok(()) }
+    if now.wall_trusted() { check_window(header, now) } else { Ok(()) }
 }
 
 fn check_window(header: &Header, now: &Now) -> Result<(), Refusal> {
@@ -127,13 +138,15 @@ fn check_window(header: &Header, now: &Now) -> Result<(), Refusal> {
 mod tests {
     use super::*;
     use crate::grant::Header;
+    use crate::wall::ClockState;
     use jiff::{SignedDuration, Timestamp};
 
     const S: u64 = 1_000_000_000;
 
     fn now(boot_s: u64, trusted: bool) -> Now {
         let wall = Timestamp::from_second(1_800_000_000).unwrap();
-        Now { boot: BootNanos(boot_s * S), wall, wall_trusted: trusted, boot_id: Uuid::nil() }
+        let clock = if trusted { ClockState::Synchronised } else { ClockState::Stepped };
+        Now { boot: BootNanos(boot_s * S), wall, clock, boot_id: Uuid::nil() }
     }
 
     fn identity() -> Identity {
@@ -150,7 +163,7 @@ mod tests {
     }
 
     fn outcome(header: &Header, showing: Showing, now: &Now) -> Option<Reason> {
-        check(header, &identity(), &Challenger::new(&[7; 32]), showing, now).err().map(|r| r.reason)
+        check(header, &identity(), &Challenger::new(&[7; 32]), (showing, Freshness::Clock), now).err().map(|r| r.reason)
     }
 
     #[test]
@@ -180,6 +193,25 @@ mod tests {
         let read = header(60, with.challenge.clone());
         assert_eq!(outcome(&read, Showing::Repeated, &now(500, true)), None);
         assert_eq!(outcome(&read, Showing::Repeated, &now(500, false)), Some(Reason::ChallengeExpired));
+    }
+
+    #[test]
+    fn where_messages_may_be_forgotten_a_right_clock_does_not_replace_the_challenge() {
+        let challenger = Challenger::new(&[7; 32]);
+        let judge = |header: &Header, freshness| {
+            let shown = (Showing::Once, freshness);
+            check(header, &identity(), &challenger, shown, &now(100, true)).err().map(|r| r.reason)
+        };
+        let (without, with) = (header(60, None), header(60, Some(challenger.issue(BootNanos(100 * S)))));
+        assert_eq!(judge(&without, Freshness::Clock), None);
+        assert_eq!(judge(&without, Freshness::Challenge), Some(Reason::ClockUntrusted));
+        assert_eq!(judge(&with, Freshness::Challenge), None);
+        let stale = Header { not_after: now(0, true).wall, ..with };
+        assert_eq!(
+            judge(&stale, Freshness::Challenge),
+            Some(Reason::MessageExpired),
+            "a clock that is right still counts"
+        );
     }
 
     #[test]

@@ -99,7 +99,7 @@ reasons! {
     MessageTooLongLived Verified "MESSAGE_TOO_LONG_LIVED" "the message's not_after is too far away";
     ChallengeInvalid Verified "CHALLENGE_INVALID" "the challenge is not one of this host since it booted";
     ChallengeExpired Verified "CHALLENGE_EXPIRED" "the challenge is too old";
-    ClockUntrusted Verified "CLOCK_UNTRUSTED" "the host's clock cannot be trusted, so the message needs a challenge";
+    ClockUntrusted Verified "CLOCK_UNTRUSTED" "the host cannot go by its clock now";
     Replayed Verified "REPLAYED" "a message with this id was already decided";
     ReplayMemoryFull Verified "REPLAY_MEMORY_FULL" "the host remembers as many messages as it can";
     NotPermitted Verified "NOT_PERMITTED" "no role lets this person do this";

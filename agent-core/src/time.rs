@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::wall::ClockState;
+
 /// A moment on `CLOCK_BOOTTIME` of one boot, in nanoseconds. It counts through suspend and is never stepped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -61,13 +63,19 @@ pub struct Now {
     pub boot: BootNanos,
     /// The wall clock: for messages and for the record.
     pub wall: Timestamp,
-    /// Whether the wall clock may be believed.
-    pub wall_trusted: bool,
+    /// How the wall clock stands.
+    pub clock: ClockState,
     /// Which boot `boot` belongs to (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: Uuid,
 }
 
 impl Now {
+    /// Whether absolute times can be judged.
+    #[must_use]
+    pub const fn wall_trusted(&self) -> bool {
+        self.clock.is_trusted()
+    }
+
     /// The wall-clock moment that corresponds to `boot` now.
     #[must_use]
     pub fn wall_at(&self, boot: BootNanos) -> Timestamp {

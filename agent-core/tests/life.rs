@@ -13,6 +13,7 @@ use postern_core::policy::{Asking, MAX_LEAD, Policy, PortRule, RoleKind, RoleRul
 use postern_core::refusal::Reason;
 use postern_core::table::compile;
 use postern_core::time::{BootNanos, Now, Seconds};
+use postern_core::wall::ClockState;
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -196,7 +197,7 @@ fn a_scheduled_grant_opens_at_its_start_and_not_before() {
     let at = |seconds| AccessRequest { not_before: Some(far(seconds)), ..request(3, 60) };
     assert!(judge(&at(MAX_LEAD.0.cast_signed()), &now(0)).is_ok());
     assert_eq!(judge(&at(MAX_LEAD.0.cast_signed() + 1), &now(0)), Err(Reason::StartTooFar));
-    assert_eq!(judge(&at(10), &Now { wall_trusted: false, ..now(0) }), Err(Reason::ClockUntrusted));
+    assert_eq!(judge(&at(10), &Now { clock: ClockState::Unsynchronised, ..now(0) }), Err(Reason::ClockUntrusted));
     assert_eq!(judge(&at(-10), &now(0)).unwrap().starts_boot, BootNanos(0), "a start that has passed is now");
     let until = AccessRequest { end: End::At(far(50)), ..at(40) };
     assert_eq!(judge(&until, &now(0)).unwrap().expires_boot, BootNanos(50 * S));

@@ -12,6 +12,7 @@ use toml::de::DeTable;
 
 mod api;
 mod audit;
+mod clock;
 mod journal;
 mod keys;
 mod limits;
@@ -26,6 +27,7 @@ mod value;
 
 pub use api::Api;
 pub use audit::Audit;
+pub use clock::Clock;
 pub use journal::Journal;
 pub use limits::Limits;
 pub use owned::read_owned;
@@ -108,6 +110,8 @@ pub struct Config {
     pub journal: Journal,
     /// Where the journal's lines go besides.
     pub audit: Audit,
+    /// What the wall clock is worth.
+    pub clock: Clock,
     /// `[[port]]` and `[[role]]`.
     policy: Policy,
 }
@@ -179,6 +183,7 @@ impl Config {
             limits: top.get("limits").map(|value| limits::read(&value)).unwrap_or_default(),
             journal: top.get("journal").map(|value| journal::read(&value)).unwrap_or_default(),
             audit: top.get("audit").map(|value| audit::read(&value)).unwrap_or_default(),
+            clock: top.get("clock").map(|value| clock::read(&value)).unwrap_or_default(),
             api: api::read(api.as_ref(), &ports, &named),
             policy: Policy {
                 roles: roles.iter().filter_map(|role| roles::read(role, &ports, &cap)).collect(),

@@ -177,7 +177,7 @@ fn structured(entry: &Entry) -> (Priority, String, Vec<(&'static str, String)>) 
 fn priority(kind: &str) -> Priority {
     match kind {
         "break-glass" | "unlocked" | "layer" | "set-aside" => Priority::Critical,
-        "repaired" => Priority::Warning,
+        "repaired" | "clock" => Priority::Warning,
         "refused" | "unverified" | "policy-loaded" | "pruned" => Priority::Notice,
         _ => Priority::Info,
     }

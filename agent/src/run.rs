@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::broadcast;
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::config::{self, Closing, Config};
 use crate::enforcer::{self, Closed, Enforcer, EnforcerError};
 use crate::engine::{self, Engine, Published, Rules, Setup};
@@ -79,7 +79,7 @@ pub(crate) fn rules(path: &Path, config: &Config) -> Result<Rules, Failure> {
 pub fn unlock(path: &Path) -> Result<(), Failure> {
     let config = Config::load(path).map_err(Failure::config)?;
     let _lock = host::lock(&config.state_dir).map_err(Failure::other)?;
-    let now = Clock::new().map_err(Failure::other)?.now();
+    let now = Clock::new(config.clock.unsynchronised).map_err(Failure::other)?.now();
     // The ports are about to be opened: nothing needs to be closed before a damaged journal is set aside.
     let Opened { mut journal, mut ledger, set_aside, .. } = open_journal(&config, now.wall, || Ok(()))?;
     let mut records = Vec::new();
@@ -173,8 +173,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let config = Config::load(path).map_err(Failure::config)?;
     let rules = rules(path, &config)?;
     let _lock = host::lock(&config.state_dir).map_err(Failure::other)?;
-    let clock = Clock::new().map_err(Failure::other)?;
-    let (reserved, cookies) = (Reserved::open(&config.state_dir, clock.now().boot_id), sysctl::without_cookies());
+    let clock = Clock::new(config.clock.unsynchronised).map_err(Failure::other)?;
+    let (reserved, cookies) = (Reserved::open(&config.state_dir, clock.boot_id()), sysctl::without_cookies());
     let identity =
         host::identity(&config.state_dir, config.names.clone(), &config.ssh_host_keys).map_err(Failure::other)?;
     let settings = enforcer::Settings {
@@ -184,6 +184,9 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         flows: sessions::MOST_KEPT,
         slots: config.limits.grants,
     };
+    if let Some(offset) = clock::boot_clock_offset() {
+        return Err(in_a_time_namespace(&rules.policy, &settings, &offset));
+    }
     let opened = open_journal(&config, clock.now().wall, || {
         // Whatever became of the journal: the ports are closed first.
         let empty = Table { protected: rules.policy.protected().collect(), ..Table::default() };
@@ -204,6 +207,18 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         let _ = worker.join();
     }
     served
+}
+
+/// Ends would be computed by one boot clock and compared with another. Whatever is in force stays so; else the ports are closed.
+fn in_a_time_namespace(policy: &Policy, settings: &enforcer::Settings, offset: &str) -> Failure {
+    let table = Table { protected: policy.protected().collect(), ..Table::default() };
+    let closed = match Enforcer::close(settings, &table) {
+        Ok(_) => "the ports are closed".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Failure::Other(format!(
+        "this is a time namespace whose boot clock is {offset} off the kernel's, by which grants end: start posternd in the          initial one; {closed}"
+    ))
 }
 
 async fn serve(
@@ -227,6 +242,10 @@ async fn serve(
             .name("knocks".into())
             .spawn(move || note_knocks(knocks, engine))
             .map_err(Failure::other)?;
+    }
+    if let Err(error) = watch_clock(engine.clone()) {
+        let why = format!("the kernel does not tell when the clock is set or the machine restored: {error}");
+        engine.degraded("clock", Some(why)).await;
     }
     let (stop, stopped) = tokio::sync::watch::channel(());
     let bound = api::bind(&config.api, &config.state_dir).map_err(Failure::other)?;
@@ -306,6 +325,33 @@ async fn reload(path: &Path, engine: &Engine, reserved: &io::Result<Reserved>) {
     }
     let why = outcome.err().map(|error| format!("the last reload failed, the older rules are in force: {error}"));
     engine.degraded("reload", why).await;
+}
+
+/// Tells the engine when the clock is set or the machine restored, for as long as the process lives. A thread of its own sleeps in the
+/// kernel until then.
+fn watch_clock(engine: Engine) -> io::Result<()> {
+    let watch = clock::Watch::open()?;
+    let follow = move || {
+        loop {
+            match watch.wait() {
+                Ok(news) if news.restored => engine.restored(&secret_or_abort()),
+                // Challenges of before a restore that was missed are of no use; clients ask for others by themselves.
+                Ok(news) if news.missed => engine.renew_challenges(&secret_or_abort()),
+                Ok(_) => engine.clock_changed(),
+                Err(error) => return tracing::error!(%error, "the clock is watched no longer"),
+            }
+        }
+    };
+    thread::Builder::new().name("clock".into()).spawn(follow).map(drop)
+}
+
+/// 32 random bytes; without them the old ones must not be used either.
+fn secret_or_abort() -> [u8; 32] {
+    let mut secret = [0; 32];
+    if SystemRandom::new().fill(&mut secret).is_err() {
+        std::process::abort();
+    }
+    secret
 }
 
 /// Moves knocks from the kernel's ring buffer into the engine's memory, for as long as the process lives. A thread of its own

@@ -71,7 +71,7 @@ advice! {
         "make a new request; the host may just have restarted"
     "CHALLENGE_EXPIRED" false "More than a minute passed between asking the host and showing it the signature."
         "make a new request and touch the security key or type the passphrase sooner"
-    "CLOCK_UNTRUSTED" false "The host does not trust its own clock, so it needs a challenge, and cannot judge absolute times."
+    "CLOCK_UNTRUSTED" false "The host cannot go by its clock now, or may have forgotten what it was shown: it needs a challenge, and judges no absolute times."
         "use --for instead of --until, and sign with the host reachable so that the challenge is included"
     "REPLAYED" false "A message with this id was already decided."
         "make a new request; `postern list {host} --all` shows what became of the first"

@@ -40,6 +40,8 @@ pub struct Options {
     pub tcp: Vec<String>,
     /// `[api] plaintext`.
     pub plaintext: Vec<String>,
+    /// `[clock] unsynchronised`: machines that run tests may have nobody to ask for the time.
+    pub clock: String,
     /// Further lines at the top of the file.
     pub extra: String,
     /// How often posternd is to look after its layers, as systemd's watchdog makes it do; never when `None`.
@@ -58,6 +60,7 @@ impl Default for Options {
             rules: [port(22, "any"), port(3389, "any"), ROLES.to_owned()].concat(),
             tcp: vec!["[::]:7322".to_owned()],
             plaintext: Vec::new(),
+            clock: "trust".to_owned(),
             extra: String::new(),
             watchdog: None,
             run_systemd: None,
@@ -161,10 +164,10 @@ impl Postern {
     /// # Panics
     /// Where the disk refuses.
     pub fn configure(&self, options: &Options) {
-        let Options { shed, rules, tcp, plaintext, extra, watchdog: _, run_systemd: _, state: _ } = options;
+        let Options { shed, rules, tcp, plaintext, clock, extra, watchdog: _, run_systemd: _, state: _ } = options;
         let text = format!(
             "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nshed = {shed}\n{extra}\n\
-             [api]\nunix = {:?}\ntcp = {tcp:?}\nplaintext = {plaintext:?}\n{rules}",
+             [clock]\nunsynchronised = {clock:?}\n[api]\nunix = {:?}\ntcp = {tcp:?}\nplaintext = {plaintext:?}\n{rules}",
             self.state,
             self.file("allowed_signers"),
             self.pins.path(),

@@ -14,6 +14,7 @@ use crate::grant::{Grant, Header, PortSpec, Source, Use};
 use crate::keep::Kept;
 use crate::life::{Ending, Pending};
 use crate::time::{BootNanos, Now};
+use crate::wall::ClockState;
 
 use super::Ledger;
 
@@ -163,6 +164,11 @@ pub enum Event {
         /// Its hash.
         hash: String,
     },
+    /// How the wall clock stands from this line on. Before the first such line of a boot it is `assumed`.
+    Clock {
+        /// The state.
+        state: ClockState,
+    },
     /// The journal before this one was damaged and put aside: what was open is closed, which messages were used is forgotten.
     SetAside {
         /// Where it lies now.
@@ -194,6 +200,7 @@ impl Event {
         "unlocked",
         "repaired",
         "pruned",
+        "clock",
         "set-aside",
     ];
 
@@ -218,6 +225,7 @@ impl Event {
             Self::Unlocked => "unlocked",
             Self::Repaired { .. } => "repaired",
             Self::Pruned { .. } => "pruned",
+            Self::Clock { .. } => "clock",
             Self::SetAside { .. } => "set-aside",
         }
     }
@@ -242,6 +250,7 @@ impl Event {
             | Self::Unlocked
             | Self::Repaired { .. }
             | Self::Pruned { .. }
+            | Self::Clock { .. }
             | Self::SetAside { .. } => None,
         }
     }

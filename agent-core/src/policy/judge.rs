@@ -225,7 +225,7 @@ impl Span {
     fn of(request: &AccessRequest, now: &Now) -> Result<Self, Refusal> {
         let clock = |field: &str, instead: &str| {
             let asked = Refusal::new(Reason::ClockUntrusted, instead).at(field);
-            if now.wall_trusted { Ok(()) } else { Err(asked) }
+            if now.wall_trusted() { Ok(()) } else { Err(asked) }
         };
         let ahead = |wall: jiff::Timestamp| {
             let left = wall.as_nanosecond().saturating_sub(now.wall.as_nanosecond());

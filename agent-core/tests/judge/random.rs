@@ -7,6 +7,7 @@ use postern_core::grant::{AccessRequest, End, Grant, Header, PortSpec, Protocol,
 use postern_core::policy::{Approvals, Justification, Live, Pattern, Policy, PortRule, RoleKind, RoleRule};
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::{BootNanos, Now, Seconds};
+use postern_core::wall::ClockState;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use uuid::Uuid;
@@ -162,7 +163,8 @@ fn wall(boot_s: i64) -> Timestamp {
 }
 
 fn now(wall_trusted: bool) -> Now {
-    Now { boot: BootNanos(BOOT * S), wall: wall(BOOT.cast_signed()), wall_trusted, boot_id: Uuid::from_u128(1) }
+    let clock = if wall_trusted { ClockState::Synchronised } else { ClockState::WentBack };
+    Now { boot: BootNanos(BOOT * S), wall: wall(BOOT.cast_signed()), clock, boot_id: Uuid::from_u128(1) }
 }
 
 fn signer(principal: &str) -> Signer {

@@ -44,7 +44,7 @@ pub fn judge(case: &Case) -> Opinion {
     // From when until when.
     let (wall, boot) = (now.wall.as_nanosecond(), i128::from(now.boot.0));
     let names_a_moment = request.not_before.is_some() || matches!(request.end, End::At(_));
-    unless(now.wall_trusted || !names_a_moment, Reason::ClockUntrusted);
+    unless(now.wall_trusted() || !names_a_moment, Reason::ClockUntrusted);
     let lead = request.not_before.map_or(0, |moment| (moment.as_nanosecond() - wall).max(0));
     unless(lead <= WEEK, Reason::StartTooFar);
     let starts = boot + lead;

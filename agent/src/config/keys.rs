@@ -29,6 +29,7 @@ pub(super) const TOP: Place = Place {
         "limits",
         "journal",
         "audit",
+        "clock",
         "port",
         "role",
         "max_duration",
@@ -48,6 +49,8 @@ pub(super) const LIMITS: Place = Place { name: "[limits]", keys: &["grants", "en
 pub(super) const JOURNAL: Place = Place { name: "[journal]", keys: &["segment_bytes", "keep_days", "keep_bytes"] };
 /// `[audit]`
 pub(super) const AUDIT: Place = Place { name: "[audit]", keys: &["journald"] };
+/// `[clock]`
+pub(super) const CLOCK: Place = Place { name: "[clock]", keys: &["unsynchronised"] };
 /// `[[port]]`
 pub(super) const PORT: Place = Place {
     name: "[[port]]",
@@ -76,7 +79,7 @@ pub(super) const ROLE: Place =
 
 /// All of them.
 pub(super) const PLACES: &[Place] =
-    &[TOP, SHED, API, SYN_RATE, LIMITS, JOURNAL, AUDIT, PORT, JUSTIFICATION, APPROVALS, ROLE];
+    &[TOP, SHED, API, SYN_RATE, LIMITS, JOURNAL, AUDIT, CLOCK, PORT, JUSTIFICATION, APPROVALS, ROLE];
 
 /// What to say of `key`, which `place` does not know.
 pub(super) fn unknown(key: &str, place: Place) -> String {

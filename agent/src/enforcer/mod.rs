@@ -36,6 +36,7 @@ pub use self::{
     links::LayerState,
     programs::{CookieSource, Programs, Sizes},
     sheds::{ShedMode, ShedStatus},
+    sys::ntp_error,
 };
 use self::{
     links::{Attachment, Link},

@@ -10,7 +10,7 @@ use std::time::Duration;
 use postern_core::envelope::{self, Envelope, Role, Signer, Verified};
 use postern_core::grant::{AccessRequest, Header, RevokeRequest};
 use postern_core::ledger::Action;
-use postern_core::message::{self, Showing};
+use postern_core::message::{self, Freshness, Showing};
 use postern_core::policy::RoleKind;
 use postern_core::refusal::{Reason, Refusal};
 use tokio::sync::oneshot;
@@ -125,7 +125,8 @@ impl Engine {
 
     fn reader_of(&self, signer: &Signer, header: &Header, message: [u8; 32]) -> Result<Reader, Refusal> {
         let shared = &self.0;
-        message::check(header, &shared.identity, &shared.challenger, Showing::Repeated, &shared.now())?;
+        let shown = (Showing::Repeated, Freshness::Clock);
+        message::check(header, &shared.identity, &shared.challenger(), shown, &shared.now())?;
         let policy = shared.rules().policy;
         let principal = &signer.principal;
         let holds = |kinds: &[RoleKind]| kinds.iter().any(|kind| policy.holds(principal, *kind));
@@ -207,7 +208,7 @@ impl Engine {
                 signatures: message.signatures.iter().map(String::as_str).collect(),
             };
             let verify = if role == Role::Approve { envelope::verify_approval } else { envelope::verify };
-            verify(&envelope, &trust, now.wall.as_second(), now.wall_trusted)
+            verify(&envelope, &trust, now.wall.as_second(), now.clock.knows_windows())
         };
         tokio::task::spawn_blocking(check).await.map_err(|_| busy())?
     }

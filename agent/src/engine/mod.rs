@@ -12,16 +12,16 @@ mod view;
 mod worker;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use postern_core::grant::{AccessRequest, PortSpec, RevokeRequest, Source};
 use postern_core::key::SynRate;
-use postern_core::ledger::{self, Action};
-use postern_core::message::{Challenger, Identity};
+use postern_core::ledger::Action;
+use postern_core::message::{Challenger, Freshness, Identity};
 use postern_core::policy::Policy;
 use postern_core::refusal::{Reason, Refusal};
-use postern_core::time::{BootNanos, Now, Seconds};
+use postern_core::time::{Now, Seconds};
 use postern_core::{envelope::Signer, trust::Trust};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use uuid::Uuid;
@@ -34,7 +34,7 @@ pub use door::SignedBytes;
 pub use knocks::Knocks;
 use tally::Tally;
 pub use view::{
-    Change, Explanation, Filter, GrantView, HostState, KnockView, LayerView, Query, Reader, ShedView, WhoAmI,
+    Change, ClockView, Explanation, Filter, GrantView, HostState, KnockView, LayerView, Query, Reader, ShedView, WhoAmI,
 };
 pub use worker::{Setup, StartError, start};
 
@@ -53,12 +53,10 @@ pub struct Engine(Arc<Shared>);
 struct Shared {
     identity: Identity,
     clock: Clock,
-    challenger: Challenger,
+    challenger: RwLock<Challenger>,
     rules: RwLock<Rules>,
-    /// The newest wall-clock second on record.
-    wall_high: AtomicI64,
-    /// Until when messages may be fresh that were used under a journal that is lost.
-    unsure_until: BootNanos,
+    /// Until when messages may be fresh whose use may have been forgotten: nanoseconds of the boot clock.
+    unsure_until: AtomicU64,
     tally: Tally,
     repeats: door::Repeats,
     verifiers: Semaphore,
@@ -159,6 +157,8 @@ enum Command {
         rules: Rules,
         answer: oneshot::Sender<Result<usize, Refusal>>,
     },
+    /// Something happened to the clock, or to the machine.
+    Clock,
     /// Does the worker still answer?
     Alive {
         answer: oneshot::Sender<()>,
@@ -171,17 +171,28 @@ enum Command {
 }
 
 impl Shared {
-    /// The present, with the wall clock's standing.
+    /// The present, and how the wall clock stands.
     fn now(&self) -> Now {
-        let now = self.clock.now();
-        let wall_trusted = !ledger::is_behind(now.wall, self.wall_high.load(Ordering::Relaxed));
-        Now { wall_trusted, ..now }
+        self.clock.now()
     }
 
-    /// The same, as the freshness of a message that is shown only once is judged: while its use may have been forgotten, only a
-    /// challenge proves that it is new.
-    fn doubting(&self, now: &Now) -> Now {
-        Now { wall_trusted: now.wall_trusted && now.boot >= self.unsure_until, ..*now }
+    /// Whether a message that is shown only once may do without a challenge. While its use may have been forgotten, nothing else
+    /// proves that it is new.
+    fn freshness(&self, now: &Now) -> Freshness {
+        match (now.wall_trusted(), self.is_unsure(now)) {
+            (true, false) => Freshness::Clock,
+            _ => Freshness::Challenge,
+        }
+    }
+
+    /// Whether messages may be fresh whose use may have been forgotten.
+    fn is_unsure(&self, now: &Now) -> bool {
+        now.boot.0 < self.unsure_until.load(Ordering::SeqCst)
+    }
+
+    /// What is issued and accepted now.
+    fn challenger(&self) -> std::sync::RwLockReadGuard<'_, Challenger> {
+        self.challenger.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rules(&self) -> Rules {
@@ -193,14 +204,14 @@ impl Engine {
     /// Which host this is, what time it is here, and a fresh challenge.
     #[must_use]
     pub fn who_am_i(&self) -> WhoAmI {
-        let Shared { identity, challenger, .. } = &*self.0;
-        let now = self.0.doubting(&self.0.now());
+        let Shared { identity, .. } = &*self.0;
+        let now = self.0.now();
         WhoAmI {
             host_id: identity.host_id,
             names: [&identity.names[..], &identity.host_keys].concat(),
             host_time: now.wall,
-            clock_trusted: now.wall_trusted,
-            challenge: challenger.issue(now.boot),
+            clock_trusted: self.0.freshness(&now) == Freshness::Clock,
+            challenge: self.0.challenger().issue(now.boot),
         }
     }
 
@@ -336,6 +347,28 @@ impl Engine {
     /// Notes that a part of the host works with restrictions, or no longer does.
     pub async fn degraded(&self, part: &'static str, why: Option<String>) {
         let _ = self.0.commands.send(Command::Degraded { part, why }).await;
+    }
+
+    /// Notes that the machine was restored from a snapshot, or is a copy: what is open is closed, and no challenge from before is
+    /// accepted. `secret` is 32 random bytes, drawn since.
+    ///
+    /// Blocks until the worker has room for it: not for a task.
+    pub fn restored(&self, secret: &[u8; 32]) {
+        // What is let in by the old one from here on is among what is ended.
+        self.renew_challenges(secret);
+        self.0.clock.note_restore();
+        self.clock_changed();
+    }
+
+    /// No challenge from before is accepted any more.
+    pub fn renew_challenges(&self, secret: &[u8; 32]) {
+        *self.0.challenger.write().unwrap_or_else(PoisonError::into_inner) = Challenger::new(secret);
+    }
+
+    /// Has the worker look at the clock at once. Blocks as [`Engine::restored`].
+    pub fn clock_changed(&self) {
+        // It fails only when the worker has stopped.
+        let _ = self.0.commands.blocking_send(Command::Clock);
     }
 
     /// Waits until the one writer answers.

@@ -9,6 +9,7 @@ use postern_core::life::{Ending, Life, State, Step};
 use postern_core::policy::PortRule;
 use postern_core::refusal::Refusal;
 use postern_core::time::Seconds;
+use postern_core::wall::ClockState;
 use postern_core::warn::Warning;
 use uuid::Uuid;
 
@@ -203,6 +204,19 @@ pub struct ShedView {
     pub reason: String,
 }
 
+/// How the wall clock stands, and what messages need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClockView {
+    /// How it stands.
+    pub state: ClockState,
+    /// Whether messages may be fresh whose use may have been forgotten: since the boot, a restore, or the loss of a journal.
+    pub forgetful: bool,
+    /// Why a restore from a snapshot would not be noticed, where it would not.
+    pub unnoticed: Option<String>,
+    /// How often the machine was restored since the agent started.
+    pub restores: u64,
+}
+
 /// Everything that `GetStatus` shows.
 #[derive(Clone, Debug)]
 pub struct HostState {
@@ -214,6 +228,8 @@ pub struct HostState {
     pub started: Timestamp,
     /// Which boot.
     pub boot_id: Uuid,
+    /// How the wall clock stands.
+    pub clock: ClockView,
     /// The layers, as the kernel tells.
     pub layers: Vec<LayerView>,
     /// Interfaces with their shed.

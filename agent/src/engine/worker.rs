@@ -4,7 +4,7 @@
 //! all → bring the kernel in step → answer. What it reads for others it reads between two batches. It never verifies
 //! signatures and never waits for the network.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::journal::Journal;
 use crate::sessions::{self, Scope};
 use crate::terminals::Terminals;
 
+mod clock;
 mod decide;
 mod guard;
 mod keep;
@@ -72,6 +73,7 @@ pub(super) struct Worker {
     tally_due: Option<BootNanos>,
     guard: guard::Guard,
     upkeep: upkeep::Upkeep,
+    restores: clock::Restores,
     /// Set while the kernel is behind the ledger.
     retry_due: Option<BootNanos>,
 }
@@ -129,6 +131,7 @@ impl Worker {
         let now = self.shared().now();
         let mut batch = Batch::default();
         let (changing, reading): (Vec<_>, Vec<_>) = commands.into_iter().partition(Command::changes);
+        self.mind_the_clock(&mut batch, &now);
         self.look(&mut batch, &now);
         self.keep_sessions(&mut batch, &now);
         self.expire(&mut batch, &now);
@@ -212,7 +215,7 @@ impl Worker {
             self.degraded.remove("journal");
             self.keep_up(&records, waiting.iter().any(|w| matches!(w, Waiting::Stopped(_))));
         }
-        self.shared().wall_high.store(self.ledger.wall_high().as_second(), std::sync::atomic::Ordering::Relaxed);
+        self.clock_recorded(&records);
         let reloaded =
             waiting.iter().find_map(|w| if let Waiting::Reloaded(rules, ..) = w { Some(rules.clone()) } else { None });
         if let Some(rules) = reloaded {
@@ -232,7 +235,7 @@ impl Worker {
     /// Compiles what the kernel should hold and edits it until it does.
     fn bring_in_step(&mut self, now: &Now) -> Result<(), Refusal> {
         let policy = self.shared().rules().policy;
-        let wanted = keep::table(&policy, &self.ledger, &BTreeSet::new(), now);
+        let wanted = keep::table(&policy, &self.ledger, &self.restores.void, now);
         self.retry_due = None;
         for edit in table::diff(&self.installed, &wanted) {
             if let Err(error) = self.enforcer.apply(std::slice::from_ref(&edit)) {

@@ -65,7 +65,7 @@ impl Journal {
 impl Settings {
     /// Whether what happened last at `at` is older than is to be kept. A clock that nobody believes removes nothing.
     fn is_over(&self, at: Timestamp, now: &Now) -> bool {
-        self.keep_days.is_some_and(|days| now.wall_trusted && age(at, now) > i64::from(days) * DAY)
+        self.keep_days.is_some_and(|days| now.wall_trusted() && age(at, now) > i64::from(days) * DAY)
     }
 }
 
@@ -74,7 +74,7 @@ fn is_recent(segment: &Surveyed, now: &Now) -> bool {
     if segment.boot_id == now.boot_id {
         return segment.boot.until(now.boot) <= LEAST.unsigned_abs() * 1_000_000_000;
     }
-    !now.wall_trusted || age(segment.until, now) <= LEAST
+    !now.wall_trusted() || age(segment.until, now) <= LEAST
 }
 
 /// Seconds since `at`.

@@ -363,6 +363,7 @@ fn code(event: &Event) -> &str {
     match event {
         Event::Refused { reason, .. } => reason,
         Event::Ended { ending, .. } => ending.cause.code(),
+        Event::Clock { state } => state.code(),
         _ => "",
     }
 }
@@ -396,6 +397,7 @@ fn reason(event: &Event) -> String {
         Event::Unlocked => "every port was opened by hand".to_owned(),
         Event::Repaired { bytes } => format!("{bytes} bytes of a torn line were cut off"),
         Event::Pruned { through, .. } => format!("the lines up to {through} were removed, as their retention says"),
+        Event::Clock { state } => format!("the wall clock: {}", state.sentence()),
         Event::SetAside { path, line, reason } => format!("{path}: line {line} {reason}"),
     }
 }

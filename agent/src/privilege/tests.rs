@@ -73,11 +73,14 @@ fn confined() {
     ));
     assert!(refused(UnixStream::connect(folder.join("listener"))));
     assert!(refused(TcpStream::connect(tcp.local_addr().unwrap())));
-    // In: its own folders, its listeners, threads, what the kernel tells, and a word to systemd.
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    assert!(refused(rustix::time::clock_settime(rustix::time::ClockId::Realtime, time).map_err(Into::into)));
+    // In: what the kernel thinks of its clock; its own folders, its listeners, threads, what the kernel tells, and a word to systemd.
     fs::write(folder.join("state/file"), "text").unwrap();
     fs::rename(folder.join("state/file"), folder.join("state/other")).unwrap();
     fs::File::open(folder.join("state")).unwrap().sync_all().unwrap();
     fs::read("/proc/self/status").unwrap();
+    crate::enforcer::ntp_error().unwrap();
     std::thread::spawn(|| std::io::stderr().flush().unwrap()).join().unwrap();
     UnixDatagram::unbound().unwrap();
     UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -13,7 +13,7 @@ use postern_core::warn::{Ends, Warning};
 use postern_proto::v1;
 
 use super::policy::protected_port;
-use crate::engine::{Change, Explanation, GrantView, HostState, KnockView, LayerView, ShedView, WhoAmI};
+use crate::engine::{Change, ClockView, Explanation, GrantView, HostState, KnockView, LayerView, ShedView, WhoAmI};
 use crate::proof::{Proof, Signed};
 
 /// The kernel backend's name.
@@ -192,6 +192,7 @@ pub fn status(state: HostState, lost: &[(&'static str, u64)], tls_fingerprint: &
         names,
         started,
         boot_id,
+        clock,
         layers,
         sheds,
         ports,
@@ -219,6 +220,24 @@ pub fn status(state: HostState, lost: &[(&'static str, u64)], tls_fingerprint: &
         live_grants,
         journal: Some(v1::Journal { sequence: journal_seq, head: journal_head, path: journal_path }),
         tls_fingerprint: tls_fingerprint.to_owned(),
+        clock: Some(self::clock(clock)),
+    }
+}
+
+fn clock(view: ClockView) -> v1::Clock {
+    let ClockView { state, forgetful, unnoticed, restores } = view;
+    let reason = match (state.is_trusted(), forgetful) {
+        (false, _) => format!("the wall clock is not trusted: {}", state.sentence()),
+        (true, true) => "messages may be fresh whose use this host has forgotten: it was booted, restored or lost its journal lately".into(),
+        (true, false) => String::new(),
+    };
+    v1::Clock {
+        state: state.code().to_owned(),
+        trusted: state.is_trusted(),
+        challenge_needed: !reason.is_empty(),
+        reason,
+        restores,
+        restores_unnoticed: unnoticed.unwrap_or_default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postern_proto::v1::{
-    GetReportResponse, GetStatusResponse, Interface, Knock, Policy, PolicyProblem, PortReport, ProtectedPort,
+    Clock, GetReportResponse, GetStatusResponse, Interface, Knock, Policy, PolicyProblem, PortReport, ProtectedPort,
     RoleBinding, ShedMode,
 };
 
@@ -36,6 +36,7 @@ pub fn status(host: &GetStatusResponse) -> Vec<String> {
     if !host.tls_fingerprint.is_empty() {
         out.push(format!("TLS fingerprint: {}", clean(&host.tls_fingerprint)));
     }
+    out.extend(host.clock.as_ref().map(clock));
     section(&mut out, "protected ports", host.ports.iter().map(protected).collect());
     section(
         &mut out,
@@ -69,6 +70,17 @@ pub fn status(host: &GetStatusResponse) -> Vec<String> {
         reasons => section(&mut out, "DEGRADED", reasons.iter().map(|reason| vec![clean(reason)]).collect()),
     }
     out
+}
+
+fn clock(clock: &Clock) -> String {
+    let trusted = if clock.trusted { "" } else { ", NOT TRUSTED" };
+    let needed = if clock.challenge_needed { "; messages need a challenge" } else { "" };
+    let why = if clock.reason.is_empty() { String::new() } else { format!(" ({})", clean(&clock.reason)) };
+    let unnoticed = match clean(&clock.restores_unnoticed) {
+        why if why.is_empty() => String::new(),
+        why => format!("; a restore from a snapshot would not be noticed ({why})"),
+    };
+    format!("wall clock: {}{trusted}{needed}{why}{unnoticed}", clean(&clock.state))
 }
 
 fn section(out: &mut Vec<String>, title: &str, rows: Vec<Vec<String>>) {

@@ -28,6 +28,7 @@ impl Command {
             | Self::Degraded { .. }
             | Self::Reload { .. }
             | Self::Counted
+            | Self::Clock
             | Self::Stop { .. } => true,
             Self::Get { .. } | Self::List { .. } | Self::Explain { .. } | Self::Status { .. } | Self::Alive { .. } => {
                 false
@@ -83,6 +84,8 @@ impl Worker {
                 self.push(batch, None, Event::PolicyLoaded { rules: rules.digest.to_string(), protected }, now);
                 batch.waiting.push(Waiting::Reloaded(rules, ended, answer));
             }
+            // The turn has looked already.
+            Command::Clock => {}
             Command::Counted => self.tally_due = Some(now.boot.plus_nanos(nanos(TALLY_EVERY))),
             Command::Stop { answer } => {
                 self.write_tally(batch, now);
@@ -167,7 +170,7 @@ impl Worker {
 impl Rules {
     /// Whether a signature made earlier still counts.
     pub(super) fn trusts(&self, signer: &Signer, role: Role, now: &Now) -> bool {
-        self.trust.trusts(signer, role, now.wall.as_second(), now.wall_trusted)
+        self.trust.trusts(signer, role, now.wall.as_second(), now.clock.knows_windows())
     }
 
     /// Why these rules no longer let this be, if they do not.

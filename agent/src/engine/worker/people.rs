@@ -115,7 +115,8 @@ impl Worker {
 
     pub(super) fn check_message(&self, header: &Header, now: &Now) -> Result<(), Refusal> {
         let shared = self.shared();
-        message::check(header, &shared.identity, &shared.challenger, Showing::Once, &shared.doubting(now))?;
+        let shown = (Showing::Once, shared.freshness(now));
+        message::check(header, &shared.identity, &shared.challenger(), shown, now)?;
         self.ledger.check_unseen(header.id, now)
     }
 

@@ -48,6 +48,7 @@ impl Worker {
             | Command::Degraded { .. }
             | Command::Reload { .. }
             | Command::Counted
+            | Command::Clock
             | Command::Stop { .. } => {}
         }
     }
@@ -116,6 +117,7 @@ impl Worker {
                 .chain(self.degraded.values().cloned())
                 .chain(self.journal.left_aside())
                 .collect(),
+            clock: self.clock_view(),
             layers,
             sheds: self.shed_views(),
             ports: shared.rules().policy.ports.clone(),

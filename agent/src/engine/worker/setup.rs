@@ -5,14 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 
 use postern_core::bootstrap;
 use postern_core::grant::PortSpec;
 use postern_core::keep::{Kept, Session};
-use postern_core::ledger::{self, Capacity, Event, Record};
+use postern_core::ledger::{Capacity, Event, Record};
 use postern_core::message::{Challenger, Identity, MAX_MESSAGE_LIFE};
 use postern_core::time::{BootNanos, Now};
 use tokio::sync::{Semaphore, broadcast, mpsc};
@@ -78,9 +78,8 @@ pub enum StartError {
 pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::Knocks>), StartError> {
     let Setup { mut opened, clock, identity, rules, secret, enforcer: settings, shed, lines, confinement } = setup;
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
-    let wall_high = opened.ledger.wall_high().as_second();
+    clock.resume(opened.ledger.high(), opened.ledger.clock_of(clock.boot_id()));
     let now = clock.now();
-    let now = Now { wall_trusted: !ledger::is_behind(now.wall, wall_high), ..now };
     let mut degraded = passed_over(&opened.passed_over);
     // What is still there from an earlier run closed what that run said it would; everything else was open until now.
     let closed = if enforcer::is_pinned(&settings.pin_dir) { opened.ledger.protected() } else { &[] };
@@ -106,11 +105,10 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     let engine = Engine(Arc::new(Shared {
         identity,
         clock,
-        challenger: Challenger::new(&secret),
+        challenger: RwLock::new(Challenger::new(&secret)),
         rules: RwLock::new(rules),
-        wall_high: AtomicI64::new(wall_high),
         // The record of it is about to be written, with a moment that is not before this one.
-        unsure_until: unsure_until(&opened, &now),
+        unsure_until: AtomicU64::new(unsure_until(&opened, &now).0),
         tally: tally::Tally::new(),
         repeats: door::Repeats::default(),
         verifiers: Semaphore::new(VERIFIERS),
@@ -145,6 +143,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         terminals,
         tally_due: None,
         guard: super::guard::Guard::new(),
+        restores: super::clock::Restores::default(),
         retry_due: None,
     };
     worker.record_start(opened.torn, opened.set_aside).map_err(StartError::Journal)?;
@@ -230,6 +229,7 @@ impl Worker {
         if torn > 0 {
             self.push(&mut batch, None, Event::Repaired { bytes: torn }, &now);
         }
+        self.record_clock(&mut batch, &now);
         let rules = self.shared().rules();
         let protected = rules.policy.ports.iter().map(|r| r.port).collect();
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -246,6 +246,7 @@ impl Worker {
         self.reload(&rules, &mut batch, &now);
         batch.over.extend(self.ledger.forget_over(&now).iter().filter_map(Kept::session).map(|s| Scope::from(&s)));
         self.record(&batch.records)?;
+        self.clock_recorded(&batch.records);
         self.end_sessions(&batch.over, &now);
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::fs;
 
 use jiff::SignedDuration;
 use postern_core::time::Now;
+use postern_core::wall::ClockState;
 
 use super::*;
 
@@ -27,7 +28,7 @@ fn days() -> tempfile::TempDir {
 
 fn now(day: i64) -> Now {
     let wall = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(day * DAY);
-    Now { boot: BootNanos(1), wall, wall_trusted: true, boot_id: Uuid::from_u128(1) }
+    Now { boot: BootNanos(1), wall, clock: ClockState::Synchronised, boot_id: Uuid::from_u128(1) }
 }
 
 fn firsts(dir: &tempfile::TempDir) -> Vec<u64> {
@@ -69,7 +70,7 @@ fn what_is_too_old_or_too_much_goes_and_no_more() {
         .sum();
     assert!(outdated(settings(None, bytes), u64::MAX, 21).is_empty());
     assert_eq!(outdated(settings(None, bytes - 1), u64::MAX, 21), [2]);
-    let untrusted = Now { wall_trusted: false, ..now(1000) };
+    let untrusted = Now { clock: ClockState::Unsynchronised, ..now(1000) };
     assert_eq!(
         journal(&dir, by_age).outdated(u64::MAX, &untrusted),
         [],

@@ -1,0 +1,181 @@
+//! What happens to the clocks and the machine, as soon as it does.
+//!
+//! Owns the kernel's two ways to say so: a timer that is cancelled when the wall clock is set, and the event of a new VM
+//! generation (Linux 6.10). It never decides what follows.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_KOBJECT_UEVENT};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+/// The kernel's own events; group 2 is udev's.
+const KERNEL_EVENTS: u32 = 1;
+/// Room for a burst of events, as when many devices appear at once.
+const ROOM: usize = 1 << 20;
+/// Where the driver shows the devices that it serves: as a platform device since Linux 6.10, on ACPI before.
+const DRIVERS: [&str; 2] = ["/sys/bus/platform/drivers/vmgenid", "/sys/bus/acpi/drivers/vmgenid"];
+
+/// What happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// The wall clock was set.
+    pub set: bool,
+    /// The machine was restored from a snapshot, or is a copy.
+    pub restored: bool,
+    /// More events came than were read: one of them may have been of a restore.
+    pub missed: bool,
+}
+
+/// Waits for news.
+pub struct Watch {
+    timer: OwnedFd,
+    events: Socket,
+}
+
+impl Watch {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn open() -> io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        arm(timer.as_fd())?;
+        let mut events = Socket::new(NETLINK_KOBJECT_UEVENT)?;
+        events.set_non_blocking(true)?;
+        // Less than asked for is no reason to hear nothing.
+        let _ = events.set_rx_buf_sz(ROOM);
+        events.bind(&SocketAddr::new(0, KERNEL_EVENTS))?;
+        Ok(Self { timer, events })
+    }
+
+    /// Sleeps until there is news.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn wait(&self) -> io::Result<News> {
+        loop {
+            let mut wanted = [PollFd::new(&self.timer, PollFlags::IN), PollFd::new(&self.events, PollFlags::IN)];
+            match poll(&mut wanted, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let news = self.heard()?;
+            if news != News::default() {
+                return Ok(news);
+            }
+        }
+    }
+
+    fn heard(&self) -> io::Result<News> {
+        let mut news = News::default();
+        match rustix::io::read(&self.timer, &mut [0; 8]) {
+            Err(Errno::CANCELED) => {
+                news.set = true;
+                arm(self.timer.as_fd())?;
+            }
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        loop {
+            match self.events.recv_from_full() {
+                Ok((event, from)) => news.restored |= from.port_number() == 0 && is_new_generation(&event),
+                Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+                    Some(Errno::AGAIN) => return Ok(news),
+                    Some(Errno::INTR) => {}
+                    Some(Errno::NOBUFS) => news.missed = true,
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+}
+
+/// Sets the timer to a moment that does not come; setting the clock cancels it.
+fn arm(timer: BorrowedFd<'_>) -> io::Result<()> {
+    let never = Timespec { tv_sec: i64::MAX, tv_nsec: 0 };
+    let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };
+    timerfd_settime(timer, TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET, &once)?;
+    Ok(())
+}
+
+/// Whether a uevent says that the VM generation changed: `change@/devices/…`, then `NAME=value` lines, each ended by a zero. What
+/// root writes into `uevent` in sysfs has another name (`SYNTH_ARG_…`).
+fn is_new_generation(event: &[u8]) -> bool {
+    let mut lines = event.split(|byte| *byte == 0);
+    lines.next().is_some_and(|head| head.starts_with(b"change@")) && lines.any(|line| line == b"NEW_VMGENID=1")
+}
+
+/// Whether the hypervisor tells this machine when it is restored or copied, and the kernel passes it on.
+///
+/// # Errors
+/// Why not.
+pub fn notices_restores() -> Result<(), String> {
+    // Each device that it serves is a link to it, and has one back.
+    let serves = |driver: &str| {
+        fs::read_dir(driver).is_ok_and(|entries| entries.flatten().any(|entry| entry.path().join("driver").exists()))
+    };
+    if !DRIVERS.into_iter().any(serves) {
+        return Err("the hypervisor offers no VM generation id, or the kernel has no driver for it".into());
+    }
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    if release_number(&release) < Some((6, 10)) {
+        return Err(format!("Linux {release} does not tell of a new VM generation; 6.10 does"));
+    }
+    Ok(())
+}
+
+fn release_number(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_kernels_word_of_a_new_generation_counts() {
+        let real = b"change@/devices/platform/VMGENCTR:00\0ACTION=change\0DEVPATH=/devices/platform/VMGENCTR:00\0\
+                     SUBSYSTEM=platform\0NEW_VMGENID=1\0DRIVER=vmgenid\0SEQNUM=4711\0";
+        assert!(is_new_generation(real));
+        let other = |from: &str, to: &str| {
+            let text = String::from_utf8_lossy(real).replace(from, to);
+            is_new_generation(text.as_bytes())
+        };
+        assert!(!other("NEW_VMGENID=1", "SYNTH_ARG_NEW_VMGENID=1"));
+        assert!(!other("NEW_VMGENID=1", "NEW_VMGENID=10"));
+        assert!(!other("NEW_VMGENID=1\0", ""));
+        assert!(!other("change@", "add@"));
+        assert!(!is_new_generation(b"") && !is_new_generation(b"NEW_VMGENID=1\0"));
+    }
+
+    #[test]
+    fn an_event_that_says_nothing_of_a_restore_is_passed_over() {
+        let watch = match Watch::open() {
+            Ok(watch) => watch,
+            Err(error) => return println!("skipped: {error}"),
+        };
+        // Root may have the kernel tell of a device once more, in words that are not the driver's.
+        let made_up = "change 01234567-89ab-cdef-0123-456789abcdef NEW_VMGENID=1";
+        if fs::write("/sys/class/net/lo/uevent", made_up).is_err() {
+            return println!("skipped: needs root");
+        }
+        let mut wanted = [PollFd::new(&watch.events, PollFlags::IN)];
+        poll(&mut wanted, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap();
+        assert!(wanted[0].revents().contains(PollFlags::IN), "the event arrives");
+        assert_eq!(watch.heard().unwrap(), News::default());
+    }
+
+    #[test]
+    fn the_kernels_release() {
+        assert_eq!(release_number("6.1.0-38-cloud-amd64"), Some((6, 1)));
+        assert!(release_number("6.10.0") >= Some((6, 10)) && release_number("6.9.12") < Some((6, 10)));
+        assert_eq!(release_number("linux"), None);
+    }
+}

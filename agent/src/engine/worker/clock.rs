@@ -1,0 +1,93 @@
+//! What the worker does about the clock.
+//!
+//! Owns the record of how the wall clock stands, and the end of everything when the machine was restored from a snapshot. What runs is
+//! not touched by anything else that happens to the wall clock: it runs on the boot clock.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use postern_core::ledger::{Event, Record};
+use postern_core::life::{EndCause, Ending};
+use postern_core::time::Now;
+use postern_core::wall::ClockState;
+use uuid::Uuid;
+
+use super::{Batch, Worker};
+use crate::clock;
+use crate::engine::ClockView;
+
+/// What the worker knows of restores.
+#[derive(Default)]
+pub(super) struct Restores {
+    /// How many are on record.
+    told: u64,
+    /// How many there were when the worker looked last.
+    seen: u64,
+    /// What was open at one that is not on record yet: the kernel holds it no longer.
+    pub(super) void: BTreeSet<Uuid>,
+}
+
+impl Worker {
+    /// Records how the wall clock stands, when that has changed; and ends everything after a restore.
+    pub(super) fn mind_the_clock(&mut self, batch: &mut Batch, now: &Now) {
+        self.restores.seen = self.shared().clock.restores();
+        if self.restores.seen != self.restores.told {
+            self.end_all(batch, now);
+        }
+        self.record_clock(batch, now);
+    }
+
+    pub(super) fn record_clock(&mut self, batch: &mut Batch, now: &Now) {
+        let told = self.ledger.clock_of(now.boot_id).map_or(ClockState::default(), |seen| seen.state);
+        if told != now.clock {
+            tracing::warn!(state = now.clock.code(), "the wall clock: {}", now.clock.sentence());
+            self.push(batch, None, Event::Clock { state: now.clock }, now);
+        }
+    }
+
+    /// The boot clock went back with everything else, and nobody knows what was ended or used after the snapshot. First the
+    /// kernel closes, then that is recorded, however often it takes: this only closes.
+    fn end_all(&mut self, batch: &mut Batch, now: &Now) {
+        let living: Vec<_> = self.ledger.living().map(|held| held.life.id()).collect();
+        let kept = self.ledger.keeping().sessions(now).map(|(grant, _)| grant);
+        let void: BTreeSet<_> = living.iter().copied().chain(kept).collect();
+        let outlived: Vec<_> = void.iter().copied().filter(|id| !living.contains(id)).collect();
+        self.restores.void = void;
+        tracing::error!(grants = living.len(), "the machine was restored from a snapshot or copied: every grant ends");
+        // What fails here is tried again with the batch.
+        let _ = self.bring_in_step(now);
+        self.push(batch, None, Event::Clock { state: ClockState::Restored }, now);
+        for id in living {
+            self.end(batch, id, Ending::by_itself(now.wall, EndCause::Restored), None, now);
+        }
+        for id in outlived {
+            let why = EndCause::Restored.sentence().to_owned();
+            self.cut_kept(batch, id, None, String::new(), why, now);
+        }
+    }
+
+    /// Notes what is durable now.
+    pub(super) fn clock_recorded(&mut self, records: &[Record]) {
+        let shared = self.shared();
+        shared.clock.recorded(self.ledger.high());
+        let unsure_until = self.ledger.unsure_until(shared.clock.boot_id());
+        shared.unsure_until.store(unsure_until.0, Ordering::SeqCst);
+        let restored = |record: &Record| record.event == Event::Clock { state: ClockState::Restored };
+        if records.iter().any(restored) {
+            let seen = self.restores.seen;
+            self.restores = Restores { told: seen, seen, void: BTreeSet::new() };
+        }
+    }
+
+    /// How the clock stands, for people.
+    pub(super) fn clock_view(&self) -> ClockView {
+        let shared = self.shared();
+        let now = shared.now();
+        ClockView {
+            state: now.clock,
+            forgetful: shared.is_unsure(&now),
+            unnoticed: clock::notices_restores().err(),
+            restores: shared.clock.restores(),
+        }
+    }
+}
