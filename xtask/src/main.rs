@@ -6,6 +6,7 @@
 mod build_ebpf;
 mod install;
 mod needs;
+mod runner;
 mod setup;
 mod sh;
 mod source;
@@ -55,6 +56,8 @@ fn dispatch(words: &[&str]) -> sh::Result<()> {
         ["tidy", "--bless"] => tidy::run(true),
         ["build-ebpf"] => build_ebpf::run(),
         ["install", rest @ ..] => install::run(rest),
+        // Not for people: `runner` has cargo call it.
+        ["run-test", program, arguments @ ..] => runner::run(program, arguments),
         [] | ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())

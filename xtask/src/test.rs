@@ -3,6 +3,7 @@
 //! What `.ci/run` runs. A failed stage does not hide the ones behind it, unless they need it. Never skips in silence:
 //! what a machine cannot run is named in the summary, and in CI it is a failure.
 
+use crate::runner::{self, Stage};
 use crate::sh::{self, Result};
 use crate::summary::Counts;
 use crate::{build_ebpf, needs, tidy, torture};
@@ -31,10 +32,10 @@ pub fn run() -> Result<()> {
     if built {
         run.stage("lints", lints);
         run.stage("documents", documents);
-        run.stage("build", || sh::run(sh::cargo().args(["build", "--locked", "--workspace"])));
-        run.tests("unit and property tests", command(&["--workspace", "--exclude", "postern-tests"], &[]));
-        // One after the other: they load programs into the one kernel that there is, and measure.
-        run.tests("tests on the kernel", command(&["--package", "postern-tests"], &["--test-threads=1"]));
+        // With the tests, so that nothing has to be compiled with other features for them.
+        run.stage("build", || sh::run(sh::cargo().args(["build", "--locked", "--workspace", "--all-targets"])));
+        run.tests("unit and property tests", command(Stage::Plain, &[], &[]));
+        run.tests("tests on the kernel", command(Stage::Kernel, &["--tests"], &[]));
         run.tests("torture, the short form", torture::command(true));
         run.enough();
     }
@@ -131,15 +132,12 @@ fn documents() -> Result<()> {
     sh::run(command.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links"))
 }
 
-/// `cargo test` on these packages, with these arguments for the tests themselves.
-pub fn command(packages: &[&str], arguments: &[&str]) -> Command {
+/// `cargo test` of one stage, with these arguments for cargo and these for the tests themselves.
+pub fn command(stage: Stage, targets: &[&str], arguments: &[&str]) -> Command {
     let mut command = sh::cargo();
-    command.args(["test", "--locked", "--no-fail-fast"]).args(packages).args(["--", "--show-output"]).args(arguments);
-    if !sh::is_root() {
-        // Namespaces and eBPF take root; building does not.
-        command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo --preserve-env");
-        command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", "sudo --preserve-env");
-    }
+    command.args(["test", "--locked", "--workspace", "--no-fail-fast"]).args(targets);
+    command.args(["--", "--show-output"]).args(arguments);
+    runner::choose(&mut command, stage);
     command
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The short form is a stage of `cargo xtask test`. Owns no test: they are the ignored ones of `tests/tests/torture`.
 
+use crate::runner::Stage;
 use crate::sh::{self, Result};
 use crate::summary::Counts;
 use crate::{build_ebpf, test};
@@ -27,7 +28,7 @@ const LONG: [(&str, &str); 4] = [
 /// Where something does not build, or a test failed.
 pub fn run(short: bool) -> Result<()> {
     build_ebpf::run()?;
-    sh::run(sh::cargo().args(["build", "--locked", "--workspace"]))?;
+    sh::run(sh::cargo().args(["build", "--locked", "--workspace", "--bins", "--test", "torture"]))?;
     let (counts, succeeded) = test::count(command(short))?;
     println!("\n{}", table(&counts));
     if succeeded && counts.failed == 0 { Ok(()) } else { Err(format!("failed: {}", counts.failures.join(", "))) }
@@ -35,8 +36,7 @@ pub fn run(short: bool) -> Result<()> {
 
 /// The tests.
 pub fn command(short: bool) -> Command {
-    let packages = ["--package", "postern-tests", "--test", "torture"];
-    let mut command = test::command(&packages, &["--ignored", "--test-threads=1"]);
+    let mut command = test::command(Stage::Kernel, &["--test", "torture"], &["--ignored"]);
     let settings = if short { &SHORT[..] } else { &LONG };
     command.envs(settings.iter().filter(|(name, _)| std::env::var_os(name).is_none()).copied());
     command
