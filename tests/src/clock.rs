@@ -11,7 +11,8 @@ use std::time::Duration;
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt::ReceiveTimestampns,
 };
-use nix::time::{ClockId, clock_gettime};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime, clock_settime};
 
 use crate::netns::Netns;
 
@@ -24,9 +25,27 @@ pub fn boot_ns() -> u64 {
     nanoseconds(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("the boot clock"))
 }
 
-fn nanoseconds(time: nix::sys::time::TimeSpec) -> u64 {
+fn nanoseconds(time: TimeSpec) -> u64 {
     let time = Duration::from(time);
     u64::try_from(time.as_nanos()).expect("a clock within 500 years")
+}
+
+/// Sets the wall clock by so many seconds forwards, or backwards. Only for machines that are nobody else's.
+///
+/// # Panics
+/// Where the kernel refuses.
+pub fn step(seconds: i64) {
+    let now = clock_gettime(ClockId::CLOCK_REALTIME).expect("the wall clock");
+    let then = TimeSpec::new(now.tv_sec() + seconds, now.tv_nsec());
+    clock_settime(ClockId::CLOCK_REALTIME, then).expect("to set the wall clock");
+}
+
+/// Tells the kernel that the wall clock is right, as a daemon does that keeps it so. The kernel believes it until the clock is set.
+///
+/// # Panics
+/// Where the kernel refuses.
+pub fn say_synchronised() {
+    crate::sys::say_synchronised().expect("adjtimex");
 }
 
 /// Datagrams with the time of their arrival.
@@ -114,7 +133,7 @@ fn boot_less_wall() -> i128 {
 
 /// One read: how much, and when it arrived, on the boot clock.
 fn receive(fd: RawFd, offset: i128) -> io::Result<(usize, Option<u64>)> {
-    let (mut bytes, mut control) = ([0; 64], nix::cmsg_space!(nix::sys::time::TimeSpec));
+    let (mut bytes, mut control) = ([0; 64], nix::cmsg_space!(TimeSpec));
     let mut parts = [IoSliceMut::new(&mut bytes)];
     let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::empty())?;
     let at = message.cmsgs()?.find_map(|c| match c {

@@ -50,6 +50,7 @@ pub mod ssh;
 pub mod strace;
 mod sys;
 mod until;
+pub mod vm;
 pub mod wire;
 
 pub use until::{PATIENCE, until};

@@ -8,6 +8,7 @@ use crate::netns::Netns;
 use crate::pins::{self, Pins};
 use crate::request::{self, Access};
 use crate::strace::{self, Fault, Scope, Tracer};
+use crate::until::patience;
 use crate::{journal, sys};
 use postern_proto::v1::Grant;
 use std::ffi::OsString;
@@ -192,7 +193,7 @@ impl Postern {
     /// Where it neither ends nor answers.
     pub fn launch_with(&mut self, faults: &[Fault]) -> Option<ExitStatus> {
         self.spawn(&strace::wrapper(faults, &self.file("strace")));
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience(PATIENCE);
         while !self.answers() {
             if let Some(status) = self.ended() {
                 self.process = None;
@@ -298,14 +299,14 @@ impl Postern {
     }
 
     fn wait_until_ready(&mut self) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience(PATIENCE);
         loop {
             if self.answers() {
                 return;
             }
             let ended = self.ended();
             assert!(ended.is_none(), "posternd ended ({}):\n{}", ended.expect("its end"), self.log());
-            assert!(Instant::now() < end, "posternd does not answer after {PATIENCE:?}:\n{}", self.log());
+            assert!(Instant::now() < end, "posternd does not answer after {:?}:\n{}", patience(PATIENCE), self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -327,14 +328,14 @@ impl Postern {
     pub fn stop(&mut self) -> ExitStatus {
         let mut child = self.process.take().expect("posternd runs");
         sys::signal(child.id(), libc::SIGTERM).expect("to signal posternd");
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience(PATIENCE);
         loop {
             if let Some(status) = child.try_wait().expect("its state") {
                 return status;
             }
             if Instant::now() > end {
                 let _ = child.kill();
-                panic!("posternd does not stop after {PATIENCE:?}:\n{}", self.log());
+                panic!("posternd does not stop after {:?}:\n{}", patience(PATIENCE), self.log());
             }
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -48,6 +48,16 @@ pub fn confine(command: &mut Command, namespace: Arc<OwnedFd>) {
     unsafe { command.pre_exec(enter) };
 }
 
+/// Makes `command` die with the thread that starts it.
+pub fn die_with_parent(command: &mut Command) {
+    let bind = || {
+        // SAFETY: only changes what the kernel keeps about the calling process.
+        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
+    };
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(bind) };
+}
+
 /// Has a listener complete a connection only when its first data arrives.
 pub fn defer_accept(listener: BorrowedFd<'_>) -> io::Result<()> {
     let seconds: libc::c_int = 30;
@@ -141,6 +151,16 @@ pub fn wait_readable(descriptor: BorrowedFd<'_>, milliseconds: u64) -> io::Resul
     let timeout = i32::try_from(milliseconds).unwrap_or(i32::MAX);
     // SAFETY: one pollfd, and its count is 1.
     check(unsafe { libc::poll(&raw mut poll, 1, timeout) }).map(|ready| ready > 0)
+}
+
+/// Tells the kernel that the wall clock is synchronised, with an error of nothing.
+pub fn say_synchronised() -> io::Result<()> {
+    // SAFETY: timex is plain data for which all zeros are valid.
+    let mut change: libc::timex = unsafe { zeroed() };
+    change.modes = libc::ADJ_STATUS | libc::ADJ_MAXERROR | libc::ADJ_ESTERROR;
+    change.status = libc::STA_PLL;
+    // SAFETY: the kernel reads and writes one timex.
+    check(unsafe { libc::adjtimex(&raw mut change) }).map(drop)
 }
 
 /// Mounts bpffs where there is none.

@@ -8,14 +8,20 @@ use std::time::{Duration, Instant};
 /// Longer than anything takes that happens at once, on a machine that builds something else at the same time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How much of it there is: `usual`, or what `$POSTERN_TEST_PATIENCE` says in seconds, for a machine that is only emulated.
+pub(crate) fn patience(usual: Duration) -> Duration {
+    let asked = std::env::var("POSTERN_TEST_PATIENCE").ok().and_then(|text| text.parse().ok());
+    asked.map_or(usual, Duration::from_secs)
+}
+
 /// Asks again and again until `done`.
 ///
 /// # Panics
 /// Where `what` did not become true within half a minute.
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
+    let (start, patience) = (Instant::now(), patience(PATIENCE));
     while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        assert!(start.elapsed() < patience, "{what}: not within {patience:?}");
         thread::sleep(Duration::from_millis(5));
     }
 }

@@ -5,6 +5,7 @@
 
 mod build_ebpf;
 mod install;
+mod kernel;
 mod needs;
 mod runner;
 mod setup;

@@ -2,7 +2,7 @@
 //!
 //! A table and its look-ups; installs nothing (that is `setup`).
 
-use crate::{sh, toolchain};
+use crate::{kernel, sh, toolchain};
 use std::path::Path;
 
 /// Where something is installed from.
@@ -16,6 +16,8 @@ pub enum Source {
     Cargo(&'static [&'static str]),
     /// `go install` of this package, where Go is.
     Go(&'static str),
+    /// A kernel that is unpacked and not installed.
+    Kernel,
 }
 
 /// One thing that must be there.
@@ -131,6 +133,30 @@ pub const NEEDS: &[Need] = &[
         why: "the container in which the installed service runs for real",
         source: Source::Apt(&["systemd-container"]),
         present: || sh::find("systemd-nspawn").is_some(),
+    },
+    Need {
+        what: "qemu-system-x86_64",
+        why: "emulates the machine that boots another kernel, sleeps, steps its clock and is restored from a snapshot",
+        source: Source::Apt(&["qemu-system-x86"]),
+        present: || sh::find("qemu-system-x86_64").is_some() || cfg!(not(target_arch = "x86_64")),
+    },
+    Need {
+        what: "busybox",
+        why: "the shell and the tools in that machine, as one program without libraries",
+        source: Source::Apt(&["busybox-static"]),
+        present: || sh::find("busybox").is_some(),
+    },
+    Need {
+        what: "wg",
+        why: "sets WireGuard up in that machine",
+        source: Source::Apt(&["wireguard-tools"]),
+        present: || sh::find("wg").is_some(),
+    },
+    Need {
+        what: "a kernel to boot",
+        why: "the oldest that Postern promises to run on, Debian 12's, is not the one of the machine that builds",
+        source: Source::Kernel,
+        present: kernel::is_here,
     },
     Need {
         what: "grpcurl",

@@ -2,6 +2,7 @@
 //!
 //! Idempotent and quick where nothing is missing. Never changes a setting of the machine.
 
+use crate::kernel;
 use crate::needs::{self, LLVM_PREFIX, Need, Source};
 use crate::sh::{self, Result};
 use std::process::Command;
@@ -58,7 +59,7 @@ fn debian(source: Source) -> &'static [&'static str] {
         Source::Apt(names) => names,
         Source::Component("rustfmt", _) if !has_rustup() => &["rustfmt-web"],
         Source::Component("clippy", _) if !has_rustup() => &["rust-web-clippy"],
-        Source::Component(..) | Source::Cargo(_) | Source::Go(_) => &[],
+        Source::Component(..) | Source::Cargo(_) | Source::Go(_) | Source::Kernel => &[],
     }
 }
 
@@ -67,6 +68,11 @@ fn install(need: &Need) -> Result<()> {
         Source::Cargo(arguments) => sh::run(sh::cargo().arg("install").args(arguments).env("LLVM_PREFIX", LLVM_PREFIX)),
         Source::Go(package) => sh::run(Command::new("go").args(["install", package]).env("PATH", sh::search_path())),
         Source::Component(name, _) if has_rustup() => sh::run(Command::new("rustup").args(["component", "add", name])),
+        // The package lists may be older than the mirror, which keeps only the newest kernels.
+        Source::Kernel => kernel::fetch(None).map(drop).or_else(|_| {
+            sh::run(apt().arg("update"))?;
+            kernel::fetch(None).map(drop)
+        }),
         Source::Component(..) | Source::Apt(_) => Ok(()),
     }
 }
@@ -83,6 +89,7 @@ fn origin(source: Source) -> String {
         Source::Component(_, package) => format!("Debian: {package}"),
         Source::Cargo(arguments) => format!("cargo install {}", arguments.join(" ")),
         Source::Go(package) => format!("go install {package}"),
+        Source::Kernel => "Debian: linux-image-cloud-amd64, unpacked below target/, installed nowhere".to_owned(),
     }
 }
 

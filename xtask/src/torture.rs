@@ -1,11 +1,12 @@
 //! `torture`: crashes, faulty disks and floods, for as long as one likes, and one table of what was tried and what held.
 //!
-//! The short form is a stage of `cargo xtask test`. Owns no test: they are the ignored ones of `tests/tests/torture`.
+//! The short form is a stage of `cargo xtask test`. Owns no test: they are the ignored ones of `tests/tests/torture`, and in the long
+//! form those of `tests/tests/vm.rs` on one more kernel.
 
 use crate::runner::Stage;
 use crate::sh::{self, Result};
 use crate::summary::Counts;
-use crate::{build_ebpf, test};
+use crate::{build_ebpf, kernel, test};
 use std::process::Command;
 
 /// How the short form differs: a run of everything has half an hour. Without it the walk has a thousand steps.
@@ -22,6 +23,9 @@ const LONG: [(&str, &str); 4] = [
     ("POSTERN_TORTURE_START_ONE_IN", "1"),
 ];
 
+/// The Debian after the one whose kernel `test` boots.
+const NEWER: &str = "trixie";
+
 /// Builds, runs the tests and prints the table.
 ///
 /// # Errors
@@ -29,7 +33,12 @@ const LONG: [(&str, &str); 4] = [
 pub fn run(short: bool) -> Result<()> {
     build_ebpf::run()?;
     sh::run(sh::cargo().args(["build", "--locked", "--workspace", "--bins", "--test", "torture"]))?;
-    let (counts, succeeded) = test::count(command(short))?;
+    let (mut counts, mut succeeded) = test::count(command(short))?;
+    if !short && cfg!(target_arch = "x86_64") {
+        let (more, too) = test::count(newer_kernel()?)?;
+        counts += more;
+        succeeded &= too;
+    }
     println!("\n{}", table(&counts));
     if succeeded && counts.failed == 0 { Ok(()) } else { Err(format!("failed: {}", counts.failures.join(", "))) }
 }
@@ -40,6 +49,13 @@ pub fn command(short: bool) -> Command {
     let settings = if short { &SHORT[..] } else { &LONG };
     command.envs(settings.iter().filter(|(name, _)| std::env::var_os(name).is_none()).copied());
     command
+}
+
+/// The tests in a virtual machine, on the kernel of the next Debian: `test` has them on that of this one.
+fn newer_kernel() -> Result<Command> {
+    let mut command = test::command(Stage::Kernel, &["--test", "vm"], &[]);
+    command.env("POSTERN_VM_KERNEL", kernel::fetch(Some(NEWER))?);
+    Ok(command)
 }
 
 /// What the tests have told, one figure a line.

@@ -1,0 +1,123 @@
+//! One emulator: its process, its console, its monitor, and the serial port on which the guest's program talks.
+//!
+//! Owns a folder with the sockets and the console's text. The emulator dies with the thread that started it.
+
+use super::kernel::Kernel;
+use super::qmp::Monitor;
+use super::talk::Guest;
+use crate::{pins, sys};
+use serde_json::json;
+use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const PROGRAM: &str = "qemu-system-x86_64";
+/// How long the emulator may take to open its sockets, or to write or read a machine's memory.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Two processors, so that what races on a host can race there.
+const FIXED: &str = "-accel tcg,thread=multi -cpu max -smp 2 -m 1024 -nodefaults -display none -no-user-config";
+
+/// The state that a machine goes on from, instead of booting.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    memory: PathBuf,
+}
+
+/// A running virtual machine.
+#[derive(Debug)]
+pub struct Machine {
+    process: Child,
+    monitor: Monitor,
+    directory: TempDir,
+}
+
+impl Machine {
+    /// Boots `kernel` with the archive `root` and a disk at `disk`, or goes on from `incoming`; `generation` is what the
+    /// machine says it is (the VM generation id). Returns it with the guest at the other end of the talk.
+    ///
+    /// # Panics
+    /// Where the emulator does not start.
+    #[must_use]
+    pub fn start(
+        kernel: &Kernel,
+        root: &Path,
+        disk: &Path,
+        generation: &str,
+        incoming: Option<&Incoming>,
+    ) -> (Self, Guest) {
+        let directory = pins::directory();
+        let place = |name: &str| directory.path().join(name).display().to_string();
+        let log = File::create(place("emulator")).expect("a log");
+        let mut command = Command::new(PROGRAM);
+        command.args(FIXED.split(' ')).arg("-kernel").arg(kernel.image()).arg("-initrd").arg(root);
+        command.args(["-append", "console=ttyS0 panic=-1 quiet"]);
+        command.args(["-serial", &format!("file:{}", place("console"))]);
+        command.args(["-chardev", &format!("socket,id=talk,path={},server=on,wait=off", place("talk"))]);
+        command.args(["-serial", "chardev:talk"]);
+        command.args(["-qmp", &format!("unix:{},server=on,wait=off", place("monitor"))]);
+        command.args(["-device", &format!("vmgenid,guid={generation}")]);
+        command.args(["-drive", &format!("file={},format=raw,if=virtio", disk.display())]);
+        if let Some(Incoming { memory }) = incoming {
+            command.args(["-incoming", &format!("exec:cat {}", memory.display())]);
+        }
+        sys::die_with_parent(&mut command);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log")).stderr(log);
+        let process =
+            command.spawn().unwrap_or_else(|error| panic!("{PROGRAM}: {error} (cargo xtask setup installs it)"));
+        let (monitor, talk) = sockets(directory.path());
+        let mut this = Self { process, monitor, directory };
+        if incoming.is_some() {
+            // As it was saved: stopped.
+            this.monitor.until("query-status", "paused", PATIENCE);
+            this.monitor.run("cont", &json!({}));
+        }
+        (this, Guest::new(talk))
+    }
+
+    /// Writes the whole machine into `folder`, as a snapshot of a running machine does, and lets it go on.
+    ///
+    /// # Panics
+    /// Where the emulator fails.
+    pub fn snapshot(&mut self, folder: &Path) -> Incoming {
+        let memory = folder.join("memory");
+        self.monitor.run("stop", &json!({}));
+        self.monitor.run("migrate", &json!({ "uri": format!("exec:cat > {}", memory.display()) }));
+        self.monitor.until("query-migrate", "completed", PATIENCE);
+        self.monitor.run("cont", &json!({}));
+        Incoming { memory }
+    }
+
+    /// What the kernel and its programs have written on the console, and the emulator's own complaints.
+    #[must_use]
+    pub fn console(&self) -> String {
+        let read = |name: &str| fs::read(self.directory.path().join(name)).unwrap_or_default();
+        let [console, emulator] = ["console", "emulator"].map(|name| String::from_utf8_lossy(&read(name)).into_owned());
+        format!("--- console\n{console}\n--- {PROGRAM}\n{emulator}---")
+    }
+}
+
+/// Connects to the sockets as soon as they are there.
+fn sockets(folder: &Path) -> (Monitor, UnixStream) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let talk = UnixStream::connect(folder.join("talk"));
+        match talk.and_then(|talk| Ok((Monitor::connect(&folder.join("monitor"))?, talk))) {
+            Ok(both) => return both,
+            Err(error) => {
+                let said = fs::read_to_string(folder.join("emulator")).unwrap_or_default();
+                assert!(Instant::now() < end && said.is_empty(), "{PROGRAM}: {error}\n{said}");
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
