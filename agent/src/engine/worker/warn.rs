@@ -95,7 +95,7 @@ impl Worker {
     }
 }
 
-/// Whether it comes before its time.
+/// Whether it comes before its time, to people who are still there: those of a machine that was restored or booted anew are not.
 const fn is_a_surprise(cause: EndCause) -> bool {
     use EndCause::{GivenBack, Idle, PolicyChanged, Revoked, SignerUntrusted, Unused};
     matches!(cause, Unused | Idle | Revoked | GivenBack | SignerUntrusted | PolicyChanged)
