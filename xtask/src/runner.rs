@@ -14,8 +14,8 @@ const VARIABLE: &str = "POSTERN_TEST_STAGE";
 /// The package whose tests load programs into the kernel.
 const KERNEL: &str = "postern-tests";
 
-/// Test programs of that package that wait for ends of grants most of their time, and measure nothing that neighbours disturb.
-const WAITING: [&str; 4] = ["keep", "life", "lifecycle", "people"];
+/// Test programs of that package that wait for clocks and starts most of their time, and measure nothing that neighbours disturb.
+const WAITING: [&str; 6] = ["host_proof", "journal", "keep", "life", "lifecycle", "people"];
 
 /// Which test programs are to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
