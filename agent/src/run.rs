@@ -27,6 +27,10 @@ use crate::privilege::{self, Confinement};
 use crate::sysctl::{self, Reserved};
 use crate::{api, host, journald, links, notify, proof, sessions};
 
+/// Threads for work that would hold others up. Four of them work at once (signatures, audits); one that has just finished is not
+/// always free already when the next is wanted.
+const BLOCKING: usize = 8;
+
 /// Why the agent did not do what it was told.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -199,7 +203,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let (shed, confinement) = (config.shed.clone(), Confinement::of(path, &config));
     let setup = Setup { opened, clock, identity, rules, secret, enforcer: settings, shed, lines, confinement };
     let (engine, worker, knocks) = engine::start(setup).map_err(Failure::other)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(BLOCKING).enable_all().build();
     let served =
         runtime.map_err(Failure::other)?.block_on(serve(path, &config, engine, exported, knocks, reserved, cookies));
     if served.is_ok() {

@@ -1,7 +1,8 @@
 //! `torture`: crashes, faulty disks and floods, for as long as one likes, and one table of what was tried and what held.
 //!
-//! The short form is a stage of `cargo xtask test`. Owns no test: they are the ignored ones of `tests/tests/torture`, and in the long
-//! form those of `tests/tests/vm.rs` on one more kernel.
+//! The short form is a stage of `cargo xtask test`. Owns no test: they are the ignored ones of `tests/tests/torture`, the floods of
+//! `tests/tests/abuse` (a stage of `cargo xtask test` has had them before), and in the long form those of `tests/tests/vm.rs` on one more
+//! kernel.
 
 use crate::runner::Stage;
 use crate::sh::{self, Result};
@@ -32,10 +33,11 @@ const NEWER: &str = "trixie";
 /// Where something does not build, or a test failed.
 pub fn run(short: bool) -> Result<()> {
     build_ebpf::run()?;
-    sh::run(sh::cargo().args(["build", "--locked", "--workspace", "--bins", "--test", "torture"]))?;
+    sh::run(sh::cargo().args(["build", "--locked", "--workspace", "--bins", "--test", "torture", "--test", "abuse"]))?;
     let (mut counts, mut succeeded) = test::count(command(short))?;
-    if !short && cfg!(target_arch = "x86_64") {
-        let (more, too) = test::count(newer_kernel()?)?;
+    let newer = (!short && cfg!(target_arch = "x86_64")).then(newer_kernel).transpose()?;
+    for command in [floods()].into_iter().chain(newer) {
+        let (more, too) = test::count(command)?;
         counts += more;
         succeeded &= too;
     }
@@ -56,6 +58,11 @@ fn newer_kernel() -> Result<Command> {
     let mut command = test::command(Stage::Kernel, &["--test", "vm"], &[]);
     command.env("POSTERN_VM_KERNEL", kernel::fetch(Some(NEWER))?);
     Ok(command)
+}
+
+/// The floods of the API.
+fn floods() -> Command {
+    test::command(Stage::Kernel, &["--test", "abuse"], &[])
 }
 
 /// What the tests have told, one figure a line.

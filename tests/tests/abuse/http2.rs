@@ -92,6 +92,21 @@ impl Wire {
         self.stream.write_all(bytes).is_ok()
     }
 
+    /// Reads what has come, without waiting; whether the peer is still there.
+    pub fn take_answers(&mut self) -> bool {
+        self.stream.set_nonblocking(true).expect("a socket");
+        let mut sink = [0; 65536];
+        let alive = loop {
+            match self.stream.read(&mut sink) {
+                Ok(0) => break false,
+                Ok(_) => {}
+                Err(error) => break error.kind() == std::io::ErrorKind::WouldBlock,
+            }
+        };
+        self.stream.set_nonblocking(false).expect("a socket");
+        alive
+    }
+
     /// How many bytes were sent.
     pub fn sent(&self) -> usize {
         self.sent

@@ -2,6 +2,7 @@
 //!
 //! A real posternd, real sockets from a namespace of their own, and HTTP/2 frames by hand where no client would send them.
 
+mod floods;
 mod http2;
 mod person;
 mod syn;
