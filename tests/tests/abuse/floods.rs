@@ -173,9 +173,9 @@ fn signatures_are_checked_beside_the_answers_to_others() {
     assert!(refusals[1].keys().all(|r| ["SIGNATURE_INVALID", "OVERLOADED"].contains(&r.as_str())));
     assert!(refusals[1]["SIGNATURE_INVALID"] > 100);
     assert!(cheap.1 < LONG_PATIENCE && costly.1 < LONG_PATIENCE, "WhoAmI waited for signatures");
-    assert!(costly.0 < 10 * cheap.0 + Duration::from_millis(50), "WhoAmI waits for signatures");
-    // They stay a while after their last signature, so none has been missed.
-    assert!(most <= before + MOST_THREADS, "signatures are checked on {} threads", most - before);
+    assert!(costly.0 < 5 * cheap.0 + Duration::from_millis(50), "WhoAmI waits for signatures");
+    // They are none of those that answer, and stay a while after their last signature, so none has been missed.
+    assert!((1..=MOST_THREADS).contains(&(most - before)), "signatures are checked on {} threads", most - before);
     figure::print("signatures checked in vain", refusals[1]["SIGNATURE_INVALID"]);
 }
 
