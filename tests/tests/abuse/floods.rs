@@ -121,7 +121,7 @@ fn handshakes_begun_and_left() {
     let leave = || {
         let round = next.fetch_add(1, Ordering::Relaxed) as usize;
         // Half from one source, half from a hundred.
-        let source = if round % 2 == 0 { STRANGER.v4 } else { sources[round / 2 % sources.len()] };
+        let source = if round.is_multiple_of(2) { STRANGER.v4 } else { sources[round / 2 % sources.len()] };
         let name = ServerName::try_from("posternd").expect("a name");
         let mut tls = rustls::ClientConnection::new(Arc::clone(&config), name).expect("a client");
         let mut stream = world.from(source);
