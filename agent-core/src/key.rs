@@ -5,7 +5,7 @@
 //! bytes need no conversion. Raise [`LAYOUT_VERSION`] whenever a type here changes its meaning or its bytes.
 
 /// Version of everything in this module. The directory of pinned maps and links carries it.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// What the eBPF object carries, so that no agent is built around an object of another layout: the version, in words.
 pub const LAYOUT_MARK: [u8; 20] = {
@@ -362,6 +362,31 @@ impl SlotUsage {
     }
 }
 
+/// Per-CPU value of the map `OBSERVED`, whose key is the [`GrantKey`] of one whole address: what would have been dropped from it
+/// at one port, had the host not only observed. 24 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ObservedValue {
+    /// Look-ups that the lock would have refused: new connections, and datagrams to unconnected sockets.
+    pub lookups: u64,
+    /// Packets to a socket that the cut would have dropped.
+    pub packets: u64,
+    /// `CLOCK_BOOTTIME` of the last of them on this CPU.
+    pub last_boot_ns: u64,
+}
+
+impl ObservedValue {
+    /// The sum of two CPUs' parts.
+    #[must_use]
+    pub fn merge(self, other: Self) -> Self {
+        Self {
+            lookups: self.lookups.wrapping_add(other.lookups),
+            packets: self.packets.wrapping_add(other.packets),
+            last_boot_ns: self.last_boot_ns.max(other.last_boot_ns),
+        }
+    }
+}
+
 /// What the map `EVENTS` (a ring buffer) carries: somebody was turned away. 24 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -397,6 +422,7 @@ mod tests {
         assert_eq!(size_of::<KnockEvent>(), 24);
         assert_eq!(size_of::<Listener>(), 32);
         assert_eq!(size_of::<SynRate>(), 16);
+        assert_eq!(size_of::<ObservedValue>(), 24);
     }
 
     #[test]

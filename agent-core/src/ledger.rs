@@ -19,6 +19,7 @@ use crate::grant::{AccessRequest, Grant, PortSpec, Use};
 use crate::keep::{Keeping, Kept};
 use crate::life::{EndCause, Ending, Held, Life, Pending, State, Step};
 use crate::message::MAX_MESSAGE_LIFE;
+use crate::mode::Standing;
 use crate::policy::{Judgement, Live};
 use crate::refusal::{Reason, Refusal};
 use crate::time::{BootNanos, Now, Seconds};
@@ -73,6 +74,8 @@ pub struct Ledger {
     /// What was closed by default when the agent last said so; nothing once it was opened by hand.
     #[serde(default)]
     protected: Vec<PortSpec>,
+    #[serde(default)]
+    pub(crate) standing: Standing,
     /// When messages that were used may have been forgotten, on which boot, until all of them are stale.
     #[serde(default)]
     forgot: Option<(BootNanos, Uuid)>,
@@ -83,6 +86,7 @@ impl Ledger {
     pub fn apply(&mut self, record: &Record) {
         self.note_clock(record);
         self.last_seq = record.seq;
+        self.standing.apply(record);
         if let Some(seen) = record.message {
             self.remember(seen, record);
         }
@@ -102,7 +106,10 @@ impl Ledger {
             Event::SetAside { .. } => self.forgot = Some((record.boot, record.boot_id)),
             // Until the next boot: its copy, or what it did after the snapshot, may have used any message.
             Event::Clock { state: ClockState::Restored } => self.forgot = Some((BootNanos(u64::MAX), record.boot_id)),
-            Event::Refused { .. }
+            Event::Enabled { .. }
+            | Event::Confirmed { .. }
+            | Event::RolledBack { .. }
+            | Event::Refused { .. }
             | Event::Unverified { .. }
             | Event::Layer { .. }
             | Event::Repaired { .. }
@@ -402,7 +409,7 @@ impl Ledger {
         }
     }
 
-    /// When something is due next: a start, an end, of a session too, or the last moment to approve.
+    /// When something is due next: a start, an end, of a session or of a trial too, or the last moment to approve.
     #[must_use]
     pub fn next_due(&self) -> Option<BootNanos> {
         let due = |held: &Held| match &held.life {
@@ -410,7 +417,7 @@ impl Ledger {
             Life::Granted(grant) if held.opened => grant.expires_boot,
             Life::Granted(grant) => grant.starts_boot,
         };
-        self.living().map(due).chain(self.keeping.next_end()).min()
+        self.living().map(due).chain(self.keeping.next_end()).chain(self.standing.due()).min()
     }
 
     /// The sessions that outlive their grants.

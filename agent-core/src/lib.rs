@@ -23,6 +23,8 @@ pub mod ledger;
 pub mod life;
 #[cfg(feature = "user")]
 pub mod message;
+#[cfg(feature = "user")]
+pub mod mode;
 pub mod packet;
 #[cfg(feature = "user")]
 pub mod policy;

@@ -10,6 +10,7 @@ use regex::Regex;
 
 use crate::grant::{Grant, PortSpec, Protocol, Source};
 use crate::life::Pending;
+use crate::mode::Mode;
 use crate::time::{BootNanos, Seconds};
 use crate::warn::DEFAULT_WARN_BEFORE;
 
@@ -244,6 +245,8 @@ pub struct Policy {
     pub max_duration: Seconds,
     /// How long a request waits for approvals; `None`: it does not wait.
     pub pending_ttl: Option<Seconds>,
+    /// Whether what no grant lets in is dropped, or only counted.
+    pub mode: Mode,
 }
 
 impl Default for Policy {
@@ -254,6 +257,7 @@ impl Default for Policy {
             roles: Vec::new(),
             max_duration: MAX_DURATION_RANGE.1,
             pending_ttl: Some(DEFAULT_PENDING_TTL),
+            mode: Mode::Enforce,
         }
     }
 }

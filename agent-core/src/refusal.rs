@@ -121,6 +121,10 @@ reasons! {
     TableFull Verified "TABLE_FULL" "the kernel table is full and nobody is evicted";
     GrantNotFound Verified "GRANT_NOT_FOUND" "there is no such grant that you may see";
     GrantEnded Verified "GRANT_ENDED" "the grant has already ended";
+    AlreadyEnforcing Verified "ALREADY_ENFORCING" "the host enforces already";
+    NoTrial Verified "NO_TRIAL" "no trial waits for a confirmation";
+    ModeNotInFile Verified "MODE_NOT_IN_FILE" "the configuration file does not have the host enforce";
+    WayInUnproven Verified "WAY_IN_UNPROVEN" "nobody has come in under a signed grant since the host enforces";
     JournalFailed Verified "JOURNAL_FAILED" "the record could not be written, so nothing was done";
     KernelFailed Verified "KERNEL_FAILED" "the kernel refused the change, so it was taken back";
 }

@@ -61,6 +61,8 @@ pub struct Table {
     pub grants: BTreeMap<GrantKey, Entry>,
     /// Sessions that may outlive their grant, by the cookie of their socket.
     pub flows: BTreeMap<u64, Flow>,
+    /// From when on, in nanoseconds of `CLOCK_BOOTTIME`, what is refused passes all the same; 0: never.
+    pub observe_from: u64,
 }
 
 /// One step of a change. A list of edits is applied in order.
@@ -80,6 +82,8 @@ pub enum Edit {
     PutFlow(u64, Flow),
     /// The port is no longer ours.
     Unprotect(u8, u16),
+    /// From then on what is refused passes all the same; 0: never.
+    Observe(u64),
 }
 
 impl Table {
@@ -114,6 +118,7 @@ impl Table {
             Edit::RemoveFlow(cookie) => {
                 self.flows.remove(&cookie);
             }
+            Edit::Observe(from) => self.observe_from = from,
             Edit::Lengths(_) => {}
         }
     }
@@ -155,7 +160,8 @@ pub fn compile<'a>(policy: &Policy, grants: impl Iterator<Item = &'a Grant>, now
 ///
 /// No state in between opens more than `installed` or `wanted` does: first all that closes, then all that opens. A look-up
 /// tries a length before its first entry is there and until its last one is gone. A session lives where its entry and its flow
-/// both let it: flows are shortened before the entries change and lengthened after.
+/// both let it: flows are shortened before the entries change and lengthened after. The mode comes last: whoever is to be let in
+/// is in the table before a host that only observed closes, and all else is as wanted before one that was closed opens.
 #[must_use]
 pub fn diff(installed: &Table, wanted: &Table) -> Vec<Edit> {
     let mut edits = Vec::new();
@@ -182,6 +188,9 @@ pub fn diff(installed: &Table, wanted: &Table) -> Vec<Edit> {
     };
     edits.extend(wanted.flows.iter().filter(|(c, f)| !stays(c, f)).map(|(c, f)| Edit::PutFlow(*c, *f)));
     edits.extend(installed.protected.difference(&wanted.protected).map(|&(t, p)| Edit::Unprotect(t, p)));
+    if installed.observe_from != wanted.observe_from {
+        edits.push(Edit::Observe(wanted.observe_from));
+    }
     edits
 }
 
@@ -209,8 +218,15 @@ mod tests {
         });
         let ports = prop::collection::btree_set(port, 0..5);
         let entries = prop::collection::btree_map(key, entry, 0..12);
-        (ports, entries, prop::collection::btree_map(0..COOKIES, flow, 0..4))
-            .prop_map(|(protected, grants, flows)| Table { protected, grants, flows })
+        let flows = prop::collection::btree_map(0..COOKIES, flow, 0..4);
+        // Mostly closed, else open from the beginning or from some moment on.
+        let observe_from = prop_oneof![3 => Just(0), 2 => 1..5u64];
+        (ports, entries, flows, observe_from).prop_map(|(protected, grants, flows, observe_from)| Table {
+            protected,
+            grants,
+            flows,
+            observe_from,
+        })
     }
 
     const COOKIES: u64 = 3;
@@ -226,6 +242,7 @@ mod tests {
             (flow.protocol, flow.port, flow.peer) == (protocol, port, peer) && now < flow.until_boot_ns
         });
         !table.protected.contains(&(protocol, port))
+            || table.observe_from != 0 && table.observe_from <= now
             || (0..=32).filter(|len| tried(*len)).any(|len| {
                 let entry = table.grants.get(&GrantKey::new(peer, len, protocol, port));
                 entry.is_some_and(|e| now < e.expires_boot_ns || flow && now < e.established_boot_ns)

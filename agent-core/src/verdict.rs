@@ -25,6 +25,8 @@ pub trait Table {
     fn flow(&self, cookie: u64) -> Option<FlowValue>;
     /// `CLOCK_BOOTTIME` in nanoseconds.
     fn now(&self) -> u64;
+    /// From when on, by [`Self::now`], what is refused passes all the same; 0: never.
+    fn observe_from(&self) -> u64;
     /// Takes the steps of `search`, until one says that there is no other. The kernel has its own way to repeat something,
     /// by which its verifier walks a step once and not for each round.
     #[inline(always)]
@@ -102,6 +104,18 @@ pub fn decide(table: &impl Table, protocol: u8, port: u16, source: Address) -> V
         Found::Ended => Verdict::Expired,
         Found::Nothing => Verdict::NoGrant,
     }
+}
+
+/// The present, where a packet that is refused passes all the same because the host only observes; `None` where a refusal
+/// holds. Only a refusal asks, so nothing else pays for it.
+#[inline(always)]
+pub fn observed_at(table: &impl Table) -> Option<u64> {
+    let from = table.observe_from();
+    if from == 0 {
+        return None;
+    }
+    let now = table.now();
+    if now < from { None } else { Some(now) }
 }
 
 /// The verdict where the source may keep the sessions that it has. A cookie counts for its own port and source alone.
@@ -191,6 +205,8 @@ counted! {
         OnlyEstablished = 10 "only-established",
         /// Dropped by the shed: its source begins connections to the API too fast ([`crate::rate`]).
         SynRate = 11 "syn-rate",
+        /// Passed: it would have been dropped, but the host only observes.
+        Observed = 12 "observed",
     }
 }
 
@@ -207,7 +223,8 @@ impl Fate {
             | Self::NotLocal
             | Self::NotSure
             | Self::ResetOut
-            | Self::Established => true,
+            | Self::Established
+            | Self::Observed => true,
         }
     }
 }
@@ -259,6 +276,7 @@ mod tests {
         session: Session,
         exempt: Option<Exemption>,
         now: u64,
+        observe_from: u64,
         clock_reads: Cell<u32>,
     }
 
@@ -267,7 +285,7 @@ mod tests {
             let value = |(n, &(key, end)): (usize, &(GrantKey, u64))| (key, GrantValue::new(&key, end, 0, n as u32));
             let grants = grants.iter().enumerate().map(value).collect();
             let (flows, clock_reads) = (BTreeMap::new(), Cell::new(0));
-            Self { grants, flows, session: Session::New, exempt: None, now, clock_reads }
+            Self { grants, flows, session: Session::New, exempt: None, now, observe_from: 0, clock_reads }
         }
     }
 
@@ -296,6 +314,9 @@ mod tests {
             self.clock_reads.set(self.clock_reads.get() + 1);
             self.now
         }
+        fn observe_from(&self) -> u64 {
+            self.observe_from
+        }
     }
 
     const SOURCE: Address = Address::v4([192, 0, 2, 7]);
@@ -323,6 +344,16 @@ mod tests {
         maps.exempt = Some(Exemption::OtherNamespace);
         assert_eq!(decide(&maps, TCP, 22, SOURCE), Verdict::Exempt(Exemption::OtherNamespace));
         assert_eq!(decide(&maps, TCP, 23, SOURCE), Verdict::Unprotected);
+    }
+
+    #[test]
+    fn a_refusal_holds_until_the_host_only_observes() {
+        let mut maps = Maps::new(&[], 10);
+        assert_eq!((observed_at(&maps), maps.clock_reads.get()), (None, 0), "0 means closed, and costs no clock");
+        for (from, observed) in [(1, Some(10)), (10, Some(10)), (11, None), (u64::MAX, None)] {
+            maps.observe_from = from;
+            assert_eq!(observed_at(&maps), observed, "{from}");
+        }
     }
 
     #[test]

@@ -12,10 +12,10 @@ use aya_ebpf::{
 };
 use postern_core::{
     key::{Address, TCP, UDP},
-    verdict::{Exemption, Fate, Hook, Session, Verdict, decide},
+    verdict::{Exemption, Fate, Hook, Session, Verdict, decide, observed_at},
 };
 
-use crate::maps::{Maps, count, is_protected, knock, used};
+use crate::maps::{Maps, count, is_protected, refuse, used};
 
 const DROP: i32 = 0;
 const PASS: i32 = 1;
@@ -85,10 +85,10 @@ fn cut(context: &SkBuffContext, inwards: bool) -> i32 {
 
 #[inline(always)]
 fn judge(context: &SkBuffContext, socket: *mut bpf_sock, hook: Hook, protocol: u8, port: u16, inwards: bool) -> Fate {
-    let Some(remote) = remote(context, inwards) else {
-        return Fate::Unreadable;
-    };
     let maps = Maps(|| exemption(context, socket), || session(context, socket, protocol));
+    let Some(remote) = remote(context, inwards) else {
+        return if observed_at(&maps).is_some() { Fate::Observed } else { Fate::Unreadable };
+    };
     let verdict = decide(&maps, protocol, port, remote);
     if let Verdict::Granted { slot, now } = verdict {
         used(slot, now, u64::from(context.len()), inwards);
@@ -96,16 +96,13 @@ fn judge(context: &SkBuffContext, socket: *mut bpf_sock, hook: Hook, protocol: u
     let Some(fate) = verdict.fate() else {
         return Fate::NoGrant;
     };
-    if !fate.passes() {
-        if !inwards && protocol == TCP && is_reset(context) {
-            return Fate::ResetOut;
-        }
-        // What leaves is the host's own doing, not a knock.
-        if inwards {
-            knock(hook, fate, protocol, port, remote);
-        }
+    if fate.passes() {
+        return fate;
     }
-    fate
+    if !inwards && protocol == TCP && is_reset(context) {
+        return Fate::ResetOut;
+    }
+    refuse(&maps, hook, fate, protocol, port, remote)
 }
 
 /// The socket's protocol; `None` for one that is neither TCP nor UDP. A mini socket is TCP.

@@ -7,16 +7,16 @@ use core::ffi::c_void;
 use aya_ebpf::{
     helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_loop},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf},
 };
 use postern_core::{
     key::{
-        Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, Listener, PROTECTED_WORDS, SlotUsage, SynRate,
-        V4, protected_bit,
+        Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, Listener, ObservedValue, PROTECTED_WORDS,
+        SlotUsage, SynRate, V4, max_prefix, protected_bit,
     },
     rate::{Buckets, take},
     search::{MOST_STEPS, Search},
-    verdict::{COUNTERS as COUNTER_COUNT, Exemption, Fate, Hook, Session, Table, counter},
+    verdict::{COUNTERS as COUNTER_COUNT, Exemption, Fate, Hook, Session, Table, counter, observed_at},
 };
 
 #[map]
@@ -51,6 +51,14 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 /// Per CPU: the present window and the knocks reported in it.
 #[map]
 static KNOCK_WINDOW: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
+
+/// From when on what is refused passes all the same (`CLOCK_BOOTTIME` in nanoseconds); 0: never.
+#[map]
+static OBSERVE_FROM: Array<u64> = Array::with_max_entries(1, 0);
+/// What would have been dropped, by source and port. LRU: no decision asks it, and whoever knocks under many names displaces
+/// counts, not grants.
+#[map]
+static OBSERVED: LruPerCpuHashMap<GrantKey, ObservedValue> = LruPerCpuHashMap::with_max_entries(4096, 0);
 
 /// A window is this power of two of jiffies: 0.13 s at 1000 Hz, 1.3 s at 100 Hz.
 const WINDOW_SHIFT: u32 = 7;
@@ -111,6 +119,11 @@ impl<E: Fn() -> Option<Exemption>, S: Fn() -> Session> Table for Maps<E, S> {
     #[inline(always)]
     fn now(&self) -> u64 {
         now()
+    }
+
+    #[inline(always)]
+    fn observe_from(&self) -> u64 {
+        OBSERVE_FROM.get(0).copied().unwrap_or(0)
     }
 }
 
@@ -221,9 +234,47 @@ pub fn used(slot: u32, now: u64, bytes: u64, inwards: bool) {
     usage.last_boot_ns = now;
 }
 
+/// The last word on a packet that the decision refuses: dropped and reported, unless the host only observes. Then it passes,
+/// and is counted for its source. What the shed passes the other two will see, so it counts for nobody there.
+#[inline(always)]
+pub fn refuse(table: &impl Table, hook: Hook, fate: Fate, protocol: u8, port: u16, source: Address) -> Fate {
+    let Some(now) = observed_at(table) else {
+        // What leaves is the host's own doing, not a knock.
+        if hook as u8 != Hook::CutEgress as u8 {
+            knock(hook, fate, protocol, port, source);
+        }
+        return fate;
+    };
+    if let Hook::Lock | Hook::CutIngress = hook {
+        observed(hook, protocol, port, source, now);
+    }
+    Fate::Observed
+}
+
+#[inline(always)]
+fn observed(hook: Hook, protocol: u8, port: u16, source: Address, now: u64) {
+    let key = GrantKey::new(source, max_prefix(source.family), protocol, port);
+    let found = OBSERVED.get_ptr_mut(&key).or_else(|| {
+        // Another CPU may have been first. One that finds no room leaves the packet uncounted here; `COUNTERS` has it.
+        let _ = OBSERVED.insert(&key, &ObservedValue::default(), 1);
+        OBSERVED.get_ptr_mut(&key)
+    });
+    let Some(value) = found else {
+        return;
+    };
+    // SAFETY: this CPU's own value of a per-CPU map.
+    let value = unsafe { &mut *value };
+    if let Hook::Lock = hook {
+        value.lookups = value.lookups.wrapping_add(1);
+    } else {
+        value.packets = value.packets.wrapping_add(1);
+    }
+    value.last_boot_ns = now;
+}
+
 /// Reports that somebody was turned away, unless this CPU has reported enough of late.
 #[inline(always)]
-pub fn knock(hook: Hook, fate: Fate, protocol: u8, port: u16, source: Address) {
+fn knock(hook: Hook, fate: Fate, protocol: u8, port: u16, source: Address) {
     if !within_rate() {
         return;
     }

@@ -9,7 +9,7 @@ use postern_core::{
     verdict::{Exemption, Fate, Hook, Session, decide},
 };
 
-use crate::maps::{Limits, Maps, count, is_local, knock};
+use crate::maps::{Limits, Maps, count, is_local, refuse};
 
 /// Drops frames to a protected port of the host from a source without a live grant, and SYNs to the API from a source that sends
 /// too many.
@@ -28,12 +28,10 @@ pub fn shed(context: XdpContext) -> u32 {
         }
         return xdp_action::XDP_PASS;
     };
+    let fate =
+        if fate.passes() { fate } else { refuse(&maps, Hook::Shed, fate, flow.protocol, flow.port, flow.source) };
     count(Hook::Shed, fate);
-    if fate.passes() {
-        return xdp_action::XDP_PASS;
-    }
-    knock(Hook::Shed, fate, flow.protocol, flow.port, flow.source);
-    xdp_action::XDP_DROP
+    if fate.passes() { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP }
 }
 
 /// The linear part of a frame: the one door to its bytes.

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use postern_core::mode::Mode;
 use postern_core::policy::Policy;
 use postern_core::warn::DEFAULT_WARN_BEFORE;
 use toml::de::DeTable;
@@ -190,6 +191,7 @@ impl Config {
                 ports,
                 max_duration: cap.most,
                 pending_ttl: limits::pending_ttl(top),
+                mode: mode(top),
             },
         }
     }
@@ -199,6 +201,12 @@ impl Config {
     pub fn policy(&self) -> Policy {
         self.policy.clone()
     }
+}
+
+/// What is not said, or not understood, enforces.
+fn mode(top: &Section<'_>) -> Mode {
+    let spelt = [Mode::Enforce, Mode::Observe].map(|mode| (mode.name(), mode));
+    top.get("mode").and_then(|value| value.choice(&spelt)).unwrap_or_default()
 }
 
 /// Where in a file the first byte is that is not UTF-8.

@@ -3,12 +3,15 @@
 //! Owns the order of start and stop. It never decides anything.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
 use postern_core::grant::{PortSpec, Protocol};
+use postern_core::key::TCP;
 use postern_core::ledger::{Event, Record};
+use postern_core::mode::{self, Enabling, Mode};
 use postern_core::policy::Policy;
 use postern_core::table::Table;
 use postern_core::trust::{Trust, TrustFile};
@@ -108,7 +111,7 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
 }
 
 /// Closes the protected ports for everybody, unless Postern is in force already. With a configuration that is not valid it
-/// closes what can be read of it and the default ports, and fails all the same.
+/// closes what can be read of it and the default ports, and fails all the same. Where the host is only to observe it closes nothing.
 ///
 /// # Errors
 /// [`Failure`]; what was closed stays closed.
@@ -119,9 +122,14 @@ pub fn early(path: &Path) -> Result<(), Failure> {
             protected: config.policy().protected().collect(),
             pin_dir: config.pin_dir.clone(),
             cgroup: config.cgroup.clone(),
+            mode: config.policy().mode,
         },
         Err(_) => Closing::salvage(path),
     };
+    if closing.mode == Mode::Observe {
+        println!("The configuration says mode = \"observe\": nothing is closed, and nothing was changed.");
+        return loaded.map(drop).map_err(Failure::config);
+    }
     let table = Table { protected: closing.protected, ..Table::default() };
     let settings =
         |cgroup| enforcer::Settings { pin_dir: closing.pin_dir.clone(), cgroup, grants: 1, flows: 1, slots: 1 };
@@ -193,7 +201,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     }
     let opened = open_journal(&config, clock.now().wall, || {
         // Whatever became of the journal: the ports are closed first.
-        let empty = Table { protected: rules.policy.protected().collect(), ..Table::default() };
+        let observe_from = mode::observe_from(rules.policy.mode, &Enabling::None, clock.now().boot_id);
+        let empty = Table { protected: rules.policy.protected().collect(), observe_from, ..Table::default() };
         Enforcer::start(&settings, &empty).map(drop)
     })?;
     let mut secret = [0; 32];
@@ -201,7 +210,9 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let (lines, exported) = broadcast::channel(engine::WATCH_BACKLOG);
     let exported = config.audit.journald.unwrap_or_else(journald::is_there).then_some(exported);
     let (shed, confinement) = (config.shed.clone(), Confinement::of(path, &config));
-    let setup = Setup { opened, clock, identity, rules, secret, enforcer: settings, shed, lines, confinement };
+    let config_file = path.to_owned();
+    let setup =
+        Setup { opened, clock, identity, rules, secret, enforcer: settings, shed, lines, confinement, config_file };
     let (engine, worker, knocks) = engine::start(setup).map_err(Failure::other)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).max_blocking_threads(BLOCKING).enable_all().build();
@@ -254,6 +265,8 @@ async fn serve(
     }
     let (stop, stopped) = tokio::sync::watch::channel(());
     let bound = api::bind(&config.api, &config.state_dir).map_err(Failure::other)?;
+    let listening: Vec<u16> =
+        [bound.tcp_addresses(), bound.plaintext_addresses()].concat().iter().map(SocketAddr::port).collect();
     let proof = proof::of_host(&config.ssh_host_keys, &engine.who_am_i(), bound.tls_fingerprint());
     let reachable = bound.reachable();
     engine.degraded("syn cookies", cookies.filter(|_| !reachable.is_empty())).await;
@@ -265,7 +278,7 @@ async fn serve(
     let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
     notify::ready();
     let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
-    signals.obey(path, &engine, &reserved).await;
+    signals.obey(path, &engine, &reserved, &listening).await;
     notify::stopping();
     drop(stop);
     watcher.abort();
@@ -293,10 +306,10 @@ impl Signals {
     }
 
     /// Reloads on SIGHUP, returns on SIGTERM and SIGINT.
-    async fn obey(mut self, path: &Path, engine: &Engine, reserved: &io::Result<Reserved>) {
+    async fn obey(mut self, path: &Path, engine: &Engine, reserved: &io::Result<Reserved>, listening: &[u16]) {
         loop {
             tokio::select! {
-                _ = self.hangup.recv() => reload(path, engine, reserved).await,
+                _ = self.hangup.recv() => reload(path, engine, reserved, listening).await,
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
             }
@@ -314,9 +327,20 @@ async fn reserve(reserved: &io::Result<Reserved>, policy: &Policy, engine: &Engi
     engine.degraded("reserved ports", failed.map(|e| format!("net.ipv4.ip_local_reserved_ports: {e}"))).await;
 }
 
+/// A reload moves no listener, so a file that was valid at a start may cut off those that there are.
+fn check_api(policy: &Policy, listening: &[u16]) -> Result<(), Failure> {
+    match policy.protected().find(|(protocol, port)| *protocol == TCP && listening.contains(port)) {
+        None => Ok(()),
+        Some((_, port)) => Err(Failure::Config(format!(
+            "tcp port {port} would be protected while the API listens there, so nobody could ask for it; start posternd anew"
+        ))),
+    }
+}
+
 /// A bad file changes nothing.
-async fn reload(path: &Path, engine: &Engine, reserved: &io::Result<Reserved>) {
+async fn reload(path: &Path, engine: &Engine, reserved: &io::Result<Reserved>, listening: &[u16]) {
     let fresh = Config::load(path).map_err(Failure::config).and_then(|config| rules(path, &config));
+    let fresh = fresh.and_then(|rules| check_api(&rules.policy, listening).map(|()| rules));
     let outcome = match fresh {
         Ok(rules) => {
             reserve(reserved, &rules.policy, engine).await;

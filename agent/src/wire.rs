@@ -12,10 +12,11 @@ mod view;
 pub use audit::{audit, audit_filter, entry, period, report, watch_filter};
 pub use payload::{access_request, read_request, revoke_request};
 pub use policy::{policy, validated};
-pub use view::{change, explanation, grant, knock, refusal, request_of, status, who_am_i};
+pub use view::{change, explanation, grant, knock, mode, refusal, request_of, status, who_am_i};
 
 use postern_core::grant::{PortSpec, Source, checked_list};
 use postern_core::life::State;
+use postern_core::mode::DEFAULT_TRIAL;
 use postern_core::policy::DEFAULT_MAX_DURATION;
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::Seconds;
@@ -126,6 +127,15 @@ pub fn break_glass(request: v1::BreakGlassRequest, id: Uuid) -> Result<BreakGlas
         duration: whole_seconds(duration.ok_or_else(|| malformed("duration", "it is missing"))?)?,
         reason,
     })
+}
+
+/// How long a trial is.
+///
+/// # Errors
+/// [`Reason::PayloadMalformed`] at the field.
+pub fn trial(within: Option<pbjson_types::Duration>) -> Result<Seconds, Refusal> {
+    let within = within.map_or(Ok(DEFAULT_TRIAL), whole_seconds);
+    within.map_err(|refusal| refusal.at("confirm_within"))
 }
 
 /// The states that a list is restricted to.

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::{
     access::{Approve, Decline, Explain, Extend, GiveBack, List, Request, Revoke, Show, Sign, Watch, What},
-    host::{Audit, BreakGlass, Policy, PolicyCheck, Report},
+    host::{Audit, BreakGlass, Confirm, Enable, Own, Policy, PolicyCheck, Report},
 };
 use crate::{target::Target, tls::Fingerprint};
 
@@ -94,6 +94,15 @@ pub enum Command {
     /// On the host, as root: opens ports without anybody's signature, loudly
     #[command(after_help = help::BREAK_GLASS)]
     BreakGlass(BreakGlass),
+    /// On the host, as root: has a host that only observes enforce, on trial
+    #[command(after_help = help::ENABLE)]
+    Enable(Enable),
+    /// On the host, as root: has it go on enforcing after the trial
+    #[command(after_help = help::ENABLE)]
+    Confirm(Confirm),
+    /// On the host, as root: ends the trial now, so that the host observes again
+    #[command(after_help = help::ENABLE)]
+    RollBack(Own),
     /// Signs without sending: prints what grpcurl sends
     #[command(after_help = help::SIGN)]
     Sign(Sign),

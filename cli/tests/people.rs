@@ -245,6 +245,21 @@ fn the_glass_is_broken_on_the_host_itself_and_with_a_reason() {
 }
 
 #[test]
+fn a_trial_is_begun_and_ended_on_the_host_itself() {
+    let home = home();
+    let serving = Serving::plaintext(Peer::seeing("192.0.2.7"));
+    for command in
+        [&["enable", "--confirm-within", "2m"][..], &["confirm"], &["confirm", "--without-proof"], &["roll-back"]]
+    {
+        let far = run(&home, &[command, &[&*plain(&serving)]].concat());
+        assert_eq!(far.status.code(), Some(2), "{}", stderr(&far));
+        assert!(stderr(&far).contains("on the host itself"), "{}", stderr(&far));
+        assert_eq!(run(&home, &[command, &["unix:///nowhere/posternd.sock"]].concat()).status.code(), Some(3));
+    }
+    assert_eq!(run(&home, &["enable", "--confirm-within", "5"]).status.code(), Some(2), "no unit");
+}
+
+#[test]
 fn an_approval_can_be_signed_without_the_host() {
     let home = home();
     let payload = request().to_string();

@@ -9,8 +9,9 @@ use postern_core::{
     packet::{Flow, NotSure, parse_ethernet},
     table::{Edit, Entry, Flow as Kept, Table, diff},
     time::BootNanos,
-    verdict::{Exemption, Fate, Hook, Session, Table as View, Verdict, decide},
+    verdict::{Exemption, Fate, Hook, Session, Table as View, Verdict, decide, observed_at},
 };
+use postern_tests::clock::boot_ns;
 use std::net::IpAddr;
 
 mod shapes;
@@ -40,17 +41,15 @@ fn kernel_host_and_twin_agree_on_a_million_packets() {
             // Every truncation of one packet in four hundred, so that each shape is cut at each byte many times.
             let shortest = if random.below(400) == 0 { 14 } else { whole.len() };
             for len in shortest..=whole.len() {
-                tally.add(judge(&mut kernel, &case, &whole[..len]));
+                tally.add(&case, judge(&mut kernel, &case, &whole[..len]));
             }
         }
     }
     println!("{tally:?}");
     // Each fate was met often enough to mean something.
     assert!(tally.packets >= wanted && tally.not_sure > wanted / 50 && tally.unprotected > wanted / 50, "{tally:?}");
-    assert!(
-        [tally.granted, tally.established, tally.dropped, tally.exempt].iter().all(|n| *n > wanted / 100),
-        "{tally:?}"
-    );
+    let met = [tally.granted, tally.established, tally.dropped, tally.exempt, tally.observed];
+    assert!(met.iter().all(|n| *n > wanted / 200), "{tally:?}");
 }
 
 #[test]
@@ -161,11 +160,39 @@ fn lock_and_cut_run_in_the_kernel() {
     kernel.install(&keeping);
     let result = kernel.programs.test_run(Hook::Lock, &[], &context(2, 6, other, 22));
     assert_eq!((result.expect("sk_lookup runs"), kernel.count(Hook::Lock, Fate::OnlyEstablished)), (0, 1));
+    lock_observes(&mut kernel, &case, &context(2, 6, other, 22), &context(10, 17, other, 3389));
     // The test run's socket has no port, so the cut lets everything by.
     let frame = packet(&mut Random::new(3), &case.addresses());
     for hook in [Hook::CutIngress, Hook::CutEgress] {
         assert_eq!(kernel.programs.test_run(hook, &frame, &[]).expect("cgroup_skb runs"), 1);
     }
+}
+
+/// A refusal passes from its moment on, and counts for its source and port (docs/decisions/0032).
+fn lock_observes(kernel: &mut Kernel, case: &Case, tcp4: &[u8], udp6: &[u8]) {
+    let observing =
+        |observe_from| Table { protected: [(TCP, 22), (UDP, 3389)].into(), observe_from, ..case.table.clone() };
+    let mut run = |observe_from, context: &[u8]| {
+        kernel.install(&Case { table: observing(observe_from), local: Vec::new(), now: 0 });
+        let passes = kernel.programs.test_run(Hook::Lock, &[], context).expect("sk_lookup runs");
+        (passes, kernel.count(Hook::Lock, Fate::Observed))
+    };
+    assert_eq!(run(0, tcp4), (0, 0), "0 means closed");
+    assert_eq!(run(u64::MAX, tcp4), (0, 0), "not yet");
+    assert_eq!((run(1, tcp4), run(1, udp6), run(boot_ns(), tcp4)), ((1, 1), (1, 2), (1, 3)));
+    // Its moment comes without anybody's doing.
+    let soon = boot_ns() + 200_000_000;
+    assert_eq!(run(soon, tcp4), (0, 3));
+    while boot_ns() < soon {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(kernel.programs.test_run(Hook::Lock, &[], tcp4).expect("sk_lookup runs"), 1);
+    let mut seen: Vec<_> =
+        kernel.programs.observed().into_iter().map(|o| (o.port, o.protocol, o.lookups, o.packets)).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, [(22, TCP, 3, 0), (3389, UDP, 1, 0)]);
+    let last = kernel.programs.observed().into_iter().map(|o| (o.source, o.last_boot_ns)).max_by_key(|o| o.1);
+    assert!(last.is_some_and(|(source, at)| source == IpAddr::from([192, 0, 2, 7]) && at >= soon), "{last:?}");
 }
 
 /// The kernel repeats a step by a helper that takes a number of rounds: every length that there can be gets its own.
@@ -212,7 +239,8 @@ fn the_verifier_has_room_to_spare() {
 /// What each judge said of one packet, once they agree.
 fn judge(kernel: &mut Kernel, case: &Case, frame: &[u8]) -> Result<Verdict, NotSure> {
     let host = parse_ethernet(frame).map(|f| (f, decide(&case.view(&f), f.protocol, f.port, f.source)));
-    let drops = host.is_ok_and(|(_, v)| v.fate().is_some_and(|fate| !fate.passes()));
+    let drops =
+        host.is_ok_and(|(f, v)| v.fate().is_some_and(|fate| !fate.passes()) && observed_at(&case.view(&f)).is_none());
     let context = || format!("{frame:02x?}\n{case:?}\nhost: {host:?}");
     let twin = shapes::twin_flow(frame);
     assert_eq!(
@@ -259,6 +287,11 @@ impl Case {
             let established_boot_ns = if random.below(4) == 0 { 0 } else { established_boot_ns };
             table.grants.insert(key, Entry { expires_boot_ns, established_boot_ns, slot: random.below(8) as u32 });
         }
+        // Half of them enforce; the others observe since long ago, or will in ages.
+        if random.below(2) == 0 {
+            table.observe_from =
+                if random.below(2) == 0 { 1 + random.below(1000) } else { u64::MAX - random.below(1000) };
+        }
         let local = (0..random.below(12)).map(|_| random.address()).collect();
         Self { table, local, now: 1_000_000 }
     }
@@ -275,7 +308,8 @@ impl Case {
 
     /// What the shed does.
     fn twin_drops(&self, flow: &Flow) -> bool {
-        self.local.contains(&ip(flow.destination)) && !self.twin_passes(flow, Session::Unknown)
+        let observes = (1..=self.now).contains(&self.table.observe_from);
+        !observes && self.local.contains(&ip(flow.destination)) && !self.twin_passes(flow, Session::Unknown)
     }
 
     /// A loop over everything.
@@ -341,6 +375,10 @@ impl View for Host<'_> {
     fn now(&self) -> u64 {
         self.now
     }
+
+    fn observe_from(&self) -> u64 {
+        self.table.observe_from
+    }
 }
 
 /// The loaded programs and what their maps hold.
@@ -376,17 +414,20 @@ struct Tally {
     granted: u64,
     established: u64,
     dropped: u64,
+    observed: u64,
 }
 
 impl Tally {
-    fn add(&mut self, judged: Result<Verdict, NotSure>) {
+    fn add(&mut self, case: &Case, judged: Result<Verdict, NotSure>) {
         self.packets += 1;
+        let observes = case.table.observe_from != 0 && case.table.observe_from <= case.now;
         *match judged {
             Err(NotSure) => &mut self.not_sure,
             Ok(Verdict::Unprotected) => &mut self.unprotected,
             Ok(Verdict::Exempt(_)) => &mut self.exempt,
             Ok(Verdict::Granted { .. }) => &mut self.granted,
             Ok(Verdict::Established) => &mut self.established,
+            Ok(Verdict::NoGrant | Verdict::Expired | Verdict::OnlyEstablished) if observes => &mut self.observed,
             Ok(Verdict::NoGrant | Verdict::Expired | Verdict::OnlyEstablished) => &mut self.dropped,
         } += 1;
     }

@@ -77,6 +77,50 @@ fn a_port_is_closed_opens_for_a_grant_and_closes_at_its_end() {
 }
 
 #[test]
+fn a_host_that_observes_lets_all_pass_over_each_layer_alone_and_counts_it() {
+    for gone in [&[][..], &["lock"], &["cut-ingress", "cut-egress"]] {
+        let mut world = World::new();
+        let tcp = Service::tcp_echo(&world.net.server, any());
+        let udp = Service::udp_echo(&world.net.server, any());
+        gone.iter().for_each(|layer| world.pins.detach(layer));
+        let probes = |world: &World| {
+            let to = |from: IpAddr| SocketAddr::new(SERVER.like(from), PORT);
+            let each = STRANGER.both().into_iter().flat_map(|from| {
+                [probe::tcp(&world.net.client, from, to(from)), probe::udp(&world.net.client, from, to(from))]
+            });
+            each.collect::<Vec<_>>()
+        };
+        assert!(!probes(&world).contains(&Outcome::Answered), "without {gone:?}: it enforces");
+        assert_eq!((tcp.served(), udp.served(), world.enforcer().observed()), (0, 0, vec![]), "without {gone:?}");
+        world.enforcer().apply(&[Edit::Observe(1)]).expect("to observe");
+        assert_eq!(probes(&world), [Outcome::Answered; 4], "without {gone:?}");
+        until("every probe at its service", || (tcp.served(), udp.served()) == (2, 2));
+        let mut seen = world.enforcer().observed();
+        seen.sort_by_key(|o| (o.source, o.protocol));
+        let who: Vec<_> = seen.iter().map(|o| (o.source, o.protocol, o.port)).collect();
+        let [v4, v6] = STRANGER.both();
+        assert_eq!(who, [(v4, TCP, PORT), (v4, UDP, PORT), (v6, TCP, PORT), (v6, UDP, PORT)], "without {gone:?}");
+        for o in &seen {
+            // Each connection and each datagram asks the lock once; the cut sees every packet.
+            assert_eq!(o.lookups, u64::from(gone != ["lock"]), "without {gone:?}: {o:?}");
+            let packets = if gone.len() == 2 { 0..=0 } else { if o.protocol == UDP { 1..=1 } else { 2..=20 } };
+            assert!(packets.contains(&o.packets), "without {gone:?}: {o:?}");
+        }
+        // What leaves is nobody's knock, and is counted.
+        assert_eq!(world.fate(Hook::CutEgress, Fate::Observed) > 0, gone.len() < 2, "without {gone:?}");
+        // Its moment is the kernel's affair: no edit, no process.
+        let soon = boot_ns() + 300_000_000;
+        world.enforcer().apply(&[Edit::Observe(soon)]).expect("to enforce for a while");
+        let before = world.probe(STRANGER.v4, SERVER.v4);
+        assert!(before != Outcome::Answered || boot_ns() > soon, "without {gone:?}");
+        until("its moment", || boot_ns() > soon);
+        assert!(world.connect(STRANGER.v4, SERVER.v4).is_ok(), "without {gone:?}");
+        world.enforcer().apply(&[Edit::Observe(0)]).expect("to enforce");
+        assert!(!probes(&world).contains(&Outcome::Answered), "without {gone:?}: it enforces again");
+    }
+}
+
+#[test]
 fn udp_is_judged_like_tcp_and_the_host_talks_to_itself() {
     let mut world = World::new();
     let _tcp = Service::tcp_echo(&world.net.server, any());

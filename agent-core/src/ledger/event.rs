@@ -13,6 +13,7 @@ use crate::envelope::Signer;
 use crate::grant::{Grant, Header, PortSpec, Source, Use};
 use crate::keep::Kept;
 use crate::life::{Ending, Pending};
+use crate::mode::{Mode, Trial};
 use crate::time::{BootNanos, Now};
 use crate::wall::ClockState;
 
@@ -47,6 +48,9 @@ pub enum Event {
         /// Hex SHA-256 of the configuration, the trust file and the revoked keys.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         rules: String,
+        /// What the configuration says.
+        #[serde(default, skip_serializing_if = "Mode::is_enforce")]
+        mode: Mode,
     },
     /// The agent stopped. Nothing opened by that.
     Stopped {
@@ -60,6 +64,32 @@ pub enum Event {
         rules: String,
         /// What is closed by default now.
         protected: Vec<PortSpec>,
+        /// What the configuration says.
+        #[serde(default, skip_serializing_if = "Mode::is_enforce")]
+        mode: Mode,
+    },
+    /// A host that only observed enforces, until it is confirmed or the trial is over.
+    Enabled {
+        /// Until when.
+        trial: Trial,
+        /// Who asked for it.
+        by: String,
+    },
+    /// It goes on enforcing, as the configuration says.
+    Confirmed {
+        /// Who confirmed it.
+        by: String,
+        /// The signed grant under which somebody came in since it was enabled; none where that was not asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grant: Option<Uuid>,
+    },
+    /// Nobody confirmed it: the host observes again.
+    RolledBack {
+        /// Since when.
+        at: Timestamp,
+        /// Who asked for it; empty for the clock.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        by: String,
     },
     /// A request waits for approvals.
     Requested {
@@ -186,6 +216,9 @@ impl Event {
         "started",
         "stopped",
         "policy-loaded",
+        "enabled",
+        "confirmed",
+        "rolled-back",
         "requested",
         "approved",
         "granted",
@@ -211,6 +244,9 @@ impl Event {
             Self::Started { .. } => "started",
             Self::Stopped { .. } => "stopped",
             Self::PolicyLoaded { .. } => "policy-loaded",
+            Self::Enabled { .. } => "enabled",
+            Self::Confirmed { .. } => "confirmed",
+            Self::RolledBack { .. } => "rolled-back",
             Self::Requested { .. } => "requested",
             Self::Approved { .. } => "approved",
             Self::Granted { .. } => "granted",
@@ -244,6 +280,9 @@ impl Event {
             Self::Started { .. }
             | Self::Stopped { .. }
             | Self::PolicyLoaded { .. }
+            | Self::Enabled { .. }
+            | Self::Confirmed { .. }
+            | Self::RolledBack { .. }
             | Self::Refused { .. }
             | Self::Unverified { .. }
             | Self::Layer { .. }

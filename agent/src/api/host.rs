@@ -10,7 +10,7 @@ use postern_proto::v1;
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 use uuid::Uuid;
 
 use super::reads::{busy, peer, reader, refused};
@@ -131,16 +131,44 @@ impl v1::host_service_server::HostService for Host {
         &self,
         request: Request<v1::BreakGlassRequest>,
     ) -> Result<Response<v1::BreakGlassResponse>, Status> {
-        if !peer(request.extensions())?.is_local_root() {
-            self.engine.count_unverified(Reason::Unsigned);
-            return Err(refused(Refusal::new(
-                Reason::Unsigned,
-                "this one is for root on the host, on the Unix socket",
-            )));
-        }
+        self.need_local_root(request.extensions())?;
         let wish = wire::break_glass(request.into_inner(), Uuid::new_v4()).map_err(refused)?;
         let grant = Some(wire::grant(self.engine.break_glass(wish).await.map_err(refused)?));
         Ok(Response::new(v1::BreakGlassResponse { grant }))
+    }
+
+    async fn enable(&self, request: Request<v1::EnableRequest>) -> Result<Response<v1::EnableResponse>, Status> {
+        self.need_local_root(request.extensions())?;
+        let v1::EnableRequest { confirm_within } = request.into_inner();
+        let within = wire::trial(confirm_within).map_err(refused)?;
+        let mode = Some(wire::mode(self.engine.enable(within).await.map_err(refused)?));
+        Ok(Response::new(v1::EnableResponse { mode }))
+    }
+
+    async fn confirm(&self, request: Request<v1::ConfirmRequest>) -> Result<Response<v1::ConfirmResponse>, Status> {
+        self.need_local_root(request.extensions())?;
+        let v1::ConfirmRequest { without_proof } = request.into_inner();
+        let (mode, grant) = self.engine.confirm(without_proof).await.map_err(refused)?;
+        let grant_id = grant.map(|id| id.to_string()).unwrap_or_default();
+        Ok(Response::new(v1::ConfirmResponse { mode: Some(wire::mode(mode)), grant_id }))
+    }
+
+    async fn roll_back(&self, request: Request<v1::RollBackRequest>) -> Result<Response<v1::RollBackResponse>, Status> {
+        self.need_local_root(request.extensions())?;
+        let v1::RollBackRequest {} = request.into_inner();
+        let mode = Some(wire::mode(self.engine.roll_back().await.map_err(refused)?));
+        Ok(Response::new(v1::RollBackResponse { mode }))
+    }
+}
+
+impl Host {
+    /// Nobody else may, signed or not.
+    fn need_local_root(&self, extensions: &Extensions) -> Result<(), Status> {
+        if peer(extensions)?.is_local_root() {
+            return Ok(());
+        }
+        self.engine.count_unverified(Reason::Unsigned);
+        Err(refused(Refusal::new(Reason::Unsigned, "this one is for root on the host, on the Unix socket")))
     }
 }
 

@@ -70,6 +70,10 @@ fn code(reason: Reason) -> Code {
         | Reason::ChallengeExpired
         | Reason::ClockUntrusted
         | Reason::NotPending
+        | Reason::AlreadyEnforcing
+        | Reason::NoTrial
+        | Reason::ModeNotInFile
+        | Reason::WayInUnproven
         | Reason::GrantEnded => Code::FailedPrecondition,
         Reason::PayloadRepeated | Reason::Replayed => Code::AlreadyExists,
         Reason::ReplayMemoryFull | Reason::TooManyGrants | Reason::TooManyPending | Reason::TableFull => {

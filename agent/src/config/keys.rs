@@ -35,6 +35,7 @@ pub(super) const TOP: Place = Place {
         "max_duration",
         "pending_ttl",
         "warn_before",
+        "mode",
     ],
 };
 /// `shed = { … }`

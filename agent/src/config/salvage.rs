@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use postern_core::grant::Protocol;
+use postern_core::mode::Mode;
 use postern_core::policy::default_ports;
 use toml::de::DeTable;
 
@@ -23,6 +24,8 @@ pub struct Closing {
     pub pin_dir: PathBuf,
     /// The cgroup whose sockets the cut covers.
     pub cgroup: Option<PathBuf>,
+    /// Whether anything is to be closed at all.
+    pub mode: Mode,
 }
 
 impl Closing {
@@ -41,11 +44,11 @@ impl Closing {
         for part in lines.chunk_by(|_, line| !line.starts_with('[')).filter(|part| part[0].starts_with("[[port]]")) {
             protected.extend(ports_of(&part.join("\n")));
         }
-        let (pin_dir, cgroup) = with_top(text, |top| {
+        let (pin_dir, cgroup, mode) = with_top(text, |top| {
             let path = |key| top.get(key).and_then(|value| value.path());
-            (path("pin_dir"), path("cgroup"))
+            (path("pin_dir"), path("cgroup"), super::mode(top))
         });
-        Self { protected, pin_dir: pin_dir.unwrap_or_else(|| super::PIN_DIR.into()), cgroup }
+        Self { protected, pin_dir: pin_dir.unwrap_or_else(|| super::PIN_DIR.into()), cgroup, mode }
     }
 }
 
@@ -95,6 +98,16 @@ mod tests {
         let open = format!("names = [\"a\n{port}protocol = \"udp\"\n[[port]]\nnumber = 1\n");
         assert_eq!(closed(&open), [(6, 1), (17, 2222)]);
         assert_eq!(closed(&format!("{port}name = \"ssh\nmore = = 1\n")), [(6, 2222)]);
+    }
+
+    #[test]
+    fn a_host_that_only_observes_is_not_closed_for_a_slip_elsewhere_in_the_file() {
+        for text in ["mode = \"observe\"\nnonsense = 1\n", "mode = \"observe\"\n[[port]]\nnumber = 0\n"] {
+            assert_eq!(Closing::from_text(text).mode, Mode::Observe, "{text}");
+        }
+        for text in ["", "mode = \"observ\"\n", "mode = 1\n", "[[port]]\nmode = \"observe\"\n"] {
+            assert_eq!(Closing::from_text(text).mode, Mode::Enforce, "{text}");
+        }
     }
 
     #[test]

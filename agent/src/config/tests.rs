@@ -178,6 +178,9 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[[port]]\nnumber = 22\napprovals = -1", "3:13: port[0].approvals: -1 is not from 0 to 7"),
     ("[[port]]\nnumber = 7322", "2:10: port[0].number: tcp port 7322 is the API's own"),
     ("[api]\ntcp = ['[::]:1', '[::]:22']", "2:18: api.tcp[1]: tcp port 22 is the API's own"),
+    ("[[port]]\nnumber = 7322\nprotocol = \"any\"", "2:10: port[0].number: tcp port 7322 is the API's own"),
+    ("mode = \"observ\"", "1:8: mode: "),
+    ("[[port]]\nnumber = 22\nmode = \"observe\"", "3:1: port[0].mode: unknown key 'mode' in [[port]]"),
     ("[api]\nplaintext = ['127.0.0.1:22']", "2:14: api.plaintext[0]: tcp port 22 is the API's own"),
     (
         "[[role]]\nname = 'reqester'\nprincipals = []",

@@ -1,6 +1,6 @@
-//! Who was turned away, as the kernel reports it.
+//! Who was turned away, or would have been, as the kernel reports it.
 //!
-//! Owns reading the ring buffer. It never blocks: wait for its descriptor to become readable, then drain it.
+//! Owns reading the ring buffer, and the shape of both. It never blocks: wait for its descriptor to become readable, then drain it.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -9,7 +9,7 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use postern_core::{
-    key::{KnockEvent, V4},
+    key::{GrantKey, KnockEvent, ObservedValue, V4},
     verdict::{Fate, Hook},
 };
 
@@ -56,15 +56,39 @@ impl AsRawFd for Knocks {
     }
 }
 
+/// What one source would have been refused at one port, had the host not only observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// Who.
+    pub source: IpAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The host's port.
+    pub port: u16,
+    /// Look-ups that the lock would have refused: new connections, and datagrams to unconnected sockets.
+    pub lookups: u64,
+    /// Packets to a socket that the cut would have dropped.
+    pub packets: u64,
+    /// `CLOCK_BOOTTIME` in nanoseconds of the last of them.
+    pub last_boot_ns: u64,
+}
+
+impl Observed {
+    pub(super) fn new(key: &GrantKey, value: ObservedValue) -> Self {
+        let ObservedValue { lookups, packets, last_boot_ns } = value;
+        let source = address(key.family, key.source().bytes());
+        Self { source, protocol: key.protocol, port: u16::from_be_bytes(key.port), lookups, packets, last_boot_ns }
+    }
+}
+
+fn address(family: u8, bytes: [u8; 16]) -> IpAddr {
+    let [a, b, c, d, ..] = bytes;
+    if family == V4 { Ipv4Addr::new(a, b, c, d).into() } else { Ipv6Addr::from(bytes).into() }
+}
+
 fn knock(event: KnockEvent) -> Option<Knock> {
-    let source = if event.family == V4 {
-        let [a, b, c, d, ..] = event.source;
-        IpAddr::from(Ipv4Addr::new(a, b, c, d))
-    } else {
-        IpAddr::from(Ipv6Addr::from(event.source))
-    };
     Some(Knock {
-        source,
+        source: address(event.family, event.source),
         protocol: event.protocol,
         port: u16::from_be_bytes(event.port),
         hook: Hook::from_index(event.hook)?,

@@ -32,7 +32,7 @@ use postern_core::{
 
 pub use self::{
     error::EnforcerError,
-    knocks::{Knock, Knocks},
+    knocks::{Knock, Knocks, Observed},
     links::LayerState,
     programs::{CookieSource, Programs, Sizes},
     sheds::{ShedMode, ShedStatus},
@@ -221,6 +221,12 @@ impl Enforcer {
     #[must_use]
     pub fn counters(&self) -> Vec<(Hook, Fate, u64)> {
         self.programs.counters()
+    }
+
+    /// What would have been dropped since the start, by source and port, as far as there was room to remember.
+    #[must_use]
+    pub fn observed(&self) -> Vec<Observed> {
+        self.programs.observed()
     }
 
     /// Lock and cut as the kernel sees them now.

@@ -11,18 +11,25 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf},
     programs::{CgroupSkb, ProgramFd, SkLookup, Xdp},
 };
 use postern_core::{
     key::{
-        Address, FlowValue, GrantKey, GrantValue, Lengths, Listener, PROTECTED_WORDS, SlotUsage, SynRate, protected_bit,
+        Address, FlowValue, GrantKey, GrantValue, Lengths, Listener, ObservedValue, PROTECTED_WORDS, SlotUsage,
+        SynRate, protected_bit,
     },
     table::{Edit, Table, diff},
     verdict::{Fate, Hook, counter},
 };
 
-use super::{btf::Offsets, error::EnforcerError, knocks::Knocks, shared::Shared, sys};
+use super::{
+    btf::Offsets,
+    error::EnforcerError,
+    knocks::{Knocks, Observed},
+    shared::Shared,
+    sys,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern-ebpf"));
 
@@ -66,6 +73,8 @@ pub struct Programs {
     counters: PerCpuArray<MapData, u64>,
     usage: PerCpuArray<MapData, Shared<SlotUsage>>,
     knocks: Option<Knocks>,
+    observe_from: Array<MapData, u64>,
+    observed: PerCpuHashMap<MapData, Shared<GrantKey>, Shared<ObservedValue>>,
 }
 
 impl Programs {
@@ -111,6 +120,8 @@ impl Programs {
             counters: map(&mut ebpf, "COUNTERS")?,
             usage: map(&mut ebpf, "USAGE")?,
             knocks: Some(Knocks::new(ring)),
+            observe_from: map(&mut ebpf, "OBSERVE_FROM")?,
+            observed: map(&mut ebpf, "OBSERVED")?,
             ebpf,
         })
     }
@@ -152,6 +163,7 @@ impl Programs {
                 self.flows.insert(cookie, Shared(value), 0)
             }
             Edit::RemoveFlow(cookie) => absent_is_fine(self.flows.remove(&cookie)),
+            Edit::Observe(from) => self.observe_from.set(0, from, 0),
         }
     }
 
@@ -240,6 +252,16 @@ impl Programs {
         };
         let pairs = Hook::ALL.iter().flat_map(|&hook| Fate::ALL.iter().map(move |&fate| (hook, fate)));
         pairs.map(|(hook, fate)| (hook, fate, read(hook, fate))).collect()
+    }
+
+    /// What would have been dropped since the start, by source and port, as far as there was room to remember.
+    #[must_use]
+    pub fn observed(&self) -> Vec<Observed> {
+        let sum = |parts: PerCpuValues<Shared<ObservedValue>>| {
+            parts.iter().fold(ObservedValue::default(), |sum, part| sum.merge(part.0))
+        };
+        let entries = self.observed.iter().flatten();
+        entries.map(|(key, parts)| Observed::new(&key.0, sum(parts))).collect()
     }
 
     /// The descriptor of a hook's program.

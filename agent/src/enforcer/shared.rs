@@ -3,7 +3,9 @@
 //! Owns the promise that they are plain bytes. It never touches a map.
 #![allow(unsafe_code)]
 
-use postern_core::key::{Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, Listener, SlotUsage, SynRate};
+use postern_core::key::{
+    Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, Listener, ObservedValue, SlotUsage, SynRate,
+};
 
 /// One of the types of [`postern_core::key`], byte for byte.
 #[repr(transparent)]
@@ -17,7 +19,7 @@ macro_rules! plain {
     )* };
 }
 
-plain!(Address, FlowValue, GrantKey, GrantValue, Lengths, Listener, SlotUsage, SynRate);
+plain!(Address, FlowValue, GrantKey, GrantValue, Lengths, Listener, ObservedValue, SlotUsage, SynRate);
 
 /// The event in a ring-buffer entry; `None` if it has another size.
 #[must_use]

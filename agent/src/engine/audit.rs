@@ -111,7 +111,7 @@ impl Engine {
         Ok(Summary { since, until, ports: report.ports, unused, damage })
     }
 
-    /// Everybody who knocked in vain.
+    /// Everybody who knocked in vain, or would have.
     ///
     /// # Errors
     /// [`Reason::NotPermitted`] for everybody but root, admins, approvers and viewers.
@@ -119,7 +119,7 @@ impl Engine {
         if !reader.sees_all() {
             return Err(self.not_permitted(reader, "only viewers, approvers and admins see all knocks").await);
         }
-        Ok(self.knocks().all())
+        Ok(latest_first(self.knocks().all(), self.observed().await?))
     }
 
     /// All that has not ended.
@@ -158,6 +158,13 @@ impl Engine {
         let found = tokio::task::spawn_blocking(work).await.map_err(|_| busy())?;
         found.map_err(|error| Refusal::new(Reason::JournalFailed, error))
     }
+}
+
+/// Those that were dropped and those that would have been.
+pub(super) fn latest_first(dropped: Vec<KnockView>, observed: Vec<KnockView>) -> Vec<KnockView> {
+    let mut knocks = [dropped, observed].concat();
+    knocks.sort_by_key(|knock| std::cmp::Reverse(knock.last_seen));
+    knocks
 }
 
 /// What the journal alone tells of a grant that nobody used.

@@ -27,6 +27,8 @@ pub(super) struct Seen<'a> {
     /// At the ports asked about.
     pub knocks: Vec<KnockView>,
     pub now: &'a Now,
+    /// Nothing is dropped.
+    pub observes: bool,
 }
 
 pub(super) fn explain(query: &Query, reader: &Reader, seen: Seen<'_>) -> Explanation {
@@ -37,7 +39,7 @@ pub(super) fn explain(query: &Query, reader: &Reader, seen: Seen<'_>) -> Explana
     let (living, ended): (Vec<_>, Vec<_>) = touching.partition(GrantView::is_living);
     let (live, coming): (Vec<_>, Vec<_>) = living.into_iter().partition(|g| g.state == State::Active);
     let knocks: Vec<_> = seen.knocks.into_iter().filter(|k| may_see(reader, query, &live, k)).collect();
-    let mut findings = Vec::new();
+    let mut findings: Vec<_> = seen.observes.then(only_observes).into_iter().collect();
     for port in &query.ports {
         findings.extend(unprotected(seen.policy, *port));
         for source in &query.sources {
@@ -51,6 +53,10 @@ pub(super) fn explain(query: &Query, reader: &Reader, seen: Seen<'_>) -> Explana
     let missing = verdict.as_ref().and_then(|verdict| verdict.as_ref().ok()?.missing.as_ref());
     let missing = missing.map_or(0, |missing| missing.count);
     Explanation { refusal: verdict.and_then(Result::err), missing, grants: live, knocks, findings }
+}
+
+fn only_observes() -> String {
+    "This host only observes: nothing is dropped now, with a grant or without. If you cannot connect, the cause is elsewhere.".to_owned()
 }
 
 /// What would become of a request.

@@ -44,8 +44,16 @@ impl Knocks {
     fn wanted(&self, wanted: impl Fn(PortSpec) -> bool) -> Vec<KnockView> {
         let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let hits = map.iter().filter(|((_, port), _)| wanted(*port));
-        let mut knocks: Vec<_> =
-            hits.map(|(&(address, port), &(last_seen, count))| KnockView { address, port, last_seen, count }).collect();
+        let mut knocks: Vec<_> = hits
+            .map(|(&(address, port), &(last_seen, count))| KnockView {
+                address,
+                port,
+                last_seen,
+                count,
+                observed: false,
+                new_flows: 0,
+            })
+            .collect();
         knocks.sort_by_key(|k| std::cmp::Reverse(k.last_seen));
         knocks
     }

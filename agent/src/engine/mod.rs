@@ -7,11 +7,13 @@ mod audit;
 mod door;
 mod explain;
 mod knocks;
+mod mode;
 mod tally;
 mod view;
 mod worker;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -34,7 +36,8 @@ pub use door::SignedBytes;
 pub use knocks::Knocks;
 use tally::Tally;
 pub use view::{
-    Change, ClockView, Explanation, Filter, GrantView, HostState, KnockView, LayerView, Query, Reader, ShedView, WhoAmI,
+    Change, ClockView, Explanation, Filter, GrantView, HostState, KnockView, LayerView, ModeView, Query, Reader,
+    ShedView, WhoAmI,
 };
 pub use worker::{Setup, StartError, start};
 
@@ -63,6 +66,8 @@ struct Shared {
     journal: Scanner,
     scans: Arc<Semaphore>,
     knocks: Knocks,
+    /// Where the configuration is: what it says decides whether a trial may be confirmed.
+    config_file: PathBuf,
     commands: mpsc::Sender<Command>,
     changes: broadcast::Sender<Change>,
     /// Every line of the journal, once it is durable.
@@ -115,6 +120,18 @@ enum Command {
         wish: BreakGlass,
         answer: Answer<GrantView>,
     },
+    /// Enforce on trial.
+    Enable {
+        within: Seconds,
+        answer: Answer<ModeView>,
+    },
+    Confirm {
+        without_proof: bool,
+        answer: Answer<(ModeView, Option<Uuid>)>,
+    },
+    RollBack {
+        answer: Answer<ModeView>,
+    },
     Revoke {
         signer: Signer,
         request: RevokeRequest,
@@ -145,6 +162,10 @@ enum Command {
     },
     Status {
         answer: oneshot::Sender<HostState>,
+    },
+    /// What would have been dropped.
+    Observed {
+        answer: oneshot::Sender<Vec<KnockView>>,
     },
     Network(LinkState),
     /// Where strangers reach the API, and how fast one of them may begin connections there.

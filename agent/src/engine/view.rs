@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use postern_core::envelope::Signer;
 use postern_core::grant::{PortSpec, Source, Use};
 use postern_core::life::{Ending, Life, State, Step};
+use postern_core::mode::Mode;
 use postern_core::policy::PortRule;
 use postern_core::refusal::Refusal;
 use postern_core::time::Seconds;
@@ -176,8 +177,29 @@ pub struct KnockView {
     pub port: PortSpec,
     /// The latest, by the wall clock.
     pub last_seen: Timestamp,
-    /// How many were reported (the kernel reports at a limited rate).
+    /// How many were reported (of those that were dropped the kernel reports at a limited rate).
     pub count: u64,
+    /// They were let through, because the host only observes.
+    pub observed: bool,
+    /// Of those that were let through: how many began something new.
+    pub new_flows: u64,
+}
+
+/// Whether the host enforces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModeView {
+    /// What the kernel does.
+    pub effective: Mode,
+    /// What the configuration said when it was last read.
+    pub file: Mode,
+    /// Since when the effective mode holds.
+    pub since: Option<Timestamp>,
+    /// Who changed it last; empty for the configuration and the clock.
+    pub by: String,
+    /// When a trial is over unless it is confirmed.
+    pub until: Option<Timestamp>,
+    /// Since when the host observes again, because nobody confirmed a trial.
+    pub rolled_back: Option<Timestamp>,
 }
 
 /// One of the layers that guarantee.
@@ -232,6 +254,8 @@ pub struct HostState {
     pub clock: ClockView,
     /// The layers, as the kernel tells.
     pub layers: Vec<LayerView>,
+    /// Whether all of this has an effect.
+    pub mode: ModeView,
     /// Interfaces with their shed.
     pub sheds: Vec<ShedView>,
     /// The policy's ports.

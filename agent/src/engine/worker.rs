@@ -28,6 +28,7 @@ mod clock;
 mod decide;
 mod guard;
 mod keep;
+mod mode;
 mod people;
 mod read;
 mod setup;
@@ -94,9 +95,14 @@ enum Waiting {
     Grant(Uuid, Answer<view::GrantView>),
     Refused(Refusal, Answer<view::GrantView>),
     Recorded(Refusal, oneshot::Sender<Refusal>),
+    /// What root asked of the mode: refused, or decided, with the grant that proves the way in.
+    Mode(Result<Option<Uuid>, Refusal>, ModeAnswer),
     Reloaded(Rules, usize, oneshot::Sender<Result<usize, Refusal>>),
     Stopped(oneshot::Sender<()>),
 }
+
+/// Tells whoever asked.
+type ModeAnswer = Box<dyn FnOnce(Result<(view::ModeView, Option<Uuid>), Refusal>) + Send>;
 
 impl Worker {
     /// Serves until it is told to stop.
@@ -133,6 +139,7 @@ impl Worker {
         let (changing, reading): (Vec<_>, Vec<_>) = commands.into_iter().partition(Command::changes);
         self.mind_the_clock(&mut batch, &now);
         self.look(&mut batch, &now);
+        self.roll_back_lapsed(&mut batch, &now);
         self.keep_sessions(&mut batch, &now);
         self.expire(&mut batch, &now);
         self.open(&mut batch, &now);
@@ -216,11 +223,14 @@ impl Worker {
             self.keep_up(&records, waiting.iter().any(|w| matches!(w, Waiting::Stopped(_))));
         }
         self.clock_recorded(&records);
-        let reloaded =
-            waiting.iter().find_map(|w| if let Waiting::Reloaded(rules, ..) = w { Some(rules.clone()) } else { None });
+        let reloaded = waiting
+            .iter()
+            .rev()
+            .find_map(|w| if let Waiting::Reloaded(rules, ..) = w { Some(rules.clone()) } else { None });
         if let Some(rules) = reloaded {
             *self.shared().rules.write().unwrap_or_else(std::sync::PoisonError::into_inner) = rules;
         }
+        self.note_confirmed(&records);
         self.look_for_use(&records);
         let outcome = self.bring_in_step(now);
         self.end_sessions(&over, now);
@@ -235,7 +245,8 @@ impl Worker {
     /// Compiles what the kernel should hold and edits it until it does.
     fn bring_in_step(&mut self, now: &Now) -> Result<(), Refusal> {
         let policy = self.shared().rules().policy;
-        let wanted = keep::table(&policy, &self.ledger, &self.restores.void, now);
+        let file = self.ledger.standing().file;
+        let wanted = keep::table(&policy, &self.ledger, &self.restores.void, file, now);
         self.retry_due = None;
         for edit in table::diff(&self.installed, &wanted) {
             if let Err(error) = self.enforcer.apply(std::slice::from_ref(&edit)) {
@@ -257,6 +268,10 @@ impl Worker {
             let id = match &record.event {
                 Event::Granted { grant } | Event::BreakGlass { grant } => grant.id,
                 Event::Activated { grant } => *grant,
+                Event::Enabled { .. } => {
+                    self.give_up_trial("", &mut batch, now);
+                    continue;
+                }
                 _ => continue,
             };
             self.end(&mut batch, id, Ending::by_itself(now.wall, EndCause::Undone), None, now);
@@ -298,6 +313,9 @@ impl Worker {
                 }
                 Waiting::Refused(refusal, answer) => drop(answer.send(Err(refusal))),
                 Waiting::Recorded(refusal, answer) => drop(answer.send(refusal)),
+                Waiting::Mode(decided, answer) => {
+                    answer(decided.map(|grant| (self.mode(&self.shared().now()), grant)));
+                }
                 Waiting::Reloaded(_, ended, answer) => drop(answer.send(Ok(ended))),
                 Waiting::Stopped(answer) => drop(answer.send(())),
             }
@@ -321,6 +339,7 @@ fn refuse_all(waiting: Vec<Waiting>, refusal: &Refusal) {
         match one {
             Waiting::Grant(_, answer) | Waiting::Refused(_, answer) => drop(answer.send(Err(refusal.clone()))),
             Waiting::Recorded(_, answer) => drop(answer.send(refusal.clone())),
+            Waiting::Mode(decided, answer) => answer(Err(decided.err().unwrap_or_else(|| refusal.clone()))),
             Waiting::Reloaded(_, _, answer) => drop(answer.send(Err(refusal.clone()))),
             Waiting::Stopped(answer) => drop(answer.send(())),
         }

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use postern_core::grant::{PortSpec, Source};
 use postern_core::ledger::{Event, Record};
 use postern_core::life::{Ending, Life};
+use postern_core::mode::Mode;
 use uuid::Uuid;
 
 use super::head::Head;
@@ -311,7 +312,10 @@ fn is_about(record: &Record, life: Option<&Life>, who: &str) -> bool {
     let named = match &record.event {
         Event::Refused { signer, .. } | Event::Approved { signer, .. } => signer.principal == who,
         Event::Ended { ending, .. } => ending.by == who,
-        Event::SessionsCut { by, .. } => by == who,
+        Event::SessionsCut { by, .. }
+        | Event::Enabled { by, .. }
+        | Event::Confirmed { by, .. }
+        | Event::RolledBack { by, .. } => by == who,
         _ => false,
     };
     let signed = |life: &Life| [life.signer()].into_iter().chain(life.approvers()).any(|s| s.principal == who);
@@ -375,7 +379,13 @@ fn reason(event: &Event) -> String {
         Event::Approved { missing, .. } => format!("it needs {missing} more"),
         Event::Granted { grant } | Event::BreakGlass { grant } => grant.justification.clone(),
         Event::Activated { .. } => "its start has come".to_owned(),
-        Event::PolicyLoaded { rules, .. } => format!("rules {rules}"),
+        Event::PolicyLoaded { rules, mode: Mode::Enforce, .. } => format!("rules {rules}"),
+        Event::PolicyLoaded { rules, mode: Mode::Observe, .. } => format!("rules {rules}; the host only observes"),
+        Event::Enabled { trial, by } => format!("{by} has the host enforce on trial until {}", trial.until),
+        Event::Confirmed { by, grant: Some(grant) } => format!("{by} confirmed it; somebody came in under {grant}"),
+        Event::Confirmed { by, grant: None } => format!("{by} confirmed it without proof"),
+        Event::RolledBack { at, by } if by.is_empty() => format!("nobody confirmed it; open again since {at}"),
+        Event::RolledBack { at, by } => format!("{by} ended the trial; open again since {at}"),
         Event::Ended { ending: Ending { cause, by, reason, .. }, .. } => {
             let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
             let given = if reason.is_empty() { String::new() } else { format!(": {reason}") };
@@ -391,7 +401,8 @@ fn reason(event: &Event) -> String {
         Event::Unverified { counts } => {
             counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
         }
-        Event::Started { version, .. } => format!("posternd {version}"),
+        Event::Started { version, mode: Mode::Enforce, .. } => format!("posternd {version}"),
+        Event::Started { version, mode: Mode::Observe, .. } => format!("posternd {version}; it only observes"),
         Event::Stopped { .. } => String::new(),
         Event::Layer { name, state } => format!("{name}: {state}"),
         Event::Unlocked => "every port was opened by hand".to_owned(),

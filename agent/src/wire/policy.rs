@@ -12,13 +12,14 @@ use crate::config::{Config, Problem};
 /// The rules; `digest` names the files that they were read from.
 #[must_use]
 pub fn policy(rules: &Policy, digest: &str) -> v1::Policy {
-    let Policy { ports, roles, max_duration, pending_ttl } = rules;
+    let Policy { ports, roles, max_duration, pending_ttl, mode } = rules;
     v1::Policy {
         ports: ports.iter().map(protected_port).collect(),
         roles: roles.iter().map(role).collect(),
         max_duration: Some(duration(*max_duration)),
         pending_ttl: Some(duration(pending_ttl.unwrap_or(Seconds(0)))),
         digest: digest.to_owned(),
+        mode: mode.name().to_owned(),
     }
 }
 

@@ -13,7 +13,9 @@ use postern_core::warn::{Ends, Warning};
 use postern_proto::v1;
 
 use super::policy::protected_port;
-use crate::engine::{Change, ClockView, Explanation, GrantView, HostState, KnockView, LayerView, ShedView, WhoAmI};
+use crate::engine::{
+    Change, ClockView, Explanation, GrantView, HostState, KnockView, LayerView, ModeView, ShedView, WhoAmI,
+};
 use crate::proof::{Proof, Signed};
 
 /// The kernel backend's name.
@@ -177,11 +179,26 @@ pub fn explanation(view: Explanation) -> v1::ExplainResponse {
     }
 }
 
-/// Somebody who knocked in vain.
+/// Somebody who knocked in vain, or would have.
 #[must_use]
 pub fn knock(view: KnockView) -> v1::Knock {
-    let KnockView { address, port, last_seen, count } = view;
-    v1::Knock { address: address.to_string(), port: port.to_string(), last_seen: Some(stamp(last_seen)), count }
+    let KnockView { address, port, last_seen, count, observed, new_flows } = view;
+    let (address, port, last_seen) = (address.to_string(), port.to_string(), Some(stamp(last_seen)));
+    v1::Knock { address, port, last_seen, count, observed, new_flows }
+}
+
+/// Whether the host enforces.
+#[must_use]
+pub fn mode(view: ModeView) -> v1::Mode {
+    let ModeView { effective, file, since, by, until, rolled_back } = view;
+    v1::Mode {
+        effective: effective.name().to_owned(),
+        file: file.name().to_owned(),
+        since: since.map(stamp),
+        by,
+        until: until.map(stamp),
+        rolled_back: rolled_back.map(stamp),
+    }
 }
 
 /// The answer of `GetStatus`. `lost` counts the connections that the API ended, by reason.
@@ -194,6 +211,7 @@ pub fn status(state: HostState, lost: &[(&'static str, u64)], tls_fingerprint: &
         boot_id,
         clock,
         layers,
+        mode: standing,
         sheds,
         ports,
         degraded,
@@ -220,6 +238,7 @@ pub fn status(state: HostState, lost: &[(&'static str, u64)], tls_fingerprint: &
         live_grants,
         journal: Some(v1::Journal { sequence: journal_seq, head: journal_head, path: journal_path }),
         tls_fingerprint: tls_fingerprint.to_owned(),
+        mode: Some(mode(standing)),
         clock: Some(self::clock(clock)),
     }
 }

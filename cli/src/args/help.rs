@@ -129,3 +129,15 @@ Examples
 For the day when nobody can sign. Only root on the host itself may do this, over the Unix socket. It needs no signature, \
 no network and no right clock, and no policy limits it but that the port is a protected one and a day is the most. It is \
 written to the journal and the system log at once, as an error, under the name root.";
+
+pub(super) const ENABLE: &str = "\
+Examples
+  postern enable --confirm-within 5m      on the host: every protected port closes for whoever has no grant
+  postern request vm1 --port ssh          from your own machine, then a new ssh session
+  postern confirm                         in that session: it stays closed
+  postern roll-back                       or back to observing at once
+
+Only root on the host itself may do this, over the Unix socket. Sessions that are there go on, and their addresses may connect anew \
+for five minutes. Without a confirmation in time the kernel opens the ports again by itself, even when posternd is dead, and so \
+does a boot as long as the configuration says mode = \"observe\". To be confirmed, it has to say so no longer, and somebody has to \
+have come in under a signed grant since.";

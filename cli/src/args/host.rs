@@ -93,3 +93,33 @@ pub struct BreakGlass {
     #[arg(long, short = 'r', value_name = "TEXT")]
     pub reason: String,
 }
+
+/// A command for the host on which it runs.
+#[derive(Debug, Args)]
+pub struct Own {
+    /// posternd's socket
+    #[arg(default_value = "unix:///run/postern/posternd.sock")]
+    pub host: Target,
+}
+
+/// `postern enable`.
+#[derive(Debug, Args)]
+pub struct Enable {
+    /// Where.
+    #[command(flatten)]
+    pub own: Own,
+    /// How long the trial is, an hour at most: 5m, 90s
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse::duration)]
+    pub confirm_within: Duration,
+}
+
+/// `postern confirm`.
+#[derive(Debug, Args)]
+pub struct Confirm {
+    /// Where.
+    #[command(flatten)]
+    pub own: Own,
+    /// Also though nobody has come in under a signed grant since
+    #[arg(long)]
+    pub without_proof: bool,
+}

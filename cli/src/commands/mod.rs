@@ -10,6 +10,7 @@ mod extend;
 mod files;
 mod knocks;
 mod list;
+mod mode;
 mod own;
 mod pending;
 mod policy;
@@ -69,6 +70,9 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Audit(args) => audit::run(&env, args).await,
         Command::Policy(args) => policy::run(&env, args).await,
         Command::BreakGlass(args) => break_glass::run(&env, args).await,
+        Command::Enable(args) => mode::enable(&env, args).await,
+        Command::Confirm(args) => mode::confirm(&env, args).await,
+        Command::RollBack(args) => mode::roll_back(&env, args).await,
         Command::Sign(args) => sign::run(&env, args).await,
         Command::Forget(args) => forget(&env, &args.host),
         Command::Completions { shell } => completions(&env, shell),

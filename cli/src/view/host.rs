@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use postern_proto::v1::{
-    Clock, GetReportResponse, GetStatusResponse, Interface, Knock, Policy, PolicyProblem, PortReport, ProtectedPort,
-    RoleBinding, ShedMode,
+    Clock, GetReportResponse, GetStatusResponse, Interface, Knock, Mode, Policy, PolicyProblem, PortReport,
+    ProtectedPort, RoleBinding, ShedMode,
 };
 
 use super::{grants, joined, left_or_end, moment, or_dash};
@@ -15,9 +15,36 @@ use crate::text::{clean, left, local, table};
 pub fn knocks(knocks: &[Knock]) -> Vec<String> {
     let row = |knock: &Knock| {
         let seen = knock.last_seen.as_ref().map_or_else(|| "-".to_owned(), local);
-        vec![clean(&knock.address), clean(&knock.port), format!("{} times", knock.count), format!("last {seen}")]
+        let fate = match (knock.observed, knock.new_flows) {
+            (false, _) => "dropped".to_owned(),
+            (true, 0) => "would be dropped".to_owned(),
+            (true, new) => format!("would be dropped, {new} of them new"),
+        };
+        let (address, port) = (clean(&knock.address), clean(&knock.port));
+        vec![address, port, format!("{} times", knock.count), format!("last {seen}"), fate]
     };
     table(&knocks.iter().map(row).collect::<Vec<_>>())
+}
+
+/// Whether a host enforces.
+#[must_use]
+pub fn mode(mode: &Mode) -> Vec<String> {
+    let since = mode.since.as_ref().map(|since| format!(" since {}", local(since))).unwrap_or_default();
+    let by = if mode.by.is_empty() { String::new() } else { format!(", by {}", clean(&mode.by)) };
+    let mut out = vec![match mode.effective.as_str() {
+        "observe" => format!("mode: OBSERVE{since}{by}: nothing is dropped, every protected port is open to everybody"),
+        other => format!("mode: {}{since}{by}", clean(other)),
+    }];
+    if let Some(until) = &mode.until {
+        out.push(format!("  ON TRIAL: open again at {} unless postern confirm comes first", local(until)));
+    }
+    if let Some(at) = &mode.rolled_back {
+        out.push(format!("  nobody confirmed the last trial: open again since {}", local(at)));
+    }
+    if mode.file != mode.effective {
+        out.push(format!("  the configuration file says {}, which holds after a boot", clean(&mode.file)));
+    }
+    out
 }
 
 /// The state of a host.
@@ -33,6 +60,7 @@ pub fn status(host: &GetStatusResponse) -> Vec<String> {
         ),
         format!("live grants: {}", host.live_grants),
     ];
+    out.extend(host.mode.iter().flat_map(mode));
     if !host.tls_fingerprint.is_empty() {
         out.push(format!("TLS fingerprint: {}", clean(&host.tls_fingerprint)));
     }
@@ -113,6 +141,9 @@ pub fn policy(policy: &Policy) -> Vec<String> {
     let mut out = Vec::new();
     section(&mut out, "ports", policy.ports.iter().map(rule).collect());
     section(&mut out, "roles", policy.roles.iter().map(role).collect());
+    if policy.mode == "observe" {
+        out.push("mode: observe".to_owned());
+    }
     if let Some(most) = span(policy.max_duration) {
         out.push(format!("no grant is longer than {most}"));
     }

@@ -14,13 +14,14 @@ use std::{
 
 use postern_cli::tls::Fingerprint;
 use postern_proto::v1::{
-    ApproveAccessRequest, ApproveAccessResponse, AuditEntry, BreakGlassRequest, BreakGlassResponse, ExplainRequest,
-    ExplainResponse, GetGrantRequest, GetGrantResponse, GetPolicyRequest, GetPolicyResponse, GetReportRequest,
-    GetReportResponse, GetStatusRequest, GetStatusResponse, Grant, GrantState, ListAuditRequest, ListAuditResponse,
-    ListGrantsRequest, ListGrantsResponse, ListKnocksRequest, ListKnocksResponse, PolicyProblem, PortReport, Refusal,
-    RequestAccessRequest, RequestAccessResponse, RevokeAccessRequest, RevokeAccessResponse, SignedMessage,
-    ValidatePolicyRequest, ValidatePolicyResponse, WatchAuditRequest, WatchAuditResponse, WatchGrantsRequest,
-    WatchGrantsResponse, WhoAmIRequest, WhoAmIResponse,
+    ApproveAccessRequest, ApproveAccessResponse, AuditEntry, BreakGlassRequest, BreakGlassResponse, ConfirmRequest,
+    ConfirmResponse, EnableRequest, EnableResponse, ExplainRequest, ExplainResponse, GetGrantRequest, GetGrantResponse,
+    GetPolicyRequest, GetPolicyResponse, GetReportRequest, GetReportResponse, GetStatusRequest, GetStatusResponse,
+    Grant, GrantState, ListAuditRequest, ListAuditResponse, ListGrantsRequest, ListGrantsResponse, ListKnocksRequest,
+    ListKnocksResponse, PolicyProblem, PortReport, Refusal, RequestAccessRequest, RequestAccessResponse,
+    RevokeAccessRequest, RevokeAccessResponse, RollBackRequest, RollBackResponse, SignedMessage, ValidatePolicyRequest,
+    ValidatePolicyResponse, WatchAuditRequest, WatchAuditResponse, WatchGrantsRequest, WatchGrantsResponse,
+    WhoAmIRequest, WhoAmIResponse,
     access_service_server::{AccessService, AccessServiceServer},
     host_service_server::{HostService, HostServiceServer},
 };
@@ -349,6 +350,18 @@ impl HostService for Peer {
     }
 
     async fn break_glass(&self, _: Request<BreakGlassRequest>) -> Answer<BreakGlassResponse> {
+        Err(Status::unauthenticated("not here"))
+    }
+
+    async fn enable(&self, _: Request<EnableRequest>) -> Answer<EnableResponse> {
+        Err(Status::unauthenticated("not here"))
+    }
+
+    async fn confirm(&self, _: Request<ConfirmRequest>) -> Answer<ConfirmResponse> {
+        Err(Status::unauthenticated("not here"))
+    }
+
+    async fn roll_back(&self, _: Request<RollBackRequest>) -> Answer<RollBackResponse> {
         Err(Status::unauthenticated("not here"))
     }
 }

@@ -133,6 +133,7 @@ impl Host {
                 slots: 100,
             },
             shed: config.shed.clone(),
+            config_file: self.postern.config(),
             confinement: Confinement::of(&self.postern.config(), &config),
             lines: broadcast::channel(WATCH_BACKLOG).0,
         };

@@ -22,6 +22,9 @@ impl Command {
             | Self::Approve { .. }
             | Self::Revoke { .. }
             | Self::BreakGlass { .. }
+            | Self::Enable { .. }
+            | Self::Confirm { .. }
+            | Self::RollBack { .. }
             | Self::Refuse { .. }
             | Self::Network(_)
             | Self::LimitSyns(..)
@@ -30,9 +33,12 @@ impl Command {
             | Self::Counted
             | Self::Clock
             | Self::Stop { .. } => true,
-            Self::Get { .. } | Self::List { .. } | Self::Explain { .. } | Self::Status { .. } | Self::Alive { .. } => {
-                false
-            }
+            Self::Get { .. }
+            | Self::List { .. }
+            | Self::Explain { .. }
+            | Self::Status { .. }
+            | Self::Observed { .. }
+            | Self::Alive { .. } => false,
         }
     }
 }
@@ -63,6 +69,22 @@ impl Worker {
                 Ok(id) => batch.waiting.push(Waiting::Grant(id, answer)),
                 Err(refusal) => batch.waiting.push(Waiting::Refused(refusal, answer)),
             },
+            Command::Enable { within, answer } => {
+                let decided = self.enable(within, batch, now).map(|()| None);
+                batch
+                    .waiting
+                    .push(Waiting::Mode(decided, Box::new(|mode| drop(answer.send(mode.map(|(mode, _)| mode))))));
+            }
+            Command::Confirm { without_proof, answer } => {
+                let decided = self.confirm(without_proof, batch, now);
+                batch.waiting.push(Waiting::Mode(decided, Box::new(|mode| drop(answer.send(mode)))));
+            }
+            Command::RollBack { answer } => {
+                let decided = self.roll_back(batch, now).map(|()| None);
+                batch
+                    .waiting
+                    .push(Waiting::Mode(decided, Box::new(|mode| drop(answer.send(mode.map(|(mode, _)| mode))))));
+            }
             Command::Refuse { signer, action, refusal, answer } => {
                 self.refuse(batch, Refused { signer, action, request: None }, &refusal, None, now);
                 batch.waiting.push(Waiting::Recorded(refusal, answer));
@@ -79,9 +101,7 @@ impl Worker {
             },
             Command::Reload { rules, answer } => {
                 let ended = self.reload(&rules, batch, now);
-                self.bootstrap(&rules.policy, batch, now);
-                let protected = rules.policy.ports.iter().map(|r| r.port).collect();
-                self.push(batch, None, Event::PolicyLoaded { rules: rules.digest.to_string(), protected }, now);
+                self.load_policy(&rules, batch, now);
                 batch.waiting.push(Waiting::Reloaded(rules, ended, answer));
             }
             // The turn has looked already.
@@ -99,6 +119,7 @@ impl Worker {
             | Command::List { .. }
             | Command::Explain { .. }
             | Command::Status { .. }
+            | Command::Observed { .. }
             | Command::Alive { .. } => {}
         }
     }

@@ -12,6 +12,7 @@ use postern_core::grant::Grant;
 use postern_core::keep::{self, Kept, Session};
 use postern_core::ledger::{Event, Ledger, Seen};
 use postern_core::life::EndCause;
+use postern_core::mode::{self, Mode};
 use postern_core::policy::{OnExpiry, Policy};
 use postern_core::refusal::Refusal;
 use postern_core::table::{self, Table};
@@ -98,9 +99,10 @@ impl Worker {
         self.push(batch, message, Event::SessionsCut { grant, by, reason }, now);
     }
 
-    /// Keeps the sessions that `policy` meets on ports that were open until now, and lets their sources in for a while.
-    pub(super) fn bootstrap(&mut self, policy: &Policy, batch: &mut Batch, now: &Now) {
-        let planned = met(policy, &self.installed.protected, &self.ledger, now)
+    /// Keeps the sessions that `policy` meets on ports that are not in `closed`, which were open until now, and lets their
+    /// sources in for a while.
+    pub(super) fn bootstrap(&mut self, policy: &Policy, closed: &BTreeSet<(u8, u16)>, batch: &mut Batch, now: &Now) {
+        let planned = met(policy, closed, &self.ledger, now)
             .map(|met| bootstrap::plan(&self.ledger, &met, self.capacity, now, Uuid::new_v4));
         let (events, refusal) = match planned {
             Ok(planned) => planned,
@@ -123,7 +125,8 @@ impl Worker {
 
     /// Destroys the sessions that `over` carried, unless a live grant carries them or they outlive theirs.
     pub(super) fn end_sessions(&mut self, over: &[Scope], now: &Now) {
-        if over.is_empty() {
+        // A host that only observes ends nothing.
+        if over.is_empty() || self.ledger.standing().observes(now) {
             return;
         }
         let live = |grant: &&Grant| grant.is_live(now.boot);
@@ -158,12 +161,13 @@ fn may_leave_sessions(policy: &Policy, grant: &Grant) -> bool {
     grant.ports.iter().any(|port| soft(*port))
 }
 
-/// What the kernel should hold: nothing of another boot, of a time that is over, or of the grants in `forbidden`.
-pub(super) fn table(policy: &Policy, ledger: &Ledger, forbidden: &BTreeSet<Uuid>, now: &Now) -> Table {
+/// What the kernel should hold where the configuration says `file`: nothing of another boot, of a time that is over, or of the grants in `forbidden`.
+pub(super) fn table(policy: &Policy, ledger: &Ledger, forbidden: &BTreeSet<Uuid>, file: Mode, now: &Now) -> Table {
     let current = ledger.active().filter(|grant| grant.boot_id == now.boot_id && !forbidden.contains(&grant.id));
     let kept = ledger.keeping().sessions(now).filter(|(grant, _)| !forbidden.contains(grant));
     let flows = kept.filter_map(|(_, kept)| kept.flow()).take(sessions::MOST_KEPT as usize);
-    table::compile(policy, current, now.boot).keeping(flows, now.boot)
+    let observe_from = mode::observe_from(file, &ledger.standing().enabling, now.boot_id);
+    Table { observe_from, ..table::compile(policy, current, now.boot).keeping(flows, now.boot) }
 }
 
 /// What `rules` no longer let be, and why: requests, grants, and ended grants that sessions outlive.
@@ -205,7 +209,7 @@ fn room(ledger: &Ledger, now: &Now) -> usize {
     (sessions::MOST_KEPT as usize).saturating_sub(ledger.keeping().sessions(now).count())
 }
 
-fn everyone(protocol: u8, port: u16) -> [Scope; 2] {
+pub(super) fn everyone(protocol: u8, port: u16) -> [Scope; 2] {
     let families = [ipnet::Ipv4Net::default().into(), ipnet::Ipv6Net::default().into()];
     families.map(|source| Scope { protocol, port, source })
 }
@@ -242,6 +246,6 @@ pub(super) fn no_room(refusal: &Refusal) -> String {
     format!("not every session that was there when its port became protected could be kept: {}", refusal.sentence())
 }
 
-fn unasked(error: std::io::Error) -> String {
+pub(super) fn unasked(error: std::io::Error) -> String {
     format!("the kernel could not be asked for its sessions: {error}")
 }

@@ -8,8 +8,9 @@ use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::{BootNanos, Now};
 use uuid::Uuid;
 
-use super::Worker;
+use super::{Worker, mode};
 use crate::enforcer::{LayerState, LayerStatus, Loss, ShedStatus};
+use crate::engine::audit::latest_first;
 use crate::engine::{Command, Filter, GrantView, HostState, LayerView, Reader, ShedView, explain};
 
 impl Worker {
@@ -31,17 +32,22 @@ impl Worker {
                         None,
                         explain::MOST_GRANTS,
                     ),
-                    knocks: shared.knocks.at(&query.ports),
+                    knocks: latest_first(shared.knocks.at(&query.ports), self.observed(&query.ports, &now)),
                     now: &now,
+                    observes: self.ledger.standing().observes(&now),
                 };
                 drop(answer.send(explain::explain(&query, &reader, seen)));
             }
             Command::Alive { answer } => drop(answer.send(())),
             Command::Status { answer } => drop(answer.send(self.status())),
+            Command::Observed { answer } => drop(answer.send(self.observed(&[], &self.shared().now()))),
             Command::Request { .. }
             | Command::Approve { .. }
             | Command::Revoke { .. }
             | Command::BreakGlass { .. }
+            | Command::Enable { .. }
+            | Command::Confirm { .. }
+            | Command::RollBack { .. }
             | Command::Refuse { .. }
             | Command::Network(_)
             | Command::LimitSyns(..)
@@ -107,18 +113,21 @@ impl Worker {
         let shared = self.shared();
         let layers: Vec<_> = self.enforcer.layers().into_iter().map(layer_view).collect();
         let lost: Vec<_> = self.enforcer.losses().iter().map(Loss::sentence).collect();
+        let mode = self.mode(&shared.now());
         HostState {
             host_id: shared.identity.host_id,
             names: shared.identity.names.clone(),
             started: self.started,
             boot_id: shared.now().boot_id,
-            degraded: lost
+            degraded: mode::sentence(&mode)
                 .into_iter()
+                .chain(lost)
                 .chain(self.degraded.values().cloned())
                 .chain(self.journal.left_aside())
                 .collect(),
             clock: self.clock_view(),
             layers,
+            mode,
             sheds: self.shed_views(),
             ports: shared.rules().policy.ports.clone(),
             counters: self.counters(),

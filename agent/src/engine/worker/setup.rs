@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
@@ -12,12 +13,15 @@ use std::thread::JoinHandle;
 use postern_core::bootstrap;
 use postern_core::grant::PortSpec;
 use postern_core::keep::{Kept, Session};
-use postern_core::ledger::{Capacity, Event, Record};
+use postern_core::ledger::{Capacity, Event, Ledger, Record};
 use postern_core::message::{Challenger, Identity, MAX_MESSAGE_LIFE};
+use postern_core::mode::{self, Mode};
+use postern_core::policy::Policy;
 use postern_core::time::{BootNanos, Now};
 use tokio::sync::{Semaphore, broadcast, mpsc};
 use uuid::Uuid;
 
+use super::mode::policy_loaded;
 use super::upkeep::Upkeep;
 use super::{Batch, Worker, keep, publish, thread};
 use crate::clock::Clock;
@@ -53,6 +57,8 @@ pub struct Setup {
     pub shed: Shed,
     /// What is given up as soon as lock and cut are in force, and no thread runs yet.
     pub confinement: Confinement,
+    /// Where the configuration is.
+    pub config_file: PathBuf,
     /// Where each line of the journal is published once it is durable.
     pub lines: broadcast::Sender<Arc<Published>>,
 }
@@ -76,27 +82,28 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`]; nothing is open then that was not open before.
 pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::Knocks>), StartError> {
-    let Setup { mut opened, clock, identity, rules, secret, enforcer: settings, shed, lines, confinement } = setup;
+    let Setup { mut opened, clock, identity, rules, secret, enforcer: settings, shed, lines, confinement, config_file } =
+        setup;
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
     clock.resume(opened.ledger.high(), opened.ledger.clock_of(clock.boot_id()));
     let now = clock.now();
     let mut degraded = passed_over(&opened.passed_over);
-    // What is still there from an earlier run closed what that run said it would; everything else was open until now.
-    let closed = if enforcer::is_pinned(&settings.pin_dir) { opened.ledger.protected() } else { &[] };
-    let mut closed: BTreeSet<_> = closed.iter().flat_map(PortSpec::transports).collect();
-    if opened.forgot_protected() {
-        closed.extend(rules.policy.protected());
-    }
+    let (observed, observes) = observing(&opened.ledger, rules.policy.mode, &now);
+    let closed = closed_before(&opened, enforcer::is_pinned(&settings.pin_dir) && !observed, &rules.policy);
     if let Err(error) = keep::forget_closed(&mut opened.ledger, &now) {
         degraded.insert("sessions", error);
     }
+    if observes && !observed {
+        open_up(&mut opened, &rules, &now, &lines).map_err(StartError::Journal)?;
+    }
     match keep::met(&rules.policy, &closed, &opened.ledger, &now) {
-        Ok(met) if met.is_empty() => {}
+        // A host that only observes locks nobody out.
+        Ok(met) if met.is_empty() || observes => {}
         Ok(met) => bootstrap(&mut opened, &met, capacity, &now, &lines, &mut degraded),
         Err(error) => drop(degraded.insert("bootstrap", error)),
     }
     let forbidden: BTreeSet<_> = keep::forbidden(&rules, &opened.ledger, &now).into_iter().map(|(id, _)| id).collect();
-    let installed = keep::table(&rules.policy, &opened.ledger, &forbidden, &now);
+    let installed = keep::table(&rules.policy, &opened.ledger, &forbidden, rules.policy.mode, &now);
     let mut enforcer = Enforcer::start(&settings, &installed)?;
     let kept = confinement.apply(|| enforcer.layers().iter().all(|layer| layer.state == LayerState::InForce));
     degraded.extend(kept.first().map(|_| ("privileges", kept.join("; "))));
@@ -115,6 +122,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         journal: opened.journal.reader(),
         scans: Arc::new(Semaphore::new(SCANS)),
         knocks: knocks::Knocks::default(),
+        config_file,
         commands,
         changes: broadcast::channel(WATCH_BACKLOG).0,
         lines,
@@ -149,6 +157,35 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     worker.record_start(opened.torn, opened.set_aside).map_err(StartError::Journal)?;
     let thread = spawn(worker, received).map_err(StartError::Thread)?;
     Ok((engine, thread, knocks_reader))
+}
+
+/// What is closed by now: what is still there from an earlier run closed what that run said it would, unless it only observed;
+/// everything else was open until now.
+fn closed_before(opened: &Opened, by_earlier_run: bool, policy: &Policy) -> BTreeSet<(u8, u16)> {
+    let closed = if by_earlier_run { opened.ledger.protected() } else { &[] };
+    let forgotten = policy.protected().filter(|_| opened.forgot_protected());
+    closed.iter().flat_map(PortSpec::transports).chain(forgotten).collect()
+}
+
+/// Whether the host has only observed so far, as far as is on record, and whether it does where the configuration says `file`.
+fn observing(ledger: &Ledger, file: Mode, now: &Now) -> (bool, bool) {
+    let standing = ledger.standing();
+    (standing.observes(now), mode::is_observing(file, &standing.enabling, now))
+}
+
+/// Has it on record that nothing is dropped, before nothing is.
+fn open_up(
+    opened: &mut Opened,
+    rules: &Rules,
+    now: &Now,
+    lines: &broadcast::Sender<Arc<Published>>,
+) -> std::io::Result<()> {
+    tracing::error!("the configuration says mode = \"observe\": every protected port is open");
+    let record = Record::next(&opened.ledger, None, policy_loaded(rules), now);
+    let written = opened.journal.append(std::slice::from_ref(&record))?;
+    opened.ledger.apply(&record);
+    publish(lines, &opened.ledger, &[record], &written);
+    Ok(())
 }
 
 /// Keeps the sessions that were there before their port was protected, and lets their sources in for a while, once that is on
@@ -237,9 +274,10 @@ impl Worker {
         self.push(
             &mut batch,
             None,
-            Event::Started { version, host_id, protected, rules: rules.digest.to_string() },
+            Event::Started { version, host_id, protected, rules: rules.digest.to_string(), mode: rules.policy.mode },
             &now,
         );
+        self.roll_back_lapsed(&mut batch, &now);
         self.record_found(&mut batch, &now);
         self.expire(&mut batch, &now);
         // The files may have changed while nobody was there to be told.

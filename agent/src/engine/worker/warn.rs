@@ -1,7 +1,8 @@
 //! Telling people before their sessions are cut.
 //!
 //! Owns when that is looked at, and the order at an end that the clock does not bring: say it, then record it, then cut. What is said
-//! and to whom is `postern_core::warn`'s to say. It changes nothing and delays an end by a moment at most.
+//! and to whom is `postern_core::warn`'s to say. It changes nothing and delays an end by a moment at most. A host that only
+//! observes cuts nobody, so it warns nobody.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,6 +32,9 @@ impl Worker {
         let policy = self.shared().rules().policy;
         let due = warn::due(&policy, &self.ledger, self.warned, now);
         self.warned = now.boot;
+        if self.ledger.standing().observes(now) {
+            return;
+        }
         let (mut words, host) = (Words::new(), self.host_name());
         let of = |warning: &Warning| self.ledger.get(&warning.grant).and_then(|held| held.grant());
         let established = established(due.iter().filter_map(of));
@@ -58,6 +62,9 @@ impl Worker {
 
     /// Tells those whose sessions this batch is about to cut, and leaves them a moment to read it.
     pub(super) fn say_last_words(&mut self, batch: &Batch, now: &Now) {
+        if self.ledger.standing().observes(now) {
+            return;
+        }
         let policy = self.shared().rules().policy;
         let ended: Vec<_> = batch.records.iter().filter_map(|record| self.ended(record)).collect();
         let (mut words, established) = (Words::new(), established(ended.iter().map(|(grant, _)| grant)));

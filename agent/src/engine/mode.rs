@@ -1,0 +1,61 @@
+//! Whether the host enforces: what root asks for.
+//!
+//! Owns the order: the file first, then the worker. It never decides.
+
+use postern_core::mode::Mode;
+use postern_core::refusal::{Reason, Refusal};
+use postern_core::time::Seconds;
+use uuid::Uuid;
+
+use super::{Command, Engine, KnockView, ModeView};
+use crate::config::Config;
+
+impl Engine {
+    /// Has a host that only observes enforce until `within` is over, unless it is confirmed.
+    ///
+    /// # Errors
+    /// [`Reason::AlreadyEnforcing`], [`Reason::DurationTooShort`], [`Reason::DurationTooLong`], [`Reason::JournalFailed`],
+    /// [`Reason::KernelFailed`]. Then the host observes as before.
+    pub async fn enable(&self, within: Seconds) -> Result<ModeView, Refusal> {
+        self.ask(|answer| Command::Enable { within, answer }).await?
+    }
+
+    /// Has a host that enforces on trial go on; says under which signed grant somebody came in.
+    ///
+    /// # Errors
+    /// [`Reason::NoTrial`], [`Reason::ModeNotInFile`], [`Reason::WayInUnproven`] unless `without_proof`,
+    /// [`Reason::JournalFailed`], [`Reason::KernelFailed`]. Then the trial goes on, or is over.
+    pub async fn confirm(&self, without_proof: bool) -> Result<(ModeView, Option<Uuid>), Refusal> {
+        self.check_file().await?;
+        self.ask(|answer| Command::Confirm { without_proof, answer }).await?
+    }
+
+    /// Ends a trial before its time.
+    ///
+    /// # Errors
+    /// [`Reason::NoTrial`], [`Reason::JournalFailed`], [`Reason::KernelFailed`].
+    pub async fn roll_back(&self) -> Result<ModeView, Refusal> {
+        self.ask(|answer| Command::RollBack { answer }).await?
+    }
+
+    /// What would have been dropped, had the host not only observed.
+    ///
+    /// # Errors
+    /// [`Reason::Overloaded`].
+    pub(super) async fn observed(&self) -> Result<Vec<KnockView>, Refusal> {
+        self.ask(|answer| Command::Observed { answer }).await
+    }
+
+    /// What the next start and the next boot go by has to say the same, or what was confirmed would not last.
+    async fn check_file(&self) -> Result<(), Refusal> {
+        let path = self.0.config_file.clone();
+        let busy = |_| Refusal::new(Reason::Overloaded, "try again in a moment");
+        let read = tokio::task::spawn_blocking(move || Config::load(&path)).await.map_err(busy)?;
+        let refuse = |why: String| Err(Refusal::new(Reason::ModeNotInFile, why).at("mode"));
+        match read.map(|config| config.policy().mode) {
+            Ok(Mode::Enforce) => Ok(()),
+            Ok(Mode::Observe) => refuse(format!("{} says mode = \"observe\"", self.0.config_file.display())),
+            Err(error) => refuse(error.to_string()),
+        }
+    }
+}
