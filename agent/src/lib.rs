@@ -11,6 +11,7 @@ pub mod host;
 pub mod journal;
 pub mod journald;
 pub mod links;
+pub mod netlink;
 pub mod notify;
 pub mod offline;
 pub mod privilege;

@@ -11,7 +11,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::Shed;
 use crate::engine::Engine;
+use crate::netlink::own_addresses;
 
 /// The least time between two looks. Events come in bursts (a new interface brings half a dozen): the first is answered at
 /// once, the others together.
@@ -181,27 +182,29 @@ fn matters(event: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
 
 /// Everything at once.
 async fn snapshot(handle: &Handle) -> Result<LinkState, rtnetlink::Error> {
-    let defaults = default_routes(handle).await?;
-    let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
-    let addresses: Vec<_> = handle.address().get().execute().try_collect().await?;
-    let own = addresses.iter().flat_map(|message| &message.attributes).filter_map(|attribute| match attribute {
-        // IFA_LOCAL is the host's end of a point-to-point link; IPv6 has IFA_ADDRESS alone.
-        AddressAttribute::Local(address) => Some(*address),
-        AddressAttribute::Address(address @ IpAddr::V6(_)) => Some(*address),
-        _ => None,
-    });
-    let own: BTreeSet<IpAddr> = own.collect();
-    let mut links: Vec<_> = links.iter().filter_map(|message| link(message, &defaults)).collect();
-    links.sort_by_key(|link| link.index);
-    Ok(LinkState { links, addresses: own.into_iter().collect() })
-}
-
-/// Indices of the interfaces that default routes lead over.
-async fn default_routes(handle: &Handle) -> Result<BTreeSet<u32>, rtnetlink::Error> {
     let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
     let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
     let mut routes: Vec<RouteMessage> = handle.route().get(v4).execute().try_collect().await?;
     routes.extend(handle.route().get(v6).execute().try_collect::<Vec<_>>().await?);
+    let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
+    let addresses: Vec<_> = handle.address().get().execute().try_collect().await?;
+    Ok(LinkState::of(&links, &addresses, &routes))
+}
+
+impl LinkState {
+    /// What the kernel's answers add up to.
+    #[must_use]
+    pub fn of(links: &[LinkMessage], addresses: &[AddressMessage], routes: &[RouteMessage]) -> Self {
+        let defaults = default_routes(routes);
+        let own: BTreeSet<IpAddr> = addresses.iter().flat_map(own_addresses).collect();
+        let mut links: Vec<_> = links.iter().filter_map(|message| link(message, &defaults)).collect();
+        links.sort_by_key(|link| link.index);
+        Self { links, addresses: own.into_iter().collect() }
+    }
+}
+
+/// Indices of the interfaces that default routes lead over.
+fn default_routes(routes: &[RouteMessage]) -> BTreeSet<u32> {
     let is_default = |route: &&RouteMessage| {
         // The kernel's own "unreachable" default leads nowhere.
         route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
@@ -212,7 +215,7 @@ async fn default_routes(handle: &Handle) -> Result<BTreeSet<u32>, rtnetlink::Err
         RouteAttribute::MultiPath(hops) => Some(hops.iter().map(|hop| hop.interface_index).collect()),
         _ => None,
     };
-    Ok(defaults.flat_map(|route| route.attributes.iter().filter_map(interface).flatten()).collect())
+    defaults.flat_map(|route| route.attributes.iter().filter_map(interface).flatten()).collect()
 }
 
 fn link(message: &LinkMessage, defaults: &BTreeSet<u32>) -> Option<Link> {

@@ -17,7 +17,8 @@ use netlink_packet_sock_diag::inet::SocketId;
 use postern_core::grant::Grant;
 pub use postern_core::keep::Session;
 
-use diag::{Fate, Socket};
+use crate::netlink::Socket;
+use diag::Fate;
 
 /// How often one port is looked at. Each round but the first is for sockets that came up during the one before.
 const MAX_ROUNDS: usize = 4;

@@ -5,17 +5,18 @@
 
 use postern_agent::enforcer::{Programs, Sizes};
 use postern_core::{
-    key::{Address, FlowValue, GrantKey, GrantValue, Lengths, TCP, UDP, V4},
+    key::{Address, GrantKey, TCP, UDP},
     packet::{Flow, NotSure, parse_ethernet},
     table::{Edit, Entry, Flow as Kept, Table, diff},
     time::BootNanos,
-    verdict::{Exemption, Fate, Hook, Session, Table as View, Verdict, decide, observed_at},
+    verdict::{Fate, Hook, Session, Verdict, decide, observed_at},
 };
 use postern_tests::clock::boot_ns;
 use std::net::IpAddr;
 
 mod shapes;
 mod syns;
+use shapes::twin::{World, address, covers, ip, twin_flow};
 use shapes::{Random, packet};
 
 /// XDP's verdicts (enum xdp_action).
@@ -33,7 +34,7 @@ fn kernel_host_and_twin_agree_on_a_million_packets() {
     let mut kernel = Kernel::load();
     let mut tally = Tally::default();
     while tally.packets < wanted {
-        let case = Case::random(&mut random);
+        let case = world(&mut random);
         kernel.install(&case);
         let end = tally.packets + PER_TABLE;
         while tally.packets < end {
@@ -55,14 +56,14 @@ fn kernel_host_and_twin_agree_on_a_million_packets() {
 #[test]
 fn a_wrong_twin_is_found_out() {
     // The longest match alone, which is what a prefix trie would say: an expired narrow grant hides a live broad one.
-    let longest_match_only = |case: &Case, flow: &Flow| {
+    let longest_match_only = |case: &World, flow: &Flow| {
         let covering = case.table.grants.iter().filter(|(key, _)| covers(key, flow));
         covering.max_by_key(|(key, _)| key.prefix_len).is_some_and(|(_, entry)| case.now < entry.expires_boot_ns)
     };
     let mut random = Random::new(1);
     let mut differs = 0;
     for _ in 0..50 {
-        let case = Case::random(&mut random);
+        let case = world(&mut random);
         for _ in 0..200 {
             if let Ok(flow) = parse_ethernet(packet(&mut random, &case.addresses()).as_slice())
                 && case.table.protected.contains(&(flow.protocol, flow.port))
@@ -88,7 +89,8 @@ fn an_entry_ends_at_its_nanosecond() {
                 grants: [(key, Entry { expires_boot_ns: expires, slot: 9, ..Entry::default() })].into(),
                 ..Table::default()
             };
-            let view = Host { table: &table, lengths: table.lengths(), now, exempt: None, session: Session::New };
+            let world = World { table, local: Vec::new(), now };
+            let view = world.view_of(None, Session::New);
             let verdict = decide(&view, TCP, 22, source);
             assert_eq!(verdict, if open { Verdict::Granted { slot: 9, now } } else { Verdict::Expired });
         }
@@ -101,7 +103,7 @@ fn host_and_twin_agree_on_sessions() {
     let mut random = Random::new(5);
     let mut passed = [0u32; 2];
     for _ in 0..2000 {
-        let mut case = Case::random(&mut random);
+        let mut case = world(&mut random);
         let flow = Flow {
             protocol: if random.below(2) == 0 { TCP } else { UDP },
             port: random.port(),
@@ -117,7 +119,7 @@ fn host_and_twin_agree_on_sessions() {
             case.table.flows.insert(cookie, Kept { protocol: flow.protocol, port, peer, until_boot_ns });
         }
         for session in [Session::New, Session::Unknown].into_iter().chain((0..4).map(Session::Socket)) {
-            let view = Host { session, exempt: None, ..case.view(&flow) };
+            let view = case.view_of(None, session);
             let fate = decide(&view, flow.protocol, flow.port, flow.source).fate();
             assert_eq!(
                 fate.is_none_or(Fate::passes),
@@ -134,7 +136,7 @@ fn host_and_twin_agree_on_sessions() {
 #[test]
 fn lock_and_cut_run_in_the_kernel() {
     let mut kernel = Kernel::load();
-    let case = Case { table: Table { protected: [(TCP, 22)].into(), ..Table::default() }, local: Vec::new(), now: 0 };
+    let case = World { table: Table { protected: [(TCP, 22)].into(), ..Table::default() }, local: Vec::new(), now: 0 };
     kernel.install(&case);
     // struct bpf_sk_lookup in words: socket (2), family, protocol, remote_ip4, remote_ip6 (4), remote_port, local_ip4,
     // local_ip6 (4), local_port, ingress_ifindex (the kernel's test run wants 0), padding.
@@ -156,7 +158,7 @@ fn lock_and_cut_run_in_the_kernel() {
     assert_eq!((kernel.count(Hook::Lock, Fate::NoGrant), kernel.count(Hook::Lock, Fate::OwnTraffic)), (2, 1));
     // A source that keeps its sessions gets no new one.
     let kept = Kept { protocol: TCP, port: 22, peer: Address::v4([192, 0, 2, 7]), until_boot_ns: u64::MAX };
-    let keeping = Case { table: case.table.clone().keeping([(7, kept)], BootNanos(1)), local: Vec::new(), now: 0 };
+    let keeping = World { table: case.table.clone().keeping([(7, kept)], BootNanos(1)), local: Vec::new(), now: 0 };
     kernel.install(&keeping);
     let result = kernel.programs.test_run(Hook::Lock, &[], &context(2, 6, other, 22));
     assert_eq!((result.expect("sk_lookup runs"), kernel.count(Hook::Lock, Fate::OnlyEstablished)), (0, 1));
@@ -169,11 +171,11 @@ fn lock_and_cut_run_in_the_kernel() {
 }
 
 /// A refusal passes from its moment on, and counts for its source and port (docs/decisions/0032).
-fn lock_observes(kernel: &mut Kernel, case: &Case, tcp4: &[u8], udp6: &[u8]) {
+fn lock_observes(kernel: &mut Kernel, case: &World, tcp4: &[u8], udp6: &[u8]) {
     let observing =
         |observe_from| Table { protected: [(TCP, 22), (UDP, 3389)].into(), observe_from, ..case.table.clone() };
     let mut run = |observe_from, context: &[u8]| {
-        kernel.install(&Case { table: observing(observe_from), local: Vec::new(), now: 0 });
+        kernel.install(&World { table: observing(observe_from), local: Vec::new(), now: 0 });
         let passes = kernel.programs.test_run(Hook::Lock, &[], context).expect("sk_lookup runs");
         (passes, kernel.count(Hook::Lock, Fate::Observed))
     };
@@ -215,7 +217,7 @@ fn the_kernel_takes_a_step_for_each_prefix_length() {
             let key = |len| GrantKey::new(address(source), len, TCP, 22);
             let grants = (0..=most).map(|len| (key(len), Entry { expires_boot_ns: ends(len), ..Entry::default() }));
             let table = Table { protected: [(TCP, 22)].into(), grants: grants.collect(), ..Table::default() };
-            kernel.install(&Case { table, local: Vec::new(), now: 0 });
+            kernel.install(&World { table, local: Vec::new(), now: 0 });
             let result = kernel.programs.test_run(Hook::Lock, &[], &context).expect("sk_lookup runs");
             assert_eq!(result, u32::from(live.is_some()), "{source}/{live:?}");
         }
@@ -237,12 +239,12 @@ fn the_verifier_has_room_to_spare() {
 }
 
 /// What each judge said of one packet, once they agree.
-fn judge(kernel: &mut Kernel, case: &Case, frame: &[u8]) -> Result<Verdict, NotSure> {
+fn judge(kernel: &mut Kernel, case: &World, frame: &[u8]) -> Result<Verdict, NotSure> {
     let host = parse_ethernet(frame).map(|f| (f, decide(&case.view(&f), f.protocol, f.port, f.source)));
     let drops =
         host.is_ok_and(|(f, v)| v.fate().is_some_and(|fate| !fate.passes()) && observed_at(&case.view(&f)).is_none());
     let context = || format!("{frame:02x?}\n{case:?}\nhost: {host:?}");
-    let twin = shapes::twin_flow(frame);
+    let twin = twin_flow(frame);
     assert_eq!(
         twin,
         host.ok().map(|(flow, _)| (flow.protocol, flow.port, ip(flow.source), ip(flow.destination))),
@@ -255,130 +257,35 @@ fn judge(kernel: &mut Kernel, case: &Case, frame: &[u8]) -> Result<Verdict, NotS
     host.map(|(_, verdict)| verdict)
 }
 
-/// A table, the host's addresses, and the time.
-#[derive(Debug)]
-struct Case {
-    table: Table,
-    local: Vec<IpAddr>,
-    now: u64,
-}
-
-impl Case {
-    /// Few ports and few addresses, so that packets, grants and addresses meet often. Entries have ended long ago or end far
-    /// away, because the kernel's clock is its own.
-    fn random(random: &mut Random) -> Self {
-        let mut table = Table::default();
-        for port in [22, 23, 3389] {
-            for protocol in [TCP, UDP] {
-                if random.below(3) > 0 {
-                    table.protected.insert((protocol, port));
-                }
+/// A random world. Few ports and few addresses, so that packets, grants and addresses meet often. Entries have ended long
+/// ago or end far away, because the kernel's clock is its own.
+fn world(random: &mut Random) -> World {
+    let mut table = Table::default();
+    for port in [22, 23, 3389] {
+        for protocol in [TCP, UDP] {
+            if random.below(3) > 0 {
+                table.protected.insert((protocol, port));
             }
         }
-        for _ in 0..random.below(40) {
-            let source = random.address();
-            let most = if source.is_ipv4() { 32 } else { 128 };
-            let length = if random.below(4) == 0 { random.below(most + 1) } else { most - random.below(9) };
-            let protocol = if random.below(2) == 0 { TCP } else { UDP };
-            let key = GrantKey::new(address(source), length as u8, protocol, random.port());
-            let mut end = || if random.below(2) == 0 { random.below(1000) } else { u64::MAX - random.below(1000) };
-            let (expires_boot_ns, established_boot_ns) = (end(), end());
-            // One in four has nothing but its own end; of the others some are for established sessions alone.
-            let established_boot_ns = if random.below(4) == 0 { 0 } else { established_boot_ns };
-            table.grants.insert(key, Entry { expires_boot_ns, established_boot_ns, slot: random.below(8) as u32 });
-        }
-        // Half of them enforce; the others observe since long ago, or will in ages.
-        if random.below(2) == 0 {
-            table.observe_from =
-                if random.below(2) == 0 { 1 + random.below(1000) } else { u64::MAX - random.below(1000) };
-        }
-        let local = (0..random.below(12)).map(|_| random.address()).collect();
-        Self { table, local, now: 1_000_000 }
     }
-
-    fn addresses(&self) -> Vec<IpAddr> {
-        self.local.clone()
+    for _ in 0..random.below(40) {
+        let source = random.address();
+        let most = if source.is_ipv4() { 32 } else { 128 };
+        let length = if random.below(4) == 0 { random.below(most + 1) } else { most - random.below(9) };
+        let protocol = if random.below(2) == 0 { TCP } else { UDP };
+        let key = GrantKey::new(address(source), length as u8, protocol, random.port());
+        let mut end = || if random.below(2) == 0 { random.below(1000) } else { u64::MAX - random.below(1000) };
+        let (expires_boot_ns, established_boot_ns) = (end(), end());
+        // One in four has nothing but its own end; of the others some are for established sessions alone.
+        let established_boot_ns = if random.below(4) == 0 { 0 } else { established_boot_ns };
+        table.grants.insert(key, Entry { expires_boot_ns, established_boot_ns, slot: random.below(8) as u32 });
     }
-
-    fn view(&self, flow: &Flow) -> Host<'_> {
-        let exempt = (!self.local.contains(&ip(flow.destination))).then_some(Exemption::NotLocal);
-        let session = Session::Unknown;
-        Host { table: &self.table, lengths: self.table.lengths(), now: self.now, exempt, session }
+    // Half of them enforce; the others observe since long ago, or will in ages.
+    if random.below(2) == 0 {
+        table.observe_from = if random.below(2) == 0 { 1 + random.below(1000) } else { u64::MAX - random.below(1000) };
     }
-
-    /// What the shed does.
-    fn twin_drops(&self, flow: &Flow) -> bool {
-        let observes = (1..=self.now).contains(&self.table.observe_from);
-        !observes && self.local.contains(&ip(flow.destination)) && !self.twin_passes(flow, Session::Unknown)
-    }
-
-    /// A loop over everything.
-    fn twin_passes(&self, flow: &Flow, session: Session) -> bool {
-        let kept = match session {
-            Session::Unknown => true,
-            Session::New => false,
-            Session::Socket(cookie) => self.table.flows.get(&cookie).is_some_and(|kept| {
-                (kept.protocol, kept.port, kept.peer) == (flow.protocol, flow.port, flow.source)
-                    && self.now < kept.until_boot_ns
-            }),
-        };
-        let live = |e: &Entry| self.now < e.expires_boot_ns || kept && self.now < e.established_boot_ns;
-        !self.table.protected.contains(&(flow.protocol, flow.port))
-            || self.table.grants.iter().any(|(key, entry)| covers(key, flow) && live(entry))
-    }
-}
-
-/// Whether the key is for this flow, bit by bit.
-fn covers(key: &GrantKey, flow: &Flow) -> bool {
-    let bit = |bytes: [u8; 16], n: usize| bytes[n / 8] >> (7 - n % 8) & 1;
-    let (ours, theirs) = (key.source().bytes(), flow.source.bytes());
-    key.family == flow.source.family
-        && key.protocol == flow.protocol
-        && u16::from_be_bytes(key.port) == flow.port
-        && (0..usize::from(key.prefix_len)).all(|n| bit(ours, n) == bit(theirs, n))
-}
-
-/// The host's view of a table, which is what the maps are to the kernel.
-struct Host<'a> {
-    table: &'a Table,
-    lengths: Lengths,
-    now: u64,
-    exempt: Option<Exemption>,
-    session: Session,
-}
-
-impl View for Host<'_> {
-    fn is_protected(&self, protocol: u8, port: u16) -> bool {
-        self.table.protected.contains(&(protocol, port))
-    }
-
-    fn exemption(&self) -> Option<Exemption> {
-        self.exempt
-    }
-
-    fn lengths(&self, family: u8, word: u32) -> u64 {
-        if family == V4 { self.lengths.v4 } else { self.lengths.v6[word as usize] }
-    }
-
-    fn grant(&self, key: &GrantKey) -> Option<GrantValue> {
-        self.table.grants.get(key).map(|e| GrantValue::new(key, e.expires_boot_ns, e.established_boot_ns, e.slot))
-    }
-
-    fn session(&self) -> Session {
-        self.session
-    }
-
-    fn flow(&self, cookie: u64) -> Option<FlowValue> {
-        self.table.flows.get(&cookie).map(|flow| FlowValue::new(flow.tag(cookie), flow.until_boot_ns))
-    }
-
-    fn now(&self) -> u64 {
-        self.now
-    }
-
-    fn observe_from(&self) -> u64 {
-        self.table.observe_from
-    }
+    let local = (0..random.below(12)).map(|_| random.address()).collect();
+    World { table, local, now: 1_000_000 }
 }
 
 /// The loaded programs and what their maps hold.
@@ -393,7 +300,7 @@ impl Kernel {
         Self { programs: programs.expect("to load (takes root)"), installed: Table::default() }
     }
 
-    fn install(&mut self, case: &Case) {
+    fn install(&mut self, case: &World) {
         let edits: Vec<Edit> = diff(&self.installed, &case.table);
         self.programs.apply(&edits).expect("a table");
         self.programs.set_local(&case.local).expect("addresses");
@@ -418,7 +325,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, case: &Case, judged: Result<Verdict, NotSure>) {
+    fn add(&mut self, case: &World, judged: Result<Verdict, NotSure>) {
         self.packets += 1;
         let observes = case.table.observe_from != 0 && case.table.observe_from <= case.now;
         *match judged {
@@ -431,18 +338,6 @@ impl Tally {
             Ok(Verdict::NoGrant | Verdict::Expired | Verdict::OnlyEstablished) => &mut self.dropped,
         } += 1;
     }
-}
-
-fn address(ip: IpAddr) -> Address {
-    match ip {
-        IpAddr::V4(ip) => Address::v4(ip.octets()),
-        IpAddr::V6(ip) => Address::v6(ip.octets()),
-    }
-}
-
-fn ip(address: Address) -> IpAddr {
-    let bytes = address.bytes();
-    if address.family == V4 { IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]) } else { IpAddr::from(bytes) }
 }
 
 fn from_environment(name: &str) -> Option<u64> {

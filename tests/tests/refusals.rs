@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use postern_proto::payload_type;
 use postern_proto::v1::{Grant, RequestAccessRequest, Signature, SignedMessage};
 use postern_tests::client::{Client, reason};
+use postern_tests::figure;
 use postern_tests::keys::Key;
 use postern_tests::net::{GRANTED, Net, SERVER};
 use postern_tests::postern::{ADMIN, ALICE, AUDIENCE, Options, Postern, ROLES, port};
@@ -118,6 +119,7 @@ fn what_a_trusted_signer_gets_wrong_is_refused_by_name_and_recorded() {
     let refused = journal(&postern).iter().filter(|record| record["event"] == "refused").count();
     // The two more: the last request, and the one that showed that the reload had come.
     assert_eq!(refused, cases.len() + malformed.len() + 2, "each has one line");
+    figure::print("bad inputs tried", (cases.len() + malformed.len()) as u64);
     let to = SocketAddr::new(SERVER.both()[0], 22);
     assert_ne!(probe::tcp(&net.client, GRANTED.both()[0], to), Outcome::Answered);
     assert_eq!((service.served(), client.status().expect("the status").live_grants), (0, 1));
@@ -172,7 +174,8 @@ fn what_nobody_trusted_signed_is_counted_and_never_fills_the_journal() {
     assert_eq!(status_reason(&client, RequestAccessRequest { message: None }), "ENVELOPE_MALFORMED");
     assert_eq!(ask(&client, good.clone()).map(|g| g.principal), Ok(ALICE.to_owned()), "the honest one still serves");
     assert_eq!(ask(&client, good), Err("PAYLOAD_REPEATED".to_owned()));
-    flood(&postern, &access().seal(&stranger), 100_000);
+    const FLOOD: usize = 100_000;
+    flood(&postern, &access().seal(&stranger), FLOOD);
     let counted: u64 = client
         .status()
         .expect("the status")
@@ -185,6 +188,7 @@ fn what_nobody_trusted_signed_is_counted_and_never_fills_the_journal() {
     let lines = journal(&postern);
     assert!(lines.len() < 20, "{} lines", lines.len());
     assert!(lines.iter().all(|line| line["event"] != "refused"));
+    figure::print("bad inputs tried", (cases.len() + FLOOD) as u64);
 }
 
 fn status_reason(client: &Client, request: RequestAccessRequest) -> String {

@@ -4,6 +4,7 @@
 //! in seconds on a machine where nothing has been downloaded yet.
 
 mod build_ebpf;
+mod fuzz;
 mod install;
 mod kernel;
 mod needs;
@@ -28,6 +29,8 @@ cargo xtask COMMAND
   bench                  the numbers that README.md claims, measured on this machine
   test                   everything: format, tidiness, lints, documents, all tests (what .ci/run runs)
   torture [--short]      crashes, faulty disks and floods, with one table of what held; minutes, or with --short as in `test`
+  fuzz [--seconds N] [TARGET...]
+                         made-up frames, messages, files and kernel answers, ten minutes each unless told otherwise
   tidy [--bless]         the repository's own rules; --bless records changed layouts and wire contracts
   build-ebpf             build the eBPF programs that posternd embeds
   install [--root DIR] [--profile NAME]
@@ -53,6 +56,7 @@ fn dispatch(words: &[&str]) -> sh::Result<()> {
         ["test" | "ci"] => test::run(),
         ["torture"] => torture::run(false),
         ["torture", "--short"] => torture::run(true),
+        ["fuzz", rest @ ..] => fuzz::run(rest),
         ["tidy"] => tidy::run(false),
         ["tidy", "--bless"] => tidy::run(true),
         ["build-ebpf"] => build_ebpf::run(),

@@ -6,7 +6,7 @@
 use crate::runner::{self, Stage};
 use crate::sh::{self, Result};
 use crate::summary::Counts;
-use crate::{build_ebpf, needs, tidy, torture};
+use crate::{build_ebpf, fuzz, needs, tidy, torture};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -37,6 +37,7 @@ pub fn run() -> Result<()> {
         run.tests("unit and property tests", command(Stage::Plain, &[], &[]));
         run.tests("tests on the kernel", command(Stage::Kernel, &["--tests"], &[]));
         run.tests("torture, the short form", torture::command(true));
+        run.fuzz();
         run.enough();
     }
     run.finish()
@@ -71,13 +72,21 @@ impl Run {
                 if !succeeded && counts.failed == 0 {
                     self.broken.push(format!("{name}: cargo test failed before its tests ended"));
                 }
-                if !counts.figures.is_empty() {
-                    println!("\n{}", torture::table(&counts));
-                }
                 self.counts += counts;
             }
             Err(error) => self.broken.push(format!("{name}: {error}")),
         }
+    }
+
+    /// Every fuzz target for a while. Never beside the tests on the kernel, which measure.
+    fn fuzz(&mut self) {
+        let (name, start) = (format!("fuzz, {} s each", fuzz::SHORT_SECONDS), Instant::now());
+        self.announce(&name);
+        match fuzz::all(fuzz::SHORT_SECONDS) {
+            Ok(counts) => self.counts += counts,
+            Err(error) => self.broken.push(format!("{name}: {error}")),
+        }
+        println!("--- {name}: {:.1} s", start.elapsed().as_secs_f32());
     }
 
     fn announce(&self, name: &str) {
@@ -99,6 +108,7 @@ impl Run {
 
     fn finish(self) -> Result<()> {
         println!("\n=== summary ({:.0} s)", self.start.elapsed().as_secs_f32());
+        print!("{}", torture::figures(&self.counts));
         self.counts.failures.iter().for_each(|name| println!("FAILED test {name}"));
         self.counts.skipped.iter().for_each(|reason| println!("skipped: {reason}"));
         self.broken.iter().for_each(|stage| println!("FAILED {stage}"));
@@ -117,8 +127,10 @@ fn requirements() -> Result<()> {
 
 fn format() -> Result<()> {
     sh::run(sh::cargo().args(["fmt", "--all", "--check"]))?;
-    // The eBPF crate is a workspace of its own.
-    sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path", "agent-ebpf/Cargo.toml"]))
+    // Workspaces of their own.
+    ["agent-ebpf/Cargo.toml", "fuzz/Cargo.toml"]
+        .into_iter()
+        .try_for_each(|manifest| sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path", manifest])))
 }
 
 fn lints() -> Result<()> {

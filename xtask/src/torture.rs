@@ -7,7 +7,7 @@
 use crate::runner::Stage;
 use crate::sh::{self, Result};
 use crate::summary::Counts;
-use crate::{build_ebpf, kernel, test};
+use crate::{build_ebpf, fuzz, kernel, test};
 use std::process::Command;
 
 /// How the short form differs: a run of everything has half an hour. Without it the walk has a thousand steps.
@@ -27,7 +27,10 @@ const LONG: [(&str, &str); 4] = [
 /// The Debian after the one whose kernel `test` boots.
 const NEWER: &str = "trixie";
 
-/// Builds, runs the tests and prints the table.
+/// How long the long form tries each fuzz target.
+const LONG_FUZZ_SECONDS: u64 = 600;
+
+/// Builds, runs the tests and the fuzz targets, and prints the table.
 ///
 /// # Errors
 /// Where something does not build, or a test failed.
@@ -41,8 +44,14 @@ pub fn run(short: bool) -> Result<()> {
         counts += more;
         succeeded &= too;
     }
+    let fuzzed = fuzz::all(if short { fuzz::SHORT_SECONDS } else { LONG_FUZZ_SECONDS });
+    let error = fuzzed.map(|fuzzed| counts += fuzzed).err();
     println!("\n{}", table(&counts));
-    if succeeded && counts.failed == 0 { Ok(()) } else { Err(format!("failed: {}", counts.failures.join(", "))) }
+    match error {
+        Some(error) => Err(error),
+        None if succeeded && counts.failed == 0 => Ok(()),
+        None => Err(format!("failed: {}", counts.failures.join(", "))),
+    }
 }
 
 /// The tests.
@@ -66,11 +75,15 @@ fn floods() -> Command {
     test::command(Stage::Kernel, &["--test", "abuse"], &[])
 }
 
-/// What the tests have told, one figure a line.
-pub fn table(counts: &Counts) -> String {
+/// What was tried and what held.
+fn table(counts: &Counts) -> String {
+    format!("=== torture: {} tests passed, {} failed\n{}", counts.passed, counts.failed, figures(counts))
+}
+
+/// One figure a line.
+pub fn figures(counts: &Counts) -> String {
     let wide = counts.figures.keys().map(String::len).max().unwrap_or(0);
-    let lines = counts.figures.iter().map(|(name, value)| format!("  {name:<wide$}  {value:>12}\n"));
-    format!("=== torture: {} tests passed, {} failed\n{}", counts.passed, counts.failed, lines.collect::<String>())
+    counts.figures.iter().map(|(name, value)| format!("  {name:<wide$}  {value:>12}\n")).collect()
 }
 
 #[cfg(test)]

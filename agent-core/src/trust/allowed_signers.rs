@@ -198,7 +198,8 @@ pub(super) fn parse_key(text: &str) -> Result<Fingerprint, String> {
     let blob = STANDARD.decode(words.next().ok_or("the key's base64 part is missing")?);
     let key = PublicKey::parse(&blob.map_err(|_| "the key is not base64")?).map_err(|e| e.to_string())?.identity();
     if key.0.name() != kind {
-        return Err(format!("the key says {kind} but is {}", key.0.name()));
+        // Lists of revoked keys may hold anything.
+        return Err(format!("the key says {} but is {}", kind.escape_debug(), key.0.name()));
     }
     Ok(key.1)
 }

@@ -123,6 +123,14 @@ mod tests {
     }
 
     #[test]
+    fn what_a_list_says_drives_no_terminal() {
+        let key = "AAAAC3NzaC1lZDI1NTE5AAAAIPU1aQ9rUqUTbjZhUGbXrJpLGbYqZ8M+1rPmTf5dMhhO";
+        let error = Revoked::parse(format!("\nssh-\u{1b}[2J {key}\n").as_bytes()).unwrap_err();
+        assert!(error.line == 2 && error.reason.contains("ssh-ed25519"), "{error}");
+        assert!(!error.reason.contains(char::is_control), "{error:?}");
+    }
+
+    #[test]
     fn a_bitmap_counts_from_its_last_bit() {
         let bitmap = (1000, vec![0b1, 0b1000_0010]);
         let set: Vec<_> = (990..1020).filter(|serial| is_set(&bitmap, *serial)).collect();

@@ -1,4 +1,4 @@
-//! Valid input to start from: signatures, trust files, revocation lists. The fuzz targets use it too.
+//! Valid input to start from: signatures, trust files, revocation lists. The fuzz targets and their seeds use it too.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use postern_core::envelope::Role;
@@ -22,25 +22,40 @@ pub fn armor(bytes: &[u8]) -> String {
 
 /// Trust files, and the bytes of SSHSIGs over [`PAYLOAD`] that are valid under them: by a key, and by a certificate.
 pub fn texts() -> Vec<(String, Vec<u8>)> {
-    let (holder, authority) = (ed25519(1), ed25519(2));
-    let blob = |pair: &signature::Ed25519KeyPair| strings(&[b"ssh-ed25519", pair.public_key().as_ref()]);
-    let line = |start: &str, pair| format!("{start} ssh-ed25519 {}\n", STANDARD.encode(blob(pair)));
     vec![
-        (line("alice@example.com", &holder), sshsig(&blob(&holder), &holder)),
-        (
-            line("*@example.com cert-authority", &authority),
-            sshsig(&certificate(&holder, &authority, &blob(&authority)), &holder),
-        ),
+        (line("alice@example.com", 1), sign(1, Role::Request, PAYLOAD)),
+        (line("*@example.com cert-authority", 2), sign_certified(1, 2, Role::Request, PAYLOAD)),
     ]
+}
+
+/// A line of a trust file: who or what, and the key made from `seed`.
+pub fn line(start: &str, seed: u8) -> String {
+    format!("{start} ssh-ed25519 {}\n", STANDARD.encode(blob(&ed25519(seed))))
+}
+
+/// An SSHSIG by the key made from `seed`.
+pub fn sign(seed: u8, role: Role, payload: &[u8]) -> Vec<u8> {
+    let key = ed25519(seed);
+    sshsig(&blob(&key), &key, role, payload)
+}
+
+/// As [`sign`], by a certificate that names alice@example.com, from the authority whose key is made from `by`.
+pub fn sign_certified(seed: u8, by: u8, role: Role, payload: &[u8]) -> Vec<u8> {
+    let (holder, authority) = (ed25519(seed), ed25519(by));
+    sshsig(&certificate(&holder, &authority, &blob(&authority)), &holder, role, payload)
 }
 
 fn ed25519(seed: u8) -> signature::Ed25519KeyPair {
     signature::Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("any 32 bytes are a seed")
 }
 
-fn sshsig(key: &[u8], signer: &signature::Ed25519KeyPair) -> Vec<u8> {
-    let namespace = Role::Request.namespace().as_bytes();
-    let hash = digest::digest(&digest::SHA512, PAYLOAD);
+fn blob(pair: &signature::Ed25519KeyPair) -> Vec<u8> {
+    strings(&[b"ssh-ed25519", pair.public_key().as_ref()])
+}
+
+fn sshsig(key: &[u8], signer: &signature::Ed25519KeyPair, role: Role, payload: &[u8]) -> Vec<u8> {
+    let namespace = role.namespace().as_bytes();
+    let hash = digest::digest(&digest::SHA512, payload);
     let signed = [&b"SSHSIG"[..], &strings(&[namespace, b"", b"sha512", hash.as_ref()])].concat();
     let signature = strings(&[b"ssh-ed25519", signer.sign(&signed).as_ref()]);
     [&b"SSHSIG\0\0\0\x01"[..], &strings(&[key, namespace, b"", b"sha512", &signature])].concat()

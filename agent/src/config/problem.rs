@@ -44,14 +44,14 @@ impl Problem {
         let before: String = self.excerpt.chars().take(self.column.saturating_sub(1)).map(blank).collect();
         let margin = " ".repeat(number.len());
         let marks = "^".repeat(self.length);
-        // Nobody's terminal takes orders from a file.
-        let line: String = self
-            .excerpt
-            .chars()
-            .map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c })
-            .collect();
+        let line = tame(&self.excerpt);
         format!("{number} | {line}\n{margin} | {before}{marks}")
     }
+}
+
+/// Text that can be shown: nobody's terminal takes orders from a file.
+fn tame(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// The problems of one text.
@@ -94,7 +94,8 @@ fn located(text: &str, span: &Range<usize>, field: &str, message: String) -> Pro
     let meant = text.get(start..span.end.min(text.len())).unwrap_or_default();
     let length = meant.lines().next().unwrap_or_default().trim_end().chars().count().max(1);
     let line = before.matches('\n').count() + 1;
-    Problem { line, column, field: field.to_owned(), message, excerpt: excerpt.to_owned(), length }
+    // A key or a text may be quoted in both.
+    Problem { line, column, field: tame(field), message: tame(&message), excerpt: excerpt.to_owned(), length }
 }
 
 /// The one word of `known` that `word` was probably meant to be.
@@ -117,4 +118,24 @@ pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
 /// `; did you mean 'max_duration'?`, or nothing.
 pub(super) fn suggestion<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> String {
     nearest(word, known).map(|other| format!("; did you mean '{other}'?")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    #[test]
+    fn nothing_that_a_file_says_drives_a_terminal() {
+        for text in [
+            "shed = \"\\u001b[2J\\n\"",
+            "\"\\u001b[2J\" = 1",
+            "[[port]]\nnumber = 22\n\"\\r\" = 1",
+            "names = \"\u{9b}2J\"",
+        ] {
+            for problem in Config::parse(text).unwrap_err() {
+                let shown = format!("{problem}\n{}", problem.picture());
+                assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+            }
+        }
+    }
 }

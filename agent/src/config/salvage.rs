@@ -36,7 +36,9 @@ impl Closing {
         Self::from_text(&String::from_utf8_lossy(&read_owned(path).unwrap_or_default()))
     }
 
-    fn from_text(text: &str) -> Self {
+    /// As [`Closing::salvage`], of a text that is there already.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
         let mut protected = numbers(default_ports().iter().map(|r| (r.port.number, r.port.protocol)));
         protected.extend(ports_of(text));
         // Each `[[port]]` by itself too: a bracket or a quote that is open before it would swallow it.

@@ -11,7 +11,7 @@ use netlink_packet_core::{
     NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::AddressMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
@@ -21,16 +21,12 @@ use postern_core::key::TCP;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
+use crate::netlink::{self, Socket, take};
+
 /// The kernel fills at most 32 KiB per read of a dump (`netlink_dump`).
 const READ_BYTES: usize = 64 * 1024;
 /// The kernel answers within the system call; a silence this long means that it never will.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-
-/// A session's socket, as the kernel finds it again.
-pub(super) struct Socket {
-    pub family: u8,
-    pub id: SocketId,
-}
 
 /// What the kernel did with one socket.
 pub(super) enum Fate {
@@ -59,7 +55,7 @@ fn list_in(protocol: u8, port: u16, states: StateFlags) -> io::Result<Vec<Socket
         let request = request(family, protocol, id, states.clone());
         let mut answers = Conversation::begin(NETLINK_SOCK_DIAG, NLM_F_DUMP, request)?;
         while let Some(message) = answers.next_of_dump()? {
-            found.extend(socket_of(message).filter(|socket| socket.id.source_port == port));
+            found.extend(Socket::of(message).filter(|socket| socket.id.source_port == port));
         }
     }
     Ok(found)
@@ -86,12 +82,7 @@ pub(super) fn own_addresses() -> io::Result<Vec<IpAddr>> {
     let mut own = Vec::new();
     while let Some(message) = answers.next_of_dump()? {
         let RouteNetlinkMessage::NewAddress(message) = message else { continue };
-        // IFA_LOCAL is the host's end of a point-to-point link; IPv6 has IFA_ADDRESS alone.
-        own.extend(message.attributes.iter().filter_map(|attribute| match attribute {
-            AddressAttribute::Local(address) => Some(*address),
-            AddressAttribute::Address(address @ IpAddr::V6(_)) => Some(*address),
-            _ => None,
-        }));
+        own.extend(netlink::own_addresses(&message));
     }
     Ok(own)
 }
@@ -146,11 +137,7 @@ impl Conversation {
         if self.buffer.is_empty() && self.socket.recv(&mut self.buffer, 0)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let message = NetlinkMessage::<M>::deserialize(&self.buffer).map_err(io::Error::other)?;
-        // netlink(7): messages are aligned to 4 bytes.
-        let used = (message.header.length as usize).next_multiple_of(4).clamp(1, self.buffer.len());
-        self.buffer.drain(..used);
-        Ok(message.payload)
+        take(&mut self.buffer)
     }
 }
 
@@ -176,17 +163,4 @@ fn established_states_of(protocol: u8) -> StateFlags {
         TCP => states_of(TCP) - StateFlags::SYN_SENT - StateFlags::SYN_RECV,
         _ => StateFlags::ESTABLISHED,
     }
-}
-
-impl Socket {
-    /// What `bpf_get_socket_cookie` and `SO_COOKIE` say of this socket; netlink carries the lower half first.
-    pub fn cookie(&self) -> u64 {
-        let [a, b, c, d, e, f, g, h] = self.id.cookie;
-        u64::from(u32::from_ne_bytes([a, b, c, d])) | u64::from(u32::from_ne_bytes([e, f, g, h])) << 32
-    }
-}
-
-fn socket_of(message: SockDiagMessage) -> Option<Socket> {
-    let SockDiagMessage::InetResponse(response) = message else { return None };
-    Some(Socket { family: response.header.family, id: response.header.socket_id })
 }

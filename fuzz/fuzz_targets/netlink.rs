@@ -1,0 +1,91 @@
+//! What the kernel answers over netlink: any datagram is read to its end or refused, and what is read is what stands there.
+//!
+//! The first byte chooses the protocol, the rest is one datagram. Only the kernel sends these, so this is about kernels that are
+//! newer or stranger than those we know.
+//!
+//! `cargo fuzz run netlink`
+#![no_main]
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use libfuzzer_sys::fuzz_target;
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_sock_diag::SockDiagMessage;
+use postern_agent::config::Shed;
+use postern_agent::links::{LinkState, shed_targets};
+use postern_agent::netlink::{Socket, own_addresses, take};
+
+/// Bytes of `struct nlmsghdr`.
+const HEADER: usize = 16;
+
+fuzz_target!(|input: &[u8]| match input.split_first() {
+    Some((b's', datagram)) => sockets(datagram),
+    Some((b'r', datagram)) => routes(datagram),
+    _ => {}
+});
+
+/// Each message of a datagram with its own bytes, as far as it can be read.
+fn messages<M: netlink_packet_core::NetlinkDeserializable>(datagram: &[u8]) -> Vec<(&[u8], NetlinkPayload<M>)> {
+    let (mut rest, mut found) = (datagram.to_vec(), Vec::new());
+    while !rest.is_empty() {
+        let before = rest.len();
+        let Ok(payload) = take::<M>(&mut rest) else { break };
+        let used = before - rest.len();
+        assert!(used >= HEADER, "{used} bytes are no message");
+        assert!(datagram.ends_with(&rest), "the rest is another one");
+        let start = datagram.len() - before;
+        found.push((&datagram[start..start + used], payload));
+    }
+    found
+}
+
+fn sockets(datagram: &[u8]) {
+    for (bytes, payload) in messages::<SockDiagMessage>(datagram) {
+        let NetlinkPayload::InnerMessage(message) = payload else { continue };
+        let Some(socket) = Socket::of(message) else { continue };
+        let told = (socket.family, socket.id.source_port, socket.id.destination_port);
+        let addresses = (socket.id.source_address, socket.id.destination_address);
+        assert_eq!(Some((told, addresses, socket.cookie())), twin(&bytes[HEADER..]));
+    }
+}
+
+type Told = ((u8, u16, u16), (IpAddr, IpAddr), u64);
+
+/// `struct inet_diag_msg` of linux/inet_diag.h by its offsets: family 0, ports 4 and 6, addresses 8 and 24, cookie 44.
+fn twin(bytes: &[u8]) -> Option<Told> {
+    let family = *bytes.first()?;
+    let port = |at: usize| Some(u16::from(*bytes.get(at)?) * 256 + u16::from(*bytes.get(at + 1)?));
+    let address = |at: usize| match family {
+        2 => <[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok().map(IpAddr::from),
+        10 => <[u8; 16]>::try_from(bytes.get(at..at + 16)?).ok().map(IpAddr::from),
+        _ => None,
+    };
+    let cookie = u64::from_le_bytes(bytes.get(44..52)?.try_into().ok()?);
+    Some(((family, port(4)?, port(6)?), (address(8)?, address(24)?), cookie))
+}
+
+fn routes(datagram: &[u8]) {
+    let (mut links, mut addresses, mut routes) = (Vec::new(), Vec::new(), Vec::new());
+    for (_, payload) in messages::<RouteNetlinkMessage>(datagram) {
+        match payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => links.push(link),
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => addresses.push(address),
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => routes.push(route),
+            _ => {}
+        }
+    }
+    let state = LinkState::of(&links, &addresses, &routes);
+    assert!(state.links.len() <= links.len() && state.links.is_sorted_by_key(|link| link.index));
+    let own: BTreeSet<IpAddr> = addresses.iter().flat_map(own_addresses).collect();
+    assert!(own.iter().eq(&state.addresses), "addresses are lost");
+    let indices: BTreeSet<u32> = links.iter().map(|link| link.header.index).collect();
+    assert!(state.links.iter().all(|link| indices.contains(&link.index)));
+    let ethernet = |index: u32| state.links.iter().any(|link| link.index == index && link.ethernet);
+    let auto = shed_targets(&Shed::Auto, &state);
+    let all = shed_targets(&Shed::List(state.links.iter().map(|link| link.name.clone()).collect()), &state);
+    assert!(all.iter().all(|(index, _)| ethernet(*index)), "a shed on a device without an Ethernet header");
+    assert!(auto.iter().all(|target| all.contains(target)), "a shed that no list could ask for");
+    assert!(shed_targets(&Shed::Off, &state).is_empty());
+}
