@@ -1,7 +1,6 @@
 //! What has been decided so far: the pure fold of the journal.
 //!
-//! Owns [`Ledger`]. It changes only by [`Ledger::apply`], with the records that were made durable, in their order; so folding the
-//! journal again gives the same ledger. It never writes and never reads a clock.
+//! Owns [`Ledger`]. It changes only by [`Ledger::apply`], with the durable records in their order. It never writes or reads a clock.
 
 mod event;
 
@@ -114,7 +113,8 @@ impl Ledger {
             | Event::Layer { .. }
             | Event::Repaired { .. }
             | Event::Clock { .. }
-            | Event::Pruned { .. } => {}
+            | Event::Pruned { .. }
+            | Event::Unrecorded { .. } => {}
         }
     }
 

@@ -46,7 +46,12 @@ pub fn lock(state: &Path) -> Result<StateLock, HostError> {
     DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(failed(state))?;
     let path = state.join("lock");
     let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).clone();
-    let file = options.open(&path).map_err(failed(&path))?;
+    let file = match options.open(&path) {
+        // A lock takes no writing, only a file that is there.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(&path).map_err(|_| error),
+        other => other,
+    };
+    let file = file.map_err(failed(&path))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(StateLock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(HostError::Running(path.display().to_string())),

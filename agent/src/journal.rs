@@ -13,6 +13,8 @@ mod schema;
 mod segments;
 pub mod snapshot;
 mod survey;
+mod unwritten;
+pub mod writer;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -24,6 +26,7 @@ pub use aside::{SetAside, set_aside};
 pub use export::export;
 use head::{Head, HeadFile};
 use postern_core::ledger::{Ledger, Record};
+pub use unwritten::Unwritten;
 
 use crate::config::Journal as Settings;
 
@@ -86,14 +89,20 @@ pub enum JournalError {
 pub struct Journal {
     dir: PathBuf,
     settings: Settings,
-    newest: Newest,
+    /// `None` where it could only be read, or not even that: opened by the next append that finds the disk well.
+    files: Option<Files>,
     head: Head,
-    head_file: HeadFile,
     reader: scan::Scanner,
     /// How many segments were begun since it was opened.
     rotations: u64,
-    /// Set when the disk failed in a way after which its contents are unknown: then nothing is accepted any more.
+    /// Set when the disk failed in a way after which its contents are unknown, until they are known again.
     broken: bool,
+}
+
+/// What is written to.
+struct Files {
+    newest: Newest,
+    head_file: HeadFile,
 }
 
 /// The segment that is written to.
@@ -122,6 +131,8 @@ pub struct Opened {
     pub passed_over: Vec<String>,
     /// The damaged journal that was there before this one, of which no line of this one tells yet.
     pub set_aside: Option<SetAside>,
+    /// Whether the journal could not even be read: what it says is known when it can be.
+    pub unread: bool,
 }
 
 impl Opened {
@@ -129,7 +140,7 @@ impl Opened {
     /// nobody is let in for one.
     #[must_use]
     pub fn forgot_protected(&self) -> bool {
-        self.set_aside.is_some() || (self.pruned && self.ledger.protected().is_empty())
+        self.unread || self.set_aside.is_some() || (self.pruned && self.ledger.protected().is_empty())
     }
 }
 
@@ -165,69 +176,65 @@ impl Journal {
         segments::sync_dir(&dir).map_err(fail(&dir))?;
         // Only now, when what it names is durable. Synced this once, so that a crash never leaves a part of it.
         head_file.write(&folded.head).and_then(|()| head_file.sync()).map_err(fail(&head_path))?;
-        let reader = scan::Scanner {
-            dir: dir.clone(),
-            head: Arc::new(RwLock::new(folded.head.clone())),
-            survey: Arc::default(),
-        };
-        let journal =
-            Self { dir, settings, newest, head: folded.head.clone(), head_file, reader, rotations: 0, broken: false };
+        let files = Some(Files { newest, head_file });
+        let journal = Self::new(dir, settings, files, folded.head.clone());
         let set_aside = if journal.head.seq > 0 { None } else { aside::unrecorded(state).map_err(fail(state))? };
         let (pruned, chain::Folded { ledger, torn, lines, .. }) =
             (firsts.first().is_some_and(|first| *first > 1), folded);
-        Ok(Opened { journal, ledger, torn, lines, pruned, set_aside, passed_over })
+        Ok(Opened { journal, ledger, torn, lines, pruned, set_aside, passed_over, unread: false })
+    }
+
+    fn new(dir: PathBuf, settings: Settings, files: Option<Files>, head: Head) -> Self {
+        let (known, survey) = (Arc::new(RwLock::new(head.clone())), Arc::default());
+        let reader = scan::Scanner { dir: dir.clone(), head: known, survey };
+        Self { dir, settings, files, head, reader, rotations: 0, broken: false }
     }
 
     /// Writes `records`, in one write and one sync. Either all are durable or none is there. Returns their lines as they stand in the
     /// journal, each with its end.
     ///
     /// # Errors
-    /// The disk's. After a failed sync the state of the disk is unknown, so every later call fails too, until a restart has
-    /// read the file again.
-    pub fn append(&mut self, records: &[Record]) -> io::Result<Vec<u8>> {
+    /// [`Unwritten`]. What failed once is tried again with the next call, first of all what has to be put right for it.
+    pub fn append(&mut self, records: &[Record]) -> Result<Vec<u8>, Unwritten> {
+        if self.files.is_none() {
+            self.reopen()?;
+        }
         if self.broken {
-            return Err(io::Error::other("the journal failed before; restart posternd once the disk is well"));
+            self.repair()?;
         }
         let mut head = self.head.clone();
         let (mut bytes, mut start) = (Vec::new(), 0);
         for record in records {
+            if record.seq != head.seq + 1 {
+                return Err(Unwritten::Disk(io::Error::other(format!(
+                    "line {} does not follow {}",
+                    record.seq, head.seq
+                ))));
+            }
             start = bytes.len();
-            schema::write(record, &head.hash, &mut bytes)?;
+            schema::write(record, &head.hash, &mut bytes).map_err(io::Error::from)?;
             head = Head { seq: record.seq, hash: chain::hash(&bytes[start..]) };
             bytes.push(b'\n');
         }
-        if !bytes.is_empty() && self.newest.len >= self.settings.segment_bytes {
+        let Some(Files { newest, .. }) = &self.files else {
+            return Err(Unwritten::Disk(io::ErrorKind::NotConnected.into()));
+        };
+        if !bytes.is_empty() && newest.len >= self.settings.segment_bytes {
             self.rotate()?;
         }
-        let before = self.newest.len;
-        self.write(&bytes)?;
+        let Some(Files { newest, head_file }) = &mut self.files else { return Ok(bytes) };
+        let before = newest.len;
+        newest.write(&bytes, &mut self.broken)?;
         if !bytes.is_empty() {
-            self.newest.last = before + start as u64;
+            newest.last = before + start as u64;
         }
         self.head = head;
         self.reader.head.write().unwrap_or_else(PoisonError::into_inner).clone_from(&self.head);
         // The lines are durable and count, whatever becomes of this: a head that lags is caught up with by the next one.
-        if let Err(error) = self.head_file.write(&self.head) {
+        if let Err(error) = head_file.write(&self.head) {
             tracing::warn!(%error, "{} was not written", head::FILE);
         }
         Ok(bytes)
-    }
-
-    /// Makes `bytes` durable, or leaves the segment as it was.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Newest { file, len, .. } = &mut self.newest;
-        if let Err(error) = file.write_all(bytes) {
-            // A part may be there; without it the file is as before.
-            self.broken = file.set_len(*len).and_then(|()| file.sync_data()).is_err();
-            return Err(error);
-        }
-        if let Err(error) = file.sync_data() {
-            self.broken = true;
-            let _ = file.set_len(*len);
-            return Err(error);
-        }
-        *len += bytes.len() as u64;
-        Ok(())
     }
 
     /// Begins a new segment. An empty one is a journal as good as without it, whatever happens next.
@@ -235,7 +242,9 @@ impl Journal {
         let first = self.head.seq + 1;
         let file = append_to(&segments::path(&self.dir, first))?;
         segments::sync_dir(&self.dir)?;
-        self.newest = Newest { file, first, len: 0, last: 0 };
+        if let Some(files) = &mut self.files {
+            files.newest = Newest { file, first, len: 0, last: 0 };
+        }
         self.rotations += 1;
         Ok(())
     }
@@ -250,7 +259,7 @@ impl Journal {
     /// while the newest segment has no line.
     #[must_use]
     pub fn snapshot(&self, ledger: Ledger) -> Option<snapshot::Snapshot> {
-        let Newest { first: segment, len: end, last: start, .. } = self.newest;
+        let Newest { first: segment, len: end, last: start, .. } = self.files.as_ref()?.newest;
         let Head { seq, hash } = self.head.clone();
         let place = snapshot::Place { seq, hash, segment, start, end };
         (start < end).then(|| snapshot::Snapshot::new(&self.dir, place, ledger))
@@ -267,18 +276,6 @@ impl Journal {
     pub fn reader(&self) -> scan::Scanner {
         self.reader.clone()
     }
-
-    /// One sentence for each damaged journal that still lies in the state directory.
-    #[must_use]
-    pub fn left_aside(&self) -> Vec<String> {
-        aside::reminders(self.dir.parent().unwrap_or(&self.dir))
-    }
-
-    /// The directory.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.dir
-    }
 }
 
 impl Newest {
@@ -290,6 +287,23 @@ impl Newest {
         }
         file.sync_all()?;
         Ok(Self { file, first: folded.segment, len: folded.len, last: folded.last })
+    }
+
+    /// Makes `bytes` durable, or leaves the segment as it was; where that is not certain it is `broken`.
+    fn write(&mut self, bytes: &[u8], broken: &mut bool) -> io::Result<()> {
+        let Self { file, len, .. } = self;
+        if let Err(error) = file.write_all(bytes) {
+            // A part may be there; without it the file is as before.
+            *broken = file.set_len(*len).and_then(|()| file.sync_data()).is_err();
+            return Err(error);
+        }
+        if let Err(error) = file.sync_data() {
+            *broken = true;
+            let _ = file.set_len(*len);
+            return Err(error);
+        }
+        *len += bytes.len() as u64;
+        Ok(())
     }
 }
 

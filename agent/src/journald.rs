@@ -176,7 +176,7 @@ fn structured(entry: &Entry) -> (Priority, String, Vec<(&'static str, String)>) 
 /// Loud is what went around the rules, or took a layer away.
 fn priority(kind: &str) -> Priority {
     match kind {
-        "break-glass" | "unlocked" | "layer" | "set-aside" | "rolled-back" => Priority::Critical,
+        "break-glass" | "unlocked" | "layer" | "set-aside" | "rolled-back" | "unrecorded" => Priority::Critical,
         "repaired" | "clock" | "enabled" | "confirmed" => Priority::Warning,
         "refused" | "unverified" | "policy-loaded" | "pruned" => Priority::Notice,
         _ => Priority::Info,
@@ -221,7 +221,7 @@ mod tests {
     fn what_went_around_the_rules_is_loud_and_every_kind_has_a_priority() {
         for kind in Event::KINDS {
             let wanted = match *kind {
-                "break-glass" | "unlocked" | "layer" | "set-aside" | "rolled-back" => 0..=2,
+                "break-glass" | "unlocked" | "layer" | "set-aside" | "rolled-back" | "unrecorded" => 0..=2,
                 "started" | "stopped" | "requested" | "approved" | "granted" | "activated" | "ended"
                 | "sessions-kept" | "sessions-cut" => 6..=6,
                 _ => 3..=5,

@@ -25,7 +25,8 @@ use crate::clock::{self, Clock};
 use crate::config::{self, Closing, Config};
 use crate::enforcer::{self, Closed, Enforcer, EnforcerError};
 use crate::engine::{self, Engine, Published, Rules, Setup};
-use crate::journal::{self, Journal, Opened, SetAside};
+use crate::host::HostError;
+use crate::journal::{self, Journal, JournalError, Opened, SetAside};
 use crate::privilege::{self, Confinement};
 use crate::sysctl::{self, Reserved};
 use crate::{api, host, journald, links, notify, proof, sessions};
@@ -156,14 +157,30 @@ fn open_journal(
         Ok(opened) => return Ok(opened),
         Err(error) => error,
     };
+    if let JournalError::Io { .. } = error {
+        return Ok(unwritable(config, &error));
+    }
     if let Err(kernel) = close() {
         return Err(Failure::Other(format!("{error}; and {kernel}")));
     }
     tracing::error!(%error, "the journal cannot be used; every port is closed");
-    let set_aside = journal::set_aside(&config.state_dir, error, now).map_err(Failure::other)?;
+    let set_aside = match journal::set_aside(&config.state_dir, error, now) {
+        Err(error @ JournalError::Io { .. }) => return Ok(unwritable(config, &error)),
+        other => other.map_err(Failure::other)?,
+    };
     tracing::error!(path = %set_aside.path, "the damaged journal was set aside; a new one begins");
     let opened = Journal::open(&config.state_dir, config.journal).map_err(Failure::other)?;
     Ok(Opened { set_aside: Some(set_aside), ..opened })
+}
+
+/// What can be known of a journal that the disk does not let anybody write: what is open by it goes on and ends on time, and
+/// nothing else opens until it can be written.
+fn unwritable(config: &Config, error: &JournalError) -> Opened {
+    tracing::error!(%error, "the journal cannot be written; nothing new is granted until it can be");
+    Journal::look(&config.state_dir, config.journal).unwrap_or_else(|error| {
+        tracing::error!(%error, "nor can it be read: nothing is open until it can be");
+        Journal::unread(&config.state_dir, config.journal)
+    })
 }
 
 /// Prints the journal's lines from the disk, from `since` on, once the whole chain is checked. The agent may run or not.
@@ -177,6 +194,20 @@ pub fn export(path: &Path, since: Option<jiff::Timestamp>) -> Result<(), Failure
     Ok(())
 }
 
+/// A host without an identity serves nobody, but its ports are closed; unless Postern is in force already.
+fn without_state(error: &HostError, settings: &enforcer::Settings, empty: &Table) -> Failure {
+    if let HostError::Running(_) = error {
+        return Failure::other(error);
+    }
+    match Enforcer::close(settings, empty) {
+        Ok(_) => Failure::Other(format!(
+            "{error}. The protected ports are closed, and this host cannot let anybody in before its state directory can be \
+             written: make room or mount it writable, and start posternd again"
+        )),
+        Err(kernel) => Failure::Other(format!("{error}; and {kernel}")),
+    }
+}
+
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -184,11 +215,6 @@ pub fn export(path: &Path, since: Option<jiff::Timestamp>) -> Result<(), Failure
 pub fn run(path: &Path) -> Result<(), Failure> {
     let config = Config::load(path).map_err(Failure::config)?;
     let rules = rules(path, &config)?;
-    let _lock = host::lock(&config.state_dir).map_err(Failure::other)?;
-    let clock = Clock::new(config.clock.unsynchronised).map_err(Failure::other)?;
-    let (reserved, cookies) = (Reserved::open(&config.state_dir, clock.boot_id()), sysctl::without_cookies());
-    let identity =
-        host::identity(&config.state_dir, config.names.clone(), &config.ssh_host_keys).map_err(Failure::other)?;
     let settings = enforcer::Settings {
         pin_dir: config.pin_dir.clone(),
         cgroup: config.cgroup.clone(),
@@ -196,15 +222,18 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         flows: sessions::MOST_KEPT,
         slots: config.limits.grants,
     };
+    let clock = Clock::new(config.clock.unsynchronised).map_err(Failure::other)?;
+    let observe_from = mode::observe_from(rules.policy.mode, &Enabling::None, clock.boot_id());
+    let empty = Table { protected: rules.policy.protected().collect(), observe_from, ..Table::default() };
+    let _lock = host::lock(&config.state_dir).map_err(|error| without_state(&error, &settings, &empty))?;
+    let (reserved, cookies) = (Reserved::open(&config.state_dir, clock.boot_id()), sysctl::without_cookies());
+    let identity = host::identity(&config.state_dir, config.names.clone(), &config.ssh_host_keys);
+    let identity = identity.map_err(|error| without_state(&error, &settings, &empty))?;
     if let Some(offset) = clock::boot_clock_offset() {
         return Err(in_a_time_namespace(&rules.policy, &settings, &offset));
     }
-    let opened = open_journal(&config, clock.now().wall, || {
-        // Whatever became of the journal: the ports are closed first.
-        let observe_from = mode::observe_from(rules.policy.mode, &Enabling::None, clock.now().boot_id);
-        let empty = Table { protected: rules.policy.protected().collect(), observe_from, ..Table::default() };
-        Enforcer::start(&settings, &empty).map(drop)
-    })?;
+    // Whatever became of the journal: the ports are closed first.
+    let opened = open_journal(&config, clock.now().wall, || Enforcer::start(&settings, &empty).map(drop))?;
     let mut secret = [0; 32];
     SystemRandom::new().fill(&mut secret).map_err(|_| Failure::Other("the kernel gave no random bytes".into()))?;
     let (lines, exported) = broadcast::channel(engine::WATCH_BACKLOG);

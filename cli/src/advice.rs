@@ -124,7 +124,7 @@ advice! {
     "WAY_IN_UNPROVEN" false "Nobody has come in through a protected port under a signed grant since the host enforces."
         "from your own machine: postern request HOST --port ssh, then a new ssh session, and confirm from there; on a host without such a port: postern confirm --without-proof"
     "JOURNAL_FAILED" true "The host could not write its record, so it did nothing."
-        "tell the host's administrator: the disk that holds its state needs a look"
+        "tell the host's administrator: the disk that holds its state is full, read-only or broken; the host goes on by itself once it works, and root on the host can open a port until then (`postern break-glass`)"
     "KERNEL_FAILED" true "The host's kernel refused the change, so it was taken back."
         "tell the host's administrator: `postern status {host}` and the journal say more"
 }

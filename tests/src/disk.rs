@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::fs::CWD;
 use rustix::mount::{
@@ -14,10 +15,12 @@ use tempfile::TempDir;
 
 use crate::{pins, sys};
 
-/// A tmpfs.
+/// A tmpfs, or an ext4 on a loop device, which the kernel takes away with its mount.
 #[derive(Debug)]
 pub struct SmallDisk {
     place: TempDir,
+    /// Where the ext4's bytes are.
+    image: Option<TempDir>,
 }
 
 impl SmallDisk {
@@ -31,7 +34,41 @@ impl SmallDisk {
         let place = pins::directory();
         let options = std::ffi::CString::new(format!("size={kib}k,mode=0700")).expect("options");
         mount("tmpfs", place.path(), "tmpfs", MountFlags::empty(), &*options).expect("to mount a tmpfs");
-        Self { place }
+        Self { place, image: None }
+    }
+
+    /// An empty ext4 of 8 MiB: a file system with blocks on a device, a log of its own, and pages that are written late.
+    ///
+    /// # Panics
+    /// Where the kernel or mkfs.ext4 refuses.
+    #[must_use]
+    pub fn ext4() -> Self {
+        sys::unshare_mounts().expect("a mount namespace");
+        let (place, image) = (pins::directory(), pins::directory());
+        let file = image.path().join("image");
+        File::create(&file).and_then(|file| file.set_len(8 << 20)).expect("an image");
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&file));
+        run(Command::new("mount").args(["-o", "loop"]).arg(&file).arg(place.path()));
+        Self { place, image: Some(image) }
+    }
+
+    /// Has the ext4 do what it does when its device fails: it turns read-only at once, whoever has files open, and stays so until
+    /// it is mounted anew.
+    ///
+    /// # Panics
+    /// Where the kernel refuses.
+    pub fn abort(&self) {
+        run(Command::new("mount").args(["-o", "remount,abort"]).arg(self.path()));
+    }
+
+    /// Mounts the ext4 anew. Nobody may have a file open.
+    ///
+    /// # Panics
+    /// Where somebody has.
+    pub fn mount_again(&self) {
+        let image = self.image.as_ref().expect("an ext4").path().join("image");
+        run(Command::new("umount").arg(self.path()));
+        run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(self.path()));
     }
 
     /// Its top, for this thread and what it starts.
@@ -82,6 +119,11 @@ impl Drop for SmallDisk {
         // Else the directory below it cannot be removed.
         let _ = unmount(self.place.path(), UnmountFlags::DETACH);
     }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[cfg(test)]

@@ -298,6 +298,12 @@ impl Postern {
         journal::lines(&self.state)
     }
 
+    /// The state directory.
+    #[must_use]
+    pub fn state(&self) -> &std::path::Path {
+        &self.state
+    }
+
     fn wait_until_ready(&mut self) {
         let end = Instant::now() + patience(PATIENCE);
         loop {

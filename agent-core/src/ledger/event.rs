@@ -208,6 +208,15 @@ pub enum Event {
         /// In what way.
         reason: String,
     },
+    /// Until now the journal could not be written. What happened by itself meanwhile is recorded late, behind this.
+    Unrecorded {
+        /// When that began, by the wall clock.
+        since: Timestamp,
+        /// Why.
+        reason: String,
+        /// How many decisions were asked for meanwhile and refused, because they could not be recorded.
+        refused: u64,
+    },
 }
 
 impl Event {
@@ -235,6 +244,7 @@ impl Event {
         "pruned",
         "clock",
         "set-aside",
+        "unrecorded",
     ];
 
     /// Which of [`Event::KINDS`] this is.
@@ -263,6 +273,7 @@ impl Event {
             Self::Pruned { .. } => "pruned",
             Self::Clock { .. } => "clock",
             Self::SetAside { .. } => "set-aside",
+            Self::Unrecorded { .. } => "unrecorded",
         }
     }
 
@@ -290,7 +301,8 @@ impl Event {
             | Self::Repaired { .. }
             | Self::Pruned { .. }
             | Self::Clock { .. }
-            | Self::SetAside { .. } => None,
+            | Self::SetAside { .. }
+            | Self::Unrecorded { .. } => None,
         }
     }
 }

@@ -36,6 +36,13 @@ impl Tally {
         fresh.filter(|(_, n)| *n > 0).collect()
     }
 
+    /// Takes back what was taken and could not be written down.
+    pub(super) fn put_back(&self, counts: &BTreeMap<String, u64>) {
+        for (reason, fresh) in Reason::ALL.iter().zip(&self.fresh) {
+            fresh.fetch_add(counts.get(reason.code()).copied().unwrap_or_default(), Ordering::Relaxed);
+        }
+    }
+
     /// Everything since the start.
     pub(super) fn totals(&self) -> Vec<(&'static str, u64)> {
         let totals = Reason::ALL.iter().zip(&self.total).map(|(r, n)| (r, n.load(Ordering::Relaxed)));
@@ -55,6 +62,8 @@ mod tests {
         assert_eq!(tally.take(), [("KEY_UNKNOWN".to_owned(), 2)].into());
         assert!(tally.take().is_empty());
         assert!(tally.count(Reason::Unsigned));
+        tally.put_back(&[("KEY_UNKNOWN".to_owned(), 2)].into());
+        assert_eq!(tally.take(), [("KEY_UNKNOWN".to_owned(), 2), ("UNSIGNED".to_owned(), 1)].into());
         assert!(tally.totals().contains(&("KEY_UNKNOWN", 2)));
     }
 }

@@ -1,10 +1,10 @@
 //! The one writer.
 //!
 //! Owns ledger, journal and enforcer, on a thread of its own: take a batch of commands → decide → record, with one sync for
-//! all → bring the kernel in step → answer. What it reads for others it reads between two batches. It never verifies
-//! signatures and never waits for the network.
+//! all → bring the kernel in step → answer. What it reads for others is what is durable. It never verifies signatures and never
+//! waits for the network, nor for the disk: a thread beside it does (`flight`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -21,11 +21,13 @@ use super::{Answer, Change, Command, Engine, Published, Rules, Shared, view};
 use crate::config::Shed;
 use crate::enforcer::{Enforcer, ShedStatus};
 use crate::journal::Journal;
+use crate::journal::writer::{Writer, Written};
 use crate::sessions::{self, Scope};
 use crate::terminals::Terminals;
 
 mod clock;
 mod decide;
+mod flight;
 mod guard;
 mod keep;
 mod mode;
@@ -33,6 +35,7 @@ mod people;
 mod read;
 mod setup;
 mod unused;
+mod unwritten;
 mod upkeep;
 mod warn;
 
@@ -48,7 +51,23 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The thread's state.
 pub(super) struct Worker {
     engine: Engine,
-    journal: Journal,
+    /// Away while a batch is being written.
+    journal: Option<Journal>,
+    writer: Writer,
+    flight: Option<flight::Flight>,
+    /// What waits until the disk has taken the batch before.
+    backlog: VecDeque<Command>,
+    /// Records of what has taken effect, the next to be written: root's break-glass on a disk that took none.
+    owed: Vec<Record>,
+    /// Set while decisions cannot be recorded.
+    gap: Option<unwritten::Gap>,
+    /// What the start found, until it is on record.
+    found: Option<setup::Found>,
+    /// What may not be open although no record has ended it yet.
+    barred: BTreeMap<Uuid, EndCause>,
+    /// Somebody asked it to stop.
+    stopping: bool,
+    /// What is on record, and what is owed to it.
     ledger: Ledger,
     enforcer: Enforcer,
     /// What the kernel holds, as far as edits were acknowledged.
@@ -75,15 +94,13 @@ pub(super) struct Worker {
     guard: guard::Guard,
     upkeep: upkeep::Upkeep,
     restores: clock::Restores,
-    /// Set while the kernel is behind the ledger.
+    /// Set while the kernel is behind the ledger, or the record behind the kernel.
     retry_due: Option<BootNanos>,
 }
 
 /// What one batch decided and who waits for it.
 #[derive(Default)]
 struct Batch {
-    /// The ledger as it was before the first record.
-    before: Option<Ledger>,
     records: Vec<Record>,
     waiting: Vec<Waiting>,
     /// What ended in this batch: its sessions end too.
@@ -98,6 +115,7 @@ enum Waiting {
     /// What root asked of the mode: refused, or decided, with the grant that proves the way in.
     Mode(Result<Option<Uuid>, Refusal>, ModeAnswer),
     Reloaded(Rules, usize, oneshot::Sender<Result<usize, Refusal>>),
+    NotReloaded(Refusal, oneshot::Sender<Result<usize, Refusal>>),
     Stopped(oneshot::Sender<()>),
 }
 
@@ -106,25 +124,50 @@ type ModeAnswer = Box<dyn FnOnce(Result<(view::ModeView, Option<Uuid>), Refusal>
 
 impl Worker {
     /// Serves until it is told to stop.
-    fn run(mut self, mut commands: mpsc::Receiver<Command>, runtime: &tokio::runtime::Runtime) {
-        loop {
-            let next = async { tokio::time::timeout(self.wait(), commands.recv()).await };
-            let first = runtime.block_on(next).map_or(Some(None), |command| command.map(Some));
-            let Some(first) = first else { return };
+    fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut written: mpsc::UnboundedReceiver<Written>,
+        runtime: &tokio::runtime::Runtime,
+    ) {
+        while !self.is_done() {
+            let wait = self.wait();
+            let next = runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    Some(written) = written.recv() => Next::Written(Box::new(written)),
+                    command = commands.recv() => command.map_or(Next::Nobody, |command| Next::Command(Box::new(command))),
+                    () = tokio::time::sleep(wait) => Next::Due,
+                }
+            });
+            let first = match next {
+                Next::Nobody => return,
+                Next::Command(first) => Some(*first),
+                Next::Due => None,
+                Next::Written(written) => {
+                    self.arrived(*written);
+                    if self.backlog.is_empty() {
+                        continue;
+                    }
+                    None
+                }
+            };
             let rest = std::iter::from_fn(|| commands.try_recv().ok());
             let batch: Vec<_> = first.into_iter().chain(rest.take(BATCH)).collect();
-            if self.turn(batch) {
-                return;
-            }
+            self.turn(batch);
         }
     }
 
     /// How long nothing is due.
     fn wait(&self) -> Duration {
         let now = self.shared().clock.boot();
-        // While something failed, the next try is all that is due: what is over stays due until it can be recorded.
-        let dues = [self.ledger.next_due(), self.next_look(), self.use_due, self.tally_due];
-        let due = self.retry_due.or(dues.into_iter().flatten().min());
+        let due = if self.flight.is_some() {
+            self.next_meanwhile()
+        } else {
+            // While something failed, the next try is all that is due: what is over stays due until it can be recorded.
+            let dues = [self.ledger.next_due(), self.next_look(), self.use_due, self.tally_due];
+            self.retry_due.or(dues.into_iter().flatten().min())
+        };
         Duration::from_nanos(now.until(due.map_or(self.guard.due(), |due| due.min(self.guard.due()))))
     }
 
@@ -132,36 +175,9 @@ impl Worker {
         &self.engine.0
     }
 
-    /// One batch of commands, and what was due. True when the worker shall stop.
-    fn turn(&mut self, commands: Vec<Command>) -> bool {
-        let now = self.shared().now();
-        let mut batch = Batch::default();
-        let (changing, reading): (Vec<_>, Vec<_>) = commands.into_iter().partition(Command::changes);
-        self.mind_the_clock(&mut batch, &now);
-        self.look(&mut batch, &now);
-        self.roll_back_lapsed(&mut batch, &now);
-        self.keep_sessions(&mut batch, &now);
-        self.expire(&mut batch, &now);
-        self.open(&mut batch, &now);
-        self.close_unused(&mut batch, &now);
-        for command in changing {
-            self.decide(command, &mut batch, &now);
-        }
-        self.sum_up(&mut batch, &now);
-        self.let_go(&mut batch, &now);
-        let stop = batch.waiting.iter().any(|w| matches!(w, Waiting::Stopped(_)));
-        self.commit(batch, &now);
-        self.warn(&now);
-        for command in reading {
-            self.serve(command);
-        }
-        stop
-    }
-
     /// Adds an event to the batch and to the ledger, which goes back if the batch cannot be made durable.
     fn push(&mut self, batch: &mut Batch, message: Option<Seen>, event: Event, now: &Now) {
         let record = Record::next(&self.ledger, message, event, now);
-        batch.before.get_or_insert_with(|| self.ledger.clone());
         self.ledger.apply(&record);
         batch.records.push(record);
     }
@@ -169,8 +185,17 @@ impl Worker {
     /// Housekeeping: the kernel stopped these grants by itself; here their end is recorded. And requests that waited too long.
     fn expire(&mut self, batch: &mut Batch, now: &Now) {
         for (id, cause) in self.ledger.overdue(now) {
-            self.end(batch, id, Ending::by_itself(now.wall, cause), None, now);
+            // It may be recorded late; it ended when it ended.
+            let ended = self.ledger.get(&id).and_then(|held| held.grant()).filter(|_| cause == EndCause::Expired);
+            let at = ended.map_or(now.wall, |grant| now.wall_at(grant.expires_boot));
+            self.end(batch, id, Ending::by_itself(at, cause), None, now);
         }
+    }
+
+    /// Ends what may not be open, and what outlives it.
+    fn end_barred(&mut self, batch: &mut Batch, now: &Now) {
+        let barred: Vec<_> = self.barred.iter().map(|(id, cause)| (*id, *cause)).collect();
+        self.end_each(&barred, batch, now);
     }
 
     /// Scheduled grants open once that is on record.
@@ -204,49 +229,11 @@ impl Worker {
         }
     }
 
-    /// Last words, record, kernel, answers.
-    fn commit(&mut self, batch: Batch, now: &Now) {
-        self.say_last_words(&batch, now);
-        let Batch { before, records, waiting, over } = batch;
-        if let Err(error) = self.record(&records) {
-            tracing::error!(%error, "the journal could not be written");
-            self.ledger = before.unwrap_or_default();
-            self.guard.keep(records);
-            self.degraded.insert("journal", format!("the journal could not be written: {error}"));
-            self.retry_due = Some(now.boot.plus_nanos(nanos(RETRY)));
-            // What the clock ended is over, on record or not.
-            self.end_sessions(&over, now);
-            return refuse_all(waiting, &Refusal::new(Reason::JournalFailed, error));
-        }
-        if !records.is_empty() {
-            self.degraded.remove("journal");
-            self.keep_up(&records, waiting.iter().any(|w| matches!(w, Waiting::Stopped(_))));
-        }
-        self.clock_recorded(&records);
-        let reloaded = waiting
-            .iter()
-            .rev()
-            .find_map(|w| if let Waiting::Reloaded(rules, ..) = w { Some(rules.clone()) } else { None });
-        if let Some(rules) = reloaded {
-            *self.shared().rules.write().unwrap_or_else(std::sync::PoisonError::into_inner) = rules;
-        }
-        self.note_confirmed(&records);
-        self.look_for_use(&records);
-        let outcome = self.bring_in_step(now);
-        self.end_sessions(&over, now);
-        if let Err(refusal) = outcome {
-            self.take_back(&records, now);
-            return refuse_all(waiting, &refusal);
-        }
-        self.announce(&records);
-        self.answer(waiting);
-    }
-
     /// Compiles what the kernel should hold and edits it until it does.
     fn bring_in_step(&mut self, now: &Now) -> Result<(), Refusal> {
         let policy = self.shared().rules().policy;
-        let file = self.ledger.standing().file;
-        let wanted = keep::table(&policy, &self.ledger, &self.restores.void, file, now);
+        let barred: BTreeSet<_> = self.barred.keys().chain(&self.restores.void).copied().collect();
+        let wanted = keep::table(&policy, &self.ledger, &barred, self.file(), now);
         self.retry_due = None;
         for edit in table::diff(&self.installed, &wanted) {
             if let Err(error) = self.enforcer.apply(std::slice::from_ref(&edit)) {
@@ -258,39 +245,6 @@ impl Worker {
             self.installed.apply(&edit);
         }
         self.degraded.remove("kernel");
-        Ok(())
-    }
-
-    /// Undoes the grants of a batch that the kernel did not take.
-    fn take_back(&mut self, records: &[Record], now: &Now) {
-        let mut batch = Batch::default();
-        for record in records {
-            let id = match &record.event {
-                Event::Granted { grant } | Event::BreakGlass { grant } => grant.id,
-                Event::Activated { grant } => *grant,
-                Event::Enabled { .. } => {
-                    self.give_up_trial("", &mut batch, now);
-                    continue;
-                }
-                _ => continue,
-            };
-            self.end(&mut batch, id, Ending::by_itself(now.wall, EndCause::Undone), None, now);
-        }
-        if let Err(error) = self.record(&batch.records) {
-            tracing::error!(%error, "a grant that the kernel refused could not be recorded as undone");
-            self.degraded.insert("journal", format!("the journal could not be written: {error}"));
-        }
-        // A second failure leaves less open than the ledger says; the retry heals it.
-        let _ = self.bring_in_step(now);
-    }
-
-    /// Makes records durable, then tells those who watch the journal, whatever comes of their effects.
-    fn record(&mut self, records: &[Record]) -> std::io::Result<()> {
-        if records.is_empty() {
-            return Ok(());
-        }
-        let written = self.journal.append(records)?;
-        publish(&self.shared().lines, &self.ledger, records, &written);
         Ok(())
     }
 
@@ -317,9 +271,41 @@ impl Worker {
                     answer(decided.map(|grant| (self.mode(&self.shared().now()), grant)));
                 }
                 Waiting::Reloaded(_, ended, answer) => drop(answer.send(Ok(ended))),
+                Waiting::NotReloaded(refusal, answer) => drop(answer.send(Err(refusal))),
                 Waiting::Stopped(answer) => drop(answer.send(())),
             }
         }
+    }
+}
+
+/// What the thread wakes up for.
+enum Next {
+    Command(Box<Command>),
+    Written(Box<Written>),
+    Due,
+    /// Nobody can ask for anything any more.
+    Nobody,
+}
+
+impl Waiting {
+    /// The same one, refused.
+    fn refused(self, refusal: &Refusal) -> Self {
+        match self {
+            Self::Grant(_, answer) | Self::Refused(_, answer) => Self::Refused(refusal.clone(), answer),
+            Self::Recorded(_, answer) => Self::Recorded(refusal.clone(), answer),
+            Self::Mode(decided, answer) => Self::Mode(Err(decided.err().unwrap_or_else(|| refusal.clone())), answer),
+            Self::Reloaded(_, _, answer) | Self::NotReloaded(_, answer) => Self::NotReloaded(refusal.clone(), answer),
+            Self::Stopped(answer) => Self::Stopped(answer),
+        }
+    }
+}
+
+/// The grant that a record opens.
+fn opens(record: &Record) -> Option<Uuid> {
+    match &record.event {
+        Event::Granted { grant } | Event::BreakGlass { grant } => Some(grant.id),
+        Event::Activated { grant } => Some(*grant),
+        _ => None,
     }
 }
 
@@ -340,7 +326,9 @@ fn refuse_all(waiting: Vec<Waiting>, refusal: &Refusal) {
             Waiting::Grant(_, answer) | Waiting::Refused(_, answer) => drop(answer.send(Err(refusal.clone()))),
             Waiting::Recorded(_, answer) => drop(answer.send(refusal.clone())),
             Waiting::Mode(decided, answer) => answer(Err(decided.err().unwrap_or_else(|| refusal.clone()))),
-            Waiting::Reloaded(_, _, answer) => drop(answer.send(Err(refusal.clone()))),
+            Waiting::Reloaded(_, _, answer) | Waiting::NotReloaded(_, answer) => {
+                drop(answer.send(Err(refusal.clone())));
+            }
             Waiting::Stopped(answer) => drop(answer.send(())),
         }
     }

@@ -119,10 +119,27 @@ pub(super) struct Folded {
 /// # Errors
 /// [`JournalError`], at the first fault.
 pub(super) fn fold(dir: &Path, segments: &[u64], origin: Origin, known: Option<&Head>) -> Result<Folded, JournalError> {
+    walk(dir, segments, origin, known, u64::MAX)
+}
+
+/// The same, and no line after the one that `known` names.
+///
+/// # Errors
+/// As [`fold`].
+pub(super) fn fold_to(
+    dir: &Path,
+    segments: &[u64],
+    origin: Origin,
+    known: Option<&Head>,
+) -> Result<Folded, JournalError> {
+    walk(dir, segments, origin, known, known.map_or(u64::MAX, |known| known.seq))
+}
+
+fn walk(dir: &Path, segments: &[u64], origin: Origin, known: Option<&Head>, end: u64) -> Result<Folded, JournalError> {
     let Origin { ledger, head, segment, offset, last, proved } = origin;
     let first = head.clone();
     let folded = Folded { ledger, head: head.clone(), segment, len: offset, last, torn: 0, lines: 0 };
-    let mut fold = Fold { dir, chain: Chain::after(head), folded, known, removed: HashMap::new() };
+    let mut fold = Fold { dir, chain: Chain::after(head), folded, known, end, removed: HashMap::new() };
     let rest: Vec<u64> = segments.iter().copied().filter(|&first| first >= segment).collect();
     for (nth, &segment) in rest.iter().enumerate() {
         fold.segment(segment, if nth == 0 { offset } else { 0 }, nth + 1 == rest.len())?;
@@ -142,6 +159,8 @@ struct Fold<'a> {
     chain: Chain,
     folded: Folded,
     known: Option<&'a Head>,
+    /// The last line to read.
+    end: u64,
     /// The last lines of removed segments, as records of their removal name them.
     removed: HashMap<u64, String>,
 }
@@ -157,6 +176,9 @@ impl Fold<'_> {
 
     /// Reads one segment from `offset` on.
     fn segment(&mut self, segment: u64, offset: u64, newest: bool) -> Result<(), JournalError> {
+        if self.chain.head.seq >= self.end {
+            return Ok(());
+        }
         let next = self.chain.head.seq + 1;
         if offset == 0 && segment != next {
             let reason = format!("is missing: the next segment begins with line {segment}");
@@ -170,7 +192,7 @@ impl Fold<'_> {
         let mut reader = BufReader::with_capacity(1 << 16, File::open(&path).map_err(io)?);
         io::Seek::seek(&mut reader, io::SeekFrom::Start(offset)).map_err(io)?;
         let mut line = Vec::new();
-        loop {
+        while self.chain.head.seq < self.end {
             line.clear();
             let read = reader.read_until(b'\n', &mut line).map_err(io)? as u64;
             if read == 0 {
@@ -182,6 +204,7 @@ impl Fold<'_> {
                 None => return Err(self.damaged(segment, self.chain.head.seq + 1, "is incomplete".into())),
             }
         }
+        Ok(())
     }
 
     fn line(&mut self, text: &[u8], read: u64) -> Result<(), JournalError> {

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek as _, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jiff::Timestamp;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::head::Head;
 use super::survey::{Fault, Survey, Surveyed};
-use super::{schema, segments};
+use super::{aside, schema, segments};
 
 /// The most bytes of lines in one page, so that any gRPC client takes it: 4 MiB is the usual limit, and what a line says is
 /// shown a second time in fields.
@@ -105,6 +105,24 @@ pub struct Page {
 }
 
 impl Scanner {
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Hex SHA-256 of the newest durable line.
+    #[must_use]
+    pub fn head(&self) -> String {
+        self.head.read().unwrap_or_else(PoisonError::into_inner).hash.clone()
+    }
+
+    /// One sentence for each damaged journal that still lies in the state directory.
+    #[must_use]
+    pub fn left_aside(&self) -> Vec<String> {
+        aside::reminders(self.dir.parent().unwrap_or(&self.dir))
+    }
+
     /// Reads the segments that may hold what is asked for, the newest first, and of the others only what was not verified before.
     /// What is appended meanwhile is left for the next time.
     ///
@@ -410,6 +428,11 @@ fn reason(event: &Event) -> String {
         Event::Pruned { through, .. } => format!("the lines up to {through} were removed, as their retention says"),
         Event::Clock { state } => format!("the wall clock: {}", state.sentence()),
         Event::SetAside { path, line, reason } => format!("{path}: line {line} {reason}"),
+        Event::Unrecorded { since, reason, refused } => {
+            format!(
+                "from {since} until then nothing could be written ({reason}): {refused} decisions were refused for that"
+            )
+        }
     }
 }
 

@@ -125,7 +125,9 @@ impl Trial {
         for ((thread, call), count) in counts {
             let call = postern_tests::strace::EFFECTS.into_iter().find(|known| *known == call).expect("a known call");
             for nth in 1..=count {
-                let scope = if thread == "engine" { Scope::Thread("engine") } else { Scope::Process };
+                // What is there from the start, and once; the others' names are shared.
+                let own = ["engine", "journal"].into_iter().find(|own| *own == thread);
+                let scope = own.map_or(Scope::Process, Scope::Thread);
                 let fault = Fault::kill(call, nth);
                 let tracer = self.prepare(|world| world.postern.trace(scope, &[fault]));
                 let crashed = self.act() || self.world.postern.has_crashed(Duration::from_millis(100));

@@ -19,8 +19,9 @@ use crate::engine::ClockView;
 /// What the worker knows of restores.
 #[derive(Default)]
 pub(super) struct Restores {
-    /// How many are on record.
+    /// How many are on record, and with the batch that is being written.
     told: u64,
+    telling: u64,
     /// How many there were when the worker looked last.
     seen: u64,
     /// What was open at one that is not on record yet: the kernel holds it no longer.
@@ -28,10 +29,34 @@ pub(super) struct Restores {
 }
 
 impl Worker {
-    /// Records how the wall clock stands, when that has changed; and ends everything after a restore.
-    pub(super) fn mind_the_clock(&mut self, batch: &mut Batch, now: &Now) {
-        self.restores.seen = self.shared().clock.restores();
+    /// Closes everything after a restore, before any record: nobody knows what was ended or used after the snapshot, and this only
+    /// closes.
+    pub(super) fn mind_the_clock(&mut self, now: &Now) {
+        let seen = self.shared().clock.restores();
+        if seen == self.restores.seen {
+            return;
+        }
+        self.restores.seen = seen;
+        tracing::error!(
+            grants = self.ledger.living().count(),
+            "the machine was restored from a snapshot or copied: every grant ends"
+        );
+        self.void_all(now);
+        // What fails here is tried again with the batch.
+        let _ = self.bring_in_step(now);
+    }
+
+    /// Everything that is known is over.
+    fn void_all(&mut self, now: &Now) {
+        let living = self.ledger.living().map(|held| held.life.id());
+        let kept = self.ledger.keeping().sessions(now).map(|(grant, _)| grant);
+        self.restores.void = living.chain(kept).collect();
+    }
+
+    /// Records how the wall clock stands, when that has changed; and the end of everything after a restore.
+    pub(super) fn tell_the_clock(&mut self, batch: &mut Batch, now: &Now) {
         if self.restores.seen != self.restores.told {
+            self.restores.telling = self.restores.seen;
             self.end_all(batch, now);
         }
         self.record_clock(batch, now);
@@ -45,17 +70,11 @@ impl Worker {
         }
     }
 
-    /// The boot clock went back with everything else, and nobody knows what was ended or used after the snapshot. First the
-    /// kernel closes, then that is recorded, however often it takes: this only closes.
+    /// The boot clock went back with everything else. The kernel is closed already.
     fn end_all(&mut self, batch: &mut Batch, now: &Now) {
+        self.void_all(now);
         let living: Vec<_> = self.ledger.living().map(|held| held.life.id()).collect();
-        let kept = self.ledger.keeping().sessions(now).map(|(grant, _)| grant);
-        let void: BTreeSet<_> = living.iter().copied().chain(kept).collect();
-        let outlived: Vec<_> = void.iter().copied().filter(|id| !living.contains(id)).collect();
-        self.restores.void = void;
-        tracing::error!(grants = living.len(), "the machine was restored from a snapshot or copied: every grant ends");
-        // What fails here is tried again with the batch.
-        let _ = self.bring_in_step(now);
+        let outlived: Vec<_> = self.restores.void.iter().copied().filter(|id| !living.contains(id)).collect();
         self.push(batch, None, Event::Clock { state: ClockState::Restored }, now);
         for id in living {
             self.end(batch, id, Ending::by_itself(now.wall, EndCause::Restored), None, now);
@@ -67,15 +86,19 @@ impl Worker {
     }
 
     /// Notes what is durable now.
-    pub(super) fn clock_recorded(&mut self, records: &[Record]) {
+    pub(super) fn clock_recorded(&mut self, records: &[Record], now: &Now) {
         let shared = self.shared();
         shared.clock.recorded(self.ledger.high());
         let unsure_until = self.ledger.unsure_until(shared.clock.boot_id());
-        shared.unsure_until.store(unsure_until.0, Ordering::SeqCst);
+        shared.unsure_until.fetch_max(unsure_until.0, Ordering::SeqCst);
         let restored = |record: &Record| record.event == Event::Clock { state: ClockState::Restored };
         if records.iter().any(restored) {
-            let seen = self.restores.seen;
-            self.restores = Restores { told: seen, seen, void: BTreeSet::new() };
+            self.restores.told = self.restores.telling;
+            self.restores.void.clear();
+        }
+        if self.restores.told != self.restores.seen {
+            // What was on its way to the disk at a restore does not open either.
+            self.void_all(now);
         }
     }
 

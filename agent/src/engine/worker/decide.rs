@@ -43,6 +43,25 @@ impl Command {
     }
 }
 
+impl Command {
+    /// Answers with `refusal` where anybody waits for an answer.
+    pub(super) fn refuse(self, refusal: &Refusal) {
+        match self {
+            Self::Request { answer, .. }
+            | Self::Approve { answer, .. }
+            | Self::Revoke { answer, .. }
+            | Self::BreakGlass { answer, .. } => drop(answer.send(Err(refusal.clone()))),
+            Self::Refuse { answer, .. } => drop(answer.send(refusal.clone())),
+            Self::Reload { answer, .. } => drop(answer.send(Err(refusal.clone()))),
+            Self::Enable { answer, .. } | Self::RollBack { answer } => drop(answer.send(Err(refusal.clone()))),
+            Self::Confirm { answer, .. } => drop(answer.send(Err(refusal.clone()))),
+            Self::Stop { answer } => drop(answer.send(())),
+            // Whoever waits for these is told that the agent is busy.
+            _ => {}
+        }
+    }
+}
+
 impl Worker {
     pub(super) fn decide(&mut self, command: Command, batch: &mut Batch, now: &Now) {
         match command {
@@ -89,6 +108,36 @@ impl Worker {
                 self.refuse(batch, Refused { signer, action, request: None }, &refusal, None, now);
                 batch.waiting.push(Waiting::Recorded(refusal, answer));
             }
+            Command::Reload { rules, answer } => {
+                let ended = self.reload(&rules, batch, now);
+                self.load_policy(&rules, batch, now);
+                batch.waiting.push(Waiting::Reloaded(rules, ended, answer));
+            }
+            Command::Stop { answer } => {
+                self.write_tally(batch, now);
+                let live: Vec<_> = self.ledger.active().map(|grant| grant.id).collect();
+                let usage =
+                    live.into_iter().filter_map(|id| Some((id, self.usage(self.ledger.get(&id)?, now)))).collect();
+                self.push(batch, None, Event::Stopped { usage }, now);
+                batch.waiting.push(Waiting::Stopped(answer));
+            }
+            Command::Network(_)
+            | Command::Clock
+            | Command::LimitSyns(..)
+            | Command::Degraded { .. }
+            | Command::Counted
+            | Command::Get { .. }
+            | Command::List { .. }
+            | Command::Explain { .. }
+            | Command::Status { .. }
+            | Command::Observed { .. }
+            | Command::Alive { .. } => {}
+        }
+    }
+
+    /// Does what needs no record.
+    pub(super) fn note(&mut self, command: Command, now: &Now) {
+        match command {
             Command::Network(state) => self.network(&state),
             Command::LimitSyns(addresses, rate) => {
                 if let Err(error) = self.enforcer.limit_syns(&addresses, rate) {
@@ -99,28 +148,10 @@ impl Worker {
                 Some(why) => drop(self.degraded.insert(part, why)),
                 None => drop(self.degraded.remove(part)),
             },
-            Command::Reload { rules, answer } => {
-                let ended = self.reload(&rules, batch, now);
-                self.load_policy(&rules, batch, now);
-                batch.waiting.push(Waiting::Reloaded(rules, ended, answer));
-            }
             // The turn has looked already.
             Command::Clock => {}
             Command::Counted => self.tally_due = Some(now.boot.plus_nanos(nanos(TALLY_EVERY))),
-            Command::Stop { answer } => {
-                self.write_tally(batch, now);
-                let live: Vec<_> = self.ledger.active().map(|grant| grant.id).collect();
-                let usage =
-                    live.into_iter().filter_map(|id| Some((id, self.usage(self.ledger.get(&id)?, now)))).collect();
-                self.push(batch, None, Event::Stopped { usage }, now);
-                batch.waiting.push(Waiting::Stopped(answer));
-            }
-            Command::Get { .. }
-            | Command::List { .. }
-            | Command::Explain { .. }
-            | Command::Status { .. }
-            | Command::Observed { .. }
-            | Command::Alive { .. } => {}
+            _ => {}
         }
     }
 
@@ -155,14 +186,19 @@ impl Worker {
     /// Ends what new rules no longer allow, sessions that outlived their grant too, and drops the approvals that count no longer; says how much it ended.
     pub(super) fn reload(&mut self, rules: &Rules, batch: &mut Batch, now: &Now) -> usize {
         let gone = keep::forbidden(rules, &self.ledger, now);
-        for &(id, cause) in &gone {
+        self.end_each(&gone, batch, now);
+        gone.len()
+    }
+
+    /// Ends requests and grants, and the sessions that outlived them.
+    pub(super) fn end_each(&mut self, gone: &[(Uuid, EndCause)], batch: &mut Batch, now: &Now) {
+        for &(id, cause) in gone {
             if self.ledger.get(&id).is_some_and(|held| held.ending.is_none()) {
                 self.end(batch, id, Ending::by_itself(now.wall, cause), None, now);
-            } else {
+            } else if self.ledger.keeping().sessions(now).any(|(grant, _)| grant == id) {
                 self.cut_kept(batch, id, None, String::new(), cause.sentence().to_owned(), now);
             }
         }
-        gone.len()
     }
 
     /// Follows the host's addresses and interfaces.

@@ -1,15 +1,15 @@
 //! Looking after what is in force.
 //!
-//! Owns how soon a loss is noticed, and what is recorded of it. It heals first and records afterwards, because healing
-//! only closes. It never opens anything.
+//! Owns how soon a loss is noticed, and what is recorded of it. It heals first and records afterwards, however long that takes,
+//! because healing only closes. It never opens anything.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use postern_core::ledger::{Event, Record};
+use postern_core::ledger::Event;
 use postern_core::time::{BootNanos, Now};
 
-use super::{Batch, Worker, nanos};
+use super::{Worker, nanos};
 use crate::enforcer::Loss;
 
 /// How often the kernel is asked. It tells of none of these losses by itself, except of removed pins. One look takes some 40
@@ -23,8 +23,8 @@ pub(super) struct Guard {
     due: BootNanos,
     /// What is lost, as far as it was recorded.
     told: BTreeMap<String, &'static str>,
-    /// What could not be recorded yet.
-    waiting: Vec<Event>,
+    /// What is to be recorded, and when it was noticed.
+    waiting: Vec<(Event, Now)>,
 }
 
 impl Guard {
@@ -38,10 +38,16 @@ impl Guard {
         self.due
     }
 
-    /// Keeps what a failed batch would have recorded of layers.
-    pub(super) fn keep(&mut self, records: Vec<Record>) {
-        let layers = records.into_iter().map(|r| r.event).filter(|e| matches!(e, Event::Layer { .. }));
-        self.waiting = layers.take(MOST_WAITING).collect();
+    /// Has an event recorded with the next batch.
+    pub(super) fn keep(&mut self, event: Event, noticed: &Now) {
+        if self.waiting.len() < MOST_WAITING {
+            self.waiting.push((event, *noticed));
+        }
+    }
+
+    /// What is to be recorded.
+    pub(super) fn take(&mut self) -> Vec<(Event, Now)> {
+        std::mem::take(&mut self.waiting)
     }
 
     /// Notes what is lost now, and says what is new about it.
@@ -67,36 +73,37 @@ impl Guard {
 
 impl Worker {
     /// Looks whether everything is in force, and brings it back if not. Each layer is whole by itself, so nothing is open
-    /// meanwhile.
-    pub(super) fn look(&mut self, batch: &mut Batch, now: &Now) {
+    /// meanwhile. What is to be recorded of it waits for the next batch.
+    pub(super) fn look(&mut self, now: &Now) {
         if self.guard.due > now.boot {
             return;
         }
         self.guard.due = now.boot.plus_nanos(nanos(LOOK_EVERY));
-        let mut events = std::mem::take(&mut self.guard.waiting);
         let losses = self.enforcer.losses();
-        events.extend(self.guard.note(&losses));
+        self.note_losses(&losses, now);
         let failed = if losses.is_empty() { None } else { self.enforcer.heal().err() };
         if !losses.is_empty() {
-            events.extend(self.guard.note(&self.enforcer.losses()));
+            let left = self.enforcer.losses();
+            self.note_losses(&left, now);
             self.note_sheds();
         }
         match failed {
             Some(error) => drop(self.degraded.insert("layers", error.to_string())),
             None => drop(self.degraded.remove("layers")),
         }
-        for event in events {
-            self.push(batch, None, event, now);
+    }
+
+    fn note_losses(&mut self, losses: &[Loss], now: &Now) {
+        for event in self.guard.note(losses) {
+            self.guard.keep(event, now);
         }
     }
 
-    /// Records what the start found in the place of what it would have adopted.
-    pub(super) fn record_found(&mut self, batch: &mut Batch, now: &Now) {
+    /// Has recorded what the start found in the place of what it would have adopted.
+    pub(super) fn note_found(&mut self, now: &Now) {
         let found = self.enforcer.take_found();
-        let events: Vec<_> = self.guard.note(&found).into_iter().chain(self.guard.note(&[])).collect();
-        for event in events {
-            self.push(batch, None, event, now);
-        }
+        self.note_losses(&found, now);
+        self.note_losses(&[], now);
     }
 
     fn note_sheds(&mut self) {

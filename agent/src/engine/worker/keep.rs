@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use postern_core::bootstrap::{self, MOST_IN_A_RECORD};
 use postern_core::grant::Grant;
-use postern_core::keep::{self, Kept, Session};
+use postern_core::keep::{self, Session};
 use postern_core::ledger::{Event, Ledger, Seen};
 use postern_core::life::EndCause;
 use postern_core::mode::{self, Mode};
@@ -35,10 +35,8 @@ impl Worker {
         soft.flat_map(looks).filter(|look| self.looked < *look).min()
     }
 
-    /// Has sessions outlive the grants that end soon, as far as the policy lets them; and ends those whose own end has come.
+    /// Has sessions outlive the grants that end soon, as far as the policy lets them.
     pub(super) fn keep_sessions(&mut self, batch: &mut Batch, now: &Now) {
-        let over = self.ledger.forget_over(now);
-        batch.over.extend(over.iter().filter_map(Kept::session).map(|session| Scope::from(&session)));
         let policy = self.shared().rules().policy;
         let due = |look: BootNanos| self.looked < look && look <= now.boot;
         let ending: Vec<_> = self

@@ -38,6 +38,15 @@ impl Worker {
         }
     }
 
+    /// What the file says, as far as the kernel may know: it may close before that is on record, and not open.
+    pub(super) fn file(&self) -> Mode {
+        let untold = self.found.is_some() || self.flight.as_ref().is_some_and(|flight| flight.found.is_some());
+        match self.shared().rules().policy.mode {
+            Mode::Enforce if untold => Mode::Enforce,
+            _ => self.ledger.standing().file,
+        }
+    }
+
     /// Begins a trial: whoever has a session keeps it and the way in for a while, everybody else needs a grant.
     pub(super) fn enable(&mut self, within: Seconds, batch: &mut Batch, now: &Now) -> Result<(), Refusal> {
         let standing = self.ledger.standing();

@@ -123,7 +123,7 @@ impl Worker {
                 .into_iter()
                 .chain(lost)
                 .chain(self.degraded.values().cloned())
-                .chain(self.journal.left_aside())
+                .chain(shared.journal.left_aside())
                 .collect(),
             clock: self.clock_view(),
             layers,
@@ -134,8 +134,8 @@ impl Worker {
             unverified: shared.tally.totals(),
             live_grants: u32::try_from(self.ledger.active().count()).unwrap_or(u32::MAX),
             journal_seq: self.ledger.last_seq(),
-            journal_head: self.journal.head().to_owned(),
-            journal_path: self.journal.path().display().to_string(),
+            journal_head: shared.journal.head(),
+            journal_path: shared.journal.path().display().to_string(),
         }
     }
 

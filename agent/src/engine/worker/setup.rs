@@ -3,7 +3,7 @@
 //! Owns the order of a start: close the kernel with what the journal says is live, then say so in the journal, then serve.
 //! It never opens anything that the journal does not hold.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 use postern_core::bootstrap;
 use postern_core::grant::PortSpec;
-use postern_core::keep::{Kept, Session};
+use postern_core::keep::Session;
 use postern_core::ledger::{Capacity, Event, Ledger, Record};
 use postern_core::message::{Challenger, Identity, MAX_MESSAGE_LIFE};
 use postern_core::mode::{self, Mode};
@@ -28,9 +28,9 @@ use crate::clock::Clock;
 use crate::config::Shed;
 use crate::enforcer::{self, Enforcer, EnforcerError, LayerState};
 use crate::engine::{Engine, Published, QUEUE, Rules, Shared, WATCH_BACKLOG, door, knocks, tally};
-use crate::journal::{Opened, SetAside};
+use crate::journal::writer::{Writer, Written};
+use crate::journal::{Opened, SetAside, Unwritten};
 use crate::privilege::Confinement;
-use crate::sessions::Scope;
 use crate::terminals::Terminals;
 
 /// Threads that check signatures at once. One would do for any honest load (ed25519: 20,000 a second, DESIGN 10); RSA takes longer.
@@ -69,9 +69,6 @@ pub enum StartError {
     /// Lock or cut could not be set up.
     #[error("{0}")]
     Kernel(#[from] EnforcerError),
-    /// The journal cannot be written.
-    #[error("the journal could not be written: {0}")]
-    Journal(std::io::Error),
     /// No thread could be made.
     #[error("the engine's thread could not be started: {0}")]
     Thread(std::io::Error),
@@ -88,22 +85,9 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     clock.resume(opened.ledger.high(), opened.ledger.clock_of(clock.boot_id()));
     let now = clock.now();
     let mut degraded = passed_over(&opened.passed_over);
-    let (observed, observes) = observing(&opened.ledger, rules.policy.mode, &now);
-    let closed = closed_before(&opened, enforcer::is_pinned(&settings.pin_dir) && !observed, &rules.policy);
-    if let Err(error) = keep::forget_closed(&mut opened.ledger, &now) {
-        degraded.insert("sessions", error);
-    }
-    if observes && !observed {
-        open_up(&mut opened, &rules, &now, &lines).map_err(StartError::Journal)?;
-    }
-    match keep::met(&rules.policy, &closed, &opened.ledger, &now) {
-        // A host that only observes locks nobody out.
-        Ok(met) if met.is_empty() || observes => {}
-        Ok(met) => bootstrap(&mut opened, &met, capacity, &now, &lines, &mut degraded),
-        Err(error) => drop(degraded.insert("bootstrap", error)),
-    }
-    let forbidden: BTreeSet<_> = keep::forbidden(&rules, &opened.ledger, &now).into_iter().map(|(id, _)| id).collect();
-    let installed = keep::table(&rules.policy, &opened.ledger, &forbidden, rules.policy.mode, &now);
+    let file = meet(&mut opened, &rules, &settings, capacity, &now, &lines, &mut degraded);
+    let barred: BTreeMap<_, _> = keep::forbidden(&rules, &opened.ledger, &now).into_iter().collect();
+    let installed = keep::table(&rules.policy, &opened.ledger, &barred.keys().copied().collect(), file, &now);
     let mut enforcer = Enforcer::start(&settings, &installed)?;
     let kept = confinement.apply(|| enforcer.layers().iter().all(|layer| layer.state == LayerState::InForce));
     degraded.extend(kept.first().map(|_| ("privileges", kept.join("; "))));
@@ -129,10 +113,19 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     }));
     let upkeep = Upkeep::start(engine.clone(), opened.journal.reader(), opened.lines).map_err(StartError::Thread)?;
     let terminals = terminals(engine.clone()).map_err(StartError::Thread)?;
+    let (done, written) = mpsc::unbounded_channel();
     let mut worker = Worker {
         upkeep,
         engine: engine.clone(),
-        journal: opened.journal,
+        journal: Some(opened.journal),
+        writer: Writer::start(done).map_err(StartError::Thread)?,
+        flight: None,
+        backlog: VecDeque::new(),
+        owed: Vec::new(),
+        gap: None,
+        found: Some(Found { torn: opened.torn, set_aside: opened.set_aside }),
+        barred,
+        stopping: false,
         ledger: opened.ledger,
         enforcer,
         installed,
@@ -154,9 +147,42 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         restores: super::clock::Restores::default(),
         retry_due: None,
     };
-    worker.record_start(opened.torn, opened.set_aside).map_err(StartError::Journal)?;
-    let thread = spawn(worker, received).map_err(StartError::Thread)?;
+    worker.note_found(&now);
+    worker.begin();
+    let thread = spawn(worker, received, written).map_err(StartError::Thread)?;
     Ok((engine, thread, knocks_reader))
+}
+
+/// Has it on record what closing meets, or that nothing is closed. Which mode may hold then.
+fn meet(
+    opened: &mut Opened,
+    rules: &Rules,
+    settings: &enforcer::Settings,
+    capacity: Capacity,
+    now: &Now,
+    lines: &broadcast::Sender<Arc<Published>>,
+    degraded: &mut BTreeMap<&'static str, String>,
+) -> Mode {
+    let (observed, observes) = observing(&opened.ledger, rules.policy.mode, now);
+    let closed = closed_before(opened, enforcer::is_pinned(&settings.pin_dir) && !observed, &rules.policy);
+    if let Err(error) = keep::forget_closed(&mut opened.ledger, now) {
+        degraded.insert("sessions", error);
+    }
+    let mut file = rules.policy.mode;
+    if observes
+        && !observed
+        && let Err(error) = open_up(opened, rules, now, lines)
+    {
+        degraded.insert("mode", format!("every port stays closed until it is on record that they open: {error}"));
+        file = Mode::Enforce;
+    }
+    match keep::met(&rules.policy, &closed, &opened.ledger, now) {
+        // A host that only observes locks nobody out.
+        Ok(met) if met.is_empty() || observes => {}
+        Ok(met) => bootstrap(opened, &met, capacity, now, lines, degraded),
+        Err(error) => drop(degraded.insert("bootstrap", error)),
+    }
+    file
 }
 
 /// What is closed by now: what is still there from an earlier run closed what that run said it would, unless it only observed;
@@ -179,7 +205,7 @@ fn open_up(
     rules: &Rules,
     now: &Now,
     lines: &broadcast::Sender<Arc<Published>>,
-) -> std::io::Result<()> {
+) -> Result<(), Unwritten> {
     tracing::error!("the configuration says mode = \"observe\": every protected port is open");
     let record = Record::next(&opened.ledger, None, policy_loaded(rules), now);
     let written = opened.journal.append(std::slice::from_ref(&record))?;
@@ -230,8 +256,8 @@ fn passed_over(why: &[String]) -> BTreeMap<&'static str, String> {
 /// Until when only messages with a challenge are believed to be new.
 fn unsure_until(opened: &Opened, now: &Now) -> BootNanos {
     match opened.set_aside {
-        None => opened.ledger.unsure_until(now.boot_id),
-        Some(_) => now.boot.plus_nanos(MAX_MESSAGE_LIFE.0 * 1_000_000_000),
+        None if !opened.unread => opened.ledger.unsure_until(now.boot_id),
+        _ => stale(now),
     }
 }
 
@@ -243,10 +269,19 @@ fn terminals(engine: Engine) -> std::io::Result<Terminals> {
     })
 }
 
-fn spawn(worker: Worker, received: mpsc::Receiver<super::Command>) -> std::io::Result<JoinHandle<()>> {
+/// When every message that is fresh now is not any more.
+pub(super) fn stale(now: &Now) -> BootNanos {
+    now.boot.plus_nanos(MAX_MESSAGE_LIFE.0 * 1_000_000_000)
+}
+
+fn spawn(
+    worker: Worker,
+    received: mpsc::Receiver<super::Command>,
+    written: mpsc::UnboundedReceiver<Written>,
+) -> std::io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let work = move || {
-        let run = AssertUnwindSafe(|| worker.run(received, &runtime));
+        let run = AssertUnwindSafe(|| worker.run(received, written, &runtime));
         if catch_unwind(run).is_err() {
             // Without its one writer the agent is of no use: systemd starts it anew, and the kernel keeps the ports closed.
             std::process::abort();
@@ -255,37 +290,39 @@ fn spawn(worker: Worker, received: mpsc::Receiver<super::Command>) -> std::io::R
     thread::Builder::new().name("engine".into()).spawn(work)
 }
 
+/// What a start found and has to tell.
+#[derive(Clone)]
+pub(super) struct Found {
+    /// Bytes of a torn last line that were cut off.
+    pub torn: u64,
+    /// The damaged journal that was there before this one.
+    pub set_aside: Option<SetAside>,
+}
+
 impl Worker {
-    /// Writes down what the start found.
-    fn record_start(&mut self, torn: u64, set_aside: Option<SetAside>) -> std::io::Result<()> {
+    /// Writes down what the start found and what ended before it. A disk that does not take it keeps nobody from starting: it is
+    /// written as soon as it can be, and before anything else.
+    fn begin(&mut self) {
         let now = self.shared().now();
-        let mut batch = Batch::default();
-        if let Some(set_aside) = set_aside {
-            self.push(&mut batch, None, set_aside.event(), &now);
+        let over = self.forget_over(&now);
+        let (before, mut batch) = (self.ledger.clone(), Batch { over, ..Batch::default() });
+        self.tell_late(&mut batch, &now);
+        self.depart_and_wait(before, batch, &now);
+    }
+
+    pub(super) fn tell_start(&mut self, found: &Found, batch: &mut Batch, now: &Now) {
+        if let Some(set_aside) = found.set_aside.clone() {
+            self.push(batch, None, set_aside.event(), now);
         }
-        if torn > 0 {
-            self.push(&mut batch, None, Event::Repaired { bytes: torn }, &now);
+        if found.torn > 0 {
+            self.push(batch, None, Event::Repaired { bytes: found.torn }, now);
         }
-        self.record_clock(&mut batch, &now);
+        self.record_clock(batch, now);
         let rules = self.shared().rules();
         let protected = rules.policy.ports.iter().map(|r| r.port).collect();
-        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let (version, mode) = (env!("CARGO_PKG_VERSION").to_owned(), rules.policy.mode);
+        let rules = rules.digest.to_string();
         let host_id = self.shared().identity.host_id;
-        self.push(
-            &mut batch,
-            None,
-            Event::Started { version, host_id, protected, rules: rules.digest.to_string(), mode: rules.policy.mode },
-            &now,
-        );
-        self.roll_back_lapsed(&mut batch, &now);
-        self.record_found(&mut batch, &now);
-        self.expire(&mut batch, &now);
-        // The files may have changed while nobody was there to be told.
-        self.reload(&rules, &mut batch, &now);
-        batch.over.extend(self.ledger.forget_over(&now).iter().filter_map(Kept::session).map(|s| Scope::from(&s)));
-        self.record(&batch.records)?;
-        self.clock_recorded(&batch.records);
-        self.end_sessions(&batch.over, &now);
-        Ok(())
+        self.push(batch, None, Event::Started { version, host_id, protected, rules, mode }, now);
     }
 }

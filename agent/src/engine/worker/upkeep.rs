@@ -6,7 +6,7 @@
 use std::sync::mpsc;
 use std::thread;
 
-use postern_core::ledger::{Event, Ledger, Record};
+use postern_core::ledger::{Ledger, Record};
 use postern_core::time::Now;
 
 use super::{Batch, Worker};
@@ -45,6 +45,11 @@ impl Upkeep {
         Ok(upkeep)
     }
 
+    /// Has the chain verified, in whatever was not yet.
+    pub(super) fn verify(&self) {
+        self.give(Chore::Verify);
+    }
+
     fn give(&self, chore: Chore) {
         // The thread lives as long as this sender.
         let _ = self.chores.send(chore);
@@ -80,31 +85,26 @@ fn fault(journal: &Scanner) -> Option<String> {
 impl Worker {
     /// Records which of the oldest lines are about to be removed.
     pub(super) fn let_go(&mut self, batch: &mut Batch, now: &Now) {
-        for event in self.journal.outdated(oldest_needed(&self.ledger), now) {
+        let Some(journal) = &self.journal else { return };
+        for event in journal.outdated(oldest_needed(&self.ledger), now) {
             self.push(batch, None, event, now);
         }
     }
 
     /// What a durable batch asks for.
     pub(super) fn keep_up(&mut self, records: &[Record], stopping: bool) {
-        let pruned = records
-            .iter()
-            .filter_map(|r| if let Event::Pruned { through, .. } = r.event { Some(through) } else { None });
-        if let Some(through) = pruned.max()
-            && let Err(error) = self.journal.remove(through)
-        {
-            tracing::warn!(%error, "old segments of the journal could not be removed yet");
-        }
+        let Some(journal) = &self.journal else { return };
         self.upkeep.records += records.len() as u64;
-        let rotated = self.journal.rotations() != self.upkeep.rotations;
+        let rotated = journal.rotations() != self.upkeep.rotations;
         if rotated {
-            self.upkeep.rotations = self.journal.rotations();
+            self.upkeep.rotations = journal.rotations();
             self.upkeep.give(Chore::Verify);
         }
         if !(rotated || stopping || self.upkeep.records >= SNAPSHOT_EVERY) {
             return;
         }
-        let Some(snapshot) = self.journal.snapshot(self.ledger.clone()) else { return };
+        // A snapshot is of what is on record, no more.
+        let Some(snapshot) = journal.snapshot(self.ledger.clone()).filter(|_| self.owed.is_empty()) else { return };
         self.upkeep.records = 0;
         if !stopping {
             self.upkeep.give(Chore::Snapshot(Box::new(snapshot)));

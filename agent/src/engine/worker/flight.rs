@@ -1,0 +1,256 @@
+//! Records on their way to the disk, and what goes on meanwhile.
+//!
+//! Owns the one batch that is being written, the commands that wait behind it, and what comes of it. Nothing takes effect before its
+//! record is durable but what only closes: layers are healed, and the sessions of grants that are over end, however slow the disk is
+//! (docs/decisions/0036). What becomes of a batch that could not be written is in `unwritten`. It never touches the disk.
+
+use std::time::Duration;
+
+use postern_core::grant::Grant;
+use postern_core::keep::Kept;
+use postern_core::ledger::{Event, Ledger, Record};
+use postern_core::refusal::{Reason, Refusal};
+use postern_core::time::{BootNanos, Now};
+
+use super::setup::Found;
+use super::unwritten::{Gap, PEOPLE_WAIT};
+use super::{BATCH, Batch, Waiting, Worker, nanos, publish, refuse_all};
+use crate::engine::{Command, QUEUE};
+use crate::journal::writer::{self, Written};
+use crate::sessions::{self, Scope};
+
+/// A write that takes longer is waited for beside other work: sessions that are over end then without it.
+const BRISK: Duration = Duration::from_millis(250);
+/// A write that takes longer is told of in the status.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// A batch that is being written.
+pub(super) struct Flight {
+    /// What was decided, and who waits; its records are with the writer.
+    pub batch: Batch,
+    /// The ledger before it, and with it.
+    pub before: Ledger,
+    pub after: Ledger,
+    /// So many of its records are of what took effect before.
+    pub owed: usize,
+    /// What it tells of the start, and of a time without a record.
+    pub found: Option<Found>,
+    pub gap: Option<Gap>,
+    pub since: BootNanos,
+    /// Up to then, sessions that are over were ended without it.
+    ended: Option<BootNanos>,
+}
+
+impl Flight {
+    pub(super) fn new(batch: Batch, before: Ledger, after: Ledger, since: BootNanos) -> Self {
+        Self { batch, before, after, owed: 0, found: None, gap: None, since, ended: None }
+    }
+
+    /// For how long it has been on its way.
+    pub(super) fn age(&self, now: BootNanos) -> Duration {
+        Duration::from_nanos(self.since.until(now))
+    }
+}
+
+impl Worker {
+    /// Takes commands in, and does what is due.
+    pub(super) fn turn(&mut self, commands: Vec<Command>) {
+        let now = self.shared().now();
+        self.mind_the_clock(&now);
+        self.look(&now);
+        let over = self.forget_over(&now);
+        self.end_sessions(&over, &now);
+        let (changing, reading): (Vec<_>, Vec<_>) = commands.into_iter().partition(Command::changes);
+        for command in changing {
+            self.take_up(command, &now);
+        }
+        if self.flight.is_some() {
+            self.meanwhile(&now);
+        } else if !self.backlog.is_empty() || self.retry_due.is_none_or(|due| due <= now.boot) {
+            self.decide_all(&now);
+        }
+        self.warn(&now);
+        for command in reading {
+            self.serve(command);
+        }
+    }
+
+    /// Whether it was asked to stop and has nothing more to write, or no disk that would take it.
+    pub(super) fn is_done(&self) -> bool {
+        let waits = self.flight.as_ref().is_some_and(|flight| flight.age(self.shared().clock.boot()) < PEOPLE_WAIT);
+        self.stopping && self.backlog.is_empty() && !waits
+    }
+
+    /// What needs no record is done; the rest waits for its turn.
+    fn take_up(&mut self, command: Command, now: &Now) {
+        self.stopping |= matches!(command, Command::Stop { .. });
+        match command {
+            Command::Network(_)
+            | Command::Clock
+            | Command::LimitSyns(..)
+            | Command::Degraded { .. }
+            | Command::Counted => self.note(command, now),
+            command if self.backlog.len() >= QUEUE => {
+                command.refuse(&Refusal::new(Reason::Overloaded, "try again in a moment"))
+            }
+            command => self.backlog.push_back(command),
+        }
+    }
+
+    /// Forgets the sessions whose own end has come. That needs no record.
+    pub(super) fn forget_over(&mut self, now: &Now) -> Vec<Scope> {
+        let over = self.ledger.forget_over(now);
+        over.iter().filter_map(Kept::session).map(|session| Scope::from(&session)).collect()
+    }
+
+    /// Decides what is due and what waits, and sends the records off.
+    fn decide_all(&mut self, now: &Now) {
+        let (before, mut batch) = (self.ledger.clone(), Batch::default());
+        self.tell_late(&mut batch, now);
+        self.keep_sessions(&mut batch, now);
+        self.open(&mut batch, now);
+        self.close_unused(&mut batch, now);
+        for _ in 0..BATCH {
+            let Some(command) = self.backlog.pop_front() else { break };
+            self.decide(command, &mut batch, now);
+        }
+        self.sum_up(&mut batch, now);
+        self.let_go(&mut batch, now);
+        self.depart(before, batch, now);
+    }
+
+    /// Sends a batch to the disk. Until it is durable the ledger is what it was before.
+    pub(super) fn depart(&mut self, before: Ledger, batch: Batch, now: &Now) {
+        if let Some((journal, records)) = self.prepare(before, batch, now) {
+            self.writer.send(journal, records);
+        }
+    }
+
+    /// The same, and waits for it.
+    pub(super) fn depart_and_wait(&mut self, before: Ledger, batch: Batch, now: &Now) {
+        if let Some((journal, records)) = self.prepare(before, batch, now) {
+            self.arrived(writer::write(journal, records));
+        }
+    }
+
+    fn prepare(
+        &mut self,
+        before: Ledger,
+        mut batch: Batch,
+        now: &Now,
+    ) -> Option<(crate::journal::Journal, Vec<Record>)> {
+        if batch.records.is_empty() {
+            self.settle(batch, &[], now);
+            return None;
+        }
+        self.say_last_words(&batch, now);
+        // It is away with another batch: nobody calls this then.
+        let journal = self.journal.take()?;
+        let records: Vec<_> = self.owed.iter().cloned().chain(std::mem::take(&mut batch.records)).collect();
+        let after = std::mem::replace(&mut self.ledger, before.clone());
+        let flight = Flight::new(batch, before, after, now.boot);
+        let (owed, found, gap) = (self.owed.len(), self.found.take(), self.gap.take());
+        self.flight = Some(Flight { owed, found, gap, ..flight });
+        Some((journal, records))
+    }
+
+    /// Something is due while a batch is on its way.
+    pub(super) fn next_meanwhile(&self) -> Option<BootNanos> {
+        let flight = self.flight.as_ref()?;
+        let ends = self.ledger.active().map(|grant| grant.expires_boot);
+        let first = flight.since.plus_nanos(nanos(BRISK));
+        let due = flight.ended.map_or(Some(first), |ended| ends.filter(|end| *end > ended).min());
+        due.into_iter().chain(self.ledger.keeping().next_end()).min()
+    }
+
+    /// What does not wait for the disk.
+    fn meanwhile(&mut self, now: &Now) {
+        let Some(flight) = &mut self.flight else { return };
+        let age = flight.age(now.boot);
+        if age >= BRISK {
+            let from = flight.ended.replace(now.boot);
+            let over =
+                |grant: &&Grant| grant.expires_boot <= now.boot && from.is_none_or(|from| grant.expires_boot > from);
+            let mut scopes: Vec<_> = self.ledger.active().filter(over).flat_map(sessions::scopes).collect();
+            if from.is_none() {
+                scopes.extend_from_slice(&flight.batch.over);
+            }
+            self.end_sessions(&scopes, now);
+        }
+        if age >= SLOW {
+            let why = format!(
+                "the disk is slow: a record has been on its way to the journal for {} s; what waits for it waits, what is open ends on time",
+                age.as_secs()
+            );
+            self.degraded.insert("slow disk", why);
+        }
+        self.bear_with(age, now);
+    }
+
+    /// A batch is back.
+    pub(super) fn arrived(&mut self, written: Written) {
+        let Some(flight) = self.flight.take() else { return };
+        let Written { journal, mut records, outcome } = written;
+        let now = self.shared().now();
+        self.journal = Some(journal);
+        self.degraded.remove("slow disk");
+        match outcome {
+            Ok(lines) => {
+                self.ledger = flight.after;
+                publish(&self.shared().lines, &self.ledger, &records, &lines);
+                self.owed.drain(..flight.owed);
+                let records = records.split_off(flight.owed);
+                self.degraded.remove("journal");
+                self.barred.retain(|id, _| {
+                    let (open, now) = (self.ledger.get(id).is_some_and(|held| held.ending.is_none()), &now);
+                    open || self.ledger.keeping().sessions(now).any(|(grant, _)| grant == *id)
+                });
+                let stopping = flight.batch.waiting.iter().any(|w| matches!(w, Waiting::Stopped(_)));
+                self.keep_up(&records, stopping);
+                self.settle(flight.batch, &records, &now);
+            }
+            Err(unwritten) => self.failed(flight, records, unwritten, &now),
+        }
+    }
+
+    /// The kernel, then answers: all of the batch is durable.
+    fn settle(&mut self, mut batch: Batch, records: &[Record], now: &Now) {
+        batch.over.extend(self.forget_over(now));
+        self.clock_recorded(records, now);
+        let reloaded = batch
+            .waiting
+            .iter()
+            .rev()
+            .find_map(|w| if let Waiting::Reloaded(rules, ..) = w { Some(rules.clone()) } else { None });
+        if let Some(rules) = reloaded {
+            *self.shared().rules.write().unwrap_or_else(std::sync::PoisonError::into_inner) = rules;
+        }
+        self.note_confirmed(records);
+        self.look_for_use(records);
+        let outcome = self.bring_in_step(now);
+        self.end_sessions(&batch.over, now);
+        if let Err(refusal) = outcome {
+            return self.take_back(records, batch.waiting, &refusal, now);
+        }
+        self.announce(records);
+        self.answer(batch.waiting);
+    }
+
+    /// Undoes the grants of a batch that the kernel did not take: they are in no table from now on, and end on record before anybody is told.
+    fn take_back(&mut self, records: &[Record], waiting: Vec<Waiting>, refusal: &Refusal, now: &Now) {
+        self.barred
+            .extend(records.iter().filter_map(super::opens).map(|id| (id, postern_core::life::EndCause::Undone)));
+        // A second failure leaves less open than the ledger says; the retry heals it.
+        let _ = self.bring_in_step(now);
+        let (before, mut batch) = (self.ledger.clone(), Batch::default());
+        self.end_barred(&mut batch, now);
+        if records.iter().any(|record| matches!(record.event, Event::Enabled { .. })) {
+            self.give_up_trial("", &mut batch, now);
+        }
+        if batch.records.is_empty() {
+            return refuse_all(waiting, refusal);
+        }
+        batch.waiting = waiting.into_iter().map(|one| one.refused(refusal)).collect();
+        self.depart(before, batch, now);
+    }
+}
