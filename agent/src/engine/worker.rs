@@ -57,6 +57,8 @@ pub(super) struct Worker {
     flight: Option<flight::Flight>,
     /// What waits until the disk has taken the batch before.
     backlog: VecDeque<Command>,
+    /// Who reads waits a moment for what is being written.
+    readers: Vec<Command>,
     /// Records of what has taken effect, the next to be written: root's break-glass on a disk that took none.
     owed: Vec<Record>,
     /// Set while decisions cannot be recorded.
@@ -146,6 +148,7 @@ impl Worker {
                 Next::Due => None,
                 Next::Written(written) => {
                     self.arrived(*written);
+                    self.serve_readers();
                     if self.backlog.is_empty() {
                         continue;
                     }

@@ -70,7 +70,16 @@ impl Worker {
             self.decide_all(&now);
         }
         self.warn(&now);
-        for command in reading {
+        self.readers.extend(reading);
+        // Whoever reads sees what was decided just now, where the disk is not slow.
+        if self.flight.as_ref().is_none_or(|flight| flight.age(now.boot) >= BRISK) {
+            self.serve_readers();
+        }
+    }
+
+    /// Tells readers what is durable.
+    pub(super) fn serve_readers(&mut self) {
+        for command in std::mem::take(&mut self.readers) {
             self.serve(command);
         }
     }

@@ -121,6 +121,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         writer: Writer::start(done).map_err(StartError::Thread)?,
         flight: None,
         backlog: VecDeque::new(),
+        readers: Vec::new(),
         owed: Vec::new(),
         gap: None,
         found: Some(Found { torn: opened.torn, set_aside: opened.set_aside }),
