@@ -98,7 +98,6 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         clock,
         challenger: RwLock::new(Challenger::new(&secret)),
         rules: RwLock::new(rules),
-        // The record of it is about to be written, with a moment that is not before this one.
         unsure_until: AtomicU64::new(unsure_until(&opened, &now).0),
         tally: tally::Tally::new(),
         repeats: door::Repeats::default(),
