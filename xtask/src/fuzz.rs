@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 /// How long `cargo xtask fuzz` tries each target, unless told otherwise.
 const SECONDS: u64 = 600;
@@ -77,13 +77,23 @@ pub fn all(seconds: u64) -> Result<Counts> {
     some(seconds, &[])
 }
 
+/// Begins to build every target with what other stages leave of the processors; [`all`] finds them built. What fails here fails
+/// there again, aloud.
+pub fn build_beside() -> JoinHandle<()> {
+    thread::spawn(|| {
+        let command = host().and_then(|triple| Ok(build(&targets()?, &triple)));
+        let _told_later = command.and_then(|command| sh::run(sh::nice(&command).arg("--quiet")));
+    })
+}
+
 fn some(seconds: u64, names: &[&str]) -> Result<Counts> {
     let all = targets()?;
     if let Some(unknown) = names.iter().find(|name| all.iter().all(|known| known != *name)) {
         return Err(format!("there is no fuzz target {unknown:?}, only {}", all.join(", ")));
     }
     let wanted: Vec<String> = all.into_iter().filter(|name| names.is_empty() || names.contains(&&name[..])).collect();
-    let triple = build(&wanted)?;
+    let triple = host()?;
+    sh::run(&mut build(&wanted, &triple))?;
     let outcomes = side_by_side(wanted, |name| fuzz(name, &triple, seconds));
     outcomes.into_iter().map(|(name, outcome)| outcome.map_err(|error| format!("fuzz {name}: {error}"))).try_fold(
         Counts::default(),
@@ -105,10 +115,15 @@ fn targets() -> Result<Vec<String>> {
     Ok(sections.filter_map(|section| section.split('"').next().map(str::to_owned)).collect())
 }
 
-/// Builds them; says for which machine, which is this one.
-fn build(names: &[String]) -> Result<String> {
+/// The machine that they are built for, which is this one.
+fn host() -> Result<String> {
     let version = sh::output(Command::new("rustc").arg("-vV").current_dir(sh::root())).unwrap_or_default();
     let triple = version.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc does not say its host")?;
+    Ok(triple.to_owned())
+}
+
+/// What builds them.
+fn build(names: &[String], triple: &str) -> Command {
     let mut command = sh::cargo();
     // Not --locked: the agent's dependencies change without anybody thinking of the lock file here.
     command.args(["build", "--release", "--manifest-path", "fuzz/Cargo.toml"]);
@@ -116,8 +131,7 @@ fn build(names: &[String]) -> Result<String> {
     command.args(["--target-dir", "fuzz/target", "--target", triple]);
     command.args(names.iter().flat_map(|name| ["--bin", name]));
     command.env_remove("CARGO_ENCODED_RUSTFLAGS").env("RUSTFLAGS", FLAGS.join(" "));
-    sh::run(&mut command)?;
-    Ok(triple.to_owned())
+    command
 }
 
 /// As many at once as there are processors.

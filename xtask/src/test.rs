@@ -35,8 +35,11 @@ pub fn run() -> Result<()> {
         // With the tests, so that nothing has to be compiled with other features for them.
         run.stage("build", || sh::run(sh::cargo().args(["build", "--locked", "--workspace", "--all-targets"])));
         run.tests("unit and property tests", command(Stage::Plain, &[], &[]));
+        // They wait more than they compute.
+        let building = fuzz::build_beside();
         run.tests("tests on the kernel", command(Stage::Kernel, &["--tests"], &[]));
         run.tests("torture, the short form", torture::command(true));
+        let _ended = building.join();
         run.fuzz();
         run.enough();
     }

@@ -11,7 +11,8 @@ pub const MESSAGE_BYTES: usize = 64 * 1024;
 /// Limits of the API. The numbers are chosen so that one person's tools never meet them and a flood stays cheap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once. With `window_bytes` each, all of them together can make the agent hold 64 MiB.
+    /// Connections at once. What all of them send ahead is 64 MiB (`window_bytes` each); with whole messages in all their streams,
+    /// each [`MESSAGE_BYTES`] long and waiting for a verifier, the agent holds 512 MiB at the very most.
     pub connections: usize,
     /// Connections at once of one source: an IPv4 address, an IPv6 /64 (what one customer gets), or one local user.
     pub per_source: usize,
