@@ -11,6 +11,10 @@ use std::process::Command;
 /// The variable that carries [`Stage`] through cargo.
 const VARIABLE: &str = "POSTERN_TEST_STAGE";
 
+/// Where cargo looks for a runner.
+const RUNNERS: [&str; 2] =
+    ["CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER"];
+
 /// The package whose tests load programs into the kernel.
 const KERNEL: &str = "postern-tests";
 
@@ -44,10 +48,7 @@ pub fn choose(command: &mut Command, stage: Stage) {
     let own = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
     // Linux says so of a program that was built again while it runs.
     let runner = format!("{} run-test", own.trim_end_matches(" (deleted)"));
-    command
-        .env(VARIABLE, stage.name())
-        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", &runner)
-        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", &runner);
+    command.env(VARIABLE, stage.name()).envs(RUNNERS.map(|name| (name, &runner)));
 }
 
 /// Becomes the test program, unless it belongs to another stage.
@@ -64,6 +65,10 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<()> {
     let words: &[&str] = if sh::is_root() { &[] } else { &["sudo", "--preserve-env"] };
     let mut words = words.iter().copied().chain([program]).chain(arguments.iter().copied());
     let mut command = Command::new(words.next().unwrap_or(program));
+    // A test that calls cargo itself, to install what was built, means to run it.
+    for name in RUNNERS.into_iter().chain([VARIABLE]) {
+        command.env_remove(name);
+    }
     Err(format!("{program}: {}", command.args(words).args(threads).exec()))
 }
 
