@@ -1,6 +1,5 @@
 //! Whether the host enforces, as the journal adds it up.
 
-#[allow(dead_code, reason = "each test binary uses a part of it")]
 mod support;
 
 use postern_core::grant::Grant;

@@ -6,8 +6,7 @@
 //! `cargo fuzz run packet`
 #![no_main]
 
-// The target needs only some of it.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the target needs only some of it")]
 #[path = "../../tests/tests/shapes/twin.rs"]
 mod twin;
 

@@ -2,6 +2,8 @@
 //!
 //! Owns no test.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use jiff::Timestamp;
 use postern_core::envelope::Signer;
 use postern_core::ledger::Capacity;
