@@ -31,10 +31,11 @@ pub use audit::Audit;
 pub use clock::Clock;
 pub use journal::Journal;
 pub use limits::Limits;
-pub use owned::read_owned;
+pub use owned::{check_and_read, read_owned};
 pub use problem::Problem;
 pub use salvage::Closing;
 
+use crate::keeper::{self, Keeper};
 use limits::Cap;
 use problem::Report;
 use value::{Section, Value};
@@ -95,6 +96,8 @@ pub struct Config {
     pub trust_file: PathBuf,
     /// Keys that are trusted no longer.
     pub revoked_keys: Option<PathBuf>,
+    /// Who posternd is once it has read its files; it stays root where this is `root`.
+    pub user: String,
     /// The directory with OpenSSH's host keys: one of them proves to clients who this host is.
     pub ssh_host_keys: PathBuf,
     /// Where links are pinned; below a bpffs.
@@ -120,6 +123,9 @@ pub struct Config {
 /// Where links are pinned when the file says nothing else.
 const PIN_DIR: &str = "/sys/fs/bpf/postern";
 
+/// Who posternd is when the file says nothing else; the package makes this user.
+const USER: &str = "postern";
+
 /// `shed = "off"` or `shed = { interfaces = … }`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Shed {
@@ -138,8 +144,16 @@ impl Config {
     /// # Errors
     /// When it cannot be read, could have been written by others than root, or does not hold a valid configuration.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_through(None, path)
+    }
+
+    /// As [`Self::load`], by way of a keeper where this process may not open the file itself.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_through(keeper: Option<&Keeper>, path: &Path) -> Result<Self, ConfigError> {
         let fail = |why: Why| ConfigError { path: path.to_owned(), why };
-        let bytes = read_owned(path).map_err(|reason| fail(Why::File(reason)))?;
+        let bytes = check_and_read(keeper::open(keeper, path)).map_err(|reason| fail(Why::File(reason)))?;
         let text = String::from_utf8(bytes).map_err(|error| fail(Why::File(not_text(&error))))?;
         Self::parse(&text).map_err(|problems| fail(Why::Text(problems)))
     }
@@ -177,6 +191,7 @@ impl Config {
             state_dir: or("state_dir", "/var/lib/postern"),
             trust_file: or("trust_file", "/etc/postern/allowed_signers"),
             revoked_keys: path("revoked_keys"),
+            user: top.get("user").and_then(|value| value.text()).unwrap_or(USER).to_owned(),
             ssh_host_keys: or("ssh_host_keys", "/etc/ssh"),
             pin_dir: or("pin_dir", PIN_DIR),
             cgroup: path("cgroup"),

@@ -47,8 +47,10 @@ pub fn lock(state: &Path) -> Result<StateLock, HostError> {
     let path = state.join("lock");
     let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).clone();
     let file = match options.open(&path) {
-        // A lock takes no writing, only a file that is there.
-        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(&path).map_err(|_| error),
+        // A lock takes no writing, only a file that is there. One of posternd's user's, root may only read in the unit.
+        Err(error) if [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied].contains(&error.kind()) => {
+            File::open(&path).map_err(|_| error)
+        }
         other => other,
     };
     let file = file.map_err(failed(&path))?;

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod host;
 pub mod journal;
 pub mod journald;
+pub mod keeper;
 pub mod links;
 pub mod netlink;
 pub mod notify;

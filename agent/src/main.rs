@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use postern_agent::keeper;
 use postern_agent::offline::{self, Question};
 use postern_agent::run::{self, Failure};
 
@@ -52,6 +53,9 @@ enum Command {
     /// The audit journal, from the disk: the agent may run or not.
     #[command(subcommand)]
     Audit(Audit),
+    /// The part of `run` that stays root; `run` starts it.
+    #[command(hide = true)]
+    Keeper,
 }
 
 #[derive(Subcommand)]
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         },
         Command::Early(ConfigFile { config }) => run::early(&config),
         Command::Unlock(ConfigFile { config }) => run::unlock(&config),
+        Command::Keeper => keeper::serve().map_err(|error| Failure::Usage(format!("`posternd run` starts this by itself: {error}"))),
         Command::Audit(Audit::Export { file, since }) => run::export(&file.config, since),
     };
     match outcome {

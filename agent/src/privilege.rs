@@ -1,6 +1,6 @@
 //! What posternd gives up once lock and cut are in force (docs/decisions/0031-privileges.md).
 //!
-//! Owns capabilities, Landlock and seccomp of this process. Each step is independent of the others, and what the kernel
+//! Owns the user, capabilities, Landlock and seccomp of this process. Each step is independent of the others, and what the kernel
 //! does not have is reported, never fatal: a way in that does not start is a lock-out.
 
 use std::collections::BTreeMap;
@@ -18,8 +18,12 @@ use seccompiler::{
 };
 
 use crate::config::Config;
+use crate::keeper::{Duty, Keeper};
 
 mod calls;
+mod user;
+
+pub use user::User;
 
 /// The newest Landlock that this was written for. Older kernels enforce as much of it as they know.
 const LANDLOCK: ABI = ABI::V6;
@@ -30,28 +34,52 @@ pub struct Confinement {
     reads: Vec<PathBuf>,
     writes: Vec<PathBuf>,
     /// Names may come and go below, but no file's contents.
-    pins: PathBuf,
-    /// A listener's port below 1024 takes a capability.
-    low_port: bool,
+    pins: Option<PathBuf>,
+    /// Capabilities that stay.
+    kept: CapSet,
+    /// What was not given up before, in words.
+    besides: Option<String>,
 }
 
 impl Confinement {
     /// As the configuration at `path` needs it.
     #[must_use]
     pub fn of(path: &Path, config: &Config) -> Self {
-        let folder =
-            |file: &Path| file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
         // Folders, since files are replaced by renaming others over them.
         let files = [Some(path), Some(&config.trust_file), config.revoked_keys.as_deref()];
         let reads = files.into_iter().flatten().map(folder).chain([config.ssh_host_keys.clone()]);
+        // A listener's port below 1024 takes a capability.
+        let low_port = config.api.tcp.iter().any(|address| (1..1024).contains(&address.port()));
         // What the kernel tells; the people's terminals, whom a warning may go to; time zones.
         let system = ["/proc", "/sys", "/run/systemd", "/run/utmp", "/etc/localtime", "/usr/share/zoneinfo"];
         Self {
             reads: reads.chain(system.map(PathBuf::from)).collect(),
             writes: vec![config.state_dir.clone(), folder(&config.api.unix)],
-            pins: above_the_mount(&config.pin_dir),
-            low_port: config.api.tcp.iter().any(|address| (1..1024).contains(&address.port())),
+            pins: Some(above_the_mount(&config.pin_dir)),
+            kept: [Cap::NET_ADMIN].into_iter().chain(low_port.then_some(Cap::NET_BIND_SERVICE)).collect(),
+            besides: None,
         }
+    }
+
+    /// What a keeper needs: names of pins, one socket, and a reload's files. No capability.
+    #[must_use]
+    pub fn of_keeper(duty: &Duty) -> Self {
+        Self {
+            reads: duty.files.iter().map(|file| folder(file)).chain([PathBuf::from("/proc")]).collect(),
+            writes: vec![folder(&duty.socket)],
+            pins: Some(above_the_mount(&duty.pin_dir)),
+            ..Self::default()
+        }
+    }
+
+    /// Of a process that has a keeper, or that says why it has none although it should.
+    #[must_use]
+    pub fn with_keeper(mut self, config: &Config, keeper: Result<&Option<Keeper>, &String>) -> Self {
+        if matches!(keeper, Ok(Some(_))) {
+            self.pins = None;
+            self.writes = vec![config.state_dir.clone()];
+        }
+        Self { besides: keeper.err().cloned(), ..self }
     }
 
     /// Gives up, for the calling thread and those that it starts, what is not needed any more. `works` says whether the
@@ -69,14 +97,12 @@ impl Confinement {
             Ok(_) => None,
             Err(error) => Some(format!("Landlock was not set up: {error}")),
         };
-        [capabilities, gains, files].into_iter().flatten().collect()
+        [self.besides.clone(), capabilities, gains, files].into_iter().flatten().collect()
     }
 
     fn drop_capabilities(&self, works: impl Fn() -> bool) -> capctl::Result<()> {
-        let mut kept: CapSet = [Cap::NET_ADMIN, Cap::BPF].into_iter().collect();
-        if self.low_port {
-            kept.add(Cap::NET_BIND_SERVICE);
-        }
+        let mut kept = self.kept;
+        kept.add(Cap::BPF);
         let mut state = CapState::get_current()?;
         kept &= state.permitted;
         // Linux 5.19 and later do not ask for CAP_BPF where a program or map is held already. (CAP_SYS_ADMIN would do for it.)
@@ -107,8 +133,9 @@ impl Confinement {
             .create()?;
         let reads = self.reads.iter().map(|path| (path, read));
         let writes = self.writes.iter().map(|path| (path, write));
+        let pins = self.pins.iter().map(|path| (path, names));
         let terminals = (Path::new("/dev/pts").to_owned(), read | AccessFs::WriteFile);
-        for (path, access) in reads.chain(writes).chain([(&self.pins, names), (&terminals.0, terminals.1)]) {
+        for (path, access) in reads.chain(writes).chain(pins).chain([(&terminals.0, terminals.1)]) {
             rules = allow(rules, path, access)?;
         }
         Ok(rules.restrict_self()?.ruleset)
@@ -124,6 +151,10 @@ fn allow(
     let Ok(fd) = PathFd::new(path) else { return Ok(rules) };
     let access = if path.is_dir() { access } else { access & AccessFs::from_file(LANDLOCK) };
     rules.add_rule(PathBeneath::new(fd, access))
+}
+
+fn folder(file: &Path) -> PathBuf {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }
 
 /// The directory that holds the mount point of the file system that `path` lies on: a rule for it is a rule for whatever

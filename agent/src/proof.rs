@@ -1,12 +1,12 @@
 //! How this host proves to clients who it is: a signature by its own SSH host key over its names and its TLS key.
 //!
-//! Owns reading those private keys and the one signature made with each at start. It keeps no key: nothing that a peer
+//! Owns reading those private keys and the one signature made with each at start. It keeps no key beyond that: nothing that a peer
 //! sends is ever signed (docs/decisions/0013).
 
 mod certificate;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey};
@@ -53,20 +53,30 @@ struct Payload<'a> {
     tls_fingerprint: &'a str,
 }
 
-/// Signs once with each host key in `dir`. None where there is no key that can sign; the reason is logged, and clients then
-/// pin the TLS key as they would without SSH.
-#[must_use]
-pub fn of_host(dir: &Path, who: &WhoAmI, tls_fingerprint: &str) -> Option<Proof> {
-    let WhoAmI { host_id, names, .. } = who;
-    let payload = Payload { host_id: host_id.to_string(), names, tls_fingerprint };
-    let payload = serde_json::to_string(&payload).ok()?;
-    let signed: Vec<_> = FILES.iter().filter_map(|file| signed(&dir.join(file), &payload)).collect();
-    (!signed.is_empty()).then_some(Proof { payload, signed })
+/// The host keys that can sign. They are read while posternd is root, and forgotten once they have signed.
+pub struct HostKeys(Vec<(PathBuf, PrivateKey)>);
+
+impl HostKeys {
+    /// Those in `dir`. Why one of them is not among them is logged.
+    #[must_use]
+    pub fn read(dir: &Path) -> Self {
+        let paths = FILES.iter().map(|file| dir.join(file));
+        Self(paths.filter_map(|path| host_key(&path).map(|key| (path, key))).collect())
+    }
+
+    /// Signs once with each. None where there is no key that can sign: clients then pin the TLS key as they would without SSH.
+    #[must_use]
+    pub fn prove(self, who: &WhoAmI, tls_fingerprint: &str) -> Option<Proof> {
+        let WhoAmI { host_id, names, .. } = who;
+        let payload = Payload { host_id: host_id.to_string(), names, tls_fingerprint };
+        let payload = serde_json::to_string(&payload).ok()?;
+        let signed: Vec<_> = self.0.iter().filter_map(|(path, key)| signed(path, key, &payload)).collect();
+        (!signed.is_empty()).then_some(Proof { payload, signed })
+    }
 }
 
-fn signed(path: &Path, payload: &str) -> Option<Signed> {
-    let key = host_key(path)?;
-    let signature = match sign(&key, payload) {
+fn signed(path: &Path, key: &PrivateKey, payload: &str) -> Option<Signed> {
+    let signature = match sign(key, payload) {
         Ok(signature) => signature,
         Err(error) => {
             tracing::warn!(file = %path.display(), %error, "this SSH host key does not sign");
@@ -146,7 +156,7 @@ mod tests {
     fn each_key_that_can_sign_signs_what_ssh_keygen_verifies() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
-        let prove = || of_host(dir, &who(), "SHA256:tls");
+        let prove = || HostKeys::read(dir).prove(&who(), "SHA256:tls");
         assert!(prove().is_none(), "no key, no proof");
         for bits in ["521", "384", "256"] {
             let _ = fs::remove_file(dir.join(FILES[1]));

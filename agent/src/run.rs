@@ -27,9 +27,11 @@ use crate::enforcer::{self, Closed, Enforcer, EnforcerError};
 use crate::engine::{self, Engine, Published, Rules, Setup};
 use crate::host::HostError;
 use crate::journal::{self, Journal, JournalError, Opened, SetAside};
+use crate::keeper::Keeper;
 use crate::privilege::{self, Confinement};
 use crate::sysctl::{self, Reserved};
-use crate::{api, host, journald, links, notify, proof, sessions};
+use crate::proof::HostKeys;
+use crate::{api, host, journald, keeper, links, notify, sessions};
 
 /// Threads for work that would hold others up. Four of them work at once (signatures, audits); one that has just finished is not
 /// always free already when the next is wanted.
@@ -59,10 +61,10 @@ impl Failure {
     }
 }
 
-/// Reads what a reload reads: the policy and whose signatures count.
-pub(crate) fn rules(path: &Path, config: &Config) -> Result<Rules, Failure> {
+/// Reads what a reload reads: the policy and whose signatures count. By way of a keeper, where that has to open the files.
+pub(crate) fn rules(path: &Path, config: &Config, keeper: Option<&Keeper>) -> Result<Rules, Failure> {
     let read = |path: &Path| {
-        config::read_owned(path).map_err(|reason| Failure::Config(format!("{}: {reason}", path.display())))
+        config::check_and_read(keeper::open(keeper, path)).map_err(|reason| Failure::Config(format!("{}: {reason}", path.display())))
     };
     let signers = String::from_utf8(read(&config.trust_file)?)
         .map_err(|_| Failure::Config(format!("{}: is not UTF-8 text", config.trust_file.display())))?;
@@ -133,7 +135,7 @@ pub fn early(path: &Path) -> Result<(), Failure> {
     }
     let table = Table { protected: closing.protected, ..Table::default() };
     let settings =
-        |cgroup| enforcer::Settings { pin_dir: closing.pin_dir.clone(), cgroup, grants: 1, flows: 1, slots: 1 };
+        |cgroup| enforcer::Settings { pin_dir: closing.pin_dir.clone(), keeper: None, cgroup, grants: 1, flows: 1, slots: 1 };
     let closed = match Enforcer::close(&settings(closing.cgroup.clone()), &table) {
         // A part of a configuration that is wrong may itself be what is wrong.
         Err(_) if loaded.is_err() && closing.cgroup.is_some() => Enforcer::close(&settings(None), &table),
@@ -214,9 +216,10 @@ fn without_state(error: &HostError, settings: &enforcer::Settings, empty: &Table
 /// [`Failure`]; the ports stay as closed as they were.
 pub fn run(path: &Path) -> Result<(), Failure> {
     let config = Config::load(path).map_err(Failure::config)?;
-    let rules = rules(path, &config)?;
-    let settings = enforcer::Settings {
+    let rules = rules(path, &config, None)?;
+    let mut settings = enforcer::Settings {
         pin_dir: config.pin_dir.clone(),
+        keeper: None,
         cgroup: config.cgroup.clone(),
         grants: config.limits.entries,
         flows: sessions::MOST_KEPT,
@@ -226,6 +229,12 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let observe_from = mode::observe_from(rules.policy.mode, &Enabling::None, clock.boot_id());
     let empty = Table { protected: rules.policy.protected().collect(), observe_from, ..Table::default() };
     let _lock = host::lock(&config.state_dir).map_err(|error| without_state(&error, &settings, &empty))?;
+    // What only root may read is read by now.
+    let host_keys = HostKeys::read(&config.ssh_host_keys);
+    let keeper = keeper::step_down(path, &config);
+    let confinement = Confinement::of(path, &config).with_keeper(&config, keeper.as_ref());
+    let keeper = keeper.unwrap_or_default();
+    settings.keeper.clone_from(&keeper);
     let (reserved, cookies) = (Reserved::open(&config.state_dir, clock.boot_id()), sysctl::without_cookies());
     let identity = host::identity(&config.state_dir, config.names.clone(), &config.ssh_host_keys);
     let identity = identity.map_err(|error| without_state(&error, &settings, &empty))?;
@@ -238,15 +247,14 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     SystemRandom::new().fill(&mut secret).map_err(|_| Failure::Other("the kernel gave no random bytes".into()))?;
     let (lines, exported) = broadcast::channel(engine::WATCH_BACKLOG);
     let exported = config.audit.journald.unwrap_or_else(journald::is_there).then_some(exported);
-    let (shed, confinement) = (config.shed.clone(), Confinement::of(path, &config));
-    let config_file = path.to_owned();
+    let (shed, config_file) = (config.shed.clone(), path.to_owned());
     let setup =
         Setup { opened, clock, identity, rules, secret, enforcer: settings, shed, lines, confinement, config_file };
     let (engine, worker, knocks) = engine::start(setup).map_err(Failure::other)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).max_blocking_threads(BLOCKING).enable_all().build();
-    let served =
-        runtime.map_err(Failure::other)?.block_on(serve(path, &config, engine, exported, knocks, reserved, cookies));
+    let serving = Serving { path, config: &config, keeper, host_keys, exported, knocks, reserved, cookies };
+    let served = runtime.map_err(Failure::other)?.block_on(serving.serve(engine));
     if served.is_ok() {
         // It has written its last record by now. After a failure nobody has told it to stop.
         let _ = worker.join();
@@ -266,15 +274,21 @@ fn in_a_time_namespace(policy: &Policy, settings: &enforcer::Settings, offset: &
     ))
 }
 
-async fn serve(
-    path: &Path,
-    config: &Config,
-    engine: Engine,
+/// What serving takes besides the engine.
+struct Serving<'a> {
+    path: &'a Path,
+    config: &'a Config,
+    keeper: Option<Keeper>,
+    host_keys: HostKeys,
     exported: Option<broadcast::Receiver<Arc<Published>>>,
     knocks: Option<enforcer::Knocks>,
     reserved: io::Result<Reserved>,
     cookies: Option<String>,
-) -> Result<(), Failure> {
+}
+
+impl Serving<'_> {
+async fn serve(self, engine: Engine) -> Result<(), Failure> {
+    let Self { path, config, keeper, host_keys, exported, knocks, reserved, cookies } = self;
     // Before anybody can see that posternd runs: from here on SIGHUP reloads and no longer kills.
     let signals = Signals::new().map_err(Failure::other)?;
     reserve(&reserved, &config.policy(), &engine).await;
@@ -293,10 +307,10 @@ async fn serve(
         engine.degraded("clock", Some(why)).await;
     }
     let (stop, stopped) = tokio::sync::watch::channel(());
-    let bound = api::bind(&config.api, &config.state_dir).map_err(Failure::other)?;
+    let bound = api::bind(&config.api, &config.state_dir, keeper.as_ref()).map_err(Failure::other)?;
     let listening: Vec<u16> =
         [bound.tcp_addresses(), bound.plaintext_addresses()].concat().iter().map(SocketAddr::port).collect();
-    let proof = proof::of_host(&config.ssh_host_keys, &engine.who_am_i(), bound.tls_fingerprint());
+    let proof = host_keys.prove(&engine.who_am_i(), bound.tls_fingerprint());
     let reachable = bound.reachable();
     engine.degraded("syn cookies", cookies.filter(|_| !reachable.is_empty())).await;
     if let Some(rate) = config.api.syn_rate {
@@ -307,7 +321,8 @@ async fn serve(
     let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
     notify::ready();
     let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
-    signals.obey(path, &engine, &reserved, &listening).await;
+    let reloads = Reloads { path, keeper, engine: &engine, reserved: &reserved, listening: &listening };
+    signals.obey(&reloads).await;
     notify::stopping();
     drop(stop);
     watcher.abort();
@@ -319,6 +334,7 @@ async fn serve(
         export.finish().await;
     }
     Ok(())
+}
 }
 
 /// What the service manager says.
@@ -335,10 +351,10 @@ impl Signals {
     }
 
     /// Reloads on SIGHUP, returns on SIGTERM and SIGINT.
-    async fn obey(mut self, path: &Path, engine: &Engine, reserved: &io::Result<Reserved>, listening: &[u16]) {
+    async fn obey(mut self, reloads: &Reloads<'_>) {
         loop {
             tokio::select! {
-                _ = self.hangup.recv() => reload(path, engine, reserved, listening).await,
+                _ = self.hangup.recv() => reloads.reload().await,
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
             }
@@ -366,23 +382,38 @@ fn check_api(policy: &Policy, listening: &[u16]) -> Result<(), Failure> {
     }
 }
 
-/// A bad file changes nothing.
-async fn reload(path: &Path, engine: &Engine, reserved: &io::Result<Reserved>, listening: &[u16]) {
-    let fresh = Config::load(path).map_err(Failure::config).and_then(|config| rules(path, &config));
-    let fresh = fresh.and_then(|rules| check_api(&rules.policy, listening).map(|()| rules));
-    let outcome = match fresh {
-        Ok(rules) => {
-            reserve(reserved, &rules.policy, engine).await;
-            engine.reload(rules).await.map_err(|refusal| refusal.to_string())
+/// What a reload needs.
+struct Reloads<'a> {
+    path: &'a Path,
+    keeper: Option<Keeper>,
+    engine: &'a Engine,
+    reserved: &'a io::Result<Reserved>,
+    listening: &'a [u16],
+}
+
+impl Reloads<'_> {
+    /// A bad file changes nothing.
+    async fn reload(&self) {
+        let outcome = match self.read() {
+            Ok(rules) => {
+                reserve(self.reserved, &rules.policy, self.engine).await;
+                self.engine.reload(rules).await.map_err(|refusal| refusal.to_string())
+            }
+            Err(failure) => Err(failure.to_string()),
+        };
+        match &outcome {
+            Ok(ended) => tracing::info!(ended, "policy and trust reloaded"),
+            Err(error) => tracing::error!(%error, "nothing was reloaded"),
         }
-        Err(failure) => Err(failure.to_string()),
-    };
-    match &outcome {
-        Ok(ended) => tracing::info!(ended, "policy and trust reloaded"),
-        Err(error) => tracing::error!(%error, "nothing was reloaded"),
+        let why = outcome.err().map(|error| format!("the last reload failed, the older rules are in force: {error}"));
+        self.engine.degraded("reload", why).await;
     }
-    let why = outcome.err().map(|error| format!("the last reload failed, the older rules are in force: {error}"));
-    engine.degraded("reload", why).await;
+
+    fn read(&self) -> Result<Rules, Failure> {
+        let config = Config::load_through(self.keeper.as_ref(), self.path).map_err(Failure::config)?;
+        let rules = rules(self.path, &config, self.keeper.as_ref())?;
+        check_api(&rules.policy, self.listening).map(|()| rules)
+    }
 }
 
 /// Tells the engine when the clock is set or the machine restored, for as long as the process lives. A thread of its own sleeps in the

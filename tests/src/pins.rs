@@ -4,6 +4,7 @@
 
 use crate::{bpf, sys};
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
@@ -85,10 +86,12 @@ fn mount() {
     }
 }
 
-/// A directory for files that is removed when dropped, or swept away by a later test.
+/// A directory for files that is removed when dropped, or swept away by a later test. Everybody may go through it, as through
+/// `/var/lib`.
 pub(crate) fn directory() -> TempDir {
     let prefix = format!("{PREFIX}{}-", std::process::id());
-    tempfile::Builder::new().prefix(&prefix).tempdir().expect("a directory")
+    let passable = fs::Permissions::from_mode(0o711);
+    tempfile::Builder::new().prefix(&prefix).permissions(passable).tempdir().expect("a directory")
 }
 
 /// Removes what test processes have left in `place` that died without a chance to.

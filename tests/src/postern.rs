@@ -27,6 +27,9 @@ pub const ALICE: &str = "alice@example.com";
 /// Who may revoke everybody's, with [`Postern::admin`].
 pub const ADMIN: &str = "root@example.com";
 
+/// Who every posternd of a test becomes: a user that each host has, and that owns nothing.
+pub const USER: &str = "nobody";
+
 /// How long posternd may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -49,6 +52,8 @@ pub struct Options {
     pub watchdog: Option<Duration>,
     /// What posternd meets as `/run/systemd`: where journald's socket is.
     pub run_systemd: Option<PathBuf>,
+    /// Who posternd is to become.
+    pub user: String,
     /// The state directory; one of its own when `None`.
     pub state: Option<PathBuf>,
 }
@@ -65,6 +70,7 @@ impl Default for Options {
             extra: String::new(),
             watchdog: None,
             run_systemd: None,
+            user: USER.to_owned(),
             state: None,
         }
     }
@@ -165,9 +171,9 @@ impl Postern {
     /// # Panics
     /// Where the disk refuses.
     pub fn configure(&self, options: &Options) {
-        let Options { shed, rules, tcp, plaintext, clock, extra, watchdog: _, run_systemd: _, state: _ } = options;
+        let Options { shed, rules, tcp, plaintext, clock, extra, user, watchdog: _, run_systemd: _, state: _ } = options;
         let text = format!(
-            "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nshed = {shed}\n{extra}\n\
+            "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nuser = {user:?}\nshed = {shed}\n{extra}\n\
              [clock]\nunsynchronised = {clock:?}\n[api]\nunix = {:?}\ntcp = {tcp:?}\nplaintext = {plaintext:?}\n{rules}",
             self.state,
             self.file("allowed_signers"),

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use rustix::fs::Mode;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt,
 };
+
+use crate::keeper::Keeper;
 
 /// Connections that the kernel keeps for us while we are busy. The kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
@@ -95,15 +98,18 @@ fn bound_tcp(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// A listener on the Unix socket `path`, mode 0660. A socket that nobody serves any more is replaced in one step.
+/// A listener on the Unix socket `path`, mode 0660, by way of a `keeper` where there is one. A socket that nobody serves any more is
+/// replaced in one step.
 ///
 /// # Errors
 /// [`ListenError::Unix`]; also when somebody serves it, or when something that is no socket is in the way.
-pub fn unix(path: &Path) -> Result<UnixListener, ListenError> {
-    bound_unix(path).map_err(|source| ListenError::Unix { path: path.to_owned(), source })
+pub fn unix(path: &Path, keeper: Option<&Keeper>) -> Result<UnixListener, ListenError> {
+    let bound = keeper.map_or_else(|| bound_unix(path), Keeper::listen);
+    let listener = bound.and_then(|socket| UnixListener::from_std(socket.into()));
+    listener.map_err(|source| ListenError::Unix { path: path.to_owned(), source })
 }
 
-fn bound_unix(path: &Path) -> io::Result<UnixListener> {
+pub(crate) fn bound_unix(path: &Path) -> io::Result<OwnedFd> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -124,7 +130,7 @@ fn bound_unix(path: &Path) -> io::Result<UnixListener> {
     if placed.is_err() {
         let _ = fs::remove_file(&fresh);
     }
-    placed.and_then(|()| UnixListener::from_std(socket.into()))
+    placed.map(|()| socket)
 }
 
 fn check_replaceable(path: &Path) -> io::Result<()> {
@@ -152,21 +158,21 @@ mod tests {
     async fn a_stale_socket_and_a_symbolic_link_are_replaced_and_nothing_else_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/posternd.sock");
-        drop(unix(&path).unwrap());
-        let live = unix(&path).unwrap();
+        drop(unix(&path, None).unwrap());
+        let live = unix(&path, None).unwrap();
         assert_eq!(fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777, SOCKET_MODE);
-        assert!(unix(&path).unwrap_err().to_string().contains("another process serves it"));
+        assert!(unix(&path, None).unwrap_err().to_string().contains("another process serves it"));
         drop(live);
 
         let victim = dir.path().join("victim");
         fs::write(&victim, "precious").unwrap();
         let link = dir.path().join("link.sock");
         std::os::unix::fs::symlink(&victim, &link).unwrap();
-        let _listener = unix(&link).unwrap();
+        let _listener = unix(&link, None).unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         assert!(fs::symlink_metadata(&link).unwrap().file_type().is_socket());
 
-        assert!(unix(&victim).unwrap_err().to_string().contains("no socket"));
+        assert!(unix(&victim, None).unwrap_err().to_string().contains("no socket"));
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left.len(), 3, "{left:?}");
@@ -202,6 +208,6 @@ mod tests {
             assert!(matches!(error, ListenError::PlaintextBeyondLoopback(_)), "{error}");
         }
         let long = PathBuf::from(format!("/tmp/{}", "x".repeat(120)));
-        assert!(unix(&long).unwrap_err().to_string().contains("xxx"));
+        assert!(unix(&long, None).unwrap_err().to_string().contains("xxx"));
     }
 }

@@ -29,6 +29,7 @@ use tonic::service::Routes;
 
 use crate::config;
 use crate::engine::Engine;
+use crate::keeper::Keeper;
 use crate::proof::Proof;
 use accept::{Answer, Edge};
 use answer::Services;
@@ -48,26 +49,31 @@ pub enum ApiError {
     Tls(#[from] TlsError),
 }
 
-/// Takes all addresses and loads or makes the TLS key, which lives in `state_dir/tls`. Raises this process's limit of open
+/// Takes all addresses, the Unix socket by way of a keeper where there is one, and loads or makes the TLS key, which lives in `state_dir/tls`. Raises this process's limit of open
 /// files. Needs the tokio runtime that will serve.
 ///
 /// # Errors
 /// The first address or file that is not usable, by name.
-pub fn bind(api: &config::Api, state_dir: &Path) -> Result<Bound, ApiError> {
-    bind_with(api, state_dir, Limits::DEFAULT)
+pub fn bind(api: &config::Api, state_dir: &Path, keeper: Option<&Keeper>) -> Result<Bound, ApiError> {
+    bind_with(api, state_dir, keeper, Limits::DEFAULT)
 }
 
 /// As [`bind`], with other limits.
 ///
 /// # Errors
 /// As [`bind`].
-pub fn bind_with(api: &config::Api, state_dir: &Path, limits: Limits) -> Result<Bound, ApiError> {
+pub fn bind_with(
+    api: &config::Api,
+    state_dir: &Path,
+    keeper: Option<&Keeper>,
+    limits: Limits,
+) -> Result<Bound, ApiError> {
     let config::Api { unix, tcp, plaintext, syn_rate: _ } = api;
     accept::raise_file_limit();
     let tls = tls::load_or_make(state_dir)?;
     let beside: Vec<_> = tcp.iter().chain(plaintext).copied().collect();
     let bound = Bound {
-        unix: listen::unix(unix)?,
+        unix: listen::unix(unix, keeper)?,
         tcp: tcp.iter().map(|&a| listen::tcp(a, &beside)).collect::<Result<_, _>>()?,
         plaintext: plaintext.iter().map(|&a| listen::plaintext(a)).collect::<Result<_, _>>()?,
         tls,

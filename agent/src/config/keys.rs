@@ -21,6 +21,7 @@ pub(super) const TOP: Place = Place {
         "state_dir",
         "trust_file",
         "revoked_keys",
+        "user",
         "ssh_host_keys",
         "pin_dir",
         "cgroup",

@@ -3,7 +3,7 @@
 //! Owns that check. It never looks at what is in them.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -16,7 +16,15 @@ const MOST_BYTES: u64 = 4 << 20;
 /// A sentence without the file's name: it cannot be read, is not a plain file, belongs to somebody else or can be written
 /// by others. Owner and mode are those of the opened file, so that a swapped path gains nothing.
 pub fn read_owned(path: &Path) -> Result<Vec<u8>, String> {
-    let file = File::open(path).map_err(|e| format!("cannot be read: {e}"))?;
+    check_and_read(File::open(path))
+}
+
+/// As [`read_owned`], of a file that somebody else has opened.
+///
+/// # Errors
+/// As [`read_owned`].
+pub fn check_and_read(opened: io::Result<File>) -> Result<Vec<u8>, String> {
+    let file = opened.map_err(|e| format!("cannot be read: {e}"))?;
     let meta = file.metadata().map_err(|e| format!("cannot be examined: {e}"))?;
     if !meta.is_file() {
         return Err("is not a plain file".into());

@@ -40,7 +40,7 @@ pub enum EnforcerError {
 
 impl EnforcerError {
     /// A step that the kernel refused.
-    pub(super) fn kernel(what: impl Into<String>, cause: &dyn std::error::Error, advice: &'static str) -> Self {
+    pub(crate) fn kernel(what: impl Into<String>, cause: &dyn std::error::Error, advice: &'static str) -> Self {
         Self::Kernel { what: what.into(), cause: chain(cause), advice }
     }
 }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    pins::{PinDir, Pinned},
+    kept::Pins,
+    pins::Pinned,
     sys::{self, LinkInfo, Place},
 };
 
@@ -68,7 +69,7 @@ impl Link {
     /// by a new link. An old link is given up only after the new one is in force. Says too what was found instead of a link
     /// of ours.
     pub fn hold(
-        pins: &PinDir,
+        pins: &Pins,
         attachment: Attachment<'_>,
         program: BorrowedFd<'_>,
     ) -> io::Result<(Self, Option<LayerState>)> {
@@ -87,7 +88,7 @@ impl Link {
     }
 
     /// What the kernel says about this link now.
-    pub fn state(&self, pins: &PinDir, attachment: Attachment<'_>, program: Option<u32>) -> LayerState {
+    pub fn state(&self, pins: &Pins, attachment: Attachment<'_>, program: Option<u32>) -> LayerState {
         match sys::link_info(self.fd.as_fd()) {
             Ok(info) if info.place != attachment.place => LayerState::Detached,
             Ok(info) if Some(info.program) != program => LayerState::OtherProgram,
@@ -98,7 +99,7 @@ impl Link {
 
     /// Brings `program` into force again after [`Self::state`] said that it is not. It is in force before it is pinned, and
     /// also when it cannot be pinned.
-    pub fn heal(&mut self, pins: &PinDir, attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn heal(&mut self, pins: &Pins, attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
         if !self.is_at(attachment.place) || sys::update_link(self.fd.as_fd(), program).is_err() {
             *self = Self { fd: create(attachment, program)?, fresh: true };
         }
@@ -114,7 +115,7 @@ fn create(attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<Own
 }
 
 /// Whether the pin is of the link that `info` describes.
-fn pin_state(pins: &PinDir, name: &str, info: &LinkInfo) -> LayerState {
+fn pin_state(pins: &Pins, name: &str, info: &LinkInfo) -> LayerState {
     match pins.find(name) {
         Ok(Pinned::Link(fd)) if sys::link_info(fd.as_fd()).is_ok_and(|pinned| pinned.id == info.id) => {
             LayerState::InForce
@@ -125,7 +126,7 @@ fn pin_state(pins: &PinDir, name: &str, info: &LinkInfo) -> LayerState {
 }
 
 /// Whether a link of ours is pinned as `name` and attached at `place`.
-pub fn is_in_force(pins: &PinDir, name: &str, place: Place) -> bool {
+pub fn is_in_force(pins: &Pins, name: &str, place: Place) -> bool {
     let Ok(Pinned::Link(fd)) = pins.find(name) else { return false };
     sys::program_tag(fd.as_fd()).is_ok_and(|tag| pins.knows(&tag))
         && sys::link_info(fd.as_fd()).is_ok_and(|info| info.place == place)
@@ -133,7 +134,7 @@ pub fn is_in_force(pins: &PinDir, name: &str, place: Place) -> bool {
 
 /// The pinned link, with `program` in force, if it is ours and attached where it belongs. Else what there is instead;
 /// `None` for nothing.
-fn adopt(pins: &PinDir, attachment: Attachment<'_>, program: BorrowedFd<'_>) -> Result<OwnedFd, Option<LayerState>> {
+fn adopt(pins: &Pins, attachment: Attachment<'_>, program: BorrowedFd<'_>) -> Result<OwnedFd, Option<LayerState>> {
     let foreign = |what: &str| {
         tracing::warn!(pin = attachment.pin, found = what, "what is pinned under our name is not ours; it is replaced");
         Err(Some(LayerState::ForeignPin))
@@ -141,7 +142,7 @@ fn adopt(pins: &PinDir, attachment: Attachment<'_>, program: BorrowedFd<'_>) -> 
     let fd = match pins.find(attachment.pin) {
         Ok(Pinned::Absent) => return Err(None),
         Ok(Pinned::Link(fd)) => fd,
-        Ok(Pinned::Foreign(what)) => return foreign(what),
+        Ok(Pinned::Foreign(what)) => return foreign(&what),
         Err(error) => return foreign(&error.to_string()),
     };
     match sys::program_tag(fd.as_fd()) {

@@ -8,6 +8,7 @@
 
 mod btf;
 mod error;
+mod kept;
 mod knocks;
 mod links;
 mod pins;
@@ -30,17 +31,20 @@ use postern_core::{
     verdict::{Fate, Hook},
 };
 
+use crate::keeper::Keeper;
+
 pub use self::{
     error::EnforcerError,
     knocks::{Knock, Knocks, Observed},
     links::LayerState,
+    pins::{ADVICE_PINS, DirState, PinDir, Pinned},
     programs::{CookieSource, Programs, Sizes},
     sheds::{ShedMode, ShedStatus},
-    sys::ntp_error,
+    sys::{ignore_signals, ntp_error},
 };
 use self::{
+    kept::Pins,
     links::{Attachment, Link},
-    pins::{DirState, PinDir},
     place::Target,
     sheds::Sheds,
 };
@@ -52,6 +56,8 @@ const ADVICE_ATTACH: &str = "posternd does not run without both lock and cut; wh
 pub struct Settings {
     /// Directory on bpffs for the pinned links. Made if absent.
     pub pin_dir: PathBuf,
+    /// Who keeps it for this process, which is not root then.
+    pub keeper: Option<Keeper>,
     /// The cgroup whose sockets the cut judges; the root of cgroup v2 when absent.
     pub cgroup: Option<PathBuf>,
     /// Most entries of grants in the kernel's table.
@@ -121,7 +127,7 @@ type Loader = fn(Sizes, &Table) -> Result<Programs, EnforcerError>;
 /// The programs in force.
 pub struct Enforcer {
     programs: Programs,
-    pins: PinDir,
+    pins: Pins,
     layers: Vec<Layer>,
     sheds: Sheds,
     /// What the start found in the place of what it would have adopted.
@@ -164,7 +170,7 @@ impl Enforcer {
     }
 
     fn start_with(settings: &Settings, table: &Table, load: Loader) -> Result<Self, EnforcerError> {
-        let mut pins = PinDir::open(&settings.pin_dir)?;
+        let mut pins = Pins::open(settings)?;
         let (namespace, cgroup) = (place::network_namespace()?, place::cgroup(settings.cgroup.as_deref())?);
         let programs = load(Sizes { grants: settings.grants, flows: settings.flows, slots: settings.slots }, table)?;
         pins.expect(programs.tags())?;
@@ -344,13 +350,17 @@ impl Enforcer {
     pub fn unlock(self) -> Result<(), EnforcerError> {
         let Self { pins, layers, sheds, .. } = self;
         drop((layers, sheds));
-        clear(pins)
+        match pins {
+            Pins::Own(pins) => clear(pins),
+            // A keeper is asked to keep closed, never to open.
+            Pins::Kept(_) => Err(EnforcerError::InUse("the part of posternd that stays root".to_owned())),
+        }
     }
 }
 
 /// Whether every layer is pinned and in force, with programs of ours.
 fn is_closed(settings: &Settings) -> Result<bool, EnforcerError> {
-    let pins = PinDir::open(&settings.pin_dir)?;
+    let pins = Pins::open(settings)?;
     let (namespace, cgroup) = (place::network_namespace()?, place::cgroup(settings.cgroup.as_deref())?);
     let places = [
         (Hook::Lock, namespace.place),
@@ -371,9 +381,19 @@ pub fn unlock(pin_dir: &Path) -> Result<(), EnforcerError> {
     clear(PinDir::take(pin_dir)?)
 }
 
-/// Whether a layer of an earlier run is pinned in `pin_dir`: then the host was not open until now.
+/// Whether a layer of an earlier run is pinned: then the host was not open until now.
 #[must_use]
-pub fn is_pinned(pin_dir: &Path) -> bool {
+pub fn is_pinned(settings: &Settings) -> bool {
+    settings.keeper.as_ref().map_or_else(|| is_pinned_in(&settings.pin_dir), Keeper::is_pinned)
+}
+
+/// Whether this process may open pins as it is: kernels before 5.19 ask for CAP_BPF.
+pub(crate) fn can_open_pins() -> bool {
+    let opened = sys::open_pinned(Path::new("/nothing"));
+    !opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+pub(crate) fn is_pinned_in(pin_dir: &Path) -> bool {
     [Hook::Lock, Hook::CutIngress, Hook::CutEgress].iter().any(|hook| pin_dir.join(hook.code()).exists())
 }
 
@@ -384,7 +404,7 @@ fn clear(pins: PinDir) -> Result<(), EnforcerError> {
 
 /// Lock and cut, in this order. If one fails, those that this call has made are given up again.
 fn hold_layers(
-    pins: &PinDir,
+    pins: &Pins,
     programs: &Programs,
     namespace: Target,
     cgroup: &Target,

@@ -18,6 +18,7 @@ use std::{
 
 use postern_core::key::LAYOUT_VERSION;
 use rustix::fs::{Mode, OFlags, openat};
+use serde::{Deserialize, Serialize};
 
 use super::{error::EnforcerError, sys};
 
@@ -26,10 +27,13 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// A symbolic link in the pin directory whose target says `VERSION:TAG,TAG…`: the layout's version, and the tags of the
 /// programs that run under the pinned links.
 const LAYOUT: &str = "layout";
+/// How long whoever held the directory may take to let go of it.
+const LET_GO: Duration = Duration::from_secs(2);
 /// What is put behind the name of a directory that is moved out of the way.
 const ASIDE: &str = "not-posterns";
 
-const ADVICE_PINS: &str = "give `pin_dir` a directory on a writable bpf file system that belongs to root \
+/// What to do when the directory cannot be used.
+pub const ADVICE_PINS: &str = "give `pin_dir` a directory on a writable bpf file system that belongs to root \
                            (`mount -t bpf bpf /sys/fs/bpf` makes one)";
 
 /// What lies under one of our names.
@@ -39,11 +43,11 @@ pub enum Pinned {
     /// A link, in a file that root alone can use. What it does is not known yet.
     Link(OwnedFd),
     /// Something that is not to be used, and why.
-    Foreign(&'static str),
+    Foreign(String),
 }
 
 /// How the directory stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DirState {
     /// As it has to be.
     Fine,
@@ -83,8 +87,8 @@ impl PinDir {
     pub fn take(path: &Path) -> Result<Self, EnforcerError> {
         let failed = |e: io::Error| failed(path, &e);
         let held = open_directory(path).map_err(failed)?;
-        // A child that a dead agent was just starting holds the lock until its exec closes it.
-        let deadline = Instant::now() + Duration::from_millis(500);
+        // The keeper of a dead agent holds the lock until it has noticed.
+        let deadline = Instant::now() + LET_GO;
         loop {
             match held.try_lock() {
                 Ok(()) => break,
@@ -176,10 +180,10 @@ impl PinDir {
             () => None,
         };
         if let Some(what) = foreign {
-            return Ok(Pinned::Foreign(what));
+            return Ok(Pinned::Foreign(what.to_owned()));
         }
         let fd = sys::open_pinned(&path)?;
-        Ok(if sys::is_link(fd.as_fd())? { Pinned::Link(fd) } else { Pinned::Foreign("a map or a program") })
+        Ok(if sys::is_link(fd.as_fd())? { Pinned::Link(fd) } else { Pinned::Foreign("a map or a program".to_owned()) })
     }
 
     /// Pins `link` as `name`, in the place of whatever lies there, without a moment in which neither is pinned.

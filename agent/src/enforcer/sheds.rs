@@ -10,7 +10,8 @@ use std::{
 
 use super::{
     links::{Attachment, LayerState, Link},
-    pins::{PinDir, Pinned},
+    kept::Pins,
+    pins::Pinned,
     sys::{self, Place},
 };
 
@@ -78,7 +79,7 @@ pub struct Sheds {
 impl Sheds {
     /// Takes over what is pinned: gives each the new program, for the old one looks at maps that nobody writes any more. Pins
     /// of devices that are gone are removed.
-    pub fn adopt(pins: &PinDir, program: BorrowedFd<'_>) -> io::Result<Self> {
+    pub fn adopt(pins: &Pins, program: BorrowedFd<'_>) -> io::Result<Self> {
         let mut sheds = Self::default();
         for name in pins.names()? {
             let Some((ifindex, mode)) = parse_pin(&name) else {
@@ -100,7 +101,7 @@ impl Sheds {
     }
 
     /// Attaches a shed to the interface, or says why there is none. Doing it again changes nothing.
-    pub fn attach(&mut self, pins: &PinDir, program: BorrowedFd<'_>, ifindex: u32, name: &str) -> ShedStatus {
+    pub fn attach(&mut self, pins: &Pins, program: BorrowedFd<'_>, ifindex: u32, name: &str) -> ShedStatus {
         if let Some(Shed { link: Some(link), status }) = self.by_index.get_mut(&ifindex) {
             let pin = pin_name(ifindex, status.mode);
             if link.is_at(Place::Device(ifindex.into())) {
@@ -127,7 +128,7 @@ impl Sheds {
     }
 
     /// Brings back what [`Self::status`] shows as lost. What cannot be is tried again at the next call.
-    pub fn heal(&mut self, pins: &PinDir, program: BorrowedFd<'_>, id: Option<u32>) {
+    pub fn heal(&mut self, pins: &Pins, program: BorrowedFd<'_>, id: Option<u32>) {
         let lost = self.status(pins, id).into_iter().filter(|s| s.state != Some(LayerState::InForce));
         for ShedStatus { ifindex, name, .. } in lost.collect::<Vec<_>>() {
             let status = self.attach(pins, program, ifindex, &name);
@@ -138,7 +139,7 @@ impl Sheds {
     }
 
     /// Takes the interface's shed away.
-    pub fn detach(&mut self, pins: &PinDir, ifindex: u32) {
+    pub fn detach(&mut self, pins: &Pins, ifindex: u32) {
         self.by_index.remove(&ifindex);
         for mode in [ShedMode::Native, ShedMode::Generic] {
             // A pin that cannot be removed shows in the next status.
@@ -147,7 +148,7 @@ impl Sheds {
     }
 
     /// All that are attached or should be, as the kernel sees them now. Those of devices that are gone are left out.
-    pub fn status(&self, pins: &PinDir, program: Option<u32>) -> Vec<ShedStatus> {
+    pub fn status(&self, pins: &Pins, program: Option<u32>) -> Vec<ShedStatus> {
         let state = |ifindex: u32, Shed { link, status }: &Shed| {
             let pin = pin_name(ifindex, status.mode);
             let told = link.as_ref().map(|l| l.state(pins, attachment(&pin, ifindex, status.mode), program));
@@ -160,7 +161,7 @@ impl Sheds {
 }
 
 /// Whether the link is at the device and runs a program of ours.
-fn is_ours(pins: &PinDir, link: BorrowedFd<'_>, ifindex: u32) -> bool {
+fn is_ours(pins: &Pins, link: BorrowedFd<'_>, ifindex: u32) -> bool {
     sys::link_info(link).is_ok_and(|info| info.place == Place::Device(ifindex.into()))
         && sys::program_tag(link).is_ok_and(|tag| pins.knows(&tag))
 }

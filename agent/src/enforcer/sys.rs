@@ -394,3 +394,11 @@ pub fn ntp_error() -> io::Result<Option<u64>> {
     let synchronised = timex.status & libc::STA_UNSYNC == 0 && state != c_long::from(libc::TIME_ERROR);
     Ok(synchronised.then(|| u64::try_from(timex.maxerror).unwrap_or(0)))
 }
+
+/// Has this process pass over the signals by which people and service managers tell an agent what to do.
+pub fn ignore_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: no handler runs; being passed over is a disposition that each of them may have.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}

@@ -30,6 +30,7 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::journal::scan::Scanner;
+use crate::keeper::Keeper;
 use crate::links::LinkState;
 pub use audit::{Published, Summary};
 pub use door::SignedBytes;
@@ -68,6 +69,8 @@ struct Shared {
     knocks: Knocks,
     /// Where the configuration is: what it says decides whether a trial may be confirmed.
     config_file: PathBuf,
+    /// Who opens it, where this process may not.
+    keeper: Option<Keeper>,
     commands: mpsc::Sender<Command>,
     changes: broadcast::Sender<Change>,
     /// Every line of the journal, once it is durable.

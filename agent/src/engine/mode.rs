@@ -48,9 +48,9 @@ impl Engine {
 
     /// What the next start and the next boot go by has to say the same, or what was confirmed would not last.
     async fn check_file(&self) -> Result<(), Refusal> {
-        let path = self.0.config_file.clone();
+        let (path, keeper) = (self.0.config_file.clone(), self.0.keeper.clone());
         let busy = |_| Refusal::new(Reason::Overloaded, "try again in a moment");
-        let read = tokio::task::spawn_blocking(move || Config::load(&path)).await.map_err(busy)?;
+        let read = tokio::task::spawn_blocking(move || Config::load_through(keeper.as_ref(), &path)).await.map_err(busy)?;
         let refuse = |why: String| Err(Refusal::new(Reason::ModeNotInFile, why).at("mode"));
         match read.map(|config| config.policy().mode) {
             Ok(Mode::Enforce) => Ok(()),

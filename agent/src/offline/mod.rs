@@ -28,7 +28,7 @@ struct Files {
 impl Files {
     fn read(path: &Path) -> Result<Self, Failure> {
         let config = Config::load(path).map_err(|error| Failure::Config(error.to_string()))?;
-        let rules = run::rules(path, &config)?;
+        let rules = run::rules(path, &config, None)?;
         let clock = Clock::new(config.clock.unsynchronised).map_err(|error| Failure::Other(error.to_string()))?;
         Ok(Self { config, rules, now: clock.now() })
     }

@@ -127,6 +127,7 @@ impl Host {
             secret: [self.boot; 32],
             enforcer: enforcer::Settings {
                 pin_dir: config.pin_dir.clone(),
+                keeper: None,
                 cgroup: None,
                 grants: 1000,
                 flows: 100,

@@ -106,6 +106,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         scans: Arc::new(Semaphore::new(SCANS)),
         knocks: knocks::Knocks::default(),
         config_file,
+        keeper: settings.keeper.clone(),
         commands,
         changes: broadcast::channel(WATCH_BACKLOG).0,
         lines,
@@ -164,7 +165,7 @@ fn meet(
     degraded: &mut BTreeMap<&'static str, String>,
 ) -> Mode {
     let (observed, observes) = observing(&opened.ledger, rules.policy.mode, now);
-    let closed = closed_before(opened, enforcer::is_pinned(&settings.pin_dir) && !observed, &rules.policy);
+    let closed = closed_before(opened, enforcer::is_pinned(settings) && !observed, &rules.policy);
     if let Err(error) = keep::forget_closed(&mut opened.ledger, now) {
         degraded.insert("sessions", error);
     }

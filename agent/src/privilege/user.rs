@@ -1,0 +1,205 @@
+//! The user that posternd becomes.
+//!
+//! Owns finding that user, handing over the state directory, and the change itself. It never looks at what is in a file.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+
+use capctl::caps::{Cap, CapSet, CapState, cap_set_ids};
+use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, accessat, chownat, fstat, openat};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+/// Where users and groups are. Not asked by way of NSS: that may ask the network, which is not there before posternd.
+const USERS: &str = "/etc/passwd";
+const GROUPS: &str = "/etc/group";
+/// Who may write to people's terminals.
+const TERMINALS: &str = "tty";
+/// Directories below directories: the state directory has two levels.
+const DEEPEST: u32 = 8;
+
+/// What a start takes when it is not root any more; see `Confinement` for what of it goes before posternd serves.
+const STARTING: [Cap; 6] =
+    [Cap::BPF, Cap::PERFMON, Cap::NET_ADMIN, Cap::NET_BIND_SERVICE, Cap::SYS_RESOURCE, Cap::SETPCAP];
+
+/// A user and its first group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    uid: Uid,
+    gid: Gid,
+}
+
+impl User {
+    /// Who may do everything.
+    pub const ROOT: Self = Self { uid: Uid::ROOT, gid: Gid::ROOT };
+
+    /// As this host's list of users has it.
+    ///
+    /// # Errors
+    /// That there is none, in words.
+    pub fn named(name: &str) -> Result<Self, String> {
+        let users = fs::read_to_string(USERS).map_err(|e| format!("{USERS}: {e}"))?;
+        let [uid, gid] = numbers(&users, name)
+            .ok_or_else(|| format!("there is no user {name:?} (systemd-sysusers makes it; else set `user`)"))?;
+        Ok(Self { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) })
+    }
+
+    /// Makes everything in `state` this user's. The directory is made (0700) if it is missing.
+    ///
+    /// # Errors
+    /// What the disk or the kernel refused, in words.
+    pub fn own(&self, state: &Path) -> Result<(), String> {
+        let failed = |e: io::Error| format!("{} could not become its: {e}", state.display());
+        DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(failed)?;
+        // The administrator may have put a link here; below it nobody has.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(CWD, state, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
+        self.own_below(directory, DEEPEST).map_err(failed)
+    }
+
+    /// What is looked at is what changes hands: all by descriptor, since the directory's owner may be an agent that was taken over.
+    fn own_below(&self, directory: OwnedFd, deepest: u32) -> io::Result<()> {
+        for entry in Dir::read_from(&directory)? {
+            let entry = entry?;
+            if [&b"."[..], b".."].contains(&entry.file_name().to_bytes()) {
+                continue;
+            }
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = openat(&directory, entry.file_name(), flags, Mode::empty())?;
+            let found = fstat(&fd)?;
+            match FileType::from_raw_mode(found.st_mode) {
+                FileType::Directory if deepest > 0 => {
+                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    self.own_below(openat(&directory, entry.file_name(), flags, Mode::empty())?, deepest - 1)?;
+                }
+                // With a second name it may be anybody's file.
+                FileType::RegularFile if found.st_nlink == 1 => self.take(&fd)?,
+                _ => {}
+            }
+        }
+        self.take(&directory)
+    }
+
+    fn take(&self, fd: impl AsFd) -> io::Result<()> {
+        let found = fstat(&fd)?;
+        if (found.st_uid, found.st_gid) == (self.uid.as_raw(), self.gid.as_raw()) {
+            return Ok(());
+        }
+        Ok(chownat(&fd, c"", Some(self.uid), Some(self.gid), AtFlags::EMPTY_PATH)?)
+    }
+
+    /// Whether this user can work in `state`: that is tried, since a directory on the way may be closed to it.
+    ///
+    /// # Errors
+    /// That it cannot, in words.
+    pub fn reaches(&self, state: &Path) -> Result<(), String> {
+        let tried = self.as_user(|| accessat(CWD, state, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS));
+        tried.map_err(|e| format!("its user cannot use {}: {e}", state.display()))
+    }
+
+    /// Runs `work` with this user's rights to files.
+    fn as_user(&self, work: impl FnOnce() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+        let groups = rustix::process::getgroups()?;
+        let gid = rustix::process::getegid();
+        set_thread_groups(&[])?;
+        set_thread_res_gid(None, self.gid, None)?;
+        set_thread_res_uid(None, self.uid, None)?;
+        let outcome = work();
+        set_thread_res_uid(None, Uid::ROOT, None)?;
+        set_thread_res_gid(None, gid, None)?;
+        set_thread_groups(&groups)?;
+        outcome
+    }
+
+    /// Becomes this user for good, with what a start takes and no more. For the calling thread and those that it starts.
+    ///
+    /// # Errors
+    /// What the kernel refused, in words.
+    pub fn become_it(&self) -> Result<(), String> {
+        let failed = |e: capctl::Error| format!("the user could not be changed: {e}");
+        let groups: Vec<u32> = fs::read_to_string(GROUPS).ok().and_then(|text| numbers(&text, TERMINALS)).into_iter().map(|[gid]| gid).collect();
+        let outcome = cap_set_ids(Some(self.uid.as_raw()), Some(self.gid.as_raw()), Some(&groups)).map_err(failed);
+        let mut state = CapState::get_current().map_err(failed)?;
+        if outcome.is_ok() {
+            state.permitted &= STARTING.into_iter().collect::<CapSet>();
+        }
+        // It goes on as root if that failed, with what it had.
+        state.effective = state.permitted;
+        state.set_current().map_err(failed)?;
+        outcome
+    }
+}
+
+/// The numbers of `name` in a text whose lines are `NAME:PASSWORD:NUMBER…`.
+fn numbers<const N: usize>(text: &str, name: &str) -> Option<[u32; N]> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let found: Vec<u32> = line.split(':').skip(1).take(N).map(str::parse).collect::<Result<_, _>>().ok()?;
+    found.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt as _, chown, symlink};
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_whole_name() {
+        let text = "root:x:0:0:root:/root:/bin/sh\npostern-x:x:1:2::/:\npostern:x:997:996::/:\nbad:x:y:1::/:\n";
+        assert_eq!(numbers::<2>(text, "postern"), Some([997, 996]));
+        assert_eq!(numbers::<1>("tty:x:5:\n", "tty"), Some([5]));
+        for name in ["bad", "post", "nobody", ""] {
+            assert_eq!(numbers::<2>(text, name), None, "{name}");
+        }
+        assert_eq!(User::named("root"), Ok(User::ROOT));
+        assert!(User::named("no such user").unwrap_err().contains("systemd-sysusers"));
+    }
+
+    #[test]
+    fn a_directory_changes_hands_and_nothing_outside_does() {
+        if !rustix::process::geteuid().is_root() {
+            return println!("skipped: needs root");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (state, outside) = (dir.path().join("state"), dir.path().join("outside"));
+        let user = User { uid: Uid::from_raw(12345), gid: Gid::from_raw(23456) };
+        user.own(&state).unwrap();
+        fs::create_dir(state.join("tls")).unwrap();
+        fs::write(state.join("tls/key"), "").unwrap();
+        fs::write(&outside, "").unwrap();
+        symlink(&outside, state.join("symbolic")).unwrap();
+        fs::hard_link(&outside, state.join("hard")).unwrap();
+        user.own(&state).unwrap();
+        let owner = |path: &Path| fs::symlink_metadata(path).map(|m| (m.uid(), m.gid())).unwrap();
+        for path in ["", "tls", "tls/key"] {
+            assert_eq!(owner(&state.join(path)), (12345, 23456), "{path}");
+        }
+        assert_eq!(owner(&outside), (0, 0));
+        // What root has made meanwhile, below a directory that is the user's.
+        chown(state.join("tls/key"), Some(0), Some(0)).unwrap();
+        user.own(&state).unwrap();
+        assert_eq!(owner(&state.join("tls/key")), (12345, 23456));
+        User::ROOT.own(&state).unwrap();
+        assert_eq!(owner(&state.join("tls")), (0, 0));
+    }
+
+    #[test]
+    fn it_is_tried_whether_the_user_gets_there() {
+        if !rustix::process::geteuid().is_root() {
+            return println!("skipped: needs root");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let user = User { uid: Uid::from_raw(12345), gid: Gid::from_raw(23456) };
+        user.own(&state).unwrap();
+        assert!(user.reaches(&state).unwrap_err().contains("cannot use"), "temporary directories are 0700");
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        fs::set_permissions(dir.path(), open).unwrap();
+        user.reaches(&state).unwrap();
+        User::ROOT.own(&state).unwrap();
+        assert!(user.reaches(&state).is_err());
+        assert!(rustix::process::geteuid().is_root() && fs::read("/etc/shadow").is_ok(), "it is root as before");
+    }
+}
