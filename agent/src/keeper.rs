@@ -69,7 +69,8 @@ pub fn step_down(path: &Path, config: &Config) -> Result<Option<Keeper>, String>
     let become_it = || {
         user.own(&config.state_dir)?;
         user.reaches(&config.state_dir)?;
-        let keeper = Keeper::start(&Duty::of(path, config)).map_err(|e| format!("it could not be started twice: {e}"))?;
+        let keeper =
+            Keeper::start(&Duty::of(path, config)).map_err(|e| format!("it could not be started twice: {e}"))?;
         user.become_it()?;
         Ok(keeper)
     };

@@ -91,7 +91,9 @@ fn main() -> ExitCode {
         },
         Command::Early(ConfigFile { config }) => run::early(&config),
         Command::Unlock(ConfigFile { config }) => run::unlock(&config),
-        Command::Keeper => keeper::serve().map_err(|error| Failure::Usage(format!("`posternd run` starts this by itself: {error}"))),
+        Command::Keeper => {
+            keeper::serve().map_err(|error| Failure::Usage(format!("`posternd run` starts this by itself: {error}")))
+        }
         Command::Audit(Audit::Export { file, since }) => run::export(&file.config, since),
     };
     match outcome {

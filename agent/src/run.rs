@@ -29,8 +29,8 @@ use crate::host::HostError;
 use crate::journal::{self, Journal, JournalError, Opened, SetAside};
 use crate::keeper::Keeper;
 use crate::privilege::{self, Confinement};
-use crate::sysctl::{self, Reserved};
 use crate::proof::HostKeys;
+use crate::sysctl::{self, Reserved};
 use crate::{api, host, journald, keeper, links, notify, sessions};
 
 /// Threads for work that would hold others up. Four of them work at once (signatures, audits); one that has just finished is not
@@ -64,7 +64,8 @@ impl Failure {
 /// Reads what a reload reads: the policy and whose signatures count. By way of a keeper, where that has to open the files.
 pub(crate) fn rules(path: &Path, config: &Config, keeper: Option<&Keeper>) -> Result<Rules, Failure> {
     let read = |path: &Path| {
-        config::check_and_read(keeper::open(keeper, path)).map_err(|reason| Failure::Config(format!("{}: {reason}", path.display())))
+        config::check_and_read(keeper::open(keeper, path))
+            .map_err(|reason| Failure::Config(format!("{}: {reason}", path.display())))
     };
     let signers = String::from_utf8(read(&config.trust_file)?)
         .map_err(|_| Failure::Config(format!("{}: is not UTF-8 text", config.trust_file.display())))?;
@@ -134,8 +135,14 @@ pub fn early(path: &Path) -> Result<(), Failure> {
         return loaded.map(drop).map_err(Failure::config);
     }
     let table = Table { protected: closing.protected, ..Table::default() };
-    let settings =
-        |cgroup| enforcer::Settings { pin_dir: closing.pin_dir.clone(), keeper: None, cgroup, grants: 1, flows: 1, slots: 1 };
+    let settings = |cgroup| enforcer::Settings {
+        pin_dir: closing.pin_dir.clone(),
+        keeper: None,
+        cgroup,
+        grants: 1,
+        flows: 1,
+        slots: 1,
+    };
     let closed = match Enforcer::close(&settings(closing.cgroup.clone()), &table) {
         // A part of a configuration that is wrong may itself be what is wrong.
         Err(_) if loaded.is_err() && closing.cgroup.is_some() => Enforcer::close(&settings(None), &table),
@@ -287,54 +294,54 @@ struct Serving<'a> {
 }
 
 impl Serving<'_> {
-async fn serve(self, engine: Engine) -> Result<(), Failure> {
-    let Self { path, config, keeper, host_keys, exported, knocks, reserved, cookies } = self;
-    // Before anybody can see that posternd runs: from here on SIGHUP reloads and no longer kills.
-    let signals = Signals::new().map_err(Failure::other)?;
-    reserve(&reserved, &config.policy(), &engine).await;
-    let export = exported.map(|lines| journald::Export::start(lines, engine.clone()));
-    let export = export.transpose().map_err(Failure::other)?;
-    let watcher = tokio::spawn(links::follow(engine.clone()));
-    if let Some(knocks) = knocks {
-        let engine = engine.clone();
-        thread::Builder::new()
-            .name("knocks".into())
-            .spawn(move || note_knocks(knocks, engine))
-            .map_err(Failure::other)?;
+    async fn serve(self, engine: Engine) -> Result<(), Failure> {
+        let Self { path, config, keeper, host_keys, exported, knocks, reserved, cookies } = self;
+        // Before anybody can see that posternd runs: from here on SIGHUP reloads and no longer kills.
+        let signals = Signals::new().map_err(Failure::other)?;
+        reserve(&reserved, &config.policy(), &engine).await;
+        let export = exported.map(|lines| journald::Export::start(lines, engine.clone()));
+        let export = export.transpose().map_err(Failure::other)?;
+        let watcher = tokio::spawn(links::follow(engine.clone()));
+        if let Some(knocks) = knocks {
+            let engine = engine.clone();
+            thread::Builder::new()
+                .name("knocks".into())
+                .spawn(move || note_knocks(knocks, engine))
+                .map_err(Failure::other)?;
+        }
+        if let Err(error) = watch_clock(engine.clone()) {
+            let why = format!("the kernel does not tell when the clock is set or the machine restored: {error}");
+            engine.degraded("clock", Some(why)).await;
+        }
+        let (stop, stopped) = tokio::sync::watch::channel(());
+        let bound = api::bind(&config.api, &config.state_dir, keeper.as_ref()).map_err(Failure::other)?;
+        let listening: Vec<u16> =
+            [bound.tcp_addresses(), bound.plaintext_addresses()].concat().iter().map(SocketAddr::port).collect();
+        let proof = host_keys.prove(&engine.who_am_i(), bound.tls_fingerprint());
+        let reachable = bound.reachable();
+        engine.degraded("syn cookies", cookies.filter(|_| !reachable.is_empty())).await;
+        if let Some(rate) = config.api.syn_rate {
+            engine.limit_syns(reachable, rate).await;
+        }
+        let calls = privilege::forbid_calls().err();
+        engine.degraded("system calls", calls).await;
+        let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
+        notify::ready();
+        let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
+        let reloads = Reloads { path, keeper, engine: &engine, reserved: &reserved, listening: &listening };
+        signals.obey(&reloads).await;
+        notify::stopping();
+        drop(stop);
+        watcher.abort();
+        watchdog.abort();
+        // Whoever is being answered gets the answer first.
+        let _ = serving.await;
+        engine.stop().await;
+        if let Some(export) = export {
+            export.finish().await;
+        }
+        Ok(())
     }
-    if let Err(error) = watch_clock(engine.clone()) {
-        let why = format!("the kernel does not tell when the clock is set or the machine restored: {error}");
-        engine.degraded("clock", Some(why)).await;
-    }
-    let (stop, stopped) = tokio::sync::watch::channel(());
-    let bound = api::bind(&config.api, &config.state_dir, keeper.as_ref()).map_err(Failure::other)?;
-    let listening: Vec<u16> =
-        [bound.tcp_addresses(), bound.plaintext_addresses()].concat().iter().map(SocketAddr::port).collect();
-    let proof = host_keys.prove(&engine.who_am_i(), bound.tls_fingerprint());
-    let reachable = bound.reachable();
-    engine.degraded("syn cookies", cookies.filter(|_| !reachable.is_empty())).await;
-    if let Some(rate) = config.api.syn_rate {
-        engine.limit_syns(reachable, rate).await;
-    }
-    let calls = privilege::forbid_calls().err();
-    engine.degraded("system calls", calls).await;
-    let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
-    notify::ready();
-    let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
-    let reloads = Reloads { path, keeper, engine: &engine, reserved: &reserved, listening: &listening };
-    signals.obey(&reloads).await;
-    notify::stopping();
-    drop(stop);
-    watcher.abort();
-    watchdog.abort();
-    // Whoever is being answered gets the answer first.
-    let _ = serving.await;
-    engine.stop().await;
-    if let Some(export) = export {
-        export.finish().await;
-    }
-    Ok(())
-}
 }
 
 /// What the service manager says.

@@ -41,6 +41,7 @@ pub mod keys;
 pub mod laptop;
 pub mod net;
 pub mod netns;
+mod options;
 pub mod pins;
 pub mod postern;
 pub mod probe;

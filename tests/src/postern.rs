@@ -5,6 +5,7 @@
 use crate::client::Client;
 use crate::keys::Key;
 use crate::netns::Netns;
+pub use crate::options::{ADMIN, ALICE, AUDIENCE, Options, ROLES, USER, port};
 use crate::pins::{self, Pins};
 use crate::request::{self, Access};
 use crate::strace::{self, Fault, Scope, Tracer};
@@ -20,82 +21,8 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The audience that every test host answers to.
-pub const AUDIENCE: &str = "test.example";
-/// Who may request and revoke, with [`Postern::alice`].
-pub const ALICE: &str = "alice@example.com";
-/// Who may revoke everybody's, with [`Postern::admin`].
-pub const ADMIN: &str = "root@example.com";
-
-/// Who every posternd of a test becomes: a user that each host has, and that owns nothing.
-pub const USER: &str = "nobody";
-
 /// How long posternd may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What differs between the tests' configurations.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The value of `shed`, as TOML.
-    pub shed: String,
-    /// `[[port]]` and `[[role]]` tables, as TOML.
-    pub rules: String,
-    /// `[api] tcp`.
-    pub tcp: Vec<String>,
-    /// `[api] plaintext`.
-    pub plaintext: Vec<String>,
-    /// `[clock] unsynchronised`: machines that run tests may have nobody to ask for the time.
-    pub clock: String,
-    /// Further lines at the top of the file.
-    pub extra: String,
-    /// How often posternd is to look after its layers, as systemd's watchdog makes it do; never when `None`.
-    pub watchdog: Option<Duration>,
-    /// What posternd meets as `/run/systemd`: where journald's socket is.
-    pub run_systemd: Option<PathBuf>,
-    /// Who posternd is to become.
-    pub user: String,
-    /// The state directory; one of its own when `None`.
-    pub state: Option<PathBuf>,
-}
-
-impl Default for Options {
-    /// 22 and 3389 are protected, TCP and UDP; Alice may open them for 3 h to the test networks. The shed is on `eth0`.
-    fn default() -> Self {
-        Self {
-            shed: "{ interfaces = [\"eth0\"] }".to_owned(),
-            rules: [port(22, "any"), port(3389, "any"), ROLES.to_owned()].concat(),
-            tcp: vec!["[::]:7322".to_owned()],
-            plaintext: Vec::new(),
-            clock: "trust".to_owned(),
-            extra: String::new(),
-            watchdog: None,
-            run_systemd: None,
-            user: USER.to_owned(),
-            state: None,
-        }
-    }
-}
-
-impl Options {
-    /// As the default, without the shed.
-    #[must_use]
-    pub fn without_shed() -> Self {
-        Self { shed: "\"off\"".to_owned(), ..Self::default() }
-    }
-}
-
-/// The roles of the default options.
-pub const ROLES: &str = "[[role]]\nname = \"requester\"\nprincipals = [\"alice@example.com\"]\n\
-                         [[role]]\nname = \"admin\"\nprincipals = [\"root@example.com\"]\n";
-
-/// A `[[port]]` that the test networks may be granted.
-#[must_use]
-pub fn port(number: u16, protocol: &str) -> String {
-    format!(
-        "[[port]]\nnumber = {number}\nprotocol = \"{protocol}\"\nname = \"port-{number}\"\nmax_duration = \"3h\"\n\
-         allowed_sources = [\"10.0.0.0/8\", \"fd00::/8\", \"fe80::/10\"]\non_expiry = \"cut\"\n"
-    )
-}
 
 /// A posternd and its files. Dropping it kills the process and opens what it closed.
 #[derive(Debug)]
@@ -171,7 +98,8 @@ impl Postern {
     /// # Panics
     /// Where the disk refuses.
     pub fn configure(&self, options: &Options) {
-        let Options { shed, rules, tcp, plaintext, clock, extra, user, watchdog: _, run_systemd: _, state: _ } = options;
+        let Options { shed, rules, tcp, plaintext, clock, extra, user, watchdog: _, run_systemd: _, state: _ } =
+            options;
         let text = format!(
             "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nuser = {user:?}\nshed = {shed}\n{extra}\n\
              [clock]\nunsynchronised = {clock:?}\n[api]\nunix = {:?}\ntcp = {tcp:?}\nplaintext = {plaintext:?}\n{rules}",
@@ -250,7 +178,14 @@ impl Postern {
         self.process.as_mut().and_then(|child| child.try_wait().expect("its state"))
     }
 
-    /// Whether posternd has been killed (SIGKILL), now or within `patience`.
+    /// Whether posternd was killed (SIGKILL), or has ended itself because its keeper was.
+    #[must_use]
+    pub fn is_crash(&self, status: ExitStatus) -> bool {
+        let lost_keeper = || self.log().lines().last().is_some_and(|line| line.contains("stays root is gone"));
+        status.signal() == Some(libc::SIGKILL) || status.signal() == Some(libc::SIGABRT) && lost_keeper()
+    }
+
+    /// Whether posternd has crashed, now or within `patience`.
     ///
     /// # Panics
     /// Where it ended otherwise.
@@ -258,7 +193,7 @@ impl Postern {
         let end = Instant::now() + patience;
         loop {
             if let Some(status) = self.ended() {
-                assert_eq!(status.signal(), Some(libc::SIGKILL), "posternd ended by itself:\n{}", self.log());
+                assert!(self.is_crash(status), "posternd ended by itself ({status}):\n{}", self.log());
                 self.process = None;
                 return true;
             }

@@ -307,7 +307,14 @@ impl World {
 
     fn with(start: fn(&Settings, &Table) -> Result<Enforcer, EnforcerError>) -> Self {
         let pins = Pins::new();
-        let settings = Settings { pin_dir: pins.path().to_owned(), keeper: None, cgroup: None, grants: GRANTS, flows: 0, slots: 8 };
+        let settings = Settings {
+            pin_dir: pins.path().to_owned(),
+            keeper: None,
+            cgroup: None,
+            grants: GRANTS,
+            flows: 0,
+            slots: 8,
+        };
         let mut world = Self { net: Net::pair(), pins, settings, enforcer: None };
         world.enforcer = Some(world.net.server.run(|| start(&world.settings, &protected())).expect("to start"));
         world

@@ -267,7 +267,14 @@ impl World {
     /// Without an enforcer.
     fn open() -> Self {
         let pins = Pins::new();
-        let settings = Settings { pin_dir: pins.path().to_owned(), keeper: None, cgroup: None, grants: 16, flows: FLOWS, slots: 8 };
+        let settings = Settings {
+            pin_dir: pins.path().to_owned(),
+            keeper: None,
+            cgroup: None,
+            grants: 16,
+            flows: FLOWS,
+            slots: 8,
+        };
         Self { net: Net::pair(), pins, settings, enforcer: None, installed: Table::default() }
     }
 

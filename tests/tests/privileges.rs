@@ -1,17 +1,23 @@
 //! What posternd has given up while it serves, and that all of its work still works (CHECKLIST E14).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::path::Path;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use postern_proto::v1::ShedMode;
+use postern_tests::flood::Flood;
 use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
 use postern_tests::netns::Netns;
-use postern_tests::postern::{Options, Postern, port};
+use postern_tests::postern::{Options, Postern, USER, port};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::service::Service;
 use postern_tests::{PATIENCE, until};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// CAP_NET_ADMIN: what `LINK_CREATE`, the end of a session and a setting of the network take.
 const NET_ADMIN: u64 = 1 << 12;
@@ -46,19 +52,30 @@ fn a_serving_posternd_can_do_its_work_and_little_else() {
 
     let threads = of_each_thread(postern.pid(), "CapEff:");
     println!("{} threads with the capabilities {}", threads.len(), threads[0]);
-    for name in ["CapEff:", "CapPrm:", "CapBnd:"] {
-        for value in of_each_thread(postern.pid(), name) {
-            let left = u64::from_str_radix(&value, 16).expect("a number") & !BPF;
-            assert_eq!(left, NET_ADMIN, "{name} {value}");
+    let keeper = keeper_of(postern.pid()).expect("the part that stays root");
+    assert_ne!(id_of(USER), 0);
+    for (pid, user, rights) in [(postern.pid(), id_of(USER), NET_ADMIN), (keeper, 0, 0)] {
+        for name in ["CapEff:", "CapPrm:", "CapBnd:"] {
+            for value in of_each_thread(pid, name) {
+                let left = u64::from_str_radix(&value, 16).expect("a number") & !BPF;
+                assert_eq!(left, rights, "{name} {value}");
+            }
+        }
+        let ids = [user; 4].map(|id| id.to_string()).join("\t");
+        for (name, wanted) in
+            [("Uid:", &*ids), ("CapInh:", "0000000000000000"), ("NoNewPrivs:", "1"), ("Seccomp:", "2")]
+        {
+            let found = of_each_thread(pid, name);
+            assert!(found.iter().all(|value| value == wanted), "{name} {found:?}");
         }
     }
-    for (name, wanted) in [("CapInh:", "0000000000000000"), ("NoNewPrivs:", "1"), ("Seccomp:", "2")] {
-        assert!(of_each_thread(postern.pid(), name).iter().all(|value| value == wanted), "{name}");
-    }
+    // The files that a grant makes, too.
+    assert_eq!(owners(postern.state()), [id_of(USER)].into());
+    assert_eq!(owners(postern.pin_dir()), [0].into());
 
     // What looking after all this costs: a figure, no promise.
     let (busy, start) = (busy_ns(postern.pid()), Instant::now());
-    std::thread::sleep(Duration::from_secs(3));
+    sleep(Duration::from_secs(3));
     let busy = busy_ns(postern.pid()) - busy;
     println!("idle: {} µs of a processor in {} ms", busy / 1000, start.elapsed().as_millis());
 
@@ -108,4 +125,153 @@ fn a_serving_posternd_can_do_its_work_and_little_else() {
     }
     until("everything in force", whole);
     assert_ne!(probe::tcp(&net.client, STRANGER.v4, to), Outcome::Answered);
+    assert_eq!(owners(postern.state()), [id_of(USER)].into());
+    assert_eq!(owners(postern.pin_dir()), [0].into());
+}
+
+/// The process that keeps an agent's pins.
+fn keeper_of(agent: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).expect("its children");
+    children.split_whitespace().next().map(|pid| pid.parse().expect("a number"))
+}
+
+fn id_of(user: &str) -> u32 {
+    let users = fs::read_to_string("/etc/passwd").expect("the users");
+    let line = users.lines().find_map(|line| line.strip_prefix(user)?.strip_prefix(":x:")).expect("the user");
+    line.split(':').next().expect("a number").parse().expect("a number")
+}
+
+/// Whose everything below a directory is.
+fn owners(directory: &Path) -> BTreeSet<u32> {
+    let mut owners = BTreeSet::from([fs::symlink_metadata(directory).expect("a file").uid()]);
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let entry = entry.expect("a name");
+        match entry.file_type().expect("its type").is_dir() {
+            true => owners.extend(self::owners(&entry.path())),
+            false => drop(owners.insert(entry.metadata().expect("a file").uid())),
+        }
+    }
+    owners
+}
+
+fn send(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("a process id");
+    kill_process(pid, signal).expect("to signal it");
+}
+
+/// A granted source gets in, a stranger does not.
+fn holds(net: &Net, when: &str) {
+    assert!(probe::tcp_answers(&net.client, GRANTED.v4, (SERVER.v4, 22).into()), "{when}");
+    assert_ne!(probe::tcp(&net.client, STRANGER.v4, (SERVER.v4, 22).into()), Outcome::Answered, "{when}");
+}
+
+fn degraded(postern: &Postern) -> String {
+    postern.client().status().expect("a status").degraded.join("\n")
+}
+
+#[test]
+fn what_root_began_its_user_goes_on_with_and_the_other_way_round() {
+    let net = Net::pair();
+    let _service = Service::tcp_echo(&net.server, (Ipv6Addr::UNSPECIFIED, 22).into());
+    let as_user = |user: &str| Options { user: user.to_owned(), ..Options::without_shed() };
+    let mut postern = Postern::start(&net.server, as_user("root"));
+    assert_eq!(degraded(&postern), "");
+    assert_eq!(keeper_of(postern.pid()), None);
+    assert_eq!(owners(postern.state()), [0].into());
+    postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
+    holds(&net, "by root");
+    let missing = "nobody-of-this-name";
+    for (user, owner, complaint) in [
+        (USER, id_of(USER), ""),
+        ("root", 0, ""),
+        (USER, id_of(USER), ""),
+        (missing, 0, "there is no user"),
+        (USER, id_of(USER), ""),
+    ] {
+        postern.configure(&as_user(user));
+        assert!(postern.stop().success());
+        holds(&net, "while nobody is there");
+        postern.launch();
+        holds(&net, user);
+        assert!(
+            degraded(&postern).contains(complaint) && degraded(&postern).is_empty() == complaint.is_empty(),
+            "{user}: {}",
+            degraded(&postern)
+        );
+        assert_eq!(owners(postern.state()), [owner].into(), "{user}");
+    }
+    // What root has written meanwhile is its user's again.
+    assert!(postern.stop().success());
+    for entry in ["journal", "host-id"] {
+        chown(postern.state().join(entry), Some(0), Some(0)).expect("an owner");
+    }
+    postern.launch();
+    holds(&net, "after somebody's chown");
+    postern.grant(&["3389/tcp"], &GRANTED.both(), 600).expect("a grant");
+    assert_eq!((degraded(&postern), owners(postern.state())), (String::new(), [id_of(USER)].into()));
+}
+
+#[test]
+fn a_state_directory_that_its_user_cannot_reach_is_worked_on_as_root() {
+    let net = Net::pair();
+    let _service = Service::tcp_echo(&net.server, (Ipv6Addr::UNSPECIFIED, 22).into());
+    let closed = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).expect("a mode");
+    let state = Some(closed.path().join("state"));
+    let mut postern = Postern::start(&net.server, Options { state, ..Options::without_shed() });
+    assert!(degraded(&postern).contains("posternd runs as root: its user cannot use"), "{}", degraded(&postern));
+    postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
+    holds(&net, "as root");
+    fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o711)).expect("a mode");
+    assert!(postern.stop().success());
+    postern.launch();
+    holds(&net, "as its user");
+    assert_eq!(degraded(&postern), "");
+}
+
+#[test]
+fn files_for_root_alone_are_reloaded() {
+    let net = Net::pair();
+    let _service = Service::tcp_echo(&net.server, (Ipv6Addr::UNSPECIFIED, 2222).into());
+    let options = Options::without_shed();
+    let postern = Postern::start(&net.server, options.clone());
+    assert!(probe::tcp_answers(&net.client, STRANGER.v4, (SERVER.v4, 2222).into()));
+    postern.configure(&Options { rules: [options.rules.clone(), port(2222, "tcp")].concat(), ..options });
+    for file in [postern.config(), postern.file("allowed_signers")] {
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("a mode");
+    }
+    postern.reload();
+    until("the reload", || probe::tcp(&net.client, STRANGER.v4, (SERVER.v4, 2222).into()) != Outcome::Answered);
+    assert_eq!(degraded(&postern), "");
+}
+
+#[test]
+fn neither_part_lives_without_the_other() {
+    let net = Net::pair();
+    let _service = Service::tcp_echo(&net.server, (Ipv6Addr::UNSPECIFIED, 22).into());
+    let mut postern = Postern::start(&net.server, Options::without_shed());
+    postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
+    let flood = Flood::start(&net, &[22]);
+    for _ in 0..3 {
+        // What people and service managers tell all processes of this name is for the agent alone.
+        let keeper = keeper_of(postern.pid()).expect("a keeper");
+        for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
+            send(keeper, signal);
+        }
+        sleep(Duration::from_millis(100));
+        holds(&net, "after signals to the keeper");
+        assert_eq!(keeper_of(postern.pid()), Some(keeper));
+        send(keeper, Signal::KILL);
+        assert!(postern.has_crashed(PATIENCE), "it goes on without");
+        holds(&net, "dead, both");
+        postern.launch();
+        holds(&net, "started again");
+        let keeper = keeper_of(postern.pid()).expect("a keeper");
+        postern.kill();
+        until("the keeper's end", || !Path::new(&format!("/proc/{keeper}")).exists());
+        holds(&net, "dead, both");
+        postern.launch();
+        holds(&net, "started again");
+    }
+    assert_eq!(flood.counted().leaked, 0);
 }

@@ -20,6 +20,7 @@ fn root_with(name: &str, unit: &str) -> tempfile::TempDir {
         (&*format!("usr/lib/systemd/system/{name}"), unit, 0o644),
         ("usr/sbin/posternd", "", 0o755),
         ("bin/kill", "", 0o755),
+        ("bin/mkdir", "", 0o755),
     ] {
         let path = root.path().join(path);
         fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
@@ -69,7 +70,7 @@ fn the_units_stay_closed_to_what_posternd_does_not_need() {
 }
 
 #[test]
-fn group_and_directories_are_made() {
+fn user_and_directories_are_made() {
     let root = tempfile::tempdir().expect("a directory");
     let etc = root.path().join("etc");
     fs::create_dir_all(&etc).expect("etc");
@@ -86,8 +87,10 @@ fn group_and_directories_are_made() {
         let output = command.arg(root).arg(checkout("systemd").join(file)).output().expect("one of systemd's tools");
         assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    let group = fs::read_to_string(etc.join("group")).expect("group");
-    assert!(group.contains("postern:"), "{group}");
+    for file in ["passwd", "group"] {
+        let text = fs::read_to_string(etc.join(file)).expect("a list");
+        assert!(text.contains("\npostern:"), "{text}");
+    }
     let mode =
         |path: &str| fs::metadata(root.path().join(path)).expect("made by tmpfiles").permissions().mode() & 0o777;
     assert_eq!((mode("etc/postern"), mode("var/lib/postern"), mode("run/postern")), (0o755, 0o700, 0o750));

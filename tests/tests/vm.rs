@@ -45,7 +45,7 @@ fn guest_root(kernel: &Kernel, folder: &Path) -> PathBuf {
     let image = Image::default()
         .folders(&["proc", "sys", "dev", "tmp", "run", "root", "disk", "t", "var/tmp"])
         .file("init", 0o755, include_bytes!("../src/vm/init.sh").as_slice())
-        .file("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\n")
+        .file("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/sh\n")
         .file("etc/group", 0o644, "root:x:0:\n")
         .file("etc/hosts", 0o644, "127.0.0.1 localhost\n")
         .file("etc/machine-id", 0o444, "0123456789abcdef0123456789abcdef\n")

@@ -2,10 +2,7 @@
 //!
 //! Owns the choice between the two, which mean the same. What a pin is worth is decided in `pins`.
 
-use std::{
-    io,
-    os::fd::AsFd,
-};
+use std::{io, os::fd::AsFd};
 
 use super::{
     EnforcerError, Settings,

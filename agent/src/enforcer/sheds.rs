@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    links::{Attachment, LayerState, Link},
     kept::Pins,
+    links::{Attachment, LayerState, Link},
     pins::Pinned,
     sys::{self, Place},
 };

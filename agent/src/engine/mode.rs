@@ -50,7 +50,8 @@ impl Engine {
     async fn check_file(&self) -> Result<(), Refusal> {
         let (path, keeper) = (self.0.config_file.clone(), self.0.keeper.clone());
         let busy = |_| Refusal::new(Reason::Overloaded, "try again in a moment");
-        let read = tokio::task::spawn_blocking(move || Config::load_through(keeper.as_ref(), &path)).await.map_err(busy)?;
+        let read =
+            tokio::task::spawn_blocking(move || Config::load_through(keeper.as_ref(), &path)).await.map_err(busy)?;
         let refuse = |why: String| Err(Refusal::new(Reason::ModeNotInFile, why).at("mode"));
         match read.map(|config| config.policy().mode) {
             Ok(Mode::Enforce) => Ok(()),

@@ -44,7 +44,12 @@ impl Keeper {
     pub fn start(duty: &Duty) -> io::Result<Self> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         // A group of its own, so that Ctrl-C reaches the agent alone. It is never waited for: it outlives the agent by a moment.
-        Command::new("/proc/self/exe").arg0("posternd").arg(WORD).stdin(Stdio::from(theirs)).process_group(0).spawn()?;
+        Command::new("/proc/self/exe")
+            .arg0("posternd")
+            .arg(WORD)
+            .stdin(Stdio::from(theirs))
+            .process_group(0)
+            .spawn()?;
         wire::send(ours.as_fd(), duty, None)?;
         Ok(Self(Arc::new(Mutex::new(ours))))
     }
@@ -80,7 +85,9 @@ impl Keeper {
             Answer::Done => Ok(()),
             Answer::InUse(path) => Err(EnforcerError::InUse(path)),
             Answer::Pins { what, cause } => Err(EnforcerError::Kernel { what, cause, advice: ADVICE_PINS }),
-            Answer::Failed(failed) => Err(EnforcerError::kernel("keep the pins", &io::Error::from(failed), ADVICE_PINS)),
+            Answer::Failed(failed) => {
+                Err(EnforcerError::kernel("keep the pins", &io::Error::from(failed), ADVICE_PINS))
+            }
             other => gone(&format_args!("{other:?}")),
         }
     }

@@ -95,7 +95,8 @@ impl User {
     /// # Errors
     /// That it cannot, in words.
     pub fn reaches(&self, state: &Path) -> Result<(), String> {
-        let tried = self.as_user(|| accessat(CWD, state, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS));
+        let tried = self
+            .as_user(|| accessat(CWD, state, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS));
         tried.map_err(|e| format!("its user cannot use {}: {e}", state.display()))
     }
 
@@ -119,7 +120,12 @@ impl User {
     /// What the kernel refused, in words.
     pub fn become_it(&self) -> Result<(), String> {
         let failed = |e: capctl::Error| format!("the user could not be changed: {e}");
-        let groups: Vec<u32> = fs::read_to_string(GROUPS).ok().and_then(|text| numbers(&text, TERMINALS)).into_iter().map(|[gid]| gid).collect();
+        let groups: Vec<u32> = fs::read_to_string(GROUPS)
+            .ok()
+            .and_then(|text| numbers(&text, TERMINALS))
+            .into_iter()
+            .map(|[gid]| gid)
+            .collect();
         let outcome = cap_set_ids(Some(self.uid.as_raw()), Some(self.gid.as_raw()), Some(&groups)).map_err(failed);
         let mut state = CapState::get_current().map_err(failed)?;
         if outcome.is_ok() {
@@ -141,7 +147,7 @@ fn numbers<const N: usize>(text: &str, name: &str) -> Option<[u32; N]> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt as _, chown, symlink};
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 
     use super::*;
 
@@ -194,9 +200,10 @@ mod tests {
         let state = dir.path().join("state");
         let user = User { uid: Uid::from_raw(12345), gid: Gid::from_raw(23456) };
         user.own(&state).unwrap();
-        assert!(user.reaches(&state).unwrap_err().contains("cannot use"), "temporary directories are 0700");
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
-        fs::set_permissions(dir.path(), open).unwrap();
+        let permit = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+        permit(0o700);
+        assert!(user.reaches(&state).unwrap_err().contains("cannot use"));
+        permit(0o711);
         user.reaches(&state).unwrap();
         User::ROOT.own(&state).unwrap();
         assert!(user.reaches(&state).is_err());

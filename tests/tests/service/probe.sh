@@ -3,7 +3,13 @@ network
 show "posternd is ready"                              within 20 systemctl --quiet is-active posternd.service
 show "it was ready before the network"                before posternd.service network-pre.target
 show "the ports were closed before it started"        before postern-early.service posternd.service
-show "no right but one"                               test "$(awk '/^CapEff/ {print $2}' "/proc/$(main_pid)/status")" = 0000000000001000
+status() { awk -v name="$2:" '$1 == name {print $2}' "/proc/$1/status"; }
+keeper() { pgrep --parent "$(main_pid)"; }
+show "it is a user of its own"                        test "$(status "$(main_pid)" Uid)" = "$(id -u postern)"
+show "no right but one"                               test "$(status "$(main_pid)" CapEff)" = 0000000000001000
+show "none can be had any more"                       test "$(status "$(main_pid)" CapBnd)" = 0000000000001000
+show "what stays root has no right at all"            test "$(status "$(keeper)" Uid) $(status "$(keeper)" CapEff) $(status "$(keeper)" CapBnd)" = "0 0000000000000000 0000000000000000"
+show "nothing is amiss"                               eval '! postern status unix:///run/postern/posternd.sock | grep -i degraded'
 show "an unprotected port answers"                    within 5 reaches eve 10.77.0.1 2222
 show "the protected port answers nobody"              refused alice 10.77.0.1 22
 show "a signed request is granted"                    request 5m
@@ -17,14 +23,17 @@ show "killed: all else stays closed"                  refused eve 10.77.0.1 22
 show "systemd starts it again"                        within 20 new_pid "$pid"
 show "it has adopted what was there: grant"           reaches alice 10.77.0.1 22
 show "it has adopted what was there: neighbour"       refused eve 10.77.0.1 22
-show "reload"                                         systemctl reload posternd.service
+chmod 600 /etc/postern/postern.toml /etc/postern/allowed_signers
+show "reload, of files for root alone"                systemctl reload posternd.service
+reloaded() { journalctl --sync; journalctl --boot -o cat _SYSTEMD_UNIT=posternd.service | grep -q "policy and trust reloaded"; }
+show "it has read them"                               within 5 reloaded
 show "stop"                                           systemctl stop posternd.service
 show "stopped: the grant stays"                       reaches alice 10.77.0.1 22
 show "stopped: all else stays closed"                 refused eve 10.77.0.1 22
 show "start"                                          systemctl start posternd.service
 show "started: all else stays closed"                 refused eve 10.77.0.1 22
 show "the socket is for root and its group"           test "$(stat -c '%a %U %G' /run/postern)" = "750 root postern"
-show "the state is for root"                          test "$(stat -c '%a %U' /var/lib/postern)" = "700 root"
+show "the state is for its user"                      test "$(stat -c '%a %U' /var/lib/postern)" = "700 postern"
 warnings
 show "stop, then the explicit way to open"            eval 'systemctl stop posternd.service && posternd unlock'
 show "journald was told, loudly"                      eval 'journalctl --sync; journalctl -p crit -o json POSTERN_EVENT=unlocked | grep -q MESSAGE'

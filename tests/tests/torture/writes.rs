@@ -8,7 +8,6 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
-use std::os::unix::process::ExitStatusExt as _;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -167,7 +166,8 @@ impl Trial {
                     self.world.postern.kill();
                     break;
                 };
-                assert_eq!(status.signal(), Some(9), "{fault:?}");
+                // Of the two processes either may be the one that makes that call; without its keeper the agent ends itself.
+                assert!(self.world.postern.is_crash(status), "{fault:?}: {status}");
                 (kills, made) = (kills + 1, made + 1);
                 self.check(&format!("{what}, {fault:?}, dead"));
             }

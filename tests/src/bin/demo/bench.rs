@@ -34,7 +34,14 @@ fn report(what: &str, aim: &str, value: impl std::fmt::Display) {
 
 /// The enforcer alone: from the call that writes the maps to the SYN-ACK of a SYN that is sent when it returns.
 fn map_write(lab: &Lab) -> Result<()> {
-    let settings = Settings { pin_dir: "/sys/fs/bpf/bench".into(), keeper: None, cgroup: None, grants: 1024, flows: 0, slots: 1024 };
+    let settings = Settings {
+        pin_dir: "/sys/fs/bpf/bench".into(),
+        keeper: None,
+        cgroup: None,
+        grants: 1024,
+        flows: 0,
+        slots: 1024,
+    };
     let closed = Table { protected: [(TCP, PLAIN)].into(), ..Table::default() };
     let mut open = closed.clone();
     let key = GrantKey::new(Address::v4(STRANGER.v4.octets()), 32, TCP, PLAIN);
