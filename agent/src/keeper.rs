@@ -202,3 +202,6 @@ fn handed(result: io::Result<OwnedFd>) -> Reply {
 fn failed(error: &io::Error) -> Answer {
     Answer::Failed(Failed::from(error))
 }
+
+#[cfg(test)]
+mod tests;
