@@ -53,7 +53,6 @@ pub fn say_synchronised() {
 pub struct Arrivals {
     socket: UdpSocket,
     /// What to add to the wall clock, which the kernel stamps with, to get the boot clock.
-    offset: i128,
 }
 
 impl Arrivals {
@@ -66,7 +65,7 @@ impl Arrivals {
         let socket = namespace.run(|| UdpSocket::bind(from)).expect("a socket");
         socket.connect(to).expect("to connect");
         setsockopt(&socket, ReceiveTimestampns, &true).expect("SO_TIMESTAMPNS");
-        Self { socket, offset: boot_less_wall() }
+        Self { socket }
     }
 
     /// Sends one datagram.
@@ -84,7 +83,7 @@ impl Arrivals {
     #[must_use]
     pub fn next(&self, patience: Duration) -> Option<u64> {
         self.socket.set_read_timeout(Some(patience)).expect("a time-out");
-        match receive(self.socket.as_raw_fd(), self.offset) {
+        match receive(self.socket.as_raw_fd()) {
             Ok((_, at)) => at,
             Err(error) if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind()) => None,
             // An ICMP port unreachable: the other side is closed.
@@ -98,7 +97,6 @@ impl Arrivals {
 #[derive(Debug)]
 pub struct StampedStream {
     stream: TcpStream,
-    offset: i128,
 }
 
 impl StampedStream {
@@ -107,7 +105,7 @@ impl StampedStream {
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
         setsockopt(&stream, ReceiveTimestampns, &true).expect("SO_TIMESTAMPNS");
-        Self { stream, offset: boot_less_wall() }
+        Self { stream }
     }
 
     /// The connection itself.
@@ -121,23 +119,27 @@ impl StampedStream {
     /// # Errors
     /// As `recvmsg(2)`.
     pub fn read(&self) -> io::Result<(usize, Option<u64>)> {
-        receive(self.stream.as_raw_fd(), self.offset)
+        receive(self.stream.as_raw_fd())
     }
 }
 
-/// What to add to the wall clock to get the boot clock.
+/// What to add to the wall clock to get the boot clock, now: somebody may be slewing the wall clock. The boot clock is read first, so each
+/// attempt falls short by the time between the two, and the largest is the best: what is said to have arrived after a moment did.
 fn boot_less_wall() -> i128 {
-    let wall = nanoseconds(clock_gettime(ClockId::CLOCK_REALTIME).expect("the wall clock"));
-    i128::from(boot_ns()) - i128::from(wall)
+    let attempt = |_| {
+        let boot = i128::from(boot_ns());
+        boot - i128::from(nanoseconds(clock_gettime(ClockId::CLOCK_REALTIME).expect("the wall clock")))
+    };
+    (0..8).map(attempt).max().unwrap_or_default()
 }
 
 /// One read: how much, and when it arrived, on the boot clock.
-fn receive(fd: RawFd, offset: i128) -> io::Result<(usize, Option<u64>)> {
+fn receive(fd: RawFd) -> io::Result<(usize, Option<u64>)> {
     let (mut bytes, mut control) = ([0; 64], nix::cmsg_space!(TimeSpec));
     let mut parts = [IoSliceMut::new(&mut bytes)];
     let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::empty())?;
     let at = message.cmsgs()?.find_map(|c| match c {
-        ControlMessageOwned::ScmTimestampns(at) => u64::try_from(i128::from(nanoseconds(at)) + offset).ok(),
+        ControlMessageOwned::ScmTimestampns(at) => u64::try_from(i128::from(nanoseconds(at)) + boot_less_wall()).ok(),
         _ => None,
     });
     Ok((message.bytes, at))
