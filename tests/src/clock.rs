@@ -52,7 +52,6 @@ pub fn say_synchronised() {
 #[derive(Debug)]
 pub struct Arrivals {
     socket: UdpSocket,
-    /// What to add to the wall clock, which the kernel stamps with, to get the boot clock.
 }
 
 impl Arrivals {
