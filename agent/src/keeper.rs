@@ -77,6 +77,16 @@ pub fn step_down(path: &Path, config: &Config) -> Result<Option<Keeper>, String>
     become_it().map(Some).map_err(stay)
 }
 
+/// Hands what root has just written in the state directory back to the user whose it is.
+pub fn hand_back(config: &Config) {
+    if let Ok(user) = User::named(&config.user)
+        && user.has(&config.state_dir)
+        && let Err(why) = user.own(&config.state_dir)
+    {
+        tracing::warn!(%why, "the next start hands it over");
+    }
+}
+
 /// Keeps what the agent at the other end of standard input asks for, until it is gone.
 ///
 /// # Errors

@@ -100,6 +100,7 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
         records.push(record);
     }
     let lines = journal.append(&records).map_err(Failure::other)?;
+    keeper::hand_back(&config);
     if config.audit.journald.unwrap_or_else(journald::is_there) {
         for (record, line) in records.into_iter().zip(lines.split(|byte| *byte == b'\n')) {
             journald::export(&Published { record, life: None, line: line.to_vec() });

@@ -14,6 +14,7 @@ pending_ttl = "30m"
 trust_file = "DIR/allowed_signers"
 # The machine that runs the tests may have nobody to ask for the time.
 clock = { unsynchronised = "trust" }
+user = "nobody"
 revoked_keys = "DIR/revoked"
 
 [[port]]
@@ -213,6 +214,14 @@ fn check_config_says_what_it_understood_and_doubts() {
     assert_eq!(json["signers"][0]["purposes"], json!(["request", "read"]));
     assert_eq!((&json["signers"][6]["revoked"], &json["signers"][7]["authority"]), (&json!(true), &json!(true)));
     assert_eq!(json["warnings"].as_array().unwrap().len(), 8);
+}
+
+#[test]
+fn a_user_that_is_not_there_is_doubted() {
+    let site = Site::new(&POLICY.replace("\"nobody\"", "\"nobody-here\""));
+    let (code, said) = site.say(&["check-config"]);
+    let doubt = "- posternd will stay root here: there is no user \"nobody-here\"";
+    assert!(code == 0 && said.contains(doubt), "{said}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,7 +20,9 @@ type Record = BTreeMap<String, String>;
 fn listen(folder: &Path) -> UnixDatagram {
     let path = folder.join("journal/socket");
     let _ = fs::remove_file(&path);
-    let socket = UnixDatagram::bind(path).expect("the socket");
+    let socket = UnixDatagram::bind(&path).expect("the socket");
+    // As journald's own.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).expect("a mode");
     socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
     socket
 }

@@ -1,6 +1,6 @@
 //! What an administrator probably did not mean: rules that can never be met, names that nothing else names.
 //!
-//! Owns these questions about policy and trust file together. None of them makes a configuration invalid.
+//! Owns these questions about policy and trust file together, and about the machine's user. None of them makes a configuration invalid.
 
 use std::collections::BTreeSet;
 
@@ -10,6 +10,8 @@ use postern_core::policy::{Policy, PortRule, RoleKind, RoleRule};
 use postern_core::time::Now;
 use postern_core::trust::{Entry, Trust};
 
+use crate::privilege::User;
+
 /// All doubts, the gravest kinds first.
 #[must_use]
 pub fn of(policy: &Policy, trust: &Trust, now: &Now) -> Vec<String> {
@@ -18,6 +20,12 @@ pub fn of(policy: &Policy, trust: &Trust, now: &Now) -> Vec<String> {
     let principals = principals(policy).into_iter().filter_map(|name| principal(name, policy, trust, at));
     let lines = trust.entries().filter_map(|entry| line(entry, policy, at));
     ports.chain(principals).chain(lines).collect()
+}
+
+/// What becomes of posternd on this machine, where its user is not there.
+#[must_use]
+pub fn user(name: &str) -> Option<String> {
+    User::named(name).err().map(|why| format!("posternd will stay root here: {why}"))
 }
 
 /// Everybody whom a role names.

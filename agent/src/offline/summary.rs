@@ -153,7 +153,7 @@ impl Summary {
             ports: policy.ports.iter().map(Port::of).collect(),
             roles: policy.roles.iter().map(Held::of).collect(),
             signers: trust.entries().map(|entry| Signs::of(entry, policy)).collect(),
-            warnings: doubts::of(policy, trust, now),
+            warnings: doubts::of(policy, trust, now).into_iter().chain(doubts::user(&config.user)).collect(),
         }
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! Owns finding that user, handing over the state directory, and the change itself. It never looks at what is in a file.
 
+use std::ffi::CStr;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 
 use capctl::caps::{Cap, CapSet, CapState, cap_set_ids};
@@ -46,40 +47,50 @@ impl User {
         Ok(Self { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) })
     }
 
-    /// Makes everything in `state` this user's. The directory is made (0700) if it is missing.
+    /// Makes everything in `state` this user's, as far as it can be. The directory is made (0700) if it is missing.
     ///
     /// # Errors
-    /// What the disk or the kernel refused, in words.
+    /// In words, what the disk or the kernel refused, where that leaves the directory itself another user's. What in it could not change
+    /// hands is logged.
     pub fn own(&self, state: &Path) -> Result<(), String> {
         let failed = |e: io::Error| format!("{} could not become its: {e}", state.display());
         DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(failed)?;
         // The administrator may have put a link here; below it nobody has.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, state, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
-        self.own_below(directory, DEEPEST).map_err(failed)
+        self.own_below(&directory, DEEPEST).unwrap_or_else(
+            |error| tracing::warn!(%error, path = %state.display(), "not all of it could change hands"),
+        );
+        self.take(&directory).map_err(failed)
     }
 
-    /// What is looked at is what changes hands: all by descriptor, since the directory's owner may be an agent that was taken over.
-    fn own_below(&self, directory: OwnedFd, deepest: u32) -> io::Result<()> {
-        for entry in Dir::read_from(&directory)? {
+    /// The first failure, after all else. What is looked at is what changes hands: all by descriptor, since the directory's owner may be
+    /// an agent that was taken over.
+    fn own_below(&self, directory: &OwnedFd, deepest: u32) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for entry in Dir::read_from(directory)? {
             let entry = entry?;
-            if [&b"."[..], b".."].contains(&entry.file_name().to_bytes()) {
-                continue;
-            }
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = openat(&directory, entry.file_name(), flags, Mode::empty())?;
-            let found = fstat(&fd)?;
-            match FileType::from_raw_mode(found.st_mode) {
-                FileType::Directory if deepest > 0 => {
-                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    self.own_below(openat(&directory, entry.file_name(), flags, Mode::empty())?, deepest - 1)?;
-                }
-                // With a second name it may be anybody's file.
-                FileType::RegularFile if found.st_nlink == 1 => self.take(&fd)?,
-                _ => {}
+            if ![&b"."[..], b".."].contains(&entry.file_name().to_bytes()) {
+                outcome = outcome.and(self.own_entry(directory, entry.file_name(), deepest));
             }
         }
-        self.take(&directory)
+        outcome
+    }
+
+    fn own_entry(&self, directory: &OwnedFd, name: &CStr, deepest: u32) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(directory, name, flags, Mode::empty())?;
+        let found = fstat(&fd)?;
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory if deepest > 0 => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let below = openat(directory, name, flags, Mode::empty())?;
+                self.own_below(&below, deepest - 1).and(self.take(&below))
+            }
+            // With a second name it may be anybody's file.
+            FileType::RegularFile if found.st_nlink == 1 => self.take(&fd),
+            _ => Ok(()),
+        }
     }
 
     fn take(&self, fd: impl AsFd) -> io::Result<()> {
@@ -88,6 +99,12 @@ impl User {
             return Ok(());
         }
         Ok(chownat(&fd, c"", Some(self.uid), Some(self.gid), AtFlags::EMPTY_PATH)?)
+    }
+
+    /// Whether `state` is this user's.
+    #[must_use]
+    pub fn has(&self, state: &Path) -> bool {
+        fs::metadata(state).is_ok_and(|found| found.uid() == self.uid.as_raw())
     }
 
     /// Whether this user can work in `state`: that is tried, since a directory on the way may be closed to it.
@@ -147,7 +164,7 @@ fn numbers<const N: usize>(text: &str, name: &str) -> Option<[u32; N]> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 
     use super::*;
 

@@ -12,7 +12,7 @@ use person::Person;
 use postern_proto::v1::{RequestAccessRequest, SignedMessage, WatchGrantsRequest};
 use postern_tests::client::reason;
 use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
-use postern_tests::postern::{AUDIENCE, Options, Postern};
+use postern_tests::postern::{AUDIENCE, Options, Postern, USER};
 use postern_tests::{probe, request};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -255,8 +255,11 @@ fn a_client_without_tls_1_3_gets_nothing() {
 }
 
 fn limit_files(process: u32, most: usize) {
+    // As its user, who may do that to its own processes; root would need CAP_SYS_RESOURCE.
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", USER, "--regid", "nogroup", "--clear-groups", "prlimit"]);
     let arguments = [format!("--pid={process}"), format!("--nofile={most}:{most}")];
-    let done = Command::new("prlimit").args(arguments).status().expect("prlimit of util-linux");
+    let done = command.args(arguments).status().expect("setpriv and prlimit of util-linux");
     assert!(done.success());
 }
 
