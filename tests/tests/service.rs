@@ -81,7 +81,7 @@ mount --bind / "$1/root"
 exec script --quiet --return --flush --log-out "$1/console" --command "systemd-nspawn \
   --directory='$1/root' --volatile=overlay --overlay=/usr:'$1/tree/usr':/usr --overlay=/etc:'$1/tree/etc':/etc \
   --bind='$1/probe':/probe --private-network --register=no --keep-unit --machine='$2' --hostname=vm1 \
-  --capability=CAP_BPF,CAP_PERFMON --system-call-filter='bpf @sandbox' --boot \
+  --capability=CAP_BPF,CAP_PERFMON --system-call-filter='bpf seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self' --boot \
   systemd.unit=basic.target systemd.wants=prepare.service systemd.wants=probe.service"
 "#;
 
