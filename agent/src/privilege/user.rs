@@ -11,6 +11,7 @@ use std::path::Path;
 
 use capctl::caps::{Cap, CapSet, CapState, cap_set_ids};
 use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, accessat, chownat, fstat, openat};
+use rustix::io::Errno;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 /// Where users and groups are. Not asked by way of NSS: that may ask the network, which is not there before posternd.
@@ -107,13 +108,19 @@ impl User {
         fs::metadata(state).is_ok_and(|found| found.uid() == self.uid.as_raw())
     }
 
-    /// Whether this user can work in `state`: that is tried, since a directory on the way may be closed to it.
+    /// Whether this user can work in `state`: that is tried, since a directory on the way may be closed to it. A disk that takes no writing
+    /// takes none from anybody.
     ///
     /// # Errors
     /// That it cannot, in words.
     pub fn reaches(&self, state: &Path) -> Result<(), String> {
-        let tried = self
-            .as_user(|| accessat(CWD, state, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS));
+        let tried = self.as_user(|| {
+            let (read, write) = (Access::READ_OK | Access::EXEC_OK, Access::WRITE_OK);
+            match accessat(CWD, state, read | write, AtFlags::EACCESS) {
+                Err(Errno::ROFS) => accessat(CWD, state, read, AtFlags::EACCESS),
+                other => other,
+            }
+        });
         tried.map_err(|e| format!("its user cannot use {}: {e}", state.display()))
     }
 
