@@ -7,9 +7,9 @@ use std::time::Duration;
 
 /// The audience that every test host answers to.
 pub const AUDIENCE: &str = "test.example";
-/// Who may request and revoke, with [`Postern::alice`].
+/// Who may request and revoke, with `Postern::alice`.
 pub const ALICE: &str = "alice@example.com";
-/// Who may revoke everybody's, with [`Postern::admin`].
+/// Who may revoke everybody's, with `Postern::admin`.
 pub const ADMIN: &str = "root@example.com";
 
 /// Who every posternd of a test becomes: a user that each host has, and that owns nothing.
