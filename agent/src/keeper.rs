@@ -7,7 +7,7 @@
 mod client;
 mod wire;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -57,6 +57,8 @@ pub fn step_down(path: &Path, config: &Config) -> Result<Option<Keeper>, String>
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
+    // Who is confined can make nothing above it. Where this fails, listening does, and says why.
+    let _ = config.api.unix.parent().map(fs::create_dir_all);
     let stay = |why: String| {
         let _ = User::ROOT.own(&config.state_dir);
         format!("posternd runs as root: {why}")

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -233,6 +233,22 @@ fn a_state_directory_that_its_user_cannot_reach_is_worked_on_as_root() {
     postern.launch();
     holds(&net, "as its user");
     assert_eq!(degraded(&postern), "");
+}
+
+#[test]
+fn a_folder_for_the_socket_is_made() {
+    let net = Net::pair();
+    for user in [USER, "root"] {
+        let mut postern = Postern::prepared(&net.server, Options { user: user.to_owned(), ..Options::without_shed() });
+        let folder = postern.file("run");
+        let text = fs::read_to_string(postern.config()).expect("the configuration");
+        let socket = postern.socket().display().to_string();
+        let text = text.replace(&socket, &socket.replace("posternd.sock", "run/below/posternd.sock"));
+        fs::write(postern.config(), text).expect("the configuration");
+        symlink(folder.join("below/posternd.sock"), postern.socket()).expect("a way to it");
+        postern.launch();
+        assert_eq!((degraded(&postern), owners(&folder)), (String::new(), [0].into()), "{user}");
+    }
 }
 
 #[test]
