@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 use postern_core::time::{BootNanos, Now};
@@ -15,9 +15,11 @@ use uuid::Uuid;
 
 use crate::enforcer::ntp_error;
 
+mod log;
 mod news;
 
-pub use news::{News, Watch, notices_restores};
+pub use log::KernelLog;
+pub use news::{News, Watch};
 
 /// What a boot clock, a wall clock and the kernel's opinion of it are read from.
 pub trait Clocks: Send + Sync {
@@ -41,6 +43,8 @@ struct Inner {
     unsynchronised: Unsynchronised,
     wall: Mutex<WallClock>,
     restores: AtomicU64,
+    /// Why none would be noted.
+    unnoticed: OnceLock<String>,
 }
 
 impl Clock {
@@ -58,7 +62,8 @@ impl Clock {
     #[must_use]
     pub fn with(clocks: Box<dyn Clocks>, boot_id: Uuid, unsynchronised: Unsynchronised) -> Self {
         let wall = Mutex::new(WallClock::new(unsynchronised, High::default(), None));
-        Self(Arc::new(Inner { boot_id, clocks, unsynchronised, wall, restores: AtomicU64::new(0) }))
+        let (restores, unnoticed) = (AtomicU64::new(0), OnceLock::new());
+        Self(Arc::new(Inner { boot_id, clocks, unsynchronised, wall, restores, unnoticed }))
     }
 
     /// Goes on from what is on record: the newest moments, and the newest record of this boot.
@@ -80,6 +85,17 @@ impl Clock {
     #[must_use]
     pub fn restores(&self) -> u64 {
         self.0.restores.load(Ordering::SeqCst)
+    }
+
+    /// Notes why a restore would not be noted; the first reason stays.
+    pub fn notices_no_restore(&self, why: String) {
+        let _ = self.0.unnoticed.set(why);
+    }
+
+    /// Why a restore would not be noted, where that is so.
+    #[must_use]
+    pub fn unnoticed(&self) -> Option<&str> {
+        self.0.unnoticed.get().map(String::as_str)
     }
 
     /// Which boot.

@@ -14,7 +14,7 @@ use ring::digest::{Context, SHA256};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::broadcast;
 
-use crate::clock::{self, Clock};
+use crate::clock::{self, Clock, KernelLog};
 use crate::config::{self, Closing, Config};
 use crate::enforcer::{self, Closed, Enforcer, EnforcerError};
 use crate::engine::{self, Published, Rules, Setup};
@@ -234,8 +234,9 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let observe_from = mode::observe_from(rules.policy.mode, &Enabling::None, clock.boot_id());
     let empty = Table { protected: rules.policy.protected().collect(), observe_from, ..Table::default() };
     let _lock = host::lock(&config.state_dir).map_err(|error| without_state(&error, &settings, &empty))?;
-    // What only root may read is read by now.
+    // What only root may read or open is that by now.
     let host_keys = HostKeys::read(&config.ssh_host_keys);
+    let log = KernelLog::open().map_err(|why| clock.notices_no_restore(why)).ok();
     let keeper = keeper::step_down(path, &config);
     let confinement = Confinement::of(path, &config).with_keeper(&config, keeper.as_ref());
     let keeper = keeper.unwrap_or_default();
@@ -258,7 +259,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let (engine, worker, knocks) = engine::start(setup).map_err(Failure::other)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).max_blocking_threads(BLOCKING).enable_all().build();
-    let serving = Serving { path, config: &config, keeper, host_keys, exported, knocks, reserved, cookies };
+    let serving = Serving { path, config: &config, keeper, host_keys, log, exported, knocks, reserved, cookies };
     let served = runtime.map_err(Failure::other)?.block_on(serving.serve(engine));
     if served.is_ok() {
         // It has written its last record by now. After a failure nobody has told it to stop.

@@ -1,9 +1,8 @@
 //! What happens to the clocks and the machine, as soon as it does.
 //!
-//! Owns the kernel's two ways to say so: a timer that is cancelled when the wall clock is set, and the event of a new VM
-//! generation (Linux 6.10). It never decides what follows.
+//! Owns the kernel's ways to say so: a timer that is cancelled when the wall clock is set, its log, and the event of a new VM
+//! generation that some kernels send (6.8, and distributions' that took it from there). It never decides what follows.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -14,12 +13,12 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
+use super::log::KernelLog;
+
 /// The kernel's own events; group 2 is udev's.
 const KERNEL_EVENTS: u32 = 1;
 /// Room for a burst of events, as when many devices appear at once.
 const ROOM: usize = 1 << 20;
-/// Where the driver shows the devices that it serves: as a platform device since Linux 6.10, on ACPI before.
-const DRIVERS: [&str; 2] = ["/sys/bus/platform/drivers/vmgenid", "/sys/bus/acpi/drivers/vmgenid"];
 
 /// What happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +27,7 @@ pub struct News {
     pub set: bool,
     /// The machine was restored from a snapshot, or is a copy.
     pub restored: bool,
-    /// More events came than were read: one of them may have been of a restore.
+    /// More came than was read: something of it may have been of a restore.
     pub missed: bool,
 }
 
@@ -36,14 +35,15 @@ pub struct News {
 pub struct Watch {
     timer: OwnedFd,
     events: Socket,
+    log: Option<KernelLog>,
 }
 
 impl Watch {
-    /// Begins to watch.
+    /// Begins to watch; the kernel's log too, where there is one to watch.
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn open() -> io::Result<Self> {
+    pub fn open(log: Option<KernelLog>) -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         arm(timer.as_fd())?;
         let mut events = Socket::new(NETLINK_KOBJECT_UEVENT)?;
@@ -51,7 +51,7 @@ impl Watch {
         // Less than asked for is no reason to hear nothing.
         let _ = events.set_rx_buf_sz(ROOM);
         events.bind(&SocketAddr::new(0, KERNEL_EVENTS))?;
-        Ok(Self { timer, events })
+        Ok(Self { timer, events, log })
     }
 
     /// Sleeps until there is news.
@@ -60,7 +60,8 @@ impl Watch {
     /// When the kernel does not answer.
     pub fn wait(&self) -> io::Result<News> {
         loop {
-            let mut wanted = [PollFd::new(&self.timer, PollFlags::IN), PollFd::new(&self.events, PollFlags::IN)];
+            let fds = [self.timer.as_fd(), self.events.as_fd()].into_iter().chain(self.log.as_ref().map(AsFd::as_fd));
+            let mut wanted: Vec<_> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
             match poll(&mut wanted, None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -81,6 +82,11 @@ impl Watch {
             }
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
             Err(error) => return Err(error.into()),
+        }
+        if let Some(log) = &self.log {
+            let heard = log.heard()?;
+            news.restored |= heard.restored;
+            news.missed |= heard.missed;
         }
         loop {
             match self.events.recv_from_full() {
@@ -111,32 +117,10 @@ fn is_new_generation(event: &[u8]) -> bool {
     lines.next().is_some_and(|head| head.starts_with(b"change@")) && lines.any(|line| line == b"NEW_VMGENID=1")
 }
 
-/// Whether the hypervisor tells this machine when it is restored or copied, and the kernel passes it on.
-///
-/// # Errors
-/// Why not.
-pub fn notices_restores() -> Result<(), String> {
-    // Each device that it serves is a link to it, and has one back.
-    let serves = |driver: &str| {
-        fs::read_dir(driver).is_ok_and(|entries| entries.flatten().any(|entry| entry.path().join("driver").exists()))
-    };
-    if !DRIVERS.into_iter().any(serves) {
-        return Err("the hypervisor offers no VM generation id, or the kernel has no driver for it".into());
-    }
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    if release_number(&release) < Some((6, 10)) {
-        return Err(format!("Linux {release} does not tell of a new VM generation; 6.10 does"));
-    }
-    Ok(())
-}
-
-fn release_number(release: &str) -> Option<(u32, u32)> {
-    let mut parts = release.split(|c: char| !c.is_ascii_digit());
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -157,7 +141,7 @@ mod tests {
 
     #[test]
     fn an_event_that_says_nothing_of_a_restore_is_passed_over() {
-        let watch = match Watch::open() {
+        let watch = match Watch::open(None) {
             Ok(watch) => watch,
             Err(error) => return println!("skipped: {error}"),
         };
@@ -170,12 +154,5 @@ mod tests {
         poll(&mut wanted, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap();
         assert!(wanted[0].revents().contains(PollFlags::IN), "the event arrives");
         assert_eq!(watch.heard().unwrap(), News::default());
-    }
-
-    #[test]
-    fn the_kernels_release() {
-        assert_eq!(release_number("6.1.0-38-cloud-amd64"), Some((6, 1)));
-        assert!(release_number("6.10.0") >= Some((6, 10)) && release_number("6.9.12") < Some((6, 10)));
-        assert_eq!(release_number("linux"), None);
     }
 }

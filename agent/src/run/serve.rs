@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::broadcast;
 
 use super::{Failure, rules};
+use crate::clock::KernelLog;
 use crate::config::Config;
 use crate::engine::{Engine, Published, Rules};
 use crate::keeper::Keeper;
@@ -30,6 +31,7 @@ pub(super) struct Serving<'a> {
     pub(super) config: &'a Config,
     pub(super) keeper: Option<Keeper>,
     pub(super) host_keys: HostKeys,
+    pub(super) log: Option<KernelLog>,
     pub(super) exported: Option<broadcast::Receiver<Arc<Published>>>,
     pub(super) knocks: Option<enforcer::Knocks>,
     pub(super) reserved: io::Result<Reserved>,
@@ -39,7 +41,7 @@ pub(super) struct Serving<'a> {
 impl Serving<'_> {
     /// Serves until SIGTERM or SIGINT.
     pub(super) async fn serve(self, engine: Engine) -> Result<(), Failure> {
-        let Self { path, config, keeper, host_keys, exported, knocks, reserved, cookies } = self;
+        let Self { path, config, keeper, host_keys, log, exported, knocks, reserved, cookies } = self;
         // Before anybody can see that posternd runs: from here on SIGHUP reloads and no longer kills.
         let signals = Signals::new().map_err(Failure::other)?;
         reserve(&reserved, &config.policy(), &engine).await;
@@ -53,7 +55,7 @@ impl Serving<'_> {
                 .spawn(move || note_knocks(knocks, engine))
                 .map_err(Failure::other)?;
         }
-        if let Err(error) = watch_clock(engine.clone()) {
+        if let Err(error) = watch_clock(engine.clone(), log) {
             let why = format!("the kernel does not tell when the clock is set or the machine restored: {error}");
             engine.degraded("clock", Some(why)).await;
         }
@@ -169,8 +171,8 @@ impl Reloads<'_> {
 
 /// Tells the engine when the clock is set or the machine restored, for as long as the process lives. A thread of its own sleeps in the
 /// kernel until then.
-fn watch_clock(engine: Engine) -> io::Result<()> {
-    let watch = clock::Watch::open()?;
+fn watch_clock(engine: Engine, log: Option<KernelLog>) -> io::Result<()> {
+    let watch = clock::Watch::open(log)?;
     let follow = move || {
         loop {
             match watch.wait() {

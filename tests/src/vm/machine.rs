@@ -17,26 +17,29 @@ use tempfile::TempDir;
 const PROGRAM: &str = "qemu-system-x86_64";
 /// How long the emulator may take to open its sockets, or to write or read a machine's memory.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Two processors, so that what races on a host can race there.
-const FIXED: &str = "-accel tcg,thread=multi -cpu max -smp 2 -m 1024 -nodefaults -display none -no-user-config";
+/// Two processors, so that what races on a host can race there. Without cmpxchg16b: up to 7.2 the emulator computes the flags after it from
+/// a state that is not theirs, and the interrupt that comes just then is returned from into nowhere (docs/decisions/0038).
+const FIXED: &str = "-accel tcg,thread=multi -cpu max,-cx16 -smp 2 -m 1024 -nodefaults -display none -no-user-config";
 
 /// The state that a machine goes on from, instead of booting.
 #[derive(Clone, Debug)]
 pub struct Incoming {
     memory: PathBuf,
+    disk: PathBuf,
 }
 
 /// A running virtual machine.
 #[derive(Debug)]
 pub struct Machine {
+    disk: PathBuf,
     process: Child,
     monitor: Monitor,
     directory: TempDir,
 }
 
 impl Machine {
-    /// Boots `kernel` with the archive `root` and a disk at `disk`, or goes on from `incoming`; `generation` is what the
-    /// machine says it is (the VM generation id). Returns it with the guest at the other end of the talk.
+    /// Boots `kernel` with the archive `root` and a disk at `disk`, or goes on from `incoming` with the disk of then; `generation` is
+    /// what the machine says it is (the VM generation id). Returns it with the guest at the other end of the talk.
     ///
     /// # Panics
     /// Where the emulator does not start.
@@ -49,6 +52,7 @@ impl Machine {
         incoming: Option<&Incoming>,
     ) -> (Self, Guest) {
         let directory = pins::directory();
+        let disk = incoming.map_or(disk, |incoming| &incoming.disk);
         let place = |name: &str| directory.path().join(name).display().to_string();
         let log = File::create(place("emulator")).expect("a log");
         let mut command = Command::new(PROGRAM);
@@ -60,7 +64,7 @@ impl Machine {
         command.args(["-qmp", &format!("unix:{},server=on,wait=off", place("monitor"))]);
         command.args(["-device", &format!("vmgenid,guid={generation}")]);
         command.args(["-drive", &format!("file={},format=raw,if=virtio", disk.display())]);
-        if let Some(Incoming { memory }) = incoming {
+        if let Some(Incoming { memory, .. }) = incoming {
             command.args(["-incoming", &format!("exec:cat {}", memory.display())]);
         }
         sys::die_with_parent(&mut command);
@@ -68,7 +72,7 @@ impl Machine {
         let process =
             command.spawn().unwrap_or_else(|error| panic!("{PROGRAM}: {error} (cargo xtask setup installs it)"));
         let (monitor, talk) = sockets(directory.path());
-        let mut this = Self { process, monitor, directory };
+        let mut this = Self { disk: disk.to_owned(), process, monitor, directory };
         if incoming.is_some() {
             // As it was saved: stopped.
             this.monitor.until("query-status", "paused", PATIENCE);
@@ -77,7 +81,7 @@ impl Machine {
         (this, Guest::new(talk))
     }
 
-    /// Writes the whole machine into `folder`, as a snapshot of a running machine does, and lets it go on.
+    /// Writes the whole machine into `folder`, memory and disk, as a snapshot of a running machine does, and lets it go on.
     ///
     /// # Panics
     /// Where the emulator fails.
@@ -86,8 +90,10 @@ impl Machine {
         self.monitor.run("stop", &json!({}));
         self.monitor.run("migrate", &json!({ "uri": format!("exec:cat > {}", memory.display()) }));
         self.monitor.until("query-migrate", "completed", PATIENCE);
+        let disk = folder.join("disk-of-then");
+        fs::copy(&self.disk, &disk).expect("a copy of the disk");
         self.monitor.run("cont", &json!({}));
-        Incoming { memory }
+        Incoming { memory, disk }
     }
 
     /// What the kernel and its programs have written on the console, and the emulator's own complaints.

@@ -34,7 +34,7 @@ fn the_status_says_how_the_clock_stands() {
     assert!(["synchronised", "unsynchronised"].contains(&&*found.state), "{found:?}");
     assert_eq!((found.trusted, found.challenge_needed), (found.state == "synchronised", refused), "{found:?}");
     assert_eq!(refused, !found.reason.is_empty());
-    let unnoticed = postern_agent::clock::notices_restores().err().unwrap_or_default();
+    let unnoticed = postern_agent::clock::KernelLog::open().err().unwrap_or_default();
     assert_eq!((found.restores, &found.restores_unnoticed), (0, &unnoticed));
     postern.stop();
     postern.configure(&Options::without_shed());

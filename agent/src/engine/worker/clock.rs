@@ -13,7 +13,6 @@ use postern_core::wall::ClockState;
 use uuid::Uuid;
 
 use super::{Batch, Worker};
-use crate::clock;
 use crate::engine::ClockView;
 
 /// What the worker knows of restores.
@@ -109,7 +108,7 @@ impl Worker {
         ClockView {
             state: now.clock,
             forgetful: shared.is_unsure(&now),
-            unnoticed: clock::notices_restores().err(),
+            unnoticed: shared.clock.unnoticed().map(str::to_owned),
             restores: shared.clock.restores(),
         }
     }

@@ -3,15 +3,20 @@
 //! Owns what is carried over on the disk. What the outside has to do for it is asked for on the stage.
 
 use crate::stage::Stage;
-use crate::world::World;
+use crate::world::{STREAM, World, alive};
 use postern_proto::v1::{Signature, SignedMessage};
 use postern_tests::client::reason;
-use postern_tests::net::{GRANTED, NEIGHBOUR, STRANGER};
+use postern_tests::clock::{Arrivals, boot_ns};
+use postern_tests::net::{GRANTED, NEIGHBOUR, SERVER, STRANGER};
 use postern_tests::postern::{ALICE, AUDIENCE};
+use postern_tests::probe::LONG_PATIENCE;
 use postern_tests::request::Access;
 use postern_tests::until;
 use serde_json::{Value, json};
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// What the boot before has left for this one.
 const LEGACY: &str = "/disk/legacy.json";
@@ -70,11 +75,13 @@ pub fn nothing_is_open_after_a_reboot(stage: &mut Stage) {
 
 pub fn out_of_a_snapshot(stage: &mut Stage) {
     let world = stage.world();
-    let open = world.grant(&["22/any"], &[GRANTED.v4.into()], 3600);
-    let client = world.postern.client();
-    let unnoticed = client.status().expect("a status").clock.expect("a clock").restores_unnoticed;
+    let open = world.grant(&["22/any", "3389/udp"], &[GRANTED.v4.into()], 3600);
+    let told = world.postern.client().status().expect("a status").clock.expect("a clock").restores_unnoticed;
+    assert_eq!(told.is_empty(), is_told(), "what the host says of itself: {told:?}");
     let message = world.access(&["22/any"], &[NEIGHBOUR.v4.into()], 3600).seal(&world.postern.alice);
-    drop(client);
+    let stream = Stream::to(&world, GRANTED.v4);
+    let mut session = world.session(GRANTED.v4.into());
+    world.assert_granted_alone("before the snapshot");
     match stage.ask("snapshot").as_str() {
         "taken" => {
             world.postern.client().request(message).expect("a grant that the snapshot does not know");
@@ -84,26 +91,71 @@ pub fn out_of_a_snapshot(stage: &mut Stage) {
             let _never_comes_back = stage.ask("restore");
             unreachable!("this machine is gone");
         }
-        "restored" if unnoticed.is_empty() => noticed(&world, message),
+        "restored" if told.is_empty() => {
+            let taken = boot_ns();
+            noticed(&world, message, &open.id);
+            assert!(!alive(&mut session), "a session of before the snapshot");
+            let (packets, last) = stream.ended();
+            stage.note(&format!(
+                "noticed; the last of {packets} packets came {:.3} s after the machine went on",
+                (last as f64 - taken as f64) / 1e9
+            ));
+        }
         "restored" => {
-            stage.note(&format!("a restore is not noticed here: {unnoticed}"));
+            stage.note(&format!("a restore is not noticed here: {told}"));
             not_noticed(&world, message);
+            assert!(alive(&mut session), "a session of before the snapshot");
         }
         other => panic!("an answer that says nothing: {other:?}"),
     }
     stage.leave(world);
 }
 
-/// Where the hypervisor says so, everything ends, and what was used after the snapshot is of no use.
-fn noticed(world: &World, message: SignedMessage) {
+/// Whether this kernel has a driver for the device by which the emulator says so; the machine has that device.
+fn is_told() -> bool {
+    ["platform", "acpi"].iter().any(|bus| fs::exists(format!("/sys/bus/{bus}/drivers/vmgenid")).expect("sysfs"))
+}
+
+/// Datagrams that come all the time while a grant is live, read as they come.
+struct Stream(JoinHandle<(u64, u64)>);
+
+impl Stream {
+    fn to(world: &World, from: Ipv4Addr) -> Self {
+        let arrivals = Arrivals::new(&world.net.client, (from, 0).into(), SocketAddr::from((SERVER.v4, STREAM)));
+        arrivals.send(b"me");
+        assert!(arrivals.next(LONG_PATIENCE).is_some(), "nothing comes although there is a grant");
+        Self(std::thread::spawn(move || {
+            let mut seen = (0, 0);
+            while let Some(at) = arrivals.next(Duration::from_secs(3)) {
+                seen = (seen.0 + 1, at);
+            }
+            seen
+        }))
+    }
+
+    /// How many came until none did any more, and when the last one, on the boot clock.
+    fn ended(self) -> (u64, u64) {
+        self.0.join().expect("a reader")
+    }
+}
+
+/// Where the kernel says so, everything ends, and what was used after the snapshot is of no use.
+fn noticed(world: &World, message: SignedMessage, open: &str) {
+    let all = [GRANTED.v4.into(), NEIGHBOUR.v4.into(), STRANGER.v4.into()];
     until("the restore is noticed", || {
         world.postern.client().status().is_ok_and(|status| status.clock.is_some_and(|clock| clock.restores == 1))
     });
     until("nothing is open", || world.live().is_empty());
-    world.assert(&[GRANTED.v4.into(), NEIGHBOUR.v4.into()], false, "in the copy");
+    let reached = world.echo.served();
+    world.assert(&all, false, "in the copy");
     world.postern.client().request(message).expect_err("a message that was used after the snapshot");
     let plain = Access::new(AUDIENCE, &["22/any"], &[NEIGHBOUR.v4.into()], 600).seal(&world.postern.alice);
     assert_eq!(reason(&world.postern.client().request(plain).expect_err("no challenge")), "CLOCK_UNTRUSTED");
+    world.assert(&all, false, "after that");
+    assert_eq!(world.echo.served(), reached, "connections that reached the socket in the copy");
+    let ends =
+        |line: &Value| line["event"] == "ended" && line["grant"] == open && line["ending"]["cause"] == "restored";
+    until("the end and its cause are on record", || world.postern.on_disk().iter().any(ends));
     world.grant(&["22/any"], &[GRANTED.v4.into()], 600);
     world.assert_granted_alone("by a new challenge");
 }
