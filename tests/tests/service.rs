@@ -42,8 +42,8 @@ Type=oneshot
 ExecStart=/bin/bash /probe/probe.sh
 ";
 
-/// systemd mounts bpffs on a machine, and leaves it out in a container. The group is what `cargo xtask install` tells the
-/// administrator to make.
+/// systemd mounts bpffs on a machine, and leaves it out in a container; and it has no log of the kernel there. The group is
+/// what `cargo xtask install` tells the administrator to make.
 const PREPARE_UNIT: &str = "\
 [Unit]
 DefaultDependencies=no
@@ -55,6 +55,8 @@ ExecStart=/bin/mount -o remount,rw /sys
 ExecStart=/bin/mkdir /sys/fs/bpf
 ExecStart=/bin/mount -t bpf -o mode=700 bpf /sys/fs/bpf
 ExecStart=/bin/mount -o remount,ro /sys
+ExecStart=/bin/touch /dev/kmsg
+ExecStart=-/bin/mount --bind /kmsg /dev/kmsg
 ExecStart=systemd-sysusers
 ";
 
@@ -77,11 +79,12 @@ principals = ["alice@example.com"]
 const BOOT: &str = r#"
 set -euo pipefail
 mkdir "$1/root"
+log=; [ ! -e /dev/kmsg ] || log=--bind-ro=/dev/kmsg:/kmsg
 mount --bind / "$1/root"
 exec script --quiet --return --flush --log-out "$1/console" --command "systemd-nspawn \
   --directory='$1/root' --volatile=overlay --overlay=/usr:'$1/tree/usr':/usr --overlay=/etc:'$1/tree/etc':/etc \
   --bind='$1/probe':/probe --private-network --register=no --keep-unit --machine='$2' --hostname=vm1 \
-  --capability=CAP_BPF,CAP_PERFMON --system-call-filter='bpf seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self' --boot \
+  $log --capability=CAP_BPF,CAP_PERFMON,CAP_SYSLOG --system-call-filter='bpf seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self' --boot \
   systemd.unit=basic.target systemd.wants=prepare.service systemd.wants=probe.service"
 "#;
 

@@ -10,6 +10,9 @@ show "no right but one"                               test "$(status "$(main_pid
 show "none can be had any more"                       test "$(status "$(main_pid)" CapBnd)" = 0000000000001000
 show "what stays root has no right at all"            test "$(status "$(keeper)" Uid) $(status "$(keeper)" CapEff) $(status "$(keeper)" CapBnd)" = "0 0000000000000000 0000000000000000"
 show "nothing is amiss"                               eval '! postern status unix:///run/postern/posternd.sock | grep -i degraded'
+# Whatever machine this is: one that the hypervisor would tell of a restore, or not.
+unnoticed() { postern status unix:///run/postern/posternd.sock | grep -o 'a restore from a snapshot would not be noticed.*'; }
+show "it hears of a restore where the kernel would tell" eval 'if [ -e /kmsg ] && compgen -G "/sys/bus/*/drivers/vmgenid/*/driver"; then ! unnoticed; else unnoticed; fi'
 show "an unprotected port answers"                    within 5 reaches eve 10.77.0.1 2222
 show "the protected port answers nobody"              refused alice 10.77.0.1 22
 show "a signed request is granted"                    request 5m
