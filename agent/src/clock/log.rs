@@ -132,7 +132,7 @@ mod tests {
             Err(error) => return println!("skipped: {error}"),
         };
         // As urgent as the kernel says it, and with the kernel's number for who it is.
-        if fs::write(LOG, [b"<5>", RESTORED].concat()).is_err() {
+        if fs::write(LOG, [b"<5>", RESTORED, b"\n"].concat()).is_err() {
             return println!("skipped: needs root");
         }
         let mut wanted = [PollFd::new(&log, PollFlags::IN)];
