@@ -81,6 +81,7 @@ fn main() -> ExitCode {
     // h2 warns of each misbehaving peer, and no peer may fill the log; GetStatus counts them.
     let filter = tracing_subscriber::EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| "info,h2=error".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let was_root = rustix::process::geteuid().is_root();
     let outcome = match Arguments::parse().command {
         Command::Run(ConfigFile { config }) => run::run(&config),
         Command::CheckConfig { file, json } => offline::check(&file.config, json),
@@ -100,7 +101,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("posternd: {failure}");
-            if !rustix::process::geteuid().is_root() {
+            if !was_root {
                 eprintln!("posternd: this is not root, which posternd needs; try sudo");
             }
             ExitCode::from(match failure {

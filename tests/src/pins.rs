@@ -4,7 +4,7 @@
 
 use crate::{bpf, sys};
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
@@ -39,7 +39,7 @@ impl Pins {
         sweep(Path::new(BPFFS));
         sweep(&std::env::temp_dir());
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { path: PathBuf::from(format!("{BPFFS}/{PREFIX}{}-{number}", std::process::id())) }
+        Self { path: PathBuf::from(format!("{BPFFS}/{}{number}", prefix())) }
     }
 
     /// A directory that the test chose.
@@ -86,19 +86,29 @@ fn mount() {
     }
 }
 
+/// How the names of what belongs to this process begin: with its namespace of process ids, without which the id means nothing, and its id.
+#[must_use]
+pub fn prefix() -> String {
+    let namespace = fs::metadata("/proc/self/ns/pid").expect("a namespace of process ids").ino();
+    format!("{PREFIX}{namespace}-{}-", std::process::id())
+}
+
 /// A directory for files that is removed when dropped, or swept away by a later test. Everybody may go through it, as through
 /// `/var/lib`.
 pub(crate) fn directory() -> TempDir {
-    let prefix = format!("{PREFIX}{}-", std::process::id());
     let passable = fs::Permissions::from_mode(0o711);
-    tempfile::Builder::new().prefix(&prefix).permissions(passable).tempdir().expect("a directory")
+    tempfile::Builder::new().prefix(&prefix()).permissions(passable).tempdir().expect("a directory")
 }
 
 /// Removes what test processes have left in `place` that died without a chance to.
 fn sweep(place: &Path) {
     for entry in fs::read_dir(place).expect("a directory").flatten() {
         let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
+        let owner = name.to_str().and_then(|name| {
+            let (ids, own) = (name.strip_prefix(PREFIX)?, prefix());
+            let namespace = own.strip_prefix(PREFIX)?.split('-').next()?;
+            ids.strip_prefix(namespace)?.strip_prefix('-')?.split('-').next()?.parse::<u32>().ok()
+        });
         if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
             // Another test process may be sweeping too.
             let _ = fs::remove_dir_all(entry.path());

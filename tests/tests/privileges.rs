@@ -13,7 +13,7 @@ use postern_proto::v1::ShedMode;
 use postern_tests::flood::Flood;
 use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
 use postern_tests::netns::Netns;
-use postern_tests::postern::{Options, Postern, USER, port};
+use postern_tests::postern::{Options, Postern, USER, port, program};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::service::Service;
 use postern_tests::{PATIENCE, until};
@@ -252,12 +252,35 @@ fn a_folder_for_the_socket_is_made() {
 }
 
 #[test]
+fn where_nobody_has_mounted_cgroup_v2_it_works_too() {
+    let net = Net::pair();
+    let _service = Service::tcp_echo(&net.server, (Ipv6Addr::UNSPECIFIED, 22).into());
+    let postern = Postern::prepared(&net.server, Options::without_shed());
+    let unmounted =
+        "grep ' cgroup2 ' /proc/mounts | cut -d ' ' -f 2 | xargs --no-run-if-empty umount --lazy && exec \"$@\"";
+    let mut command = net.server.command("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", unmounted, "sh"]).arg(program());
+    let mut child = command.args(["run", "--config"]).arg(postern.config()).spawn().expect("unshare");
+    let mut ended = || child.try_wait().expect("its state");
+    let whole = || postern.connect().is_ok_and(|client| client.status().is_ok_and(|status| status.degraded.is_empty()));
+    until("a posternd", || whole() || ended().is_some());
+    let state = ended();
+    let seen =
+        (state, of_each_thread(child.id(), "Uid:"), probe::tcp(&net.client, STRANGER.v4, (SERVER.v4, 22).into()));
+    child.kill().and_then(|()| child.wait()).expect("its end");
+    assert_eq!(seen.0, None);
+    assert!(seen.1.iter().all(|ids| ids.starts_with(&id_of(USER).to_string())), "{:?}", seen.1);
+    assert_ne!(seen.2, Outcome::Answered);
+}
+
+#[test]
 fn files_for_root_alone_are_reloaded() {
     let net = Net::pair();
     let _service = Service::tcp_echo(&net.server, (Ipv6Addr::UNSPECIFIED, 2222).into());
     let options = Options::without_shed();
     let postern = Postern::start(&net.server, options.clone());
-    assert!(probe::tcp_answers(&net.client, STRANGER.v4, (SERVER.v4, 2222).into()));
+    // Not the stranger: a session that is still there when the port is closed would let him come again.
+    assert!(probe::tcp_answers(&net.client, GRANTED.v4, (SERVER.v4, 2222).into()));
     postern.configure(&Options { rules: [options.rules.clone(), port(2222, "tcp")].concat(), ..options });
     for file in [postern.config(), postern.file("allowed_signers")] {
         fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("a mode");

@@ -22,9 +22,17 @@ const TERMINALS: &str = "tty";
 /// Directories below directories: the state directory has two levels.
 const DEEPEST: u32 = 8;
 
-/// What a start takes when it is not root any more; see `Confinement` for what of it goes before posternd serves.
-const STARTING: [Cap; 6] =
-    [Cap::BPF, Cap::PERFMON, Cap::NET_ADMIN, Cap::NET_BIND_SERVICE, Cap::SYS_RESOURCE, Cap::SETPCAP];
+/// What a start takes when it is not root any more, if it had it; see `Confinement` for what of it goes before posternd serves.
+const STARTING: [Cap; 7] = [
+    Cap::BPF,
+    Cap::PERFMON,
+    Cap::NET_ADMIN,
+    Cap::NET_BIND_SERVICE,
+    Cap::SYS_RESOURCE,
+    Cap::SETPCAP,
+    // Where nobody has mounted cgroup v2 it mounts it, for itself alone.
+    Cap::SYS_ADMIN,
+];
 
 /// A user and its first group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

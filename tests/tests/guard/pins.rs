@@ -23,7 +23,7 @@ type Put<'a> = (&'a str, &'a dyn Fn(&Path));
 fn directory(name: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    PathBuf::from(format!("/sys/fs/bpf/postern-test-{}-{name}-{number}", std::process::id()))
+    PathBuf::from(format!("/sys/fs/bpf/{}{name}-{number}", postern_tests::pins::prefix()))
 }
 
 fn made(name: &str) -> PathBuf {
