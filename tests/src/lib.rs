@@ -36,6 +36,7 @@ pub mod figure;
 pub mod flood;
 pub mod frame;
 pub mod grpcurl;
+pub mod halt;
 pub mod journal;
 pub mod keys;
 pub mod laptop;

@@ -201,3 +201,22 @@ pub fn read(descriptor: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> 
     let read = unsafe { libc::read(descriptor.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
+
+/// Has one thread of another process stand still, wherever it is, while the others go on. To be called, and undone by [`go_on`], by
+/// one and the same thread; when that ends, the kernel undoes it.
+pub fn halt(thread: i32) -> io::Result<()> {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: takes plain numbers and reads no memory of ours.
+    check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, thread, nothing, nothing) } as libc::c_int)?;
+    // SAFETY: as above.
+    check(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, thread, nothing, nothing) } as libc::c_int)?;
+    // SAFETY: the kernel writes no status where there is no room for one.
+    check(unsafe { libc::waitpid(thread, std::ptr::null_mut(), libc::__WALL) }).map(drop)
+}
+
+/// Lets a thread go on that [`halt`] stopped.
+pub fn go_on(thread: i32) -> io::Result<()> {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: takes plain numbers and reads no memory of ours.
+    check(unsafe { libc::ptrace(libc::PTRACE_DETACH, thread, nothing, nothing) } as libc::c_int).map(drop)
+}

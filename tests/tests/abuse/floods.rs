@@ -26,18 +26,18 @@ use crate::person::{self, LONG_PATIENCE, Person};
 use crate::{TLS, WINDOW, World, resident_bytes};
 
 /// Requests at once on each connection of the flood: as many as the host allows.
-const STREAMS: usize = 16;
+pub const STREAMS: usize = 16;
 /// Connections of that flood.
-const CONNECTIONS: usize = 6;
+pub const CONNECTIONS: usize = 6;
 /// The longest payload that is looked at (`agent/src/engine/door.rs`).
-const MOST_PAYLOAD: usize = 32 * 1024;
+pub const MOST_PAYLOAD: usize = 32 * 1024;
 /// Threads for such work that the agent may have (`agent/src/run.rs`).
 const MOST_THREADS: usize = 8;
 /// Memory that the agent may hold, whatever comes.
 const MOST_BYTES: u64 = 128 << 20;
 
 /// Ends the attackers, also when the work beside them panics.
-struct Ends<'a>(&'a AtomicBool);
+pub struct Ends<'a>(pub &'a AtomicBool);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
@@ -209,7 +209,7 @@ fn asked_beside(
 }
 
 /// Sends envelopes on one connection until told to stop, each with another payload of so many bytes; counts refusals by reason.
-fn pour(
+pub fn pour(
     stream: TcpStream,
     message: &SignedMessage,
     bytes: usize,

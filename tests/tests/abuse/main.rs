@@ -5,6 +5,7 @@
 mod floods;
 mod http2;
 mod person;
+mod standstill;
 mod syn;
 
 use http2::Wire;

@@ -1,0 +1,47 @@
+//! Threads of a real process that stand still while its others go on, as if the machine gave them no time.
+//!
+//! Owns the threads that it stopped, and lets them go on again; the kernel does where the test dies.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use crate::sys;
+
+/// Threads that stand still for as long as this lives. It stays with the thread that made it: only that may let them go on.
+pub struct Halted {
+    threads: Vec<i32>,
+    stays: PhantomData<*const ()>,
+}
+
+impl Halted {
+    /// Stops these threads.
+    ///
+    /// # Panics
+    /// Where one is no longer there, or is being traced already.
+    #[must_use]
+    pub fn threads(threads: impl IntoIterator<Item = i32>) -> Self {
+        let mut halted = Self { threads: Vec::new(), stays: PhantomData };
+        for thread in threads {
+            sys::halt(thread).unwrap_or_else(|error| panic!("thread {thread}: {error}"));
+            halted.threads.push(thread);
+        }
+        halted
+    }
+}
+
+impl Drop for Halted {
+    fn drop(&mut self) {
+        self.threads.iter().for_each(|thread| drop(sys::go_on(*thread)));
+    }
+}
+
+/// The names of a process's threads, the oldest first.
+#[must_use]
+pub fn names(process: u32) -> BTreeMap<i32, String> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let name = |task: std::fs::DirEntry| {
+        let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+        Some((task.file_name().to_str()?.parse().ok()?, name.trim_end().to_owned()))
+    };
+    tasks.filter_map(name).collect()
+}
