@@ -3,12 +3,21 @@
 //! The first byte chooses the form. `s` is followed by the bytes of an SSHSIG, `a` by armor: nothing is accepted but what was
 //! signed. `p` is followed by a byte of settings and a protobuf message, `t` by settings, a line of signatures and the payload: a
 //! signature `@r1` there is put in place by the target, in the role r(equest), a(pprove), (re)v(oke), a(d)min or (rea)d, by the key
-//! made from 1, or `@r1c` by a certificate of it. So the way does not end at the first signature.
+//! made from 1, or `@r1c` by a certificate of it. So the way does not end at the first signature. `@r1f` has a certificate that its
+//! authority knows nothing of, and an `x` at the end is a signature over other bytes: neither makes anybody a signer.
+//!
+//! Two forms are short, so that little is left to luck. `e` is followed by edits of a valid SSHSIG, three bytes each. `w` is followed
+//! by settings, a byte that chooses one of the host's right payloads, one for what varies in it, and a byte for
+//! each signature: who signs what, in all combinations.
 //!
 //! `cargo fuzz run envelope`
 #![no_main]
 
+mod edits;
 mod host;
+mod payloads;
+mod short;
+mod signers;
 // Each target needs only some of it.
 #[allow(dead_code)]
 #[path = "../../agent-core/tests/hostile_bytes/valid.rs"]
@@ -17,16 +26,18 @@ mod valid;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use libfuzzer_sys::fuzz_target;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use postern_agent::config::Config;
 use postern_agent::engine::SignedBytes;
 use postern_agent::wire;
 use postern_core::envelope::{Envelope, Role, SshSig, Verified, dearmor, verify, verify_approval};
-use postern_core::grant::{AccessRequest, Grant, Header};
+use postern_core::grant::{AccessRequest, End, Grant, Header};
 use postern_core::ledger::{Capacity, Ledger};
-use postern_core::message::{self, Freshness, MAX_MESSAGE_LIFE, Showing};
-use postern_core::policy::{Asking, Policy, RoleKind};
-use postern_core::time::Now;
+use postern_core::message::{self, CHALLENGE_LIFE, Freshness, MAX_MESSAGE_LIFE, Showing};
+use postern_core::policy::{Asking, Policy, PortRule, RoleKind};
+use postern_core::time::{BootNanos, Now};
 use postern_core::trust::Trust;
 use postern_proto::{payload_type, v1};
 use prost::Message as _;
@@ -43,6 +54,9 @@ static TRUST: LazyLock<Trust> = LazyLock::new(|| {
 static POLICY: LazyLock<Policy> =
     LazyLock::new(|| Config::parse(host::CONFIG).expect("a valid configuration").policy());
 
+/// One nanosecond is 1.
+const SECOND: u64 = 1_000_000_000;
+
 const REQUEST: &str = payload_type::ACCESS_REQUEST;
 
 fuzz_target!(|input: &[u8]| {
@@ -50,6 +64,17 @@ fuzz_target!(|input: &[u8]| {
     match (form, rest.split_first()) {
         (b's', _) => signature(rest),
         (b'a', _) => armor(&String::from_utf8_lossy(rest)),
+        (b'e', Some((which, changes))) => {
+            let (_, original) = &VALID[usize::from(*which) % VALID.len()];
+            signature(&edits::apply(original, changes));
+        }
+        (b'w', Some((settings, &[which, what, ref signatures @ ..]))) => {
+            let (payload_type, payload) = payloads::payload(which, what);
+            let signatures = signatures.iter().take(4).map(|byte| v1::Signature { sshsig: signers::named(*byte) });
+            let signatures = signatures.collect();
+            let message = v1::SignedMessage { payload: payload.into_bytes(), payload_type, signatures };
+            whole_way(wire::signed_bytes(message), *settings);
+        }
         (b'p', Some((settings, bytes))) => {
             let Ok(request) = v1::RequestAccessRequest::decode(bytes) else { return };
             let Ok(message) = wire::signed(request.message) else { return };
@@ -67,6 +92,23 @@ fuzz_target!(|input: &[u8]| {
         }
         _ => {}
     }
+});
+
+/// Edits, and all that the host takes, signed by those who may.
+const RIGHT: [&[u8]; 9] = [
+    b"e\0\0\0\0",
+    b"e\x01\0\0\0",
+    b"w\0\0\0\0",
+    b"w\0\x02\0\0\x10",
+    b"w\x01\x01\x05\0",
+    b"w\0\x03\0\0",
+    b"w\0\x04\x05\x11",
+    b"w\0\x05\x05\x13",
+    b"w\0\x06\0\0",
+];
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    short::mutate(data, size, max_size, seed, &RIGHT)
 });
 
 fn accepted(trust: &Trust, armored: &str) -> bool {
@@ -95,51 +137,21 @@ const fn type_of(settings: u8) -> &'static str {
     }
 }
 
-/// `message` with real signatures in their places, and who really signed: role and person.
-fn signed(mut message: SignedBytes) -> (SignedBytes, BTreeSet<(Role, String)>) {
-    let mut who = BTreeSet::new();
-    // No more than that is ever looked at.
-    for text in message.signatures.iter_mut().take(16) {
-        let Some((role, seed, certified)) = place(text) else { continue };
-        let name = match seed {
-            _ if certified => "alice@example.com",
-            _ => host::TRUSTED.iter().find(|(_, key)| *key == seed).map_or("nobody", |(name, _)| *name),
-        };
-        who.insert((role, name.to_owned()));
-        let bytes = match certified {
-            true => valid::sign_certified(seed, 2, role, &message.payload),
-            false => valid::sign(seed, role, &message.payload),
-        };
-        *text = valid::armor(&bytes);
-    }
-    (message, who)
-}
-
-/// `@r1` or `@r1c`
-fn place(text: &str) -> Option<(Role, u8, bool)> {
-    let (certified, text) = (text.ends_with('c'), text.strip_suffix('c').unwrap_or(text));
-    let &[b'@', role, seed @ b'1'..=b'5'] = text.as_bytes() else { return None };
-    let role = Role::ALL.into_iter().zip(*b"ravxd").find(|(_, letter)| *letter == role)?.0;
-    Some((role, seed - b'0', certified))
-}
-
 fn whole_way(message: SignedBytes, settings: u8) {
-    let (message, who) = signed(message);
+    let (message, who) = signers::signed(message);
     let now = host::now(settings & 1 == 0);
     let envelope = Envelope {
         payload: &message.payload,
         payload_type: &message.payload_type,
         signatures: message.signatures.iter().map(String::as_str).collect(),
     };
-    let _ = verify_approval(&envelope, &TRUST, now.wall.as_second(), now.clock.knows_windows());
-    let Ok(verified) = verify(&envelope, &TRUST, now.wall.as_second(), now.clock.knows_windows()) else { return };
-    // The seeds hold real signatures over this payload.
-    if message.payload != valid::PAYLOAD {
-        for (at, signer) in verified.signers.iter().enumerate() {
-            let role = if at == 0 { verified.role } else { Role::Approve };
-            assert!(who.contains(&(role, signer.principal.clone())), "{signer:?} has not signed as {role:?}: {who:?}");
-        }
+    if let Ok(approved) = verify_approval(&envelope, &TRUST, now.wall.as_second(), now.clock.knows_windows()) {
+        assert_eq!((approved.role, approved.signers.len(), &message.payload_type[..]), (Role::Approve, 1, REQUEST));
+        have_signed(&message.payload, &approved, &who);
     }
+    let Ok(verified) = verify(&envelope, &TRUST, now.wall.as_second(), now.clock.knows_windows()) else { return };
+    assert_eq!(Some(verified.role), Role::of_payload_type(&message.payload_type));
+    have_signed(&message.payload, &verified, &who);
     match verified.role {
         Role::Request => request(&message.payload, &verified, &now),
         Role::Revoke => {
@@ -153,6 +165,20 @@ fn whole_way(message: SignedBytes, settings: u8) {
             }
         }
         Role::Approve | Role::Admin => panic!("no payload has this role"),
+    }
+}
+
+/// Each signer has signed this payload, in the role that counts, and counts once.
+fn have_signed(payload: &[u8], verified: &Verified, who: &BTreeSet<(Role, String)>) {
+    let people: BTreeSet<_> = verified.signers.iter().map(|signer| &signer.principal).collect();
+    assert_eq!(people.len(), verified.signers.len(), "somebody counts twice");
+    // The seeds hold real signatures over this payload.
+    if payload == valid::PAYLOAD {
+        return;
+    }
+    for (at, signer) in verified.signers.iter().enumerate() {
+        let role = if at == 0 { verified.role } else { Role::Approve };
+        assert!(who.contains(&(role, signer.principal.clone())), "{signer:?} has not signed as {role:?}: {who:?}");
     }
 }
 
@@ -177,8 +203,26 @@ fn fresh(header: &Header, showing: Showing, now: &Now, told: &Value) -> bool {
     let left = header.not_after.duration_since(now.wall);
     let in_time = left.is_positive() && left.as_secs() <= i64::try_from(MAX_MESSAGE_LIFE.0).expect("minutes");
     assert!(!now.wall_trusted() || in_time, "not after {}", header.not_after);
-    assert!(now.wall_trusted() || header.challenge.is_some(), "neither a clock nor a challenge");
+    assert_eq!(moment(told, &["notAfter", "not_after"]).unwrap_or(header.not_after), header.not_after);
+    match &header.challenge {
+        Some(text) if showing == Showing::Once || !now.wall_trusted() => assert!(issued(text, now), "not ours: {text}"),
+        Some(_) => {}
+        None => assert!(now.wall_trusted(), "neither a clock nor a challenge"),
+    }
     true
+}
+
+/// Whether the host gave this challenge away within the last minute: it would give the same for the moment that it names.
+fn issued(text: &str, now: &Now) -> bool {
+    let bytes = URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
+    let Some(moment) = bytes.first_chunk().map(|bytes| u64::from_be_bytes(*bytes)) else { return false };
+    let age = now.boot.0.checked_sub(moment);
+    host::challenger().issue(BootNanos(moment)) == text && age.is_some_and(|age| age <= CHALLENGE_LIFE.0 * SECOND)
+}
+
+/// A moment that the payload names, where it can be read here.
+fn moment(told: &Value, names: &[&str]) -> Option<Timestamp> {
+    names.iter().find_map(|name| told[*name].as_str())?.parse().ok()
 }
 
 fn request(payload: &[u8], verified: &Verified, now: &Now) {
@@ -208,9 +252,28 @@ fn as_told(request: &AccessRequest, told: &Value) {
     let sources: Vec<_> = texts("source").iter().map(parsed).collect();
     assert_eq!(sources, request.sources.iter().map(|source| source.net()).collect::<Vec<_>>());
     assert_eq!(told["justification"].as_str().unwrap_or_default(), request.justification);
-    for text in [&request.justification, &request.ticket] {
-        assert!(!text.chars().any(char::is_control), "it goes into the journal and to terminals");
+    assert_eq!(told["ticket"].as_str().unwrap_or_default(), request.ticket);
+    assert_eq!(
+        told["supersedes"].as_str().unwrap_or_default(),
+        request.supersedes.map_or(String::new(), |id| id.to_string())
+    );
+    match request.end {
+        End::After(length) => assert_eq!(seconds(&told["duration"]), Some(length.0)),
+        End::At(end) => assert_eq!(moment(told, &["end"]).unwrap_or(end), end),
     }
+    assert_eq!(told.get("notBefore").or(told.get("not_before")).is_some(), request.not_before.is_some());
+    let start = moment(told, &["notBefore", "not_before"]);
+    assert_eq!(start.or(request.not_before), request.not_before);
+    for text in [&request.justification, &request.ticket] {
+        let turns =
+            |c| matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+        assert!(!text.chars().any(|c| c.is_control() || turns(c)), "it goes into the journal and to terminals");
+    }
+}
+
+/// `"600s"`
+fn seconds(told: &Value) -> Option<u64> {
+    told.as_str()?.strip_suffix('s')?.parse().ok()
 }
 
 fn granted(grant: &Grant, request: &AccessRequest, complete: bool, now: &Now) {
@@ -218,6 +281,7 @@ fn granted(grant: &Grant, request: &AccessRequest, complete: bool, now: &Now) {
     assert_eq!((&grant.ports, &grant.sources), (&request.ports, &request.sources));
     assert!(grant.starts_boot >= now.boot && grant.expires_boot > grant.starts_boot, "{grant:?}");
     let length = grant.expires_boot.0 - grant.starts_boot.0;
+    lasts_as_asked(grant, request, now);
     for port in &grant.ports {
         let rule = POLICY
             .ports
@@ -230,8 +294,29 @@ fn granted(grant: &Grant, request: &AccessRequest, complete: bool, now: &Now) {
                 rule.allowed_sources.as_ref().is_none_or(|nets| nets.iter().any(|net| net.contains(&source.net())));
             assert!(inside && !source.is_everything(), "{source:?} on {port}");
         }
-        let approved = grant.approvers.iter().any(|approver| approver.principal != grant.signer.principal);
-        assert!(rule.approvals.count == 0 || approved || !complete, "nobody approved {port}");
+        assert!(!complete || approvals(grant, rule) >= rule.approvals.count as usize, "too few approved {port}");
+        assert!(rule.port.number != 3389 || request.justification.contains("CHG-"), "no reason for {port}");
     }
     assert!(grant.keys().count() >= 1);
+}
+
+/// Others than the requester, each once, who may approve.
+fn approvals(grant: &Grant, rule: &PortRule) -> usize {
+    let others = grant.approvers.iter().map(|approver| &approver.principal).filter(|p| **p != grant.signer.principal);
+    let may = |principal: &&String| rule.approvals.roles.iter().any(|role| POLICY.holds(principal, *role));
+    others.filter(may).collect::<BTreeSet<_>>().len()
+}
+
+/// It opens when it was asked for, and ends when it was asked for: by another arithmetic, in signed nanoseconds.
+fn lasts_as_asked(grant: &Grant, request: &AccessRequest, now: &Now) {
+    let wall = now.wall.as_nanosecond();
+    let start = request.not_before.map_or(wall, |moment| moment.as_nanosecond().max(wall));
+    let end = match request.end {
+        End::After(length) => start + i128::from(length.0 * SECOND),
+        End::At(end) => end.as_nanosecond(),
+    };
+    let ahead = |boot: BootNanos| i128::from(boot.0) - i128::from(now.boot.0);
+    assert_eq!((ahead(grant.starts_boot), ahead(grant.expires_boot)), (start - wall, end - wall), "{request:?}");
+    let by_wall = request.not_before.is_some() || matches!(request.end, End::At(_));
+    assert!(now.wall_trusted() || !by_wall, "by a clock that nobody trusts: {request:?}");
 }

@@ -6,7 +6,8 @@
 //! `cargo fuzz run netlink`
 #![no_main]
 
-use std::collections::BTreeSet;
+mod links_twin;
+
 use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
@@ -15,7 +16,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_sock_diag::SockDiagMessage;
 use postern_agent::config::Shed;
 use postern_agent::links::{LinkState, shed_targets};
-use postern_agent::netlink::{Socket, own_addresses, take};
+use postern_agent::netlink::{Socket, take};
 
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -34,11 +35,17 @@ fn messages<M: netlink_packet_core::NetlinkDeserializable>(datagram: &[u8]) -> V
         let Ok(payload) = take::<M>(&mut rest) else { break };
         let used = before - rest.len();
         assert!(used >= HEADER, "{used} bytes are no message");
+        assert_eq!(used, length(&datagram[datagram.len() - before..]).next_multiple_of(4).min(before), "cut elsewhere");
         assert!(datagram.ends_with(&rest), "the rest is another one");
         let start = datagram.len() - before;
         found.push((&datagram[start..start + used], payload));
     }
     found
+}
+
+/// The first field of `struct nlmsghdr`.
+fn length(message: &[u8]) -> usize {
+    message[..4].iter().rev().fold(0, |length, byte| length * 256 + usize::from(*byte))
 }
 
 fn sockets(datagram: &[u8]) {
@@ -68,20 +75,19 @@ fn twin(bytes: &[u8]) -> Option<Told> {
 
 fn routes(datagram: &[u8]) {
     let (mut links, mut addresses, mut routes) = (Vec::new(), Vec::new(), Vec::new());
-    for (_, payload) in messages::<RouteNetlinkMessage>(datagram) {
-        match payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => links.push(link),
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => addresses.push(address),
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => routes.push(route),
+    let mut read = Vec::new();
+    for (bytes, payload) in messages::<RouteNetlinkMessage>(datagram) {
+        let NetlinkPayload::InnerMessage(message) = payload else { continue };
+        read.push((u16::from_le_bytes([bytes[4], bytes[5]]), &bytes[HEADER..length(bytes)]));
+        match message {
+            RouteNetlinkMessage::NewLink(link) => links.push(link),
+            RouteNetlinkMessage::NewAddress(address) => addresses.push(address),
+            RouteNetlinkMessage::NewRoute(route) => routes.push(route),
             _ => {}
         }
     }
     let state = LinkState::of(&links, &addresses, &routes);
-    assert!(state.links.len() <= links.len() && state.links.is_sorted_by_key(|link| link.index));
-    let own: BTreeSet<IpAddr> = addresses.iter().flat_map(own_addresses).collect();
-    assert!(own.iter().eq(&state.addresses), "addresses are lost");
-    let indices: BTreeSet<u32> = links.iter().map(|link| link.header.index).collect();
-    assert!(state.links.iter().all(|link| indices.contains(&link.index)));
+    assert_eq!(state, links_twin::state(&read));
     let ethernet = |index: u32| state.links.iter().any(|link| link.index == index && link.ethernet);
     let auto = shed_targets(&Shed::Auto, &state);
     let all = shed_targets(&Shed::List(state.links.iter().map(|link| link.name.clone()).collect()), &state);

@@ -37,21 +37,42 @@ fuzz_target!(|input: &[u8]| {
     let (world, torn) = world(&flow, entries, settings);
     shed(&world, &torn, &flow);
     lock_and_cut(&world, &torn, &flow);
-    let too_fast = is_too_fast(&Empty(&world), &flow);
+    assert_eq!(flow.flags, twin_flags(frame, flow.protocol), "TCP's flags of {frame:?}");
+    // An API at every address, or at one, in whose buckets there is nothing.
+    let listens = if settings & 8 == 0 { any(flow.source) } else { flow.source };
+    let too_fast = is_too_fast(&Empty { world: &world, at: Listener::new(listens, flow.port) }, &flow);
     let begins = flow.protocol == TCP && flow.flags & 0x12 == 0x02;
-    assert_eq!(too_fast, begins && world.local.contains(&ip(flow.destination)), "{flow:?}");
+    let (here, asked) =
+        (world.local.contains(&ip(flow.destination)), [any(flow.source), flow.destination].contains(&listens));
+    assert_eq!(too_fast, begins && here && asked, "{flow:?}");
 });
 
-/// An API at every port, whose callers' buckets are all empty.
-struct Empty<'a>(&'a World);
+/// What a frame of a sure shape says behind its ports: byte 13 of a TCP header, where the frame goes that far.
+fn twin_flags(frame: &[u8], protocol: u8) -> u8 {
+    let is_tag = |tag: &&[u8]| tag.starts_with(&[0x81, 0x00]) || tag.starts_with(&[0x88, 0xa8]);
+    let ip = 14 + 4 * frame[12..].chunks(4).take(2).take_while(is_tag).count();
+    let header = if frame[ip] >> 4 == 6 { 40 } else { 4 * usize::from(frame[ip] & 15) };
+    if protocol == TCP { frame.get(ip + header + 13).copied().unwrap_or(0) } else { 0 }
+}
+
+/// Every address of a family.
+fn any(like: Address) -> Address {
+    if max_prefix(like.family) == 32 { Address::v4([0; 4]) } else { Address::v6([0; 16]) }
+}
+
+/// An API whose callers' buckets are all empty.
+struct Empty<'a> {
+    world: &'a World,
+    at: Listener,
+}
 
 impl Buckets for Empty<'_> {
     fn is_local(&self, address: &Address) -> bool {
-        self.0.local.contains(&ip(*address))
+        self.world.local.contains(&ip(*address))
     }
 
-    fn rate(&self, _: &Listener) -> Option<SynRate> {
-        Some(SynRate::new(1, 1))
+    fn rate(&self, listener: &Listener) -> Option<SynRate> {
+        (*listener == self.at).then(|| SynRate::new(1, 1))
     }
 
     fn take(&self, _: Address, _: SynRate) -> bool {

@@ -1,46 +1,85 @@
-//! Trust files and revocation lists: errors name a line that is there, and a revocation only ever takes trust away.
+//! Trust files and revocation lists: errors name a line that is there; whom the files trust and revoke, a twin says too; and nobody
+//! signs whom they do not trust.
 //!
 //! The first byte says what follows: `t` a trust file, `r` a revocation list to a valid trust file, `b` a trust file, a zero byte
-//! and a list.
+//! and a list; `w` bytes that stand for words of both (`trust_words.rs`).
 //!
 //! `cargo fuzz run trust_file`
 #![no_main]
 
 // Each target needs only some of it.
+mod short;
+mod trust_twin;
+mod trust_words;
 #[allow(dead_code)]
 #[path = "../../agent-core/tests/hostile_bytes/valid.rs"]
 mod valid;
 
 use std::sync::LazyLock;
 
-use libfuzzer_sys::fuzz_target;
-use postern_core::envelope::{Envelope, Role, Signer, verify};
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+use postern_core::envelope::{Envelope, Role, Signer, Vouched, verify};
 use postern_core::trust::{Trust, TrustError, TrustFile};
 
-/// What is valid: trust files, with somebody who signed under each.
-static VALID: LazyLock<Vec<(String, Signer)>> = LazyLock::new(|| {
+/// What is valid: trust files, with a signature under each, and who made it.
+static VALID: LazyLock<Vec<(String, String, Signer)>> = LazyLock::new(|| {
     let signer = |(text, bytes): (String, Vec<u8>)| {
         let trust = Trust::parse(&text, b"").expect("a valid trust file");
-        let (payload_type, armored) = ("application/vnd.postern.access-request.v1+json", valid::armor(&bytes));
-        let envelope = Envelope { payload: valid::PAYLOAD, payload_type, signatures: vec![&armored] };
-        let verified = verify(&envelope, &trust, 0, true).expect("a valid signature");
-        (text, verified.signers.into_iter().next().expect("a signer"))
+        let armored = valid::armor(&bytes);
+        let signer = signer(&armored, &trust, 0, true).expect("a valid signature");
+        (text, armored, signer)
     };
     valid::texts().into_iter().map(signer).collect()
 });
+
+/// Those, and others who never signed: with other names, and with certificates that differ in serial and key id.
+static SIGNERS: LazyLock<Vec<Signer>> = LazyLock::new(|| {
+    let mut signers: Vec<_> = VALID.iter().map(|(.., signer)| signer.clone()).collect();
+    let named = |name: &str| Signer { principal: name.to_owned(), ..signers[0].clone() };
+    let certified = |serial: u64, key_id: &str| {
+        let authority = signers[1].certificate.as_ref().expect("a certificate").authority.clone();
+        let certificate = Some(Vouched { authority, serial, key_id: key_id.to_owned() });
+        Signer { certificate, ..signers[1].clone() }
+    };
+    let mut others =
+        vec![named("bob"), named("Alice Smith"), certified(1 << 40, "another"), certified(1 << 40, "key id")];
+    let serials = (0..11).chain([99, 100, 102, 103, 107, 108, 115, 255, 256, u64::MAX]);
+    others.extend(serials.map(|serial| certified(serial, "")));
+    signers.splice(2..2, others);
+    signers
+});
+
+/// Who signed, if the trust file lets him.
+fn signer(armored: &str, trust: &Trust, now: i64, clock_trusted: bool) -> Option<Signer> {
+    let payload_type = "application/vnd.postern.access-request.v1+json";
+    let envelope = Envelope { payload: valid::PAYLOAD, payload_type, signatures: vec![armored] };
+    verify(&envelope, trust, now, clock_trusted).ok()?.signers.into_iter().next()
+}
 
 fuzz_target!(|input: &[u8]| {
     let Some((kind, rest)) = input.split_first() else { return };
     match kind {
         b't' => judge(&String::from_utf8_lossy(rest), b""),
-        b'r' => VALID.iter().for_each(|(text, _)| judge(text, rest)),
+        b'r' => VALID.iter().for_each(|(text, ..)| judge(text, rest)),
         b'b' => {
             let mut parts = rest.splitn(2, |byte| *byte == 0);
             let text = String::from_utf8_lossy(parts.next().unwrap_or_default());
             judge(&text, parts.next().unwrap_or_default());
         }
+        b'w' => {
+            let (text, list) = trust_words::files(rest);
+            judge(&text, list.as_bytes());
+        }
         _ => {}
     }
+});
+
+/// A holder, an authority that names alice, both; and with a list.
+const RIGHT: [&[u8]; 4] =
+    [b"w\0\0\0\0", b"w\x03\x03\0\x01", b"w\0\x05\x09\0\x03\x03\x0c\x01", b"w\0\0\0\0\x03\x03\0\x01\xff\0\x01"];
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    short::mutate(data, size, max_size, seed, &RIGHT)
 });
 
 fn judge(text: &str, list: &[u8]) {
@@ -50,7 +89,11 @@ fn judge(text: &str, list: &[u8]) {
     };
     let without = Trust::parse(text, b"").expect("no revocation list makes a trust file valid");
     shown(text, &with);
-    VALID.iter().for_each(|(_, signer)| takes_away(&with, &without, signer));
+    SIGNERS.iter().for_each(|signer| takes_away(&with, &without, signer, list));
+    let lines = trust_twin::lines(text);
+    assert_eq!(lines.len(), with.len());
+    SIGNERS.iter().take(4).for_each(|signer| as_written(&lines, &without, signer));
+    VALID.iter().for_each(|(_, armored, _)| signs(armored, &with));
 }
 
 fn located(error: &TrustError, text: &str, list: &[u8]) {
@@ -78,11 +121,43 @@ fn shown(text: &str, trust: &Trust) {
     }
 }
 
-fn takes_away(with: &Trust, without: &Trust, signer: &Signer) {
-    for role in Role::ALL {
-        for (now, clock_trusted) in [(0, true), (i64::MAX, true), (i64::MIN, true), (1_767_225_600, true), (0, false)] {
-            let trusted = |trust: &Trust| trust.trusts(signer, role, now, clock_trusted);
-            assert!(!trusted(with) || trusted(without), "a revocation list makes {signer:?} trusted");
+/// Moments at which dates are tried, with a clock that is trusted or not: the second in which 2026 begins, its neighbours, and noon.
+const MOMENTS: [(i64, bool); 8] = [
+    (0, true),
+    (i64::MAX, true),
+    (i64::MIN, true),
+    (1_767_225_599, true),
+    (1_767_225_600, true),
+    (1_767_225_601, true),
+    (1_767_268_800, true),
+    (0, false),
+];
+
+/// A list takes away whom it names, at any time, and nobody else.
+fn takes_away(with: &Trust, without: &Trust, signer: &Signer, list: &[u8]) {
+    let mut revoked = None;
+    for (now, clock_trusted) in [MOMENTS[4], MOMENTS[7]] {
+        let trusted = |trust: &Trust| trust.trusts(signer, Role::Request, now, clock_trusted);
+        let left = trusted(without) && !*revoked.get_or_insert_with(|| trust_twin::revokes(list, signer));
+        assert_eq!(trusted(with), left, "{signer:?}, revoked: {revoked:?}");
+    }
+}
+
+fn as_written(lines: &[trust_twin::Line], trust: &Trust, signer: &Signer) {
+    for role in [Role::Request, Role::Read, Role::Admin] {
+        for (now, clock_trusted) in MOMENTS {
+            let twin = lines.iter().any(|line| line.trusts(signer, role, now, clock_trusted));
+            let trusted = trust.trusts(signer, role, now, clock_trusted);
+            assert_eq!(trusted, twin, "{signer:?} as {role:?} at {now}, {clock_trusted}");
+        }
+    }
+}
+
+/// Whoever can sign is still trusted right behind it, whatever name the file gives him.
+fn signs(armored: &str, trust: &Trust) {
+    for (now, clock_trusted) in [MOMENTS[3], MOMENTS[4], MOMENTS[7]] {
+        if let Some(signer) = signer(armored, trust, now, clock_trusted) {
+            assert!(trust.trusts(&signer, Role::Request, now, clock_trusted), "{signer:?} signed at {now}");
         }
     }
 }

@@ -6,7 +6,11 @@
 
 #[path = "../../fuzz/fuzz_targets/host.rs"]
 mod host;
+#[path = "../../fuzz/fuzz_targets/lines.rs"]
+#[allow(dead_code, reason = "the target makes texts of them")]
+mod lines;
 #[path = "../../agent-core/tests/hostile_bytes/valid.rs"]
+#[allow(dead_code, reason = "the targets need more of it")]
 mod valid;
 
 use std::fs;
@@ -52,7 +56,7 @@ fn every_target_has_seeds_and_they_are_small() {
 #[ignore = "writes into the checkout"]
 fn write_the_seeds() {
     write("config", configurations());
-    write("envelope", [signatures(), texts(), messages()].concat());
+    write("envelope", [signatures(), texts(), messages(), short()].concat());
     write("netlink", kernel_answers());
     write("packet", frames());
     write("trust_file", trust_files());
@@ -82,7 +86,9 @@ fn configurations() -> Seeds {
         let blocks = text.split(begin).skip(1).map(|rest| rest.split(end).next().unwrap_or_default());
         seeds.extend(blocks.enumerate().map(|(at, block)| (format!("{path}-{at}"), block.to_owned())));
     }
-    seeds.into_iter().map(|(name, text)| (name, text.into_bytes())).collect()
+    let texts = seeds.into_iter().map(|(name, text)| (name, text.into_bytes()));
+    // Bytes that stand for lines: see fuzz/fuzz_targets/lines.rs
+    texts.chain((0..lines::RIGHT.len()).map(|at| (format!("lines-{at}"), lines::RIGHT[at].to_vec()))).collect()
 }
 
 /// SSHSIGs, bare and in armor.
@@ -98,6 +104,23 @@ fn signatures() -> Seeds {
             ]
         })
         .collect()
+}
+
+/// Edits of signatures, and who signs what in a few bytes: see fuzz/fuzz_targets/envelope.rs
+fn short() -> Seeds {
+    let edits: [(&str, &[u8]); 2] = [("key", b"e\0"), ("certificate", b"e\x01\x06\x02\0")];
+    // Settings, payload, what varies in it, signers.
+    let who: [(&str, &[u8]); 7] = [
+        ("request", &[0, 0, 0, 0]),
+        ("challenged", &[1, 1, 5, 0]),
+        ("approved", &[0, 2, 0, 0, 16]),
+        ("later", &[0, 3, 0, 0]),
+        ("revoke", &[0, 4, 5, 17]),
+        ("read", &[0, 5, 5, 19]),
+        ("ticket", &[0, 6, 0, 0]),
+    ];
+    let edits = edits.map(|(name, bytes)| (format!("edits-{name}"), bytes.to_vec()));
+    edits.into_iter().chain(who.map(|(name, bytes)| (format!("who-{name}"), [b"w", bytes].concat()))).collect()
 }
 
 /// A right access request to the host of the fuzz target.
@@ -133,6 +156,8 @@ fn payloads() -> Vec<(&'static str, &'static str, u8, Value)> {
         ("request", "@r1", 0, access()),
         ("request-certified", "@r1c", 0, access()),
         ("request-stranger", "@r5", 0, access()),
+        ("request-forged", "@r1f", 0, access()),
+        ("request-of-other-bytes", "@r1x", 0, access()),
         ("request-challenged", "@r1", 1, with(json!({"challenge": challenge}))),
         ("request-until", "@r3", 0, with(end)),
         ("request-any", "@r1", 0, with(json!({"ports": ["22/any"], "source": ["10.0.0.0/24"]}))),
@@ -140,6 +165,7 @@ fn payloads() -> Vec<(&'static str, &'static str, u8, Value)> {
         ("request-host-id", "@r1", 0, with(json!({"audience": [host::identity().host_id.to_string()]}))),
         ("request-host-key", "@r1", 0, with(json!({"audience": host::identity().host_keys}))),
         ("request-approved", "@r1 @a4", 0, with(rdp.clone())),
+        ("request-approved-elsewhere", "@r1 @a4x", 0, with(rdp.clone())),
         ("request-approved-by-two", "@r1 @a3 @a4", 0, with(rdp.clone())),
         ("request-waits", "@r1", 0, with(rdp)),
         ("revoke", "@v4", 4, more("grantId", "7d0c0d0e-3b1a-4a53-9a3d-0123456789ac")),
@@ -232,6 +258,8 @@ fn trust_files() -> Seeds {
         revoked("fingerprint", format!("# gone\n{fingerprint} alice\n").as_bytes()),
         revoked("key", listed.as_bytes()),
         ("both".to_owned(), both),
+        // Words of both: see fuzz/fuzz_targets/trust_words.rs
+        ("words".to_owned(), b"w\0\0\0\0\x03\x03\0\x01\xff\0\x01".to_vec()),
     ]
 }
 
@@ -242,6 +270,7 @@ fn kernel_answers() -> Seeds {
         "link add bridge0 type bridge\nlink add veth0 type veth peer name veth1\nlink set veth0 master bridge0\n\
          link add link eth0 name macvlan0 type macvlan mode bridge\nlink set macvlan0 up\nlink set veth0 up\nlink set veth1 up\n\
          address add 192.0.2.1/32 peer 192.0.2.2 dev veth1\nroute add default dev eth0\n\
+         route add default metric 7 nexthop dev eth0 nexthop dev macvlan0\nroute add unreachable default metric 9\n\
          route add 198.51.100.0/24 nexthop dev eth0 nexthop dev macvlan0",
     );
     let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
@@ -260,7 +289,50 @@ fn kernel_answers() -> Seeds {
             seeds.extend(dump(libc::NETLINK_SOCK_DIAG, b's', name, 20, &request));
         }
     });
+    seeds.push(("together".to_owned(), together(&seeds)));
     seeds
+}
+
+/// What [`dump`] said of links, addresses and default routes, in one datagram, and of the links only what matters to the agent. The
+/// links that stand on others are there twice: the second has its lower device in another namespace.
+fn together(seeds: &Seeds) -> Vec<u8> {
+    let datagrams = seeds.iter().filter(|(_, datagram)| datagram[0] == b'r').map(|(_, datagram)| &datagram[1..]);
+    let mut all = vec![b'r'];
+    for message in datagrams.flat_map(|datagram| pieces(datagram, 4)) {
+        match message[4] {
+            16 => {
+                // IFLA_IFNAME, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_LINK_NETNSID, IFLA_PARENT_DEV_NAME
+                let kept = pieces(&message[32..], 2).into_iter().filter(|a| [3, 5, 10, 18, 37, 56].contains(&a[2]));
+                let kept = [&message[4..32], &kept.collect::<Vec<_>>().concat()].concat();
+                all.extend(sized(&kept));
+                if message.windows(7).any(|window| window == b"macvlan") {
+                    all.extend(sized(&[&kept[..], &[8, 0, 37, 0, 0, 0, 0, 0]].concat()));
+                }
+            }
+            // Routes to everywhere: struct rtmsg has the length of the destination in its second byte.
+            24 if message[17] != 0 => {}
+            20 | 24 => all.extend(message),
+            _ => {}
+        }
+    }
+    all
+}
+
+/// What begins with its own length, as netlink's messages and attributes do, up to the next multiple of four.
+fn pieces(mut bytes: &[u8], width: usize) -> Vec<&[u8]> {
+    let mut pieces = Vec::new();
+    while !bytes.is_empty() {
+        let length = bytes[..width].iter().rev().fold(0, |length, byte| length * 256 + usize::from(*byte));
+        let (piece, rest) = bytes.split_at(length.next_multiple_of(4).min(bytes.len()));
+        pieces.push(piece);
+        bytes = rest;
+    }
+    pieces
+}
+
+/// A message with its length before it.
+fn sized(rest: &[u8]) -> Vec<u8> {
+    [&u32::try_from(rest.len() + 4).expect("short").to_le_bytes(), rest].concat()
 }
 
 /// The datagrams with which the kernel answers a request for all there is.

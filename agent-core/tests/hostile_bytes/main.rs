@@ -6,7 +6,7 @@ use postern_core::envelope::{Envelope, Fingerprint, PublicKey, Role, Signer, Ssh
 use postern_core::refusal::Refusal;
 use postern_core::trust::{Trust, TrustFile};
 use proptest::prelude::*;
-use valid::{PAYLOAD, armor, revocation_list, texts};
+use valid::{PAYLOAD, armor, revocation_list, sign_forged, texts};
 
 const REQUEST: &str = "application/vnd.postern.access-request.v1+json";
 
@@ -115,6 +115,13 @@ fn the_unchanged_bytes_are_accepted() {
     let trusts =
         |revoked: &[u8]| Trust::parse(text, revoked).expect("both files").trusts(&certified(), Role::Request, 0, true);
     assert!(trusts(b"") && !trusts(&revocation_list()));
+}
+
+#[test]
+fn a_certificate_counts_for_nothing_without_its_authority() {
+    let (trust, original) = valid().remove(1);
+    assert_eq!(armor(&sign_forged(1, 2, 2, Role::Request, PAYLOAD)), armor(&original));
+    assert!(!accepted(&trust, &armor(&sign_forged(1, 5, 2, Role::Request, PAYLOAD))));
 }
 
 proptest! {

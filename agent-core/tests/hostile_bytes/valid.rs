@@ -45,6 +45,12 @@ pub fn sign_certified(seed: u8, by: u8, role: Role, payload: &[u8]) -> Vec<u8> {
     sshsig(&certificate(&holder, &authority, &blob(&authority)), &holder, role, payload)
 }
 
+/// As [`sign_certified`], but in the name of the authority whose key is made from `named`: it knows nothing of the certificate.
+pub fn sign_forged(seed: u8, by: u8, named: u8, role: Role, payload: &[u8]) -> Vec<u8> {
+    let (holder, forger) = (ed25519(seed), ed25519(by));
+    sshsig(&certificate(&holder, &forger, &blob(&ed25519(named))), &holder, role, payload)
+}
+
 fn ed25519(seed: u8) -> signature::Ed25519KeyPair {
     signature::Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("any 32 bytes are a seed")
 }
