@@ -95,7 +95,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 /// Edits, and all that the host takes, signed by those who may.
-const RIGHT: [&[u8]; 9] = [
+const RIGHT: [&[u8]; 10] = [
     b"e\0\0\0\0",
     b"e\x01\0\0\0",
     b"w\0\0\0\0",
@@ -105,6 +105,7 @@ const RIGHT: [&[u8]; 9] = [
     b"w\0\x04\x05\x11",
     b"w\0\x05\x05\x13",
     b"w\0\x06\0\0",
+    b"w\0\x07\0\0",
 ];
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {

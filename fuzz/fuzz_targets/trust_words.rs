@@ -66,3 +66,31 @@ fn revoked(byte: &u8) -> String {
         _ => format!("{}\n", fingerprint.to_lowercase()),
     }
 }
+
+/// A binary list, three bytes for each part of it: serials, a range, a bitmap, key ids; what nobody knows; and what is no part of
+/// a certificates' section.
+pub fn list(bytes: &[u8]) -> Vec<u8> {
+    let section = |kind: u8, content: &[u8]| [&[kind][..], &valid::strings(&[content])].concat();
+    let (mut parts, mut others) = (valid::strings(&[b"", b""]), Vec::new());
+    for bytes in bytes.chunks_exact(3).take(8) {
+        let &[kind, a, b] = bytes else { continue };
+        let (first, last) = (u64::from(a).to_be_bytes(), u64::from(b).to_be_bytes());
+        let extension = [&valid::strings(&[b"x"])[..], &[a % 2], &valid::strings(&[b""])].concat();
+        match kind % 12 {
+            0 => parts.extend(section(0x20, &[first, last].concat())),
+            1 => parts.extend(section(0x21, &[first, last].concat())),
+            2 => parts.extend(section(0x22, &[&first[..], &valid::strings(&[&[b]])].concat())),
+            3 => parts.extend(section(0x23, &valid::strings(&[[&b"key id"[..], b"another"][usize::from(a % 2)], b""]))),
+            4 => parts.extend(section(0x24 + a % 2, &first)),
+            5 => parts.extend(section(0x39, &extension)),
+            6 => others.extend(section(255, &extension)),
+            7 => others.extend(section(6 + a % 4, &first)),
+            8 => others.extend(section(3 + a % 2, &valid::strings(&[&[b; 20]]))),
+            9 => others.extend(section(5, &valid::strings(&[&[a; 32]]))),
+            10 => others.extend(section(2, &valid::strings(&[&[a; 4]]))),
+            _ => parts.extend(section(0x22, &[&first[..], &valid::strings(&[&[1, a, b]])].concat())),
+        }
+    }
+    let header = [&b"SSHKRL\n\0\0\0\0\x01"[..], &[0; 24], &valid::strings(&[b"", b""])].concat();
+    [header, section(1, &parts), others].concat()
+}

@@ -35,6 +35,13 @@ impl Drop for Halted {
     }
 }
 
+/// Whether a thread of a process waits for something, and so holds nothing that others need for a moment only.
+#[must_use]
+pub fn rests(process: u32, thread: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/task/{thread}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|fields| fields.trim_start().starts_with('S'))
+}
+
 /// The names of a process's threads, the oldest first.
 #[must_use]
 pub fn names(process: u32) -> BTreeMap<i32, String> {

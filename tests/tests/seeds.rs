@@ -110,7 +110,7 @@ fn signatures() -> Seeds {
 fn short() -> Seeds {
     let edits: [(&str, &[u8]); 2] = [("key", b"e\0"), ("certificate", b"e\x01\x06\x02\0")];
     // Settings, payload, what varies in it, signers.
-    let who: [(&str, &[u8]); 7] = [
+    let who: [(&str, &[u8]); 8] = [
         ("request", &[0, 0, 0, 0]),
         ("challenged", &[1, 1, 5, 0]),
         ("approved", &[0, 2, 0, 0, 16]),
@@ -118,6 +118,7 @@ fn short() -> Seeds {
         ("revoke", &[0, 4, 5, 17]),
         ("read", &[0, 5, 5, 19]),
         ("ticket", &[0, 6, 0, 0]),
+        ("sources", &[0, 7, 0, 0]),
     ];
     let edits = edits.map(|(name, bytes)| (format!("edits-{name}"), bytes.to_vec()));
     edits.into_iter().chain(who.map(|(name, bytes)| (format!("who-{name}"), [b"w", bytes].concat()))).collect()
@@ -259,6 +260,7 @@ fn trust_files() -> Seeds {
         revoked("key", listed.as_bytes()),
         ("both".to_owned(), both),
         // Words of both: see fuzz/fuzz_targets/trust_words.rs
+        ("words-list".to_owned(), b"k\0\x07\x09\x02\x64\x55\x03\0\0".to_vec()),
         ("words".to_owned(), b"w\0\0\0\0\x03\x03\0\x01\xff\0\x01".to_vec()),
     ]
 }
@@ -270,7 +272,7 @@ fn kernel_answers() -> Seeds {
         "link add bridge0 type bridge\nlink add veth0 type veth peer name veth1\nlink set veth0 master bridge0\n\
          link add link eth0 name macvlan0 type macvlan mode bridge\nlink set macvlan0 up\nlink set veth0 up\nlink set veth1 up\n\
          address add 192.0.2.1/32 peer 192.0.2.2 dev veth1\nroute add default dev eth0\n\
-         route add default metric 7 nexthop dev eth0 nexthop dev macvlan0\nroute add unreachable default metric 9\n\
+         route add default metric 7 nexthop dev eth0 nexthop dev macvlan0\nroute add unreachable ::/0 metric 9\n\
          route add 198.51.100.0/24 nexthop dev eth0 nexthop dev macvlan0",
     );
     let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
@@ -290,6 +292,8 @@ fn kernel_answers() -> Seeds {
         }
     });
     seeds.push(("together".to_owned(), together(&seeds)));
+    // NLMSG_DONE with a byte behind it, and none to fill it up.
+    seeds.push(("unfilled".to_owned(), [&b"r"[..], &sized(&[&[3, 0, 2, 0][..], &[0; 13]].concat())].concat()));
     seeds
 }
 

@@ -8,7 +8,8 @@ use signature::KeyPair as _;
 /// What is signed.
 pub const PAYLOAD: &[u8] = b"{}";
 
-fn strings(values: &[&[u8]]) -> Vec<u8> {
+/// Each with its length before it, as SSH writes them.
+pub fn strings(values: &[&[u8]]) -> Vec<u8> {
     let with_length = |v: &&[u8]| [&u32::try_from(v.len()).expect("short").to_be_bytes()[..], v].concat();
     values.iter().flat_map(with_length).collect()
 }

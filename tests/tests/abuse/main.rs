@@ -39,7 +39,7 @@ struct World {
 impl World {
     fn new() -> Self {
         // This process holds the attackers' ends.
-        limit_files(std::process::id(), 8192);
+        limit_files(Command::new("prlimit"), std::process::id(), 8192);
         let net = Net::pair();
         let options = Options { plaintext: vec![PLAINTEXT.to_owned()], ..Options::without_shed() };
         let postern = Postern::start(&net.server, options);
@@ -147,7 +147,10 @@ fn no_file_descriptors_left() {
     let world = World::new();
     let pid = world.postern.pid();
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").count();
-    limit_files(pid, open + 6);
+    // As its user, who may do that to its own processes; root would need CAP_SYS_RESOURCE.
+    let mut as_user = Command::new("setpriv");
+    as_user.args(["--reuid", USER, "--regid", "nogroup", "--clear-groups", "prlimit"]);
+    limit_files(as_user, pid, open + 6);
     let idle: Vec<_> = (0..400).map(|_| world.from(STRANGER.v4)).collect();
     world.hold(&idle, &[GRANTED.v4]);
     assert!(world.has_lost("connection-evicted-files"), "{:?}", world.lost());
@@ -255,12 +258,9 @@ fn a_client_without_tls_1_3_gets_nothing() {
     assert!(answer.is_empty() || answer[0] == 0x15, "{answer:?}");
 }
 
-fn limit_files(process: u32, most: usize) {
-    // As its user, who may do that to its own processes; root would need CAP_SYS_RESOURCE.
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", USER, "--regid", "nogroup", "--clear-groups", "prlimit"]);
+fn limit_files(mut prlimit: Command, process: u32, most: usize) {
     let arguments = [format!("--pid={process}"), format!("--nofile={most}:{most}")];
-    let done = command.args(arguments).status().expect("setpriv and prlimit of util-linux");
+    let done = prlimit.args(arguments).status().expect("setpriv and prlimit of util-linux");
     assert!(done.success());
 }
 

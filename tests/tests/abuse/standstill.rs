@@ -48,6 +48,8 @@ fn nobody_waits_for_ever_where_no_signature_gets_checked() {
     assert!(checked > 0);
     let refusals = std::thread::scope(|scope| {
         let ends = Ends(&again);
+        let at_rest = || checkers(&world).into_iter().all(|thread| halt::rests(world.postern.pid(), thread));
+        until("threads at rest", at_rest);
         let halted = Halted::threads(checkers(&world));
         let floods: Vec<_> = (0..CONNECTIONS).map(|_| scope.spawn(|| flood(&again))).collect();
         let (start, mut longest) = (Instant::now(), Duration::ZERO);
