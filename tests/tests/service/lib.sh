@@ -8,7 +8,7 @@ show() { # WHAT COMMAND…
   local what=$1; shift
   if "$@"; then echo "ok      $what"; else echo "FAILED  $what: $*"; journal; exit 1; fi
 }
-journal() { journalctl --sync; journalctl --no-pager --boot --lines=30 _SYSTEMD_UNIT=posternd.service; }
+journal() { journalctl --sync; journalctl --no-pager --boot --lines=40 _SYSTEMD_UNIT=posternd.service + _SYSTEMD_UNIT=postern-early.service + UNIT=postern-early.service + UNIT=posternd.service; }
 within() { # SECONDS COMMAND…: waits for a condition
   local end=$((SECONDS + $1)); shift
   until "$@"; do [ $SECONDS -lt $end ] || return 1; sleep 0.05; done
