@@ -276,6 +276,6 @@ fn in_a_time_namespace(policy: &Policy, settings: &enforcer::Settings, offset: &
         Err(error) => error.to_string(),
     };
     Failure::Other(format!(
-        "this is a time namespace whose boot clock is {offset} off the kernel's, by which grants end: start posternd in the          initial one; {closed}"
+        "this is a time namespace whose boot clock is {offset} off the kernel's, by which grants end: start posternd in the initial one; {closed}"
     ))
 }

@@ -19,7 +19,7 @@ mod payloads;
 mod short;
 mod signers;
 // Each target needs only some of it.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the target needs only some of it")]
 #[path = "../../agent-core/tests/hostile_bytes/valid.rs"]
 mod valid;
 

@@ -11,7 +11,7 @@
 mod short;
 mod trust_twin;
 mod trust_words;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the target needs only some of it")]
 #[path = "../../agent-core/tests/hostile_bytes/valid.rs"]
 mod valid;
 

@@ -4,7 +4,7 @@ show "posternd is ready"                              within 20 systemctl --quie
 show "it was ready before the network"                before posternd.service network-pre.target
 show "the ports were closed before it started"        before postern-early.service posternd.service
 status() { awk -v name="$2:" '$1 == name {print $2}' "/proc/$1/status"; }
-keeper() { pgrep --parent "$(main_pid)"; }
+keeper() { tr -d ' ' <"/proc/$(main_pid)/task/$(main_pid)/children"; }
 show "it is a user of its own"                        test "$(status "$(main_pid)" Uid)" = "$(id -u postern)"
 show "no right but one"                               test "$(status "$(main_pid)" CapEff)" = 0000000000001000
 show "none can be had any more"                       test "$(status "$(main_pid)" CapBnd)" = 0000000000001000
