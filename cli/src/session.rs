@@ -314,7 +314,7 @@ async fn ask(
 
 async fn who_am_i(link: &Link, address: &str) -> Result<WhoAmIResponse> {
     let mut client = AccessServiceClient::new(link.channel.clone());
-    let who = limited(client.who_am_i(WhoAmIRequest {}), address).await?;
+    let who = limited(client.who_am_i(WhoAmIRequest::default()), address).await?;
     let sane = |c: char| c.is_ascii_alphanumeric() || c == '-';
     if who.host_id.is_empty() || who.host_id.len() > 64 || !who.host_id.chars().all(sane) {
         return Err(Failure::new(Kind::HostFailed, format!("{address} does not say a usable host id")));

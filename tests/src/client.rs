@@ -109,7 +109,7 @@ impl Client {
     /// # Errors
     /// The status.
     pub fn who_am_i(&self) -> Result<WhoAmIResponse, Status> {
-        self.wait(self.access().who_am_i(WhoAmIRequest {})).map(Response::into_inner)
+        self.wait(self.access().who_am_i(WhoAmIRequest::default())).map(Response::into_inner)
     }
 
     /// `Explain`

@@ -35,7 +35,7 @@ impl v1::access_service_server::AccessService for Access {
 
     async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Answer<v1::WhoAmIResponse> {
         let address = peer(request.extensions())?.address();
-        let v1::WhoAmIRequest {} = request.into_inner();
+        let v1::WhoAmIRequest { nonce: _ } = request.into_inner();
         Ok(Response::new(wire::who_am_i(
             self.engine.who_am_i(),
             address,

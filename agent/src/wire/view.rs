@@ -44,6 +44,7 @@ pub fn who_am_i(
         proof_payload: proof.map(|proof| proof.payload.clone()).unwrap_or_default(),
         proof: proofs.first().map(|proof| proof.signature.clone()).unwrap_or_default(),
         proofs,
+        ..v1::WhoAmIResponse::default()
     }
 }
 

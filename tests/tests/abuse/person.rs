@@ -72,7 +72,7 @@ impl<'a> Person<'a> {
 
     /// The address that the host sees.
     pub fn address(&self) -> String {
-        let answer = self.runtime.block_on(self.client().who_am_i(WhoAmIRequest {}));
+        let answer = self.runtime.block_on(self.client().who_am_i(WhoAmIRequest::default()));
         answer.expect("WhoAmI").into_inner().address
     }
 

@@ -38,7 +38,7 @@ impl Client {
 
     /// Our address as the host sees it.
     pub fn address(&mut self) -> Result<IpAddr> {
-        let answer = self.runtime.block_on(self.api.who_am_i(WhoAmIRequest {}))?;
+        let answer = self.runtime.block_on(self.api.who_am_i(WhoAmIRequest::default()))?;
         Ok(answer.into_inner().address.parse()?)
     }
 

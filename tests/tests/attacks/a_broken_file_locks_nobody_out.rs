@@ -1,0 +1,1 @@
+//! What a reload survives, a start survives; what takes trust away takes effect.

@@ -1,0 +1,1 @@
+//! A host that a person trusts for itself gains nothing from what the person signs for another host.

@@ -1,0 +1,1 @@
+//! One principal cannot spend the room of the others.

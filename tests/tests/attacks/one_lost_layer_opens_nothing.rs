@@ -1,0 +1,1 @@
+//! The layer that attached stays, whatever happens to the other.

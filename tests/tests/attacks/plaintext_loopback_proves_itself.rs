@@ -1,0 +1,1 @@
+//! A listener on loopback that is not the host gets no signature.

@@ -1,0 +1,1 @@
+//! A command of root follows nothing that the agent's user can plant.

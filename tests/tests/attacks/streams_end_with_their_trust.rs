@@ -1,0 +1,1 @@
+//! A stream ends when the trust that it rests on ends.

@@ -1,0 +1,1 @@
+//! Every MPTCP subflow ends with the grant of its connection.

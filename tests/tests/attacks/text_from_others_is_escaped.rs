@@ -1,0 +1,1 @@
+//! Text from others reaches terminals, logs and JSON without control characters.

@@ -1,0 +1,1 @@
+//! A busy engine is alive; a stuck one is restarted.

@@ -1,0 +1,1 @@
+//! A socket that takes datagrams before the cgroup hook is detected and reported.
