@@ -100,6 +100,7 @@ impl Peer {
             proof_payload: String::new(),
             proofs: Vec::new(),
             proof: String::new(),
+            ..WhoAmIResponse::default()
         };
         Self { who, refusal: None, waits: None, grants: Vec::new(), inbox: Arc::default() }
     }
