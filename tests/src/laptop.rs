@@ -7,8 +7,10 @@ use crate::net::SERVER;
 use crate::netns::Netns;
 use crate::postern::{self, Postern};
 use crate::sys;
+use crate::terminal::Terminal;
 use serde_json::Value;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
@@ -19,6 +21,7 @@ pub struct Laptop {
     namespace: Netns,
     home: TempDir,
     key: PathBuf,
+    read_only: bool,
 }
 
 /// How a run ended.
@@ -124,7 +127,7 @@ impl Laptop {
             ["127.0.0.1 localhost".to_owned()].into_iter().chain(SERVER.both().map(|a| format!("{a} vm1.test")));
         fs::write(home.path().join("hosts"), hosts.collect::<Vec<_>>().join("\n")).expect("the hosts file");
         fs::write(home.path().join("passwd"), passwd(home.path())).expect("the list of users");
-        Self { namespace: namespace.clone(), home, key: key.path().to_owned() }
+        Self { namespace: namespace.clone(), home, key: key.path().to_owned(), read_only: false }
     }
 
     /// Its home directory, empty at first but for its hosts file.
@@ -133,13 +136,34 @@ impl Laptop {
         self.home.path()
     }
 
+    /// Carries it into another network.
+    pub fn move_to(&mut self, namespace: &Netns) {
+        self.namespace = namespace.clone();
+    }
+
+    /// From now on the client finds its home directory on a disk that takes no writes.
+    pub fn make_home_read_only(&mut self) {
+        self.read_only = true;
+    }
+
+    /// Has `vm1.test` resolve to these addresses from now on.
+    ///
+    /// # Panics
+    /// Where the disk refuses.
+    pub fn resolve(&self, addresses: &[IpAddr]) {
+        let lines: Vec<_> = addresses.iter().map(|address| format!("{address} vm1.test")).collect();
+        fs::write(self.home.path().join("hosts"), lines.join("\n") + "\n").expect("the hosts file");
+    }
+
     /// The command with a home of its own.
     fn command(&self, arguments: &[&str]) -> Command {
         let program = postern::program().with_file_name("postern");
         assert!(program.exists(), "{} is missing: cargo build makes it", program.display());
         let mut command = self.namespace.command("unshare");
-        let own = "for file in hosts passwd; do mount --bind \"$HOME/$file\" /etc/$file; done; exec \"$0\" \"$@\"";
-        command.args(["--mount", "sh", "-euc", own]).arg(program);
+        let own = "for file in hosts passwd; do mount --bind \"$HOME/$file\" /etc/$file; done";
+        let locked = "mount --bind \"$HOME\" \"$HOME\"; mount -o remount,bind,ro \"$HOME\"";
+        let own = format!("{own}; {}; exec \"$0\" \"$@\"", if self.read_only { locked } else { ":" });
+        command.args(["--mount", "sh", "-euc", &own]).arg(program);
         command.args(arguments).env("HOME", self.home.path());
         command.env_remove("XDG_CONFIG_HOME").env_remove("SSH_AUTH_SOCK").stdin(Stdio::null());
         command
@@ -164,6 +188,17 @@ impl Laptop {
         let mut command = self.command(&[arguments, &["--json", "--accept-new", "--key", &key]].concat());
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("to run postern");
         Running(Some(child))
+    }
+
+    /// Runs `postern` with these arguments at `terminal`: questions appear there, and what is typed there answers them.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[must_use]
+    pub fn start_at(&self, terminal: &Terminal, arguments: &[&str]) -> Running {
+        let mut command = self.command(arguments);
+        command.stdin(terminal.end()).stderr(terminal.end()).stdout(Stdio::piped());
+        Running(Some(command.spawn().expect("to run postern")))
     }
 
     /// With the key, JSON, and a pin at first use.

@@ -1,0 +1,274 @@
+//! Which of the addresses that a host saw are signed as "my-ip".
+//!
+//! Owns that decision and its words. A host sees the last one who passes the connection on; that is this machine, its NAT or VPN, or
+//! a relay to which somebody led the client. This module never asks a host, reads a file or a terminal: all of that is in its
+//! arguments, and the sources in them come from what the host signed about its call.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+
+use crate::failure::{Failure, Kind};
+
+/// One connection, and what the host said about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The address that the client dialled; none for a Unix socket.
+    pub dialled: Option<IpAddr>,
+    /// Where the connection came from, as the host sees it.
+    pub source: IpAddr,
+    /// The host's own address at which the connection arrived, as the host says; none where it says nothing.
+    pub reached: Option<IpAddr>,
+}
+
+/// What this machine and its person know.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The addresses of this machine.
+    pub own: &'a [IpAddr],
+    /// The addresses that were dialled before for this host's key.
+    pub known: &'a [IpAddr],
+    /// The sources that the person wrote beside "my-ip".
+    pub written: &'a [IpNet],
+}
+
+/// What becomes of the sources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// These are signed without a question.
+    pub sign: Vec<IpAddr>,
+    /// The dialled addresses to remember once the host has accepted what was signed.
+    pub remember: Vec<IpAddr>,
+    /// These are signed only if a person agrees: by source, the connections.
+    pub doubtful: BTreeMap<IpAddr, Vec<Seen>>,
+}
+
+/// Judges each connection by itself, so that a good one never vouches for another.
+///
+/// A source is signed without a question where it is an address of this machine, where the dialled address is known for this host's
+/// key, or where the person wrote it. A known address that only sees a new source is somebody who roams.
+#[must_use]
+pub fn decide(seen: &[Seen], facts: Facts<'_>) -> Decision {
+    let mut decision = Decision::default();
+    for one in seen {
+        let own = facts.own.contains(&one.source);
+        let known = one.dialled.is_some_and(|dialled| is_lasting(dialled, facts) && facts.known.contains(&dialled));
+        if own || known {
+            decision.sign(one.source);
+            decision.remember_all(&[*one], facts);
+        } else if facts.written.iter().any(|net| net.contains(&one.source)) {
+            decision.sign(one.source);
+        } else {
+            decision.doubtful.entry(one.source).or_default().push(*one);
+        }
+    }
+    // The person gets this source already, over a way that is not in doubt. The doubtful ways are not remembered.
+    let signed = &decision.sign;
+    decision.doubtful.retain(|source, _| !signed.contains(source));
+    decision
+}
+
+impl Decision {
+    /// The person agreed that `source` is signed.
+    pub fn agree(&mut self, source: IpAddr, facts: Facts<'_>) {
+        let Some(ways) = self.doubtful.remove(&source) else { return };
+        self.sign(source);
+        self.remember_all(&ways, facts);
+    }
+
+    fn sign(&mut self, source: IpAddr) {
+        if !self.sign.contains(&source) {
+            self.sign.push(source);
+        }
+    }
+
+    fn remember_all(&mut self, ways: &[Seen], facts: Facts<'_>) {
+        for dialled in ways.iter().filter_map(|way| way.dialled) {
+            if is_lasting(dialled, facts) && !self.remember.contains(&dialled) {
+                self.remember.push(dialled);
+            }
+        }
+    }
+}
+
+/// Whether an address leads to the same machine tomorrow. Any local user may listen on an address of this machine while a forwarding
+/// is down, and a link-local address belongs to another machine on each link.
+fn is_lasting(dialled: IpAddr, facts: Facts<'_>) -> bool {
+    let link_local = match dialled {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let here = dialled.is_loopback() || dialled.is_unspecified() || facts.own.contains(&dialled);
+    !link_local && !here && !dialled.is_multicast()
+}
+
+/// What a person is asked about a doubtful `source`. `key` names the host's key.
+#[must_use]
+pub fn question(source: IpAddr, ways: &[Seen], key: &str) -> String {
+    format!(
+        "The host sees you as {source}, which is none of this machine's own addresses.\n{}\n  host key: {key}\n\
+         If you are behind a NAT or a VPN, {source} is its address, and nothing is wrong. If not, somebody passes this connection \
+         on,\n  and the port would be opened for that machine.\nSign for {source}?",
+        ways.iter().map(way).collect::<Vec<_>>().join("\n")
+    )
+}
+
+/// One line about a connection.
+fn way(one: &Seen) -> String {
+    let dialled = one.dialled.map_or_else(|| "a Unix socket".to_owned(), |dialled| dialled.to_string());
+    match one.reached {
+        Some(reached) if Some(reached) != one.dialled => format!(
+            "  dialled:  {dialled}, for the first time for this host; the host says it was reached at {reached}: somebody between \
+             changes the address"
+        ),
+        Some(_) => format!("  dialled:  {dialled}, for the first time for this host; the host says the same address"),
+        None => format!("  dialled:  {dialled}, for the first time for this host"),
+    }
+}
+
+/// Why a doubtful `source` is not signed: nobody is there to ask, or a person said no.
+#[must_use]
+pub fn left_out(source: IpAddr, ways: &[Seen], asked: bool) -> String {
+    let ways: Vec<_> =
+        ways.iter().map(|one| one.dialled.map_or_else(|| "a Unix socket".to_owned(), |d| d.to_string())).collect();
+    let ways = ways.join(", ");
+    if asked {
+        return format!("not included: {source}, which the host sees behind {ways}; you did not agree to it");
+    }
+    format!(
+        "not included: {source}, which the host sees behind {ways}; it is none of this machine's own addresses, and {ways} was never \
+         dialled before for this host. Add --from {source} if it is your NAT or VPN"
+    )
+}
+
+/// The failure where nothing is left to sign. `doubtful` has at least one source.
+#[must_use]
+pub fn refused(doubtful: &BTreeMap<IpAddr, Vec<Seen>>, asked: bool) -> Failure {
+    let sources = doubtful.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let flags = sources.join(",");
+    let sources = sources.join(" and ");
+    if asked {
+        return Failure::new(Kind::Identity, format!("you did not agree to {sources}, so nothing was signed")).next(
+            format!(
+                "name the address to open for: --from {flags} if that is right, else your own; --from is signed unasked"
+            ),
+        );
+    }
+    let mut dialled = Vec::new();
+    for one in doubtful.values().flatten().filter_map(|one| one.dialled) {
+        if !dialled.contains(&one.to_string()) {
+            dialled.push(one.to_string());
+        }
+    }
+    let dialled = if dialled.is_empty() { "a Unix socket".to_owned() } else { dialled.join(" and ") };
+    Failure::new(
+        Kind::Identity,
+        format!(
+            "the host sees this machine as {sources}, which is none of its own addresses, and {dialled} was never dialled before for \
+             this host; there is no terminal to ask whether that is right, so nothing was signed"
+        ),
+    )
+    .next(format!(
+        "if {sources} is the address of your NAT or VPN, add --from {flags}, or run this once on a terminal; else somebody passes \
+         your connection on: find out who before you sign"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn seen(dialled: &str, source: &str) -> Seen {
+        Seen { dialled: Some(ip(dialled)), source: ip(source), reached: Some(ip("192.0.2.1")) }
+    }
+
+    const HOST: &str = "192.0.2.1";
+    const RELAY: &str = "198.51.100.66";
+    const NAT: &str = "203.0.113.9";
+
+    /// A machine with one address, which has dialled `known` before.
+    fn decided(seen: &[Seen], known: &[&str], written: &[&str]) -> Decision {
+        let own = [ip("127.0.0.1"), ip("10.0.0.2"), ip("2001:db8::2")];
+        let known: Vec<_> = known.iter().map(|known| ip(known)).collect();
+        let written: Vec<IpNet> = written.iter().map(|net| net.parse().unwrap()).collect();
+        decide(seen, Facts { own: &own, known: &known, written: &written })
+    }
+
+    #[test]
+    fn own_addresses_known_ways_and_written_sources_need_no_question() {
+        for (what, seen, known, written, remembered) in [
+            ("an own address", seen(HOST, "10.0.0.2"), &[][..], &[][..], true),
+            ("an own address in IPv6", seen("2001:db8::1", "2001:db8::2"), &[], &[], true),
+            ("somebody who roams", seen(HOST, NAT), &[HOST], &[], true),
+            ("somebody who wrote it", seen(RELAY, NAT), &[], &["203.0.113.9/32"], false),
+        ] {
+            let decision = decided(&[seen], known, written);
+            assert_eq!(decision.sign, [seen.source], "{what}");
+            assert!(decision.doubtful.is_empty(), "{what}");
+            assert_eq!(!decision.remember.is_empty(), remembered, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_new_way_with_a_strange_source_is_doubtful_and_remembered_only_when_a_person_agrees() {
+        let relayed = seen(RELAY, RELAY);
+        for known in [&[][..], &[HOST]] {
+            let mut decision = decided(&[relayed], known, &["192.0.2.7/32"]);
+            assert!(decision.sign.is_empty() && decision.remember.is_empty());
+            assert_eq!(decision.doubtful[&ip(RELAY)], [relayed]);
+            decision.agree(ip(RELAY), Facts { own: &[], known: &[], written: &[] });
+            assert_eq!((decision.sign, decision.remember), (vec![ip(RELAY)], vec![ip(RELAY)]));
+        }
+    }
+
+    #[test]
+    fn a_good_way_does_not_vouch_for_another() {
+        let (good, relayed) = (seen(HOST, "10.0.0.2"), seen(RELAY, RELAY));
+        for ways in [[good, relayed], [relayed, good]] {
+            let decision = decided(&ways, &[], &[]);
+            assert_eq!(decision.sign, [ip("10.0.0.2")]);
+            assert_eq!(decision.remember, [ip(HOST)]);
+            assert_eq!(decision.doubtful.into_keys().collect::<Vec<_>>(), [ip(RELAY)]);
+        }
+    }
+
+    #[test]
+    fn a_source_that_a_good_way_has_needs_no_question_but_the_new_way_is_not_remembered() {
+        let decision = decided(&[seen(RELAY, NAT), seen(HOST, NAT)], &[HOST], &[]);
+        assert_eq!((decision.sign, decision.remember), (vec![ip(NAT)], vec![ip(HOST)]));
+        assert!(decision.doubtful.is_empty());
+    }
+
+    #[test]
+    fn ways_that_lead_elsewhere_tomorrow_are_never_known() {
+        for dialled in ["127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "169.254.0.7", "fe80::7", "10.0.0.2"] {
+            let mut decision = decided(&[seen(dialled, NAT)], &[dialled], &[]);
+            assert!(decision.sign.is_empty(), "{dialled}");
+            let own = [ip("10.0.0.2")];
+            decision.agree(ip(NAT), Facts { own: &own, known: &[], written: &[] });
+            assert!(decision.remember.is_empty() && decision.sign == [ip(NAT)], "{dialled}");
+        }
+        let nowhere = Seen { dialled: None, source: ip(NAT), reached: None };
+        assert_eq!(decided(&[nowhere], &[HOST], &[]).doubtful[&ip(NAT)], [nowhere]);
+    }
+
+    #[test]
+    fn the_words_name_the_addresses_and_what_to_add() {
+        let ways = [seen(RELAY, NAT), Seen { dialled: None, source: ip(NAT), reached: None }];
+        let question = question(ip(NAT), &ways, "SHA256:key");
+        for part in [RELAY, NAT, HOST, "SHA256:key", "NAT", "VPN"] {
+            assert!(question.contains(part), "{part}: {question}");
+        }
+        let doubtful = BTreeMap::from([(ip(NAT), ways.to_vec())]);
+        for asked in [false, true] {
+            let failure = refused(&doubtful, asked);
+            assert_eq!(failure.kind, Kind::Identity);
+            assert!(failure.next.is_some_and(|next| next.contains("--from 203.0.113.9")));
+        }
+        assert!(left_out(ip(NAT), &ways, false).contains("--from 203.0.113.9"));
+    }
+}
