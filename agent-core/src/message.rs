@@ -16,7 +16,7 @@ pub const MAX_MESSAGE_LIFE: Seconds = Seconds::minutes(15);
 /// How long a challenge is valid (DESIGN 5).
 pub const CHALLENGE_LIFE: Seconds = Seconds(60);
 
-/// What this host is called.
+/// What this host is called, and which keys it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Made at the first start.
@@ -25,16 +25,37 @@ pub struct Identity {
     pub names: Vec<String>,
     /// `SHA256:…` of the host's SSH host keys.
     pub host_keys: Vec<String>,
+    /// `tls:SHA256:…` of the host's TLS certificate; none before the API has its key.
+    pub tls_key: Option<String>,
 }
 
 impl Identity {
-    /// Whether `audience` names this host.
-    #[must_use]
-    pub fn is_in(&self, audience: &[String]) -> bool {
+    /// Checks that `audience` names this host: one of its configured names, which a person wrote, or one of its keys together
+    /// with its id. Cloned images share keys, and any host can claim any id, so neither counts alone (docs/decisions/0040).
+    ///
+    /// # Errors
+    /// [`Reason::AudienceHostIdMissing`] where a key stands without the id, [`Reason::AudienceKeyMissing`] where the id stands
+    /// without a key, and [`Reason::AudienceMismatch`] where neither is there.
+    pub fn check_audience(&self, audience: &[String]) -> Result<(), Refusal> {
+        if audience.iter().any(|entry| self.names.iter().any(|name| name.eq_ignore_ascii_case(entry))) {
+            return Ok(());
+        }
         let id = self.host_id.to_string();
-        audience
-            .iter()
-            .any(|a| *a == id || self.host_keys.contains(a) || self.names.iter().any(|n| n.eq_ignore_ascii_case(a)))
+        let has_key = audience.iter().any(|entry| self.host_keys.contains(entry) || self.tls_key.as_ref() == Some(entry));
+        let has_id = audience.contains(&id);
+        let (reason, detail) = match (has_key, has_id) {
+            (true, true) => return Ok(()),
+            (true, false) => (
+                Reason::AudienceHostIdMissing,
+                format!("this host is {id}; a host with a copy of its key would be another one. Add the id, or use the postern client"),
+            ),
+            (false, true) => (
+                Reason::AudienceKeyMissing,
+                format!("any host can claim the id {id}. Update the postern client, or add the fingerprint of this host's key"),
+            ),
+            (false, false) => (Reason::AudienceMismatch, format!("this one is {id}")),
+        };
+        Err(Refusal::new(reason, detail).at("audience"))
     }
 }
 
@@ -105,10 +126,7 @@ pub fn check(
     (showing, freshness): (Showing, Freshness),
     now: &Now,
 ) -> Result<(), Refusal> {
-    if !identity.is_in(&header.audience) {
-        let detail = format!("this one is {}", identity.host_id);
-        return Err(Refusal::new(Reason::AudienceMismatch, detail).at("audience"));
-    }
+    identity.check_audience(&header.audience)?;
     let by_clock = freshness == Freshness::Clock && now.wall_trusted();
     match &header.challenge {
         Some(challenge) if showing == Showing::Once || !by_clock => challenger.check(challenge, now.boot)?,
@@ -153,13 +171,19 @@ mod tests {
         Identity {
             host_id: Uuid::from_u128(7),
             names: vec!["vm1.example.com".into()],
-            host_keys: vec!["SHA256:abc".into()],
+            host_keys: vec!["SHA256:abc".into(), "SHA256:def".into()],
+            tls_key: Some("tls:SHA256:abd".into()),
         }
+    }
+
+    /// What a client puts in: a key of the host and its id.
+    fn own() -> Vec<String> {
+        vec!["SHA256:abc".into(), Uuid::from_u128(7).to_string()]
     }
 
     fn header(life: i64, challenge: Option<String>) -> Header {
         let not_after = now(0, true).wall + SignedDuration::from_secs(life);
-        Header { id: Uuid::from_u128(1), audience: vec![Uuid::from_u128(7).to_string()], not_after, challenge }
+        Header { id: Uuid::from_u128(1), audience: own(), not_after, challenge }
     }
 
     fn outcome(header: &Header, showing: Showing, now: &Now) -> Option<Reason> {
@@ -230,13 +254,43 @@ mod tests {
     }
 
     #[test]
-    fn any_name_of_the_host_will_do() {
-        for name in ["00000000-0000-0000-0000-000000000007", "VM1.example.com", "SHA256:abc"] {
-            assert!(identity().is_in(&["other".into(), name.into()]));
+    fn a_key_and_the_id_are_needed_or_a_configured_name() {
+        const ID: &str = "00000000-0000-0000-0000-000000000007";
+        const OTHER_ID: &str = "00000000-0000-0000-0000-000000000008";
+        let judge = |audience: &[&str]| {
+            let audience: Vec<String> = audience.iter().map(|&entry| entry.to_owned()).collect();
+            identity().check_audience(&audience).err().map(|refusal| refusal.reason)
+        };
+        for good in [
+            &["SHA256:abc", ID][..],
+            &[ID, "SHA256:def"],
+            &["tls:SHA256:abd", ID],
+            &["vm1.example.com"],
+            &["other", "VM1.example.com"],
+            &["SHA256:other", OTHER_ID, "SHA256:abc", ID],
+        ] {
+            assert_eq!(judge(good), None, "{good:?}");
         }
-        for name in ["", "vm2.example.com", "sha256:abc"] {
-            assert!(!identity().is_in(&[name.into()]));
+        for (bad, why) in [
+            (&[ID][..], Reason::AudienceKeyMissing),
+            (&[ID, "SHA256:other"], Reason::AudienceKeyMissing),
+            (&[ID, "vm2.example.com"], Reason::AudienceKeyMissing),
+            // The kinds of key are told apart, and no letter of a fingerprint counts for another.
+            (&[ID, "tls:SHA256:abc"], Reason::AudienceKeyMissing),
+            (&[ID, "SHA256:abd"], Reason::AudienceKeyMissing),
+            (&[ID, "sha256:abc"], Reason::AudienceKeyMissing),
+            (&[ID, "TLS:SHA256:abd"], Reason::AudienceKeyMissing),
+            (&["SHA256:abc"], Reason::AudienceHostIdMissing),
+            (&["tls:SHA256:abd", OTHER_ID], Reason::AudienceHostIdMissing),
+            (&["SHA256:abc", "SHA256:def"], Reason::AudienceHostIdMissing),
+            (&["SHA256:other", OTHER_ID], Reason::AudienceMismatch),
+            (&["vm2.example.com"], Reason::AudienceMismatch),
+            (&[""], Reason::AudienceMismatch),
+            (&[], Reason::AudienceMismatch),
+        ] {
+            assert_eq!(judge(bad), Some(why), "{bad:?}");
         }
-        assert!(!identity().is_in(&[]));
+        let without_keys = Identity { host_keys: vec![], tls_key: None, ..identity() };
+        assert!(without_keys.check_audience(&[ID.into(), String::new()]).is_err());
     }
 }

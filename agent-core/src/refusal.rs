@@ -95,6 +95,8 @@ reasons! {
     Overloaded Unverified "OVERLOADED" "the host is too busy to check signatures now";
     PayloadMalformed Verified "PAYLOAD_MALFORMED" "the payload is not valid";
     AudienceMismatch Verified "AUDIENCE_MISMATCH" "the message is for another host";
+    AudienceKeyMissing Verified "AUDIENCE_KEY_MISSING" "the message names this host's id but none of its keys";
+    AudienceHostIdMissing Verified "AUDIENCE_HOST_ID_MISSING" "the message names a key of this host but not its id";
     MessageExpired Verified "MESSAGE_EXPIRED" "the message's not_after has passed";
     MessageTooLongLived Verified "MESSAGE_TOO_LONG_LIVED" "the message's not_after is too far away";
     ChallengeInvalid Verified "CHALLENGE_INVALID" "the challenge is not one of this host since it booted";

@@ -79,7 +79,7 @@ pub fn identity(state: &Path, names: Vec<String>, ssh_dir: &Path) -> Result<Iden
             host_id
         }
     };
-    Ok(Identity { host_id, names, host_keys: ssh_host_keys(ssh_dir) })
+    Ok(Identity { host_id, names, host_keys: ssh_host_keys(ssh_dir), tls_key: None })
 }
 
 fn parse_host_id(text: &str, machine: &str) -> Option<Uuid> {

@@ -64,6 +64,12 @@ impl HostKeys {
         Self(paths.filter_map(|path| host_key(&path).map(|key| (path, key))).collect())
     }
 
+    /// `SHA256:…` of each.
+    #[must_use]
+    pub fn fingerprints(&self) -> Vec<String> {
+        self.0.iter().map(|(_, key)| key.fingerprint(HashAlg::Sha256).to_string()).collect()
+    }
+
     /// Signs once with each. None where there is no key that can sign: clients then pin the TLS key as they would without SSH.
     #[must_use]
     pub fn prove(self, who: &WhoAmI, tls_fingerprint: &str) -> Option<Proof> {

@@ -33,6 +33,8 @@ pub struct Link {
     pub channel: Channel,
     /// Of the certificate that the peer showed and holds the key of; none without TLS.
     pub fingerprint: Option<Fingerprint>,
+    /// Whether the kernel says that this machine's own posternd, as root, listens at the other end.
+    pub is_own: bool,
 }
 
 /// Why there is no connection.
@@ -64,7 +66,7 @@ pub async fn tls(host: &str, address: SocketAddr, pin: Option<Fingerprint>) -> R
         tcp.set_nodelay(true).map_err(unreachable)?;
         let name = server_name(host, address.ip());
         match TlsConnector::from(Arc::new(config)).connect(name, tcp).await {
-            Ok(stream) => Ok(Link { channel: channel(stream).await?, fingerprint: verifier.seen() }),
+            Ok(stream) => Ok(Link { channel: channel(stream).await?, fingerprint: verifier.seen(), is_own: false }),
             Err(error) => Err(match (pin, verifier.seen()) {
                 (Some(expected), Some(shown)) if expected != shown => LinkError::WrongCertificate { expected, shown },
                 _ => broken_handshake(&error),
@@ -89,7 +91,7 @@ fn broken_handshake(error: &io::Error) -> LinkError {
 pub async fn plaintext(address: SocketAddr) -> Result<Link, LinkError> {
     limited(async {
         let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
-        Ok(Link { channel: channel(tcp).await?, fingerprint: None })
+        Ok(Link { channel: channel(tcp).await?, fingerprint: None, is_own: false })
     })
     .await
 }
@@ -101,9 +103,20 @@ pub async fn plaintext(address: SocketAddr) -> Result<Link, LinkError> {
 pub async fn unix(path: &Path) -> Result<Link, LinkError> {
     limited(async {
         let stream = UnixStream::connect(path).await.map_err(unreachable)?;
-        Ok(Link { channel: channel(stream).await?, fingerprint: None })
+        let is_own = stream.peer_cred().is_ok_and(|listener| is_own_posternd(listener.uid(), listener.pid()));
+        Ok(Link { channel: channel(stream).await?, fingerprint: None, is_own })
     })
     .await
+}
+
+/// Whether a listener is this machine's posternd: `SO_PEERCRED` names the process that called listen(2), which for posternd is always
+/// one of root's. A process of root's may also be ssh or sshd that forwards the socket, so its name has to be posternd's. Only root
+/// can give a process of root's another name.
+fn is_own_posternd(uid: u32, pid: Option<i32>) -> bool {
+    let Some(pid) = pid.filter(|pid| uid == 0 && *pid > 0) else { return false };
+    let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let program = line.split(|byte| *byte == 0).next().unwrap_or_default();
+    program.rsplit(|byte| *byte == b'/').next() == Some(b"posternd")
 }
 
 async fn limited(connecting: impl Future<Output = Result<Link, LinkError>>) -> Result<Link, LinkError> {

@@ -25,7 +25,7 @@ const HEADER: &str = "# Hosts that `postern` trusts. `postern forget HOST` remov
 pub struct KnownHost {
     /// As typed, with the port.
     pub address: String,
-    /// The host's own id, as it said over the pinned connection.
+    /// The host's own id, as it stated last: a label for people.
     pub host_id: String,
     /// `SHA256:…` of its TLS certificate.
     #[serde(with = "as_text")]
@@ -79,6 +79,16 @@ impl KnownHosts {
     /// When the file cannot be read or is damaged; then nothing is trusted.
     pub fn find(&self, address: &str) -> Result<Option<KnownHost>> {
         Ok(self.read()?.host.into_iter().find(|host| host.address == address))
+    }
+
+    /// What is known under a host id: more than one host may claim it.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn with_id(&self, host_id: &str) -> Result<Vec<KnownHost>> {
+        let mut hosts = self.read()?.host;
+        hosts.retain(|host| host.host_id == host_id);
+        Ok(hosts)
     }
 
     /// Trusts `host`, instead of what was known about its address before.

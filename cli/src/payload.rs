@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use postern_proto::{
     payload_type,
-    v1::{AccessRequest, ReadRequest, RevokeRequest, Signature, SignedMessage, WhoAmIResponse},
+    v1::{AccessRequest, ReadRequest, RevokeRequest, Signature, SignedMessage},
 };
 use serde::Serialize;
 
@@ -15,6 +15,7 @@ use crate::{
     console::{Console, blocking},
     failure::{Failure, Kind, Result},
     keys::Signer,
+    statement::Statement,
     text,
 };
 
@@ -76,15 +77,12 @@ pub struct Binding {
 }
 
 impl Binding {
-    /// To the host that answered, by its own clock and with its challenge, so that a wrong clock here does not matter.
+    /// To the host that made this statement and proved this audience, by its own clock and with its challenge, so that a wrong clock
+    /// here does not matter.
     #[must_use]
-    pub fn to_host(who: &WhoAmIResponse, purpose: Purpose) -> Self {
-        let now = who.host_time.unwrap_or_else(|| wire_time(Timestamp::now()));
-        Self {
-            audience: vec![who.host_id.clone()],
-            not_after: later(now, purpose.life()),
-            challenge: who.challenge.clone(),
-        }
+    pub fn to_host(audience: Vec<String>, said: &Statement, purpose: Purpose) -> Self {
+        let not_after = later(wire_time(said.host_time), purpose.life());
+        Self { audience, not_after, challenge: said.challenge.clone() }
     }
 
     /// To hosts that cannot be asked now: by this machine's clock, without a challenge.
@@ -223,19 +221,15 @@ pub fn recognise(bytes: &[u8], wanted: Option<Purpose>) -> Result<Purpose> {
     })
 }
 
-/// The request in `payload`, if somebody may approve it who means the request `id` on the host that answered `who`.
+/// The request in `payload`, if it is the request `id`. For whom it is, the caller has to look at.
 ///
 /// # Errors
 /// What is wrong with it, in words.
-pub fn approvable(payload: &[u8], id: &str, who: &WhoAmIResponse) -> std::result::Result<AccessRequest, String> {
+pub fn approvable(payload: &[u8], id: &str) -> std::result::Result<AccessRequest, String> {
     let request: AccessRequest =
         serde_json::from_slice(payload).map_err(|error| format!("they are no AccessRequest ({error})"))?;
     if !request.id.eq_ignore_ascii_case(id) {
         return Err(format!("their id is {:?}", text::clean(&request.id)));
-    }
-    let this_host = |name: &String| *name == who.host_id || who.names.iter().any(|own| own.eq_ignore_ascii_case(name));
-    if !request.audience.iter().any(this_host) {
-        return Err(format!("they are for {:?}, not for this host", text::clean(&request.audience.join(", "))));
     }
     Ok(request)
 }
@@ -244,13 +238,20 @@ pub fn approvable(payload: &[u8], id: &str, who: &WhoAmIResponse) -> std::result
 mod tests {
     use super::*;
 
-    fn who() -> WhoAmIResponse {
-        WhoAmIResponse {
+    fn said() -> Statement {
+        Statement {
             host_id: "7d0c0d0e-3b1a-4a53-9a3d-111111111111".to_owned(),
-            host_time: Some(pbjson_types::Timestamp { seconds: 1_795_219_200, nanos: 5 }),
+            names: vec!["another.example.com".to_owned()],
+            host_time: Timestamp::new(1_795_219_200, 5).unwrap(),
             challenge: "c2VjcmV0".to_owned(),
-            ..WhoAmIResponse::default()
+            address: String::new(),
+            local_address: String::new(),
+            tls: None,
         }
+    }
+
+    fn binding(purpose: Purpose) -> Binding {
+        Binding::to_host(vec!["SHA256:k".to_owned(), said().host_id], &said(), purpose)
     }
 
     fn wish() -> Wish {
@@ -266,10 +267,10 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_bound_to_the_hosts_id_clock_and_challenge() {
-        let request = access_request(wish(), Binding::to_host(&who(), Purpose::Request));
+    fn a_request_is_bound_to_the_hosts_key_id_clock_and_challenge() {
+        let request = access_request(wish(), binding(Purpose::Request));
         let json: serde_json::Value = serde_json::from_slice(&to_json(&request).unwrap()).unwrap();
-        assert_eq!(json["audience"], serde_json::json!(["7d0c0d0e-3b1a-4a53-9a3d-111111111111"]));
+        assert_eq!(json["audience"], serde_json::json!(["SHA256:k", "7d0c0d0e-3b1a-4a53-9a3d-111111111111"]));
         assert_eq!(json["notAfter"], "2026-11-21T00:02:00+00:00");
         assert_eq!(json["challenge"], "c2VjcmV0");
         assert_eq!(json["duration"], "1800s");
@@ -279,7 +280,6 @@ mod tests {
 
     #[test]
     fn payloads_are_recognised_by_their_strict_form() {
-        let binding = |purpose| Binding::to_host(&who(), purpose);
         let access = to_json(&access_request(wish(), binding(Purpose::Request))).unwrap();
         let revoke = to_json(&revoke_request("g".to_owned(), String::new(), binding(Purpose::Revoke))).unwrap();
         let read = to_json(&read_request(binding(Purpose::Read))).unwrap();

@@ -1,33 +1,33 @@
 //! A trusted conversation with one host: found, identified, and asked who it thinks we are.
 //!
-//! Owns the order of steps: resolve, connect to every address at once, `WhoAmI` over each, compare the answers, settle
+//! Owns the order of steps: resolve, connect to every address at once, `WhoAmI` over each, verify and compare the answers, settle
 //! trust. Nothing signed is sent before all of that is done.
+
+mod open;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
 use postern_proto::v1::{WhoAmIRequest, WhoAmIResponse, access_service_client::AccessServiceClient};
-use tokio::{
-    net::lookup_host,
-    task::JoinSet,
-    time::{timeout, timeout_at},
-};
+use tokio::time::timeout;
 
 use crate::{
     connect::{self, Link, LinkError},
     console::Console,
     failure::{Failure, Kind, Result},
+    host_key::HostKey,
     known_hosts::KnownHosts,
     parse::host_prefix,
     proof,
-    ssh_hosts::{Known, SshHosts, config::Config},
+    ssh_hosts::SshHosts,
+    statement::{self, Fault, Statement},
     target::Target,
     text,
     tls::Fingerprint,
-    trust::{self, Shown, Trust},
+    trust::Trust,
 };
 
 /// How long one call may take.
@@ -52,14 +52,18 @@ pub enum Reach {
 }
 
 /// One address of the host and what it answered.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Answer {
     /// The address that was asked, for people.
     pub asked: String,
+    /// The address that this machine connected to; none over a Unix socket.
+    pub dialled: Option<SocketAddr>,
     /// The connection.
     pub link: Link,
-    /// The answer.
-    pub who: WhoAmIResponse,
+    /// What the host states about this call, verified.
+    pub said: Statement,
+    /// The answer as it came; only the proofs in it are looked at, and they are checked against `said`.
+    who: WhoAmIResponse,
 }
 
 /// A trusted host.
@@ -73,6 +77,7 @@ pub struct Session {
     /// Addresses that did not answer, and why.
     pub silent: Vec<String>,
     asked_at: Instant,
+    key: Option<HostKey>,
 }
 
 /// Where and how to connect.
@@ -90,121 +95,9 @@ pub struct Plan {
     pub console: Console,
 }
 
-impl Plan {
-    /// Connects, asks `WhoAmI`, and settles trust.
-    ///
-    /// # Errors
-    /// [`Kind::Unreachable`] when no address answers, [`Kind::Identity`] when the host is not the trusted one.
-    pub async fn open(&self, reach: Reach) -> Result<Session> {
-        match &self.target {
-            Target::Tls { host, port } => {
-                let config = self.ssh.config(host).await?;
-                let addresses = resolve(&config.hostname, *port).await?;
-                self.open_known(host, &config, &addresses, reach).await
-            }
-            Target::Plaintext(address) => self.open_local(connect::plaintext(*address).await).await,
-            Target::Unix(path) => self.open_local(connect::unix(path).await).await,
-        }
-    }
-
-    /// [`Self::open`] for a host over TLS whose addresses are known.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub async fn open_tls(&self, host: &str, addresses: &[SocketAddr], reach: Reach) -> Result<Session> {
-        self.open_known(host, &self.ssh.config(host).await?, addresses, reach).await
-    }
-
-    async fn open_known(&self, host: &str, config: &Config, addresses: &[SocketAddr], reach: Reach) -> Result<Session> {
-        let ssh = Known::find(config)?;
-        let address = self.target.to_string();
-        let known = self.store.find(&address)?;
-        let pin = self.trust.pin(known.as_ref());
-        let session = self.gather(host, addresses, pin, reach).await?;
-        let first = session.first();
-        let fingerprint = one_identity(&address, &session.answers)?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
-        let standing = proof::judge(host, &first.who, fingerprint, &ssh, now).await?;
-        let shown = Shown { address: &address, host_id: &first.who.host_id, fingerprint, standing };
-        trust::settle(&self.trust, &self.store, shown, self.console).await?;
-        Ok(session)
-    }
-
-    /// Loopback and Unix sockets need no pin: who could stand in between is already root here.
-    async fn open_local(&self, link: std::result::Result<Link, LinkError>) -> Result<Session> {
-        let address = self.target.to_string();
-        let link = match link {
-            Ok(link) => link,
-            Err(error) => return Err(self.unreachable(&[self.silence(Ask::Link(error))?])),
-        };
-        let who = who_am_i(&link, &address).await?;
-        let answers = vec![Answer { asked: address.clone(), link, who }];
-        Ok(Session { address, plan: self.clone(), answers, silent: Vec::new(), asked_at: Instant::now() })
-    }
-
-    /// Asks all `addresses` at once. A wrong certificate behind any of them ends it.
-    async fn gather(
-        &self,
-        host: &str,
-        addresses: &[SocketAddr],
-        pin: Option<Fingerprint>,
-        reach: Reach,
-    ) -> Result<Session> {
-        let typed = self.target.to_string();
-        let mut waiting = addresses[..addresses.len().min(MOST_ADDRESSES)].to_vec();
-        let mut asking = JoinSet::new();
-        for address in waiting.iter().copied() {
-            let (host, typed) = (host.to_owned(), typed.clone());
-            asking.spawn(async move { (address, ask(&host, &typed, address, pin).await) });
-        }
-        let (mut answers, mut silent) = (Vec::new(), Vec::new());
-        let mut deadline = None;
-        while let Some((address, result)) = next(&mut asking, deadline).await {
-            waiting.retain(|other| *other != address);
-            match result {
-                Ok(answer) => answers.push(answer),
-                Err(ask) => silent.push(format!("{}: {}", address.ip(), self.silence(ask)?)),
-            }
-            if !answers.is_empty() {
-                deadline.get_or_insert_with(|| tokio::time::Instant::now() + GRACE);
-            }
-            if reach == Reach::Any && !answers.is_empty() {
-                waiting.clear();
-                break;
-            }
-        }
-        silent.extend(waiting.iter().map(|address| format!("{}: no answer in time", address.ip())));
-        if answers.is_empty() {
-            return Err(self.unreachable(&silent));
-        }
-        Ok(Session { address: typed, plan: self.clone(), answers, silent, asked_at: Instant::now() })
-    }
-
-    /// Why an address does not count; or that somebody there is not who he says, which ends everything.
-    fn silence(&self, ask: Ask) -> Result<String> {
-        let typed = self.target.to_string();
-        match ask {
-            Ask::Link(LinkError::WrongCertificate { expected, shown }) => {
-                Err(trust::wrong_certificate(&self.trust, &self.store, &typed, expected, shown))
-            }
-            Ask::Link(LinkError::Impostor(why)) => Err(trust::impostor(&typed, &why)),
-            Ask::Link(LinkError::Unreachable(why)) => Ok(why),
-            Ask::Call(failure) => Ok(failure.message),
-        }
-    }
-
-    fn unreachable(&self, silent: &[String]) -> Failure {
-        let next = match &self.target {
-            Target::Unix(_) => "check that posternd runs and that you may open its socket",
-            _ => "check the name, the network between, and that posternd runs there with this address under [api]",
-        };
-        Failure::new(Kind::Unreachable, format!("cannot reach {}: {}", self.target, silent.join("; "))).next(next)
-    }
-}
-
 impl Session {
     fn first(&self) -> &Answer {
-        // `gather` and `open_local` never make a session without an answer.
+        // `gather` and `alone` never make a session without an answer.
         &self.answers[0]
     }
 
@@ -214,10 +107,43 @@ impl Session {
         &self.first().link
     }
 
-    /// What the host said about itself.
+    /// Every address of the host that answered; at least one.
     #[must_use]
-    pub fn who(&self) -> &WhoAmIResponse {
-        &self.first().who
+    pub fn answers(&self) -> &[Answer] {
+        &self.answers
+    }
+
+    /// What the host states about itself, over the connection that calls are made over.
+    #[must_use]
+    pub fn said(&self) -> &Statement {
+        &self.first().said
+    }
+
+    /// The key that was proved on this connection and that trust rests on.
+    ///
+    /// # Errors
+    /// [`Kind::Identity`] where this machine's own posternd is too old to prove one.
+    pub fn key(&self) -> Result<HostKey> {
+        self.key.ok_or_else(|| older(&self.address))
+    }
+
+    /// For whom messages to this host are: the key that was proved, and the id that was learnt with it.
+    ///
+    /// # Errors
+    /// As [`Self::key`].
+    pub fn audience(&self) -> Result<Vec<String>> {
+        Ok(vec![self.key()?.to_string(), self.said().host_id.clone()])
+    }
+
+    /// Every audience that was proved on this connection: all keys that the host holds, known or not, and its id.
+    ///
+    /// # Errors
+    /// As [`Self::key`].
+    pub fn proved(&self) -> Result<Vec<String>> {
+        let first = self.first();
+        let ssh = proof::proved(&first.who, &first.said).into_iter().map(|key| HostKey::Ssh(key).to_string());
+        let tls = first.said.tls.map(|tls| HostKey::Tls(tls).to_string());
+        Ok(self.audience()?.into_iter().chain(tls).chain(ssh).collect())
     }
 
     /// A client for calls.
@@ -243,20 +169,33 @@ impl Session {
         if self.asked_at.elapsed() < age {
             return Ok(());
         }
-        let answer = match who_am_i(self.link(), &self.address).await {
-            Ok(who) => Answer { asked: self.first().asked.clone(), link: self.link().clone(), who },
-            Err(failure) if failure.kind == Kind::Unreachable => {
+        let first = self.first();
+        let again = ask_over(first.link.clone(), &self.address, first.asked.clone(), first.dialled).await;
+        let (answer, key) = match again {
+            // The TLS key stands for the key that trust rests on: it was proved together with it.
+            Ok(answer) if answer.said.tls == self.said().tls => (answer, self.key),
+            Ok(_) => return Err(self.another()),
+            Err(Ask::Call(failure)) if failure.kind != Kind::Unreachable => return Err(failure),
+            Err(_) => {
                 let mut again = self.plan.open(Reach::Any).await?;
-                again.answers.swap_remove(0)
+                (again.answers.swap_remove(0), again.key)
             }
-            Err(failure) => return Err(failure),
         };
-        if answer.who.host_id != self.who().host_id {
-            return Err(Failure::new(Kind::Identity, "the host changed its id during this command"));
+        if key != self.key {
+            return Err(self.another());
+        }
+        if answer.said.host_id != self.said().host_id {
+            let (before, now) = (&self.said().host_id, &answer.said.host_id);
+            self.plan.console.note(format!("{} was host {before} and is host {now} now, with the same key", self.address));
         }
         self.answers[0] = answer;
         self.asked_at = Instant::now();
         Ok(())
+    }
+
+    fn another(&self) -> Failure {
+        let message = format!("another host answers at {} than at the beginning of this command", self.address);
+        Failure::new(Kind::Identity, message).next("try again; if it stays so, ask the host's administrator")
     }
 
     /// Every address that the host saw us under and that can be granted, as prefixes of one address.
@@ -264,11 +203,11 @@ impl Session {
     /// # Errors
     /// [`Kind::Usage`] when it saw none: over loopback or a Unix socket there is no address to offer.
     pub fn my_ips(&self) -> Result<Vec<IpNet>> {
-        let mut seen: Vec<IpNet> = self.answers.iter().filter_map(|answer| offered(&answer.who.address)).collect();
+        let mut seen: Vec<IpNet> = self.answers.iter().filter_map(|answer| offered(&answer.said.address)).collect();
         seen.sort();
         seen.dedup();
         if seen.is_empty() {
-            let how = match self.who().address.as_str() {
+            let how = match self.said().address.as_str() {
                 "" => "this connection has no network address (a Unix socket)".to_owned(),
                 address => {
                     format!("the host sees this connection from {}, which it cannot open for", text::clean(address))
@@ -287,39 +226,66 @@ fn offered(address: &str) -> Option<IpNet> {
     (!address.is_loopback() && !address.is_unspecified() && !address.is_multicast()).then(|| host_prefix(address))
 }
 
-/// Waits for the next answer; none when all have come or the deadline has passed.
-async fn next<T: Send + 'static>(asking: &mut JoinSet<T>, deadline: Option<tokio::time::Instant>) -> Option<T> {
-    let joined = match deadline {
-        Some(deadline) => timeout_at(deadline, asking.join_next()).await.ok()??,
-        None => asking.join_next().await?,
-    };
-    joined.ok()
-}
-
 enum Ask {
     Link(LinkError),
     Call(Failure),
 }
 
-async fn ask(
+async fn ask_tls(
     host: &str,
     typed: &str,
     address: SocketAddr,
     pin: Option<Fingerprint>,
 ) -> std::result::Result<Answer, Ask> {
     let link = connect::tls(host, address, pin).await.map_err(Ask::Link)?;
-    let who = who_am_i(&link, typed).await.map_err(Ask::Call)?;
-    Ok(Answer { asked: address.ip().to_string(), link, who })
+    if link.fingerprint.is_none() {
+        let failure = Failure::new(Kind::Identity, format!("{} shows no certificate", address.ip()));
+        return Err(Ask::Call(failure));
+    }
+    ask_over(link, typed, address.ip().to_string(), Some(address)).await
 }
 
-async fn who_am_i(link: &Link, address: &str) -> Result<WhoAmIResponse> {
+/// Asks `WhoAmI` over `link` and verifies what the host states about this very call.
+async fn ask_over(
+    link: Link,
+    typed: &str,
+    asked: String,
+    dialled: Option<SocketAddr>,
+) -> std::result::Result<Answer, Ask> {
+    let nonce = statement::nonce().map_err(Ask::Call)?;
     let mut client = AccessServiceClient::new(link.channel.clone());
-    let who = limited(client.who_am_i(WhoAmIRequest::default()), address).await?;
-    let sane = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    if who.host_id.is_empty() || who.host_id.len() > 64 || !who.host_id.chars().all(sane) {
-        return Err(Failure::new(Kind::HostFailed, format!("{address} does not say a usable host id")));
+    let request = WhoAmIRequest { nonce: nonce.to_vec() };
+    let who = limited(client.who_am_i(request), typed).await.map_err(Ask::Call)?;
+    if let Some(shown) = link.fingerprint
+        && who.tls_fingerprint.parse() != Ok(shown)
+    {
+        return Err(Ask::Call(ends_tls(&asked, shown, &who.tls_fingerprint)));
     }
-    Ok(who)
+    let said = match statement::verify(&who, &nonce, link.fingerprint) {
+        Ok(said) => said,
+        Err(Fault::Missing) if link.is_own => {
+            let unusable = |why| Ask::Call(Failure::new(Kind::HostFailed, format!("{typed}: {why}")));
+            Statement::unsigned(&who).map_err(unusable)?
+        }
+        Err(Fault::Missing) => return Err(Ask::Call(older(typed))),
+        Err(Fault::Wrong(why)) => return Err(Ask::Call(proof::wrong_statement(typed, &why))),
+    };
+    Ok(Answer { asked, dialled, link, said, who })
+}
+
+fn ends_tls(asked: &str, shown: Fingerprint, says: &str) -> Failure {
+    let says = text::clean(says);
+    let message = format!("{asked} shows the certificate {shown}, but the host behind it says {says:?}");
+    Failure::new(Kind::Identity, message)
+        .next("something between you and the host ends TLS; reach the host without it")
+}
+
+/// A host that states nothing: a signature for it would be for whatever host it names.
+fn older(address: &str) -> Failure {
+    let message = format!(
+        "{address} makes no statement about itself that its key signs: it runs an older posternd than this client needs. Nothing was signed"
+    );
+    Failure::new(Kind::Identity, message).next("update posternd on the host; until then use the client of its version")
 }
 
 /// Waits for one call, at most [`CALL_LIMIT`].
@@ -335,56 +301,4 @@ pub async fn limited<T>(
         Ok(Err(status)) => Err(Failure::from_status(&status, address)),
         Err(_) => Err(Failure::new(Kind::Unreachable, format!("no answer within {} s", CALL_LIMIT.as_secs()))),
     }
-}
-
-/// All answers must come from one host with one key, and the key must be the one that the host itself names.
-fn one_identity(address: &str, answers: &[Answer]) -> Result<Fingerprint> {
-    let mut found: Option<(&Answer, Fingerprint)> = None;
-    for answer in answers {
-        let Some(fingerprint) = answer.link.fingerprint else {
-            return Err(Failure::new(Kind::Identity, format!("{} shows no certificate", answer.asked)));
-        };
-        if answer.who.tls_fingerprint.parse() != Ok(fingerprint) {
-            let says = text::clean(&answer.who.tls_fingerprint);
-            return Err(Failure::new(
-                Kind::Identity,
-                format!("{} shows the certificate {fingerprint}, but the host behind it says {says:?}", answer.asked),
-            )
-            .next("something between you and the host ends TLS; reach the host without it"));
-        }
-        match found {
-            Some((first, expected)) if expected != fingerprint || first.who.host_id != answer.who.host_id => {
-                return Err(two_hosts(address, (first, expected), (answer, fingerprint)));
-            }
-            _ => found = Some((answer, fingerprint)),
-        }
-    }
-    let (_, fingerprint) = found.ok_or_else(|| Failure::new(Kind::Unreachable, format!("{address} did not answer")))?;
-    Ok(fingerprint)
-}
-
-fn two_hosts(address: &str, a: (&Answer, Fingerprint), b: (&Answer, Fingerprint)) -> Failure {
-    let tell = |(answer, fingerprint): (&Answer, Fingerprint)| {
-        format!("{} is host {} with {fingerprint}", answer.asked, answer.who.host_id)
-    };
-    Failure::new(Kind::Identity, format!("{address} leads to different hosts: {}; {}", tell(a), tell(b)))
-        .next("name the one you mean by its own name or address")
-}
-
-async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
-    let failed = |why: String| {
-        Failure::new(Kind::Unreachable, format!("cannot find {host}: {why}")).next("check the name, or use the address")
-    };
-    let found = timeout(connect::CONNECT_LIMIT, lookup_host((host, port))).await;
-    let found = found.map_err(|_| failed("the name service does not answer".to_owned()))?;
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for address in found.map_err(|error| failed(error.to_string()))? {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    if addresses.is_empty() {
-        return Err(failed("the name has no address".to_owned()));
-    }
-    Ok(addresses)
 }

@@ -28,12 +28,12 @@ impl Trust {
     }
 }
 
-/// A host that answered over TLS and proved to hold its certificate's key.
+/// A host that answered and proved to hold its certificate's key, in the TLS handshake or by its statement.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a> {
     /// As typed, with the port.
     pub address: &'a str,
-    /// Its id, as it says.
+    /// Its id, as it states: a label, which decides nothing.
     pub host_id: &'a str,
     /// Of its certificate.
     pub fingerprint: Fingerprint,
@@ -47,17 +47,27 @@ pub struct Shown<'a> {
 /// [`Kind::Identity`] when it is not, or not yet, trusted; [`Kind::Local`] when the record fails.
 pub async fn settle(trust: &Trust, store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<()> {
     let known = store.find(shown.address)?;
-    match (&known, trust.fingerprint) {
+    decide(trust, store, shown, known.as_ref(), console).await?;
+    note_labels(store, shown, known.as_ref(), console)
+}
+
+async fn decide(
+    trust: &Trust,
+    store: &KnownHosts,
+    shown: Shown<'_>,
+    known: Option<&KnownHost>,
+    console: Console,
+) -> Result<()> {
+    match (known, trust.fingerprint) {
         (_, Some(explicit)) if explicit != shown.fingerprint => {
             Err(wrong_certificate(trust, store, shown.address, explicit, shown.fingerprint))
         }
         (Some(known), None) if known.fingerprint != shown.fingerprint => {
             Err(wrong_certificate(trust, store, shown.address, known.fingerprint, shown.fingerprint))
         }
-        (Some(known), None) if known.host_id != shown.host_id => Err(other_host_id(known, shown)),
-        (Some(known), _) if known.fingerprint == shown.fingerprint && known.host_id == shown.host_id => Ok(()),
+        (Some(known), _) if known.fingerprint == shown.fingerprint => Ok(()),
         (_, Some(_)) => record(store, shown, console, "as --fingerprint says"),
-        (None, None) if shown.standing == Standing::Proven => Ok(()),
+        (None, None) if matches!(shown.standing, Standing::Proven(_)) => Ok(()),
         // Who is in the middle can leave out the proof; that must not be enough.
         (_, None) if trust.accept_new && matches!(shown.standing, Standing::Unproven(_)) => Err(not_proven(shown)),
         (_, None) if trust.accept_new => record(store, shown, console, "as --accept-new says"),
@@ -65,6 +75,28 @@ pub async fn settle(trust: &Trust, store: &KnownHosts, shown: Shown<'_>, console
         (_, None) if matches!(shown.standing, Standing::Unproven(_)) => Err(not_proven(shown)),
         (_, None) => Err(not_known(shown)),
     }
+}
+
+/// Says where an id is another one than before. A host chooses its id, so an id never decides: a host that claims another's id first
+/// would lock people out of that one.
+fn note_labels(store: &KnownHosts, shown: Shown<'_>, known: Option<&KnownHost>, console: Console) -> Result<()> {
+    let Shown { address, host_id, fingerprint, .. } = shown;
+    if let Some(before) = known.filter(|known| known.fingerprint == fingerprint && known.host_id != host_id) {
+        console.note(format!(
+            "WARNING: {address} has the trusted key, but was host {} and is host {host_id} now: its id was made anew, or a copy of the \
+             machine answers. Messages are for this key and this id",
+            before.host_id
+        ));
+        store.put(KnownHost { host_id: host_id.to_owned(), ..before.clone() })?;
+    }
+    for other in store.with_id(host_id)?.iter().filter(|other| other.fingerprint != fingerprint) {
+        console.note(format!(
+            "WARNING: {address} says that it is host {host_id}, which {} is with another key ({}). A host chooses its id; messages \
+             are for the key that {address} proved",
+            other.address, other.fingerprint
+        ));
+    }
+    Ok(())
 }
 
 async fn ask(store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<()> {
@@ -75,7 +107,7 @@ async fn ask(store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<(
                 "{why}\n  Your ssh known_hosts has a key or an authority for it, but it does not prove to be that host."
             )
         }
-        Standing::Unknown | Standing::Proven => String::new(),
+        Standing::Unknown | Standing::Proven(_) => String::new(),
     };
     let question = format!(
         "{} is not known yet.{warning}\n  host id:         {}\n  TLS fingerprint: {}\nTrust it from now on?",
@@ -158,16 +190,6 @@ pub fn impostor(address: &str, why: &str) -> Failure {
         .next("somebody may be in the middle right now; ask the host's administrator. Nothing was sent")
 }
 
-fn other_host_id(known: &KnownHost, shown: Shown<'_>) -> Failure {
-    let Shown { address, host_id, .. } = shown;
-    let message = format!(
-        "{address} has the trusted TLS key but says it is host {host_id}, not {}; it may be a clone that copied the key",
-        known.host_id
-    );
-    Failure::new(Kind::Identity, message)
-        .next(format!("ask the host's administrator; if it is right: postern forget {address}, then try again"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,10 +213,8 @@ mod tests {
         let accept = Trust { accept_new: true, fingerprint: None };
         settle(&accept, &store, shown(b"one", "a"), CONSOLE).await.unwrap();
         settle(&Trust::default(), &store, shown(b"one", "a"), CONSOLE).await.unwrap();
-        for changed in [shown(b"two", "a"), shown(b"one", "b")] {
-            let failure = settle(&accept, &store, changed, CONSOLE).await.unwrap_err();
-            assert_eq!(failure.kind, Kind::Identity, "{failure}");
-        }
+        let failure = settle(&accept, &store, shown(b"two", "a"), CONSOLE).await.unwrap_err();
+        assert_eq!(failure.kind, Kind::Identity, "{failure}");
         let named = Trust { fingerprint: Some(Fingerprint::of(b"two")), accept_new: false };
         assert_eq!(settle(&named, &store, shown(b"three", "a"), CONSOLE).await.unwrap_err().kind, Kind::Identity);
         settle(&named, &store, shown(b"two", "a"), CONSOLE).await.unwrap();
@@ -205,7 +225,8 @@ mod tests {
     async fn a_proof_needs_no_flag_and_a_missing_one_is_not_accepted_unseen() {
         let (_directory, store) = store();
         let accept = Trust { accept_new: true, fingerprint: None };
-        let proven = Shown { standing: Standing::Proven, ..shown(b"one", "a") };
+        let key = Standing::Proven(ssh_key::Fingerprint::Sha256([7; 32]));
+        let proven = Shown { standing: key, ..shown(b"one", "a") };
         settle(&Trust::default(), &store, proven, CONSOLE).await.unwrap();
         assert_eq!(store.find("vm1:7322").unwrap(), None, "nothing is pinned");
         let unproven = Shown { standing: Standing::Unproven(None), ..shown(b"one", "a") };
@@ -213,7 +234,22 @@ mod tests {
         let named = Trust { fingerprint: Some(Fingerprint::of(b"one")), accept_new: false };
         settle(&named, &store, unproven, CONSOLE).await.unwrap();
         settle(&accept, &store, unproven, CONSOLE).await.unwrap();
-        let clone = Shown { standing: Standing::Proven, ..shown(b"one", "b") };
-        assert_eq!(settle(&accept, &store, clone, CONSOLE).await.unwrap_err().kind, Kind::Identity, "a pin stays");
+        let changed = Shown { standing: key, ..shown(b"two", "a") };
+        assert_eq!(settle(&accept, &store, changed, CONSOLE).await.unwrap_err().kind, Kind::Identity, "a pin stays");
+    }
+
+    #[tokio::test]
+    async fn an_id_is_a_label_that_never_refuses() {
+        let (_directory, store) = store();
+        let accept = Trust { accept_new: true, fingerprint: None };
+        settle(&accept, &store, shown(b"one", "a"), CONSOLE).await.unwrap();
+        settle(&Trust::default(), &store, shown(b"one", "b"), CONSOLE).await.unwrap();
+        let known = store.find("vm1:7322").unwrap().unwrap();
+        assert_eq!((known.host_id.as_str(), known.fingerprint), ("b", Fingerprint::of(b"one")));
+        // Another host that claimed the id first does not keep people from the one whose id it is.
+        let claimed = Shown { address: "vm2:7322", ..shown(b"two", "b") };
+        settle(&accept, &store, claimed, CONSOLE).await.unwrap();
+        settle(&Trust::default(), &store, claimed, CONSOLE).await.unwrap();
+        settle(&Trust::default(), &store, shown(b"one", "b"), CONSOLE).await.unwrap();
     }
 }

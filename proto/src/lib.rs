@@ -23,5 +23,11 @@ pub mod payload_type {
     pub const READ_REQUEST: &str = "application/vnd.postern.read-request.v1+json";
 }
 
+/// What the TLS key signs before the bytes of `WhoAmIResponse.statement`; no signature of a TLS handshake begins like that.
+pub const STATEMENT_MARK: &[u8] = b"postern-statement-v1\0";
+
+/// How many bytes `WhoAmIRequest.nonce` may have, if any.
+pub const STATEMENT_NONCE: std::ops::RangeInclusive<usize> = 16..=64;
+
 /// Domain of every `google.rpc.ErrorInfo` that Postern sends.
 pub const ERROR_DOMAIN: &str = "postern.v1";

@@ -21,7 +21,7 @@ use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 
 use super::limits::Limits;
-use super::peer::Peer;
+use super::peer::{Peer, Reached};
 use super::seats::{Loss, Seat, Seats};
 
 /// How long to wait for a file descriptor before trying again. A peer waits no longer than that; a loop costs nothing at that pace.
@@ -31,7 +31,7 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 pub(super) struct Edge<S> {
     /// Who is here.
     pub seats: Arc<Seats>,
-    /// Answers requests; the connection's [`Peer`] and [`Seat`] are among the request's extensions.
+    /// Answers requests; the connection's [`Peer`], [`Reached`] and [`Seat`] are among the request's extensions.
     pub answer: S,
     /// Changes, or loses its sender, when the agent stops.
     pub stopped: watch::Receiver<()>,
@@ -67,7 +67,7 @@ pub(super) async fn unix<S: Answer>(edge: Arc<Edge<S>>, listener: UnixListener) 
         |(stream, _)| {
             let Ok(credentials) = stream.peer_cred() else { return };
             let peer = Peer::Local(credentials.uid());
-            seat(&edge, peer, move |edge, seat| async move { serve(&edge, &seat, peer, stream).await });
+            seat(&edge, peer, move |edge, seat| async move { serve(&edge, &seat, (peer, Reached(None)), stream).await });
         },
     )
     .await;
@@ -139,9 +139,10 @@ async fn encrypted<S: Answer>(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
 ) {
-    let Some(tls) = tls else { return serve(&edge, &seat, peer, stream).await };
+    let local = Reached(stream.local_addr().ok().map(|address| address.ip().to_canonical()));
+    let Some(tls) = tls else { return serve(&edge, &seat, (peer, local), stream).await };
     match timeout(edge.seats.limits().handshake, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve(&edge, &seat, peer, stream).await,
+        Ok(Ok(stream)) => serve(&edge, &seat, (peer, local), stream).await,
         Ok(Err(_)) => edge.seats.count(Loss::HandshakeFailed),
         Err(_) => edge.seats.count(Loss::HandshakeTimeout),
     }
@@ -150,12 +151,13 @@ async fn encrypted<S: Answer>(
 async fn serve<S: Answer>(
     edge: &Edge<S>,
     seat: &Arc<Seat>,
-    peer: Peer,
+    (peer, reached): (Peer, Reached),
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) {
     let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
         seat.touch();
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(reached);
         request.extensions_mut().insert(Arc::clone(seat));
         let answer = edge.answer.clone();
         async move { Ok::<_, std::convert::Infallible>(answer.answer(request).await) }

@@ -12,7 +12,9 @@ use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
+use super::peer::Reached;
 use super::reads::{busy, peer, reader, refused};
+use super::statement::Statements;
 use crate::engine::{Change, Engine, Filter, GrantView, Reader};
 use crate::proof::Proof;
 use crate::wire;
@@ -21,7 +23,7 @@ use crate::wire;
 #[derive(Clone)]
 pub(super) struct Access {
     pub engine: Engine,
-    pub tls_fingerprint: Arc<str>,
+    pub statements: Statements,
     pub proof: Arc<Option<Proof>>,
     pub watchers: Arc<Semaphore>,
 }
@@ -35,13 +37,13 @@ impl v1::access_service_server::AccessService for Access {
 
     async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Answer<v1::WhoAmIResponse> {
         let address = peer(request.extensions())?.address();
-        let v1::WhoAmIRequest { nonce: _ } = request.into_inner();
-        Ok(Response::new(wire::who_am_i(
-            self.engine.who_am_i(),
-            address,
-            &self.tls_fingerprint,
-            self.proof.as_ref().as_ref(),
-        )))
+        let Reached(local_address) = request.extensions().get().copied().unwrap_or(Reached(None));
+        let v1::WhoAmIRequest { nonce } = request.into_inner();
+        let called = wire::Called { address, local_address };
+        let answer =
+            wire::who_am_i(self.engine.who_am_i(), called, self.statements.fingerprint(), self.proof.as_ref().as_ref());
+        let stated = self.statements.state(answer, &nonce).await;
+        stated.map(Response::new).map_err(|refusal| self.uncounted(refusal))
     }
 
     async fn request_access(&self, request: Request<v1::RequestAccessRequest>) -> Answer<v1::RequestAccessResponse> {

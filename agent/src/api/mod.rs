@@ -12,6 +12,7 @@ pub mod listen;
 pub mod peer;
 mod reads;
 pub mod seats;
+mod statement;
 mod status;
 pub mod tls;
 
@@ -36,6 +37,7 @@ use answer::Services;
 use limits::{Limits, MESSAGE_BYTES};
 use listen::ListenError;
 use seats::Seats;
+use statement::Statements;
 use tls::{TlsError, TlsIdentity};
 
 /// Why the API cannot be served.
@@ -103,7 +105,7 @@ impl Bound {
     /// Needs a multi-threaded tokio runtime with I/O and time.
     pub async fn serve(self, engine: Engine, proof: Option<Proof>, stopped: watch::Receiver<()>) {
         let seats = Seats::new(self.limits);
-        let shown = Shown { tls_fingerprint: self.tls.fingerprint.as_str().into(), proof: Arc::new(proof) };
+        let shown = Shown { tls: self.tls.clone(), proof: Arc::new(proof) };
         let routes = routes(&engine, &seats, shown).await;
         let count = Arc::new(move |reason| engine.count_unverified(reason));
         let services = Services { routes, limits: self.limits, count };
@@ -134,6 +136,12 @@ impl Bound {
         &self.tls.fingerprint
     }
 
+    /// `tls:SHA256:…`, as messages name the TLS key.
+    #[must_use]
+    pub fn tls_audience(&self) -> String {
+        format!("tls:{}", self.tls.fingerprint)
+    }
+
     async fn run<S: Answer>(self, seats: Arc<Seats>, answer: S, mut stopped: watch::Receiver<()>) {
         let Self { unix, tcp, plaintext, tls, limits } = self;
         let edge = Arc::new(Edge { seats: Arc::clone(&seats), answer, stopped: stopped.clone() });
@@ -155,16 +163,17 @@ impl Bound {
 
 /// How the host shows who it is.
 struct Shown {
-    tls_fingerprint: Arc<str>,
+    tls: TlsIdentity,
     proof: Arc<Option<Proof>>,
 }
 
 async fn routes(engine: &Engine, seats: &Arc<Seats>, shown: Shown) -> Routes {
-    let Shown { tls_fingerprint, proof } = shown;
+    let Shown { tls, proof } = shown;
+    let tls_fingerprint: Arc<str> = tls.fingerprint.as_str().into();
     let watchers = Arc::new(Semaphore::new(seats.limits().watchers));
     let access = access::Access {
         engine: engine.clone(),
-        tls_fingerprint: Arc::clone(&tls_fingerprint),
+        statements: Statements::new(tls),
         proof,
         watchers: Arc::clone(&watchers),
     };

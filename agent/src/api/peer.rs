@@ -13,6 +13,10 @@ pub enum Peer {
     Remote(IpAddr),
 }
 
+/// This host's own address at which a connection arrived; none on the Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reached(pub Option<IpAddr>);
+
 /// Connections that count together: one attacker has more than one address only where that costs something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {

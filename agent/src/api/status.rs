@@ -64,6 +64,8 @@ fn code(reason: Reason) -> Code {
         | Reason::SourceNotAllowed
         | Reason::DurationTooLong => Code::PermissionDenied,
         Reason::AudienceMismatch
+        | Reason::AudienceKeyMissing
+        | Reason::AudienceHostIdMissing
         | Reason::MessageExpired
         | Reason::MessageTooLongLived
         | Reason::ChallengeInvalid

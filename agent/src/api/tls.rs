@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
-use rustls::ServerConfig;
+use rustls::{ServerConfig, SignatureScheme};
+use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls::sign::SigningKey;
 use tokio_rustls::TlsAcceptor;
 
 /// The file in `state_dir/tls` that holds both, so that they can only be replaced together.
@@ -24,6 +26,28 @@ pub struct TlsIdentity {
     pub acceptor: TlsAcceptor,
     /// "SHA256:" and unpadded base64 of the SHA-256 of the certificate's DER form.
     pub fingerprint: String,
+    /// The certificate in DER form.
+    pub certificate: CertificateDer<'static>,
+    signer: Arc<dyn SigningKey>,
+}
+
+/// How each type of key signs, the same as in a TLS 1.3 handshake; the client tells them apart by the certificate's key.
+const SCHEMES: [SignatureScheme; 4] = [
+    SignatureScheme::ED25519,
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::RSA_PSS_SHA256,
+];
+
+impl TlsIdentity {
+    /// Signs with the private key. What is signed must begin with a mark of its own, which no handshake's content has.
+    ///
+    /// # Errors
+    /// What the key cannot do.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        let unusable = || rustls::Error::General("the TLS key is of a type that signs no statement".to_owned());
+        self.signer.choose_scheme(&SCHEMES).ok_or_else(unusable)?.sign(message)
+    }
 }
 
 /// Why there is no TLS identity.
@@ -57,8 +81,9 @@ fn identity(pem: &str) -> Result<TlsIdentity, String> {
     let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| format!("no private key: {e}"))?;
     let digest = ring::digest::digest(&ring::digest::SHA256, &certificate);
     let fingerprint = format!("SHA256:{}", BASE64_STANDARD_NO_PAD.encode(digest));
-    let config = config(certificate, key).map_err(|e| e.to_string())?;
-    Ok(TlsIdentity { acceptor: TlsAcceptor::from(Arc::new(config)), fingerprint })
+    let signer = any_supported_type(&key).map_err(|e| e.to_string())?;
+    let config = config(certificate.clone(), key).map_err(|e| e.to_string())?;
+    Ok(TlsIdentity { acceptor: TlsAcceptor::from(Arc::new(config)), fingerprint, certificate, signer })
 }
 
 fn config(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> Result<ServerConfig, rustls::Error> {

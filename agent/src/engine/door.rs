@@ -126,7 +126,7 @@ impl Engine {
     fn reader_of(&self, signer: &Signer, header: &Header, message: [u8; 32]) -> Result<Reader, Refusal> {
         let shared = &self.0;
         let shown = (Showing::Repeated, Freshness::Clock);
-        message::check(header, &shared.identity, &shared.challenger(), shown, &shared.now())?;
+        message::check(header, &shared.identity(), &shared.challenger(), shown, &shared.now())?;
         let policy = shared.rules().policy;
         let principal = &signer.principal;
         let holds = |kinds: &[RoleKind]| kinds.iter().any(|kind| policy.holds(principal, *kind));

@@ -55,7 +55,7 @@ pub struct Engine(Arc<Shared>);
 
 /// What the handle and the worker both need.
 struct Shared {
-    identity: Identity,
+    identity: RwLock<Identity>,
     clock: Clock,
     challenger: RwLock<Challenger>,
     rules: RwLock<Rules>,
@@ -214,6 +214,11 @@ impl Shared {
         now.boot.0 < self.unsure_until.load(Ordering::SeqCst)
     }
 
+    /// What this host is called, and its keys.
+    fn identity(&self) -> std::sync::RwLockReadGuard<'_, Identity> {
+        self.identity.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What is issued and accepted now.
     fn challenger(&self) -> std::sync::RwLockReadGuard<'_, Challenger> {
         self.challenger.read().unwrap_or_else(PoisonError::into_inner)
@@ -225,10 +230,19 @@ impl Shared {
 }
 
 impl Engine {
+    /// Notes which keys this host proves to hold, before anybody is answered: `tls` is `tls:SHA256:…`, `ssh` are the `SHA256:…` of the
+    /// SSH host keys that sign. Messages may name them.
+    pub fn holds_keys(&self, tls: String, ssh: Vec<String>) {
+        let mut identity = self.0.identity.write().unwrap_or_else(PoisonError::into_inner);
+        identity.tls_key = Some(tls);
+        let known = identity.host_keys.clone();
+        identity.host_keys.extend(ssh.into_iter().filter(|key| !known.contains(key)));
+    }
+
     /// Which host this is, what time it is here, and a fresh challenge.
     #[must_use]
     pub fn who_am_i(&self) -> WhoAmI {
-        let Shared { identity, .. } = &*self.0;
+        let identity = self.0.identity();
         let now = self.0.now();
         WhoAmI {
             host_id: identity.host_id,

@@ -63,6 +63,7 @@ impl Serving<'_> {
         let bound = api::bind(&config.api, &config.state_dir, keeper.as_ref()).map_err(Failure::other)?;
         let listening: Vec<u16> =
             [bound.tcp_addresses(), bound.plaintext_addresses()].concat().iter().map(SocketAddr::port).collect();
+        engine.holds_keys(bound.tls_audience(), host_keys.fingerprints());
         let proof = host_keys.prove(&engine.who_am_i(), bound.tls_fingerprint());
         let reachable = bound.reachable();
         engine.degraded("syn cookies", cookies.filter(|_| !reachable.is_empty())).await;

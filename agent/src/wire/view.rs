@@ -21,11 +21,20 @@ use crate::proof::{Proof, Signed};
 /// The kernel backend's name.
 const BACKEND: &str = "ebpf";
 
-/// What anybody may know; `address` is the caller's own.
+/// The two ends of a call, as this host sees them; both are none on the Unix socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Called {
+    /// The caller's.
+    pub address: Option<IpAddr>,
+    /// This host's own, at which the call arrived.
+    pub local_address: Option<IpAddr>,
+}
+
+/// What anybody may know.
 #[must_use]
 pub fn who_am_i(
     view: WhoAmI,
-    address: Option<IpAddr>,
+    called: Called,
     tls_fingerprint: &str,
     proof: Option<&Proof>,
 ) -> v1::WhoAmIResponse {
@@ -33,8 +42,10 @@ pub fn who_am_i(
     let signed = proof.iter().flat_map(|proof| &proof.signed);
     let shown = |by: &Signed| v1::HostProof { signature: by.signature.clone(), certificate: by.certificate() };
     let proofs: Vec<_> = signed.map(shown).collect();
+    let text = |address: Option<IpAddr>| address.map(|a| a.to_string()).unwrap_or_default();
     v1::WhoAmIResponse {
-        address: address.map(|a| a.to_string()).unwrap_or_default(),
+        address: text(called.address),
+        local_address: text(called.local_address),
         host_id: host_id.to_string(),
         names,
         host_time: Some(stamp(host_time)),

@@ -88,6 +88,9 @@ pub struct Approve {
     /// Approves without asking; for scripts that have looked at `postern pending --json`
     #[arg(long, short = 'y')]
     pub yes: bool,
+    /// Approves for this host as well, where the request names it by a name, id or key that HOST does not prove; may be repeated
+    #[arg(long, value_name = "NAME|ID|KEY", value_delimiter = ',')]
+    pub audience: Vec<String>,
 }
 
 /// `postern decline`.
@@ -177,7 +180,7 @@ pub struct Sign {
     /// What kind of message the file holds
     #[arg(long = "as", value_name = "KIND", requires = "payload")]
     pub kind: Option<Purpose>,
-    /// For these hosts (id or name), without asking one; may be repeated
-    #[arg(long, value_name = "ID|NAME", value_delimiter = ',')]
+    /// For these hosts, without asking one: a configured name, or a key's fingerprint and the id; may be repeated
+    #[arg(long, value_name = "NAME|KEY,ID", value_delimiter = ',')]
     pub audience: Vec<String>,
 }

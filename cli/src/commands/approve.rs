@@ -14,7 +14,7 @@ use crate::{
 };
 
 pub(super) async fn run(env: &Env, args: Approve) -> Result<()> {
-    let Approve { host, grant_id, yes } = args;
+    let Approve { host, grant_id, yes, audience } = args;
     if !yes && !env.console.can_ask() {
         return Err(Failure::usage("nobody is there to look at the request and say yes")
             .next("run it on a terminal, or look at it with postern pending and pass --yes"));
@@ -25,12 +25,13 @@ pub(super) async fn run(env: &Env, args: Approve) -> Result<()> {
     let call = GetGrantRequest { read: at.read.clone(), id: id.clone() };
     let found = at.ask(at.session.access().get_grant(call)).await?;
     let (request, payload) = examine(found.clone(), &id, &at.session)?;
+    check_audience(&request, &audience, &at.session)?;
     let grant = grant_of(found.grant)?;
     env.console.note(format!(
         "{} asks {} (host {}):",
         text::clean(&grant.principal),
         at.session.address,
-        at.session.who().host_id
+        at.session.said().host_id
     ));
     for line in view::question(&request, &grant.principal, &grant.key_fingerprint) {
         env.console.note(line);
@@ -53,7 +54,30 @@ pub(super) async fn run(env: &Env, args: Approve) -> Result<()> {
     env.console.out(view::approved(&grant))
 }
 
-/// The request and its exact bytes, if it is one that this person can approve: strict, with this id, for this host.
+/// An approval counts on every host that the request names, so each entry has to be this host's: a key that it proved on this
+/// connection, the id that it stated with it, or what the person wrote with `--audience`. The host's own names are no proof: any host
+/// can claim any name.
+fn check_audience(request: &AccessRequest, written: &[String], session: &Session) -> Result<()> {
+    let proved = session.proved()?;
+    let is_own = |entry: &String| proved.contains(entry) || written.contains(entry);
+    let address = &session.address;
+    match request.audience.iter().find(|entry| !is_own(entry)) {
+        None if request.audience.is_empty() => Err(Failure::new(Kind::Identity, "the request names no host")),
+        None => Ok(()),
+        Some(foreign) => {
+            let foreign = text::clean(foreign);
+            let message = format!(
+                "the request is also for {foreign:?}, which {address} has not proved to be. Your approval would count there too. Nothing was signed"
+            );
+            Err(Failure::new(Kind::Identity, message).next(format!(
+                "ask the requester for a request to {address} alone (postern request {address} …). Only if you know {foreign} and mean \
+                 it as well: add --audience {foreign}"
+            )))
+        }
+    }
+}
+
+/// The request and its exact bytes, if it is one that this person can approve: strict, and with this id.
 fn examine(found: GetGrantResponse, id: &str, session: &Session) -> Result<(AccessRequest, Vec<u8>)> {
     let Some(SignedMessage { payload, payload_type, .. }) = found.request else {
         let grant = grant_of(found.grant)?;
@@ -68,6 +92,6 @@ fn examine(found: GetGrantResponse, id: &str, session: &Session) -> Result<(Acce
     if payload_type != Purpose::Approve.payload_type() {
         return Err(wrong(format!("they are of type {:?}", text::clean(&payload_type))));
     }
-    let request = payload::approvable(&payload, id, session.who()).map_err(wrong)?;
+    let request = payload::approvable(&payload, id).map_err(wrong)?;
     Ok((request, payload))
 }

@@ -68,6 +68,5 @@ fn check(old: &Grant, lifetime: Lifetime, at: &Reading) -> Result<()> {
 
 /// By the host's clock, by which it judges the end.
 fn host_now(at: &Reading) -> Timestamp {
-    let told = at.session.who().host_time.and_then(|time| Timestamp::new(time.seconds, 0).ok());
-    told.unwrap_or_else(Timestamp::now)
+    at.session.said().host_time
 }

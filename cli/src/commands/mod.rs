@@ -88,14 +88,11 @@ struct Env {
 
 impl Env {
     fn plan(&self, target: Target) -> Result<Plan> {
-        if self.common.fingerprint.is_some() && !matches!(target, Target::Tls { .. }) {
-            return Err(Failure::usage(format!("{target} is reached without TLS, so --fingerprint cannot be checked")));
-        }
         let trust = Trust { fingerprint: self.common.fingerprint, accept_new: self.common.accept_new };
-        // Only TLS hosts are remembered, and a missing HOME must not stop the others.
+        // The machine's own socket needs no record, so a missing HOME must not stop root on the host.
         let store = match target {
-            Target::Tls { .. } => KnownHosts::of_user()?,
-            Target::Plaintext(_) | Target::Unix(_) => KnownHosts::at("/nonexistent"),
+            Target::Tls { .. } | Target::Plaintext(_) => KnownHosts::of_user()?,
+            Target::Unix(_) => KnownHosts::of_user().unwrap_or_else(|_| KnownHosts::at("/nonexistent")),
         };
         Ok(Plan { target, trust, store, ssh: SshHosts::OfUser, console: self.console })
     }
@@ -126,7 +123,7 @@ impl Env {
     ) -> Result<SignedMessage> {
         self.unlock(signer).await?;
         session.refresh().await?;
-        let bytes = build(Binding::to_host(session.who(), purpose))?;
+        let bytes = build(Binding::to_host(session.audience()?, session.said(), purpose))?;
         payload::seal(bytes, purpose, signer, self.console).await
     }
 
@@ -247,9 +244,6 @@ fn grant_of(grant: Option<Grant>) -> Result<Grant> {
 }
 
 fn forget(env: &Env, target: &Target) -> Result<()> {
-    let Target::Tls { .. } = target else {
-        return Err(Failure::usage(format!("{target} has no TLS fingerprint to forget")));
-    };
     let store = KnownHosts::of_user()?;
     let known = store.forget(&target.to_string())?;
     if env.console.json {

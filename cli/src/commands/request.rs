@@ -59,14 +59,13 @@ fn not_opened(grant: &Grant, address: &str) -> Failure {
 
 /// Shows what the host saw before it is signed.
 fn tell(env: &Env, session: &Session, source: &[String], reach: Reach) {
-    // Fingerprints of SSH host keys are audiences too, but no name that people know.
-    let mut names = session.who().names.iter().filter(|name| !name.starts_with("SHA256:"));
-    let host = names.next().map_or_else(|| session.address.clone(), |name| text::clean(name));
+    // What was typed: a host may claim any name.
+    let (host, id) = (&session.address, &session.said().host_id);
     match reach {
         Reach::All => {
-            env.console.note(format!("{host} (host {}) sees you as {}", session.who().host_id, source.join(", ")))
+            env.console.note(format!("{host} (host {id}) sees you as {}", source.join(", ")))
         }
-        Reach::Any => env.console.note(format!("{host} (host {}), for {}", session.who().host_id, source.join(", "))),
+        Reach::Any => env.console.note(format!("{host} (host {id}), for {}", source.join(", "))),
     }
     if reach == Reach::All {
         for silent in &session.silent {

@@ -1,6 +1,6 @@
 //! The keys that a host proves to hold.
 //!
-//! Owns checking that each proof is about this host on this connection. Whether anybody knows its key is decided elsewhere.
+//! Owns checking that each proof is about the statement that the host made on this connection. Whether anybody knows its key is decided elsewhere.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use postern_proto::v1::{HostProof, WhoAmIResponse};
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use ssh_key::{PublicKey, SshSig};
 
 use super::NAMESPACE;
-use crate::{keys::certificate::Certificate, tls::Fingerprint};
+use crate::{keys::certificate::Certificate, statement::Statement};
 
 /// More proofs than that are not looked at: a host has one for each type of key.
 const MOST: usize = 8;
@@ -31,7 +31,7 @@ struct Payload {
 }
 
 /// The keys that signed, if what they signed is about this answer and this connection. None where the host shows no proof.
-pub fn all(who: &WhoAmIResponse, tls: Fingerprint) -> Result<Vec<Shown>, String> {
+pub fn all(who: &WhoAmIResponse, said: &Statement) -> Result<Vec<Shown>, String> {
     let only = || HostProof { signature: who.proof.clone(), certificate: String::new() };
     let proofs = match who.proofs.as_slice() {
         [] if who.proof.is_empty() => return Ok(Vec::new()),
@@ -43,10 +43,10 @@ pub fn all(who: &WhoAmIResponse, tls: Fingerprint) -> Result<Vec<Shown>, String>
     let keys = proofs.iter().map(|proof| key(proof, payload)).collect::<Result<Vec<_>, _>>()?;
     let Payload { host_id, names, tls_fingerprint } =
         serde_json::from_slice(payload).map_err(|error| format!("its content is malformed: {error}"))?;
-    if tls_fingerprint.parse() != Ok(tls) {
+    if said.tls.is_none_or(|tls| tls_fingerprint.parse() != Ok(tls)) {
         return Err("it is for another TLS key than the one shown".to_owned());
     }
-    if host_id != who.host_id || names != who.names {
+    if host_id != said.host_id || names != said.names {
         return Err("it is for another host id or other names than the host says".to_owned());
     }
     Ok(keys)

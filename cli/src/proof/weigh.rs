@@ -19,8 +19,8 @@ use crate::{
 /// What the lines say.
 #[derive(Debug)]
 pub enum Weight<'a> {
-    /// The host holds a known key, or one that a known authority certifies for it.
-    Fits,
+    /// The host holds this key, which is known, or which a known authority certifies for it.
+    Fits(&'a PublicKey),
     /// It holds `key` where another one is known.
     Contradicts { key: &'a PublicKey, line: &'a Line },
     /// Neither. Of a certificate by a known authority, why it is worth nothing.
@@ -35,13 +35,13 @@ pub fn is_revoked<'a>(mut lines: impl Iterator<Item = &'a Line>, shown: &Shown) 
 /// Weighs all `keys` by some of the lines of the host that is `known`, in the second `now` since 1970.
 pub fn all<'a>(lines: &'a [Line], keys: &'a [Shown], known: &Known, now: u64) -> Weight<'a> {
     let mut fault = None;
-    for Shown { certificate, .. } in keys {
+    for Shown { key, certificate } in keys {
         if let Some(certificate) = certificate
             && lines.iter().any(|line| line.says == Says::Authority && signs(line, Some(certificate)))
         {
             match certificate::check(certificate, known, now) {
                 // As in ssh, which prefers a certificate where it knows an authority: a plain key from before is outdated.
-                Ok(()) => return Weight::Fits,
+                Ok(()) => return Weight::Fits(key),
                 Err(why) => fault = fault.or(Some(why)),
             }
         }
@@ -55,8 +55,8 @@ pub fn all<'a>(lines: &'a [Line], keys: &'a [Shown], known: &Known, now: u64) ->
             return Weight::Contradicts { key, line };
         }
     }
-    if keys.iter().any(|shown| fits(&shown.key)) {
-        return Weight::Fits;
+    if let Some(Shown { key, .. }) = keys.iter().find(|shown| fits(&shown.key)) {
+        return Weight::Fits(key);
     }
     // A host that holds the known key would have shown it, unless keys of that type prove nothing here.
     match (keys.first(), plain().next()) {

@@ -48,6 +48,12 @@ pub fn revoked(host: &str, key: &PublicKey) -> Failure {
     Failure::new(Kind::Identity, message).next("ask the host's administrator; the host needs a new SSH host key")
 }
 
+pub fn wrong_statement(host: &str, why: &str) -> Failure {
+    let message = format!("{host} makes a statement about itself that is none: {}. Nothing was signed", text::clean(why));
+    Failure::new(Kind::Identity, message)
+        .next("somebody may be in the middle right now; ask the host's administrator to look at the host's log")
+}
+
 pub fn no_proof(host: &str, why: &str) -> Failure {
     let message =
         format!("{host} shows a proof by an SSH host key that is none: {}. Nothing was sent", text::clean(why));

@@ -39,6 +39,8 @@ pub struct Known {
     pub elsewhere: Vec<Line>,
     /// Files with keys that are revoked for all hosts (`RevokedHostKeys`).
     pub revoked: Vec<PathBuf>,
+    /// Whether the name leads to more than one machine, so that another key than the known one is no contradiction.
+    pub leads_to_many: bool,
     /// With what its authorities may have signed; none for all that are checked here.
     pub authority_algorithms: Option<Vec<String>>,
 }
@@ -76,6 +78,7 @@ impl Known {
             portless: Vec::new(),
             elsewhere: Vec::new(),
             revoked: revoked.clone(),
+            leads_to_many: false,
             authority_algorithms: authority_algorithms.clone(),
             name,
             principal,

@@ -122,7 +122,7 @@ impl Host {
         let setup = Setup {
             opened: Journal::open(&config.state_dir, config.journal).expect("the journal"),
             clock: Clock::with(Box::new(self.clocks.clone()), boot_id, config.clock.unsynchronised),
-            identity: Identity { host_id, names: vec![AUDIENCE.to_owned()], host_keys: Vec::new() },
+            identity: Identity { host_id, names: vec![AUDIENCE.to_owned()], host_keys: Vec::new(), tls_key: None },
             rules: Rules { policy: config.policy().into(), trust: trust.into(), digest: "".into() },
             secret: [self.boot; 32],
             enforcer: enforcer::Settings {

@@ -92,6 +92,8 @@ impl Worker {
             _ => return Err(Refusal::new(Reason::NotPending, id).at("id")),
         };
         check_approver(&rules, signer, &pending, payload, now)?;
+        // The request waited, perhaps over a restart under other names or keys, or under an older posternd.
+        self.shared().identity().check_audience(&pending.request.header.audience)?;
         // Shown again it changes nothing, and nobody gets to fill the journal with it.
         if pending.approvers.iter().any(|known| known.principal == signer.principal) {
             return Ok(id);
@@ -116,7 +118,7 @@ impl Worker {
     pub(super) fn check_message(&self, header: &Header, now: &Now) -> Result<(), Refusal> {
         let shared = self.shared();
         let shown = (Showing::Once, shared.freshness(now));
-        message::check(header, &shared.identity, &shared.challenger(), shown, now)?;
+        message::check(header, &shared.identity(), &shared.challenger(), shown, now)?;
         self.ledger.check_unseen(header.id, now)
     }
 

@@ -115,8 +115,8 @@ impl Worker {
         let lost: Vec<_> = self.enforcer.losses().iter().map(Loss::sentence).collect();
         let mode = self.mode(&shared.now());
         HostState {
-            host_id: shared.identity.host_id,
-            names: shared.identity.names.clone(),
+            host_id: shared.identity().host_id,
+            names: shared.identity().names.clone(),
             started: self.started,
             boot_id: shared.now().boot_id,
             degraded: mode::sentence(&mode)

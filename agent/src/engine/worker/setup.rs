@@ -94,7 +94,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     let knocks_reader = enforcer.take_knocks();
     let (commands, received) = mpsc::channel(QUEUE);
     let engine = Engine(Arc::new(Shared {
-        identity,
+        identity: identity.into(),
         clock,
         challenger: RwLock::new(Challenger::new(&secret)),
         rules: RwLock::new(rules),
@@ -323,7 +323,7 @@ impl Worker {
         let protected = rules.policy.ports.iter().map(|r| r.port).collect();
         let (version, mode) = (env!("CARGO_PKG_VERSION").to_owned(), rules.policy.mode);
         let rules = rules.digest.to_string();
-        let host_id = self.shared().identity.host_id;
+        let host_id = self.shared().identity().host_id;
         self.push(batch, None, Event::Started { version, host_id, protected, rules, mode }, now);
     }
 }

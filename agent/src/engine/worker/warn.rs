@@ -57,7 +57,7 @@ impl Worker {
     }
 
     fn host_name(&self) -> String {
-        self.shared().identity.names.first().cloned().unwrap_or_default()
+        self.shared().identity().names.first().cloned().unwrap_or_default()
     }
 
     /// Tells those whose sessions this batch is about to cut, and leaves them a moment to read it.

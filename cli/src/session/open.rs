@@ -1,0 +1,259 @@
+//! How a session is opened: over TLS, in plaintext on loopback, or over a Unix socket.
+//!
+//! Owns which proof each of these ways needs. A loopback port and a forwarded Unix socket are anybody's who listens there first, so
+//! they need the same proof as TLS. Only the Unix socket of this machine's own posternd is known by the kernel's word.
+
+use std::{net::SocketAddr, path::Path, time::Instant, time::SystemTime};
+
+use tokio::{
+    net::lookup_host,
+    task::JoinSet,
+    time::{timeout, timeout_at},
+};
+
+use super::{Answer, Ask, GRACE, MOST_ADDRESSES, Plan, Reach, Session, ask_over, ask_tls};
+use crate::{
+    connect::{self, Link, LinkError},
+    failure::{Failure, Kind, Result},
+    host_key::HostKey,
+    proof::{self, Standing},
+    ssh_hosts::{Known, config::Config, lines::Says},
+    target::Target,
+    tls::Fingerprint,
+    trust::{self, Shown},
+};
+
+impl Plan {
+    /// Connects, asks `WhoAmI`, and settles trust.
+    ///
+    /// # Errors
+    /// [`Kind::Unreachable`] when no address answers, [`Kind::Identity`] when the host is not the trusted one.
+    pub async fn open(&self, reach: Reach) -> Result<Session> {
+        match &self.target {
+            Target::Tls { host, port } => {
+                let config = self.ssh.config(host).await?;
+                let addresses = resolve(&config.hostname, *port).await?;
+                self.open_known(host, &config, &addresses, reach).await
+            }
+            Target::Plaintext(address) => self.open_loopback(*address).await,
+            Target::Unix(path) => self.open_unix(path).await,
+        }
+    }
+
+    /// [`Self::open`] for a host over TLS whose addresses are known.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_tls(&self, host: &str, addresses: &[SocketAddr], reach: Reach) -> Result<Session> {
+        self.open_known(host, &self.ssh.config(host).await?, addresses, reach).await
+    }
+
+    async fn open_known(&self, host: &str, config: &Config, addresses: &[SocketAddr], reach: Reach) -> Result<Session> {
+        let ssh = Known::find(config)?;
+        let known = self.store.find(&self.target.to_string())?;
+        let session = self.gather(host, addresses, self.trust.pin(known.as_ref()), reach).await?;
+        one_identity(&session)?;
+        self.settle(session, Some((host, &ssh))).await
+    }
+
+    /// Any user of this machine can listen on a loopback port that nobody uses, for example while `ssh -L` is down.
+    async fn open_loopback(&self, address: SocketAddr) -> Result<Session> {
+        let name = address.ip().to_string();
+        let config = self.ssh.config(&name).await?;
+        let mut ssh = Known::find(&config)?;
+        // Forwarded ports make one loopback address lead to many machines: a key that is known for it proves, another one says
+        // nothing, and what is known for other ports is about other machines. HostKeyAlias says which machine is meant.
+        ssh.leads_to_many = config.alias.is_none();
+        if ssh.leads_to_many {
+            ssh.portless.retain(|line| line.says == Says::Revoked);
+            ssh.elsewhere.retain(|line| line.says == Says::Revoked);
+        }
+        let session = self.alone(connect::plaintext(address).await, Some(address)).await?;
+        self.check_way(&session)?;
+        self.settle(session, Some((&name, &ssh))).await
+    }
+
+    async fn open_unix(&self, path: &Path) -> Result<Session> {
+        let session = self.alone(connect::unix(path).await, None).await?;
+        self.check_way(&session)?;
+        if !session.link().is_own {
+            return self.settle(session, None).await;
+        }
+        let Some(tls) = session.said().tls else { return Ok(session) };
+        if let Some(expected) = self.trust.fingerprint.filter(|expected| *expected != tls) {
+            return Err(trust::wrong_certificate(&self.trust, &self.store, &session.address, expected, tls));
+        }
+        Ok(Session { key: Some(HostKey::Tls(tls)), ..session })
+    }
+
+    /// Asks over the only link that there is.
+    async fn alone(
+        &self,
+        link: std::result::Result<Link, LinkError>,
+        dialled: Option<SocketAddr>,
+    ) -> Result<Session> {
+        let asked = match link {
+            Ok(link) => ask_over(link, &self.target.to_string(), self.target.to_string(), dialled).await,
+            Err(error) => Err(Ask::Link(error)),
+        };
+        match asked {
+            Ok(answer) => Ok(self.session(vec![answer], Vec::new())),
+            Err(ask @ Ask::Link(_)) => Err(self.unreachable(&[self.silence(ask)?])),
+            Err(Ask::Call(failure)) => Err(failure),
+        }
+    }
+
+    /// Without TLS a peer can pass on what another host states. A host that stands at the end of a loopback port, a Unix socket or
+    /// `ssh -L` sees the call arrive over loopback or a Unix socket; one that was reached by a relay over the network does not.
+    fn check_way(&self, session: &Session) -> Result<()> {
+        let said = session.said();
+        let is_local = match session.link().is_own {
+            true => said.address.is_empty() && said.local_address.is_empty(),
+            false => said.arrived_locally(),
+        };
+        if is_local {
+            return Ok(());
+        }
+        let message = format!(
+            "{} leads to host {} over the network: it sees {}. Somebody passes on what you say there. Nothing was sent",
+            self.target,
+            said.host_id,
+            crate::text::clean(&said.address)
+        );
+        Err(Failure::new(Kind::Identity, message).next("reach the host over TLS, or through ssh -L to its loopback address or socket"))
+    }
+
+    /// Settles trust in a host that answered, and with it the key that messages name.
+    async fn settle(&self, session: Session, ssh: Option<(&str, &Known)>) -> Result<Session> {
+        let first = session.first();
+        let Some(fingerprint) = first.said.tls else {
+            return Err(Failure::new(Kind::Identity, format!("{} proves nothing", session.address)));
+        };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let standing = match ssh {
+            Some((host, known)) => proof::judge(host, &first.who, &first.said, known, now).await?,
+            None => Standing::Unknown,
+        };
+        let host_id = &first.said.host_id;
+        let shown = Shown { address: &session.address, host_id, fingerprint, standing };
+        trust::settle(&self.trust, &self.store, shown, self.console).await?;
+        let key = match standing {
+            Standing::Proven(key) => HostKey::Ssh(key),
+            Standing::Unknown | Standing::Unproven(_) => HostKey::Tls(fingerprint),
+        };
+        Ok(Session { key: Some(key), ..session })
+    }
+
+    fn session(&self, answers: Vec<Answer>, silent: Vec<String>) -> Session {
+        let (address, plan, asked_at) = (self.target.to_string(), self.clone(), Instant::now());
+        Session { address, plan, answers, silent, asked_at, key: None }
+    }
+
+    /// Asks all `addresses` at once. A wrong certificate behind any of them ends it.
+    async fn gather(
+        &self,
+        host: &str,
+        addresses: &[SocketAddr],
+        pin: Option<Fingerprint>,
+        reach: Reach,
+    ) -> Result<Session> {
+        let typed = self.target.to_string();
+        let mut waiting = addresses[..addresses.len().min(MOST_ADDRESSES)].to_vec();
+        let mut asking = JoinSet::new();
+        for address in waiting.iter().copied() {
+            let (host, typed) = (host.to_owned(), typed.clone());
+            asking.spawn(async move { (address, ask_tls(&host, &typed, address, pin).await) });
+        }
+        let (mut answers, mut silent) = (Vec::new(), Vec::new());
+        let mut deadline = None;
+        while let Some((address, result)) = next(&mut asking, deadline).await {
+            waiting.retain(|other| *other != address);
+            match result {
+                Ok(answer) => answers.push(answer),
+                Err(ask) => silent.push(format!("{}: {}", address.ip(), self.silence(ask)?)),
+            }
+            if !answers.is_empty() {
+                deadline.get_or_insert_with(|| tokio::time::Instant::now() + GRACE);
+            }
+            if reach == Reach::Any && !answers.is_empty() {
+                waiting.clear();
+                break;
+            }
+        }
+        silent.extend(waiting.iter().map(|address| format!("{}: no answer in time", address.ip())));
+        if answers.is_empty() {
+            return Err(self.unreachable(&silent));
+        }
+        Ok(self.session(answers, silent))
+    }
+
+    /// Why an address does not count; or that somebody there is not who he says, which ends everything.
+    fn silence(&self, ask: Ask) -> Result<String> {
+        let typed = self.target.to_string();
+        match ask {
+            Ask::Link(LinkError::WrongCertificate { expected, shown }) => {
+                Err(trust::wrong_certificate(&self.trust, &self.store, &typed, expected, shown))
+            }
+            Ask::Link(LinkError::Impostor(why)) => Err(trust::impostor(&typed, &why)),
+            Ask::Link(LinkError::Unreachable(why)) => Ok(why),
+            Ask::Call(failure) if failure.kind == Kind::Identity => Err(failure),
+            Ask::Call(failure) => Ok(failure.message),
+        }
+    }
+
+    fn unreachable(&self, silent: &[String]) -> Failure {
+        let next = match &self.target {
+            Target::Unix(_) => "check that posternd runs and that you may open its socket",
+            _ => "check the name, the network between, and that posternd runs there with this address under [api]",
+        };
+        Failure::new(Kind::Unreachable, format!("cannot reach {}: {}", self.target, silent.join("; "))).next(next)
+    }
+}
+
+/// Waits for the next answer; none when all have come or the deadline has passed.
+async fn next<T: Send + 'static>(asking: &mut JoinSet<T>, deadline: Option<tokio::time::Instant>) -> Option<T> {
+    let joined = match deadline {
+        Some(deadline) => timeout_at(deadline, asking.join_next()).await.ok()??,
+        None => asking.join_next().await?,
+    };
+    joined.ok()
+}
+
+/// All answers must come from one host with one key. The same key with two ids is two machines that were cloned: nobody can say
+/// which one is meant.
+fn one_identity(session: &Session) -> Result<()> {
+    let first = session.first();
+    let is_other = |answer: &&Answer| answer.said.tls != first.said.tls || answer.said.host_id != first.said.host_id;
+    match session.answers.iter().find(is_other) {
+        None => Ok(()),
+        Some(other) => Err(two_hosts(&session.address, first, other)),
+    }
+}
+
+fn two_hosts(address: &str, one: &Answer, other: &Answer) -> Failure {
+    let tell = |answer: &Answer| {
+        let key = answer.said.tls.map(|tls| tls.to_string()).unwrap_or_default();
+        format!("{} is host {} with {key}", answer.asked, answer.said.host_id)
+    };
+    let cloned = if one.said.tls == other.said.tls { ", which share a key because one is a copy of the other" } else { "" };
+    Failure::new(Kind::Identity, format!("{address} leads to different hosts{cloned}: {}; {}", tell(one), tell(other)))
+        .next("name the one you mean by its own name or address")
+}
+
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
+    let failed = |why: String| {
+        Failure::new(Kind::Unreachable, format!("cannot find {host}: {why}")).next("check the name, or use the address")
+    };
+    let found = timeout(connect::CONNECT_LIMIT, lookup_host((host, port))).await;
+    let found = found.map_err(|_| failed("the name service does not answer".to_owned()))?;
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for address in found.map_err(|error| failed(error.to_string()))? {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() {
+        return Err(failed("the name has no address".to_owned()));
+    }
+    Ok(addresses)
+}

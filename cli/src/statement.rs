@@ -1,0 +1,156 @@
+//! What a host states about one `WhoAmI` call, verified.
+//!
+//! Owns the nonce and the check of the statement's signature by the host's TLS key. Whether that key is trusted is decided by
+//! [`crate::proof`] and [`crate::trust`]. Nothing that a host says outside of its statement is used where something is signed.
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use postern_proto::{STATEMENT_MARK, v1::WhoAmIResponse};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use rustls::{crypto::ring::default_provider, pki_types::CertificateDer};
+use serde::Deserialize;
+use webpki::EndEntityCert;
+
+use crate::{
+    failure::{Failure, Kind, Result},
+    text,
+    tls::Fingerprint,
+};
+
+/// Random bytes that the host has to repeat, so that its statement was made for this call.
+pub type Nonce = [u8; 32];
+
+/// A new nonce.
+///
+/// # Errors
+/// [`Kind::Local`] when the kernel gives no random bytes.
+pub fn nonce() -> Result<Nonce> {
+    let mut nonce = [0; 32];
+    let none = |_| Failure::new(Kind::Local, "the kernel gave no random bytes");
+    SystemRandom::new().fill(&mut nonce).map_err(none).map(|()| nonce)
+}
+
+/// What the host states.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// The host's own id: a label, which any host can claim.
+    pub host_id: String,
+    /// Names that the host claims, for people.
+    pub names: Vec<String>,
+    /// The host's wall clock.
+    pub host_time: Timestamp,
+    /// Goes into messages as it is.
+    pub challenge: String,
+    /// The address that the host sees; empty on a Unix socket.
+    pub address: String,
+    /// The host's own address at which the call arrived; empty on a Unix socket.
+    pub local_address: String,
+    /// The TLS certificate whose key signed the statement; none where root's own posternd is too old to make one.
+    pub tls: Option<Fingerprint>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Text {
+    nonce: String,
+    host_id: String,
+    names: Vec<String>,
+    host_time: Timestamp,
+    #[serde(rename = "clockTrusted")]
+    _clock_trusted: bool,
+    challenge: String,
+    address: String,
+    local_address: String,
+    tls_fingerprint: String,
+}
+
+/// Why there is no statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The host made none: it is older than this client, or somebody took it away.
+    Missing,
+    /// It is not about this call, or not by the key that it names.
+    Wrong(String),
+}
+
+/// Verifies the statement in `who` for a call with `nonce`. Over TLS, `connection` is the certificate of the connection, whose key the
+/// peer has proved to hold.
+///
+/// # Errors
+/// [`Fault`].
+pub fn verify(
+    who: &WhoAmIResponse,
+    nonce: &Nonce,
+    connection: Option<Fingerprint>,
+) -> std::result::Result<Statement, Fault> {
+    if who.statement.is_empty() {
+        return Err(Fault::Missing);
+    }
+    let wrong = |why: &str| Fault::Wrong(why.to_owned());
+    let tls = Fingerprint::of(&who.tls_certificate);
+    if connection.is_some_and(|connection| connection != tls) {
+        return Err(wrong("another TLS key made it than the one of this connection"));
+    }
+    check_signature(who).map_err(|why| wrong(&why))?;
+    let text: Text = serde_json::from_str(&who.statement)
+        .map_err(|error| wrong(&format!("it is malformed ({})", text::clean(&error.to_string()))))?;
+    if text.nonce != BASE64_URL_SAFE_NO_PAD.encode(nonce) {
+        return Err(wrong("the host made it for another call"));
+    }
+    if text.tls_fingerprint.parse() != Ok(tls) {
+        return Err(wrong("it names another TLS key than the one that signed it"));
+    }
+    let Text { host_id, names, host_time, challenge, address, local_address, .. } = text;
+    check_id(&host_id).map_err(|why| wrong(&why))?;
+    Ok(Statement { host_id, names, host_time, challenge, address, local_address, tls: Some(tls) })
+}
+
+impl Statement {
+    /// What a posternd said that is too old to state anything. Only for this machine's own posternd, of which nothing is to be proved;
+    /// nothing is signed for it.
+    ///
+    /// # Errors
+    /// Why the answer is unusable.
+    pub fn unsigned(who: &WhoAmIResponse) -> std::result::Result<Self, String> {
+        check_id(&who.host_id)?;
+        let time = who.host_time.unwrap_or_default();
+        Ok(Self {
+            host_id: who.host_id.clone(),
+            names: who.names.clone(),
+            host_time: Timestamp::new(time.seconds, time.nanos).unwrap_or(Timestamp::UNIX_EPOCH),
+            challenge: who.challenge.clone(),
+            address: who.address.clone(),
+            local_address: who.local_address.clone(),
+            tls: None,
+        })
+    }
+
+    /// Whether the call arrived at the host over loopback or a Unix socket.
+    #[must_use]
+    pub fn arrived_locally(&self) -> bool {
+        let local = |text: &str| text.is_empty() || text.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+        local(&self.address) && local(&self.local_address)
+    }
+}
+
+/// It goes into messages and onto terminals.
+fn check_id(id: &str) -> std::result::Result<(), String> {
+    let sane = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let usable = !id.is_empty() && id.len() <= 64 && id.chars().all(sane);
+    usable.then_some(()).ok_or_else(|| "it has no usable host id".to_owned())
+}
+
+/// With every algorithm that a TLS handshake may use; the certificate's key fits at most some of them.
+fn check_signature(who: &WhoAmIResponse) -> std::result::Result<(), String> {
+    let der = CertificateDer::from(who.tls_certificate.as_slice());
+    let certificate = EndEntityCert::try_from(&der).map_err(|error| format!("its certificate is unusable ({error})"))?;
+    let message = [STATEMENT_MARK, who.statement.as_bytes()].concat();
+    let algorithms = default_provider().signature_verification_algorithms.all;
+    let fits = |algorithm: &&dyn rustls::pki_types::SignatureVerificationAlgorithm| {
+        certificate.verify_signature(*algorithm, &message, &who.statement_signature).is_ok()
+    };
+    algorithms.iter().any(fits).then_some(()).ok_or_else(|| "its signature does not fit".to_owned())
+}
+
+#[cfg(test)]
+mod tests;
