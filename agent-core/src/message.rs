@@ -41,17 +41,22 @@ impl Identity {
             return Ok(());
         }
         let id = self.host_id.to_string();
-        let has_key = audience.iter().any(|entry| self.host_keys.contains(entry) || self.tls_key.as_ref() == Some(entry));
+        let has_key =
+            audience.iter().any(|entry| self.host_keys.contains(entry) || self.tls_key.as_ref() == Some(entry));
         let has_id = audience.contains(&id);
         let (reason, detail) = match (has_key, has_id) {
             (true, true) => return Ok(()),
             (true, false) => (
                 Reason::AudienceHostIdMissing,
-                format!("this host is {id}; a host with a copy of its key would be another one. Add the id, or use the postern client"),
+                format!(
+                    "this host is {id}; a host with a copy of its key would be another one. Add the id, or use the postern client"
+                ),
             ),
             (false, true) => (
                 Reason::AudienceKeyMissing,
-                format!("any host can claim the id {id}. Update the postern client, or add the fingerprint of this host's key"),
+                format!(
+                    "any host can claim the id {id}. Update the postern client, or add the fingerprint of this host's key"
+                ),
             ),
             (false, false) => (Reason::AudienceMismatch, format!("this one is {id}")),
         };

@@ -186,7 +186,9 @@ impl Session {
         }
         if answer.said.host_id != self.said().host_id {
             let (before, now) = (&self.said().host_id, &answer.said.host_id);
-            self.plan.console.note(format!("{} was host {before} and is host {now} now, with the same key", self.address));
+            self.plan
+                .console
+                .note(format!("{} was host {before} and is host {now} now, with the same key", self.address));
         }
         self.answers[0] = answer;
         self.asked_at = Instant::now();
@@ -276,8 +278,7 @@ async fn ask_over(
 fn ends_tls(asked: &str, shown: Fingerprint, says: &str) -> Failure {
     let says = text::clean(says);
     let message = format!("{asked} shows the certificate {shown}, but the host behind it says {says:?}");
-    Failure::new(Kind::Identity, message)
-        .next("something between you and the host ends TLS; reach the host without it")
+    Failure::new(Kind::Identity, message).next("something between you and the host ends TLS; reach the host without it")
 }
 
 /// A host that states nothing: a signature for it would be for whatever host it names.

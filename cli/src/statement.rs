@@ -143,7 +143,8 @@ fn check_id(id: &str) -> std::result::Result<(), String> {
 /// With every algorithm that a TLS handshake may use; the certificate's key fits at most some of them.
 fn check_signature(who: &WhoAmIResponse) -> std::result::Result<(), String> {
     let der = CertificateDer::from(who.tls_certificate.as_slice());
-    let certificate = EndEntityCert::try_from(&der).map_err(|error| format!("its certificate is unusable ({error})"))?;
+    let certificate =
+        EndEntityCert::try_from(&der).map_err(|error| format!("its certificate is unusable ({error})"))?;
     let message = [STATEMENT_MARK, who.statement.as_bytes()].concat();
     let algorithms = default_provider().signature_verification_algorithms.all;
     let fits = |algorithm: &&dyn rustls::pki_types::SignatureVerificationAlgorithm| {

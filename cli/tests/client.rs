@@ -151,18 +151,19 @@ fn a_host_behind_somebody_elses_tls_is_refused() {
 fn what_is_sent_is_bound_to_the_host_and_verifies() {
     let (home, line) = home();
     let peer = Peer::seeing("::ffff:192.0.2.7");
-    let serving = Serving::tls(peer.clone(), &TlsKey::new(), "127.0.0.1", 0);
+    let key = TlsKey::new();
+    let serving = Serving::tls(peer.clone(), &key, "127.0.0.1", 0);
     let host = serving.address.to_string();
     let more = ["--accept-new", "--port", "5986", "--reason", "disk full", "--ticket", "INC-1", "--json"];
     let output = succeed(&mut command(&home, &request(&host, &more)));
     assert_eq!(json_of(&stdout(&output))["grant"]["id"], GRANTS[0]);
     let shown = json_of(stderr(&output).lines().last().unwrap());
-    assert_eq!(shown["note"], format!("vm1.example.com (host {HOST_ID}) sees you as 192.0.2.7/32"));
+    assert_eq!(shown["note"], format!("{host} (host {HOST_ID}) sees you as 192.0.2.7/32"));
     succeed(&mut command(&home, &["revoke", &host, GRANTS[0], "--reason", "done"]));
 
     let heard: Vec<SignedMessage> = peer.heard().into_iter().flatten().collect();
     let access = payload(&heard[0]);
-    assert_eq!(access["audience"], json!([HOST_ID]));
+    assert_eq!(access["audience"], json!([format!("tls:{}", key.fingerprint()), HOST_ID]));
     assert_eq!(access["challenge"], CHALLENGE);
     // By the host's clock, which is years away from this machine's.
     assert_eq!(access["notAfter"], "2040-01-01T00:02:00+00:00");
@@ -175,6 +176,94 @@ fn what_is_sent_is_bound_to_the_host_and_verifies() {
     let revoke = payload(&heard[1]);
     assert_eq!((&revoke["grantId"], &revoke["reason"]), (&json!(GRANTS[0]), &json!("done")));
     assert!(home.verifies(&line, "revoke@postern.v1", &heard[1].payload, &heard[1].signatures[0].sshsig));
+}
+
+#[test]
+fn a_host_without_a_right_statement_gets_no_signature() {
+    let (home, _) = home();
+    let edits: [fn(&mut Value); 8] = [
+        |text| text["nonce"] = json!("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
+        |text| text["tlsFingerprint"] = json!(TlsKey::new().fingerprint().to_string()),
+        |text| text["hostId"] = json!("\u{1b}[31m"),
+        |text| text["hostId"] = json!(""),
+        |text| text["hostTime"] = json!("now"),
+        |text| text["challenge"] = Value::Null,
+        |text| text["more"] = json!(1),
+        |text| *text = json!([]),
+    ];
+    for edit in edits {
+        let peer = Peer { edit, ..Peer::seeing("192.0.2.7") };
+        let serving = Serving::trusted(peer.clone(), &home);
+        let output = run(&home, &request(&serving.address.to_string(), &[]));
+        assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+        let told = stderr(&output);
+        assert!(told.contains("statement about itself that is none") && !told.contains('\u{1b}'), "{told}");
+        assert!(peer.heard().is_empty());
+    }
+    // By the key of another host than the one of the connection.
+    let peer = Peer { tls: Some(TlsKey::new()), ..Peer::seeing("192.0.2.7") };
+    let serving = Serving::trusted(peer.clone(), &home);
+    let output = run(&home, &request(&serving.address.to_string(), &[]));
+    assert!(output.status.code() == Some(4) && stderr(&output).contains("another TLS key"), "{}", stderr(&output));
+    assert!(peer.heard().is_empty());
+}
+
+#[test]
+fn an_old_host_is_called_that_and_gets_no_signature() {
+    let (home, _) = home();
+    let key = TlsKey::new();
+    let peer = Peer::seeing("192.0.2.7");
+    let serving = Serving::without_statements(peer.clone(), &key);
+    let output = run(&home, &request(&serving.address.to_string(), &["--accept-new"]));
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(stderr(&output).contains("runs an older posternd"), "{}", stderr(&output));
+    assert!(peer.heard().is_empty());
+}
+
+#[test]
+fn what_a_host_says_beside_its_statement_is_not_used() {
+    let (home, _) = home();
+    let other = "7d0c0d0e-3b1a-4a53-9a3d-333333333333";
+    let edit: fn(&mut Value) = |text| {
+        text["hostId"] = json!("7d0c0d0e-3b1a-4a53-9a3d-333333333333");
+        text["challenge"] = json!("c3RhdGVk");
+        text["address"] = json!("192.0.2.9");
+        text["hostTime"] = json!("2039-01-01T00:00:00Z");
+    };
+    let peer = Peer { edit, ..Peer::seeing("192.0.2.7") };
+    let serving = Serving::trusted(peer.clone(), &home);
+    succeed(&mut command(&home, &request(&serving.address.to_string(), &[])));
+    let sent = payload(peer.heard()[0].as_ref().unwrap());
+    assert_eq!(sent["audience"][1], other);
+    assert_eq!((&sent["challenge"], &sent["source"]), (&json!("c3RhdGVk"), &json!(["192.0.2.9/32"])));
+    assert_eq!(sent["notAfter"], "2039-01-01T00:02:00+00:00");
+}
+
+#[test]
+fn plaintext_is_pinned_and_a_peer_behind_the_network_is_refused() {
+    let (home, _) = home();
+    let key = TlsKey::new();
+    let more = ["--from", "192.0.2.7"];
+    let accepted = ["--from", "192.0.2.7", "--accept-new"];
+    let peer = Peer::seeing("127.0.0.1");
+    let serving = Serving::plaintext(peer.clone(), &key);
+    let host = format!("http://{}", serving.address);
+    let output = run(&home, &request(&host, &more));
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(stderr(&output).contains("not known yet"), "{}", stderr(&output));
+    succeed(&mut command(&home, &request(&host, &accepted)));
+    succeed(&mut command(&home, &request(&host, &more)));
+    assert_eq!(peer.heard().len(), 2);
+    succeed(&mut home.postern(&["forget", &host]));
+    let other = TlsKey::new().fingerprint().to_string();
+    let output = run(&home, &request(&host, &["--from", "192.0.2.7", "--fingerprint", &other]));
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    let far = Peer::seeing("192.0.2.8");
+    let serving = Serving::plaintext(far.clone(), &key);
+    let output = run(&home, &request(&format!("http://{}", serving.address), &accepted));
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(stderr(&output).contains("over the network"), "{}", stderr(&output));
+    assert!(far.heard().is_empty());
 }
 
 #[test]
@@ -219,7 +308,7 @@ fn a_host_that_hung_up_meanwhile_is_asked_again_but_not_another_one() {
     restarted.who.challenge = "after the restart".to_owned();
     let serving = Serving::tls(restarted, &key, &ip, port);
     runtime.block_on(session.refresh_older_than(Duration::ZERO)).expect("the same host again");
-    assert_eq!(session.who().challenge, "after the restart");
+    assert_eq!(session.said().challenge, "after the restart");
     drop(serving);
 
     let _relay = Serving::tls(Peer::seeing("192.0.2.7"), &TlsKey::new(), &ip, port);
@@ -267,8 +356,8 @@ fn plan(host: &str, directory: &Path) -> Plan {
 fn my_ip_over_loopback_says_to_name_an_address() {
     let (home, _) = home();
     let peer = Peer::seeing("127.0.0.1");
-    let serving = Serving::plaintext(peer.clone());
-    let host = format!("http://{}", serving.address);
+    let serving = Serving::trusted(peer.clone(), &home);
+    let host = serving.address.to_string();
     let output = run(&home, &request(&host, &[]));
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     assert!(stderr(&output).contains("--from"), "{}", stderr(&output));
@@ -282,8 +371,8 @@ fn a_refusal_is_told_with_its_reason_rule_and_what_to_do() {
     let (home, _) = home();
     let mut peer = Peer::seeing("192.0.2.7");
     peer.refusal = Some(("DURATION_TOO_LONG", "port[0].max_duration"));
-    let serving = Serving::plaintext(peer.clone());
-    let host = format!("http://{}", serving.address);
+    let serving = Serving::trusted(peer.clone(), &home);
+    let host = serving.address.to_string();
     let output = run(&home, &request(&host, &[]));
     assert_eq!(output.status.code(), Some(1));
     let told = stderr(&output);
@@ -300,8 +389,8 @@ fn a_refusal_is_told_with_its_reason_rule_and_what_to_do() {
     assert_eq!(error["rule"], "port[0].max_duration");
 
     peer.refusal = Some(("KERNEL_FAILED", ""));
-    let serving = Serving::plaintext(peer);
-    let output = run(&home, &request(&format!("http://{}", serving.address), &[]));
+    let serving = Serving::trusted(peer, &home);
+    let output = run(&home, &request(&serving.address.to_string(), &[]));
     assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
 }
 
@@ -309,8 +398,8 @@ fn a_refusal_is_told_with_its_reason_rule_and_what_to_do() {
 fn reads_are_signed_once_and_shown_in_json_or_as_a_table() {
     let (home, line) = home();
     let peer = Peer::seeing("192.0.2.7");
-    let serving = Serving::plaintext(peer.clone());
-    let host = format!("http://{}", serving.address);
+    let serving = Serving::trusted(peer.clone(), &home);
+    let host = serving.address.to_string();
 
     let listed = json_of(&stdout(&succeed(&mut command(&home, &["list", &host, "--json"]))));
     let ids: Vec<&Value> = listed["grants"].as_array().unwrap().iter().map(|grant| &grant["id"]).collect();
@@ -336,8 +425,8 @@ fn reads_are_signed_once_and_shown_in_json_or_as_a_table() {
 #[test]
 fn an_audit_of_a_changed_journal_shows_what_is_there_and_fails() {
     let (home, _) = home();
-    let serving = Serving::plaintext(Peer::seeing("192.0.2.7"));
-    let host = format!("http://{}", serving.address);
+    let serving = Serving::trusted(Peer::seeing("192.0.2.7"), &home);
+    let host = serving.address.to_string();
     for more in [&[][..], &["--json"]] {
         let output = command(&home, &[&["audit", &host, "--since", "24h"], more].concat()).output().unwrap();
         let (out, err) = (stdout(&output), String::from_utf8_lossy(&output.stderr).into_owned());
@@ -352,8 +441,8 @@ fn an_audit_of_a_changed_journal_shows_what_is_there_and_fails() {
 #[test]
 fn a_watch_of_one_grant_ends_with_it() {
     let (home, _) = home();
-    let serving = Serving::plaintext(Peer::seeing("192.0.2.7"));
-    let host = format!("http://{}", serving.address);
+    let serving = Serving::trusted(Peer::seeing("192.0.2.7"), &home);
+    let host = serving.address.to_string();
     let output = succeed(&mut command(&home, &["watch", &host, GRANTS[0], "--json"]));
     let lines: Vec<Value> = stdout(&output).lines().map(json_of).collect();
     let states: Vec<&Value> = lines.iter().map(|line| &line["grant"]["state"]).collect();
@@ -364,10 +453,16 @@ fn a_watch_of_one_grant_ends_with_it() {
 #[test]
 fn root_on_the_unix_socket_reads_unsigned_and_others_sign() {
     let (home, _) = home();
-    let peer = Peer::seeing("");
+    let peer = Peer { tls: Some(TlsKey::new()), ..Peer::seeing("") };
     let socket = home.path("posternd.sock");
     let _serving = Serving::unix(peer.clone(), &socket);
     let host = format!("unix://{}", socket.display());
+    // The listener is a process of the same user, but it is not posternd.
+    let output = run(&home, &["list", &host]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(peer.heard().is_empty());
+    succeed(&mut command(&home, &["list", &host, "--accept-new"]));
+    peer.inbox.lock().unwrap().clear();
     if rustix::process::geteuid().is_root() {
         succeed(&mut home.postern(&["list", &host]));
         assert!(peer.heard().iter().all(Option::is_none), "root needs no signature");
@@ -405,7 +500,7 @@ fn mistakes_and_silence_have_their_exit_codes() {
         (vec!["explain", "vm1"], 2),
         (vec!["sign", "--port", "ssh", "--for", "30m"], 2),
         (vec!["list", "http://192.0.2.1"], 2),
-        (vec!["list", &missing, "--fingerprint", "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"], 2),
+        (vec!["list", &missing, "--fingerprint", "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"], 3),
         (vec!["list", &closed], 3),
         (vec!["list", &missing], 3),
     ] {

@@ -34,7 +34,7 @@ fn run(home: &Home, arguments: &[&str]) -> Output {
 }
 
 fn plain(serving: &Serving) -> String {
-    format!("http://{}", serving.address)
+    serving.address.to_string()
 }
 
 fn request() -> Value {
@@ -56,7 +56,7 @@ fn an_approver_reads_in_plain_words_what_the_signature_is_over() {
     let home = home();
     let payload = request().to_string();
     let peer = waiting(payload.clone());
-    let serving = Serving::plaintext(peer.clone());
+    let serving = Serving::trusted(peer.clone(), &home);
     let output = run(&home, &["approve", &plain(&serving), GRANTS[0], "--yes"]);
     assert!(output.status.success(), "{}", stderr(&output));
     let shown = stderr(&output);
@@ -82,7 +82,14 @@ fn bytes_that_are_not_this_request_for_this_host_are_not_signed() {
     };
     for (payload, complaint) in [
         (with("id", json!(GRANTS[1])), "their id is"),
-        (with("audience", json!(["vm2.example.com"])), "not for this host"),
+        (with("audience", json!(["vm2.example.com"])), "has not proved to be"),
+        // The name is one that the host itself claims.
+        (with("audience", json!(["vm1.example.com"])), "has not proved to be"),
+        (
+            with("audience", json!([HOST_ID, "tls:SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"])),
+            "has not proved to be",
+        ),
+        (with("audience", json!([HOST_ID, "7d0c0d0e-3b1a-4a53-9a3d-222222222222"])), "has not proved to be"),
         (with("colour", json!("red")), "no AccessRequest"),
         (with("duration", json!("soon")), "no AccessRequest"),
         (request().to_string().replacen('{', "{\"ports\":[\"3389/tcp\"],", 1), "no AccessRequest"),
@@ -90,26 +97,27 @@ fn bytes_that_are_not_this_request_for_this_host_are_not_signed() {
         ("{".to_owned(), "no AccessRequest"),
     ] {
         let peer = waiting(payload.clone());
-        let serving = Serving::plaintext(peer.clone());
+        let serving = Serving::trusted(peer.clone(), &home);
         let output = run(&home, &["approve", &plain(&serving), GRANTS[0], "--yes"]);
         assert_eq!(output.status.code(), Some(4), "{payload}: {}", stderr(&output));
         assert!(stderr(&output).contains(complaint), "{payload}: {}", stderr(&output));
         assert_eq!(peer.heard().len(), 1, "only the read was signed: {payload}");
     }
-    // The name of the host counts as well as its id, as the host itself has it.
-    let named = Serving::plaintext(waiting(with("audience", json!(["VM1.example.com"]))));
-    assert!(run(&home, &["approve", &plain(&named), GRANTS[0], "--yes"]).status.success());
+    // A name counts where the approver wrote it.
+    let named = Serving::trusted(waiting(with("audience", json!(["vm1.example.com", HOST_ID]))), &home);
+    let approve = ["approve", &plain(&named), GRANTS[0], "--yes", "--audience", "vm1.example.com"];
+    assert!(run(&home, &approve).status.success());
 }
 
 #[test]
 fn nobody_approves_unseen_and_what_does_not_wait_is_told() {
     let home = home();
     let peer = waiting(request().to_string());
-    let serving = Serving::plaintext(peer.clone());
+    let serving = Serving::trusted(peer.clone(), &home);
     let output = run(&home, &["approve", &plain(&serving), GRANTS[0]]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     assert!(peer.heard().is_empty());
-    let active = Serving::plaintext(Peer::seeing("192.0.2.7"));
+    let active = Serving::trusted(Peer::seeing("192.0.2.7"), &home);
     let output = run(&home, &["approve", &plain(&active), GRANTS[0], "--yes"]);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("does not wait for approval: it is active"), "{}", stderr(&output));
@@ -120,14 +128,12 @@ fn nobody_approves_unseen_and_what_does_not_wait_is_told() {
 #[test]
 fn the_only_grant_of_ones_own_is_meant_and_of_several_none() {
     let home = home();
-    let one = Serving::plaintext(Peer {
-        grants: vec![own(&home, 0), grant(GRANTS[1], GrantState::Active)],
-        ..Peer::seeing("192.0.2.7")
-    });
+    let grants = vec![own(&home, 0), grant(GRANTS[1], GrantState::Active)];
+    let one = Serving::trusted(Peer { grants, ..Peer::seeing("192.0.2.7") }, &home);
     let output = run(&home, &["extend", &plain(&one), "--for", "1h", "--json"]);
     assert!(output.status.success(), "another person's grant is not meant: {}", stderr(&output));
     let several = Peer { grants: vec![own(&home, 0), own(&home, 1)], ..Peer::seeing("192.0.2.7") };
-    let serving = Serving::plaintext(several.clone());
+    let serving = Serving::trusted(several.clone(), &home);
     for command in [&["extend", &plain(&serving), "--for", "1h"][..], &["give-back", &plain(&serving)]] {
         let output = run(&home, command);
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
@@ -147,7 +153,7 @@ fn own(home: &Home, number: usize) -> postern_proto::v1::Grant {
 fn an_extension_takes_over_what_it_extends_and_never_shortens() {
     let home = home();
     let peer = Peer::seeing("192.0.2.7");
-    let serving = Serving::plaintext(peer.clone());
+    let serving = Serving::trusted(peer.clone(), &home);
     let short = run(&home, &["extend", &plain(&serving), GRANTS[1], "--for", "10m"]);
     assert_eq!(short.status.code(), Some(1), "{}", stderr(&short));
     assert!(stderr(&short).contains("open for another 29m 59s as it is"), "{}", stderr(&short));
@@ -165,7 +171,7 @@ fn an_extension_takes_over_what_it_extends_and_never_shortens() {
 fn a_plan_names_its_start_and_must_make_sense() {
     let home = home();
     let peer = Peer::seeing("192.0.2.7");
-    let serving = Serving::plaintext(peer.clone());
+    let serving = Serving::trusted(peer.clone(), &home);
     let ask = |more: &[&str]| {
         run(&home, &[&["request", &plain(&serving), "--port", "22", "--from", "192.0.2.7"][..], more].concat())
     };
@@ -187,7 +193,7 @@ fn a_plan_names_its_start_and_must_make_sense() {
 #[test]
 fn a_wrong_policy_is_told_as_compilers_do() {
     let home = home();
-    let serving = Serving::plaintext(Peer::seeing("192.0.2.7"));
+    let serving = Serving::trusted(Peer::seeing("192.0.2.7"), &home);
     let file = home.path("new.toml");
     fs::write(&file, "[[port]]\n").unwrap();
     let name = file.display().to_string();
@@ -209,7 +215,7 @@ fn a_wrong_policy_is_told_as_compilers_do() {
 #[test]
 fn a_journal_is_exported_whole_the_oldest_line_first_and_followed() {
     let home = home();
-    let serving = Serving::plaintext(Peer::seeing("192.0.2.7"));
+    let serving = Serving::trusted(Peer::seeing("192.0.2.7"), &home);
     let output = run(&home, &["audit", &plain(&serving), "--jsonl"]);
     assert_eq!(stdout(&output), "{\"seq\":6}\n{\"seq\":7}\n");
     assert_eq!(output.status.code(), Some(6), "it was changed: {}", stderr(&output));
@@ -222,7 +228,7 @@ fn a_journal_is_exported_whole_the_oldest_line_first_and_followed() {
 #[test]
 fn a_report_over_a_changed_journal_is_shown_and_fails() {
     let home = home();
-    let serving = Serving::plaintext(Peer::seeing("192.0.2.7"));
+    let serving = Serving::trusted(Peer::seeing("192.0.2.7"), &home);
     let output = run(&home, &["report", &plain(&serving), "--days", "30"]);
     assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
     let said = stdout(&output);
@@ -233,7 +239,7 @@ fn a_report_over_a_changed_journal_is_shown_and_fails() {
 #[test]
 fn the_glass_is_broken_on_the_host_itself_and_with_a_reason() {
     let home = home();
-    let serving = Serving::plaintext(Peer::seeing("192.0.2.7"));
+    let serving = Serving::trusted(Peer::seeing("192.0.2.7"), &home);
     let break_glass = |more: &[&str]| {
         run(&home, &[&["break-glass", "--port", "22", "--from", "0.0.0.0/0", "--for", "1h"][..], more].concat())
     };
@@ -247,7 +253,7 @@ fn the_glass_is_broken_on_the_host_itself_and_with_a_reason() {
 #[test]
 fn a_trial_is_begun_and_ended_on_the_host_itself() {
     let home = home();
-    let serving = Serving::plaintext(Peer::seeing("192.0.2.7"));
+    let serving = Serving::trusted(Peer::seeing("192.0.2.7"), &home);
     for command in
         [&["enable", "--confirm-within", "2m"][..], &["confirm"], &["confirm", "--without-proof"], &["roll-back"]]
     {

@@ -16,6 +16,7 @@ use std::{
 use postern_cli::{
     proof::{self, NAMESPACE, Standing},
     ssh_hosts::{Known, config::Config},
+    statement::Statement,
     tls::Fingerprint,
 };
 use postern_proto::v1::{HostProof, WhoAmIResponse};
@@ -371,8 +372,8 @@ impl Scene {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let tls = Fingerprint::of(b"certificate");
-        match runtime.block_on(proof::judge(case.host, &self.answer(case, tls), tls, &known, now)) {
-            Ok(Standing::Proven) => Trusted,
+        match runtime.block_on(proof::judge(case.host, &self.answer(case, tls), &said(tls), &known, now)) {
+            Ok(Standing::Proven(_)) => Trusted,
             Ok(Standing::Unknown | Standing::Unproven(_)) => New,
             Err(failure) if failure.message.contains("REMOTE HOST IDENTIFICATION HAS CHANGED") => Changed,
             Err(failure) if failure.message.contains("REVOKED HOST KEY DETECTED") => Revoked,
@@ -395,6 +396,19 @@ impl Scene {
             HostProof { signature: fs::read_to_string(self.path("payload.sig")).unwrap(), certificate }
         };
         let proofs: Vec<_> = case.keys.iter().filter(|key| **key != "rsa").map(prove).collect();
-        WhoAmIResponse { host_id: "7".to_owned(), proof_payload: payload, proofs, ..WhoAmIResponse::default() }
+        WhoAmIResponse { proof_payload: payload, proofs, ..WhoAmIResponse::default() }
+    }
+}
+
+/// A verified statement of host 7.
+fn said(tls: Fingerprint) -> Statement {
+    Statement {
+        host_id: "7".to_owned(),
+        names: Vec::new(),
+        host_time: jiff::Timestamp::UNIX_EPOCH,
+        challenge: String::new(),
+        address: String::new(),
+        local_address: String::new(),
+        tls: Some(tls),
     }
 }

@@ -160,9 +160,9 @@ fn an_approver_is_asked_and_anything_but_yes_approves_nothing() {
     let message = SignedMessage { payload: payload.into_bytes(), payload_type, signatures: Vec::new() };
     for (answer, code, heard) in [("\n", 1, 1), ("maybe\n", 1, 1), ("y\n", 0, 2), ("YES\n", 0, 2)] {
         let peer = Peer { waits: Some(message.clone()), ..Peer::seeing("192.0.2.7") };
-        let serving = Serving::plaintext(peer.clone());
+        let serving = Serving::trusted(peer.clone(), &home);
         let mut terminal = Terminal::new();
-        let mut command = home.postern(&["approve", &format!("http://{}", serving.address), GRANTS[0]]);
+        let mut command = home.postern(&["approve", &serving.address.to_string(), GRANTS[0]]);
         let mut child = terminal.run(command.arg("--key").arg(&key), Stdio::null());
         terminal.wait_for("Approve this? [y/N]");
         assert!(terminal.shows("alice@example.com") && terminal.shows("192.0.2.7/32") && terminal.shows("1m 0s"));
@@ -176,9 +176,9 @@ fn an_approver_is_asked_and_anything_but_yes_approves_nothing() {
 fn a_watch_redraws_and_ctrl_c_shows_the_cursor_again() {
     let home = Home::new();
     let key = home.keygen("key", &["-t", "ed25519"]);
-    let serving = Serving::plaintext(Peer::seeing("192.0.2.7"));
+    let serving = Serving::trusted(Peer::seeing("192.0.2.7"), &home);
     let mut terminal = Terminal::new();
-    let mut command = home.postern(&["watch", &format!("http://{}", serving.address)]);
+    let mut command = home.postern(&["watch", &serving.address.to_string()]);
     let stdout = Stdio::from(terminal.slave.try_clone().unwrap());
     let mut child = terminal.run(command.arg("--key").arg(&key), stdout);
     for text in ["2 live", "1 live", GRANTS[1], "29m 5", "\x1b[?25l", "trying again"] {

@@ -46,7 +46,9 @@ pub const TRUSTED: [(&str, u8); 4] =
 
 pub fn identity() -> Identity {
     let names = vec!["vm1".to_owned(), "vm1.example.com".to_owned()];
-    Identity { host_id: Uuid::from_u128(7), names, host_keys: vec![format!("SHA256:{}", "A".repeat(43))] }
+    let key = format!("SHA256:{}", "A".repeat(43));
+    let tls_key = Some(format!("tls:SHA256:{}", "B".repeat(43)));
+    Identity { host_id: Uuid::from_u128(7), names, host_keys: vec![key], tls_key }
 }
 
 pub fn challenger() -> Challenger {

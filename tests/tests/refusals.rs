@@ -43,7 +43,8 @@ fn what_a_trusted_signer_gets_wrong_is_refused_by_name_and_recorded() {
     let postern = Postern::start(&net.server, Options { rules, ..Options::default() });
     let service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
     let client = postern.client();
-    let alice = |change: fn(&mut Access)| {
+    let who = client.who_am_i().expect("an answer");
+    let alice = |change: &dyn Fn(&mut Access)| {
         let mut access = access();
         change(&mut access);
         access.seal(&postern.alice)
@@ -54,25 +55,29 @@ fn what_a_trusted_signer_gets_wrong_is_refused_by_name_and_recorded() {
         raw(&postern.alice, &payload.replace(from, to))
     };
     let cases: Vec<(&str, SignedMessage)> = vec![
-        ("AUDIENCE_MISMATCH", alice(|a| a.audience = vec!["another.example".to_owned()])),
-        ("AUDIENCE_MISMATCH", alice(|a| a.audience = vec!["6f1b1c5e-0000-4000-8000-000000000000".to_owned()])),
-        ("MESSAGE_EXPIRED", alice(|a| a.not_after = seconds_from_now(-1))),
-        ("MESSAGE_EXPIRED", alice(|a| a.not_after = "1970-01-01T00:00:00Z".to_owned())),
-        ("MESSAGE_TOO_LONG_LIVED", alice(|a| a.not_after = seconds_from_now(3600))),
-        ("MESSAGE_TOO_LONG_LIVED", alice(|a| a.not_after = "2200-01-01T00:00:00Z".to_owned())),
-        ("CHALLENGE_INVALID", alice(|a| a.challenge = "AAAA".to_owned())),
-        ("PORT_NOT_PROTECTED", alice(|a| a.ports = vec!["23/tcp".to_owned()])),
-        ("PORT_NOT_PROTECTED", alice(|a| a.ports = vec!["22/udp".to_owned()])),
-        ("PORT_NOT_PROTECTED", alice(|a| a.ports = vec!["22/tcp".to_owned(), "23/tcp".to_owned()])),
-        ("SOURCE_NOT_ALLOWED", alice(|a| a.source = vec!["192.0.2.7/32".to_owned()])),
-        ("SOURCE_NOT_ALLOWED", alice(|a| a.source = vec!["0.0.0.0/0".to_owned()])),
-        ("SOURCE_NOT_ALLOWED", alice(|a| a.source = vec!["::/0".to_owned()])),
-        ("SOURCE_NOT_ALLOWED", alice(|a| a.source = vec!["8.0.0.0/5".to_owned()])),
-        ("DURATION_TOO_LONG", alice(|a| a.duration = "10801s".to_owned())),
+        ("AUDIENCE_MISMATCH", alice(&|a| a.audience = vec!["another.example".to_owned()])),
+        ("AUDIENCE_KEY_MISSING", alice(&|a| a.audience = vec![who.host_id.clone()])),
+        ("AUDIENCE_KEY_MISSING", alice(&|a| a.audience = vec![who.host_id.clone(), "SHA256:another".to_owned()])),
+        ("AUDIENCE_KEY_MISSING", alice(&|a| a.audience = vec![who.host_id.clone(), who.tls_fingerprint.clone()])),
+        ("AUDIENCE_HOST_ID_MISSING", alice(&|a| a.audience = vec![format!("tls:{}", who.tls_fingerprint)])),
+        ("AUDIENCE_MISMATCH", alice(&|a| a.audience = vec!["6f1b1c5e-0000-4000-8000-000000000000".to_owned()])),
+        ("MESSAGE_EXPIRED", alice(&|a| a.not_after = seconds_from_now(-1))),
+        ("MESSAGE_EXPIRED", alice(&|a| a.not_after = "1970-01-01T00:00:00Z".to_owned())),
+        ("MESSAGE_TOO_LONG_LIVED", alice(&|a| a.not_after = seconds_from_now(3600))),
+        ("MESSAGE_TOO_LONG_LIVED", alice(&|a| a.not_after = "2200-01-01T00:00:00Z".to_owned())),
+        ("CHALLENGE_INVALID", alice(&|a| a.challenge = "AAAA".to_owned())),
+        ("PORT_NOT_PROTECTED", alice(&|a| a.ports = vec!["23/tcp".to_owned()])),
+        ("PORT_NOT_PROTECTED", alice(&|a| a.ports = vec!["22/udp".to_owned()])),
+        ("PORT_NOT_PROTECTED", alice(&|a| a.ports = vec!["22/tcp".to_owned(), "23/tcp".to_owned()])),
+        ("SOURCE_NOT_ALLOWED", alice(&|a| a.source = vec!["192.0.2.7/32".to_owned()])),
+        ("SOURCE_NOT_ALLOWED", alice(&|a| a.source = vec!["0.0.0.0/0".to_owned()])),
+        ("SOURCE_NOT_ALLOWED", alice(&|a| a.source = vec!["::/0".to_owned()])),
+        ("SOURCE_NOT_ALLOWED", alice(&|a| a.source = vec!["8.0.0.0/5".to_owned()])),
+        ("DURATION_TOO_LONG", alice(&|a| a.duration = "10801s".to_owned())),
         ("DURATION_TOO_SHORT", edited("\"duration\":\"60s\"", "\"end\":\"2020-01-01T00:00:00Z\"")),
         (
             "JUSTIFICATION_REQUIRED",
-            alice(|a| (a.ports, a.justification) = (vec!["3389/tcp".to_owned()], " ".to_owned())),
+            alice(&|a| (a.ports, a.justification) = (vec!["3389/tcp".to_owned()], " ".to_owned())),
         ),
         ("NOT_PERMITTED", admin_asks(&postern)),
     ];

@@ -144,6 +144,7 @@ fn payloads() -> Vec<(&'static str, &'static str, u8, Value)> {
         }
         access
     };
+    let id = host::identity().host_id;
     let challenge = host::challenger().issue(host::now(true).boot);
     let header = json!({"id": access()["id"], "audience": ["vm1"], "notAfter": access()["notAfter"]});
     let more = |name: &str, value: &str| {
@@ -165,6 +166,8 @@ fn payloads() -> Vec<(&'static str, &'static str, u8, Value)> {
         ("request-extension", "@r1", 0, with(json!({"supersedes": "7d0c0d0e-3b1a-4a53-9a3d-0123456789ac"}))),
         ("request-host-id", "@r1", 0, with(json!({"audience": [host::identity().host_id.to_string()]}))),
         ("request-host-key", "@r1", 0, with(json!({"audience": host::identity().host_keys}))),
+        ("request-host-key-and-id", "@r1", 0, with(json!({"audience": [host::identity().host_keys[0], id]}))),
+        ("request-tls-key-and-id", "@r1", 0, with(json!({"audience": [host::identity().tls_key, id]}))),
         ("request-approved", "@r1 @a4", 0, with(rdp.clone())),
         ("request-approved-elsewhere", "@r1 @a4x", 0, with(rdp.clone())),
         ("request-approved-by-two", "@r1 @a3 @a4", 0, with(rdp.clone())),

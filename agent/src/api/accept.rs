@@ -67,7 +67,11 @@ pub(super) async fn unix<S: Answer>(edge: Arc<Edge<S>>, listener: UnixListener) 
         |(stream, _)| {
             let Ok(credentials) = stream.peer_cred() else { return };
             let peer = Peer::Local(credentials.uid());
-            seat(&edge, peer, move |edge, seat| async move { serve(&edge, &seat, (peer, Reached(None)), stream).await });
+            seat(
+                &edge,
+                peer,
+                move |edge, seat| async move { serve(&edge, &seat, (peer, Reached(None)), stream).await },
+            );
         },
     )
     .await;

@@ -87,7 +87,8 @@ impl Statements {
 }
 
 fn text(answer: &WhoAmIResponse, nonce: &[u8]) -> Option<String> {
-    let WhoAmIResponse { host_id, names, clock_trusted, challenge, address, local_address, tls_fingerprint, .. } = answer;
+    let WhoAmIResponse { host_id, names, clock_trusted, challenge, address, local_address, tls_fingerprint, .. } =
+        answer;
     let time = answer.host_time.as_ref()?;
     let statement = Statement {
         nonce: BASE64_URL_SAFE_NO_PAD.encode(nonce),

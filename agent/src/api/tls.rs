@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
-use rustls::{ServerConfig, SignatureScheme};
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use rustls::sign::SigningKey;
+use rustls::{ServerConfig, SignatureScheme};
 use tokio_rustls::TlsAcceptor;
 
 /// The file in `state_dir/tls` that holds both, so that they can only be replaced together.

@@ -32,12 +32,7 @@ pub struct Called {
 
 /// What anybody may know.
 #[must_use]
-pub fn who_am_i(
-    view: WhoAmI,
-    called: Called,
-    tls_fingerprint: &str,
-    proof: Option<&Proof>,
-) -> v1::WhoAmIResponse {
+pub fn who_am_i(view: WhoAmI, called: Called, tls_fingerprint: &str, proof: Option<&Proof>) -> v1::WhoAmIResponse {
     let WhoAmI { host_id, names, host_time, clock_trusted, challenge } = view;
     let signed = proof.iter().flat_map(|proof| &proof.signed);
     let shown = |by: &Signed| v1::HostProof { signature: by.signature.clone(), certificate: by.certificate() };

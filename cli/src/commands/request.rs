@@ -62,9 +62,7 @@ fn tell(env: &Env, session: &Session, source: &[String], reach: Reach) {
     // What was typed: a host may claim any name.
     let (host, id) = (&session.address, &session.said().host_id);
     match reach {
-        Reach::All => {
-            env.console.note(format!("{host} (host {id}) sees you as {}", source.join(", ")))
-        }
+        Reach::All => env.console.note(format!("{host} (host {id}) sees you as {}", source.join(", "))),
         Reach::Any => env.console.note(format!("{host} (host {id}), for {}", source.join(", "))),
     }
     if reach == Reach::All {

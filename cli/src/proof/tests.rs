@@ -25,6 +25,10 @@ impl Host {
         fs::read_to_string(self.directory.path().join("key.pub")).unwrap().trim().to_owned()
     }
 
+    fn fingerprint(&self) -> Fingerprint {
+        PublicKey::from_openssh(&self.public()).unwrap().fingerprint(HashAlg::Sha256)
+    }
+
     fn answer(&self, namespace: &str, payload: &str) -> WhoAmIResponse {
         let file = self.directory.path().join("payload");
         let _ = fs::remove_file(file.with_extension("sig"));
@@ -32,8 +36,6 @@ impl Host {
         let key = self.directory.path().join("key");
         ssh_keygen(Command::new("ssh-keygen").args(["-Y", "sign", "-n", namespace, "-f"]).arg(key).arg(&file));
         WhoAmIResponse {
-            host_id: "7".to_owned(),
-            names: vec![HOST.to_owned()],
             proof_payload: payload.to_owned(),
             proof: fs::read_to_string(file.with_extension("sig")).unwrap(),
             ..WhoAmIResponse::default()
@@ -41,7 +43,7 @@ impl Host {
     }
 
     fn proving(&self) -> WhoAmIResponse {
-        self.answer(NAMESPACE, &payload(&shown().to_string()))
+        self.answer(NAMESPACE, &payload(&tls().to_string()))
     }
 }
 
@@ -50,8 +52,21 @@ fn ssh_keygen(command: &mut Command) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn shown() -> Fingerprint {
-    Fingerprint::of(b"certificate")
+fn tls() -> crate::tls::Fingerprint {
+    crate::tls::Fingerprint::of(b"certificate")
+}
+
+/// A verified statement of the host.
+fn said() -> Statement {
+    Statement {
+        host_id: "7".to_owned(),
+        names: vec![HOST.to_owned()],
+        host_time: jiff::Timestamp::UNIX_EPOCH,
+        challenge: String::new(),
+        address: String::new(),
+        local_address: String::new(),
+        tls: Some(tls()),
+    }
 }
 
 fn payload(fingerprint: &str) -> String {
@@ -66,7 +81,7 @@ fn verdict(who: &WhoAmIResponse, lines: &[String]) -> Result<Standing> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let judged = |file: &Path| {
         let known = Known::find(&Config::plain(HOST, [file.to_owned()])).unwrap();
-        runtime.block_on(judge(HOST, who, shown(), &known, 0))
+        runtime.block_on(judge(HOST, who, &said(), &known, 0))
     };
     let plain = judged(&file);
     if !lines.is_empty() {
@@ -83,12 +98,15 @@ fn the_known_key_proves_a_changed_or_revoked_one_is_refused() {
     for kind in types {
         let (host, other) = (Host::new(kind), Host::new(kind).public());
         let (who, own) = (host.proving(), host.public());
+        let fingerprint = host.fingerprint();
+        assert_eq!(proved(&who, &said()), [fingerprint]);
+        let proven = || Ok(Standing::Proven(fingerprint));
         let known = |key: &str| format!("{HOST} {key}");
         assert_eq!(verdict(&who, &[]), Ok(Standing::Unknown));
         assert_eq!(verdict(&who, &[format!("elsewhere {own}")]), Ok(Standing::Unknown));
         assert_eq!(verdict(&who, &[format!("@cert-authority * {own}")]), Ok(Standing::Unproven(None)));
-        assert_eq!(verdict(&who, &[known(&own)]), Ok(Standing::Proven));
-        assert_eq!(verdict(&who, &[known(&other), known(&own)]), Ok(Standing::Proven), "one of several keys");
+        assert_eq!(verdict(&who, &[known(&own)]), proven());
+        assert_eq!(verdict(&who, &[known(&other), known(&own)]), proven(), "one of several keys");
         assert_eq!(verdict(&who, &[known(&other_type)]), Ok(Standing::Unproven(None)));
         let changed = verdict(&who, &[known(&other_type), known(&other)]).unwrap_err();
         assert_eq!(changed.kind, Kind::Identity);
@@ -97,7 +115,7 @@ fn the_known_key_proves_a_changed_or_revoked_one_is_refused() {
         let revoked = verdict(&who, &[known(&own), format!("@revoked * {own}")]).unwrap_err();
         assert_eq!(revoked.kind, Kind::Identity);
         assert!(revoked.message.contains("REVOKED HOST KEY DETECTED"), "{revoked}");
-        assert_eq!(verdict(&who, &[known(&own), format!("@revoked * {other}")]), Ok(Standing::Proven));
+        assert_eq!(verdict(&who, &[known(&own), format!("@revoked * {other}")]), proven());
         assert_eq!(verdict(&WhoAmIResponse::default(), &[known(&own)]), Ok(Standing::Unproven(None)));
     }
 }
@@ -107,8 +125,8 @@ fn a_proof_of_something_else_is_refused() {
     let host = Host::new(&["-t", "ed25519"]);
     let known = [format!("{HOST} {}", host.public())];
     let good = host.proving();
-    let fingerprint = shown().to_string();
-    let moved = Fingerprint::of(b"another").to_string();
+    let fingerprint = tls().to_string();
+    let moved = crate::tls::Fingerprint::of(b"another").to_string();
     for (what, who) in [
         ("TLS key", host.answer(NAMESPACE, &payload(&moved))),
         ("namespace", host.answer("request@postern.v1", &payload(&fingerprint))),
@@ -116,13 +134,14 @@ fn a_proof_of_something_else_is_refused() {
         ("field twice", host.answer(NAMESPACE, &payload(&fingerprint).replace('{', "{\"hostId\":\"7\","))),
         ("missing field", host.answer(NAMESPACE, &payload(&fingerprint).replace("\"hostId\":\"7\",", ""))),
         ("changed text", WhoAmIResponse { proof_payload: payload(&moved), ..good.clone() }),
-        ("host id", WhoAmIResponse { host_id: "8".to_owned(), ..good.clone() }),
-        ("names", WhoAmIResponse { names: vec![], ..good.clone() }),
+        ("host id", host.answer(NAMESPACE, &payload(&fingerprint).replace("\"7\"", "\"8\""))),
+        ("names", host.answer(NAMESPACE, &payload(&fingerprint).replace(HOST, "vm2.example.com"))),
         ("no signature", WhoAmIResponse { proof: "garbage".to_owned(), ..good.clone() }),
     ] {
         let failure = verdict(&who, &known).unwrap_err();
         assert_eq!(failure.kind, Kind::Identity, "{what}");
+        assert!(proved(&who, &said()).is_empty(), "{what}");
         assert!(failure.message.contains("that is none") && !failure.message.contains('\u{1b}'), "{what}: {failure}");
     }
-    assert_eq!(verdict(&good, &known), Ok(Standing::Proven));
+    assert_eq!(verdict(&good, &known), Ok(Standing::Proven(host.fingerprint())));
 }

@@ -87,11 +87,7 @@ impl Plan {
     }
 
     /// Asks over the only link that there is.
-    async fn alone(
-        &self,
-        link: std::result::Result<Link, LinkError>,
-        dialled: Option<SocketAddr>,
-    ) -> Result<Session> {
+    async fn alone(&self, link: std::result::Result<Link, LinkError>, dialled: Option<SocketAddr>) -> Result<Session> {
         let asked = match link {
             Ok(link) => ask_over(link, &self.target.to_string(), self.target.to_string(), dialled).await,
             Err(error) => Err(Ask::Link(error)),
@@ -120,7 +116,8 @@ impl Plan {
             said.host_id,
             crate::text::clean(&said.address)
         );
-        Err(Failure::new(Kind::Identity, message).next("reach the host over TLS, or through ssh -L to its loopback address or socket"))
+        Err(Failure::new(Kind::Identity, message)
+            .next("reach the host over TLS, or through ssh -L to its loopback address or socket"))
     }
 
     /// Settles trust in a host that answered, and with it the key that messages name.
@@ -235,7 +232,8 @@ fn two_hosts(address: &str, one: &Answer, other: &Answer) -> Failure {
         let key = answer.said.tls.map(|tls| tls.to_string()).unwrap_or_default();
         format!("{} is host {} with {key}", answer.asked, answer.said.host_id)
     };
-    let cloned = if one.said.tls == other.said.tls { ", which share a key because one is a copy of the other" } else { "" };
+    let cloned =
+        if one.said.tls == other.said.tls { ", which share a key because one is a copy of the other" } else { "" };
     Failure::new(Kind::Identity, format!("{address} leads to different hosts{cloned}: {}; {}", tell(one), tell(other)))
         .next("name the one you mean by its own name or address")
 }

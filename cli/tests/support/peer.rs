@@ -12,7 +12,11 @@ use std::{
     },
 };
 
-use postern_cli::tls::Fingerprint;
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use postern_cli::{
+    known_hosts::{KnownHost, KnownHosts},
+    tls::Fingerprint,
+};
 use postern_proto::v1::{
     ApproveAccessRequest, ApproveAccessResponse, AuditEntry, BreakGlassRequest, BreakGlassResponse, ConfirmRequest,
     ConfirmResponse, EnableRequest, EnableResponse, ExplainRequest, ExplainResponse, GetGrantRequest, GetGrantResponse,
@@ -25,6 +29,7 @@ use postern_proto::v1::{
     access_service_server::{AccessService, AccessServiceServer},
     host_service_server::{HostService, HostServiceServer},
 };
+use rustls::{SignatureScheme, crypto::ring::sign::any_supported_type, pki_types::PrivateKeyDer};
 use tokio::{
     net::{TcpListener, UnixListener},
     runtime::Runtime,
@@ -69,6 +74,25 @@ impl TlsKey {
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.certificate)
     }
+
+    /// Makes the statement that goes with `who`, as posternd does, but for an `edit`.
+    pub fn state(&self, who: &mut WhoAmIResponse, nonce: &[u8], edit: fn(&mut serde_json::Value)) {
+        let time = who.host_time.unwrap_or_default();
+        let mut text = serde_json::json!({
+            "nonce": BASE64_URL_SAFE_NO_PAD.encode(nonce), "hostId": who.host_id, "names": who.names,
+            "hostTime": jiff::Timestamp::new(time.seconds, time.nanos).unwrap().to_string(),
+            "clockTrusted": who.clock_trusted, "challenge": who.challenge, "address": who.address,
+            "localAddress": who.local_address, "tlsFingerprint": self.fingerprint().to_string(),
+        });
+        edit(&mut text);
+        who.statement = text.to_string();
+        let key = PrivateKeyDer::Pkcs8(self.key_der.clone().into());
+        let key = any_supported_type(&key).expect("a key");
+        let signer = key.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256]).expect("P-256");
+        who.statement_signature =
+            signer.sign(&[postern_proto::STATEMENT_MARK, who.statement.as_bytes()].concat()).expect("a signature");
+        who.tls_certificate.clone_from(&self.certificate);
+    }
 }
 
 /// What the double says, and what it was told.
@@ -82,6 +106,10 @@ pub struct Peer {
     pub waits: Option<SignedMessage>,
     /// The grants that ListGrants shows on one page; two pages of its own where there are none.
     pub grants: Vec<Grant>,
+    /// The key that signs its statements; without one it makes none, as an old posternd.
+    pub tls: Option<TlsKey>,
+    /// Edits a statement before it is signed.
+    pub edit: fn(&mut serde_json::Value),
     /// Every signed message that came, in order; none where a call had none.
     pub inbox: Arc<Mutex<Vec<Option<SignedMessage>>>>,
 }
@@ -102,7 +130,7 @@ impl Peer {
             proof: String::new(),
             ..WhoAmIResponse::default()
         };
-        Self { who, refusal: None, waits: None, grants: Vec::new(), inbox: Arc::default() }
+        Self { who, refusal: None, waits: None, grants: Vec::new(), tls: None, edit: |_| {}, inbox: Arc::default() }
     }
 
     pub fn heard(&self) -> Vec<Option<SignedMessage>> {
@@ -131,6 +159,16 @@ pub struct Serving {
 impl Serving {
     /// Over TLS with `key` at `ip`; on `port` if not 0.
     pub fn tls(mut peer: Peer, key: &TlsKey, ip: &str, port: u16) -> Self {
+        peer.tls = peer.tls.or_else(|| Some(key.clone()));
+        Self::over_tls(peer, key, ip, port)
+    }
+
+    /// Over TLS on loopback, as an old posternd.
+    pub fn without_statements(peer: Peer, key: &TlsKey) -> Self {
+        Self::over_tls(peer, key, "127.0.0.1", 0)
+    }
+
+    fn over_tls(mut peer: Peer, key: &TlsKey, ip: &str, port: u16) -> Self {
         if peer.who.tls_fingerprint.is_empty() {
             peer.who.tls_fingerprint = key.fingerprint().to_string();
         }
@@ -139,7 +177,23 @@ impl Serving {
         Self::tcp(peer.router(server), ip, port)
     }
 
-    pub fn plaintext(peer: Peer) -> Self {
+    /// Over TLS on loopback, as a host that this home has trusted before.
+    pub fn trusted(peer: Peer, home: &super::Home) -> Self {
+        let key = TlsKey::new();
+        let serving = Self::tls(peer, &key, "127.0.0.1", 0);
+        let known = KnownHost {
+            address: serving.address.to_string(),
+            host_id: HOST_ID.to_owned(),
+            fingerprint: key.fingerprint(),
+            added: "2026-11-21T08:00:00Z".parse().unwrap(),
+        };
+        KnownHosts::at(home.path("config/postern/known_hosts.toml")).put(known).expect("a record");
+        serving
+    }
+
+    /// In plaintext, with statements by `key`.
+    pub fn plaintext(mut peer: Peer, key: &TlsKey) -> Self {
+        peer.tls = Some(key.clone());
         Self::tcp(peer.router(Server::builder()), "127.0.0.1", 0)
     }
 
@@ -206,8 +260,12 @@ type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl AccessService for Peer {
-    async fn who_am_i(&self, _: Request<WhoAmIRequest>) -> Answer<WhoAmIResponse> {
-        Ok(Response::new(self.who.clone()))
+    async fn who_am_i(&self, request: Request<WhoAmIRequest>) -> Answer<WhoAmIResponse> {
+        let mut who = self.who.clone();
+        if let Some(key) = &self.tls {
+            key.state(&mut who, &request.into_inner().nonce, self.edit);
+        }
+        Ok(Response::new(who))
     }
 
     async fn request_access(&self, request: Request<RequestAccessRequest>) -> Answer<RequestAccessResponse> {
