@@ -119,7 +119,7 @@ impl Serving {
         match question {
             Question::Open => (self.open(), None),
             Question::IsPinned => (Answer::Known(enforcer::is_pinned_in(&self.duty.pin_dir)), None),
-            Question::Listen => handed(self.listen()),
+            Question::Listen => self.listen(),
             Question::Read(path) => handed(self.read(&path)),
             of_pins => match self.pins.as_mut().map(|pins| ask(pins, of_pins, fd)) {
                 None => (failed(&io::Error::other("the directory of pins is not open")), None),
@@ -149,12 +149,16 @@ impl Serving {
     }
 
     /// The agent listens once.
-    fn listen(&self) -> io::Result<OwnedFd> {
-        let socket = listen::bound_unix(&self.duty.socket)?;
-        if let Err(why) = privilege::forbid_calls() {
-            tracing::warn!(%why, "the part of posternd that stays root keeps more than it needs");
+    fn listen(&self) -> Reply {
+        match listen::bound_somewhere(&self.duty.socket) {
+            Err(error) => (failed(&error), None),
+            Ok((socket, why)) => {
+                if let Err(why) = privilege::forbid_calls() {
+                    tracing::warn!(%why, "the part of posternd that stays root keeps more than it needs");
+                }
+                (Answer::Listens(why), Some(socket))
+            }
         }
-        Ok(socket)
     }
 
     fn read(&self, path: &Path) -> io::Result<OwnedFd> {

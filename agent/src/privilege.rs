@@ -17,6 +17,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
+use crate::api::listen;
 use crate::config::Config;
 use crate::keeper::{Duty, Keeper};
 
@@ -49,12 +50,13 @@ impl Confinement {
         let files = [Some(path), Some(&config.trust_file), config.revoked_keys.as_deref()];
         let reads = files.into_iter().flatten().map(folder).chain([config.ssh_host_keys.clone()]);
         // A listener's port below 1024 takes a capability.
-        let low_port = config.api.tcp.iter().any(|address| (1..1024).contains(&address.port()));
+        let low_port =
+            config.api.tcp.iter().chain(&config.api.plaintext).any(|address| (1..1024).contains(&address.port()));
         // What the kernel tells; the people's terminals, whom a warning may go to; time zones.
         let system = ["/proc", "/sys", "/run/systemd", "/run/utmp", "/etc/localtime", "/usr/share/zoneinfo"];
         Self {
             reads: reads.chain(system.map(PathBuf::from)).collect(),
-            writes: vec![config.state_dir.clone(), folder(&config.api.unix)],
+            writes: [config.state_dir.clone()].into_iter().chain(sockets(&config.api.unix)).collect(),
             pins: Some(above_the_mount(&config.pin_dir)),
             kept: [Cap::NET_ADMIN].into_iter().chain(low_port.then_some(Cap::NET_BIND_SERVICE)).collect(),
             besides: None,
@@ -66,7 +68,7 @@ impl Confinement {
     pub fn of_keeper(duty: &Duty) -> Self {
         Self {
             reads: duty.files.iter().map(|file| folder(file)).chain([PathBuf::from("/proc")]).collect(),
-            writes: vec![folder(&duty.socket)],
+            writes: sockets(&duty.socket).collect(),
             pins: Some(above_the_mount(&duty.pin_dir)),
             ..Self::default()
         }
@@ -151,6 +153,11 @@ fn allow(
     let Ok(fd) = PathFd::new(path) else { return Ok(rules) };
     let access = if path.is_dir() { access } else { access & AccessFs::from_file(LANDLOCK) };
     rules.add_rule(PathBeneath::new(fd, access))
+}
+
+/// The folders in which the Unix socket may come to lie.
+fn sockets(path: &Path) -> impl Iterator<Item = PathBuf> {
+    [path.to_owned()].into_iter().chain(listen::fallbacks(path)).map(|path| folder(&path))
 }
 
 fn folder(file: &Path) -> PathBuf {

@@ -49,6 +49,7 @@ pub mod probe;
 pub mod relay;
 pub mod request;
 pub mod service;
+pub mod spoil;
 pub mod ssh;
 pub mod strace;
 mod sys;

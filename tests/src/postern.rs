@@ -120,6 +120,14 @@ impl Postern {
         self.wait_until_ready();
     }
 
+    /// Starts posternd and waits for nothing: for where its socket lies elsewhere.
+    ///
+    /// # Panics
+    /// Where it runs already.
+    pub fn launch_unseen(&mut self) {
+        self.spawn(&[]);
+    }
+
     /// As [`Postern::launch`], with faults at its system calls from the first one on. `None` when it answers, which leaves
     /// the faults where they are; else how it ended.
     ///

@@ -295,15 +295,3 @@ fn a_start_ends_what_the_files_no_longer_allow() {
     assert!(!pairs(GRANTED).into_iter().any(open), "its signer is trusted no longer");
     assert_eq!(state_of(&postern, &grant.id), GrantState::Revoked);
 }
-
-#[test]
-fn a_start_that_fails_late_ends_and_opens_nothing() {
-    let net = Net::pair();
-    let _taken = net.server.run(|| std::net::TcpListener::bind(any(7322))).expect("the API's port");
-    let _tcp = Service::tcp_echo(&net.server, any(22));
-    let mut postern = Postern::prepared(&net.server, Options::without_shed());
-    let ended = postern.launch_with(&[]).expect("no start without the API");
-    assert_eq!(ended.code(), Some(1), "{ended}");
-    assert!(postern.log().contains("7322"), "{}", postern.log());
-    assert!(!pairs(GRANTED).into_iter().any(|(from, to)| is_open(&net.client, from, SocketAddr::new(to, 22), false)));
-}

@@ -1,13 +1,12 @@
 //! The sockets that the API listens on.
 //!
-//! Owns binding, so that a configuration that cannot be served fails at the start and says which address is wrong.
-//! It accepts nothing: `accept` does.
+//! Owns binding one of them, and the second place for the Unix socket where the first cannot be had. It accepts nothing: `accept` does.
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt as _, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -25,48 +24,35 @@ const BACKLOG: i32 = 1024;
 /// Of the Unix socket: its owner and group.
 const SOCKET_MODE: u32 = 0o660;
 
-/// Why the API cannot listen.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    /// The address cannot be had.
-    #[error("cannot listen on {address}: {source}")]
-    Tcp {
-        /// Which.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
-    /// Plaintext would leave this machine.
-    #[error("api.plaintext: {0} is not a loopback address, and without TLS only loopback is served")]
-    PlaintextBeyondLoopback(SocketAddr),
-    /// The Unix socket cannot be had.
-    #[error("cannot listen on {}: {source}", path.display())]
-    Unix {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+/// A socket that is not where it was meant to be is for root alone.
+const FALLBACK_MODE: u32 = 0o600;
+/// The folder of the default socket: the unit makes it, and it is root's.
+const RUNTIME: &str = "/run/postern";
+
+/// The Unix socket that was had, if any.
+#[derive(Debug, Default)]
+pub struct Local {
+    /// Accepts connections.
+    pub listener: Option<UnixListener>,
+    /// Why it is not the configured one, or what is wrong with the configured one, in words.
+    pub why: Option<String>,
 }
 
-/// A TCP listener on `address`. `[::]` takes IPv4 as well, unless `beside` has the same port on an IPv4 address.
+/// A TCP listener on `address`. `[::]` takes IPv4 as well, unless `only_v6`. Needs a tokio runtime.
 ///
 /// # Errors
-/// [`ListenError::Tcp`].
-pub fn tcp(address: SocketAddr, beside: &[SocketAddr]) -> Result<TcpListener, ListenError> {
-    let same_port = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port() && address.port() != 0;
-    bound_tcp(address, beside.iter().any(same_port)).map_err(|source| ListenError::Tcp { address, source })
-}
-
-/// A TCP listener on `address` that will be served without TLS.
-///
-/// # Errors
-/// [`ListenError`].
-pub fn plaintext(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    if !is_loopback(address.ip()) {
-        return Err(ListenError::PlaintextBeyondLoopback(address));
+/// As `socket(2)`, `bind(2)` and `listen(2)`.
+pub fn tcp(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, only_v6)?;
     }
-    bound_tcp(address, true).map_err(|source| ListenError::Tcp { address, source })
+    bind(&socket, &address)?;
+    listen(&socket, BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 /// The addresses at which other hosts reach a listener; none on loopback.
@@ -80,36 +66,81 @@ pub fn reachable(listener: &TcpListener) -> Vec<SocketAddr> {
     all.filter(|a| !a.is_loopback()).map(|a| SocketAddr::new(a, own.port())).collect()
 }
 
-fn is_loopback(address: IpAddr) -> bool {
-    // Not to_canonical: [::ffff:127.0.0.1] in a configuration is a mistake rather than a wish.
-    address.is_loopback()
-}
-
-fn bound_tcp(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    if address.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, only_v6)?;
+/// A listener on the Unix socket `path`, by way of a `keeper` where there is one. A socket that nobody serves any more is replaced in
+/// one step. Where the path cannot be had, one of [`fallbacks`] is taken, for root alone. Needs a tokio runtime.
+pub fn unix(path: &Path, keeper: Option<&Keeper>) -> Local {
+    let bound = keeper.map_or_else(|| bound_somewhere(path), Keeper::listen);
+    let failed = |error: &dyn std::fmt::Display| Local { listener: None, why: Some(nowhere(path, error)) };
+    match bound {
+        Err(error) => failed(&error),
+        Ok((socket, why)) => match UnixListener::from_std(socket.into()) {
+            Err(error) => failed(&error),
+            Ok(listener) => Local { listener: Some(listener), why },
+        },
     }
-    bind(&socket, &address)?;
-    listen(&socket, BACKLOG)?;
-    TcpListener::from_std(socket.into())
 }
 
-/// A listener on the Unix socket `path`, mode 0660, by way of a `keeper` where there is one. A socket that nobody serves any more is
-/// replaced in one step.
+fn nowhere(path: &Path, error: &dyn std::fmt::Display) -> String {
+    format!(
+        "there is no Unix socket: cannot listen on {}: {error}; mend that and start posternd again (systemctl restart posternd)",
+        path.display()
+    )
+}
+
+/// Where root reaches posternd when `path` cannot be had: beside it, else in the default socket's folder.
+#[must_use]
+pub fn fallbacks(path: &Path) -> Vec<PathBuf> {
+    let mut name = path.file_name().unwrap_or("posternd.sock".as_ref()).to_owned();
+    name.push(".root");
+    let both = [path.with_file_name(&name), Path::new(RUNTIME).join(&name)];
+    let known = both[0] == both[1];
+    both.into_iter().take(if known { 1 } else { 2 }).collect()
+}
+
+/// The socket at `path` or at the first of [`fallbacks`] that can be had, and what is wrong with that, in words.
 ///
 /// # Errors
-/// [`ListenError::Unix`]; also when somebody serves it, or when something that is no socket is in the way.
-pub fn unix(path: &Path, keeper: Option<&Keeper>) -> Result<UnixListener, ListenError> {
-    let bound = keeper.map_or_else(|| bound_unix(path), Keeper::listen);
-    let listener = bound.and_then(|socket| UnixListener::from_std(socket.into()));
-    listener.map_err(|source| ListenError::Unix { path: path.to_owned(), source })
+/// As at `path`, where there is none at all.
+pub(crate) fn bound_somewhere(path: &Path) -> io::Result<(OwnedFd, Option<String>)> {
+    let error = match bound_unix(path, SOCKET_MODE) {
+        Ok(socket) => return Ok((socket, doubt(path))),
+        Err(error) => error,
+    };
+    for other in fallbacks(path) {
+        if let Ok(socket) = bound_unix(&other, FALLBACK_MODE) {
+            let why = format!(
+                "cannot listen on {}: {error}. Root reaches posternd at unix://{} instead; mend that and start posternd again",
+                path.display(),
+                other.display()
+            );
+            tracing::error!("{why}");
+            return Ok((socket, Some(why)));
+        }
+    }
+    Err(error)
 }
 
-pub(crate) fn bound_unix(path: &Path) -> io::Result<OwnedFd> {
+/// Who owns the folder can put a socket of their own in place of posternd's.
+fn doubt(path: &Path) -> Option<String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty())?;
+    let found = fs::metadata(folder).ok()?;
+    let owners = [0, rustix::process::geteuid().as_raw()];
+    let theirs = !owners.contains(&found.uid());
+    // In a sticky folder nobody replaces what is another's.
+    let shared = found.mode() & 0o002 != 0 && found.mode() & 0o1000 == 0;
+    (theirs || shared).then(|| {
+        format!(
+            "{} can be written by others than root (user {}, mode {:o}), who could put a socket of their own in place of {}: \
+             chown root and chmod go-w it",
+            folder.display(),
+            found.uid(),
+            found.mode() & 0o7777,
+            path.display()
+        )
+    })
+}
+
+fn bound_unix(path: &Path, mode: u32) -> io::Result<OwnedFd> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -122,9 +153,9 @@ pub(crate) fn bound_unix(path: &Path) -> io::Result<OwnedFd> {
     let fresh = path.with_file_name(name);
     let _ = fs::remove_file(&fresh);
     // Linux gives the file the mode of the socket's own inode, less the umask: so it is never wider than it is to be.
-    rustix::fs::fchmod(&socket, Mode::from_raw_mode(SOCKET_MODE))?;
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))?;
     bind(&socket, &SocketAddrUnix::new(&fresh)?)?;
-    let placed = fs::set_permissions(&fresh, fs::Permissions::from_mode(SOCKET_MODE))
+    let placed = fs::set_permissions(&fresh, fs::Permissions::from_mode(mode))
         .and_then(|()| Ok(listen(&socket, BACKLOG)?))
         .and_then(|()| fs::rename(&fresh, path));
     if placed.is_err() {
@@ -154,60 +185,77 @@ fn check_replaceable(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_stale_socket_and_a_symbolic_link_are_replaced_and_nothing_else_is() {
+    fn strict(path: &Path) -> Result<OwnedFd, String> {
+        bound_unix(path, SOCKET_MODE).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_stale_socket_and_a_symbolic_link_are_replaced_and_nothing_else_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/posternd.sock");
-        drop(unix(&path, None).unwrap());
-        let live = unix(&path, None).unwrap();
+        drop(strict(&path).unwrap());
+        let live = strict(&path).unwrap();
         assert_eq!(fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777, SOCKET_MODE);
-        assert!(unix(&path, None).unwrap_err().to_string().contains("another process serves it"));
+        assert!(strict(&path).unwrap_err().contains("another process serves it"));
         drop(live);
 
         let victim = dir.path().join("victim");
         fs::write(&victim, "precious").unwrap();
         let link = dir.path().join("link.sock");
         std::os::unix::fs::symlink(&victim, &link).unwrap();
-        let _listener = unix(&link, None).unwrap();
+        let _listener = strict(&link).unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         assert!(fs::symlink_metadata(&link).unwrap().file_type().is_socket());
 
-        assert!(unix(&victim, None).unwrap_err().to_string().contains("no socket"));
+        assert!(strict(&victim).unwrap_err().contains("no socket"));
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left.len(), 3, "{left:?}");
     }
 
     #[tokio::test]
+    async fn whatever_is_in_the_place_of_the_socket_root_has_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("posternd.sock");
+        assert!(unix(&path, None).why.is_none());
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let Local { listener, why } = unix(&path, None);
+        let own = listener.unwrap().local_addr().unwrap();
+        assert!(own.as_pathname().is_some() && why.unwrap().contains("posternd.sock.root"));
+        let second = dir.path().join("posternd.sock.root");
+        assert_eq!(fs::symlink_metadata(&second).unwrap().permissions().mode() & 0o777, FALLBACK_MODE);
+        assert!(path.is_dir(), "what was there stays");
+        let long = PathBuf::from(format!("/proc/{}", "x".repeat(120)));
+        let Local { listener, why } = unix(&long, None);
+        assert!(listener.is_none() && why.unwrap().contains("xxx"));
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("posternd.sock");
+        assert_eq!(doubt(&path), None);
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(doubt(&path).unwrap().contains("chmod go-w"));
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        assert_eq!(doubt(&path), None);
+    }
+
+    #[tokio::test]
     async fn other_hosts_reach_what_is_not_on_loopback() {
-        let shown = |address: &str, beside: &[&str]| {
-            let beside: Vec<SocketAddr> = beside.iter().map(|a| a.parse().unwrap()).collect();
-            let listener = tcp(address.parse().unwrap(), &beside).unwrap();
+        let shown = |address: &str, only_v6| {
+            let listener = tcp(address.parse().unwrap(), only_v6).unwrap();
             let port = listener.local_addr().unwrap().port();
             let shown = reachable(&listener);
             assert!(shown.iter().all(|a| a.port() == port && port != 0));
             shown.into_iter().map(|a| a.ip().to_string()).collect::<Vec<_>>()
         };
-        assert_eq!(shown("[::]:0", &[]), ["::", "0.0.0.0"]);
-        let port = plaintext("127.0.0.1:0".parse().unwrap()).unwrap().local_addr().unwrap().port();
-        assert_eq!(shown(&format!("[::]:{port}"), &[&format!("127.0.0.1:{port}")]), ["::"]);
-        assert_eq!(shown("0.0.0.0:0", &[]), ["0.0.0.0"]);
+        assert_eq!(shown("[::]:0", false), ["::", "0.0.0.0"]);
+        assert_eq!(shown("[::]:0", true), ["::"]);
+        assert_eq!(shown("0.0.0.0:0", false), ["0.0.0.0"]);
         for local in ["127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
-            assert!(shown(local, &[]).is_empty(), "{local}");
+            assert!(shown(local, false).is_empty(), "{local}");
         }
-    }
-
-    #[tokio::test]
-    async fn errors_name_the_address() {
-        let taken = plaintext("127.0.0.1:0".parse().unwrap()).unwrap().local_addr().unwrap();
-        let held = plaintext(taken).unwrap();
-        let error = plaintext(held.local_addr().unwrap()).unwrap_err().to_string();
-        assert!(error.contains(&taken.to_string()), "{error}");
-        for far in ["0.0.0.0:0", "192.0.2.1:7323", "[::]:0", "[::ffff:127.0.0.1]:0"] {
-            let error = plaintext(far.parse().unwrap()).unwrap_err();
-            assert!(matches!(error, ListenError::PlaintextBeyondLoopback(_)), "{error}");
-        }
-        let long = PathBuf::from(format!("/tmp/{}", "x".repeat(120)));
-        assert!(unix(&long, None).unwrap_err().to_string().contains("xxx"));
     }
 }

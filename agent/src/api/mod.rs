@@ -6,6 +6,7 @@
 mod accept;
 mod access;
 mod answer;
+mod doors;
 mod host;
 pub mod limits;
 pub mod listen;
@@ -16,15 +17,14 @@ mod statement;
 mod status;
 pub mod tls;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use postern_proto::FILE_DESCRIPTOR_SET;
 use postern_proto::v1::access_service_server::AccessServiceServer;
 use postern_proto::v1::host_service_server::HostServiceServer;
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
@@ -34,29 +34,21 @@ use crate::keeper::Keeper;
 use crate::proof::Proof;
 use accept::{Answer, Edge};
 use answer::Services;
+pub use doors::Doors;
+use doors::{Door, Shut};
 use limits::{Limits, MESSAGE_BYTES};
-use listen::ListenError;
+use listen::Local;
 use seats::Seats;
 use statement::Statements;
 use tls::{TlsError, TlsIdentity};
 
-/// Why the API cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum ApiError {
-    /// An address cannot be had.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// The TLS key is not usable.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-}
-
-/// Takes all addresses, the Unix socket by way of a keeper where there is one, and loads or makes the TLS key, which lives in `state_dir/tls`. Raises this process's limit of open
-/// files. Needs the tokio runtime that will serve.
+/// Takes all addresses that can be had, the Unix socket by way of a keeper where there is one, and loads or makes the TLS key, which
+/// lives in `state_dir/tls`. What cannot be had is in [`Bound::conditions`] and [`Bound::doors`]: nothing of it stops the rest. Raises this
+/// process's limit of open files. Needs the tokio runtime that will serve.
 ///
 /// # Errors
-/// The first address or file that is not usable, by name.
-pub fn bind(api: &config::Api, state_dir: &Path, keeper: Option<&Keeper>) -> Result<Bound, ApiError> {
+/// No key can be made at all.
+pub fn bind(api: &config::Api, state_dir: &Path, keeper: Option<&Keeper>) -> Result<Bound, TlsError> {
     bind_with(api, state_dir, keeper, Limits::DEFAULT)
 }
 
@@ -69,34 +61,42 @@ pub fn bind_with(
     state_dir: &Path,
     keeper: Option<&Keeper>,
     limits: Limits,
-) -> Result<Bound, ApiError> {
-    let config::Api { unix, tcp, plaintext, syn_rate: _ } = api;
+) -> Result<Bound, TlsError> {
     accept::raise_file_limit();
-    let tls = tls::load_or_make(state_dir)?;
-    let beside: Vec<_> = tcp.iter().chain(plaintext).copied().collect();
-    let bound = Bound {
-        unix: listen::unix(unix, keeper)?,
-        tcp: tcp.iter().map(|&a| listen::tcp(a, &beside)).collect::<Result<_, _>>()?,
-        plaintext: plaintext.iter().map(|&a| listen::plaintext(a)).collect::<Result<_, _>>()?,
-        tls,
-        limits,
+    // First, and whatever becomes of the rest: root's way in.
+    let local = listen::unix(&api.unix, keeper);
+    let (tls, no_tls) = match tls::load_or_make(state_dir) {
+        Ok(tls) => (tls, None),
+        // For the statements on the Unix socket and on loopback. It is never written, and serves no TLS.
+        Err(error) => (tls::passing()?, Some(error.to_string())),
     };
-    tracing::info!(
-        unix = %unix.display(),
-        tls = ?bound.tcp_addresses(),
-        plaintext = ?bound.plaintext_addresses(),
-        tls_fingerprint = bound.tls_fingerprint(),
-        "the API listens"
-    );
+    let (mut open, mut shut, mut doors) = (Vec::new(), Vec::new(), Doors::default());
+    // Without a key nothing is to be had at an address for TLS but a connection that fails.
+    for door in Door::all(api).into_iter().filter(|door| !door.tls || no_tls.is_none()) {
+        match door.open() {
+            Err(one) => shut.push(one),
+            Ok(listener) => {
+                doors.add(door, &listener);
+                open.push((door, listener));
+            }
+        }
+    }
+    doors.shut = doors::sentence(&shut);
+    let no_tls = no_tls.filter(|_| !api.tcp.is_empty());
+    let bound = Bound { local, open, shut, tls, no_tls, doors: watch::Sender::new(doors), limits };
+    bound.log(&api.unix);
     Ok(bound)
 }
 
 /// The API, listening but not yet answering: peers wait in the kernel's queue until [`Bound::serve`].
 pub struct Bound {
-    unix: UnixListener,
-    tcp: Vec<TcpListener>,
-    plaintext: Vec<TcpListener>,
+    local: Local,
+    open: Vec<(Door, TcpListener)>,
+    shut: Vec<Shut>,
     tls: TlsIdentity,
+    /// Why nothing listens with TLS although something should.
+    no_tls: Option<String>,
+    doors: watch::Sender<Doors>,
     limits: Limits,
 }
 
@@ -112,28 +112,41 @@ impl Bound {
         self.run(seats, services, stopped).await;
     }
 
-    /// Where it listens with TLS; ports that were 0 have their number.
+    /// What became of the TCP addresses, now and from now on.
     #[must_use]
-    pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
-        self.tcp.iter().filter_map(|l| l.local_addr().ok()).collect()
+    pub fn doors(&self) -> watch::Receiver<Doors> {
+        self.doors.subscribe()
     }
 
-    /// Where other hosts reach it: what is bound, but loopback, and both families where one socket takes both.
+    /// What is wrong, each with the part of the host that it concerns; `None`: nothing.
     #[must_use]
-    pub fn reachable(&self) -> Vec<SocketAddr> {
-        self.tcp.iter().flat_map(listen::reachable).collect()
-    }
-
-    /// Where it listens without TLS.
-    #[must_use]
-    pub fn plaintext_addresses(&self) -> Vec<SocketAddr> {
-        self.plaintext.iter().filter_map(|l| l.local_addr().ok()).collect()
+    pub fn conditions(&self) -> [(&'static str, Option<String>); 2] {
+        let tls = self.no_tls.as_ref().map(|error| {
+            format!(
+                "the API is not served with TLS, and nobody can ask over the network: {error}. Mend it and start posternd \
+                 again (systemctl restart posternd)"
+            )
+        });
+        [("unix socket", self.local.why.clone()), ("tls", tls)]
     }
 
     /// `SHA256:…` of the TLS certificate.
     #[must_use]
     pub fn tls_fingerprint(&self) -> &str {
         &self.tls.fingerprint
+    }
+
+    fn log(&self, unix: &Path) {
+        let doors = self.doors.borrow();
+        let wrong = self.conditions().into_iter().filter_map(|(_, why)| why).chain(doors.shut.clone());
+        wrong.for_each(|why| tracing::error!("{why}"));
+        tracing::info!(
+            unix = %unix.display(),
+            tls = ?doors.tls,
+            plaintext = ?doors.plaintext,
+            tls_fingerprint = self.tls_fingerprint(),
+            "the API listens"
+        );
     }
 
     /// `tls:SHA256:…`, as messages name the TLS key.
@@ -143,18 +156,33 @@ impl Bound {
     }
 
     async fn run<S: Answer>(self, seats: Arc<Seats>, answer: S, mut stopped: watch::Receiver<()>) {
-        let Self { unix, tcp, plaintext, tls, limits } = self;
+        let Self { local, open, shut, tls, no_tls: _, doors, limits } = self;
         let edge = Arc::new(Edge { seats: Arc::clone(&seats), answer, stopped: stopped.clone() });
         let mut loops = JoinSet::new();
-        loops.spawn(accept::unix(Arc::clone(&edge), unix));
-        for listener in tcp {
-            loops.spawn(accept::tcp(Arc::clone(&edge), listener, Some(tls.acceptor.clone())));
+        if let Some(listener) = local.listener {
+            loops.spawn(accept::unix(Arc::clone(&edge), listener));
         }
-        for listener in plaintext {
-            loops.spawn(accept::tcp(Arc::clone(&edge), listener, None));
+        let (bound, mut late) = mpsc::unbounded_channel();
+        let serve = |loops: &mut JoinSet<()>, (door, listener): (Door, TcpListener)| {
+            let tls = door.tls.then(|| tls.acceptor.clone());
+            loops.spawn(accept::tcp(Arc::clone(&edge), listener, tls));
+        };
+        open.into_iter().for_each(|one| serve(&mut loops, one));
+        let retries = tokio::spawn(doors::until_open(shut, move |fresh, left| {
+            doors.send_modify(|doors| {
+                fresh.iter().for_each(|(door, listener)| doors.add(*door, listener));
+                doors.shut = doors::sentence(left);
+            });
+            fresh.into_iter().for_each(|one| drop(bound.send(one)));
+        }));
+        loop {
+            tokio::select! {
+                // Sent or gone, both mean the end.
+                _ = stopped.changed() => break,
+                Some(one) = late.recv() => serve(&mut loops, one),
+            }
         }
-        // Sent or gone, both mean the end.
-        let _ = stopped.changed().await;
+        retries.abort();
         while loops.join_next().await.is_some() {}
         let _ = tokio::time::timeout(limits.grace, seats.until_empty()).await;
         seats.end_all();

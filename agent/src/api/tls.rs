@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
+use rustix::fs::OFlags;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use rustls::sign::SigningKey;
@@ -76,6 +77,16 @@ pub fn load_or_make(state_dir: &Path) -> Result<TlsIdentity, TlsError> {
     identity(&pem).map_err(|problem| fail(format!("{problem}; delete the file to get a new identity")))
 }
 
+/// An identity that ends with this process and is written nowhere.
+///
+/// # Errors
+/// It cannot be made.
+pub fn passing() -> Result<TlsIdentity, TlsError> {
+    let fail = |problem: String| TlsError { path: "(in memory)".into(), problem };
+    let pem = make().map_err(|e| fail(format!("cannot be made: {e}")))?;
+    identity(&pem).map_err(fail)
+}
+
 fn identity(pem: &str) -> Result<TlsIdentity, String> {
     let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| format!("no certificate: {e}"))?;
     let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| format!("no private key: {e}"))?;
@@ -111,9 +122,14 @@ fn make() -> Result<String, rcgen::Error> {
 }
 
 fn read_private(path: &Path) -> io::Result<String> {
-    let mut file =
-        OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()).open(path)?;
-    let mode = file.metadata()?.permissions().mode() & 0o777;
+    // NONBLOCK: the open of a FIFO would wait for somebody to write to it.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is not a plain file"));
+    }
+    let mode = found.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(io::Error::other(format!(
             "its mode is {mode:04o}, so others may have read the key; it must be 0600"
@@ -175,5 +191,18 @@ mod tests {
         fs::write(&file, &good).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(error(dir.path()).contains("0640"));
+        // Nothing waits for a FIFO, follows a link or reads a directory.
+        let elsewhere = dir.path().join("elsewhere");
+        fs::rename(&file, &elsewhere).unwrap();
+        let fifo = |path: &Path| {
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        };
+        let link = |path: &Path| std::os::unix::fs::symlink(&elsewhere, path).unwrap();
+        let folder = |path: &Path| fs::create_dir(path).unwrap();
+        for put in [&fifo as &dyn Fn(&Path), &link, &folder] {
+            put(&file);
+            assert!(error(dir.path()).contains(FILE));
+            let _ = fs::remove_file(&file);
+        }
     }
 }

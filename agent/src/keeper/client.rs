@@ -92,12 +92,16 @@ impl Keeper {
         }
     }
 
-    /// The Unix socket, bound and listening.
+    /// The Unix socket, bound and listening, and what is wrong with it, in words.
     ///
     /// # Errors
-    /// As [`crate::api::listen::unix`]'s.
-    pub fn listen(&self) -> io::Result<OwnedFd> {
-        self.handed(&Question::Listen)
+    /// Where there is none, as at the configured path.
+    pub fn listen(&self) -> io::Result<(OwnedFd, Option<String>)> {
+        match self.ask(&Question::Listen, None) {
+            (Answer::Listens(why), Some(fd)) => Ok((fd, why)),
+            (Answer::Failed(failed), _) => Err(failed.into()),
+            (other, _) => gone(&format_args!("{other:?}")),
+        }
     }
 
     pub(crate) fn open_pins(&self) -> Result<(), EnforcerError> {

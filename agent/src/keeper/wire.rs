@@ -51,6 +51,8 @@ pub(super) enum Question {
 pub(super) enum Answer {
     /// With a descriptor, where one was asked for.
     Done,
+    /// With the Unix socket, and what is wrong with it.
+    Listens(Option<String>),
     State(DirState),
     Known(bool),
     Names(Vec<String>),

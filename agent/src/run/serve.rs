@@ -14,16 +14,17 @@ use postern_core::policy::Policy;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use super::{Failure, rules};
+use crate::api::Doors;
 use crate::clock::KernelLog;
 use crate::config::Config;
 use crate::engine::{Engine, Published, Rules};
 use crate::keeper::Keeper;
 use crate::proof::HostKeys;
 use crate::sysctl::Reserved;
-use crate::{api, clock, enforcer, journald, links, notify, privilege};
+use crate::{api, clock, config, enforcer, journald, links, notify, privilege};
 
 /// What serving takes besides the engine.
 pub(super) struct Serving<'a> {
@@ -61,22 +62,24 @@ impl Serving<'_> {
         }
         let (stop, stopped) = tokio::sync::watch::channel(());
         let bound = api::bind(&config.api, &config.state_dir, keeper.as_ref()).map_err(Failure::other)?;
-        let listening: Vec<u16> =
-            [bound.tcp_addresses(), bound.plaintext_addresses()].concat().iter().map(SocketAddr::port).collect();
+        for (part, why) in bound.conditions() {
+            engine.degraded(part, why).await;
+        }
+        let doors = bound.doors();
         engine.holds_keys(bound.tls_audience(), host_keys.fingerprints());
         let proof = host_keys.prove(&engine.who_am_i(), bound.tls_fingerprint());
-        let reachable = bound.reachable();
-        engine.degraded("syn cookies", cookies.filter(|_| !reachable.is_empty())).await;
-        if let Some(rate) = config.api.syn_rate {
-            engine.limit_syns(reachable, rate).await;
-        }
+        let at_start = doors.borrow().clone();
+        follow(&engine, &at_start, config, cookies.as_deref()).await;
         let calls = privilege::forbid_calls().err();
         engine.degraded("system calls", calls).await;
         let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
         notify::ready();
         let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
-        let reloads = Reloads { path, keeper, engine: &engine, reserved: &reserved, listening: &listening };
-        signals.obey(&reloads).await;
+        let reloads = Reloads { path, keeper, engine: &engine, reserved: &reserved, api: &config.api, doors: &doors };
+        tokio::select! {
+            () = signals.obey(&reloads) => {}
+            () = follow_all(&engine, doors.clone(), config, cookies.as_deref()) => {}
+        }
         notify::stopping();
         drop(stop);
         watcher.abort();
@@ -89,6 +92,26 @@ impl Serving<'_> {
         }
         Ok(())
     }
+}
+
+/// Tells the engine where the API listens by now, and where it does not.
+async fn follow(engine: &Engine, doors: &Doors, config: &Config, cookies: Option<&str>) {
+    engine.degraded("api addresses", doors.shut.clone()).await;
+    let cookies = cookies.filter(|_| !doors.reachable.is_empty());
+    engine.degraded("syn cookies", cookies.map(str::to_owned)).await;
+    if let Some(rate) = config.api.syn_rate {
+        engine.limit_syns(doors.reachable.clone(), rate).await;
+    }
+}
+
+/// As [`follow`], each time that an address could be bound late. Never ends.
+async fn follow_all(engine: &Engine, mut doors: watch::Receiver<Doors>, config: &Config, cookies: Option<&str>) {
+    while doors.changed().await.is_ok() {
+        let now = doors.borrow_and_update().clone();
+        follow(engine, &now, config, cookies).await;
+        tracing::info!(tls = ?now.tls, plaintext = ?now.plaintext, "the API listens");
+    }
+    std::future::pending().await
 }
 
 /// What the service manager says.
@@ -126,9 +149,11 @@ async fn reserve(reserved: &io::Result<Reserved>, policy: &Policy, engine: &Engi
     engine.degraded("reserved ports", failed.map(|e| format!("net.ipv4.ip_local_reserved_ports: {e}"))).await;
 }
 
-/// A reload moves no listener, so a file that was valid at a start may cut off those that there are.
-fn check_api(policy: &Policy, listening: &[u16]) -> Result<(), Failure> {
-    match policy.protected().find(|(protocol, port)| *protocol == TCP && listening.contains(port)) {
+/// A reload moves no listener, so a file that was valid at a start may cut off those that there are, or that are still to be bound.
+fn check_api(policy: &Policy, api: &config::Api, doors: &Doors) -> Result<(), Failure> {
+    let own = [&api.tcp, &api.plaintext, &doors.tls, &doors.plaintext].into_iter().flatten().map(SocketAddr::port);
+    let own: Vec<u16> = own.filter(|port| *port != 0).collect();
+    match policy.protected().find(|(protocol, port)| *protocol == TCP && own.contains(port)) {
         None => Ok(()),
         Some((_, port)) => Err(Failure::Config(format!(
             "tcp port {port} would be protected while the API listens there, so nobody could ask for it; start posternd anew"
@@ -142,7 +167,8 @@ struct Reloads<'a> {
     keeper: Option<Keeper>,
     engine: &'a Engine,
     reserved: &'a io::Result<Reserved>,
-    listening: &'a [u16],
+    api: &'a config::Api,
+    doors: &'a watch::Receiver<Doors>,
 }
 
 impl Reloads<'_> {
@@ -166,7 +192,7 @@ impl Reloads<'_> {
     fn read(&self) -> Result<Rules, Failure> {
         let config = Config::load_through(self.keeper.as_ref(), self.path).map_err(Failure::config)?;
         let rules = rules(self.path, &config, self.keeper.as_ref())?;
-        check_api(&rules.policy, self.listening).map(|()| rules)
+        check_api(&rules.policy, self.api, &self.doors.borrow()).map(|()| rules)
     }
 }
 

@@ -40,7 +40,7 @@ async fn server(limits: Limits) -> Server {
     let unix = dir.path().join("sock");
     let wanted = config::Api { unix, tcp: vec![loopback], plaintext: vec![loopback], syn_rate: None };
     let bound = api::bind_with(&wanted, dir.path(), None, limits).unwrap();
-    let (tls, plain) = (bound.tcp_addresses()[0], bound.plaintext_addresses()[0]);
+    let (tls, plain) = (bound.doors().borrow().tls[0], bound.doors().borrow().plaintext[0]);
     let counted = Arc::new(Mutex::new(Vec::new()));
     let (reporter, health) = tonic_health::server::health_reporter();
     drop(reporter);

@@ -1,0 +1,211 @@
+//! The TCP addresses of the API, those that could not be bound included.
+//!
+//! Owns the tries to bind them: one address that cannot be bound stops no other, and is tried again until it can be. It never touches
+//! the Unix socket, and accepts no connection.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::net::TcpListener;
+
+use super::listen;
+use crate::config;
+
+/// How long after the first failure an address is tried again. The pause doubles until [`LONGEST_PAUSE`]: one try is three system calls.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+
+/// An address of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Door {
+    /// As it was configured.
+    pub(super) address: SocketAddr,
+    /// Whether TLS is spoken there.
+    pub(super) tls: bool,
+    /// Whether the same port is configured on an IPv4 address.
+    beside_v4: bool,
+}
+
+/// What became of the TCP addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doors {
+    /// Where the API listens with TLS; ports that were 0 have their number.
+    pub tls: Vec<SocketAddr>,
+    /// Where it listens without TLS.
+    pub plaintext: Vec<SocketAddr>,
+    /// Where other hosts reach it with TLS: what is bound, but loopback, and both families where one socket takes both.
+    pub reachable: Vec<SocketAddr>,
+    /// Which addresses are not bound, why, and what to do, in words.
+    pub shut: Option<String>,
+}
+
+/// A door that could not be bound.
+#[derive(Debug)]
+pub(super) struct Shut {
+    pub(super) door: Door,
+    why: String,
+}
+
+impl Door {
+    /// All that are configured.
+    pub(super) fn all(api: &config::Api) -> Vec<Self> {
+        let beside_v4 = |address: &SocketAddr| {
+            let others = api.tcp.iter().chain(&api.plaintext);
+            let same_port = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
+            address.port() != 0 && others.into_iter().any(same_port)
+        };
+        let door = |tls| move |address: &SocketAddr| Self { address: *address, tls, beside_v4: beside_v4(address) };
+        api.tcp.iter().map(door(true)).chain(api.plaintext.iter().map(door(false))).collect()
+    }
+
+    /// Binds it. `[::]` where the kernel has no IPv6 is `0.0.0.0` at the same port.
+    pub(super) fn open(self) -> Result<TcpListener, Shut> {
+        let Self { address, tls, beside_v4 } = self;
+        if !tls && !address.ip().is_loopback() {
+            let why = format!("{address}: without TLS only loopback addresses are served; write it under api.tcp");
+            return Err(Shut { door: self, why });
+        }
+        let bound = match listen::tcp(address, beside_v4 || !tls) {
+            Err(error) if no_ipv6(&error) && address.ip().is_unspecified() && !beside_v4 => {
+                listen::tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port()), true)
+            }
+            other => other,
+        };
+        bound.map_err(|error| Shut { door: self, why: format!("{address}: {error}; {}", advice(&error, address)) })
+    }
+}
+
+/// `ipv6.disable=1`: the kernel has no sockets of that family.
+fn no_ipv6(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
+}
+
+fn advice(error: &io::Error, address: SocketAddr) -> String {
+    let port = address.port();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "another process holds the port: `ss -ltnp sport = :{port}` names it, end it. A port below 1024 keeps users of \
+             this host off it (docs/configuration.md, \"A port that nobody can take\")"
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface has this address yet: configure it, or change api.tcp".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "a port below 1024 takes CAP_NET_BIND_SERVICE: see docs/configuration.md".to_owned()
+        }
+        _ if no_ipv6(error) => "this kernel has no IPv6: write an IPv4 address under api.tcp".to_owned(),
+        _ => "see api.tcp and api.plaintext of the configuration".to_owned(),
+    }
+}
+
+/// What is shown of the doors that are shut.
+pub(super) fn sentence(shut: &[Shut]) -> Option<String> {
+    let each: Vec<_> = shut.iter().map(|shut| shut.why.as_str()).collect();
+    let all = each.join("; ");
+    (!each.is_empty()).then(|| format!("the API cannot listen everywhere, and tries again: {all}"))
+}
+
+/// Tries again, with pauses, until each is bound. `opened` gets each listener, and what is left then.
+pub(super) async fn until_open(mut shut: Vec<Shut>, mut opened: impl FnMut(Vec<(Door, TcpListener)>, &[Shut])) {
+    let mut pause = FIRST_PAUSE;
+    while !shut.is_empty() {
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+        let mut fresh = Vec::new();
+        let mut left = Vec::new();
+        for Shut { door, .. } in shut {
+            match door.open() {
+                Ok(listener) => fresh.push((door, listener)),
+                Err(still) => left.push(still),
+            }
+        }
+        shut = left;
+        opened(fresh, &shut);
+    }
+}
+
+impl Doors {
+    /// Adds one that is bound.
+    pub(super) fn add(&mut self, door: Door, listener: &TcpListener) {
+        let own = listener.local_addr().into_iter();
+        if door.tls {
+            self.tls.extend(own);
+            self.reachable.extend(listen::reachable(listener));
+        } else {
+            self.plaintext.extend(own);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    };
+
+    use super::*;
+
+    fn doors(tcp: &[&str], plaintext: &[&str]) -> Vec<Door> {
+        let parsed = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect();
+        Door::all(&config::Api { tcp: parsed(tcp), plaintext: parsed(plaintext), ..config::Api::default() })
+    }
+
+    /// Has the kernel answer this thread as one that was booted with `ipv6.disable=1`.
+    fn without_ipv6() {
+        let family = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::AF_INET6 as u64);
+        let rule = SeccompRule::new(vec![family.unwrap()]).unwrap();
+        let refuse = SeccompAction::Errno(Errno::AFNOSUPPORT.raw_os_error().unsigned_abs());
+        let filter = SeccompFilter::new(
+            BTreeMap::from([(libc::SYS_socket, vec![rule])]),
+            SeccompAction::Allow,
+            refuse,
+            std::env::consts::ARCH.try_into().unwrap(),
+        );
+        let program: BpfProgram = filter.unwrap().try_into().unwrap();
+        seccompiler::apply_filter(&program).unwrap();
+    }
+
+    #[test]
+    fn without_ipv6_every_address_of_the_host_is_the_one_of_ipv4() {
+        let outcome = std::thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _inside = runtime.enter();
+            without_ipv6();
+            let bound = doors(&["[::]:0"], &[])[0].open().unwrap().local_addr().unwrap();
+            assert!(bound.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && bound.port() != 0, "{bound}");
+            let shut = doors(&[], &["[::1]:0"])[0].open().unwrap_err();
+            assert!(shut.why.contains("[::1]:0") && shut.why.contains("no IPv6"), "{shut:?}");
+        });
+        outcome.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_address_that_cannot_be_bound_stops_no_other() {
+        let taken = doors(&[], &["127.0.0.1:0"])[0].open().unwrap();
+        let at = taken.local_addr().unwrap().to_string();
+        let outcomes: Vec<_> = doors(&["192.0.2.1:0", &at, "127.0.0.1:0"], &["192.0.2.1:1"])
+            .into_iter()
+            .map(|door| door.open().map_err(|shut| shut.why))
+            .collect();
+        let words = ["no interface", "another process", "", "only loopback"];
+        for (outcome, words) in outcomes.iter().zip(words) {
+            assert_eq!(outcome.is_ok(), words.is_empty(), "{outcome:?}");
+            assert!(outcome.as_ref().err().is_none_or(|why| why.contains(words)), "{outcome:?}");
+        }
+        // Freed, it is bound at the next try.
+        let shut = vec![doors(&[&at], &[])[0].open().unwrap_err()];
+        assert!(sentence(&shut).unwrap().contains(&at));
+        drop(taken);
+        let mut bound = Vec::new();
+        until_open(shut, |fresh, left| {
+            assert!(left.is_empty());
+            bound.extend(fresh);
+        })
+        .await;
+        assert_eq!(bound[0].1.local_addr().unwrap().to_string(), at);
+    }
+}
