@@ -7,6 +7,7 @@ mod allowed_signers;
 mod entry;
 mod krl;
 mod pattern;
+mod remains;
 mod revoked;
 mod window;
 
@@ -14,6 +15,9 @@ use std::collections::HashMap;
 
 use allowed_signers::{Line, Who};
 pub use entry::Entry;
+use jiff::tz::TimeZone;
+use remains::Limit;
+pub use remains::{Remains, Revocations};
 use revoked::Revoked;
 pub(crate) use window::Moment;
 use window::Window;
@@ -53,34 +57,39 @@ pub struct Trust {
     lines: Vec<Line>,
     by_key: HashMap<Fingerprint, Vec<usize>>,
     revoked: Revoked,
+    /// What a broken file has taken away.
+    limit: Option<Box<Limit>>,
 }
 
 impl Trust {
     /// Reads an `allowed_signers` file and a list of revoked keys: an OpenSSH KRL, or a text with one public key or
-    /// `SHA256:…` in each line; it may be empty.
+    /// `SHA256:…` in each line; it may be empty. A time without `Z` is not understood: see [`Self::parse_in`].
     ///
     /// # Errors
     /// The first line that is not understood, in either; ssh-keygen would skip it.
     pub fn parse(allowed_signers: &str, revoked: &[u8]) -> Result<Self, TrustError> {
-        let error = |line, reason: String| TrustError { file: TrustFile::AllowedSigners, line, reason };
-        if allowed_signers.len() > MOST_FILE {
-            return Err(error(0, format!("the file has more than {MOST_FILE} bytes")));
+        Self::parse_in(allowed_signers, revoked, None)
+    }
+
+    /// As [`Self::parse`]; times without `Z` are local ones in `zone`, as ssh-keygen reads them.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_in(allowed_signers: &str, revoked: &[u8], zone: Option<&TimeZone>) -> Result<Self, TrustError> {
+        let revocations = Revocations::of(revoked);
+        if let Some(error) = revocations.error() {
+            return Err(error.clone());
         }
-        if revoked.len() > MOST_FILE {
-            let reason = format!("the file has more than {MOST_FILE} bytes");
-            return Err(TrustError { file: TrustFile::Revoked, line: 0, reason });
+        let remains = Remains::of(allowed_signers.as_bytes(), zone);
+        match remains.errors().first() {
+            Some(error) => Err(error.clone()),
+            None => Ok(Self::of(remains, revocations)),
         }
-        let mut trust = Self { revoked: Revoked::parse(revoked)?, ..Self::default() };
-        for (number, text) in (1..).zip(allowed_signers.split('\n')) {
-            if text.len() > MOST_LINE {
-                return Err(error(number, format!("the line has more than {MOST_LINE} bytes")));
-            }
-            if let Some(line) = Line::parse(number, text).map_err(|reason| error(number, reason))? {
-                trust.by_key.entry(line.key).or_default().push(trust.lines.len());
-                trust.lines.push(line);
-            }
-        }
-        Ok(trust)
+    }
+
+    fn push(&mut self, line: Line) {
+        self.by_key.entry(line.key).or_default().push(self.lines.len());
+        self.lines.push(line);
     }
 
     /// How many keys and authorities the trust file lists.
@@ -124,6 +133,11 @@ impl Trust {
         }
         let names: &[&str] = certificate.map_or(&[], |c| &c.principals);
         let principal = first_principal(&lines, names, role, moment)?;
+        if let Some(limit) = self.limit.as_ref().filter(|limit| !limit.spared.contains(&listed))
+            && limit.lines.admit(key, role, moment)?.principal != principal
+        {
+            return Err(Refusal::new(Reason::KeyUnknown, ""));
+        }
         Ok(Signer { principal, fingerprint: fingerprint.to_string(), certificate: vouched })
     }
 
@@ -146,6 +160,9 @@ impl Trust {
         };
         !self.revoked.contains(key, signer.certificate.as_ref())
             && self.lines_of(listed, signer.certificate.is_some()).any(fits)
+            && self.limit.as_ref().is_none_or(|limit| {
+                limit.spared.contains(&listed) || limit.lines.trusts(signer, role, now, clock_trusted)
+            })
     }
 
     /// The lines that list `key`, as an authority or not, in the file's order.

@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use postern_core::ledger::{Event, Record};
 use postern_core::mode::{self, Enabling, Mode};
 use postern_core::policy::Policy;
@@ -67,7 +68,7 @@ pub(crate) fn rules(path: &Path, config: &Config, keeper: Option<&Keeper>) -> Re
     let signers = String::from_utf8(read(&config.trust_file)?)
         .map_err(|_| Failure::Config(format!("{}: is not UTF-8 text", config.trust_file.display())))?;
     let revoked = config.revoked_keys.as_deref().map(read).transpose()?.unwrap_or_default();
-    let trust = Trust::parse(&signers, &revoked).map_err(|error| {
+    let trust = Trust::parse_in(&signers, &revoked, Some(&TimeZone::system())).map_err(|error| {
         let revoked_file = config.revoked_keys.as_ref().filter(|_| error.file == TrustFile::Revoked);
         Failure::Config(format!("{}: {error}", revoked_file.unwrap_or(&config.trust_file).display()))
     })?;

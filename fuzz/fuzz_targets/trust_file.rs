@@ -1,5 +1,5 @@
 //! Trust files and revocation lists: errors name a line that is there; whom the files trust and revoke, a twin says too; and nobody
-//! signs whom they do not trust.
+//! signs whom they do not trust. A file that is broken in places gives nothing to whom the file before it did not trust.
 //!
 //! The first byte says what follows: `t` a trust file, `r` a revocation list to a valid trust file, `b` a trust file, a zero byte
 //! and a list; `w` bytes that stand for words of both, and `k` such as make a binary list (`trust_words.rs`).
@@ -17,9 +17,10 @@ mod valid;
 
 use std::sync::LazyLock;
 
+use jiff::tz::TimeZone;
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use postern_core::envelope::{Envelope, Role, Signer, Vouched, verify};
-use postern_core::trust::{Trust, TrustError, TrustFile};
+use postern_core::trust::{Remains, Revocations, Trust, TrustError, TrustFile};
 
 /// What is valid: trust files, with a signature under each, and who made it.
 static VALID: LazyLock<Vec<(String, String, Signer)>> = LazyLock::new(|| {
@@ -89,7 +90,29 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     short::mutate(data, size, max_size, seed, &RIGHT)
 });
 
+/// A file that is broken in places, in place of one that is not: it gives nothing, and what is missing is named.
+fn limits(text: &str, list: &[u8]) {
+    // Summer time, and moments that are left out.
+    let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("a zone");
+    let broken = Remains::of(text.as_bytes(), Some(&zone));
+    if let Ok(whole) = Trust::parse(text, b"") {
+        assert!(broken.errors().is_empty() && Trust::parse_in(text, b"", Some(&zone)) == Ok(whole));
+    }
+    for (good, ..) in VALID.iter() {
+        let last = Trust::parse(good, b"").expect("a valid trust file");
+        let limited = last.limited_by(&broken).also_revoking(Revocations::of(list));
+        assert_eq!(limited.len() + broken.missing(&last).count(), last.len());
+        let kept = Trust::parse(&broken.keep(good, Some(&zone)), b"").expect("lines of a valid trust file");
+        assert_eq!(kept.len(), limited.len());
+        for (signer, role) in SIGNERS.iter().flat_map(|signer| Role::ALL.map(|role| (signer, role))) {
+            let trusts = |trust: &Trust| trust.trusts(signer, role, 1_781_524_800, true);
+            assert!(!trusts(&limited) || trusts(&last), "{signer:?} {role:?}");
+        }
+    }
+}
+
 fn judge(text: &str, list: &[u8]) {
+    limits(text, list);
     let with = match Trust::parse(text, list) {
         Ok(trust) => trust,
         Err(error) => return located(&error, text, list),

@@ -1,9 +1,10 @@
 //! The grammar of one line of an `allowed_signers` file (ssh-keygen(1), ALLOWED SIGNERS).
 //!
 //! ssh-keygen skips a line that it cannot read; here it makes the whole file invalid, so that nobody believes in an entry
-//! that does not work. Nothing is accepted that ssh-keygen reads differently.
+//! that does not work (`remains` says what becomes of trust then). Nothing is accepted that ssh-keygen reads differently.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::tz::TimeZone;
 
 use super::pattern::{PatternList, is_literal};
 use super::window::{Window, parse_time};
@@ -43,11 +44,11 @@ struct Options {
 const BLANKS: [char; 2] = [' ', '\t'];
 
 impl Line {
-    /// Reads line `number`; `None` for blank lines and comments.
+    /// Reads line `number`; `None` for blank lines and comments. Times without `Z` are in `zone`.
     ///
     /// # Errors
     /// What is wrong, in words.
-    pub(super) fn parse(number: usize, line: &str) -> Result<Option<Self>, String> {
+    pub(super) fn parse(number: usize, line: &str, zone: Option<&TimeZone>) -> Result<Option<Self>, String> {
         let line = line.trim_matches([' ', '\t', '\r']);
         if line.is_empty() || line.starts_with('#') {
             return Ok(None);
@@ -57,7 +58,7 @@ impl Line {
         }
         let (principals, rest) = split_principals(line)?;
         let (options, rest) = if starts_with_key_type(rest) { ("", rest) } else { split_options(rest)? };
-        let options = Options::parse(options)?;
+        let options = Options::parse(options, zone)?;
         let key = parse_key(rest)?;
         let window = options.window()?;
         let who = if options.authority {
@@ -136,7 +137,7 @@ fn split_at_commas(options: &str) -> Vec<&str> {
 }
 
 impl Options {
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str, zone: Option<&TimeZone>) -> Result<Self, String> {
         let mut options = Self::default();
         if text.is_empty() {
             return Ok(options);
@@ -146,8 +147,8 @@ impl Options {
             match (name.to_ascii_lowercase().as_str(), value) {
                 ("cert-authority", None) => options.authority = true,
                 ("namespaces", Some(v)) => once(&mut options.namespaces, name, PatternList::new(&dequote(name, v)?))?,
-                ("valid-after", Some(v)) => once(&mut options.after, name, time(name, v)?)?,
-                ("valid-before", Some(v)) => once(&mut options.before, name, time(name, v)?)?,
+                ("valid-after", Some(v)) => once(&mut options.after, name, time(name, v, zone)?)?,
+                ("valid-before", Some(v)) => once(&mut options.before, name, time(name, v, zone)?)?,
                 _ => return Err(format!("the option {option:?} is unknown")),
             }
         }
@@ -169,8 +170,8 @@ fn once<T>(slot: &mut Option<T>, name: &str, value: T) -> Result<(), String> {
     }
 }
 
-fn time(name: &str, value: &str) -> Result<u64, String> {
-    parse_time(&dequote(name, value)?).map_err(|reason| format!("{name}: {reason}"))
+fn time(name: &str, value: &str, zone: Option<&TimeZone>) -> Result<u64, String> {
+    parse_time(&dequote(name, value)?, zone).map_err(|reason| format!("{name}: {reason}"))
 }
 
 /// A value stands in quotes, with `\"` for a quote in it.
@@ -211,7 +212,7 @@ mod tests {
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPU1aQ9rUqUTbjZhUGbXrJpLGbYqZ8M+1rPmTf5dMhhO";
 
     fn parse(line: &str) -> Result<Option<Line>, String> {
-        Line::parse(1, &line.replace("KEY", KEY))
+        Line::parse(1, &line.replace("KEY", KEY), None)
     }
 
     fn names(line: &str) -> Vec<String> {

@@ -23,7 +23,11 @@ impl Trust {
     }
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    pub(super) const fn of_line(&self) -> &'a Line {
+        self.line
+    }
+
     /// Which line it is, counted from 1.
     #[must_use]
     pub const fn line(&self) -> usize {

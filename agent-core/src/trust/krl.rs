@@ -1,7 +1,7 @@
 //! OpenSSH key revocation lists, the binary kind that `ssh-keygen -k` makes (PROTOCOL.krl).
 //!
 //! Owns their encoding. What it cannot honour makes the whole list invalid: a revocation that is skipped would be a
-//! hole.
+//! hole. What it could read of such a list revokes all the same.
 
 use super::revoked::{Certificates, Revoked};
 use crate::envelope::{Fingerprint, Malformed, Reader};
@@ -29,11 +29,11 @@ impl From<Malformed> for String {
     }
 }
 
-/// Reads a whole list.
+/// Reads a whole list into `revoked`; of one that is damaged, what can be read of it.
 ///
 /// # Errors
-/// What is wrong with it, in words.
-pub(super) fn parse(bytes: &[u8]) -> Result<Revoked, String> {
+/// The first thing that is wrong with it, in words.
+pub(super) fn read(bytes: &[u8], revoked: &mut Revoked) -> Result<(), String> {
     let mut reader = Reader::new(bytes);
     if reader.array("magic")? != MAGIC {
         return Err("it does not start with SSHKRL".to_owned());
@@ -48,12 +48,12 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Revoked, String> {
     for field in ["reserved field", "comment"] {
         reader.string(field)?;
     }
-    let mut revoked = Revoked::default();
+    let mut outcome = Ok(());
     while !reader.rest().is_empty() {
         let (kind, section) = (reader.u8("section type")?, Reader::new(reader.string("section")?));
-        read_section(kind, section, &mut revoked)?;
+        outcome = outcome.and(read_section(kind, section, revoked));
     }
-    Ok(revoked)
+    outcome
 }
 
 fn read_section(kind: u8, mut section: Reader<'_>, revoked: &mut Revoked) -> Result<(), String> {

@@ -28,26 +28,38 @@ pub(super) struct Certificates {
 }
 
 impl Revoked {
-    /// Reads a binary revocation list, or a text with one public key or `SHA256:…` in each line.
-    ///
-    /// # Errors
-    /// The line and what is wrong with it.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, TrustError> {
-        let error = |line, reason: String| TrustError { file: TrustFile::Revoked, line, reason };
-        let mut revoked = Self::default();
+    /// Reads what can be read of a binary revocation list, or of a text with one public key or `SHA256:…` in each line. The first thing
+    /// that is wrong with it, with its line.
+    pub(super) fn salvage(bytes: &[u8]) -> (Self, Option<TrustError>) {
+        let wrong = |line, reason: String| TrustError { file: TrustFile::Revoked, line, reason };
+        let (mut revoked, mut error) = (Self::default(), None);
         if bytes.starts_with(krl::MAGIC) {
-            revoked = krl::parse(bytes).map_err(|reason| error(0, reason))?;
+            error = krl::read(bytes, &mut revoked).err().map(|reason| wrong(0, reason));
             revoked.certificates.values_mut().for_each(Certificates::sort);
-            return Ok(revoked);
+            return (revoked, error);
         }
-        let text = std::str::from_utf8(bytes).map_err(|_| error(0, "it is not UTF-8 text".to_owned()))?;
-        for (number, line) in (1..).zip(text.lines()) {
-            let line = line.trim();
-            if !line.is_empty() && !line.starts_with('#') {
-                revoked.keys.insert(revoked_key(line).map_err(|reason| error(number, reason))?);
+        for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
+            match std::str::from_utf8(line).map_err(|_| "it is not UTF-8 text".to_owned()).map(str::trim) {
+                Ok(line) if line.is_empty() || line.starts_with('#') => {}
+                read => match read.and_then(revoked_key) {
+                    Ok(key) => drop(revoked.keys.insert(key)),
+                    Err(reason) => drop(error.get_or_insert_with(|| wrong(number, reason))),
+                },
             }
         }
-        Ok(revoked)
+        (revoked, error)
+    }
+
+    /// Revokes what `other` does, besides.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.keys.extend(other.keys);
+        for (authority, more) in other.certificates {
+            let own = self.certificates.entry(authority).or_default();
+            own.serials.extend(more.serials);
+            own.bitmaps.extend(more.bitmaps);
+            own.key_ids.extend(more.key_ids);
+            own.sort();
+        }
     }
 
     /// Whether a key is revoked, by itself or through the certificate that it came with.
@@ -125,7 +137,7 @@ mod tests {
     #[test]
     fn what_a_list_says_drives_no_terminal() {
         let key = "AAAAC3NzaC1lZDI1NTE5AAAAIPU1aQ9rUqUTbjZhUGbXrJpLGbYqZ8M+1rPmTf5dMhhO";
-        let error = Revoked::parse(format!("\nssh-\u{1b}[2J {key}\n").as_bytes()).unwrap_err();
+        let error = Revoked::salvage(format!("\nssh-\u{1b}[2J {key}\n").as_bytes()).1.unwrap();
         assert!(error.line == 2 && error.reason.contains("ssh-ed25519"), "{error}");
         assert!(!error.reason.contains(char::is_control), "{error:?}");
     }

@@ -1,5 +1,6 @@
 //! The moments between which a key or certificate is accepted.
 
+use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
@@ -61,14 +62,19 @@ impl Window {
     }
 }
 
-/// Reads `YYYYMMDDZ`, `YYYYMMDDHHMMZ` or `YYYYMMDDHHMMSSZ` as seconds since the Unix epoch.
+/// How far apart glibc looks for a moment of standard time, and how far at most, in seconds (`time/mktime.c`, `stride` and `delta_bound`).
+const STRIDE: i64 = 601_200;
+const FARTHEST: i64 = 536_454_000 / 2 + STRIDE;
+/// How often glibc corrects its guess before it gives up (`remaining_probes`).
+const PROBES: u32 = 6;
+
+/// Reads `YYYYMMDD`, `YYYYMMDDHHMM` or `YYYYMMDDHHMMSS` as seconds since the Unix epoch: in UTC with a `Z` behind it, else in `zone`.
 ///
 /// # Errors
 /// What is wrong with it, as a sentence's end.
-pub(super) fn parse_time(text: &str) -> Result<u64, &'static str> {
-    let digits =
-        text.strip_suffix('Z').ok_or("end it with Z (UTC): a time without one depends on the host's time zone")?;
-    let format_error = "use YYYYMMDDZ, YYYYMMDDHHMMZ or YYYYMMDDHHMMSSZ";
+pub(super) fn parse_time(text: &str, zone: Option<&TimeZone>) -> Result<u64, &'static str> {
+    let format_error = "use YYYYMMDDZ, YYYYMMDDHHMMZ or YYYYMMDDHHMMSSZ (without Z it is the host's local time)";
+    let (digits, is_utc) = text.strip_suffix('Z').map_or((text, false), |digits| (digits, true));
     if !matches!(digits.len(), 8 | 12 | 14) || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format_error);
     }
@@ -77,9 +83,40 @@ pub(super) fn parse_time(text: &str) -> Result<u64, &'static str> {
     let (month, day, hour, minute, second) = (small(4)?, small(6)?, small(8)?, small(10)?, small(12)?);
     let civil =
         DateTime::new(number(0, 4)?, month, day, hour, minute, second, 0).map_err(|_| "no such date or time")?;
-    let moment = civil.to_zoned(TimeZone::UTC).map_err(|_| "no such date or time")?.timestamp().as_second();
+    let utc = civil.to_zoned(TimeZone::UTC).map_err(|_| "no such date or time")?.timestamp().as_second();
+    let moment = match (is_utc, zone) {
+        (true, _) => utc,
+        (false, None) => return Err("end it with Z (UTC): a time without one depends on the host's time zone"),
+        (false, Some(zone)) => local(utc, zone).ok_or("there is no such local time in the host's time zone")?,
+    };
     // ssh-keygen takes 0 for "not set" and so do we: nobody means 1970.
     u64::try_from(moment).ok().filter(|&s| s > 0).ok_or("it lies before 1970")
+}
+
+/// When a clock in `zone` shows what one in UTC shows at `civil`, in seconds since the Unix epoch, as ssh-keygen has it: by glibc's
+/// mktime(3) with `tm_isdst = 0`. So a time in summer is read as standard time, an hour later than the clock on the wall says.
+fn local(civil: i64, zone: &TimeZone) -> Option<i64> {
+    let at = |moment: i64| {
+        let info = zone.to_offset_info(Timestamp::from_second(moment).ok()?);
+        Some((i64::from(info.offset().seconds()), info.dst().is_dst()))
+    };
+    let (mut moment, mut before, mut long_before) = (civil, civil, civil);
+    for _ in 0..PROBES {
+        let (offset, dst) = at(moment)?;
+        let guess = civil - offset;
+        // In the hour that clocks leave out the guesses take turns: then the one that is in summer time.
+        if guess != moment && !(moment == long_before && moment != before && dst) {
+            (long_before, before, moment) = (before, moment, guess);
+            continue;
+        }
+        if guess != moment || !dst {
+            return Some(moment);
+        }
+        let near = (1..).map(|n| n * STRIDE).take_while(|delta| *delta < FARTHEST);
+        let standard = near.flat_map(|delta| [moment - delta, moment + delta]).filter_map(at).find(|(_, dst)| !dst);
+        return Some(standard.map_or(moment, |(offset, _)| civil - offset));
+    }
+    None
 }
 
 #[cfg(test)]
@@ -88,13 +125,13 @@ mod tests {
 
     #[test]
     fn times_are_read_as_utc() {
-        assert_eq!(parse_time("20260102Z"), Ok(1_767_312_000));
-        assert_eq!(parse_time("202601020304Z"), Ok(1_767_312_000 + 3 * 3600 + 4 * 60));
-        assert_eq!(parse_time("20260102030405Z"), Ok(1_767_312_000 + 3 * 3600 + 4 * 60 + 5));
+        assert_eq!(parse_time("20260102Z", None), Ok(1_767_312_000));
+        assert_eq!(parse_time("202601020304Z", None), Ok(1_767_312_000 + 3 * 3600 + 4 * 60));
+        assert_eq!(parse_time("20260102030405Z", None), Ok(1_767_312_000 + 3 * 3600 + 4 * 60 + 5));
         for bad in
             ["", "Z", "20260102", "20260231Z", "2026010203Z", "20261301Z", "202601022400Z", "+0260102Z", "19700101Z"]
         {
-            assert!(parse_time(bad).is_err(), "{bad}");
+            assert!(parse_time(bad, None).is_err(), "{bad}");
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod certificates;
 mod lab;
+mod local_times;
 mod revocations;
 mod signatures;
 mod trust_files;

@@ -1,0 +1,155 @@
+//! What can be read of a trust file or a list of revoked keys that is broken in places.
+//!
+//! Owns the rule that such a file only takes trust away: it adds no key, no name and no time. It never reads a file.
+
+use std::collections::HashSet;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::tz::TimeZone;
+
+use super::allowed_signers::{Line, Who};
+use super::revoked::Revoked;
+use super::{Entry, MOST_FILE, MOST_LINE, Trust, TrustError, TrustFile};
+use crate::envelope::{Fingerprint, PublicKey};
+
+/// An `allowed_signers` file, line by line: those that can be read, and the keys in those that cannot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    pub(super) lines: Trust,
+    /// Keys that stand in a line that cannot be read, and in none that can.
+    spared: HashSet<Fingerprint>,
+    errors: Vec<TrustError>,
+}
+
+/// A list of revoked keys: what can be read of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revocations {
+    revoked: Revoked,
+    error: Option<TrustError>,
+}
+
+/// What a broken file leaves of the trust that was there before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Limit {
+    pub(super) lines: Trust,
+    pub(super) spared: HashSet<Fingerprint>,
+}
+
+impl Remains {
+    /// Reads each line. Times without `Z` are in `zone`; without one they are not understood.
+    #[must_use]
+    pub fn of(allowed_signers: &[u8], zone: Option<&TimeZone>) -> Self {
+        let mut remains = Self::default();
+        let error = |line, reason: String| TrustError { file: TrustFile::AllowedSigners, line, reason };
+        if allowed_signers.len() > MOST_FILE {
+            remains.errors.push(error(0, format!("the file has more than {MOST_FILE} bytes")));
+            return remains;
+        }
+        let mut named = HashSet::new();
+        for (number, bytes) in (1..).zip(allowed_signers.split(|byte| *byte == b'\n')) {
+            match line(number, bytes, zone) {
+                Ok(read) => read.into_iter().for_each(|line| remains.lines.push(line)),
+                Err(reason) => {
+                    remains.errors.push(error(number, reason));
+                    named.extend(keys_in(&String::from_utf8_lossy(bytes)));
+                }
+            }
+        }
+        remains.spared = named.into_iter().filter(|key| !remains.lines.by_key.contains_key(key)).collect();
+        remains
+    }
+
+    /// What is wrong with it, line by line; empty where all of it can be read.
+    #[must_use]
+    pub fn errors(&self) -> &[TrustError] {
+        &self.errors
+    }
+
+    /// The lines of `trust` whose key this file does not list any more.
+    pub fn missing<'a>(&self, trust: &'a Trust) -> impl Iterator<Item = Entry<'a>> {
+        trust.entries().filter(|entry| !self.lists(entry.of_line()))
+    }
+
+    /// `good`, a trust file that can be read, without the lines whose key this file does not list any more.
+    #[must_use]
+    pub fn keep(&self, good: &str, zone: Option<&TimeZone>) -> String {
+        let stays =
+            |text: &&str| !matches!(Line::parse(1, text.trim_end(), zone), Ok(Some(line)) if !self.lists(&line));
+        good.split_inclusive('\n').filter(stays).collect()
+    }
+
+    fn lists(&self, line: &Line) -> bool {
+        let authority = |line: &Line| matches!(line.who, Who::CertifiedAs(_));
+        self.spared.contains(&line.key) || self.lines.lines_of(line.key, authority(line)).next().is_some()
+    }
+}
+
+fn line(number: usize, bytes: &[u8], zone: Option<&TimeZone>) -> Result<Option<Line>, String> {
+    if bytes.len() > MOST_LINE {
+        return Err(format!("the line has more than {MOST_LINE} bytes"));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
+    Line::parse(number, text, zone)
+}
+
+/// The public keys that stand in a line, whatever is around them. A comment names none.
+fn keys_in(line: &str) -> Vec<Fingerprint> {
+    if line.trim_start().starts_with('#') {
+        return Vec::new();
+    }
+    let key = |word: &str| Some(PublicKey::parse(&STANDARD.decode(word).ok()?).ok()?.identity().1);
+    line.split(|c: char| c.is_whitespace() || c.is_control()).filter_map(key).collect()
+}
+
+impl Revocations {
+    /// Reads what can be read of a KRL, or of a text with one public key or `SHA256:…` in each line.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        if bytes.len() > MOST_FILE {
+            let reason = format!("the file has more than {MOST_FILE} bytes");
+            return Self {
+                revoked: Revoked::default(),
+                error: Some(TrustError { file: TrustFile::Revoked, line: 0, reason }),
+            };
+        }
+        let (revoked, error) = Revoked::salvage(bytes);
+        Self { revoked, error }
+    }
+
+    /// The first thing that is wrong with it.
+    #[must_use]
+    pub fn error(&self) -> Option<&TrustError> {
+        self.error.as_ref()
+    }
+}
+
+impl Trust {
+    /// Both files, where nothing is wrong with them; else what can be read of them.
+    #[must_use]
+    pub fn of(signers: Remains, revocations: Revocations) -> Self {
+        Self { revoked: revocations.revoked, ..signers.lines }
+    }
+
+    /// This trust, less what `broken` takes away: keys that it does not list any more; names, purposes and times that its lines do not
+    /// give any more. What only `broken` lists is not added. The revocations stay.
+    #[must_use]
+    pub fn limited_by(&self, broken: &Remains) -> Self {
+        let mut limited = Self { revoked: self.revoked.clone(), ..Self::default() };
+        self.lines.iter().filter(|line| broken.lists(line)).for_each(|line| limited.push(line.clone()));
+        limited.limit = Some(Box::new(Limit { lines: broken.lines.clone(), spared: broken.spared.clone() }));
+        limited
+    }
+
+    /// This trust with those revocations in place of its own.
+    #[must_use]
+    pub fn revoking(self, revocations: Revocations) -> Self {
+        Self { revoked: revocations.revoked, ..self }
+    }
+
+    /// This trust with those revocations besides its own.
+    #[must_use]
+    pub fn also_revoking(mut self, revocations: Revocations) -> Self {
+        self.revoked.extend(revocations.revoked);
+        self
+    }
+}
