@@ -9,6 +9,7 @@ mod cut;
 mod lock;
 mod maps;
 mod shed;
+mod sockets;
 
 /// Some helpers (`bpf_probe_read_kernel`) are for programs that say GPL.
 #[unsafe(link_section = "license")]

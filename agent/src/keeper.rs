@@ -18,7 +18,7 @@ pub use self::client::{Keeper, open};
 use self::wire::{Answer, Failed, Found, Question};
 use crate::api::listen;
 use crate::config::Config;
-use crate::enforcer::{self, PinDir, Pinned};
+use crate::enforcer::{self, DirState, PinDir, Pinned};
 use crate::privilege::{self, Confinement, User};
 
 /// Names in one answer: the rest is asked for again, so that none is too long for the socket.
@@ -121,8 +121,9 @@ impl Serving {
             Question::IsPinned => (Answer::Known(enforcer::is_pinned_in(&self.duty.pin_dir)), None),
             Question::Listen => self.listen(),
             Question::Read(path) => handed(self.read(&path)),
-            of_pins => match self.pins.as_mut().map(|pins| ask(pins, of_pins, fd)) {
-                None => (failed(&io::Error::other("the directory of pins is not open")), None),
+            Question::Heal if self.pins.is_none() => (self.open(), None),
+            of_pins => match self.pins.as_mut().map(|pins| ask(pins, &of_pins, fd)) {
+                None => (without_pins(&of_pins), None),
                 Some(Ok(reply)) => reply,
                 Some(Err(error)) => (failed(&error), None),
             },
@@ -169,30 +170,42 @@ impl Serving {
     }
 }
 
-fn ask(pins: &mut PinDir, question: Question, fd: Option<BorrowedFd<'_>>) -> io::Result<Reply> {
+/// What to say as long as the directory of pins could not be taken: nothing is pinned.
+fn without_pins(question: &Question) -> Answer {
+    match question {
+        Question::State => Answer::State(DirState::Gone),
+        Question::Knows(_) => Answer::Known(false),
+        Question::Names { .. } => Answer::Names(Vec::new()),
+        Question::Find(_) => Answer::Found(Found::Nothing),
+        Question::Remove(_) => Answer::Done,
+        _ => failed(&io::Error::new(io::ErrorKind::NotFound, "the directory of pins cannot be used")),
+    }
+}
+
+fn ask(pins: &mut PinDir, question: &Question, fd: Option<BorrowedFd<'_>>) -> io::Result<Reply> {
     let done = |result: Result<(), enforcer::EnforcerError>| result.map_or_else(Answer::from, |()| Answer::Done);
     let answer = match question {
         Question::State => Answer::State(pins.state()),
         Question::Heal => done(pins.heal()),
-        Question::Knows(tag) => Answer::Known(pins.knows(&tag)),
-        Question::Expect(tags) => done(pins.expect(tags)),
-        Question::Settle(tags) => done(pins.settle(tags)),
+        Question::Knows(tag) => Answer::Known(pins.knows(tag)),
+        Question::Expect(tags) => done(pins.expect(tags.iter().cloned())),
+        Question::Settle(tags) => done(pins.settle(tags.iter().cloned())),
         Question::Names { from } => {
             let mut names = pins.names()?;
             names.sort();
-            Answer::Names(names.into_iter().skip(from).take(NAMES).collect())
+            Answer::Names(names.into_iter().skip(*from).take(NAMES).collect())
         }
-        Question::Find(name) => match pins.find(plain(&name)?)? {
+        Question::Find(name) => match pins.find(plain(name)?)? {
             Pinned::Absent => Answer::Found(Found::Nothing),
             Pinned::Foreign(what) => Answer::Found(Found::Foreign(what)),
             Pinned::Link(link) => return Ok((Answer::Found(Found::Link), Some(link))),
         },
         Question::Pin(name) => {
-            pins.pin(plain(&name)?, fd.ok_or(io::ErrorKind::InvalidInput)?)?;
+            pins.pin(plain(name)?, fd.ok_or(io::ErrorKind::InvalidInput)?)?;
             Answer::Done
         }
         Question::Remove(name) => {
-            pins.remove(plain(&name)?)?;
+            pins.remove(plain(name)?)?;
             Answer::Done
         }
         Question::Open | Question::IsPinned | Question::Listen | Question::Read(_) => {

@@ -122,6 +122,33 @@ pub fn attach_lookup(program: &OwnedFd) -> io::Result<OwnedFd> {
     bpf(BPF_LINK_CREATE, &mut [program.as_raw_fd() as u32, namespace.as_raw_fd() as u32, ATTACH_LOOKUP, 0])
 }
 
+/// How many programs the kernel takes for one cgroup's hook, and for one network namespace's look-ups.
+pub const MOST_ATTACHED: usize = 64;
+
+/// Attaches a program that lets everything pass to `target`, a cgroup or network namespace, as often as the kernel takes it. All
+/// of it is gone when what this returns is dropped, or this process ends.
+///
+/// # Errors
+/// As `bpf(2)`, other than that there is no more room.
+pub fn fill(target: impl AsFd, pass: Pass) -> io::Result<Vec<OwnedFd>> {
+    let attach = match pass {
+        Pass::Lookup => ATTACH_LOOKUP,
+        Pass::Ingress => 0,
+        Pass::Egress => 1,
+        Pass::Xdp => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    let program = load(pass)?;
+    let mut links = Vec::new();
+    loop {
+        let fd = target.as_fd().as_raw_fd() as u32;
+        match bpf(BPF_LINK_CREATE, &mut [program.as_raw_fd() as u32, fd, attach, 0]) {
+            Ok(link) => links.push(link),
+            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => return Ok(links),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// A map that has nothing to do with Postern.
 ///
 /// # Errors

@@ -119,6 +119,12 @@ impl Netns {
         }
     }
 
+    /// The namespace's descriptor, for what takes one.
+    #[must_use]
+    pub fn descriptor(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
     /// A path that names the namespace for other processes as long as this one lives, as `ip link … netns PATH` takes it.
     #[must_use]
     pub fn path(&self) -> String {

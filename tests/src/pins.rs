@@ -102,6 +102,11 @@ pub(crate) fn directory() -> TempDir {
 
 /// Removes what test processes have left in `place` that died without a chance to.
 fn sweep(place: &Path) {
+    sweep_with(place, |path| fs::remove_dir_all(path));
+}
+
+/// As [`sweep`], for a place that wants another way of removing.
+pub(crate) fn sweep_with(place: &Path, remove: impl Fn(&Path) -> std::io::Result<()>) {
     for entry in fs::read_dir(place).expect("a directory").flatten() {
         let name = entry.file_name();
         let owner = name.to_str().and_then(|name| {
@@ -111,7 +116,7 @@ fn sweep(place: &Path) {
         });
         if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
             // Another test process may be sweeping too.
-            let _ = fs::remove_dir_all(entry.path());
+            let _ = remove(&entry.path());
         }
     }
 }

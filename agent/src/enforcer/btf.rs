@@ -1,7 +1,7 @@
-//! Two offsets from the running kernel's type information (BTF).
+//! Offsets from the running kernel's type information (BTF).
 //!
-//! Owns reading /sys/kernel/btf/vmlinux as far as the cut needs it: where a socket's network namespace and that one's cookie
-//! lie. The format is in the kernel's Documentation/bpf/btf.rst.
+//! Owns reading /sys/kernel/btf/vmlinux as far as the programs need it: where a socket's network namespace and that one's cookie
+//! lie, and what shows that a UDP socket is a tunnel's. The format is in the kernel's Documentation/bpf/btf.rst.
 
 use std::{fs, io};
 
@@ -20,7 +20,7 @@ impl Offsets {
     /// # Errors
     /// There is no BTF, or it does not name these fields.
     pub fn of_running_kernel() -> io::Result<Self> {
-        let bytes = fs::read("/sys/kernel/btf/vmlinux")?;
+        let bytes = fs::read(VMLINUX)?;
         let missing = || io::Error::new(io::ErrorKind::InvalidData, "the kernel's BTF does not name the fields needed");
         Self::parse(&bytes).ok_or_else(missing)
     }
@@ -31,6 +31,43 @@ impl Offsets {
     }
 }
 
+/// Byte offsets in a UDP socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketOffsets {
+    /// `skc_family` in `struct sock_common`. The local port (`skc_num`, in a union without a name) are the two bytes before it, in
+    /// every kernel since 3.13.
+    pub family: u64,
+    /// `skc_state` in `struct sock_common`.
+    pub state: u64,
+    /// `encap_type` in `struct udp_sock`, a byte.
+    pub encap_type: u64,
+    /// `encap_rcv` in `struct udp_sock`, a pointer.
+    pub encap_rcv: u64,
+}
+
+impl SocketOffsets {
+    /// Reads them from /sys/kernel/btf/vmlinux.
+    ///
+    /// # Errors
+    /// There is no BTF, or it does not name these fields.
+    pub fn of_running_kernel() -> io::Result<Self> {
+        let bytes = fs::read(VMLINUX)?;
+        let missing = || io::Error::new(io::ErrorKind::InvalidData, "the kernel's BTF does not name the fields needed");
+        Self::parse(&bytes).ok_or_else(missing)
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let btf = Btf::new(bytes)?;
+        Some(Self {
+            family: btf.member("sock_common", "skc_family")?,
+            state: btf.member("sock_common", "skc_state")?,
+            encap_type: btf.member("udp_sock", "encap_type")?,
+            encap_rcv: btf.member("udp_sock", "encap_rcv")?,
+        })
+    }
+}
+
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
 
@@ -103,6 +140,13 @@ mod tests {
         // Pointers and 64-bit numbers are aligned, and neither field is the first of its structure.
         assert!(offsets.skc_net > 0 && offsets.skc_net.is_multiple_of(8), "{offsets:?}");
         assert!(offsets.net_cookie > 0 && offsets.net_cookie.is_multiple_of(8), "{offsets:?}");
+    }
+
+    #[test]
+    fn the_running_kernel_names_what_shows_a_tunnel() {
+        let offsets = SocketOffsets::of_running_kernel().unwrap();
+        assert!(offsets.family >= 16 && offsets.state >= offsets.family, "{offsets:?}");
+        assert!(offsets.encap_rcv.is_multiple_of(8) && offsets.encap_type > offsets.state, "{offsets:?}");
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub enum EnforcerError {
     /// Another agent holds the pin directory.
     #[error("another posternd holds {0}: stop it first (two agents would undo each other's work)")]
     InUse(String),
+    /// Not every layer is in force and pinned; those that are stay so.
+    #[error("{0}")]
+    Partly(String),
     /// `GRANTS` is full; nobody was evicted.
     #[error("the kernel's table holds as many entries as it can (edit {index} did not fit)")]
     TableFull {
@@ -46,7 +49,7 @@ impl EnforcerError {
 }
 
 /// An error and its sources in one line, but never the whole of a verifier's log.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     const LONGEST: usize = 600;
     let mut text = error.to_string();
     let mut next = error.source();

@@ -2,11 +2,15 @@
 //!
 //! Owns the choice between the two, which mean the same. What a pin is worth is decided in `pins`.
 
-use std::{io, os::fd::AsFd};
+use std::{
+    io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
 
 use super::{
     EnforcerError, Settings,
-    pins::{DirState, PinDir, Pinned},
+    pins::{ADVICE_PINS, DirState, PinDir, Pinned},
 };
 use crate::keeper::Keeper;
 
@@ -16,6 +20,9 @@ pub enum Pins {
     Own(PinDir),
     /// By a keeper.
     Kept(Keeper),
+    /// By nobody yet: the directory at this path cannot be used. Nothing is pinned, and what attached is in force as long as this
+    /// process lives.
+    Without(PathBuf),
 }
 
 impl Pins {
@@ -27,11 +34,28 @@ impl Pins {
         }
     }
 
+    /// As [`Self::open`], but a directory that cannot be used keeps no layer from coming into force.
+    ///
+    /// # Errors
+    /// Another agent holds it.
+    pub fn open_if_usable(settings: &Settings) -> Result<Self, EnforcerError> {
+        match Self::open(settings) {
+            Err(error @ EnforcerError::InUse(_)) => Err(error),
+            Err(error) => {
+                tracing::error!(%error, "nothing can be pinned: what posternd attaches is in force only as long as it lives");
+                let without = || Self::Without(settings.pin_dir.clone());
+                Ok(settings.keeper.clone().map_or_else(without, Self::Kept))
+            }
+            opened => opened,
+        }
+    }
+
     /// As [`PinDir::state`].
     pub fn state(&self) -> DirState {
         match self {
             Self::Own(pins) => pins.state(),
             Self::Kept(keeper) => keeper.state(),
+            Self::Without(_) => DirState::Gone,
         }
     }
 
@@ -40,6 +64,10 @@ impl Pins {
         match self {
             Self::Own(pins) => pins.heal(),
             Self::Kept(keeper) => keeper.heal(),
+            Self::Without(path) => {
+                *self = Self::Own(PinDir::open(path)?);
+                Ok(())
+            }
         }
     }
 
@@ -48,6 +76,7 @@ impl Pins {
         match self {
             Self::Own(pins) => pins.knows(tag),
             Self::Kept(keeper) => keeper.knows(tag),
+            Self::Without(_) => false,
         }
     }
 
@@ -56,6 +85,7 @@ impl Pins {
         match self {
             Self::Own(pins) => pins.expect(tags),
             Self::Kept(keeper) => keeper.expect(tags.into_iter().collect()),
+            Self::Without(path) => Err(without(path)),
         }
     }
 
@@ -64,6 +94,7 @@ impl Pins {
         match self {
             Self::Own(pins) => pins.settle(tags),
             Self::Kept(keeper) => keeper.settle(tags.into_iter().collect()),
+            Self::Without(path) => Err(without(path)),
         }
     }
 
@@ -72,6 +103,7 @@ impl Pins {
         match self {
             Self::Own(pins) => pins.find(name),
             Self::Kept(keeper) => keeper.find(name),
+            Self::Without(_) => Ok(Pinned::Absent),
         }
     }
 
@@ -80,6 +112,7 @@ impl Pins {
         match self {
             Self::Own(pins) => pins.pin(name, link),
             Self::Kept(keeper) => keeper.pin(name, link.as_fd()),
+            Self::Without(_) => Err(unusable()),
         }
     }
 
@@ -88,6 +121,7 @@ impl Pins {
         match self {
             Self::Own(pins) => pins.remove(name),
             Self::Kept(keeper) => keeper.remove(name),
+            Self::Without(_) => Ok(()),
         }
     }
 
@@ -96,6 +130,15 @@ impl Pins {
         match self {
             Self::Own(pins) => pins.names(),
             Self::Kept(keeper) => keeper.names(),
+            Self::Without(_) => Ok(Vec::new()),
         }
     }
+}
+
+fn unusable() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the directory of pins cannot be used")
+}
+
+fn without(path: &Path) -> EnforcerError {
+    EnforcerError::kernel(format!("use {}", path.display()), &unusable(), ADVICE_PINS)
 }

@@ -28,11 +28,9 @@ pub struct Attachment<'a> {
     pub flags: u32,
 }
 
-/// A link that is in force and pinned.
+/// A link of ours.
 pub struct Link {
     fd: OwnedFd,
-    /// Whether this process made it, rather than adopting it.
-    pub fresh: bool,
 }
 
 /// What the kernel says about a layer.
@@ -42,6 +40,8 @@ pub enum LayerState {
     InForce,
     /// The kernel or somebody detached it.
     Detached,
+    /// Attached, but to another cgroup or network namespace than it has to be, by an earlier run.
+    Elsewhere,
     /// Attached, but another program runs there.
     OtherProgram,
     /// In force as long as this process lives, because somebody took its pin away.
@@ -57,6 +57,7 @@ impl LayerState {
         match self {
             Self::InForce => "in-force",
             Self::Detached => "detached",
+            Self::Elsewhere => "elsewhere",
             Self::OtherProgram => "other-program",
             Self::Unpinned => "unpinned",
             Self::ForeignPin => "foreign-pin",
@@ -64,27 +65,67 @@ impl LayerState {
     }
 }
 
+impl LayerState {
+    /// Whether packets meet our program there now, whatever becomes of it when this process ends.
+    #[must_use]
+    pub const fn holds(self) -> bool {
+        matches!(self, Self::InForce | Self::Unpinned | Self::ForeignPin)
+    }
+}
+
 impl Link {
     /// Brings `program` into force: by replacing the program of the pinned link if that is ours and where it belongs, else
-    /// by a new link. An old link is given up only after the new one is in force. Says too what was found instead of a link
-    /// of ours.
-    pub fn hold(
-        pins: &Pins,
-        attachment: Attachment<'_>,
-        program: BorrowedFd<'_>,
-    ) -> io::Result<(Self, Option<LayerState>)> {
-        let found = match adopt(pins, attachment, program) {
-            Ok(fd) => return Ok((Self { fd, fresh: false }, None)),
-            Err(found) => found,
+    /// by a new link. An old link is given up only after the new one is in force.
+    pub fn hold(pins: &Pins, attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<Self> {
+        if let Ok(link) = Self::adopt(pins, attachment.pin)
+            && link.is_at(attachment.place)
+            && link.update(program).is_ok()
+        {
+            return Ok(link);
+        }
+        let link = Self::create(attachment, program)?;
+        pins.pin(attachment.pin, link.fd.as_fd())?;
+        Ok(link)
+    }
+
+    /// A new link. It is not pinned.
+    pub fn create(attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<Self> {
+        let Attachment { target, attach_type, flags, .. } = attachment;
+        sys::create_link(program, target, attach_type, flags).map(|fd| Self { fd })
+    }
+
+    /// The pinned link, if it runs a program of ours, wherever it is attached. Else what there is instead; `None` for nothing.
+    pub fn adopt(pins: &Pins, pin: &str) -> Result<Self, Option<LayerState>> {
+        let foreign = |what: &str| {
+            tracing::warn!(pin, found = what, "what is pinned under our name is not ours; it is replaced");
+            Err(Some(LayerState::ForeignPin))
         };
-        let fd = create(attachment, program)?;
-        pins.pin(attachment.pin, fd.as_fd())?;
-        Ok((Self { fd, fresh: true }, found))
+        let fd = match pins.find(pin) {
+            Ok(Pinned::Absent) => return Err(None),
+            Ok(Pinned::Link(fd)) => fd,
+            Ok(Pinned::Foreign(what)) => return foreign(&what),
+            Err(error) => return foreign(&error.to_string()),
+        };
+        match sys::program_tag(fd.as_fd()) {
+            Ok(tag) if pins.knows(&tag) => Ok(Self { fd }),
+            Ok(tag) => foreign(&format!("a link that runs program {tag}")),
+            Err(error) => foreign(&error.to_string()),
+        }
+    }
+
+    /// Has the link run `program` from now on.
+    pub fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        sys::update_link(self.fd.as_fd(), program)
+    }
+
+    /// Where the kernel says that it is attached.
+    pub fn place(&self) -> Option<Place> {
+        sys::link_info(self.fd.as_fd()).ok().map(|info| info.place)
     }
 
     /// Whether the kernel says that the link is at `place`.
     pub fn is_at(&self, place: Place) -> bool {
-        sys::link_info(self.fd.as_fd()).is_ok_and(|info| info.place == place)
+        self.place() == Some(place)
     }
 
     /// What the kernel says about this link now.
@@ -100,18 +141,19 @@ impl Link {
     /// Brings `program` into force again after [`Self::state`] said that it is not. It is in force before it is pinned, and
     /// also when it cannot be pinned.
     pub fn heal(&mut self, pins: &Pins, attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-        if !self.is_at(attachment.place) || sys::update_link(self.fd.as_fd(), program).is_err() {
-            *self = Self { fd: create(attachment, program)?, fresh: true };
+        if !self.is_at(attachment.place) || self.update(program).is_err() {
+            *self = Self::create(attachment, program)?;
         }
+        self.pin(pins, attachment)
+    }
+
+    /// Pins it, unless it is.
+    pub fn pin(&self, pins: &Pins, attachment: Attachment<'_>) -> io::Result<()> {
         match sys::link_info(self.fd.as_fd()).map(|info| pin_state(pins, attachment.pin, &info)) {
             Ok(LayerState::InForce) => Ok(()),
             _ => pins.pin(attachment.pin, self.fd.as_fd()),
         }
     }
-}
-
-fn create(attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    sys::create_link(program, attachment.target, attachment.attach_type, attachment.flags)
 }
 
 /// Whether the pin is of the link that `info` describes.
@@ -130,30 +172,4 @@ pub fn is_in_force(pins: &Pins, name: &str, place: Place) -> bool {
     let Ok(Pinned::Link(fd)) = pins.find(name) else { return false };
     sys::program_tag(fd.as_fd()).is_ok_and(|tag| pins.knows(&tag))
         && sys::link_info(fd.as_fd()).is_ok_and(|info| info.place == place)
-}
-
-/// The pinned link, with `program` in force, if it is ours and attached where it belongs. Else what there is instead;
-/// `None` for nothing.
-fn adopt(pins: &Pins, attachment: Attachment<'_>, program: BorrowedFd<'_>) -> Result<OwnedFd, Option<LayerState>> {
-    let foreign = |what: &str| {
-        tracing::warn!(pin = attachment.pin, found = what, "what is pinned under our name is not ours; it is replaced");
-        Err(Some(LayerState::ForeignPin))
-    };
-    let fd = match pins.find(attachment.pin) {
-        Ok(Pinned::Absent) => return Err(None),
-        Ok(Pinned::Link(fd)) => fd,
-        Ok(Pinned::Foreign(what)) => return foreign(&what),
-        Err(error) => return foreign(&error.to_string()),
-    };
-    match sys::program_tag(fd.as_fd()) {
-        Ok(tag) if pins.knows(&tag) => {}
-        Ok(tag) => return foreign(&format!("a link that runs program {tag}")),
-        Err(error) => return foreign(&error.to_string()),
-    }
-    if !sys::link_info(fd.as_fd()).is_ok_and(|info| info.place == attachment.place)
-        || sys::update_link(fd.as_fd(), program).is_err()
-    {
-        return Err(Some(LayerState::Detached));
-    }
-    Ok(fd)
 }

@@ -10,13 +10,16 @@ mod btf;
 mod error;
 mod kept;
 mod knocks;
+mod layers;
 mod links;
+mod losses;
 mod pins;
 mod place;
 mod programs;
 mod shared;
 mod sheds;
 mod sys;
+mod tunnels;
 
 use std::{
     io,
@@ -37,19 +40,24 @@ pub use self::{
     error::EnforcerError,
     knocks::{Knock, Knocks, Observed},
     links::LayerState,
+    losses::Loss,
     pins::{ADVICE_PINS, DirState, PinDir, Pinned},
     programs::{CookieSource, Programs, Sizes},
     sheds::{ShedMode, ShedStatus},
     sys::{ignore_signals, ntp_error},
+    tunnels::{Tunnel, Tunnels, tunnels},
 };
 use self::{
     kept::Pins,
-    links::{Attachment, Link},
-    place::Target,
+    layers::{LAYERS, Layer},
+    losses::{BESIDE, PIN_DIRECTORY, UNRECORDED},
     sheds::Sheds,
+    sys::Place,
 };
 
-const ADVICE_ATTACH: &str = "posternd does not run without both lock and cut; what was pinned before stays in force";
+/// How many times a lost layer is looked after before the kernel is asked again to take a program that it refused: that takes
+/// milliseconds of the verifier's time.
+const LOAD_AGAIN_EVERY: u32 = 20;
 
 /// What the enforcer has to know before it starts.
 #[derive(Clone, Debug)]
@@ -77,42 +85,6 @@ pub struct LayerStatus {
     pub state: LayerState,
 }
 
-/// Something that is not as it has to be in the kernel, because somebody or something changed it there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loss {
-    /// Which part: `lock`, `cut-ingress`, `cut-egress`, `shed NAME`, `pin-directory`.
-    pub part: String,
-    /// A stable name of what is wrong with it.
-    pub state: &'static str,
-}
-
-impl Loss {
-    fn new(part: impl Into<String>, state: &'static str) -> Self {
-        Self { part: part.into(), state }
-    }
-
-    /// In words.
-    #[must_use]
-    pub fn sentence(&self) -> String {
-        let Self { part, state } = self;
-        match *state {
-            BESIDE => "another sk_lookup program is attached to this network namespace: it can hand connections to a \
-                       socket in spite of the lock; the cut holds them back"
-                .to_owned(),
-            "detached" => format!("the {part} is not attached"),
-            "other-program" => format!("the {part} runs another program than ours"),
-            "unpinned" => format!("the {part} is not pinned: it is in force only as long as posternd lives"),
-            "foreign-pin" => format!("what is pinned as {part} is not ours"),
-            "exposed" => format!("the {part} is open to others than root"),
-            _ => format!("the {part} is {state}"),
-        }
-    }
-}
-
-/// Another program runs beside the lock.
-const BESIDE: &str = "other-program-beside";
-const PIN_DIRECTORY: &str = "pin-directory";
-
 /// What [`Enforcer::close`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
@@ -128,35 +100,25 @@ type Loader = fn(Sizes, &Table) -> Result<Programs, EnforcerError>;
 pub struct Enforcer {
     programs: Programs,
     pins: Pins,
-    layers: Vec<Layer>,
+    layers: [Layer; 3],
     sheds: Sheds,
     /// What the start found in the place of what it would have adopted.
     found: Vec<Loss>,
-}
-
-struct Layer {
-    hook: Hook,
-    target: Target,
-    attach_type: u32,
-    link: Link,
-}
-
-impl Layer {
-    fn attachment(&self) -> Attachment<'_> {
-        attachment(self.hook, &self.target, self.attach_type)
-    }
-}
-
-fn attachment(hook: Hook, target: &Target, attach_type: u32) -> Attachment<'_> {
-    Attachment { pin: hook.code(), place: target.place, target: target.number(), attach_type, flags: 0 }
+    /// Why the next start will not know our programs; empty when their tags are on record.
+    unrecorded: String,
+    /// How often programs that the kernel refused were due to be loaded again.
+    rounds: u32,
 }
 
 impl Enforcer {
     /// Brings `table` into force in the calling thread's network namespace. Pinned links get the new programs by link
     /// update, so nothing opens in between; without pinned links it attaches and pins.
     ///
+    /// A layer that cannot be brought into force takes no other one with it: [`Self::losses`] names it and the kernel's reason, and
+    /// [`Self::heal`] tries again. There may be none at all, see [`Self::is_open`].
+    ///
     /// # Errors
-    /// Without both lock and cut it fails; nothing that was in force before is opened, and nothing new is left behind.
+    /// Another agent holds the pins, or the kernel's tables cannot be made; nothing that was in force before is opened.
     pub fn start(settings: &Settings, table: &Table) -> Result<Self, EnforcerError> {
         Self::start_with(settings, table, Programs::load)
     }
@@ -170,30 +132,88 @@ impl Enforcer {
     }
 
     fn start_with(settings: &Settings, table: &Table, load: Loader) -> Result<Self, EnforcerError> {
-        let mut pins = Pins::open(settings)?;
-        let (namespace, cgroup) = (place::network_namespace()?, place::cgroup(settings.cgroup.as_deref())?);
+        let pins = Pins::open_if_usable(settings)?;
         let programs = load(Sizes { grants: settings.grants, flows: settings.flows, slots: settings.slots }, table)?;
-        pins.expect(programs.tags())?;
-        let (layers, found) = hold_layers(&pins, &programs, namespace, &cgroup)?;
-        let sheds = programs.fd(Hook::Shed)?;
-        let sheds = Sheds::adopt(&pins, sheds.as_fd())
-            .map_err(|e| EnforcerError::kernel("take over the pinned sheds", &e, "remove the pins named shed-*"))?;
-        pins.settle(programs.tags())?;
-        Ok(Self { programs, pins, layers, sheds, found })
+        let mut this = Self {
+            programs,
+            pins,
+            layers: LAYERS.map(|hook| Layer::new(hook, settings.cgroup.as_deref())),
+            sheds: Sheds::default(),
+            found: Vec::new(),
+            unrecorded: String::new(),
+            rounds: 0,
+        };
+        // Before the first link runs them.
+        this.record();
+        this.found = LAYERS.into_iter().filter_map(|hook| this.bring(hook)).collect();
+        let shed = this.programs.fd(Hook::Shed).ok().map(|fd| fd.as_fd());
+        match Sheds::adopt(&this.pins, shed) {
+            Ok(sheds) => this.sheds = sheds,
+            Err(error) => {
+                tracing::error!(%error, "the pinned sheds could not be taken over: remove the pins named shed-*")
+            }
+        }
+        this.settle();
+        Ok(this)
+    }
+
+    /// Notes in the directory of pins which programs are ours. What fails is tried again with the next healing.
+    fn record(&mut self) {
+        let failed = self.pins.expect(self.programs.tags()).err();
+        self.unrecorded = failed.map(|error| error.to_string()).unwrap_or_default();
+    }
+
+    /// Forgets the programs of earlier runs, once none of them can be in force any more.
+    fn settle(&mut self) {
+        if self.layers().iter().all(|layer| layer.state == LayerState::InForce) {
+            let failed = self.pins.settle(self.programs.tags()).err();
+            self.unrecorded = failed.map(|error| error.to_string()).unwrap_or_default();
+        }
+    }
+
+    /// Brings one layer into force. Says what its pin was instead of ours.
+    fn bring(&mut self, hook: Hook) -> Option<Loss> {
+        let program = self.programs.fd(hook).map(|fd| fd.as_fd());
+        let layer = self.layers.iter_mut().find(|layer| layer.hook == hook)?;
+        let found = layer.bring(&self.pins, program)?;
+        Some(Loss::new(hook.code(), found.code()))
     }
 
     /// Brings `table` into force and lets go of it: links and programs stay. Where an agent runs, or all layers are in force
     /// already, nothing changes.
     ///
     /// # Errors
-    /// As [`Self::start`].
+    /// As [`Self::start`], and [`EnforcerError::Partly`] where a layer is missing or not pinned; what came into force stays so.
     pub fn close(settings: &Settings, table: &Table) -> Result<Closed, EnforcerError> {
         match is_closed(settings) {
-            Ok(false) => {}
-            Ok(true) | Err(EnforcerError::InUse(_)) => return Ok(Closed::Already),
-            Err(error) => return Err(error),
+            false => Self::start(settings, table)?.whole().map(|()| Closed::Now),
+            true => Ok(Closed::Already),
         }
-        Self::start(settings, table).map(|_| Closed::Now)
+    }
+
+    /// Whether every layer will be in force without this process.
+    fn whole(mut self) -> Result<(), EnforcerError> {
+        let is_layer = |loss: &Loss| !loss.part.starts_with("shed ") && loss.state != BESIDE;
+        if !self.losses().iter().any(is_layer) {
+            return Ok(());
+        }
+        let healed = self.heal().err().map(|error| error.to_string());
+        // What is not pinned ends with this process.
+        let holds = |hook| self.layers().iter().any(|l| l.hook == hook && l.state == LayerState::InForce);
+        let kept: Vec<_> = LAYERS.into_iter().filter(|hook| holds(*hook)).map(Hook::code).collect();
+        let headline = match &kept[..] {
+            [] => "nothing keeps the protected ports closed".to_owned(),
+            kept => format!("of what keeps the protected ports closed only this is in force: {}", kept.join(", ")),
+        };
+        let said: Vec<_> = self.losses().iter().filter(|l| is_layer(l)).map(Loss::sentence).chain(healed).collect();
+        if said.is_empty() { Ok(()) } else { Err(EnforcerError::Partly(format!("{headline}; {}", said.join("; ")))) }
+    }
+
+    /// Whether neither the lock nor the cut's inward half keeps anybody out, so that the protected ports are open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let inward = |l: &LayerStatus| l.hook != Hook::CutEgress;
+        !self.layers().iter().filter(|l| inward(l)).any(|l| l.state.holds())
     }
 
     /// What the start found in the place of links that it would have adopted. It is in force as it has to be since.
@@ -238,7 +258,7 @@ impl Enforcer {
     /// Lock and cut as the kernel sees them now.
     #[must_use]
     pub fn layers(&self) -> Vec<LayerStatus> {
-        let state = |l: &Layer| l.link.state(&self.pins, l.attachment(), self.programs.id(l.hook));
+        let state = |l: &Layer| l.state(&self.pins, self.programs.id(l.hook));
         self.layers.iter().map(|l| LayerStatus { hook: l.hook, state: state(l) }).collect()
     }
 
@@ -246,20 +266,24 @@ impl Enforcer {
     #[must_use]
     pub fn losses(&self) -> Vec<Loss> {
         let directory = match self.pins.state() {
-            DirState::Fine => None,
+            DirState::Fine if self.unrecorded.is_empty() => None,
+            DirState::Fine => Some(Loss::new(PIN_DIRECTORY, UNRECORDED).because(&self.unrecorded)),
             DirState::Gone => Some(Loss::new(PIN_DIRECTORY, "gone")),
             DirState::Exposed => Some(Loss::new(PIN_DIRECTORY, "exposed")),
         };
-        let layers = self.layers().into_iter().filter(|l| l.state != LayerState::InForce);
-        let layers = layers.map(|l| Loss::new(l.hook.code(), l.state.code()));
+        let lost = |layer: &Layer| {
+            let state = layer.state(&self.pins, self.programs.id(layer.hook));
+            (state != LayerState::InForce).then(|| Loss::new(layer.hook.code(), state.code()).because(&layer.why))
+        };
+        let layers = self.layers.iter().filter_map(lost);
         directory.into_iter().chain(layers).chain(self.beside()).chain(self.lost_sheds()).collect()
     }
 
     /// Whether somebody's program runs beside the lock: where one hands a packet to a socket, the lock's refusal does not count.
     fn beside(&self) -> Option<Loss> {
         let lock = self.layers.iter().find(|l| l.hook == Hook::Lock)?;
-        let attached = sys::attached_programs(lock.target.fd(), sys::ATTACH_LOOKUP).ok()?;
-        let own = u32::from(lock.link.is_at(lock.target.place));
+        let attached = sys::attached_programs(lock.target()?.fd(), sys::ATTACH_LOOKUP).ok()?;
+        let own = u32::from(lock.is_attached());
         (attached > own).then(|| Loss::new("lookup", BESIDE))
     }
 
@@ -268,27 +292,29 @@ impl Enforcer {
         self.sheds().into_iter().filter_map(lost).map(|(name, state)| Loss::new(format!("shed {name}"), state.code()))
     }
 
-    /// Brings back into force what [`Self::losses`] shows. Layers come first, so that nothing waits for their pins.
+    /// Brings back into force what [`Self::losses`] shows, or brings it into force for the first time. Layers come first, so that
+    /// nothing waits for their pins; why one of them stays lost is in its loss.
     ///
     /// # Errors
-    /// The first thing that could not be brought back; all else was.
+    /// The directory of pins could not be brought back; all else was.
     pub fn heal(&mut self) -> Result<(), EnforcerError> {
-        let directory = if self.pins.state() == DirState::Fine { Ok(()) } else { self.pins.heal() };
-        let mut outcome = Ok(());
-        for hook in self.layers().into_iter().filter(|l| l.state != LayerState::InForce).map(|l| l.hook) {
-            outcome = outcome.and(self.heal_layer(hook));
+        self.rounds = self.rounds.wrapping_add(1);
+        if self.rounds.is_multiple_of(LOAD_AGAIN_EVERY) {
+            self.programs.load_again();
         }
-        let shed = self.programs.fd(Hook::Shed)?;
-        self.sheds.heal(&self.pins, shed.as_fd(), self.programs.id(Hook::Shed));
-        directory.and(outcome)
-    }
-
-    fn heal_layer(&mut self, hook: Hook) -> Result<(), EnforcerError> {
-        let program = self.programs.fd(hook)?;
-        let Some(layer) = self.layers.iter_mut().find(|l| l.hook == hook) else { return Ok(()) };
-        let attachment = attachment(hook, &layer.target, layer.attach_type);
-        let healed = layer.link.heal(&self.pins, attachment, program.as_fd());
-        healed.map_err(|e| EnforcerError::kernel(format!("bring back the {}", hook.code()), &e, ADVICE_ATTACH))
+        let directory = if self.pins.state() == DirState::Fine { Ok(()) } else { self.pins.heal() };
+        if directory.is_ok() {
+            // Pins that a failed healing left, or that a directory lacks which was not there at the start.
+            self.record();
+        }
+        for hook in self.layers().into_iter().filter(|l| l.state != LayerState::InForce).map(|l| l.hook) {
+            let _ = self.bring(hook);
+        }
+        if let Ok(shed) = self.programs.fd(Hook::Shed) {
+            self.sheds.heal(&self.pins, shed.as_fd(), self.programs.id(Hook::Shed));
+        }
+        self.settle();
+        directory
     }
 
     /// Makes `addresses` the set of the host's own addresses.
@@ -352,22 +378,27 @@ impl Enforcer {
         drop((layers, sheds));
         match pins {
             Pins::Own(pins) => clear(pins),
+            Pins::Without(_) => Ok(()),
             // A keeper is asked to keep closed, never to open.
             Pins::Kept(_) => Err(EnforcerError::InUse("the part of posternd that stays root".to_owned())),
         }
     }
 }
 
-/// Whether every layer is pinned and in force, with programs of ours.
-fn is_closed(settings: &Settings) -> Result<bool, EnforcerError> {
-    let pins = Pins::open(settings)?;
-    let (namespace, cgroup) = (place::network_namespace()?, place::cgroup(settings.cgroup.as_deref())?);
-    let places = [
-        (Hook::Lock, namespace.place),
-        (Hook::CutIngress, cgroup.place),
-        (Hook::CutEgress, cgroup.place.with_attach_type(sys::ATTACH_EGRESS)),
+/// Whether an agent runs, or every layer is pinned and in force, with programs of ours.
+fn is_closed(settings: &Settings) -> bool {
+    let pins = match Pins::open(settings) {
+        Ok(pins) => pins,
+        Err(error) => return matches!(error, EnforcerError::InUse(_)),
+    };
+    let cgroup = |attach_type| place::cgroup(settings.cgroup.as_deref(), attach_type).ok().map(|target| target.place);
+    let places: [(Hook, Option<Place>); 3] = [
+        (Hook::Lock, place::network_namespace().ok().map(|target| target.place)),
+        (Hook::CutIngress, cgroup(sys::ATTACH_INGRESS)),
+        (Hook::CutEgress, cgroup(sys::ATTACH_EGRESS)),
     ];
-    Ok(places.into_iter().all(|(hook, place)| links::is_in_force(&pins, hook.code(), place)))
+    let is_in_force = |hook: Hook, place| links::is_in_force(&pins, hook.code(), place);
+    places.into_iter().all(|(hook, place)| place.is_some_and(|place| is_in_force(hook, place)))
 }
 
 /// Opens the host while no agent runs: takes every pin in `pin_dir` away. An absent directory is open already.
@@ -381,7 +412,8 @@ pub fn unlock(pin_dir: &Path) -> Result<(), EnforcerError> {
     clear(PinDir::take(pin_dir)?)
 }
 
-/// Whether a layer of an earlier run is pinned: then the host was not open until now.
+/// Whether a layer of an earlier run is pinned: then the host was not open until now. One layer is enough: whoever was connected
+/// while others were missing is nobody whose session was there before Postern.
 #[must_use]
 pub fn is_pinned(settings: &Settings) -> bool {
     settings.keeper.as_ref().map_or_else(|| is_pinned_in(&settings.pin_dir), Keeper::is_pinned)
@@ -394,46 +426,10 @@ pub(crate) fn can_open_pins() -> bool {
 }
 
 pub(crate) fn is_pinned_in(pin_dir: &Path) -> bool {
-    [Hook::Lock, Hook::CutIngress, Hook::CutEgress].iter().any(|hook| pin_dir.join(hook.code()).exists())
+    LAYERS.iter().any(|hook| pin_dir.join(hook.code()).exists())
 }
 
 fn clear(pins: PinDir) -> Result<(), EnforcerError> {
     pins.clear()
         .map_err(|e| EnforcerError::kernel("remove the pins", &e, "remove them by hand: rm -r the pin directory"))
-}
-
-/// Lock and cut, in this order. If one fails, those that this call has made are given up again.
-fn hold_layers(
-    pins: &Pins,
-    programs: &Programs,
-    namespace: Target,
-    cgroup: &Target,
-) -> Result<(Vec<Layer>, Vec<Loss>), EnforcerError> {
-    let clone = |attach_type| {
-        let target = cgroup.with_attach_type(attach_type);
-        target.map_err(|e: io::Error| EnforcerError::kernel("hold the cgroup open", &e, ADVICE_ATTACH))
-    };
-    let wanted = [
-        (Hook::Lock, namespace, sys::ATTACH_LOOKUP),
-        (Hook::CutIngress, clone(sys::ATTACH_INGRESS)?, sys::ATTACH_INGRESS),
-        (Hook::CutEgress, clone(sys::ATTACH_EGRESS)?, sys::ATTACH_EGRESS),
-    ];
-    let (mut layers, mut lost): (Vec<Layer>, Vec<Loss>) = (Vec::new(), Vec::new());
-    for (hook, target, attach_type) in wanted {
-        let program = programs.fd(hook)?;
-        match Link::hold(pins, attachment(hook, &target, attach_type), program.as_fd()) {
-            Ok((link, found)) => {
-                lost.extend(found.map(|state| Loss::new(hook.code(), state.code())));
-                layers.push(Layer { hook, target, attach_type, link });
-            }
-            Err(error) => {
-                for layer in layers.iter().filter(|l| l.link.fresh) {
-                    // The error below is the one to report.
-                    let _ = pins.remove(layer.hook.code());
-                }
-                return Err(EnforcerError::kernel(format!("attach the {}", hook.code()), &error, ADVICE_ATTACH));
-            }
-        }
-    }
-    Ok((layers, lost))
 }

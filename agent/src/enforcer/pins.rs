@@ -300,7 +300,8 @@ fn symbolic(path: &Path) -> Option<&Path> {
 /// What lies above the directory: nobody but root may swap it.
 fn check_above(path: &Path) -> io::Result<()> {
     let denied = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    let above: Vec<_> = path.ancestors().skip(1).filter(|part| part.exists()).collect();
+    // Also a symbolic link that leads nowhere yet.
+    let above: Vec<_> = path.ancestors().skip(1).filter(|part| fs::symlink_metadata(part).is_ok()).collect();
     if let Some(link) = above.iter().find(|part| part.is_symlink()) {
         return denied(format!("{} is a symbolic link", link.display()));
     }

@@ -37,11 +37,6 @@ impl Target {
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-
-    /// The same target for the cgroup's attach type `attach_type`.
-    pub fn with_attach_type(&self, attach_type: u32) -> io::Result<Self> {
-        Ok(Self { place: self.place.with_attach_type(attach_type), fd: self.fd.as_fd().try_clone_to_owned()? })
-    }
 }
 
 /// The calling thread's network namespace.
@@ -54,14 +49,18 @@ pub fn network_namespace() -> Result<Target, EnforcerError> {
 }
 
 /// The cgroup whose sockets are judged: `path`, or the root of cgroup v2 wherever it is mounted, or a private mount of it.
-pub fn cgroup(path: Option<&Path>) -> Result<Target, EnforcerError> {
+/// `attach_type` is one of the cgroup's.
+pub fn cgroup(path: Option<&Path>, attach_type: u32) -> Result<Target, EnforcerError> {
     let found = match path {
         Some(path) => Some(path.to_owned()),
-        None => mounted_cgroup2(&fs::read_to_string("/proc/mounts").unwrap_or_default()),
+        None => mounted_root(&fs::read_to_string("/proc/mounts").unwrap_or_default()),
     };
     let open = || -> io::Result<Target> {
         let fd = match &found {
-            Some(path) => OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path)?.into(),
+            // Without a right to read: a confined posternd has none outside of /sys.
+            Some(path) => {
+                OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_PATH).open(path)?.into()
+            }
             None => sys::private_cgroup2()?,
         };
         // Elsewhere an inode's number could be that of a cgroup by chance (/proc's is the root cgroup's).
@@ -70,19 +69,31 @@ pub fn cgroup(path: Option<&Path>) -> Result<Target, EnforcerError> {
         }
         // A cgroup's id is its directory's inode number on 64-bit kernels (kernfs).
         let id = File::from(fd.try_clone()?).metadata()?.ino();
-        Ok(Target { place: Place::Cgroup(id, sys::ATTACH_INGRESS), fd })
+        Ok(Target { place: Place::Cgroup(id, attach_type), fd })
     };
     let name = found.as_deref().map_or("root".to_owned(), |p| p.display().to_string());
     open().map_err(|e| EnforcerError::kernel(format!("open the cgroup {name}"), &e, ADVICE_CGROUP))
 }
 
-/// The first mount of cgroup v2 in /proc/mounts. It may lie beside v1, for example under `unified`.
-fn mounted_cgroup2(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
+/// The inode number of the directory of cgroup v2's root.
+const ROOT: u64 = 1;
+
+/// A mount of the root of cgroup v2: one of a part of it, as container runtimes make, would leave out all other sockets. Where
+/// there is none, as inside a cgroup namespace, the first mount of cgroup v2.
+fn mounted_root(mounts: &str) -> Option<PathBuf> {
+    let is_root = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.ino() == ROOT);
+    let found = mounted_cgroup2(mounts);
+    found.iter().find(|path| is_root(path)).or(found.first()).cloned()
+}
+
+/// The mounts of cgroup v2 in /proc/mounts. They may lie beside v1, for example under `unified`.
+fn mounted_cgroup2(mounts: &str) -> Vec<PathBuf> {
+    let of_line = |line: &str| {
         let mut words = line.split(' ');
         let (_, place, kind) = (words.next()?, words.next()?, words.next()?);
         (kind == "cgroup2").then(|| PathBuf::from(place.replace("\\040", " ")))
-    })
+    };
+    mounts.lines().filter_map(of_line).collect()
 }
 
 #[cfg(test)]
@@ -92,8 +103,8 @@ mod tests {
     #[test]
     fn cgroup2_is_found_beside_v1() {
         let mounts = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        assert_eq!(mounted_cgroup2(mounts), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        assert_eq!(mounted_cgroup2("proc /proc proc rw 0 0\n"), None);
+        assert_eq!(mounted_cgroup2(mounts), [PathBuf::from("/sys/fs/cgroup/unified")]);
+        assert!(mounted_cgroup2("proc /proc proc rw 0 0\n").is_empty());
     }
 
     #[test]
@@ -101,14 +112,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         // /proc's inode number is that of the root cgroup.
         for path in [Path::new("/proc"), Path::new("/sys"), directory.path()] {
-            let error = cgroup(Some(path)).err().unwrap().to_string();
+            let error = cgroup(Some(path), sys::ATTACH_INGRESS).err().unwrap().to_string();
             assert!(error.contains("not a directory of cgroup v2"), "{}: {error}", path.display());
         }
-        assert!(cgroup(Some(Path::new("/proc/self/status"))).is_err());
+        assert!(cgroup(Some(Path::new("/proc/self/status")), sys::ATTACH_INGRESS).is_err());
         // What is found without being named is the real thing, mounted or not, and so is it when it is named.
-        assert!(cgroup(None).is_ok());
-        if let Some(mounted) = mounted_cgroup2(&fs::read_to_string("/proc/mounts").unwrap()) {
-            let Place::Cgroup(id, _) = cgroup(Some(&mounted)).unwrap().place else { panic!("another place") };
+        assert!(cgroup(None, sys::ATTACH_INGRESS).is_ok());
+        if let Some(mounted) = mounted_root(&fs::read_to_string("/proc/mounts").unwrap()) {
+            let Place::Cgroup(id, _) = cgroup(Some(&mounted), sys::ATTACH_INGRESS).unwrap().place else {
+                panic!("another place")
+            };
             assert_eq!(id, fs::metadata(&mounted).unwrap().ino());
         }
     }

@@ -25,13 +25,13 @@ use postern_core::{
 
 use super::{
     btf::Offsets,
-    error::EnforcerError,
+    error::{self, EnforcerError},
     knocks::{Knocks, Observed},
     shared::Shared,
     sys,
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern-ebpf"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern-ebpf"));
 
 const ADVICE_LOAD: &str = "posternd needs root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON) and Linux 5.17 or newer with BTF; \
                            what was pinned before stays in force";
@@ -59,6 +59,8 @@ pub enum CookieSource {
 /// The loaded programs and their maps.
 pub struct Programs {
     ebpf: Ebpf,
+    /// Programs that the kernel does not take, and why.
+    refused: Vec<(Hook, String)>,
     cookie_source: CookieSource,
     protected: Array<MapData, u64>,
     /// `PROTECTED` as it was written last.
@@ -78,15 +80,30 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads fresh programs and maps for the calling thread's network namespace and fills them with `table`.
+    /// Loads fresh programs and maps for the calling thread's network namespace and fills them with `table`. A program that the
+    /// kernel does not take keeps no other one out; [`Self::fd`] says why it is missing.
     ///
     /// # Errors
-    /// What the kernel refused, in the verifier's words if it was the verifier.
+    /// No map could be made or filled.
     pub fn load(sizes: Sizes, table: &Table) -> Result<Self, EnforcerError> {
-        // Older kernels refuse the helper in cgroup_skb. Any other reason shows again at the second try.
-        load_object(sizes, cookie()?, None)
-            .and_then(|ebpf| Self::with(ebpf, CookieSource::Helper)?.filled(table))
-            .or_else(|first| Self::load_without_helper(sizes, table).map_err(|_| first))
+        let first = Self::load_with_helper(sizes, table);
+        let refused = match &first {
+            Ok(programs) if programs.refused.is_empty() => return first,
+            Ok(programs) => programs.refused.len(),
+            Err(_) => Hook::ALL.len() + 1,
+        };
+        // Older kernels refuse the helper in cgroup_skb. Any other reason shows again at the second try. The maps of the first
+        // one go before those of the second are made.
+        let first = first.map(drop);
+        match (Self::load_without_helper(sizes, table), first) {
+            (Ok(second), _) if second.refused.len() < refused => Ok(second),
+            (_, Err(error)) => Err(error),
+            (_, Ok(())) => Self::load_with_helper(sizes, table),
+        }
+    }
+
+    fn load_with_helper(sizes: Sizes, table: &Table) -> Result<Self, EnforcerError> {
+        Self::with(load_object(sizes, cookie()?, None)?, CookieSource::Helper)?.filled(table)
     }
 
     /// As [`Self::load`], for kernels that refuse `bpf_get_netns_cookie` in `cgroup_skb`.
@@ -99,14 +116,23 @@ impl Programs {
         Self::with(load_object(sizes, cookie()?, Some(offsets))?, CookieSource::KernelMemory)?.filled(table)
     }
 
+    /// Has the kernel look again at the programs that it refused: it may have had no memory for them.
+    pub(super) fn load_again(&mut self) {
+        let ebpf = &mut self.ebpf;
+        self.refused.retain(|(hook, _)| load_program(ebpf, *hook).is_err());
+    }
+
     fn filled(mut self, table: &Table) -> Result<Self, EnforcerError> {
         self.apply(&diff(&Table::default(), table))?;
         Ok(self)
     }
 
     fn with(mut ebpf: Ebpf, cookie_source: CookieSource) -> Result<Self, EnforcerError> {
+        let load = |hook: &Hook| load_program(&mut ebpf, *hook).err().map(|why| (*hook, why));
+        let refused = Hook::ALL.iter().filter_map(load).collect();
         let ring: RingBuf<MapData> = map(&mut ebpf, "EVENTS")?;
         Ok(Self {
+            refused,
             cookie_source,
             protected: map(&mut ebpf, "PROTECTED")?,
             protected_words: vec![0; PROTECTED_WORDS as usize],
@@ -267,9 +293,13 @@ impl Programs {
     /// The descriptor of a hook's program.
     ///
     /// # Errors
-    /// The program is not loaded, which [`Self::load`] rules out.
+    /// The kernel refused the program, in the verifier's words if it was the verifier.
     pub(super) fn fd(&self, hook: Hook) -> Result<&ProgramFd, EnforcerError> {
         let name = program_name(hook);
+        if let Some((_, why)) = self.refused.iter().find(|(refused, _)| *refused == hook) {
+            let what = format!("load the program {name}");
+            return Err(EnforcerError::Kernel { what, cause: why.clone(), advice: ADVICE_LOAD });
+        }
         let program = self.ebpf.program(name).ok_or_else(|| missing(name))?;
         program.fd().map_err(|e| EnforcerError::kernel(format!("use program {name}"), &e, ADVICE_LOAD))
     }
@@ -308,7 +338,7 @@ fn cookie() -> Result<u64, EnforcerError> {
 fn load_object(sizes: Sizes, cookie: u64, offsets: Option<Offsets>) -> Result<Ebpf, EnforcerError> {
     let by_helper = u64::from(offsets.is_none());
     let offsets = offsets.unwrap_or_default();
-    let mut ebpf = EbpfLoader::new()
+    let ebpf = EbpfLoader::new()
         .map_max_entries("GRANTS", sizes.grants.saturating_add(sizes.flows).max(1))
         .map_max_entries("FLOWS", sizes.flows.max(1))
         .map_max_entries("USAGE", sizes.slots.max(1))
@@ -318,17 +348,19 @@ fn load_object(sizes: Sizes, cookie: u64, offsets: Option<Offsets>) -> Result<Eb
         .override_global("NET_COOKIE_OFFSET", &offsets.net_cookie, true)
         .load(OBJECT)
         .map_err(|e| EnforcerError::kernel("create the kernel's maps", &e, ADVICE_LOAD))?;
-    for &hook in Hook::ALL {
-        let name = program_name(hook);
-        let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
-        let loaded = match hook {
-            Hook::Lock => <&mut SkLookup>::try_from(program).and_then(|p| p.load()),
-            Hook::CutIngress | Hook::CutEgress => <&mut CgroupSkb>::try_from(program).and_then(|p| p.load()),
-            Hook::Shed => <&mut Xdp>::try_from(program).and_then(|p| p.load()),
-        };
-        loaded.map_err(|e| EnforcerError::kernel(format!("load the program {name}"), &e, ADVICE_LOAD))?;
-    }
     Ok(ebpf)
+}
+
+/// Has the kernel check one program and keep it. Why not, in words.
+fn load_program(ebpf: &mut Ebpf, hook: Hook) -> Result<(), String> {
+    let name = program_name(hook);
+    let program = ebpf.program_mut(name).ok_or_else(|| missing(name).to_string())?;
+    let loaded = match hook {
+        Hook::Lock => <&mut SkLookup>::try_from(program).and_then(|p| p.load()),
+        Hook::CutIngress | Hook::CutEgress => <&mut CgroupSkb>::try_from(program).and_then(|p| p.load()),
+        Hook::Shed => <&mut Xdp>::try_from(program).and_then(|p| p.load()),
+    };
+    loaded.map_err(|e| error::chain(&e))
 }
 
 const fn program_name(hook: Hook) -> &'static str {
@@ -340,7 +372,7 @@ const fn program_name(hook: Hook) -> &'static str {
     }
 }
 
-fn missing(name: &str) -> EnforcerError {
+pub(super) fn missing(name: &str) -> EnforcerError {
     let cause = io::Error::other("the embedded object does not hold it");
     EnforcerError::kernel(format!("find {name}"), &cause, "build the object again: cargo xtask build-ebpf")
 }

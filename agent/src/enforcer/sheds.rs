@@ -78,21 +78,20 @@ pub struct Sheds {
 
 impl Sheds {
     /// Takes over what is pinned: gives each the new program, for the old one looks at maps that nobody writes any more. Pins
-    /// of devices that are gone are removed.
-    pub fn adopt(pins: &Pins, program: BorrowedFd<'_>) -> io::Result<Self> {
+    /// of devices that are gone are removed, and so are sheds that do not take the program: a shed only saves work.
+    pub fn adopt(pins: &Pins, program: Option<BorrowedFd<'_>>) -> io::Result<Self> {
         let mut sheds = Self::default();
         for name in pins.names()? {
             let Some((ifindex, mode)) = parse_pin(&name) else {
                 continue;
             };
-            match pins.find(&name)? {
-                Pinned::Link(fd) if is_ours(pins, fd.as_fd(), ifindex) => {}
-                _ => {
-                    pins.remove(&name)?;
-                    continue;
-                }
-            }
-            let (link, _) = Link::hold(pins, attachment(&name, ifindex, mode), program)?;
+            let ours = matches!(pins.find(&name), Ok(Pinned::Link(fd)) if is_ours(pins, fd.as_fd(), ifindex));
+            let held =
+                program.filter(|_| ours).map(|program| Link::hold(pins, attachment(&name, ifindex, mode), program));
+            let Some(Ok(link)) = held else {
+                pins.remove(&name)?;
+                continue;
+            };
             let reason = if mode == ShedMode::Native { String::new() } else { "as in the run before".to_owned() };
             let status = ShedStatus { ifindex, name: String::new(), mode, reason, state: None };
             sheds.by_index.insert(ifindex, Shed { link: Some(link), status });
@@ -116,7 +115,7 @@ impl Sheds {
         for mode in [ShedMode::Native, ShedMode::Generic] {
             let pin = pin_name(ifindex, mode);
             match Link::hold(pins, attachment(&pin, ifindex, mode), program) {
-                Ok((link, _)) => {
+                Ok(link) => {
                     let status = ShedStatus { ifindex, name: name.to_owned(), mode, reason, state: None };
                     self.by_index.insert(ifindex, Shed { link: Some(link), status: status.clone() });
                     return status;

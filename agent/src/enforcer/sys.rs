@@ -21,6 +21,7 @@ const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
 const BPF_PROG_QUERY: c_int = 16;
 const BPF_LINK_CREATE: c_int = 28;
 const BPF_LINK_UPDATE: c_int = 29;
+const BPF_ITER_CREATE: c_int = 33;
 const BPF_LINK_DETACH: c_int = 34;
 
 // enum bpf_attach_type
@@ -28,6 +29,8 @@ const BPF_LINK_DETACH: c_int = 34;
 pub const ATTACH_INGRESS: u32 = 0;
 /// `BPF_CGROUP_INET_EGRESS`.
 pub const ATTACH_EGRESS: u32 = 1;
+/// `BPF_TRACE_ITER`.
+pub const ATTACH_ITER: u32 = 28;
 /// `BPF_SK_LOOKUP`.
 pub const ATTACH_LOOKUP: u32 = 36;
 /// `BPF_XDP`.
@@ -132,13 +135,10 @@ pub enum Place {
 }
 
 impl Place {
-    /// The same cgroup with another attach type.
+    /// Whether it is the cgroup with this id.
     #[must_use]
-    pub fn with_attach_type(self, attach_type: u32) -> Self {
-        match self {
-            Self::Cgroup(id, _) => Self::Cgroup(id, attach_type),
-            other => other,
-        }
+    pub fn is_cgroup(self, id: u64) -> bool {
+        matches!(self, Self::Cgroup(own, _) if own == id)
     }
 }
 
@@ -192,6 +192,15 @@ pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
 pub fn create_link(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
     let mut attr = LinkCreateAttr { program: raw(program), target, attach_type, flags };
     bpf(BPF_LINK_CREATE, &mut attr).map(owned)
+}
+
+/// A file whose text an iterator's program writes while it is read. Minimum kernel 5.8.
+///
+/// # Errors
+/// Those of `BPF_ITER_CREATE`.
+pub fn create_iter(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // The link, and flags, of which there are none.
+    bpf(BPF_ITER_CREATE, &mut [raw(link), 0]).map(owned)
 }
 
 /// Replaces the program of a link in one step. Minimum kernel 5.7.

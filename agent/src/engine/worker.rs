@@ -34,6 +34,7 @@ mod mode;
 mod people;
 mod read;
 mod setup;
+mod tunnels;
 mod unused;
 mod unwritten;
 mod upkeep;
@@ -94,6 +95,7 @@ pub(super) struct Worker {
     /// When the counts of unverified messages are due.
     tally_due: Option<BootNanos>,
     guard: guard::Guard,
+    tunnels: tunnels::Watch,
     upkeep: upkeep::Upkeep,
     restores: clock::Restores,
     /// Set while the kernel is behind the ledger, or the record behind the kernel.

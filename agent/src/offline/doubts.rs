@@ -1,15 +1,17 @@
 //! What an administrator probably did not mean: rules that can never be met, names that nothing else names.
 //!
-//! Owns these questions about policy and trust file together, and about the machine's user. None of them makes a configuration invalid.
+//! Owns these questions about policy and trust file together, and about the machine's user and its tunnels. None of them makes a configuration invalid.
 
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use postern_core::envelope::Role;
+use postern_core::key::UDP;
 use postern_core::policy::{Policy, PortRule, RoleKind, RoleRule};
 use postern_core::time::Now;
 use postern_core::trust::{Entry, Trust};
 
+use crate::enforcer;
 use crate::privilege::User;
 
 /// All doubts, the gravest kinds first.
@@ -26,6 +28,20 @@ pub fn of(policy: &Policy, trust: &Trust, now: &Now) -> Vec<String> {
 #[must_use]
 pub fn user(name: &str) -> Option<String> {
     User::named(name).err().map(|why| format!("posternd will stay root here: {why}"))
+}
+
+/// The kernel tunnels on this machine's protected UDP ports, or why they could not be seen: that takes root.
+#[must_use]
+pub fn tunnels(policy: &Policy) -> Vec<String> {
+    let protected: BTreeSet<u16> =
+        policy.protected().filter(|(protocol, _)| *protocol == UDP).map(|(_, p)| p).collect();
+    if protected.is_empty() {
+        return Vec::new();
+    }
+    match enforcer::tunnels() {
+        Ok(found) => found.iter().filter(|t| protected.contains(&t.port)).map(enforcer::Tunnel::sentence).collect(),
+        Err(error) => vec![format!("whether kernel tunnels use protected UDP ports was not looked at: {error}")],
+    }
 }
 
 /// Everybody whom a role names.

@@ -1,7 +1,8 @@
 //! What the files say, without a running agent.
 //!
 //! Owns `posternd check-config` and `posternd explain`: what was understood ([`summary`]), what an administrator probably did not mean
-//! ([`doubts`]), and what the judge would say ([`foretell`]). It changes nothing, and asks neither the agent nor the kernel.
+//! ([`doubts`]), and what the judge would say ([`foretell`]). It changes nothing and does not ask the
+//! agent; of the kernel it asks only which UDP ports belong to tunnels.
 
 use std::path::Path;
 

@@ -32,6 +32,9 @@ pub struct Summary {
     pub roles: Vec<Held>,
     /// Whose signatures count.
     pub signers: Vec<Signs>,
+    /// Protected UDP ports whose datagrams a kernel tunnel takes on this machine, with what does not hold for them; or why nobody
+    /// could look.
+    pub tunnels: Vec<String>,
     /// What was probably not meant; nothing of it keeps posternd from starting.
     pub warnings: Vec<String>,
 }
@@ -153,6 +156,7 @@ impl Summary {
             ports: policy.ports.iter().map(Port::of).collect(),
             roles: policy.roles.iter().map(Held::of).collect(),
             signers: trust.entries().map(|entry| Signs::of(entry, policy)).collect(),
+            tunnels: doubts::tunnels(policy),
             warnings: doubts::of(policy, trust, now).into_iter().chain(doubts::user(&config.user)).collect(),
         }
     }
@@ -238,6 +242,10 @@ impl fmt::Display for Summary {
         writeln!(f, "\nWhose signatures count")?;
         self.signers.iter().try_for_each(|signer| signer.write(f))?;
         none(f, self.signers.is_empty(), "nobody's: the trust file is empty")?;
+        if !self.tunnels.is_empty() {
+            writeln!(f, "\nKernel tunnels on protected UDP ports")?;
+            self.tunnels.iter().try_for_each(|tunnel| writeln!(f, "  - {tunnel}"))?;
+        }
         writeln!(f, "\nWarnings")?;
         let warnings: Vec<_> = self.warnings.iter().map(|warning| format!("  - {warning}")).collect();
         f.write_str(&or(warnings.join("\n"), "  none"))

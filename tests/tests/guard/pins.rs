@@ -163,7 +163,10 @@ fn no_symbolic_link_and_no_second_agent() {
         postern.file("third.toml")
     };
     let config = through(&link.join("below"));
-    let said = refusal(&net.server, &config);
+    let mut early = net.server.command(program());
+    let output = early.args(["early", "--config"]).arg(&config).output().expect("posternd");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1), "{output:?}");
     assert!(said.contains(&format!("{} is a symbolic link", link.display())), "{said}");
     assert!(is_closed(&net), "what was in force stays in force");
     // posternd unlock follows none either.

@@ -203,6 +203,8 @@ impl Worker {
 
     /// Follows the host's addresses and interfaces.
     fn network(&mut self, state: &links::LinkState) {
+        // A new interface may be a tunnel.
+        self.tunnels.hurry();
         if let Err(error) = self.enforcer.set_local(&state.addresses) {
             self.degraded.insert("addresses", format!("the kernel's list of own addresses is behind: {error}"));
         } else {

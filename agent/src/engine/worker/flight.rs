@@ -58,6 +58,7 @@ impl Worker {
         let now = self.shared().now();
         self.mind_the_clock(&now);
         self.look(&now);
+        self.look_for_tunnels(&now);
         let over = self.forget_over(&now);
         self.end_sessions(&over, &now);
         let (changing, reading): (Vec<_>, Vec<_>) = commands.into_iter().partition(Command::changes);

@@ -53,9 +53,9 @@ impl Guard {
     /// Notes what is lost now, and says what is new about it.
     fn note(&mut self, losses: &[Loss]) -> Vec<Event> {
         let mut events = Vec::new();
-        for Loss { part, state } in losses {
+        for Loss { part, state, why } in losses {
             if self.told.insert(part.clone(), state) != Some(state) {
-                tracing::error!(%part, state, "a part of what keeps the ports closed was lost");
+                tracing::error!(%part, state, why, "a part of what keeps the ports closed is not in force");
                 events.push(Event::Layer { name: part.clone(), state: (*state).to_owned() });
             }
         }
@@ -99,11 +99,12 @@ impl Worker {
         }
     }
 
-    /// Has recorded what the start found in the place of what it would have adopted.
+    /// Has recorded what the start found in the place of what it would have adopted, and what it could not bring into force.
     pub(super) fn note_found(&mut self, now: &Now) {
         let found = self.enforcer.take_found();
         self.note_losses(&found, now);
-        self.note_losses(&[], now);
+        let left = self.enforcer.losses();
+        self.note_losses(&left, now);
     }
 
     fn note_sheds(&mut self) {

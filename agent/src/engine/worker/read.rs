@@ -119,9 +119,12 @@ impl Worker {
             names: shared.identity().names.clone(),
             started: self.started,
             boot_id: shared.now().boot_id,
-            degraded: mode::sentence(&mode)
+            degraded: self
+                .is_open_sentence()
                 .into_iter()
+                .chain(mode::sentence(&mode))
                 .chain(lost)
+                .chain(self.tunnel_sentences())
                 .chain(self.degraded.values().cloned())
                 .chain(shared.journal.left_aside())
                 .collect(),
@@ -137,6 +140,13 @@ impl Worker {
             journal_head: shared.journal.head(),
             journal_path: shared.journal.path().display().to_string(),
         }
+    }
+
+    /// The one condition that comes before all others.
+    fn is_open_sentence(&self) -> Option<String> {
+        let said = "OPEN: neither the lock nor the cut is attached, so the protected ports are open to everybody; posternd tries \
+                    again twice a second";
+        self.enforcer.is_open().then(|| said.to_owned())
     }
 
     /// What happened at all, by hook and reason.

@@ -89,6 +89,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     let barred: BTreeMap<_, _> = keep::forbidden(&rules, &opened.ledger, &now).into_iter().collect();
     let installed = keep::table(&rules.policy, &opened.ledger, &barred.keys().copied().collect(), file, &now);
     let mut enforcer = Enforcer::start(&settings, &installed)?;
+    let tunnels = super::tunnels::Watch::new();
     let kept = confinement.apply(|| enforcer.layers().iter().all(|layer| layer.state == LayerState::InForce));
     degraded.extend(kept.first().map(|_| ("privileges", kept.join("; "))));
     let knocks_reader = enforcer.take_knocks();
@@ -145,6 +146,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         terminals,
         tally_due: None,
         guard: super::guard::Guard::new(),
+        tunnels,
         restores: super::clock::Restores::default(),
         retry_due: None,
     };

@@ -1,0 +1,80 @@
+//! What is not as it has to be in the kernel, in words.
+//!
+//! Owns the names of losses and their sentences. It looks at nothing.
+
+/// Another program runs beside the lock.
+pub const BESIDE: &str = "other-program-beside";
+/// The part that is the directory of pins.
+pub const PIN_DIRECTORY: &str = "pin-directory";
+/// The record of program tags could not be written.
+pub const UNRECORDED: &str = "unrecorded";
+
+/// Something that is not as it has to be in the kernel, because somebody or something changed it there, or because the kernel
+/// refused it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Which part: `lock`, `cut-ingress`, `cut-egress`, `shed NAME`, `pin-directory`.
+    pub part: String,
+    /// A stable name of what is wrong with it.
+    pub state: &'static str,
+    /// Why it could not be brought back, with the remedy; empty where that was not tried yet.
+    pub why: String,
+}
+
+impl Loss {
+    pub(super) fn new(part: impl Into<String>, state: &'static str) -> Self {
+        Self { part: part.into(), state, why: String::new() }
+    }
+
+    pub(super) fn because(self, why: &str) -> Self {
+        Self { why: why.to_owned(), ..self }
+    }
+
+    /// In words.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let said = self.what();
+        if self.why.is_empty() { said } else { format!("{said}: {}", self.why) }
+    }
+
+    fn what(&self) -> String {
+        let Self { part, state, .. } = self;
+        match *state {
+            BESIDE => "another sk_lookup program is attached to this network namespace: it can hand connections to a \
+                       socket in spite of the lock; the cut holds them back"
+                .to_owned(),
+            UNRECORDED => format!("the {part} holds no record of our programs: the next start will replace them"),
+            "detached" => format!("the {part} is not attached{}", missing(part)),
+            "elsewhere" => format!("the {part} is attached, but not where it belongs{}", missing(part)),
+            "other-program" => format!("the {part} runs another program than ours{}", missing(part)),
+            "unpinned" => format!("the {part} is not pinned: it is in force only as long as posternd lives"),
+            "foreign-pin" => format!("what is pinned as {part} is not ours"),
+            "exposed" => format!("the {part} is open to others than root"),
+            _ => format!("the {part} is {state}"),
+        }
+    }
+}
+
+/// What does not hold without a layer while the others are there.
+fn missing(part: &str) -> &'static str {
+    match part {
+        "lock" => " (the cut alone refuses packets without a grant; kernel tunnels on UDP ports take theirs unasked)",
+        "cut-ingress" => " (sessions go on receiving after their grant's end; the lock refuses new ones)",
+        "cut-egress" => " (the host goes on sending to sessions after their grant's end)",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_names_part_consequence_and_reason() {
+        let loss = Loss::new("lock", "detached").because("cannot attach the lock: no room; make room");
+        let said = loss.sentence();
+        assert!(said.starts_with("the lock is not attached (the cut alone"), "{said}");
+        assert!(said.ends_with("no room; make room"), "{said}");
+        assert_eq!(Loss::new("shed eth0", "detached").sentence(), "the shed eth0 is not attached");
+    }
+}
