@@ -177,7 +177,6 @@ fn without_pins(question: &Question) -> Answer {
         Question::Knows(_) => Answer::Known(false),
         Question::Names { .. } => Answer::Names(Vec::new()),
         Question::Find(_) => Answer::Found(Found::Nothing),
-        Question::Remove(_) => Answer::Done,
         _ => failed(&io::Error::new(io::ErrorKind::NotFound, "the directory of pins cannot be used")),
     }
 }

@@ -40,11 +40,8 @@ fn nothing_is_done_in_a_directory_that_was_not_taken() {
     let mut serving = serving(directory.path());
     let asked = [
         Question::Open,
-        Question::State,
         Question::Heal,
         Question::Settle(vec![]),
-        Question::Names { from: 0 },
-        Question::Find("lock".to_owned()),
         Question::Pin("lock".to_owned()),
         Question::Remove("lock".to_owned()),
     ];
@@ -54,6 +51,11 @@ fn nothing_is_done_in_a_directory_that_was_not_taken() {
         assert!(is_refused(&reply), "{said}: {:?}", reply.0);
     }
     assert!(matches!(serving.answer(Question::IsPinned, None).0, Answer::Known(false)));
+    // What is only asked is answered: nothing is there, and no program is known.
+    assert!(matches!(serving.answer(Question::State, None).0, Answer::State(DirState::Gone)));
+    assert!(matches!(serving.answer(Question::Knows("0123".to_owned()), None).0, Answer::Known(false)));
+    assert!(matches!(serving.answer(Question::Find("lock".to_owned()), None).0, Answer::Found(Found::Nothing)));
+    assert!(matches!(serving.answer(Question::Names { from: 0 }, None).0, Answer::Names(names) if names.is_empty()));
 }
 
 #[test]
