@@ -31,7 +31,7 @@ pub use audit::Audit;
 pub use clock::Clock;
 pub use journal::Journal;
 pub use limits::Limits;
-pub use owned::{check_and_read, read_owned};
+pub use owned::{check_and_read, open, read_owned, read_plain};
 pub use problem::Problem;
 pub use salvage::Closing;
 

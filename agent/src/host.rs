@@ -3,9 +3,9 @@
 //! Owns the lock that keeps a second agent away, the host id, and the fingerprints of the SSH host keys. It never makes
 //! or reads a private key: the one that proves who this is is [`crate::proof`]'s.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::STANDARD_NO_PAD};
@@ -13,6 +13,8 @@ use postern_core::message::Identity;
 use ring::digest::{SHA256, digest};
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
+
+use crate::{config, guarded};
 
 /// Why the host's identity could not be established.
 #[derive(Debug, thiserror::Error)]
@@ -45,11 +47,11 @@ pub fn lock(state: &Path) -> Result<StateLock, HostError> {
     };
     DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(failed(state))?;
     let path = state.join("lock");
-    let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).clone();
-    let file = match options.open(&path) {
-        // A lock takes no writing, only a file that is there. One of posternd's user's, root may only read in the unit.
+    let file = guarded::as_owner(state, || guarded::open(&path, 1, guarded::WRITE)).map_err(failed(state))?;
+    let file = match file {
+        // A lock takes no writing, only a file that is there: on a disk that takes none, or of root's from before a change of user.
         Err(error) if [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied].contains(&error.kind()) => {
-            File::open(&path).map_err(|_| error)
+            guarded::open(&path, 1, guarded::READ).map_err(|_| error)
         }
         other => other,
     };
@@ -70,12 +72,12 @@ pub fn identity(state: &Path, names: Vec<String>, ssh_dir: &Path) -> Result<Iden
     let path = state.join("host-id");
     let failed = |source| HostError::Io { path: path.display().to_string(), source };
     let machine = machine_mark();
-    let known = fs::read_to_string(&path).ok().and_then(|text| parse_host_id(&text, &machine));
+    let known = guarded::read_to_string(&path, 1).ok().and_then(|text| parse_host_id(&text, &machine));
     let host_id = match known {
         Some(host_id) => host_id,
         None => {
             let host_id = Uuid::new_v4();
-            write_durably(&path, format!("{host_id}\n{machine}\n").as_bytes(), 0o600).map_err(failed)?;
+            write_durably(&path, 1, format!("{host_id}\n{machine}\n").as_bytes()).map_err(failed)?;
             host_id
         }
     };
@@ -104,7 +106,7 @@ fn ssh_host_keys(dir: &Path) -> Vec<String> {
             let name = name.to_string_lossy();
             name.starts_with("ssh_host_") && name.ends_with("_key.pub")
         })
-        .filter_map(|entry| fingerprint(&fs::read_to_string(entry.path()).ok()?))
+        .filter_map(|entry| fingerprint(&config::read_plain(&entry.path()).ok()?))
         .collect();
     found.sort();
     found
@@ -115,17 +117,23 @@ fn fingerprint(public_key: &str) -> Option<String> {
     Some(format!("SHA256:{}", STANDARD_NO_PAD.encode(digest(&SHA256, &blob))))
 }
 
-/// Writes a file whole or not at all, durably.
+/// Writes a file (0600) whole or not at all, durably. The last `levels` names of its path are the agent's user's, as for
+/// [`guarded::open`].
 ///
 /// # Errors
-/// The disk's.
-pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+/// The disk's, or [`guarded::open`]'s.
+pub fn write_durably(path: &Path, levels: usize, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
+    // Left by a write that a crash interrupted. What is there otherwise is removed as a name, and never opened.
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = guarded::open(&fresh, levels, guarded::NEW)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&fresh, path)?;
-    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    path.parent().map_or(Ok(()), guarded::sync_dir)
 }
 
 #[cfg(test)]

@@ -16,9 +16,8 @@ mod survey;
 mod unwritten;
 pub mod writer;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -29,6 +28,7 @@ use postern_core::ledger::{Ledger, Record};
 pub use unwritten::Unwritten;
 
 use crate::config::Journal as Settings;
+use crate::guarded;
 
 /// What the first line names as its predecessor.
 const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -308,7 +308,7 @@ impl Newest {
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+    segments::open(path, guarded::APPEND)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 mod client;
 mod wire;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::client::{Keeper, open};
 use self::wire::{Answer, Failed, Found, Question};
 use crate::api::listen;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::enforcer::{self, DirState, PinDir, Pinned};
 use crate::privilege::{self, Confinement, User};
 
@@ -77,16 +77,6 @@ pub fn step_down(path: &Path, config: &Config) -> Result<Option<Keeper>, String>
         Ok(keeper)
     };
     become_it().map(Some).map_err(stay)
-}
-
-/// Hands what root has just written in the state directory back to the user whose it is.
-pub fn hand_back(config: &Config) {
-    if let Ok(user) = User::named(&config.user)
-        && user.has(&config.state_dir)
-        && let Err(why) = user.own(&config.state_dir)
-    {
-        tracing::warn!(%why, "the next start hands it over");
-    }
 }
 
 /// Keeps what the agent at the other end of standard input asks for, until it is gone.
@@ -166,7 +156,7 @@ impl Serving {
         if !self.duty.files.iter().any(|file| file == path) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        File::open(path).map(OwnedFd::from)
+        config::open(path).map(OwnedFd::from)
     }
 }
 

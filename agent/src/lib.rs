@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod enforcer;
 pub mod engine;
+pub mod guarded;
 pub mod host;
 pub mod journal;
 pub mod journald;

@@ -99,6 +99,11 @@ fn host_key(path: &Path) -> Option<PrivateKey> {
     let complain = |error: &dyn std::fmt::Display| {
         tracing::warn!(file = %path.display(), %error, "this SSH host key cannot prove who this host is");
     };
+    // A FIFO in its place would be waited for.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        complain(&"it is not a plain file");
+        return None;
+    }
     match PrivateKey::read_openssh_file(path) {
         Ok(key) if key.is_encrypted() => complain(&"it has a passphrase"),
         Ok(key) if can_sign(&key) => return Some(key),

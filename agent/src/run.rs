@@ -2,14 +2,16 @@
 //!
 //! Owns what each command does, and the order of a start. It never decides anything.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
-use postern_core::ledger::{Event, Record};
+use postern_core::ledger::{Event, Ledger, Record};
 use postern_core::mode::{self, Enabling, Mode};
 use postern_core::policy::Policy;
 use postern_core::table::Table;
+use postern_core::time::Now;
 use postern_core::trust::{Trust, TrustFile};
 use ring::digest::{Context, SHA256};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -25,7 +27,7 @@ use crate::keeper::Keeper;
 use crate::privilege::Confinement;
 use crate::proof::HostKeys;
 use crate::sysctl::{self, Reserved};
-use crate::{host, journald, keeper, sessions};
+use crate::{guarded, host, journald, keeper, sessions};
 
 mod serve;
 
@@ -84,33 +86,74 @@ pub(crate) fn rules(path: &Path, config: &Config, keeper: Option<&Keeper>) -> Re
 /// Takes Postern's programs out of the kernel and says so in the journal first.
 ///
 /// # Errors
-/// [`Failure`]; when the agent runs, or the journal cannot be written, nothing is opened.
+/// [`Failure`]; when the agent runs, or neither the journal nor the log takes the record, nothing is opened.
 pub fn unlock(path: &Path) -> Result<(), Failure> {
     let config = Config::load(path).map_err(Failure::config)?;
-    let _lock = host::lock(&config.state_dir).map_err(Failure::other)?;
+    // Held until the end: no posternd that starts meanwhile puts back what is taken out.
+    let pins = enforcer::hold_pins(&config.pin_dir).map_err(Failure::other)?;
     let now = Clock::new(config.clock.unsynchronised).map_err(Failure::other)?.now();
-    // The ports are about to be opened: nothing needs to be closed before a damaged journal is set aside.
-    let Opened { mut journal, mut ledger, set_aside, .. } = open_journal(&config, now.wall, || Ok(()))?;
-    let mut records = Vec::new();
-    for event in set_aside.map(SetAside::event).into_iter().chain([Event::Unlocked]) {
-        let record = Record::next(&ledger, None, event, &now);
-        ledger.apply(&record);
-        records.push(record);
-    }
-    let lines = journal.append(&records).map_err(Failure::other)?;
-    keeper::hand_back(&config);
+    let records = unlocking(&config, &now)?;
     if config.audit.journald.unwrap_or_else(journald::is_there) {
-        for (record, line) in records.into_iter().zip(lines.split(|byte| *byte == b'\n')) {
-            journald::export(&Published { record, life: None, line: line.to_vec() });
+        for published in records {
+            journald::export(&published);
         }
     }
-    enforcer::unlock(&config.pin_dir).map_err(Failure::other)?;
-    let given_back = Reserved::open(&config.state_dir, now.boot_id).and_then(|reserved| reserved.give_back());
-    given_back.map_err(|e| {
+    pins.unlock().map_err(Failure::other)?;
+    let give_back = || Reserved::open(&config.state_dir, now.boot_id).and_then(|reserved| reserved.give_back());
+    guarded::as_owner(&config.state_dir, give_back).and_then(|done| done).map_err(|e| {
         Failure::Other(format!("the ports are open, but stay in net.ipv4.ip_local_reserved_ports: {e}"))
     })?;
     println!("Every port that Postern protected is open until posternd starts again.");
     Ok(())
+}
+
+/// Puts the unlocking on record, with the state directory's owner's rights: that is the agent's user, which may have planted links there.
+/// Where the directory takes no record, the log does: an agent that was taken over cannot lock root out
+/// (docs/decisions/0049-root-in-the-agents-directory.md).
+fn unlocking(config: &Config, now: &Now) -> Result<Vec<Published>, Failure> {
+    let lock = match host::lock(&config.state_dir) {
+        Err(running @ HostError::Running(_)) => return Err(Failure::other(running)),
+        other => other,
+    };
+    let recorded = match lock {
+        Ok(_lock) => guarded::as_owner(&config.state_dir, || record_unlocked(config, now)).map_err(|e| e.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let why = match recorded.and_then(|recorded| recorded) {
+        Ok(records) => return Ok(records),
+        Err(why) => why,
+    };
+    let record = Record::next(&Ledger::default(), None, Event::Unlocked, now);
+    let line = log_record(&record, &why).map_err(|error| {
+        Failure::Other(format!("{why}; and the log takes no record either: {error}. Nothing was opened"))
+    })?;
+    Ok(vec![Published { record, life: None, line }])
+}
+
+/// Why the journal has no record of it, in words.
+fn record_unlocked(config: &Config, now: &Now) -> Result<Vec<Published>, String> {
+    // The ports are about to be opened: nothing needs to be closed before a damaged journal is set aside.
+    let opened = open_journal(config, now.wall, || Ok(())).map_err(|failure| failure.to_string())?;
+    let Opened { mut journal, mut ledger, set_aside, .. } = opened;
+    let mut records = Vec::new();
+    for event in set_aside.map(SetAside::event).into_iter().chain([Event::Unlocked]) {
+        let record = Record::next(&ledger, None, event, now);
+        ledger.apply(&record);
+        records.push(record);
+    }
+    let lines = journal.append(&records).map_err(|error| error.to_string())?;
+    let lines = lines.split(|byte| *byte == b'\n').map(<[u8]>::to_vec);
+    Ok(records.into_iter().zip(lines).map(|(record, line)| Published { record, life: None, line }).collect())
+}
+
+/// Writes a record that the journal cannot take to standard error, whole and checked.
+fn log_record(record: &Record, why: &str) -> std::io::Result<Vec<u8>> {
+    let line = serde_json::to_vec(record)?;
+    let mut log = std::io::stderr().lock();
+    writeln!(log, "posternd: the journal takes no record: {why}")?;
+    writeln!(log, "RECORD (only this log has it): {}", String::from_utf8_lossy(&line))?;
+    log.flush()?;
+    Ok(line)
 }
 
 /// Closes the protected ports for everybody, unless Postern is in force already. With a configuration that is not valid it
@@ -198,7 +241,9 @@ fn unwritable(config: &Config, error: &JournalError) -> Opened {
 pub fn export(path: &Path, since: Option<jiff::Timestamp>) -> Result<(), Failure> {
     let config = Config::load(path).map_err(Failure::config)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    journal::export(&config.state_dir, since, &mut out).map_err(Failure::other)?;
+    let state = &config.state_dir;
+    let exported = guarded::as_owner(state, || journal::export(state, since, &mut out));
+    exported.map_err(|error| Failure::Other(format!("{}: {error}", state.display())))?.map_err(Failure::other)?;
     Ok(())
 }
 

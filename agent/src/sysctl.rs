@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::guarded;
 use crate::host::write_durably;
 
 /// Of the network namespace of the thread that opens it.
@@ -59,7 +60,7 @@ impl Reserved {
             return Ok(());
         }
         let ours = self.ours().union(&missing).copied().collect();
-        write_durably(&self.record, format!("{}\n{}\n", self.boot_id, list(&ours)).as_bytes(), 0o600)?;
+        write_durably(&self.record, 1, format!("{}\n{}\n", self.boot_id, list(&ours)).as_bytes())?;
         self.write(&now.union(&missing).copied().collect())
     }
 
@@ -78,7 +79,7 @@ impl Reserved {
 
     /// What was added in this boot; the setting does not outlive it.
     fn ours(&self) -> BTreeSet<u16> {
-        let text = fs::read_to_string(&self.record).unwrap_or_default();
+        let text = guarded::read_to_string(&self.record, 1).unwrap_or_default();
         let ports = text.split_once('\n').filter(|(boot, _)| boot.parse() == Ok(self.boot_id));
         ports.map_or_else(BTreeSet::new, |(_, ports)| parse(ports))
     }

@@ -3,19 +3,20 @@
 //! Owns making them at the first start, keeping them, and the server's TLS settings: TLS 1.3 only. There is no certificate authority:
 //! clients know the host by the certificate's fingerprint.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
-use rustix::fs::OFlags;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use rustls::sign::SigningKey;
 use rustls::{ServerConfig, SignatureScheme};
 use tokio_rustls::TlsAcceptor;
+
+use crate::guarded;
 
 /// The file in `state_dir/tls` that holds both, so that they can only be replaced together.
 const FILE: &str = "key-and-certificate.pem";
@@ -122,14 +123,8 @@ fn make() -> Result<String, rcgen::Error> {
 }
 
 fn read_private(path: &Path) -> io::Result<String> {
-    // NONBLOCK: the open of a FIFO would wait for somebody to write to it.
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::other("it is not a plain file"));
-    }
-    let mode = found.permissions().mode() & 0o777;
+    let mut file = guarded::open(path, 2, guarded::READ)?;
+    let mode = file.metadata()?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(io::Error::other(format!(
             "its mode is {mode:04o}, so others may have read the key; it must be 0600"
@@ -145,11 +140,11 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let fresh = path.with_extension("pem.new");
     let _ = fs::remove_file(&fresh);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    let mut file = guarded::open(&fresh, 2, guarded::NEW)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&fresh, path)?;
-    File::open(dir)?.sync_all()
+    guarded::sync_dir(dir)
 }
 
 #[cfg(test)]

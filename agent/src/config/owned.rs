@@ -2,9 +2,9 @@
 //!
 //! Owns that check. It never looks at what is in them.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// The most bytes of a configuration or trust file: a slip of the hand, not a limit anybody should meet.
@@ -16,7 +16,28 @@ const MOST_BYTES: u64 = 4 << 20;
 /// A sentence without the file's name: it cannot be read, is not a plain file, belongs to somebody else or can be written
 /// by others. Owner and mode are those of the opened file, so that a swapped path gains nothing.
 pub fn read_owned(path: &Path) -> Result<Vec<u8>, String> {
-    check_and_read(File::open(path))
+    check_and_read(open(path))
+}
+
+/// Opens such a file to read it, without waiting for anybody: a FIFO in its place is refused by [`check_and_read`], which has to be
+/// called with what this returns.
+///
+/// # Errors
+/// As when it is opened.
+pub fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
+/// The text of a plain file, whoever's it is: what it says counts for nothing, or is checked by what it says.
+///
+/// # Errors
+/// It cannot be read, is not a plain file, or is no UTF-8 text.
+pub fn read_plain(path: &Path) -> io::Result<String> {
+    let file = open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("is not a plain file"));
+    }
+    io::read_to_string(file.take(MOST_BYTES))
 }
 
 /// As [`read_owned`], of a file that somebody else has opened.

@@ -406,10 +406,28 @@ fn is_closed(settings: &Settings) -> bool {
 /// # Errors
 /// An agent runs, or a pin could not be removed.
 pub fn unlock(pin_dir: &Path) -> Result<(), EnforcerError> {
-    if !pin_dir.exists() {
-        return Ok(());
+    hold_pins(pin_dir)?.unlock()
+}
+
+/// The directory of pins while no agent runs, and none can start before this is dropped.
+pub struct HeldPins(Option<PinDir>);
+
+impl HeldPins {
+    /// Opens the host: takes every pin away.
+    ///
+    /// # Errors
+    /// A pin could not be removed.
+    pub fn unlock(self) -> Result<(), EnforcerError> {
+        self.0.map_or(Ok(()), clear)
     }
-    clear(PinDir::take(pin_dir)?)
+}
+
+/// Takes the directory of pins for this process. An absent one holds nothing.
+///
+/// # Errors
+/// An agent runs, or the directory cannot be opened.
+pub fn hold_pins(pin_dir: &Path) -> Result<HeldPins, EnforcerError> {
+    Ok(HeldPins(if pin_dir.exists() { Some(PinDir::take(pin_dir)?) } else { None }))
 }
 
 /// Whether a layer of an earlier run is pinned: then the host was not open until now. One layer is enough: whoever was connected

@@ -3,7 +3,6 @@
 //! Owns what makes a line the next one, and the fold of a journal at the start. It never changes a file.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -92,7 +91,7 @@ impl Origin {
 /// What the first line of a segment says about the line before; empty when it says nothing.
 pub(super) fn claimed(path: &Path) -> io::Result<String> {
     let mut line = Vec::new();
-    BufReader::new(File::open(path)?).read_until(b'\n', &mut line)?;
+    BufReader::new(segments::read(path)?).read_until(b'\n', &mut line)?;
     let mark = schema::mark(line.strip_suffix(b"\n").unwrap_or(&line));
     Ok(mark.map(|mark| mark.prev).unwrap_or_default())
 }
@@ -189,7 +188,7 @@ impl Fold<'_> {
         }
         let path = self.path();
         let io = |source| JournalError::Io { path: path.clone(), source };
-        let mut reader = BufReader::with_capacity(1 << 16, File::open(&path).map_err(io)?);
+        let mut reader = BufReader::with_capacity(1 << 16, segments::read(&path).map_err(io)?);
         io::Seek::seek(&mut reader, io::SeekFrom::Start(offset)).map_err(io)?;
         let mut line = Vec::new();
         while self.chain.head.seq < self.end {

@@ -36,7 +36,7 @@ pub fn export(state: &Path, since: Option<Timestamp>, out: &mut impl Write) -> R
     for &first in &firsts {
         let path = segments::path(&dir, first);
         let whole = if first == folded.segment { folded.len } else { u64::MAX };
-        let shown = File::open(&path).and_then(|file| show(file, whole, since, out));
+        let shown = segments::read(&path).and_then(|file| show(file, whole, since, out));
         shown.map_err(fail(&path))?;
     }
     out.flush().map_err(fail(&dir))?;

@@ -3,10 +3,13 @@
 //! Owns that file. It is written only after the lines it names are durable, so it never says more than the journal holds; it
 //! may say less after a crash of the machine (docs/decisions/0014). It decides nothing and is never read but at the start.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+
+use super::segments;
+use crate::guarded;
 
 /// Its name in the journal's directory.
 pub(super) const FILE: &str = "head";
@@ -29,13 +32,12 @@ pub(super) struct HeadFile(File);
 impl HeadFile {
     /// Opens the file in `dir`, or makes an empty one.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).clone();
-        options.open(dir.join(FILE)).map(Self)
+        segments::open(&dir.join(FILE), guarded::WRITE).map(Self)
     }
 
     /// Opens the file in `dir` to read it.
     pub fn look(dir: &Path) -> io::Result<Self> {
-        File::open(dir.join(FILE)).map(Self)
+        segments::read(&dir.join(FILE)).map(Self)
     }
 
     /// What it says; `None` while nothing was ever written.

@@ -5,7 +5,6 @@
 //! call takes as long as the journal is long, so it belongs on a thread for blocking work.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -184,7 +183,7 @@ impl Scanner {
     fn made_before(&self, survey: &Survey, first: u64, mut visit: impl FnMut(&[u8])) -> io::Result<u64> {
         let mut lines = 0;
         for made in survey.made_before(first).chunk_by(|one, next| one.0 == next.0) {
-            let file = File::open(segments::path(&self.dir, made[0].0))?;
+            let file = segments::read(&segments::path(&self.dir, made[0].0))?;
             for &(_, place) in made {
                 (&file).seek(SeekFrom::Start(place))?;
                 lines += each_line(BufReader::new(&file), 1, &mut visit)?;
@@ -194,7 +193,7 @@ impl Scanner {
     }
 
     fn lines_of(&self, segment: u64) -> io::Result<impl BufRead> {
-        Ok(BufReader::with_capacity(1 << 16, File::open(segments::path(&self.dir, segment))?))
+        Ok(BufReader::with_capacity(1 << 16, segments::read(&segments::path(&self.dir, segment))?))
     }
 
     /// Verifies what was not verified yet, so that nobody has to wait for it later. The first fault, in words.

@@ -8,7 +8,20 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 use super::head;
+use crate::guarded;
+
+/// Opens a file in the journal's directory. That directory and the one above are the agent's user's.
+pub(super) fn open(path: &Path, how: OFlags) -> io::Result<File> {
+    guarded::open(path, 2, how)
+}
+
+/// As [`open`], to read it.
+pub(super) fn read(path: &Path) -> io::Result<File> {
+    open(path, guarded::READ)
+}
 
 /// The journal's directory in the state directory.
 pub(super) const DIR: &str = "journal";
@@ -38,7 +51,7 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
 
 /// Makes the names in a directory durable.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    guarded::sync_dir(dir)
 }
 
 /// Makes sure that the journal's directory is there; a single file of schema 1 becomes its first segment. Whenever this is

@@ -3,8 +3,8 @@
 //! Owns the snapshot files beside the segments. Each is bound to its line by number, hash and place, and to itself by a hash
 //! over all of it. They are derived: one that does not fit is passed over, and the journal is read from its oldest line.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -73,7 +73,7 @@ impl Snapshot {
         let mut text = format!("{}\n", chain::hash(&body)).into_bytes();
         text.append(&mut body);
         let path = self.dir.join(format!("{:020}{SUFFIX}", self.place.seq));
-        let written = write_durably(&path, &text, 0o600);
+        let written = write_durably(&path, 2, &text);
         if written.is_err() {
             // What is half there only takes space that may be what was missing.
             let _ = fs::remove_file(path.with_extension("new"));
@@ -118,7 +118,9 @@ enum Unfit {
 }
 
 fn read(dir: &Path, path: &Path) -> Result<Origin, Unfit> {
-    let text = fs::read(path).map_err(|error| Unfit::Damaged(format!("cannot be read: {error}")))?;
+    let mut text = Vec::new();
+    let read = segments::read(path).and_then(|mut file| file.read_to_end(&mut text));
+    read.map_err(|error| Unfit::Damaged(format!("cannot be read: {error}")))?;
     let damaged = || Unfit::Damaged("is damaged".to_owned());
     let (sum, body) = text.split_at_checked(65).ok_or_else(damaged)?;
     if sum.strip_suffix(b"\n") != Some(chain::hash(body).as_bytes()) {
@@ -145,7 +147,7 @@ fn stands_at(dir: &Path, place: &Place) -> bool {
     let Some(mut line) = length.and_then(|length| usize::try_from(length).ok()).map(|length| vec![0; length]) else {
         return false;
     };
-    let file = File::open(segments::path(dir, place.segment));
+    let file = segments::read(&segments::path(dir, place.segment));
     let read = file.and_then(|file| file.read_exact_at(&mut line, place.start));
     let text = line.strip_suffix(b"\n").filter(|text| !text.contains(&b'\n') && read.is_ok());
     text.is_some_and(|text| {

@@ -98,7 +98,7 @@ impl Survey {
         self.segments.retain(|first, _| firsts.contains(first));
         for (nth, &first) in firsts.iter().enumerate() {
             let path = segments::path(dir, first);
-            let file = File::open(&path)?;
+            let file = segments::read(&path)?;
             let stamp = Stamp::of(&file)?;
             let known = self.segments.get(&first).and_then(|known| known.stamp);
             // The newest grows while we look: it is read each time, up to the head.

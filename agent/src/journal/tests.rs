@@ -132,7 +132,7 @@ fn any_other_head_is_found() {
 fn a_full_disk_leaves_the_journal_as_it_was() {
     let dir = filled(1);
     let mut journal = open(&dir).unwrap().journal;
-    journal.files.as_mut().unwrap().newest.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    journal.files.as_mut().unwrap().newest.file = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     assert!(journal.append(&[record(2)]).is_err());
     assert_eq!(open(&dir).unwrap().ledger.last_seq(), 1);
 }

@@ -4,7 +4,6 @@
 //! put right. Nothing of that lets a line count that was not durable when somebody was told of it.
 
 use std::fmt;
-use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -15,6 +14,7 @@ use postern_core::ledger::Ledger;
 
 use super::head::{Head, HeadFile};
 use super::{Files, GENESIS, Journal, JournalError, Opened, Settings, aside, chain, segments, snapshot, survey};
+use crate::guarded;
 
 /// The largest block of a file system: what a failed sync left in doubt lies in the one that the end of a file is in.
 const BLOCK: u64 = 1 << 16;
@@ -120,7 +120,7 @@ impl Journal {
         let mut block = vec![0; usize::try_from(newest.len - from).unwrap_or_default()];
         newest.file.read_exact_at(&mut block, from)?;
         // Not through the segment's own handle, which appends wherever it is told to write.
-        let plain = OpenOptions::new().write(true).open(segments::path(&self.dir, newest.first))?;
+        let plain = segments::open(&segments::path(&self.dir, newest.first), guarded::REWRITE)?;
         plain.write_all_at(&block, from)?;
         plain.sync_all()?;
         if newest.last < newest.len {

@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::wire::{self, Answer, Found, Question};
 use super::{Duty, NAMES};
+use crate::config;
 use crate::enforcer::{ADVICE_PINS, DirState, EnforcerError, Pinned};
 
 /// What `posternd` is called with to be one.
@@ -28,7 +29,7 @@ pub struct Keeper(Arc<Mutex<OwnedFd>>);
 /// # Errors
 /// As when it is opened.
 pub fn open(keeper: Option<&Keeper>, path: &Path) -> io::Result<File> {
-    match (File::open(path), keeper) {
+    match (config::open(path), keeper) {
         (Err(error), Some(keeper)) if error.kind() == io::ErrorKind::PermissionDenied => {
             keeper.handed(&Question::Read(path.to_owned())).map(File::from)
         }

@@ -26,7 +26,7 @@ fn only_what_a_reload_reads_is_opened() {
     let mut serving = serving(directory);
     let (answer, fd) = serving.answer(Question::Read(directory.join("postern.toml")), None);
     assert!(matches!(answer, Answer::Done), "{answer:?}");
-    assert_eq!(std::io::read_to_string(File::from(fd.unwrap())).unwrap(), "postern.toml");
+    assert_eq!(std::io::read_to_string(std::fs::File::from(fd.unwrap())).unwrap(), "postern.toml");
     let elsewhere = [directory.join("other"), directory.join("./../postern.toml"), "/etc/shadow".into(), "".into()];
     for path in elsewhere {
         let reply = serving.answer(Question::Read(path.clone()), None);

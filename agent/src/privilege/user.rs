@@ -6,13 +6,15 @@ use std::ffi::CStr;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use capctl::caps::{Cap, CapSet, CapState, cap_set_ids};
 use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, accessat, chownat, fstat, openat};
 use rustix::io::Errno;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use crate::guarded;
 
 /// Where users and groups are. Not asked by way of NSS: that may ask the network, which is not there before posternd.
 const USERS: &str = "/etc/passwd";
@@ -45,6 +47,12 @@ impl User {
     /// Who may do everything.
     pub const ROOT: Self = Self { uid: Uid::ROOT, gid: Gid::ROOT };
 
+    /// The user with these numbers, whether this host's list has it or not.
+    #[must_use]
+    pub fn new(uid: u32, gid: u32) -> Self {
+        Self { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) }
+    }
+
     /// As this host's list of users has it.
     ///
     /// # Errors
@@ -53,10 +61,14 @@ impl User {
         let users = fs::read_to_string(USERS).map_err(|e| format!("{USERS}: {e}"))?;
         let [uid, gid] = numbers(&users, name)
             .ok_or_else(|| format!("there is no user {name:?} (systemd-sysusers makes it; else set `user`)"))?;
-        Ok(Self { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) })
+        Ok(Self::new(uid, gid))
     }
 
     /// Makes everything in `state` this user's, as far as it can be. The directory is made (0700) if it is missing.
+    ///
+    /// Where the directory was not root's, its owner may be an agent that was taken over, which may have given a file of root's a name in
+    /// it. So a file changes hands only if it has one name and was that owner's; a file of root's only where the kernel protects root's
+    /// files from second names, since an old name may be gone.
     ///
     /// # Errors
     /// In words, what the disk or the kernel refused, where that leaves the directory itself another user's. What in it could not change
@@ -67,39 +79,12 @@ impl User {
         // The administrator may have put a link here; below it nobody has.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, state, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
-        self.own_below(&directory, DEEPEST).unwrap_or_else(
+        let owner = fstat(&directory).map_err(|e| failed(e.into()))?.st_uid;
+        let hand = HandOver { to: *self, owner, roots_too: owner == 0 || guarded::links_are_protected() };
+        hand.below(&directory, DEEPEST).unwrap_or_else(
             |error| tracing::warn!(%error, path = %state.display(), "not all of it could change hands"),
         );
         self.take(&directory).map_err(failed)
-    }
-
-    /// The first failure, after all else. What is looked at is what changes hands: all by descriptor, since the directory's owner may be
-    /// an agent that was taken over.
-    fn own_below(&self, directory: &OwnedFd, deepest: u32) -> io::Result<()> {
-        let mut outcome = Ok(());
-        for entry in Dir::read_from(directory)? {
-            let entry = entry?;
-            if ![&b"."[..], b".."].contains(&entry.file_name().to_bytes()) {
-                outcome = outcome.and(self.own_entry(directory, entry.file_name(), deepest));
-            }
-        }
-        outcome
-    }
-
-    fn own_entry(&self, directory: &OwnedFd, name: &CStr, deepest: u32) -> io::Result<()> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(directory, name, flags, Mode::empty())?;
-        let found = fstat(&fd)?;
-        match FileType::from_raw_mode(found.st_mode) {
-            FileType::Directory if deepest > 0 => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let below = openat(directory, name, flags, Mode::empty())?;
-                self.own_below(&below, deepest - 1).and(self.take(&below))
-            }
-            // With a second name it may be anybody's file.
-            FileType::RegularFile if found.st_nlink == 1 => self.take(&fd),
-            _ => Ok(()),
-        }
     }
 
     fn take(&self, fd: impl AsFd) -> io::Result<()> {
@@ -110,39 +95,46 @@ impl User {
         Ok(chownat(&fd, c"", Some(self.uid), Some(self.gid), AtFlags::EMPTY_PATH)?)
     }
 
-    /// Whether `state` is this user's.
-    #[must_use]
-    pub fn has(&self, state: &Path) -> bool {
-        fs::metadata(state).is_ok_and(|found| found.uid() == self.uid.as_raw())
-    }
-
     /// Whether this user can work in `state`: that is tried, since a directory on the way may be closed to it. A disk that takes no writing
     /// takes none from anybody.
     ///
     /// # Errors
     /// That it cannot, in words.
     pub fn reaches(&self, state: &Path) -> Result<(), String> {
-        let tried = self.as_user(|| {
+        let tried = self.with_rights(|| {
             let (read, write) = (Access::READ_OK | Access::EXEC_OK, Access::WRITE_OK);
             match accessat(CWD, state, read | write, AtFlags::EACCESS) {
                 Err(Errno::ROFS) => accessat(CWD, state, read, AtFlags::EACCESS),
                 other => other,
             }
         });
-        tried.map_err(|e| format!("its user cannot use {}: {e}", state.display()))
+        tried.and_then(|tried| tried).map_err(|e| format!("its user cannot use {}: {e}", state.display()))
     }
 
-    /// Runs `work` with this user's rights to files.
-    fn as_user(&self, work: impl FnOnce() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+    /// Runs `work` with this user's rights to files, in the calling thread. Its own rights are back when this returns. Nobody may send it
+    /// signals or trace it meanwhile who could not before: the real user stays root.
+    ///
+    /// # Errors
+    /// The kernel refused the change, and `work` was not run.
+    ///
+    /// # Panics
+    /// The process ends (abort) where the kernel does not give the rights back: going on with others is not safe.
+    pub fn with_rights<T>(&self, work: impl FnOnce() -> T) -> rustix::io::Result<T> {
         let groups = rustix::process::getgroups()?;
         let gid = rustix::process::getegid();
-        set_thread_groups(&[])?;
-        set_thread_res_gid(None, self.gid, None)?;
-        set_thread_res_uid(None, self.uid, None)?;
-        let outcome = work();
-        set_thread_res_uid(None, Uid::ROOT, None)?;
-        set_thread_res_gid(None, gid, None)?;
-        set_thread_groups(&groups)?;
+        let back = || {
+            set_thread_res_uid(None, Uid::ROOT, None)?;
+            set_thread_res_gid(None, gid, None)?;
+            set_thread_groups(&groups)
+        };
+        let lent = set_thread_groups(&[])
+            .and_then(|()| set_thread_res_gid(None, self.gid, None))
+            .and_then(|()| set_thread_res_uid(None, self.uid, None));
+        let outcome = lent.map(|()| work());
+        if let Err(error) = back() {
+            tracing::error!(%error, "root's rights did not come back");
+            std::process::abort();
+        }
         outcome
     }
 
@@ -170,6 +162,56 @@ impl User {
     }
 }
 
+/// A directory's change of hands.
+struct HandOver {
+    to: User,
+    /// Whose the directory was.
+    owner: u32,
+    /// Whether files of root's change hands too.
+    roots_too: bool,
+}
+
+impl HandOver {
+    /// The first failure, after all else. What is looked at is what changes hands: all by descriptor.
+    fn below(&self, directory: &OwnedFd, deepest: u32) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for entry in Dir::read_from(directory)? {
+            let entry = entry?;
+            if ![&b"."[..], b".."].contains(&entry.file_name().to_bytes()) {
+                outcome = outcome.and(self.entry(directory, entry.file_name(), deepest));
+            }
+        }
+        outcome
+    }
+
+    fn entry(&self, directory: &OwnedFd, name: &CStr, deepest: u32) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(directory, name, flags, Mode::empty())?;
+        let found = fstat(&fd)?;
+        let changes = match found.st_uid {
+            0 => self.roots_too,
+            // Nobody but root puts a third user's file into a directory of root's.
+            user => user == self.owner || self.owner == 0,
+        };
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory if deepest > 0 && changes => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let below = openat(directory, name, flags, Mode::empty())?;
+                // Another directory may have been put in its place meanwhile: that one was not looked at.
+                let same = fstat(&below).map(|now| (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino))?;
+                if same { self.below(&below, deepest - 1).and(self.to.take(&below)) } else { Ok(()) }
+            }
+            // With a second name it may be anybody's file.
+            FileType::RegularFile if found.st_nlink == 1 && changes => self.to.take(&fd),
+            FileType::RegularFile if found.st_uid != self.to.uid.as_raw() => Err(io::Error::other(format!(
+                "{} belongs to user {} and has {} names: remove it or chown it yourself",
+                name.to_string_lossy(), found.st_uid, found.st_nlink
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The numbers of `name` in a text whose lines are `NAME:PASSWORD:NUMBER…`.
 fn numbers<const N: usize>(text: &str, name: &str) -> Option<[u32; N]> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -179,7 +221,7 @@ fn numbers<const N: usize>(text: &str, name: &str) -> Option<[u32; N]> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 
     use super::*;
 

@@ -3,16 +3,16 @@
 //! Owns reading it again when the file changes: authorities give out certificates for days, and who renews them knows of
 //! sshd alone. It never judges one; that is for those who trust the authority.
 
-use std::fs::{File, Metadata};
-use std::io::{self, Read as _};
+use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-/// The longest file that is read, in bytes.
-const MOST: u64 = 16 * 1024;
+use crate::config;
+
 /// The certificate type "host".
 const HOST: &[u8; 4] = &[0, 0, 0, 2];
 
@@ -67,8 +67,7 @@ impl CertificateFile {
     }
 
     fn read(&self) -> io::Result<String> {
-        let mut text = String::new();
-        File::open(&self.path)?.take(MOST).read_to_string(&mut text)?;
+        let text = config::read_plain(&self.path)?;
         let mut words = text.split_ascii_whitespace();
         let (kind, encoded) = words.next().zip(words.next()).ok_or(io::ErrorKind::InvalidData)?;
         let blob = STANDARD.decode(encoded).map_err(io::Error::other)?;
