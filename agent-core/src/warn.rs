@@ -13,6 +13,7 @@ use crate::keep::{Kept, Session};
 use crate::ledger::Ledger;
 use crate::life::Ending;
 use crate::policy::{OnExpiry, Policy, SESSIONS_MOST};
+use crate::text::Shown;
 use crate::time::{BootNanos, Now, Seconds};
 
 /// How long before an end people are warned where the configuration says nothing.
@@ -213,12 +214,7 @@ pub fn fate(on_expiry: OnExpiry) -> String {
 /// `text` as a terminal shows it whatever it understands: ASCII without control characters, the rest escaped; and not much of it.
 #[must_use]
 pub fn plain(text: &str) -> String {
-    let shown = |c: char| if c == ' ' || c.is_ascii_graphic() { c.to_string() } else { c.escape_unicode().to_string() };
-    let mut plain: String = text.chars().take(MOST_QUOTED).map(shown).collect();
-    if text.chars().nth(MOST_QUOTED).is_some() {
-        plain.push_str("...");
-    }
-    plain
+    Shown::new(text).in_ascii().at_most(MOST_QUOTED).to_string()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use libsystemd::logging::{Priority, SD_JOURNAL_SOCK_PATH, journal_send};
 use postern_core::ledger::Event;
+use postern_core::text::{self, shown};
 use tokio::sync::{Notify, broadcast, oneshot};
 use tokio::task::JoinHandle;
 
@@ -149,6 +150,8 @@ pub fn export(line: &Published) {
 /// A line as journald takes it: how loud, in words, and its fields. What is empty is left out.
 fn structured(entry: &Entry) -> (Priority, String, Vec<(&'static str, String)>) {
     let Entry { seq, time: _, kind, principal, key, grant, ports, sources, code, reason, line } = entry;
+    // A new line in a message would look like a message of its own, and whoever shows a field may show it as it is.
+    let (principal, key, reason, code) = (&shown(principal), &shown(key), &shown(reason), &shown(code));
     let joined = |words: Vec<String>| words.join(" ");
     let ports = joined(ports.iter().map(ToString::to_string).collect());
     let sources = joined(sources.iter().map(ToString::to_string).collect());
@@ -168,7 +171,7 @@ fn structured(entry: &Entry) -> (Priority, String, Vec<(&'static str, String)>) 
         ("POSTERN_PORTS", ports),
         ("POSTERN_SOURCE", sources),
         ("POSTERN_REASON", code.clone()),
-        ("POSTERN_LINE", line.clone()),
+        ("POSTERN_LINE", text::json(line).into_owned()),
     ];
     (priority(kind), message, all.into_iter().filter(|(_, value)| !value.is_empty()).collect())
 }
@@ -209,7 +212,7 @@ mod tests {
     #[test]
     fn a_line_is_told_in_words_and_in_fields() {
         let (priority, message, fields) = structured(&entry("granted"));
-        assert_eq!(message, "granted alice@example.com 22/tcp 3389/tcp from 192.0.2.7/32: a disk\nis full");
+        assert_eq!(message, "granted alice@example.com 22/tcp 3389/tcp from 192.0.2.7/32: a disk\\u{a}is full");
         assert_eq!(u8::from(priority), 6);
         let value = |name: &str| fields.iter().find(|(known, _)| *known == name).map(|(_, value)| &value[..]);
         assert_eq!(value("POSTERN_EVENT"), Some("granted"));

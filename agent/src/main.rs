@@ -2,6 +2,7 @@
 //!
 //! Owns arguments, exit codes and signals. Everything else is in the library.
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use clap::{Parser, Subcommand};
 use postern_agent::keeper;
 use postern_agent::offline::{self, Question};
 use postern_agent::run::{self, Failure};
+use postern_core::text;
 
 /// Keeps management ports closed in the kernel and opens them for signed grants.
 #[derive(Parser)]
@@ -77,10 +79,26 @@ struct ConfigFile {
     config: PathBuf,
 }
 
+/// Standard error, one entry on each line: no text in an entry can end its line or command a terminal.
+struct Log;
+
+impl io::Write for Log {
+    /// One whole entry, as tracing-subscriber writes them.
+    fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
+        let entry_text = String::from_utf8_lossy(entry);
+        let text = entry_text.strip_suffix('\n').unwrap_or(&entry_text);
+        io::stderr().write_all(format!("{}\n", text::line(text)).as_bytes()).map(|()| entry.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
 fn main() -> ExitCode {
     // h2 warns of each misbehaving peer, and no peer may fill the log; GetStatus counts them.
     let filter = tracing_subscriber::EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| "info,h2=error".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Log).with_ansi(false).init();
     let was_root = rustix::process::geteuid().is_root();
     let outcome = match Arguments::parse().command {
         Command::Run(ConfigFile { config }) => run::run(&config),
@@ -100,7 +118,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("posternd: {failure}");
+            eprintln!("{}", text::lines(&format!("posternd: {failure}")));
             if !was_root {
                 eprintln!("posternd: this is not root, which posternd needs; try sudo");
             }

@@ -2,7 +2,7 @@
 //!
 //! Owns what each command does, and the order of a start. It never decides anything.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use postern_core::ledger::{Event, Ledger, Record};
 use postern_core::mode::{self, Enabling, Mode};
 use postern_core::policy::Policy;
 use postern_core::table::Table;
+use postern_core::text;
 use postern_core::time::Now;
 use postern_core::trust::{Trust, TrustFile};
 use ring::digest::{Context, SHA256};
@@ -148,12 +149,13 @@ fn record_unlocked(config: &Config, now: &Now) -> Result<Vec<Published>, String>
 
 /// Writes a record that the journal cannot take to standard error, whole and checked.
 fn log_record(record: &Record, why: &str) -> std::io::Result<Vec<u8>> {
-    let line = serde_json::to_vec(record)?;
+    let line = serde_json::to_string(record)?;
+    let line = text::json(&line);
     let mut log = std::io::stderr().lock();
-    writeln!(log, "posternd: the journal takes no record: {why}")?;
-    writeln!(log, "RECORD (only this log has it): {}", String::from_utf8_lossy(&line))?;
+    writeln!(log, "posternd: the journal takes no record: {}", text::line(why))?;
+    writeln!(log, "RECORD (only this log has it): {line}")?;
     log.flush()?;
-    Ok(line)
+    Ok(line.into_owned().into_bytes())
 }
 
 /// Closes the protected ports for everybody, unless Postern is in force already. With a configuration that is not valid it
@@ -240,11 +242,30 @@ fn unwritable(config: &Config, error: &JournalError) -> Opened {
 /// [`Failure`]: nothing was printed when the journal was changed or damaged.
 pub fn export(path: &Path, since: Option<jiff::Timestamp>) -> Result<(), Failure> {
     let config = Config::load(path).map_err(Failure::config)?;
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let out = std::io::stdout().lock();
+    // A file gets the bytes that the chain binds; a terminal gets none that command it.
+    let mut out: Box<dyn Write> = match out.is_terminal() {
+        true => Box::new(Escaped(out)),
+        false => Box::new(std::io::BufWriter::new(out)),
+    };
     let state = &config.state_dir;
     let exported = guarded::as_owner(state, || journal::export(state, since, &mut out));
     exported.map_err(|error| Failure::Other(format!("{}: {error}", state.display())))?.map_err(Failure::other)?;
     Ok(())
+}
+
+/// Writes lines of JSON with everything escaped that commands a terminal. It takes whole lines.
+struct Escaped<W>(W);
+
+impl<W: Write> Write for Escaped<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        self.0.write_all(text::lines(&text::json(&text)).as_bytes()).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// A host without an identity serves nobody, but its ports are closed; unless Postern is in force already.

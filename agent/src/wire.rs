@@ -19,6 +19,7 @@ use postern_core::life::State;
 use postern_core::mode::DEFAULT_TRIAL;
 use postern_core::policy::DEFAULT_MAX_DURATION;
 use postern_core::refusal::{Reason, Refusal};
+use postern_core::text::commands;
 use postern_core::time::Seconds;
 use postern_proto::v1;
 use uuid::Uuid;
@@ -174,21 +175,16 @@ pub(crate) fn whole_seconds(duration: pbjson_types::Duration) -> Result<Seconds,
     seconds.map(Seconds).ok_or_else(wrong)
 }
 
-/// Text of at most `most` characters that can be put on one line of a log or a terminal as it is.
+/// Text of at most `most` characters without any that could command a terminal. What else is not to be shown as it is (see
+/// [`postern_core::text`]) is taken, and escaped where it is shown.
 pub(crate) fn text(value: String, field: &str, most: usize) -> Result<String, Refusal> {
     if value.chars().count() > most {
         return Err(malformed(field, format!("it is longer than {most} characters")));
     }
-    if value.chars().any(deceives) {
+    if value.chars().any(commands) {
         return Err(malformed(field, "it contains control characters"));
     }
     Ok(value)
-}
-
-/// Characters that could end a line, drive a terminal or turn the reading order of a log around.
-fn deceives(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 pub(crate) fn malformed(field: &str, why: impl std::fmt::Display) -> Refusal {

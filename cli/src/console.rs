@@ -4,11 +4,13 @@
 //! that output can be piped. With `--json` every line of both is JSON.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::{self, IsTerminal as _, Write as _},
     sync::{Mutex, PoisonError},
 };
 
+use postern_core::text;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde_json::json;
 
@@ -36,6 +38,14 @@ impl Console {
     /// # Errors
     /// When it cannot be written. A closed pipe ends the process quietly, as is the custom.
     pub fn out(self, text: impl std::fmt::Display) -> Result<()> {
+        self.own_text(&text::lines(&text.to_string()))
+    }
+
+    /// As [`Self::out`], for a text of which this program wrote each character, such as a shell's script: tabs stay tabs.
+    ///
+    /// # Errors
+    /// As [`Self::out`].
+    pub fn own_text(self, text: &str) -> Result<()> {
         let mut out = io::stdout().lock();
         match writeln!(out, "{text}").and_then(|()| out.flush()) {
             Ok(()) => Ok(()),
@@ -50,7 +60,7 @@ impl Console {
     /// As [`Self::out`].
     pub fn out_json(self, value: &impl serde::Serialize) -> Result<()> {
         let text = serde_json::to_string(value).map_err(|error| Failure::new(Kind::Local, error))?;
-        self.out(text)
+        self.out(text::json(&text))
     }
 
     /// Tells something on standard error that is not the result.
@@ -58,13 +68,18 @@ impl Console {
         let text = text.to_string();
         let line = if self.json { json!({ "note": text }).to_string() } else { text };
         // A note that cannot be written must not stop the command.
-        let _ = writeln!(io::stderr(), "{line}");
+        let _ = writeln!(io::stderr(), "{}", self.last_step(&line));
     }
 
     /// Tells a failure on standard error.
     pub fn fail(self, failure: &Failure) {
         let text = if self.json { failure.to_json().to_string() } else { failure.to_human() };
-        let _ = writeln!(io::stderr(), "{text}");
+        let _ = writeln!(io::stderr(), "{}", self.last_step(&text));
+    }
+
+    /// Nothing that others wrote leaves here unescaped, also where it was forgotten before.
+    fn last_step(self, text: &str) -> Cow<'_, str> {
+        if self.json { text::json(text) } else { text::lines(text) }
     }
 
     /// Whether somebody is there to answer.
@@ -81,7 +96,7 @@ impl Console {
         blocking(move || {
             let mut hint = question;
             loop {
-                let _ = write!(io::stderr(), "{hint} (yes/no) ").and_then(|()| io::stderr().flush());
+                let _ = write!(io::stderr(), "{} (yes/no) ", text::lines(&hint)).and_then(|()| io::stderr().flush());
                 let mut answer = String::new();
                 let read = io::stdin().read_line(&mut answer);
                 let read =
@@ -103,7 +118,7 @@ impl Console {
     /// When the terminal cannot be read.
     pub async fn confirm(self, question: String) -> Result<bool> {
         blocking(move || {
-            let _ = write!(io::stderr(), "{question} [y/N] ").and_then(|()| io::stderr().flush());
+            let _ = write!(io::stderr(), "{} [y/N] ", text::lines(&question)).and_then(|()| io::stderr().flush());
             let mut answer = String::new();
             let read = io::stdin().read_line(&mut answer);
             read.map_err(|error| Failure::new(Kind::Local, format!("cannot read the answer: {error}")))?;
@@ -118,7 +133,7 @@ impl Console {
     /// When there is no terminal.
     pub fn passphrase(self, prompt: &str) -> Result<String> {
         remember_terminal();
-        rpassword::prompt_password(prompt).map_err(|error| match error.kind() {
+        rpassword::prompt_password(&*text::lines(prompt)).map_err(|error| match error.kind() {
             // While echo is off Ctrl-C is read as a character, so no signal comes.
             io::ErrorKind::Interrupted => end(EXIT_INTERRUPTED),
             _ => Failure::new(Kind::Key, format!("cannot ask for the passphrase: {error}"))

@@ -229,7 +229,7 @@ pub fn approvable(payload: &[u8], id: &str) -> std::result::Result<AccessRequest
     let request: AccessRequest =
         serde_json::from_slice(payload).map_err(|error| format!("they are no AccessRequest ({error})"))?;
     if !request.id.eq_ignore_ascii_case(id) {
-        return Err(format!("their id is {:?}", text::clean(&request.id)));
+        return Err(format!("their id is \"{}\"", text::clean(&request.id)));
     }
     Ok(request)
 }

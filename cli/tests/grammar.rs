@@ -98,6 +98,6 @@ proptest! {
         let _ = typed.parse::<Fingerprint>();
         let shown = text::clean(&typed);
         prop_assert!(!shown.chars().any(char::is_control));
-        prop_assert_eq!(shown.chars().count(), typed.chars().count());
+        prop_assert!(shown.chars().count() >= typed.chars().count(), "nothing is dropped");
     }
 }

@@ -9,6 +9,7 @@ use ring::digest;
 
 use super::reader::{Malformed, Reader, put_string};
 use crate::refusal::{Reason, Refusal};
+use crate::text::Shown;
 
 /// RSA moduli that are accepted, in bits: 3072 is 128 bits of security (NIST SP 800-57), 8192 is what ring verifies.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 3072..=8192;
@@ -144,7 +145,7 @@ impl From<KeyError> for Refusal {
 
 /// A name from outside, fit to be shown.
 pub(crate) fn shown(name: &[u8]) -> String {
-    name.iter().take(64).map(|&b| if b.is_ascii_graphic() { char::from(b) } else { '?' }).collect()
+    Shown::new(&String::from_utf8_lossy(name)).at_most(64).to_string()
 }
 
 /// What a key consists of.

@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use super::pattern::{PatternList, is_literal};
 use super::window::{Window, parse_time};
 use crate::envelope::{Algorithm, Fingerprint, PublicKey};
+use crate::text::Shown;
 
 /// The longest name, in bytes: it is stored with each grant.
 const MOST_NAME: usize = 255;
@@ -200,7 +201,7 @@ pub(super) fn parse_key(text: &str) -> Result<Fingerprint, String> {
     let key = PublicKey::parse(&blob.map_err(|_| "the key is not base64")?).map_err(|e| e.to_string())?.identity();
     if key.0.name() != kind {
         // Lists of revoked keys may hold anything.
-        return Err(format!("the key says {} but is {}", kind.escape_debug(), key.0.name()));
+        return Err(format!("the key says {} but is {}", Shown::new(kind), key.0.name()));
     }
     Ok(key.1)
 }

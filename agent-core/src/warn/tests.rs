@@ -246,7 +246,7 @@ fn nothing_that_somebody_wrote_commands_a_terminal() {
     assert_eq!(plain("\x1b[2J\r\n\t\x7f\u{9b}"), "\\u{1b}[2J\\u{d}\\u{a}\\u{9}\\u{7f}\\u{9b}");
     // In UTF-8 it ends in the byte 0x9b, which begins a command on terminals of eight bits.
     assert_eq!(plain("ś\u{202e}"), "\\u{15b}\\u{202e}");
-    assert_eq!(plain(&"x".repeat(1000)).len(), 103);
+    assert_eq!(plain(&"x".repeat(1000)), format!("{}\\[900 more]", "x".repeat(100)));
     let nasty = "\x1b]0;\u{7}\u{9b}2J\n";
     let mut grant = grant(1, &["22/tcp"], &["192.0.2.7/32"], (0, 1000));
     grant.signer.principal = nasty.into();

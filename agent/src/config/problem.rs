@@ -6,6 +6,8 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 
+use postern_core::text;
+
 /// One thing that is wrong with the text of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
@@ -39,19 +41,22 @@ impl Problem {
     #[must_use]
     pub fn picture(&self) -> String {
         let number = self.line.to_string();
-        // Tabs stay tabs, so that the marks stand below what they mean.
-        let blank = |c: char| if c == '\t' { '\t' } else { ' ' };
-        let before: String = self.excerpt.chars().take(self.column.saturating_sub(1)).map(blank).collect();
+        // As they are shown, so that the marks stand below what they mean.
+        let width = |part: &mut dyn Iterator<Item = char>| tame(&part.collect::<String>()).chars().count();
+        let mut rest = self.excerpt.chars();
+        let before = " ".repeat(width(&mut rest.by_ref().take(self.column.saturating_sub(1))));
+        let inside = width(&mut rest.by_ref().take(self.length));
+        // A mark may stand behind the end of the line.
+        let marks = "^".repeat(inside.max(self.length));
         let margin = " ".repeat(number.len());
-        let marks = "^".repeat(self.length);
         let line = tame(&self.excerpt);
         format!("{number} | {line}\n{margin} | {before}{marks}")
     }
 }
 
-/// Text that can be shown: nobody's terminal takes orders from a file.
+/// Text that can be shown: nobody's terminal takes orders from a file. A tab is a space.
 fn tame(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text::line(&text.replace('\t', " ")).into_owned()
 }
 
 /// The problems of one text.

@@ -418,7 +418,7 @@ fn a_role_may_be_narrower() {
 #[test]
 fn a_problem_has_a_picture() {
     let problems = Config::parse("[[port]]\nnumber = 22\n\tmax_duration = \"25h\" # ä\n").unwrap_err();
-    assert_eq!(problems[0].picture(), "3 | \tmax_duration = \"25h\" # ä\n  | \t               ^^^^^");
+    assert_eq!(problems[0].picture(), "3 |  max_duration = \"25h\" # ä\n  |                 ^^^^^");
 }
 
 #[test]

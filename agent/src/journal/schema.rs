@@ -3,7 +3,10 @@
 //! Owns the number of the schema and the pure steps from one to the next. Lines on disk are never rewritten, since their hashes
 //! bind them: older ones are brought forward each time they are read. It never touches a file.
 
+use std::borrow::Cow;
+
 use postern_core::ledger::Record;
+use postern_core::text;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -41,7 +44,18 @@ const fn first() -> u32 {
 
 /// Appends the line of `record` to `out`, without its end.
 pub(super) fn write(record: &Record, prev: &str, out: &mut Vec<u8>) -> serde_json::Result<()> {
-    serde_json::to_writer(out, &Line { schema: CURRENT, record: record.clone(), prev: prev.to_owned() })
+    out.extend(written(&Line { schema: CURRENT, record: record.clone(), prev: prev.to_owned() })?.into_bytes());
+    Ok(())
+}
+
+/// As it stands in the file: what a terminal must not be shown as it is, is escaped in its strings. A line of before differs in that
+/// and says the same.
+fn written(line: &Line) -> serde_json::Result<String> {
+    let text = serde_json::to_string(line)?;
+    Ok(match text::json(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(escaped) => escaped,
+    })
 }
 
 /// Number and predecessor of a line, whatever else is in it.
@@ -65,7 +79,7 @@ pub(super) fn record(text: &[u8], schema: u32) -> Result<Option<Record>, String>
     if schema == CURRENT {
         let line: Line = serde_json::from_slice(text).map_err(unreadable)?;
         // What we wrote is read and written back the same. Only a line that differs is looked at field by field.
-        let same = serde_json::to_vec(&line).map_err(unreadable)? == text;
+        let same = written(&line).map_err(unreadable)?.as_bytes() == text;
         return if same { Ok(Some(line.record)) } else { whole(serde_json::from_slice(text).map_err(unreadable)?) };
     }
     let mut fields: Map<String, Value> = serde_json::from_slice(text).map_err(unreadable)?;

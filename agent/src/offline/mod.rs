@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use postern_core::text;
 use serde::Serialize;
 
 use crate::clock::Clock;
@@ -59,9 +60,9 @@ pub fn explain(path: &Path, question: &Question, json: bool) -> Result<bool, Fai
 fn print(what: &(impl Serialize + std::fmt::Display), json: bool) -> Result<(), Failure> {
     if json {
         let text = serde_json::to_string_pretty(what).map_err(|error| Failure::Other(error.to_string()))?;
-        println!("{text}");
+        println!("{}", text::json(&text));
     } else {
-        println!("{what}");
+        println!("{}", text::lines(&what.to_string()));
     }
     Ok(())
 }

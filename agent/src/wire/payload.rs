@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use postern_core::grant::{AccessRequest, End, Header, RevokeRequest};
 use postern_core::refusal::{Reason, Refusal};
+use postern_core::text::Shown;
 use postern_proto::v1;
 
 use super::{MOST_JUSTIFICATION, malformed, ports, sources, strict_json, text, uuid, whole_seconds};
@@ -73,7 +74,7 @@ pub fn read_request(payload: &[u8]) -> Result<Header, Refusal> {
 
 fn decode<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
     strict_json::decode(payload).map_err(|error| {
-        let shown: String = error.to_string().chars().filter(|&c| !super::deceives(c)).take(200).collect();
+        let shown = Shown::new(&error.to_string()).at_most(200).to_string();
         Refusal::new(Reason::PayloadMalformed, shown).at("payload")
     })
 }

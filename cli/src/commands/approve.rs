@@ -90,7 +90,7 @@ fn examine(found: GetGrantResponse, id: &str, session: &Session) -> Result<(Acce
             .next("sign nothing; ask whoever runs the host")
     };
     if payload_type != Purpose::Approve.payload_type() {
-        return Err(wrong(format!("they are of type {:?}", text::clean(&payload_type))));
+        return Err(wrong(format!("they are of type \"{}\"", text::clean(&payload_type))));
     }
     let request = payload::approvable(&payload, id).map_err(wrong)?;
     Ok((request, payload))

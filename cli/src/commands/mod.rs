@@ -257,7 +257,7 @@ fn completions(env: &Env, shell: clap_complete::Shell) -> Result<()> {
     let mut script = Vec::new();
     let mut command = <Cli as clap::CommandFactory>::command();
     clap_complete::generate(shell, &mut command, "postern", &mut script);
-    env.console.out(String::from_utf8_lossy(&script).trim_end())
+    env.console.own_text(String::from_utf8_lossy(&script).trim_end())
 }
 
 fn man(directory: &std::path::Path) -> Result<()> {

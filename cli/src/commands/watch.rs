@@ -205,7 +205,8 @@ impl Screen {
         // Below the table, so that they are seen last; a table that fills the screen leaves no room for them.
         lines.extend(self.grants.values().filter_map(|heard| heard.warning.clone()));
         lines.truncate(height.saturating_sub(1).max(1));
-        lines.into_iter().map(|line| line.chars().take(width).collect()).collect()
+        // The last step before the terminal, as the console's.
+        lines.into_iter().map(|line| postern_core::text::line(&line).chars().take(width).collect()).collect()
     }
 
     fn close(&self) -> Result<()> {

@@ -228,6 +228,7 @@ fn is_roots(record: &Record, id: &uuid::Uuid) -> bool {
 /// Writes what the journal cannot take to the log, whole and checked: under systemd that is journald.
 fn second_record(record: &Record) -> std::io::Result<()> {
     let line = serde_json::to_string(record)?;
+    let line = postern_core::text::json(&line);
     let mut log = std::io::stderr().lock();
     writeln!(log, "RECORD (the journal cannot be written now; this line is added to it as soon as it can): {line}")?;
     log.flush()
