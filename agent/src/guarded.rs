@@ -109,7 +109,10 @@ fn check(directory: &OwnedFd, fd: &OwnedFd, how: OFlags) -> io::Result<()> {
     }
     // With a second name the file may be anybody's, and root may write to all of them.
     if how.intersects(OFlags::WRONLY | OFlags::RDWR) && own.is_root() && found.st_nlink != 1 {
-        return Err(refused(&format!("it has {} names (hard links); root writes only to a file with one", found.st_nlink)));
+        return Err(refused(&format!(
+            "it has {} names (hard links); root writes only to a file with one",
+            found.st_nlink
+        )));
     }
     Ok(())
 }

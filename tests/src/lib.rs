@@ -55,7 +55,7 @@ pub mod ssh;
 pub mod strace;
 mod sys;
 pub mod terminal;
-mod until;
+pub mod until;
 pub mod vm;
 pub mod wire;
 

@@ -1,3 +1,5 @@
+//! Properties of the filter: nothing hidden passes, and nothing is lost.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -59,8 +61,10 @@ fn read_back(shown: &str) -> Option<String> {
 fn texts() -> impl Strategy<Value = String> {
     let ranges = prop::sample::select(FORBIDDEN).prop_flat_map(|(first, last)| first..=last);
     let bad = ranges.prop_filter_map("a surrogate", char::from_u32);
-    let known = prop::sample::select(&['\\', 'u', '{', '}', '[', ']', '"', '\'', ' ', 'a', '7', 'ü', '語', 'א', '😀'][..]);
-    prop::collection::vec(prop_oneof![2 => bad, 2 => known, 1 => any::<char>()], 0..60).prop_map(|all| all.into_iter().collect())
+    let known =
+        prop::sample::select(&['\\', 'u', '{', '}', '[', ']', '"', '\'', ' ', 'a', '7', 'ü', '語', 'א', '😀'][..]);
+    prop::collection::vec(prop_oneof![2 => bad, 2 => known, 1 => any::<char>()], 0..60)
+        .prop_map(|all| all.into_iter().collect())
 }
 
 proptest! {

@@ -1,3 +1,5 @@
+//! What is opened below the state directory, what is refused, and with whose rights.
+
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::PathBuf;
 
@@ -82,7 +84,11 @@ fn work_in_anothers_directory_is_done_with_that_users_rights() {
     }
     let tried = as_owner(&state, || {
         fs::write(state.join("made"), "").unwrap();
-        [fs::read(&victim).is_err(), fs::write(&victim, "gone").is_err(), fs::hard_link(&victim, state.join("x")).is_err()]
+        [
+            fs::read(&victim).is_err(),
+            fs::write(&victim, "gone").is_err(),
+            fs::hard_link(&victim, state.join("x")).is_err(),
+        ]
     });
     assert_eq!(tried.unwrap()[..2], [true, true]);
     let made = fs::metadata(state.join("made")).unwrap();

@@ -205,7 +205,9 @@ impl HandOver {
             FileType::RegularFile if found.st_nlink == 1 && changes => self.to.take(&fd),
             FileType::RegularFile if found.st_uid != self.to.uid.as_raw() => Err(io::Error::other(format!(
                 "{} belongs to user {} and has {} names: remove it or chown it yourself",
-                name.to_string_lossy(), found.st_uid, found.st_nlink
+                name.to_string_lossy(),
+                found.st_uid,
+                found.st_nlink
             ))),
             _ => Ok(()),
         }

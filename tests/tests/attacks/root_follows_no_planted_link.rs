@@ -1,1 +1,324 @@
 //! A command of root follows nothing that the agent's user can plant.
+//!
+//! The state directory belongs to the agent's user. Each case stands for an agent that was taken over: it plants a link, a FIFO or a
+//! directory where root's commands look for a file, and a victim of root's must stay as it is.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
+use postern_tests::postern::{Options, Postern, program};
+use postern_tests::probe;
+use postern_tests::service::Service;
+use postern_tests::until::until;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// What no command may print.
+const SECRET: &str = "root:$6$secret-of-root";
+
+/// A host whose agent has served, written everything that it keeps, and stopped.
+struct Host {
+    net: Net,
+    postern: Postern,
+    pristine: PathBuf,
+}
+
+/// A file of root's, as it was.
+struct Victim {
+    path: PathBuf,
+    before: (String, u32, u32, u32, (i64, i64)),
+}
+
+impl Victim {
+    fn new(path: PathBuf) -> Self {
+        fs::write(&path, format!("{SECRET}\n")).expect("the victim");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a mode");
+        let before = Self::look(&path);
+        Self { path, before }
+    }
+
+    fn look(path: &Path) -> (String, u32, u32, u32, (i64, i64)) {
+        let meta = fs::metadata(path).expect("the victim");
+        let text = fs::read_to_string(path).expect("the victim");
+        (text, meta.uid(), meta.gid(), meta.mode(), (meta.mtime(), meta.mtime_nsec()))
+    }
+
+    #[track_caller]
+    fn is_unharmed(&self, after: &str) {
+        assert_eq!(Self::look(&self.path), self.before, "{after}");
+    }
+}
+
+impl Host {
+    fn new() -> Self {
+        let net = Net::pair();
+        let mut postern = Postern::start(&net.server, Options::without_shed());
+        postern.grant(&["22/tcp"], &GRANTED.both(), 60).expect("a grant");
+        postern.stop();
+        let pristine = postern.file("pristine");
+        copy(postern.state(), &pristine);
+        Self { net, postern, pristine }
+    }
+
+    /// The state directory as the agent left it.
+    fn restore(&self) {
+        fs::remove_dir_all(self.postern.state()).expect("to remove the state directory");
+        copy(&self.pristine, self.postern.state());
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = self.net.server.command(program());
+        command.args(words).arg("--config").arg(self.postern.config());
+        command
+    }
+
+    /// How a command of root's ends, which it does.
+    #[track_caller]
+    fn root(&self, words: &[&str]) -> Output {
+        let mut command = self.command(words);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        ended(child.expect("posternd"), &words.join(" "))
+    }
+
+    /// Starts posternd and stops it again once it serves, unless it has ended before.
+    fn serves_or_ends(&self, what: &str) {
+        let log = fs::File::options().append(true).create(true).open(self.postern.file("log")).expect("the log");
+        let mut child =
+            self.command(&["run"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("posternd");
+        until(what, || {
+            let serves = self.postern.connect().is_ok_and(|client| client.who_am_i().is_ok());
+            serves || child.try_wait().expect("its state").is_some()
+        });
+        signal(child.id(), Signal::TERM);
+        ended(child, what);
+    }
+
+    fn is_open(&self) -> bool {
+        let from = STRANGER.both()[0];
+        probe::tcp_answers(&self.net.client, from, SocketAddr::new(SERVER.like(from), 22))
+    }
+}
+
+/// Waits for a process, and kills it where it does not end.
+#[track_caller]
+fn ended(mut child: Child, what: &str) -> Output {
+    let id = child.id();
+    let guard = Kill(id);
+    until(&format!("{what} ends"), || child.try_wait().expect("its state").is_some());
+    std::mem::forget(guard);
+    child.wait_with_output().expect("what it printed")
+}
+
+fn signal(process: u32, signal: Signal) {
+    let process = i32::try_from(process).ok().and_then(Pid::from_raw).expect("a process");
+    let _ = kill_process(process, signal);
+}
+
+/// Kills a process that a failed wait leaves behind.
+struct Kill(u32);
+
+impl Drop for Kill {
+    fn drop(&mut self) {
+        signal(self.0, Signal::KILL);
+    }
+}
+
+#[track_caller]
+fn prints_nothing_secret(output: &Output, what: &str) {
+    let said = [&output.stdout[..], &output.stderr[..]].concat();
+    assert!(!String::from_utf8_lossy(&said).contains(SECRET), "{what} printed root's file");
+}
+
+fn copy(from: &Path, to: &Path) {
+    let done = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp");
+    assert!(done.success(), "cp -a {} {}", from.display(), to.display());
+}
+
+/// Every name in the state directory that a command of root's may open, also those that are not there in between.
+fn names(state: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![state.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("the state directory").map(|entry| entry.expect("a name")) {
+            if entry.file_type().expect("its kind").is_dir() {
+                folders.push(entry.path());
+            }
+            found.push(entry.path());
+        }
+    }
+    let absent = [
+        "host-id.new",
+        "reserved-ports.new",
+        "tls/key-and-certificate.pem.new",
+        "journal.moving",
+        "journal.jsonl",
+        "journal.head",
+        "journal.damaged-20261121T000000Z",
+        "journal/00000000000000000099.jsonl",
+        "journal/00000000000000000002.snapshot",
+        "journal/00000000000000000002.new",
+    ];
+    found.extend(absent.iter().map(|name| state.join(name)));
+    found.sort();
+    found.dedup();
+    found.into_iter().map(|path| path.strip_prefix(state).expect("below it").to_owned()).collect()
+}
+
+/// Puts something else in the place of `path`.
+fn plant(kind: &str, path: &Path, victim: &Victim) {
+    let _ = fs::remove_file(path);
+    let _ = fs::remove_dir_all(path);
+    match kind {
+        "symbolic link" => symlink(&victim.path, path).expect("a link"),
+        // Where fs.protected_hardlinks is 0 the agent's user can do this too.
+        "hard link" => fs::hard_link(&victim.path, path).expect("a link"),
+        "fifo" => assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success()),
+        "terminal" => symlink("/dev/tty", path).expect("a link"),
+        other => unreachable!("{other}"),
+    }
+}
+
+#[test]
+fn a_link_or_a_fifo_in_the_place_of_each_file_harms_nothing_and_holds_nobody_up() {
+    let host = Host::new();
+    let victim = Victim::new(host.postern.file("victim"));
+    for kind in ["symbolic link", "hard link", "fifo", "terminal"] {
+        for name in names(&host.pristine) {
+            let what = format!("a {kind} in the place of {}", name.display());
+            host.restore();
+            plant(kind, &host.postern.state().join(&name), &victim);
+            for words in [&["check-config"][..], &["audit", "export"], &["unlock"]] {
+                let output = host.root(words);
+                prints_nothing_secret(&output, &what);
+                victim.is_unharmed(&format!("{what}, after {}", words.join(" ")));
+                let opens = words != ["unlock"] || output.status.success();
+                assert!(opens, "{what}: root is locked out: {output:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_start_follows_no_link_and_hands_no_file_of_roots_over() {
+    let host = Host::new();
+    let victim = Victim::new(host.postern.file("victim"));
+    for kind in ["symbolic link", "hard link", "fifo"] {
+        for name in
+            ["lock", "host-id", "reserved-ports", "tls", "tls/key-and-certificate.pem", "journal", "journal/head"]
+        {
+            let what = format!("a start with a {kind} in the place of {name}");
+            host.restore();
+            plant(kind, &host.postern.state().join(name), &victim);
+            host.serves_or_ends(&what);
+            victim.is_unharmed(&what);
+        }
+    }
+    assert!(!host.postern.log().contains(SECRET), "the log has root's file");
+}
+
+#[test]
+fn a_directory_that_is_exchanged_meanwhile_leads_root_nowhere() {
+    let host = Host::new();
+    let state = host.postern.state().to_owned();
+    let elsewhere = host.postern.file("roots");
+    fs::create_dir(&elsewhere).expect("a directory of root's");
+    let kept =
+        fs::read_dir(state.join("journal")).expect("the journal").map(|entry| entry.expect("a name").file_name());
+    let mut victims: Vec<_> = kept.map(|name| Victim::new(elsewhere.join(name))).collect();
+    victims.push(Victim::new(elsewhere.join("00000000000000000099.jsonl")));
+    fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o700)).expect("a mode");
+    symlink(&elsewhere, state.join("evil")).expect("a link");
+    let owner = fs::metadata(&state).expect("the state directory");
+    std::os::unix::fs::lchown(state.join("evil"), Some(owner.uid()), Some(owner.gid())).expect("an owner");
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            while !over.load(Ordering::Relaxed) {
+                // A journal that root set aside meanwhile is there no more: then the link takes its place.
+                let (here, there) = (state.join("journal"), state.join("evil"));
+                let _ = renameat_with(CWD, &here, CWD, &there, RenameFlags::EXCHANGE);
+            }
+        });
+        for _ in 0..40 {
+            for words in [&["audit", "export"][..], &["unlock"]] {
+                prints_nothing_secret(&host.root(words), "a race");
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    for victim in &victims {
+        victim.is_unharmed("a race");
+    }
+    let names = fs::read_dir(&elsewhere).expect("root's directory").count();
+    assert_eq!(names, victims.len(), "root made files there");
+}
+
+#[test]
+fn a_hostile_state_directory_does_not_lock_root_out() {
+    let host = Host::new();
+    let _service = Service::tcp_echo(&host.net.server, "[::]:22".parse().expect("an address"));
+    assert!(!host.is_open(), "closed while posternd is stopped");
+    let victim = Victim::new(host.postern.file("victim"));
+    let state = host.postern.state();
+    plant("symbolic link", &state.join("journal"), &victim);
+    plant("fifo", &state.join("lock"), &victim);
+    plant("fifo", &state.join("reserved-ports"), &victim);
+    let output = host.root(&["unlock"]);
+    assert!(output.status.success() && host.is_open(), "{output:?}");
+    // The record that the journal cannot take is on standard error.
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let record = said.lines().find_map(|line| line.strip_prefix("RECORD")?.split_once("): ").map(|(_, json)| json));
+    let record: serde_json::Value = serde_json::from_str(record.expect("a record")).expect("JSON");
+    assert_eq!(record["event"], "unlocked", "{said}");
+    victim.is_unharmed("unlock");
+}
+
+#[test]
+fn what_root_does_in_the_state_directory_is_the_owners_afterwards() {
+    let host = Host::new();
+    let owner = fs::metadata(host.postern.state()).expect("the state directory").uid();
+    assert_ne!(owner, 0);
+    assert!(host.root(&["unlock"]).status.success());
+    for name in names(host.postern.state()) {
+        if let Ok(found) = fs::symlink_metadata(host.postern.state().join(&name)) {
+            assert_eq!(found.uid(), owner, "{}", name.display());
+        }
+    }
+    assert!(host.postern.journal().lines().last().expect("a line").contains("\"event\":\"unlocked\""));
+    let exported = host.root(&["audit", "export"]);
+    assert!(exported.status.success(), "{exported:?}");
+    assert_eq!(String::from_utf8_lossy(&exported.stdout), host.postern.journal());
+}
+
+#[test]
+fn a_fifo_in_the_place_of_roots_own_files_holds_nobody_up() {
+    let host = Host::new();
+    let victim = Victim::new(host.postern.file("victim"));
+    let trust = host.postern.file("allowed_signers");
+    let kept = fs::read(&trust).expect("the trust file");
+    plant("fifo", &trust, &victim);
+    for words in [
+        &["check-config"][..],
+        &["explain", "--principal", "alice@example.com", "--port", "22/tcp", "--source", "10.1.0.10/32"],
+    ] {
+        assert!(!host.root(words).status.success(), "{words:?}");
+    }
+    plant("hard link", &trust, &victim);
+    fs::remove_file(&trust).expect("to remove it");
+    fs::write(&trust, kept).expect("the trust file");
+    plant("fifo", &host.postern.config(), &victim);
+    for words in [&["check-config"][..], &["unlock"], &["early"], &["audit", "export"]] {
+        assert!(!host.root(words).status.success(), "{words:?}");
+    }
+    // Somebody else's file counts for nothing, whatever it says.
+    fs::remove_file(host.postern.config()).expect("to remove it");
+    fs::write(host.postern.config(), "").expect("a configuration");
+    chown(host.postern.config(), Some(65534), None).expect("an owner");
+    assert_eq!(host.root(&["check-config"]).status.code(), Some(78));
+}
