@@ -100,8 +100,8 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
         }
     }
     pins.unlock().map_err(Failure::other)?;
-    let give_back = || Reserved::open(&config.state_dir, now.boot_id).and_then(|reserved| reserved.give_back());
-    guarded::as_owner(&config.state_dir, give_back).and_then(|done| done).map_err(|e| {
+    let given_back = Reserved::open(&config.state_dir, now.boot_id).and_then(|reserved| reserved.give_back());
+    given_back.map_err(|e| {
         Failure::Other(format!("the ports are open, but stay in net.ipv4.ip_local_reserved_ports: {e}"))
     })?;
     println!("Every port that Postern protected is open until posternd starts again.");

@@ -74,14 +74,20 @@ impl Reserved {
             return Ok(());
         }
         self.write(&self.read()?.difference(&ours).copied().collect())?;
-        fs::remove_file(&self.record)
+        self.in_state(|| fs::remove_file(&self.record))?
     }
 
     /// What was added in this boot; the setting does not outlive it.
     fn ours(&self) -> BTreeSet<u16> {
-        let text = guarded::read_to_string(&self.record, 1).unwrap_or_default();
+        let read = self.in_state(|| guarded::read_to_string(&self.record, 1));
+        let text = read.and_then(|text| text).unwrap_or_default();
         let ports = text.split_once('\n').filter(|(boot, _)| boot.parse() == Ok(self.boot_id));
         ports.map_or_else(BTreeSet::new, |(_, ports)| parse(ports))
+    }
+
+    /// The record is the agent's user's, the setting is root's: `posternd unlock` uses both.
+    fn in_state<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
+        guarded::as_owner(self.record.parent().unwrap_or(&self.record), work)
     }
 
     fn read(&self) -> io::Result<BTreeSet<u16>> {
