@@ -2,36 +2,34 @@
 //!
 //! Owns [`Ledger`]. It changes only by [`Ledger::apply`], with the durable records in their order. It never writes or reads a clock.
 
+mod admit;
 mod event;
+mod history;
+mod replay;
+mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use imbl::{HashMap, OrdMap, OrdSet};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use event::{Action, Event, Record, Seen};
+pub use room::Room;
 
 use crate::envelope::Signer;
-use crate::grant::{AccessRequest, Grant, PortSpec, Use};
+use crate::grant::{Grant, PortSpec, Use};
 use crate::keep::{Keeping, Kept};
 use crate::life::{EndCause, Ending, Held, Life, Pending, State, Step};
 use crate::message::MAX_MESSAGE_LIFE;
 use crate::mode::Standing;
-use crate::policy::{Judgement, Live};
+use crate::policy::Live;
 use crate::refusal::{Reason, Refusal};
 use crate::time::{BootNanos, Now, Seconds};
 use crate::wall::{self, ClockState};
-
-/// Ended grants that are kept for `ListGrants`; the journal keeps all.
-const MOST_ENDED: usize = 10_000;
-/// Requests that may wait for approval at once: a page that people read, not a queue.
-pub const MOST_PENDING: usize = 256;
-/// Requests of one person that may wait at once, so that nobody crowds out the others.
-pub const MOST_PENDING_EACH: usize = 8;
-/// Message ids that are remembered at once. Each is forgotten when its message is stale.
-const MOST_SEEN: usize = 100_000;
+use history::History;
+use replay::{Part, Replay};
 
 /// How much the kernel's maps hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,14 +40,6 @@ pub struct Capacity {
     pub slots: u32,
 }
 
-/// Until when an id is remembered: both clocks must have passed, so that stepping one of them forgets nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Forget {
-    wall: Timestamp,
-    boot: BootNanos,
-    boot_id: Uuid,
-}
-
 /// The state that the journal adds up to. A copy shares what it has in common with the original, so the engine keeps one for each
 /// batch that might have to be undone, however much is remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +48,11 @@ pub struct Ledger {
     by_id: HashMap<Uuid, u64>,
     /// What has not ended: pending, scheduled and active.
     live: OrdSet<u64>,
-    seen: HashMap<Uuid, Forget>,
+    seen: Replay,
+    ended: History,
+    /// How much of all that there may be.
+    #[serde(skip)]
+    room: Room,
     last_seq: u64,
     wall_high: Timestamp,
     /// The newest moment on record while the wall clock was trusted.
@@ -87,7 +81,7 @@ impl Ledger {
         self.last_seq = record.seq;
         self.standing.apply(record);
         if let Some(seen) = record.message {
-            self.remember(seen, record);
+            self.seen.remember(seen, record, &self.room);
         }
         match &record.event {
             Event::Requested { pending } => self.wait(record, pending),
@@ -109,6 +103,7 @@ impl Ledger {
             | Event::Confirmed { .. }
             | Event::RolledBack { .. }
             | Event::Refused { .. }
+            | Event::Refusals { .. }
             | Event::Unverified { .. }
             | Event::Layer { .. }
             | Event::Repaired { .. }
@@ -233,12 +228,25 @@ impl Ledger {
             held.ending = Some(ending.clone());
             held.usage = usage;
         }
-        if self.held.len() - self.live.len() > MOST_ENDED
-            && let Some(oldest) = self.held.keys().copied().find(|seq| !self.live.contains(seq))
-            && let Some(gone) = self.held.remove(&oldest)
-        {
-            self.by_id.remove(&gone.life.id());
+        if let Some(held) = self.held.get_mut(seq) {
+            held.shed_payload();
+            self.ended.add(&held.life.signer().principal, held.seq, held.weight());
         }
+        self.forget_excess();
+    }
+
+    fn forget_excess(&mut self) {
+        while let Some(seq) = self.ended.pop_excess(&self.room) {
+            if let Some(gone) = self.held.remove(&seq) {
+                self.by_id.remove(&gone.life.id());
+            }
+        }
+    }
+
+    /// From now on the ledger holds so much.
+    pub fn set_room(&mut self, room: Room) {
+        self.room = room;
+        self.forget_excess();
     }
 
     fn note_usage(&mut self, usage: &BTreeMap<Uuid, Use>) {
@@ -251,17 +259,6 @@ impl Ledger {
 
     fn held_mut(&mut self, id: &Uuid) -> Option<&mut Held> {
         self.held.get_mut(self.by_id.get(id)?)
-    }
-
-    fn remember(&mut self, seen: Seen, record: &Record) {
-        let life = SignedDuration::from_secs(MAX_MESSAGE_LIFE.0.cast_signed());
-        let latest = record.time.checked_add(life).unwrap_or(Timestamp::MAX);
-        let boot = record.boot.plus_nanos(MAX_MESSAGE_LIFE.0 * 1_000_000_000);
-        let forget = Forget { wall: seen.not_after.min(latest), boot, boot_id: record.boot_id };
-        if self.seen.len() >= MOST_SEEN {
-            self.seen.retain(|_, f| !f.is_due(record.time, record.boot, record.boot_id));
-        }
-        self.seen.insert(seen.id, forget);
     }
 
     /// The number of the newest record; 0 when there is none.
@@ -295,16 +292,27 @@ impl Ledger {
     /// Whether a message with this id was decided before.
     ///
     /// # Errors
-    /// [`Reason::Replayed`], or [`Reason::ReplayMemoryFull`] when one more could not be remembered.
-    pub fn check_unseen(&self, id: Uuid, now: &Now) -> Result<(), Refusal> {
-        if self.seen.contains_key(&id) || self.by_id.contains_key(&id) {
+    /// [`Reason::Replayed`].
+    pub fn check_unseen(&self, id: Uuid) -> Result<(), Refusal> {
+        if self.seen.contains(&id) || self.by_id.contains_key(&id) {
             return Err(Refusal::new(Reason::Replayed, "make a new one with a new id").at("id"));
         }
-        let due = |f: &Forget| f.is_due(now.wall, now.boot, now.boot_id);
-        if self.seen.len() >= MOST_SEEN && !self.seen.values().any(due) {
-            return Err(Refusal::new(Reason::ReplayMemoryFull, format!("{MOST_SEEN} within {MAX_MESSAGE_LIFE}")));
-        }
         Ok(())
+    }
+
+    /// Whether one more message of `principal` that asks for something could be remembered. What ends something is always remembered:
+    /// there are no more of those than there was to end.
+    ///
+    /// # Errors
+    /// [`Reason::ReplayMemoryFull`].
+    pub fn check_room_to_remember(&self, principal: &str, now: &Now) -> Result<(), Refusal> {
+        self.seen.check_room(principal, Part::Asking, &self.room, now)
+    }
+
+    /// Whether the id of a message of `principal` that was refused could be remembered too.
+    #[must_use]
+    pub fn has_room_for_refused(&self, principal: &str, action: Action, now: &Now) -> bool {
+        self.seen.check_room(principal, Part::of(action), &self.room, now).is_ok()
     }
 
     /// What has not ended, in the order it was made: pending, scheduled and active.
@@ -342,71 +350,6 @@ impl Ledger {
     /// What was asked for before the record `before`, the newest first.
     pub fn newest_before(&self, before: u64) -> impl Iterator<Item = &Held> + '_ {
         self.held.range(..before).rev().map(|(_, held)| held)
-    }
-
-    /// Turns a judged request into a grant with a slot of its own. The requester is the first of `signers`.
-    ///
-    /// # Errors
-    /// [`Reason::TableFull`]; [`Reason::Unsigned`] without signers.
-    pub fn admit(
-        &self,
-        signers: &[Signer],
-        request: &AccessRequest,
-        judgement: &Judgement,
-        capacity: Capacity,
-        now: &Now,
-    ) -> Result<Grant, Refusal> {
-        let Some((requester, approvers)) = signers.split_first() else {
-            return Err(Refusal::new(Reason::Unsigned, "nobody signed"));
-        };
-        let used: BTreeSet<u32> = self.live().map(|g| g.slot).collect();
-        let slot = (0..capacity.slots).find(|slot| !used.contains(slot));
-        let slot = slot.ok_or_else(|| Refusal::new(Reason::TableFull, format!("{} live grants", used.len())))?;
-        let grant = Grant {
-            id: request.header.id,
-            signer: requester.clone(),
-            approvers: approvers.to_vec(),
-            ports: request.ports.clone(),
-            sources: request.sources.clone(),
-            created: now.wall,
-            not_before: request.not_before.filter(|_| judgement.starts_boot > now.boot),
-            starts_boot: judgement.starts_boot,
-            expires: now.wall_at(judgement.expires_boot),
-            expires_boot: judgement.expires_boot,
-            boot_id: now.boot_id,
-            slot,
-            supersedes: request.supersedes,
-            chain_boot: judgement.chain_boot,
-            first_use_within: judgement.first_use_within,
-            idle_timeout: judgement.idle_timeout,
-            break_glass: false,
-            justification: request.justification.clone(),
-            ticket: request.ticket.clone(),
-        };
-        let mut keys: BTreeSet<_> = self.live().flat_map(Grant::keys).collect();
-        keys.extend(grant.keys());
-        if keys.len() > capacity.entries {
-            let detail = format!("it holds {} entries", capacity.entries);
-            return Err(Refusal::new(Reason::TableFull, detail));
-        }
-        Ok(grant)
-    }
-
-    /// Whether one more request of `principal` may wait.
-    ///
-    /// # Errors
-    /// [`Reason::TooManyPending`].
-    pub fn check_room_to_wait(&self, principal: &str) -> Result<(), Refusal> {
-        let (all, own) = self
-            .pending()
-            .fold((0, 0), |(all, own), pending| (all + 1, own + usize::from(pending.signer.principal == principal)));
-        match () {
-            () if own >= MOST_PENDING_EACH => {
-                Err(Refusal::new(Reason::TooManyPending, format!("{own} of {principal}; take one back first")))
-            }
-            () if all >= MOST_PENDING => Err(Refusal::new(Reason::TooManyPending, format!("{all} in all"))),
-            () => Ok(()),
-        }
     }
 
     /// When something is due next: a start, an end, of a session or of a trial too, or the last moment to approve.
@@ -466,12 +409,6 @@ impl Ledger {
 
 fn step(state: State, record: &Record, by: &str, reason: String) -> Step {
     Step { state, at: record.time, by: by.to_owned(), reason }
-}
-
-impl Forget {
-    fn is_due(&self, wall: Timestamp, boot: BootNanos, boot_id: Uuid) -> bool {
-        wall > self.wall && (boot_id != self.boot_id || boot > self.boot)
-    }
 }
 
 impl Live for Ledger {

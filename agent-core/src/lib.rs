@@ -15,6 +15,8 @@ extern crate alloc;
 #[cfg(feature = "user")]
 pub mod bootstrap;
 #[cfg(feature = "user")]
+pub mod budget;
+#[cfg(feature = "user")]
 pub mod envelope;
 #[cfg(feature = "user")]
 pub mod grant;

@@ -254,6 +254,35 @@ impl Life {
         }
     }
 
+    /// A copy without the bytes that the requester signed, which may be many.
+    #[must_use]
+    pub fn without_payload(&self) -> Self {
+        match self {
+            Self::Granted(grant) => Self::Granted(grant.clone()),
+            Self::Pending(Pending {
+                signer,
+                approvers,
+                request,
+                payload: _,
+                created,
+                lapses,
+                lapses_boot,
+                boot_id,
+                missing,
+            }) => Self::Pending(Pending {
+                signer: signer.clone(),
+                approvers: approvers.clone(),
+                request: request.clone(),
+                payload: String::new(),
+                created: *created,
+                lapses: *lapses,
+                lapses_boot: *lapses_boot,
+                boot_id: *boot_id,
+                missing: *missing,
+            }),
+        }
+    }
+
     /// The request, while it waits.
     #[must_use]
     pub const fn pending(&self) -> Option<&Pending> {
@@ -314,6 +343,31 @@ impl Held {
     #[must_use]
     pub const fn grant(&self) -> Option<&Grant> {
         self.life.grant()
+    }
+
+    /// Lets go of what only matters while it waits: nobody approves it any more. The journal keeps what was signed.
+    pub(crate) fn shed_payload(&mut self) {
+        if let Life::Pending(pending) = &mut self.life {
+            (pending.payload, pending.request.header.audience) = (String::new(), Vec::new());
+            pending.request.header.challenge = None;
+        }
+    }
+
+    /// About how many bytes it takes: texts and lists by their length, everything else by a round figure.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        const FIXED: usize = 1024;
+        const ITEM: usize = 64;
+        let (life, by_grant) = (&self.life, |grant: &Grant| grant.justification.len() + grant.ticket.len());
+        let by_request = |pending: &Pending| {
+            let request = &pending.request;
+            pending.payload.len() + request.justification.len() + request.ticket.len()
+        };
+        let texts = life.grant().map_or(0, by_grant) + life.pending().map_or(0, by_request);
+        let steps: usize = self.steps.iter().map(|step| ITEM + step.by.len() + step.reason.len()).sum();
+        let ending = self.ending.as_ref().map_or(0, |ending| ending.by.len() + ending.reason.len());
+        let signers: usize = life.approvers().iter().chain([life.signer()]).map(Signer::weight).sum();
+        FIXED + texts + steps + ending + signers + ITEM * (life.ports().len() + life.sources().len())
     }
 }
 

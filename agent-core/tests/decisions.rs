@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
+use postern_core::envelope::Signer;
 use postern_core::grant::{AccessRequest, End, Grant, Header, PortSpec, Protocol, Use};
 use postern_core::key::{GrantKey, max_prefix};
-use postern_core::ledger::{Action, Capacity, Event, Ledger, Record, Seen};
+use postern_core::ledger::{Action, Capacity, Event, Ledger, Record, Room, Seen};
 use postern_core::life::{EndCause, Ending};
 use postern_core::message::MAX_MESSAGE_LIFE;
 use postern_core::policy::{Asking, Justification, Policy, PortRule, RoleKind, RoleRule};
@@ -75,7 +76,7 @@ impl Story {
     }
 
     fn ask(&mut self, who: &str, request: &AccessRequest, now: &Now) -> Result<Grant, Reason> {
-        self.ledger.check_unseen(request.header.id, now).map_err(|r| r.reason)?;
+        self.ledger.check_unseen(request.header.id).map_err(|r| r.reason)?;
         let judgement = self.policy.judge(who, request, &self.ledger, now).map_err(|r| r.reason)?;
         let grant = self.ledger.admit(&[signer(who)], request, &judgement, CAPACITY, now).map_err(|r| r.reason)?;
         self.push(now, Some(Seen::from(&request.header)), Event::Granted { grant: grant.clone() });
@@ -200,28 +201,115 @@ fn an_id_is_accepted_once_until_both_clocks_have_passed() {
         assert_eq!(story.ask("alice", &first, &now(t)), Err(Reason::Replayed), "{t}: the grant's own id");
     }
     // A refusal burns its id too, and is forgotten when its message cannot be fresh any more.
-    let refused = header(8);
-    let event = || Event::Unverified { counts: [].into() };
-    story.push(&now(0), Some(Seen::from(&refused)), event());
-    let seen = |story: &Story, now: Now| story.ledger.check_unseen(Uuid::from_u128(8), &now).is_err();
-    assert!(seen(&story, now(60)));
-    // Stepping the wall clock a year ahead makes it forget nothing.
-    assert!(seen(&story, Now { wall: now(31_536_000).wall, ..now(61) }));
-    // Ids leave the memory only when it is full, so make it full.
-    for n in 0..100_000 {
-        story.push(&now(1), Some(Seen { id: Uuid::from_u128(1000 + n), not_after: now(60).wall }), event());
+    let refused = |who: &str, action| Event::Refused {
+        signer: signer(who),
+        action,
+        reason: String::new(),
+        sentence: String::new(),
+        rule: String::new(),
+        ports: vec![],
+        sources: vec![],
+    };
+    let fill = |story: &mut Story, who: &str, action, from: u128, count: usize, at: &Now| {
+        for n in 0..count as u128 {
+            let seen = Seen { id: Uuid::from_u128(from + n), not_after: now(60).wall };
+            story.push(at, Some(seen), refused(who, action));
+        }
+    };
+    let seen = |story: &Story| story.ledger.check_unseen(Uuid::from_u128(8)).is_err();
+    let room =
+        |story: &Story, who: &str, now: &Now| story.ledger.check_room_to_remember(who, now).map_err(|r| r.reason);
+    story.push(&now(0), Some(Seen::from(&header(8))), refused("alice", Action::Request));
+    assert!(seen(&story));
+    // One principal fills a share, and has no room left. The others have.
+    let share = 100_000 * 3 / 4 / 16;
+    fill(&mut story, "alice", Action::Request, 1000, share, &now(1));
+    assert_eq!(room(&story, "alice", &now(2)), Err(Reason::ReplayMemoryFull));
+    assert_eq!(room(&story, "bob", &now(2)), Ok(()));
+    for who in ["alice", "bob"] {
+        assert!(story.ledger.has_room_for_refused(who, Action::Revoke, &now(2)), "{who}: a part of its own");
     }
-    assert_eq!(story.ledger.check_unseen(Uuid::from_u128(5), &now(2)).unwrap_err().reason, Reason::ReplayMemoryFull);
-    // Nor does a full memory while the wall clock is a year ahead, so nothing is new again when it is set back.
+    // Nor does a full share forget while the wall clock is a year ahead, so nothing is new again when it is set back.
     let ahead = Now { wall: now(31_536_000).wall, ..now(2) };
-    assert!(story.ledger.check_unseen(Uuid::from_u128(5), &ahead).is_err());
-    story.push(&ahead, Some(Seen { id: Uuid::from_u128(6), not_after: now(60).wall }), event());
-    for wall in [now(2).wall, now(0).wall - SignedDuration::from_hours(24 * 365)] {
-        assert!(seen(&story, Now { wall, ..now(3) }) && seen(&story, Now { wall, ..now(2000) }));
+    assert!(room(&story, "alice", &ahead).is_err());
+    fill(&mut story, "alice", Action::Request, 900_000, 1, &ahead);
+    assert!(seen(&story));
+    // A full memory refuses everybody, and still takes what ends something.
+    for n in 0..15 {
+        fill(&mut story, &format!("person-{n}"), Action::Request, 1_000_000 + n * 10_000, share, &now(1));
     }
-    assert!(story.ledger.check_unseen(Uuid::from_u128(5), &now(2000)).is_ok());
-    story.push(&now(2000), Some(Seen { id: Uuid::from_u128(5), not_after: now(2060).wall }), event());
-    assert!(!seen(&story, now(2000)) && story.ledger.check_unseen(Uuid::from_u128(5), &now(2001)).is_err());
+    assert_eq!(room(&story, "bob", &now(2)), Err(Reason::ReplayMemoryFull));
+    assert!(story.ledger.has_room_for_refused("bob", Action::Revoke, &now(2)));
+    // Stale, they make room.
+    assert!(seen(&story));
+    assert_eq!(room(&story, "alice", &now(2000)), Ok(()));
+    fill(&mut story, "alice", Action::Request, 5, 1, &now(2000));
+    assert!(!seen(&story) && story.ledger.check_unseen(Uuid::from_u128(5)).is_err());
+}
+
+#[test]
+fn shares_are_counted_again_from_the_record() {
+    let mut story = Story::new();
+    let small = Room { ids: 64, ..Room::default() };
+    story.ledger.set_room(small);
+    for id in 1..=3 {
+        story.ask("alice", &request(id, &["22/tcp"], &["10.0.0.1/32"], 1), &now(0)).unwrap();
+    }
+    let mut again = Ledger::default();
+    again.set_room(small);
+    story.records.iter().for_each(|record| again.apply(record));
+    for ledger in [&story.ledger, &again] {
+        let refusal = ledger.check_room_to_remember("alice", &now(1)).unwrap_err();
+        assert_eq!((refusal.reason, &refusal.rule[..]), (Reason::ReplayMemoryFull, "limits.replay_memory"));
+        assert!(ledger.check_room_to_remember("bob", &now(1)).is_ok());
+    }
+}
+
+#[test]
+fn history_that_is_too_long_loses_the_oldest_of_who_has_most() {
+    let mut story = Story::new();
+    story.ledger.set_room(Room { history: 10, ..Room::default() });
+    for id in 1..=3 {
+        story.ask("bob", &request(id, &["22/tcp"], &["10.0.0.1/32"], 1), &now(0)).unwrap();
+        story.end(Uuid::from_u128(id), EndCause::GivenBack, &now(0));
+    }
+    for id in 100..200 {
+        story.ask("alice", &request(id, &["22/tcp"], &["10.0.0.1/32"], 1), &now(0)).unwrap();
+        story.end(Uuid::from_u128(id), EndCause::GivenBack, &now(0));
+    }
+    let kept =
+        |story: &Story| story.ledger.newest_before(u64::MAX).map(|held| held.life.id().as_u128()).collect::<Vec<_>>();
+    assert_eq!(kept(&story), [199, 198, 197, 196, 195, 194, 193, 3, 2, 1]);
+    // Bytes count as well.
+    story.ledger.set_room(Room { history_bytes: 5000, ..Room::default() });
+    assert!(kept(&story).len() < 5 && kept(&story).contains(&3), "{:?}", kept(&story));
+}
+
+#[test]
+fn one_principal_fills_a_share_of_the_table_and_root_has_a_reserve() {
+    let mut story = Story::new();
+    story.ledger.set_room(Room { grants_each: 2, entries_each: 8, ..Room::default() });
+    let capacity = Capacity { entries: 32, slots: 16 };
+    let ask = |story: &mut Story, id: u128, who: Signer, sources: &[&str]| {
+        let request = request(id, &["22/tcp"], sources, 60);
+        let judgement = story.policy.judge("alice", &request, &story.ledger, &now(0)).unwrap();
+        let grant = story.ledger.admit(&[who], &request, &judgement, capacity, &now(0)).map_err(|r| r.rule)?;
+        story.push(&now(0), None, Event::Granted { grant });
+        Ok::<_, String>(())
+    };
+    let many: Vec<String> = (0..9).map(|n| format!("10.0.1.{n}/32")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(ask(&mut story, 1, signer("alice"), &many), Err("limits.entries_each".to_owned()));
+    ask(&mut story, 1, signer("alice"), &many[..8]).unwrap();
+    assert_eq!(ask(&mut story, 2, signer("alice"), &["10.0.0.2/32"]), Err("limits.entries_each".to_owned()));
+    ask(&mut story, 3, signer("alice"), &many[..1]).unwrap();
+    assert_eq!(ask(&mut story, 4, signer("alice"), &many[..1]), Err("limits.grants_each".to_owned()));
+    for n in 0..13 {
+        ask(&mut story, 10 + n, signer(&format!("person-{n}")), &many[..1]).unwrap();
+    }
+    assert_eq!(ask(&mut story, 50, signer("bob"), &many[..1]), Err(String::new()), "the last one is for root");
+    let root = Signer { fingerprint: String::new(), ..signer("root") };
+    ask(&mut story, 51, root, &many[..1]).unwrap();
 }
 
 #[test]
@@ -398,7 +486,7 @@ fn a_message_may_not_be_forgotten_before_it_is_stale() {
     let far = now(0).wall + SignedDuration::from_hours(24);
     let long = Seen { id: Uuid::from_u128(9), not_after: far };
     story.push(&now(0), Some(long), Event::Stopped { usage: [].into() });
-    assert!(story.ledger.check_unseen(long.id, &now(899)).is_err());
+    assert!(story.ledger.check_unseen(long.id).is_err());
 }
 
 /// While nobody knows which messages were used, and not a moment longer.

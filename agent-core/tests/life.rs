@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use jiff::SignedDuration;
 use postern_core::grant::{AccessRequest, End, Grant, Header, Use};
-use postern_core::ledger::{Event, Ledger, MOST_PENDING, MOST_PENDING_EACH, Record, lapse};
+use postern_core::ledger::{Event, Ledger, Record, Room, lapse};
 use postern_core::life::{EndCause, Ending, Pending, State};
 use postern_core::policy::{Asking, MAX_LEAD, Policy, PortRule, RoleKind, RoleRule};
 use postern_core::refusal::Reason;
@@ -60,7 +60,7 @@ impl Story {
     fn ask(&mut self, policy: &Policy, who: &str, request: &AccessRequest, now: &Now) -> Result<(), Reason> {
         let judgement = policy.judge(who, request, &self.ledger, now).map_err(|r| r.reason)?;
         if let Some(missing) = judgement.missing {
-            self.ledger.check_room_to_wait(who).map_err(|r| r.reason)?;
+            self.ledger.check_room_to_wait(who, 0).map_err(|r| r.reason)?;
             let lapses_boot = lapse(now, policy.pending_ttl.unwrap());
             let pending = Pending {
                 signer: signer(who),
@@ -152,7 +152,7 @@ fn a_request_waits_until_enough_other_people_have_approved() {
 #[test]
 fn nobody_waits_for_ever_and_nobody_crowds_out_the_others() {
     let (mut story, policy) = (Story::default(), policy(1));
-    let each = u128::try_from(MOST_PENDING_EACH).unwrap();
+    let each = u128::try_from(Room::default().pending_each).unwrap();
     for id in 0..each {
         story.ask(&policy, "alice", &request(id, 60), &now(0)).unwrap();
     }
@@ -170,7 +170,7 @@ fn nobody_waits_for_ever_and_nobody_crowds_out_the_others() {
     story.ask(&policy, "bob", &request(102, 60), &now(3602)).unwrap();
     story.keep_house(&rebooted);
     assert_eq!(story.state(102), State::Expired);
-    assert!(each < MOST_PENDING as u128);
+    assert!(each < Room::default().pending as u128);
 }
 
 #[test]

@@ -185,6 +185,8 @@ impl Config {
         let warn_before = limits::warn_before(top).unwrap_or_else(|| DEFAULT_WARN_BEFORE.to_vec());
         let (ports, named) = ports::read(&top.tables("port", keys::PORT), &cap, &warn_before);
         let roles = top.tables("role", keys::ROLE);
+        let limits = top.get("limits").map(|value| limits::read(&value)).unwrap_or_default();
+        let journal = top.get("journal").map(|value| journal::read(&value)).unwrap_or_default();
         let api = top.get("api").and_then(|value| value.section(keys::API));
         Self {
             names: top.get("names").and_then(|value| value.texts()).unwrap_or_default(),
@@ -196,8 +198,8 @@ impl Config {
             pin_dir: or("pin_dir", PIN_DIR),
             cgroup: path("cgroup"),
             shed: top.get("shed").and_then(|value| shed(&value)).unwrap_or_default(),
-            limits: top.get("limits").map(|value| limits::read(&value)).unwrap_or_default(),
-            journal: top.get("journal").map(|value| journal::read(&value)).unwrap_or_default(),
+            journal: Journal { room: limits.room, ..journal },
+            limits,
             audit: top.get("audit").map(|value| audit::read(&value)).unwrap_or_default(),
             clock: top.get("clock").map(|value| clock::read(&value)).unwrap_or_default(),
             api: api::read(api.as_ref(), &ports, &named),

@@ -169,7 +169,8 @@ impl Journal {
         };
         let firsts = segments::list(&dir).map_err(fail(&dir))?;
         let (origin, passed_over) = snapshot::newest(&dir).map_err(fail(&dir))?;
-        let origin = origin.map_or_else(|| chain::Origin::oldest(&dir, &firsts), Ok).map_err(fail(&dir))?;
+        let mut origin = origin.map_or_else(|| chain::Origin::oldest(&dir, &firsts), Ok).map_err(fail(&dir))?;
+        origin.ledger.set_room(settings.room);
         let folded = chain::fold(&dir, &firsts, origin, known.as_ref())?;
         let path = segments::path(&dir, folded.segment);
         let newest = Newest::open(&path, &folded).map_err(fail(&path))?;

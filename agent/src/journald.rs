@@ -181,7 +181,7 @@ fn priority(kind: &str) -> Priority {
     match kind {
         "break-glass" | "unlocked" | "layer" | "set-aside" | "rolled-back" | "unrecorded" => Priority::Critical,
         "repaired" | "clock" | "enabled" | "confirmed" => Priority::Warning,
-        "refused" | "unverified" | "policy-loaded" | "pruned" => Priority::Notice,
+        "refused" | "refusals" | "unverified" | "policy-loaded" | "pruned" => Priority::Notice,
         _ => Priority::Info,
     }
 }

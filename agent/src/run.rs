@@ -34,7 +34,7 @@ mod serve;
 
 use serve::Serving;
 
-/// Threads for work that would hold others up. Four of them work at once (signatures, audits); one that has just finished is not
+/// Threads for work that would hold others up. Seven of them work at once (signatures, audits); one that has just finished is not
 /// always free already when the next is wanted.
 const BLOCKING: usize = 8;
 
@@ -321,8 +321,9 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let (lines, exported) = broadcast::channel(engine::WATCH_BACKLOG);
     let exported = config.audit.journald.unwrap_or_else(journald::is_there).then_some(exported);
     let (shed, config_file) = (config.shed.clone(), path.to_owned());
+    let (rates, enforcer) = (config.limits.rates, settings);
     let setup =
-        Setup { opened, clock, identity, rules, secret, enforcer: settings, shed, lines, confinement, config_file };
+        Setup { opened, clock, identity, rules, secret, enforcer, shed, lines, confinement, config_file, rates };
     let (engine, worker, knocks) = engine::start(setup).map_err(Failure::other)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).max_blocking_threads(BLOCKING).enable_all().build();

@@ -15,6 +15,11 @@ pub const ADMIN: &str = "root@example.com";
 /// Who every posternd of a test becomes: a user that each host has, and that owns nothing.
 pub const USER: &str = "nobody";
 
+/// As good as no limit for each person.
+pub const NO_LIMITS: &str = "requests_per_minute = 1000000\nrequests_per_day = 10000000\napprovals_per_minute = 1000000\n\
+    endings_per_minute = 1000000\nreads_per_minute = 1000000\nreplay_memory = 10000000\n\
+    grants_each = 4096\nentries_each = 16384\n";
+
 /// What differs between the tests' configurations.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -28,6 +33,8 @@ pub struct Options {
     pub plaintext: Vec<String>,
     /// `[clock] unsynchronised`: machines that run tests may have nobody to ask for the time.
     pub clock: String,
+    /// `[limits]`: most tests ask more than a person does.
+    pub limits: String,
     /// Further lines at the top of the file.
     pub extra: String,
     /// How often posternd is to look after its layers, as systemd's watchdog makes it do; never when `None`.
@@ -49,6 +56,7 @@ impl Default for Options {
             tcp: vec!["[::]:7322".to_owned()],
             plaintext: Vec::new(),
             clock: "trust".to_owned(),
+            limits: NO_LIMITS.to_owned(),
             extra: String::new(),
             watchdog: None,
             run_systemd: None,

@@ -98,11 +98,11 @@ impl Postern {
     /// # Panics
     /// Where the disk refuses.
     pub fn configure(&self, options: &Options) {
-        let Options { shed, rules, tcp, plaintext, clock, extra, user, watchdog: _, run_systemd: _, state: _ } =
+        let Options { shed, rules, tcp, plaintext, clock, limits, extra, user, watchdog: _, run_systemd: _, state: _ } =
             options;
         let text = format!(
             "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nuser = {user:?}\nshed = {shed}\n{extra}\n\
-             [clock]\nunsynchronised = {clock:?}\n[api]\nunix = {:?}\ntcp = {tcp:?}\nplaintext = {plaintext:?}\n{rules}",
+             [limits]\n{limits}\n[clock]\nunsynchronised = {clock:?}\n[api]\nunix = {:?}\ntcp = {tcp:?}\nplaintext = {plaintext:?}\n{rules}",
             self.state,
             self.file("allowed_signers"),
             self.pins.path(),

@@ -104,6 +104,20 @@ pub struct Signer {
     pub certificate: Option<Vouched>,
 }
 
+impl Signer {
+    /// Whether nobody signed: the host itself or its root acts. Every signer's key has a fingerprint.
+    #[must_use]
+    pub const fn is_nobody(&self) -> bool {
+        self.fingerprint.is_empty()
+    }
+
+    /// How many bytes its texts have.
+    pub(crate) fn weight(&self) -> usize {
+        let vouched = self.certificate.as_ref().map_or(0, |c| c.authority.len() + c.key_id.len());
+        self.principal.len() + self.fingerprint.len() + vouched
+    }
+}
+
 /// The facts of a certificate by which it can be revoked later.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Vouched {

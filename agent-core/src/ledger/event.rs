@@ -167,6 +167,18 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         sources: Vec<Source>,
     },
+    /// Refusals of one principal beyond those with a line of their own, summed up.
+    Refusals {
+        /// Who signed; empty for all who hold no role, together.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        principal: String,
+        /// How many of each reason since the last such line.
+        counts: BTreeMap<String, u64>,
+        /// The first of them, by the wall clock.
+        first: Timestamp,
+        /// The last.
+        last: Timestamp,
+    },
     /// Messages without a valid signature, summed up: nobody unverified gets a line of his own.
     Unverified {
         /// How many of each reason since the last such line.
@@ -237,6 +249,7 @@ impl Event {
         "sessions-kept",
         "sessions-cut",
         "refused",
+        "refusals",
         "unverified",
         "layer",
         "unlocked",
@@ -266,6 +279,7 @@ impl Event {
             Self::SessionsKept { .. } => "sessions-kept",
             Self::SessionsCut { .. } => "sessions-cut",
             Self::Refused { .. } => "refused",
+            Self::Refusals { .. } => "refusals",
             Self::Unverified { .. } => "unverified",
             Self::Layer { .. } => "layer",
             Self::Unlocked => "unlocked",
@@ -295,6 +309,7 @@ impl Event {
             | Self::Confirmed { .. }
             | Self::RolledBack { .. }
             | Self::Refused { .. }
+            | Self::Refusals { .. }
             | Self::Unverified { .. }
             | Self::Layer { .. }
             | Self::Unlocked

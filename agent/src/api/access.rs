@@ -5,7 +5,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use postern_core::refusal::{Reason, Refusal};
+use postern_core::refusal::Refusal;
 use postern_proto::v1;
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
@@ -13,7 +13,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::peer::Reached;
-use super::reads::{busy, peer, reader, refused};
+use super::reads::{busy, peer, reader, refused, watching};
 use super::statement::Statements;
 use crate::engine::{Change, Engine, Filter, GrantView, Reader};
 use crate::proof::Proof;
@@ -97,11 +97,11 @@ impl v1::access_service_server::AccessService for Access {
         let busy = busy(request.extensions());
         let v1::WatchGrantsRequest { read } = request.into_inner();
         let reader = reader(&self.engine, peer, read).await?;
-        let full = |_| refused(Refusal::new(Reason::Overloaded, "as many watch as the host allows"));
-        let place = Arc::clone(&self.watchers).try_acquire_owned().map_err(full)?;
+        let place = watching(&self.engine, &reader, &self.watchers)?;
         // Changes are collected before the present state is read, so none falls in between.
         let changes = BroadcastStream::new(self.engine.watch());
         let now = self.snapshot(&reader).await.map_err(refused)?;
+        let reader = reader.answered();
         let changes = changes.filter_map(move |change| {
             let _held = (&busy, &place);
             visible(change, &reader)

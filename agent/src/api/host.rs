@@ -13,7 +13,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Extensions, Request, Response, Status};
 use uuid::Uuid;
 
-use super::reads::{busy, peer, reader, refused};
+use super::reads::{busy, peer, reader, refused, watching};
 use super::seats::Seats;
 use crate::config::Config;
 use crate::engine::{Engine, Published, Rules};
@@ -67,8 +67,8 @@ impl v1::host_service_server::HostService for Host {
         let reader = reader(&self.engine, peer, request.read.take()).await?;
         let filter = wire::watch_filter(request).map_err(refused)?;
         let lines = self.engine.watch_audit(&reader).await.map_err(refused)?;
-        let full = |_| refused(Refusal::new(Reason::Overloaded, "as many watch as the host allows"));
-        let place = Arc::clone(&self.watchers).try_acquire_owned().map_err(full)?;
+        let place = watching(&self.engine, &reader, &self.watchers)?;
+        let reader = reader.answered();
         let engine = self.engine.clone();
         let lines = BroadcastStream::new(lines).filter_map(move |line| {
             let _held = (&busy, &place);

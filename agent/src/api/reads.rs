@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use postern_core::refusal::{Reason, Refusal};
 use postern_proto::v1;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Extensions, Status};
 
 use super::peer::Peer;
 use super::seats::{Busy, Seat};
 use super::status::status;
-use crate::engine::{Engine, Reader};
+use crate::engine::{Engine, Place, Reader};
 use crate::wire;
 
 /// Whom the kernel says the call comes from.
@@ -25,10 +26,48 @@ pub(super) fn busy(extensions: &Extensions) -> Option<Busy> {
     extensions.get::<Arc<Seat>>().map(Seat::busy)
 }
 
-/// Who reads.
-pub(super) async fn reader(engine: &Engine, peer: Peer, read: Option<v1::SignedMessage>) -> Result<Reader, Status> {
-    engine.reader(read.map(wire::signed_bytes), peer.is_local_root()).await.map_err(refused)
+/// Who reads, with the place that the read holds until it is answered.
+pub(super) struct Reading {
+    reader: Reader,
+    _place: Option<Place>,
 }
+
+impl Reading {
+    /// Only who it is: the first answer is given, and a stream has a place of its own.
+    pub(super) fn answered(self) -> Reader {
+        self.reader
+    }
+}
+
+impl std::ops::Deref for Reading {
+    type Target = Reader;
+
+    fn deref(&self) -> &Reader {
+        &self.reader
+    }
+}
+
+/// Who reads.
+pub(super) async fn reader(engine: &Engine, peer: Peer, read: Option<v1::SignedMessage>) -> Result<Reading, Status> {
+    let read = engine.reader(read.map(wire::signed_bytes), peer.is_local_root()).await;
+    read.map(|(reader, _place)| Reading { reader, _place }).map_err(refused)
+}
+
+/// A place for a stream of `reader`. One principal has only some of those that there are, and root needs none.
+pub(super) fn watching(
+    engine: &Engine,
+    reader: &Reader,
+    watchers: &Arc<Semaphore>,
+) -> Result<Option<Watching>, Status> {
+    let full = |_| refused(Refusal::new(Reason::Overloaded, "as many watch as the host allows"));
+    match engine.watching(reader).map_err(refused)? {
+        None => Ok(None),
+        Some(place) => Ok(Some((place, Arc::clone(watchers).try_acquire_owned().map_err(full)?))),
+    }
+}
+
+/// What a stream holds as long as it lasts.
+pub(super) type Watching = (Place, OwnedSemaphorePermit);
 
 /// For `map_err`.
 pub(super) fn refused(refusal: Refusal) -> Status {

@@ -78,9 +78,11 @@ fn code(reason: Reason) -> Code {
         | Reason::WayInUnproven
         | Reason::GrantEnded => Code::FailedPrecondition,
         Reason::PayloadRepeated | Reason::Replayed => Code::AlreadyExists,
-        Reason::ReplayMemoryFull | Reason::TooManyGrants | Reason::TooManyPending | Reason::TableFull => {
-            Code::ResourceExhausted
-        }
+        Reason::RateLimited
+        | Reason::ReplayMemoryFull
+        | Reason::TooManyGrants
+        | Reason::TooManyPending
+        | Reason::TableFull => Code::ResourceExhausted,
         Reason::Overloaded => Code::Unavailable,
         Reason::GrantNotFound => Code::NotFound,
         Reason::JournalFailed | Reason::KernelFailed => Code::Internal,

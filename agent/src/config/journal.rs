@@ -2,6 +2,8 @@
 //!
 //! Owns its settings and their bounds. It never touches a file.
 
+use postern_core::ledger::Room;
+
 use super::keys;
 use super::value::Value;
 
@@ -17,11 +19,13 @@ pub struct Journal {
     pub keep_days: Option<u32>,
     /// The most bytes that are kept.
     pub keep_bytes: u64,
+    /// How much of what it says is held in memory: `[limits]`.
+    pub room: Room,
 }
 
 impl Default for Journal {
     fn default() -> Self {
-        Self { segment_bytes: 8 << 20, keep_days: None, keep_bytes: 1 << 30 }
+        Self { segment_bytes: 8 << 20, keep_days: None, keep_bytes: 1 << 30, room: Room::default() }
     }
 }
 
@@ -39,5 +43,5 @@ pub(super) fn read(value: &Value<'_>) -> Journal {
         at.wrong(format!("{keep_bytes} bytes are kept, and must be two segments of {segment_bytes} at least"));
     }
     let keep_days = section.get("keep_days").and_then(|value| value.number(1..=u32::MAX));
-    Journal { segment_bytes, keep_days, keep_bytes }
+    Journal { segment_bytes, keep_days, keep_bytes, room: own.room }
 }

@@ -46,7 +46,26 @@ pub(super) const API: Place = Place { name: "[api]", keys: &["unix", "tcp", "pla
 /// `syn_rate = { … }`
 pub(super) const SYN_RATE: Place = Place { name: "syn_rate", keys: &["per_second", "burst"] };
 /// `[limits]`
-pub(super) const LIMITS: Place = Place { name: "[limits]", keys: &["grants", "entries"] };
+pub(super) const LIMITS: Place = Place {
+    name: "[limits]",
+    keys: &[
+        "grants",
+        "entries",
+        "grants_each",
+        "entries_each",
+        "requests_per_minute",
+        "requests_per_day",
+        "approvals_per_minute",
+        "endings_per_minute",
+        "reads_per_minute",
+        "replay_memory",
+        "pending",
+        "pending_each",
+        "pending_bytes",
+        "history",
+        "history_bytes",
+    ],
+};
 /// `[journal]`
 pub(super) const JOURNAL: Place = Place { name: "[journal]", keys: &["segment_bytes", "keep_days", "keep_bytes"] };
 /// `[audit]`

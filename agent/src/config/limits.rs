@@ -2,12 +2,21 @@
 //!
 //! Owns these settings and holding others against them.
 
+use postern_core::budget::Rates;
+use postern_core::ledger::Room;
 use postern_core::policy::{DEFAULT_PENDING_TTL, MAX_DURATION_RANGE, MAX_PENDING_TTL};
 use postern_core::time::Seconds;
 use postern_core::warn::MOST_WARNINGS;
 
 use super::keys;
 use super::value::{Section, Value};
+
+/// More messages than that in a minute or a day are no limit.
+const MOST_MESSAGES: u32 = 100_000_000;
+/// The largest payload has to fit.
+const LEAST_PAYLOADS: u32 = 32 * 1024;
+/// Some of the largest grants have to fit.
+const LEAST_HISTORY: u32 = 1 << 20;
 
 /// `[limits]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,11 +25,15 @@ pub struct Limits {
     pub grants: u32,
     /// The most entries in the kernel's table: each grant takes one for each port, protocol and source.
     pub entries: u32,
+    /// How many messages one principal may send.
+    pub rates: Rates,
+    /// How much the ledger holds.
+    pub room: Room,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { grants: 4096, entries: 16_384 }
+        Self { grants: 4096, entries: 16_384, rates: Rates::default(), room: Room::default() }
     }
 }
 
@@ -38,7 +51,42 @@ pub(super) fn read(value: &Value<'_>) -> Limits {
     {
         at.wrong(format!("{entries} entries are too few for {grants} grants, each of which takes one at least"));
     }
-    Limits { grants, entries }
+    // A share is a quarter, unless the file says otherwise.
+    let (grants_each, _) = number("grants_each", (grants / 4).max(1));
+    let (entries_each, _) = number("entries_each", (entries / 4).max(1));
+    let room = Room { grants_each: grants_each as usize, entries_each: entries_each as usize, ..room(&section) };
+    Limits { grants, entries, rates: rates(&section), room }
+}
+
+/// How many messages one principal may send.
+fn rates(section: &Section<'_>) -> Rates {
+    let own = Rates::default();
+    let number = |key, default| section.get(key).and_then(|value| value.number(1..=MOST_MESSAGES)).unwrap_or(default);
+    Rates {
+        requests_per_minute: number("requests_per_minute", own.requests_per_minute),
+        requests_per_day: number("requests_per_day", own.requests_per_day),
+        approvals_per_minute: number("approvals_per_minute", own.approvals_per_minute),
+        endings_per_minute: number("endings_per_minute", own.endings_per_minute),
+        reads_per_minute: number("reads_per_minute", own.reads_per_minute),
+    }
+}
+
+/// How much posternd holds in memory, and in a snapshot.
+fn room(section: &Section<'_>) -> Room {
+    let own = Room::default();
+    let number = |key, least, most, default| {
+        let value = section.get(key).and_then(|value| value.number(least..=most));
+        value.map_or(default, |value| value as usize)
+    };
+    Room {
+        ids: number("replay_memory", 64, 10_000_000, own.ids),
+        pending: number("pending", 1, 10_000, own.pending),
+        pending_each: number("pending_each", 1, 10_000, own.pending_each),
+        pending_bytes: number("pending_bytes", LEAST_PAYLOADS, 64 << 20, own.pending_bytes),
+        history: number("history", 1, 1_000_000, own.history),
+        history_bytes: number("history_bytes", LEAST_HISTORY, 1 << 30, own.history_bytes),
+        ..own
+    }
 }
 
 /// No grant is longer on this host.

@@ -6,6 +6,7 @@
 use std::sync::{Arc, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
+use postern_core::budget::Class;
 use postern_core::ledger::Record;
 use postern_core::life::Life;
 use postern_core::refusal::{Reason, Refusal};
@@ -60,7 +61,7 @@ impl Engine {
     pub async fn audit(&self, reader: &Reader, filter: Filter) -> Result<Page, Refusal> {
         self.check_auditor(reader).await?;
         let journal = self.0.journal.clone();
-        self.read_journal(move || journal.scan(&filter)).await
+        self.read_journal(reader, move || journal.scan(&filter)).await
     }
 
     /// Every line of the journal from now on.
@@ -98,7 +99,7 @@ impl Engine {
         let (journal, rules) = (self.0.journal.clone(), self.rules());
         let mut gather = Gather::new(since, &rules.policy.ports);
         let read = move || journal.each(since, |record| gather.take(record)).map(|damage| (gather, damage));
-        let (gather, damage) = self.read_journal(read).await?;
+        let (gather, damage) = self.read_journal(reader, read).await?;
         let living = self.living().await?;
         let living = living.iter().map(|view| Living { life: &view.life, state: view.state, usage: view.usage });
         let report = gather.finish(living);
@@ -146,13 +147,16 @@ impl Engine {
     /// Reads the journal on a thread for blocking work, when one of the few is free.
     async fn read_journal<T: Send + 'static>(
         &self,
+        reader: &Reader,
         read: impl FnOnce() -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, Refusal> {
         let busy = || Refusal::new(Reason::Overloaded, "others read the journal; try again in a moment");
-        let turn = Arc::clone(&self.0.scans).try_acquire_owned().map_err(|_| busy())?;
+        let place = self.place_of(reader, Class::Audit)?;
+        let turns = if place.is_some() { &self.0.scans } else { &self.0.root_scans };
+        let turn = Arc::clone(turns).try_acquire_owned().map_err(|_| busy())?;
         let work = move || {
             // Held until the reading is over, even when nobody waits for it any more.
-            let _turn = turn;
+            let _held = (turn, place);
             read()
         };
         let found = tokio::task::spawn_blocking(work).await.map_err(|_| busy())?;

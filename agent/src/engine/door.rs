@@ -7,6 +7,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use postern_core::budget::Class;
 use postern_core::envelope::{self, Envelope, Role, Signer, Verified};
 use postern_core::grant::{AccessRequest, Header, RevokeRequest};
 use postern_core::ledger::Action;
@@ -16,7 +17,7 @@ use postern_core::refusal::{Reason, Refusal};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Command, Engine, Reader};
+use super::{Command, Engine, Place, Reader};
 use crate::wire;
 
 /// The most bytes of a payload (DESIGN 7: a whole gRPC message has at most 64 KiB).
@@ -72,25 +73,29 @@ impl Engine {
     pub(super) async fn access_request(
         &self,
         message: SignedBytes,
-    ) -> Result<(Vec<Signer>, AccessRequest, String), Refusal> {
+    ) -> Result<(Vec<Signer>, AccessRequest, String, Place), Refusal> {
         let payload = String::from_utf8_lossy(&message.payload).into_owned();
         let any = |_: &Signer, request| Ok(request);
-        let (signers, request) =
+        let (signers, request, place) =
             self.parsed(message, Role::Request, Action::Request, wire::access_request, any).await?;
-        Ok((signers, request, payload))
+        Ok((signers, request, payload, place))
     }
 
-    pub(super) async fn revoke_request(&self, message: SignedBytes) -> Result<(Signer, RevokeRequest), Refusal> {
+    pub(super) async fn revoke_request(&self, message: SignedBytes) -> Result<(Signer, RevokeRequest, Place), Refusal> {
         let any = |_: &Signer, request| Ok(request);
-        let (signers, request) = self.parsed(message, Role::Revoke, Action::Revoke, wire::revoke_request, any).await?;
+        let (signers, request, place) =
+            self.parsed(message, Role::Revoke, Action::Revoke, wire::revoke_request, any).await?;
         let signer = signers.into_iter().next().ok_or_else(|| Refusal::new(Reason::Unsigned, "nobody signed"))?;
-        Ok((signer, request))
+        Ok((signer, request, place))
     }
 
     /// Who approves which request, the bytes that were approved, and what [`Engine::burn`] takes if it is refused. Many people
     /// show the same payload here, so a repeat is one of payload, person and
     /// rules.
-    pub(super) async fn approval(&self, message: SignedBytes) -> Result<(Signer, Uuid, String, [u8; 32]), Refusal> {
+    pub(super) async fn approval(
+        &self,
+        message: SignedBytes,
+    ) -> Result<(Signer, Uuid, String, [u8; 32], Place), Refusal> {
         let verified = self.verified(&message, Role::Approve).await;
         let (_, signer, digest) = verified.inspect_err(|refusal| self.count_unverified(refusal.reason))?;
         let rules = self.0.rules().digest;
@@ -100,10 +105,12 @@ impl Engine {
             self.count_unverified(refusal.reason);
             return Err(refusal);
         }
+        // The approver's budget, never the requester's.
+        let place = self.begin(&signer.principal, Class::Approve, message.payload.len())?;
         match wire::access_request(&message.payload) {
             Ok(request) => {
                 let payload = String::from_utf8_lossy(&message.payload).into_owned();
-                Ok((signer, request.header.id, payload, burnt))
+                Ok((signer, request.header.id, payload, burnt, place))
             }
             Err(refusal) => {
                 self.burn(burnt);
@@ -117,10 +124,11 @@ impl Engine {
         self.0.repeats.insert(digest);
     }
 
-    pub(super) async fn read_request(&self, message: SignedBytes) -> Result<Reader, Refusal> {
+    pub(super) async fn read_request(&self, message: SignedBytes) -> Result<(Reader, Place), Refusal> {
         let digest = envelope::payload_digest(&message.payload);
         let permit = |signer: &Signer, header: Header| self.reader_of(signer, &header, digest);
-        Ok(self.parsed(message, Role::Read, Action::Read, wire::read_request, permit).await?.1)
+        let (_, reader, place) = self.parsed(message, Role::Read, Action::Read, wire::read_request, permit).await?;
+        Ok((reader, place))
     }
 
     fn reader_of(&self, signer: &Signer, header: &Header, message: [u8; 32]) -> Result<Reader, Refusal> {
@@ -160,16 +168,24 @@ impl Engine {
         action: Action,
         parse: impl Fn(&[u8]) -> Result<M, Refusal>,
         permit: impl Fn(&Signer, M) -> Result<T, Refusal>,
-    ) -> Result<(Vec<Signer>, T), Refusal> {
+    ) -> Result<(Vec<Signer>, T, Place), Refusal> {
         let verified = self.verified(&message, role).await;
         let (signers, signer, digest) = verified.inspect_err(|refusal| self.count_unverified(refusal.reason))?;
+        let class = match action {
+            Action::Request => Class::Request,
+            Action::Approve => Class::Approve,
+            Action::Revoke => self.ending_class(&signer.principal),
+            Action::Read => Class::Read,
+        };
+        // Before the message leaves any trace: it is its signer's own, and may be shown again while it is fresh.
+        let place = self.begin(&signer.principal, class, message.payload.len())?;
         // What changes something is shown once. A read message may be shown again, unless it was refused: a captured one
         // must not fill the journal.
         if action != Action::Read {
             self.0.repeats.insert(digest);
         }
         match parse(&message.payload).and_then(|parsed| permit(&signer, parsed)) {
-            Ok(parsed) => Ok((signers, parsed)),
+            Ok(parsed) => Ok((signers, parsed, place)),
             Err(refusal) => {
                 self.0.repeats.insert(digest);
                 Err(self.recorded(signer, action, refusal).await)
@@ -198,7 +214,15 @@ impl Engine {
     /// Checks the signatures on a thread for blocking work, when one of the few is free.
     async fn verify(&self, message: SignedBytes, role: Role) -> Result<Verified, Refusal> {
         let busy = || Refusal::new(Reason::Overloaded, "try again in a moment");
-        let turn = tokio::time::timeout(VERIFY_WAIT, self.0.verifiers.acquire()).await;
+        let turn = async {
+            let (all, closers) = (self.0.verifiers.acquire(), self.0.closers.acquire());
+            if role != Role::Revoke {
+                return all.await;
+            }
+            // A message that says that it ends something also has one of its own. That is not proved yet, so it is no more than one.
+            tokio::select! { biased; turn = all => turn, turn = closers => turn }
+        };
+        let turn = tokio::time::timeout(VERIFY_WAIT, turn).await;
         let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
         let (trust, now) = (self.0.rules().trust, self.0.now());
         let check = move || {
@@ -217,9 +241,10 @@ impl Engine {
     async fn recorded(&self, signer: Signer, action: Action, refusal: Refusal) -> Refusal {
         let (answer, reply) = oneshot::channel();
         let command = Command::Refuse { signer, action, refusal: refusal.clone(), answer };
-        match self.0.commands.try_send(command) {
-            Ok(()) => reply.await.unwrap_or(refusal),
-            Err(_) => Refusal::new(Reason::Overloaded, "try again in a moment"),
+        if self.enqueue(command) {
+            reply.await.unwrap_or(refusal)
+        } else {
+            Refusal::new(Reason::Overloaded, "try again in a moment")
         }
     }
 }

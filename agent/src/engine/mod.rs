@@ -8,6 +8,7 @@ mod door;
 mod explain;
 mod knocks;
 mod mode;
+mod share;
 mod tally;
 mod view;
 mod worker;
@@ -35,6 +36,8 @@ use crate::links::LinkState;
 pub use audit::{Published, Summary};
 pub use door::SignedBytes;
 pub use knocks::Knocks;
+pub use share::Place;
+use share::Shares;
 use tally::Tally;
 pub use view::{
     Change, ClockView, Explanation, Filter, GrantView, HostState, KnockView, LayerView, ModeView, Query, Reader,
@@ -62,10 +65,15 @@ struct Shared {
     /// Until when messages may be fresh whose use may have been forgotten: nanoseconds of the boot clock.
     unsure_until: AtomicU64,
     tally: Tally,
+    shares: Shares,
     repeats: door::Repeats,
     verifiers: Semaphore,
+    /// One more verifier, for messages that say that they end something.
+    closers: Semaphore,
     journal: Scanner,
     scans: Arc<Semaphore>,
+    /// Root's own.
+    root_scans: Arc<Semaphore>,
     knocks: Knocks,
     /// Where the configuration is: what it says decides whether a trial may be confirmed.
     config_file: PathBuf,
@@ -258,7 +266,7 @@ impl Engine {
     /// # Errors
     /// Every [`Reason`] but those of approval and revocation. Nothing is open then.
     pub async fn request(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
-        let (signers, request, payload) = self.access_request(message).await?;
+        let (signers, request, payload, _place) = self.access_request(message).await?;
         self.ask(|answer| Command::Request { signers, request, payload, answer }).await?
     }
 
@@ -268,7 +276,7 @@ impl Engine {
     /// What can be wrong with a message, [`Reason::GrantNotFound`], [`Reason::NotPending`], [`Reason::SelfApproval`],
     /// [`Reason::PayloadDiffers`], and all that can refuse the request itself. Then the approval does not count.
     pub async fn approve(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
-        let (signer, id, payload, digest) = self.approval(message).await?;
+        let (signer, id, payload, digest, _place) = self.approval(message).await?;
         let answer = self.ask(|answer| Command::Approve { signer, id, payload, answer }).await?;
         answer.inspect_err(|refusal| {
             if is_final(refusal.reason) {
@@ -292,18 +300,26 @@ impl Engine {
     /// What can be wrong with a message, [`Reason::GrantNotFound`], [`Reason::GrantEnded`], [`Reason::JournalFailed`],
     /// [`Reason::KernelFailed`].
     pub async fn revoke(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
-        let (signer, request) = self.revoke_request(message).await?;
-        self.ask(|answer| Command::Revoke { signer, request, answer }).await?
+        let (signer, request, place) = self.revoke_request(message).await?;
+        let ended = self.ask(|answer| Command::Revoke { signer, request, answer }).await?;
+        if ended.is_ok() {
+            place.free();
+        }
+        ended
     }
 
-    /// Who reads: root on the Unix socket, or whoever signed the read message.
+    /// Who reads: root on the Unix socket, or whoever signed the read message, with the place that the read holds until its answer.
     ///
     /// # Errors
     /// [`Reason::Unsigned`] when neither, or what is wrong with the message.
-    pub async fn reader(&self, message: Option<SignedBytes>, is_local_root: bool) -> Result<Reader, Refusal> {
+    pub async fn reader(
+        &self,
+        message: Option<SignedBytes>,
+        is_local_root: bool,
+    ) -> Result<(Reader, Option<Place>), Refusal> {
         match message {
-            Some(message) => self.read_request(message).await,
-            None if is_local_root => Ok(Reader::Root),
+            Some(message) => self.read_request(message).await.map(|(reader, place)| (reader, Some(place))),
+            None if is_local_root => Ok((Reader::Root, None)),
             None => {
                 self.count_unverified(Reason::Unsigned);
                 Err(Refusal::new(Reason::Unsigned, "sign a read request").at("read"))
@@ -432,7 +448,14 @@ impl Engine {
     /// Counts a message that was refused before any signature was verified.
     pub fn count_unverified(&self, reason: Reason) {
         if self.0.tally.count(reason) {
-            let _ = self.0.commands.try_send(Command::Counted);
+            self.have_summed_up();
+        }
+    }
+
+    /// Has the worker write a summary soon. Where its queue is full, the next one that is counted asks again.
+    fn have_summed_up(&self) {
+        if self.0.commands.try_send(Command::Counted).is_err() {
+            self.0.tally.ask_again();
         }
     }
 
@@ -447,7 +470,9 @@ impl Engine {
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
         let (answer, reply) = oneshot::channel();
         let busy = |what: &str| Refusal::new(Reason::Overloaded, what);
-        self.0.commands.try_send(command(answer)).map_err(|_| busy("try again in a moment"))?;
+        if !self.enqueue(command(answer)) {
+            return Err(busy("try again in a moment"));
+        }
         reply.await.map_err(|_| busy("the agent is stopping"))
     }
 }

@@ -28,6 +28,11 @@ impl Tally {
         !self.pending.swap(true, Ordering::AcqRel)
     }
 
+    /// Nobody could be told: the next one that is counted calls for a summary again.
+    pub(super) fn ask_again(&self) {
+        self.pending.store(false, Ordering::Release);
+    }
+
     /// What was counted since the last call.
     pub(super) fn take(&self) -> BTreeMap<String, u64> {
         self.pending.store(false, Ordering::Release);

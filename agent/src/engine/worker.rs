@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use postern_core::budget::Summed;
 use postern_core::ledger::{Capacity, Event, Ledger, Record, Seen};
 use postern_core::life::{EndCause, Ending};
 use postern_core::refusal::{Reason, Refusal};
@@ -223,15 +224,27 @@ impl Worker {
     fn sum_up(&mut self, batch: &mut Batch, now: &Now) {
         if self.tally_due.is_some_and(|due| due <= now.boot) {
             self.tally_due = None;
-            self.write_tally(batch, now);
+            self.write_tally(false, batch, now);
         }
     }
 
-    fn write_tally(&mut self, batch: &mut Batch, now: &Now) {
+    /// `all`: also what is not due yet, because the agent stops.
+    fn write_tally(&mut self, all: bool, batch: &mut Batch, now: &Now) {
         let counts = self.shared().tally.take();
         if !counts.is_empty() {
             self.push(batch, None, Event::Unverified { counts }, now);
         }
+        let summaries = self.shared().shares.lock().take_summaries(now.boot, all);
+        for (principal, Summed { counts, first, last }) in summaries {
+            self.push(batch, None, Event::Refusals { principal, counts, first, last }, now);
+        }
+        if self.shared().shares.lock().is_summary_due() {
+            self.sum_up_later(now);
+        }
+    }
+
+    fn sum_up_later(&mut self, now: &Now) {
+        self.tally_due.get_or_insert(now.boot.plus_nanos(nanos(TALLY_EVERY)));
     }
 
     /// Compiles what the kernel should hold and edits it until it does.
@@ -319,7 +332,7 @@ fn opens(record: &Record) -> Option<Uuid> {
 fn publish(lines: &broadcast::Sender<Arc<Published>>, ledger: &Ledger, records: &[Record], written: &[u8]) {
     for (record, line) in records.iter().zip(written.split(|byte| *byte == b'\n')) {
         let held = record.event.subject().and_then(|id| ledger.get(&id));
-        let (life, record, line) = (held.map(|held| held.life.clone()), record.clone(), line.to_vec());
+        let (life, record, line) = (held.map(|held| held.life.without_payload()), record.clone(), line.to_vec());
         let _ = lines.send(Arc::new(Published { record, life, line }));
     }
 }

@@ -4,7 +4,7 @@
 //! holds, from the oldest line to the newest durable one, the survey tells. It reads files and never changes anything. The first
 //! call takes as long as the journal is long, so it belongs on a thread for blocking work.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io::{self, BufRead, BufReader, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -328,6 +328,7 @@ fn made(event: &Event) -> Option<Life> {
 fn is_about(record: &Record, life: Option<&Life>, who: &str) -> bool {
     let named = match &record.event {
         Event::Refused { signer, .. } | Event::Approved { signer, .. } => signer.principal == who,
+        Event::Refusals { principal, .. } => principal == who,
         Event::Ended { ending, .. } => ending.by == who,
         Event::SessionsCut { by, .. }
         | Event::Enabled { by, .. }
@@ -365,11 +366,12 @@ pub fn entry(record: &Record, life: Option<&Life>, text: &[u8]) -> Entry {
         Event::Refused { signer, .. } | Event::Approved { signer, .. } => Some(signer),
         _ => life.map(Life::signer),
     };
+    let summed = if let Event::Refusals { principal, .. } = &record.event { Some(principal) } else { None };
     Entry {
         seq: record.seq,
         time: record.time,
         kind: record.event.kind(),
-        principal: signer.map(|signer| signer.principal.clone()).unwrap_or_default(),
+        principal: signer.map(|signer| &signer.principal).or(summed).cloned().unwrap_or_default(),
         key: signer.map(|signer| signer.fingerprint.clone()).unwrap_or_default(),
         grant: record.event.subject(),
         ports: scope(record, life).0.to_vec(),
@@ -387,6 +389,10 @@ fn code(event: &Event) -> &str {
         Event::Clock { state } => state.code(),
         _ => "",
     }
+}
+
+fn counted(counts: &BTreeMap<String, u64>) -> String {
+    counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
 }
 
 fn reason(event: &Event) -> String {
@@ -415,9 +421,11 @@ fn reason(event: &Event) -> String {
             format!("the sessions that outlived it were ended{by}{given}")
         }
         Event::Refused { reason, sentence, .. } => format!("{reason}: {sentence}"),
-        Event::Unverified { counts } => {
-            counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
+        Event::Refusals { principal, counts, first, last } => {
+            let who = if principal.is_empty() { "people without a role" } else { principal };
+            format!("{who}, from {first} to {last}: {}", counted(counts))
         }
+        Event::Unverified { counts } => counted(counts),
         Event::Started { version, mode: Mode::Enforce, .. } => format!("posternd {version}"),
         Event::Started { version, mode: Mode::Observe, .. } => format!("posternd {version}; it only observes"),
         Event::Stopped { .. } => String::new(),

@@ -59,11 +59,11 @@ impl Snapshot {
         Self { dir: dir.to_owned(), place, ledger }
     }
 
-    /// Writes it durably, whole or not at all, and removes older ones. Takes as long as there is much to remember.
+    /// Writes it durably, whole or not at all, and removes older ones; returns its bytes. Takes as long as there is much to remember.
     ///
     /// # Errors
     /// The disk's. Nothing is lost then but time at the next start.
-    pub fn write(&self) -> io::Result<()> {
+    pub fn write(&self) -> io::Result<u64> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let header = Header { schema: schema::CURRENT, version, place: self.place.clone() };
         let mut body = serde_json::to_vec(&header)?;
@@ -82,7 +82,7 @@ impl Snapshot {
         for old in list(&self.dir)?.into_iter().rev().skip(KEPT) {
             fs::remove_file(old)?;
         }
-        Ok(())
+        Ok(text.len() as u64)
     }
 }
 

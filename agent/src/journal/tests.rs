@@ -8,7 +8,7 @@ mod retention;
 mod snapshot;
 mod unwritten;
 use jiff::Timestamp;
-use postern_core::ledger::Event;
+use postern_core::ledger::{Event, Room};
 use postern_core::time::BootNanos;
 use uuid::Uuid;
 

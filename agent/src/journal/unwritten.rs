@@ -62,7 +62,8 @@ impl Journal {
         let known = HeadFile::look(&dir).and_then(|file| file.read()).map_err(fail)?;
         let firsts = segments::list(&dir).map_err(fail)?;
         let (origin, passed_over) = snapshot::newest(&dir).map_err(fail)?;
-        let origin = origin.map_or_else(|| chain::Origin::oldest(&dir, &firsts), Ok).map_err(fail)?;
+        let mut origin = origin.map_or_else(|| chain::Origin::oldest(&dir, &firsts), Ok).map_err(fail)?;
+        origin.ledger.set_room(settings.room);
         let folded = chain::fold_to(&dir, &firsts, origin, known.as_ref())?;
         let pruned = firsts.first().is_some_and(|first| *first > 1);
         let chain::Folded { ledger, head, lines, .. } = folded;
@@ -74,9 +75,11 @@ impl Journal {
     #[must_use]
     pub fn unread(state: &Path, settings: Settings) -> Opened {
         let journal = Self::new(state.join(segments::DIR), settings, None, Head { seq: 0, hash: GENESIS.to_owned() });
+        let mut ledger = Ledger::default();
+        ledger.set_room(settings.room);
         Opened {
             journal,
-            ledger: Ledger::default(),
+            ledger,
             torn: 0,
             lines: 0,
             pruned: false,

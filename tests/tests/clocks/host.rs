@@ -136,6 +136,7 @@ impl Host {
             shed: config.shed.clone(),
             config_file: self.postern.config(),
             confinement: Confinement::of(&self.postern.config(), &config),
+            rates: config.limits.rates,
             lines: broadcast::channel(WATCH_BACKLOG).0,
         };
         // What is given up is given up for that thread and those that it starts.

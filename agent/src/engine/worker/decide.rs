@@ -10,7 +10,7 @@ use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::Now;
 use uuid::Uuid;
 
-use super::{Batch, TALLY_EVERY, Waiting, Worker, keep, nanos};
+use super::{Batch, Waiting, Worker, keep};
 use crate::engine::{Answer, Command, GrantView, Rules};
 use crate::links;
 
@@ -114,7 +114,7 @@ impl Worker {
                 batch.waiting.push(Waiting::Reloaded(rules, ended, answer));
             }
             Command::Stop { answer } => {
-                self.write_tally(batch, now);
+                self.write_tally(true, batch, now);
                 let live: Vec<_> = self.ledger.active().map(|grant| grant.id).collect();
                 let usage =
                     live.into_iter().filter_map(|id| Some((id, self.usage(self.ledger.get(&id)?, now)))).collect();
@@ -150,7 +150,7 @@ impl Worker {
             },
             // The turn has looked already.
             Command::Clock => {}
-            Command::Counted => self.tally_due = Some(now.boot.plus_nanos(nanos(TALLY_EVERY))),
+            Command::Counted => self.sum_up_later(now),
             _ => {}
         }
     }
@@ -168,14 +168,22 @@ impl Worker {
         let waiting = match decided {
             Ok(grant) => Waiting::Grant(grant, answer),
             Err(refusal) => {
-                self.refuse(batch, asked, &refusal, seen.filter(|_| burns(&refusal)), now);
+                let (ledger, who) = (&self.ledger, &asked.signer.principal);
+                let burns = burns(&refusal) && ledger.has_room_for_refused(who, asked.action, now);
+                self.refuse(batch, asked, &refusal, seen.filter(|_| burns), now);
                 Waiting::Refused(refusal, answer)
             }
         };
         batch.waiting.push(waiting);
     }
 
+    /// Writes a refusal down. Where one principal has many, the rest is summed up, and those messages are not remembered: they had no
+    /// effect, and shown again they are judged again.
     fn refuse(&mut self, batch: &mut Batch, asked: Refused, refusal: &Refusal, seen: Option<Seen>, now: &Now) {
+        let line = self.shared().shares.lock().gets_a_line(&asked.signer.principal, refusal.reason, now);
+        if !line {
+            return self.sum_up_later(now);
+        }
         let (reason, rule) = (refusal.reason.code().to_owned(), refusal.rule.clone());
         let Refused { signer, action, request } = asked;
         let (ports, sources) = request.map(|r| (r.ports.clone(), r.sources.clone())).unwrap_or_default();

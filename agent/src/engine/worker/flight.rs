@@ -15,6 +15,7 @@ use postern_core::time::{BootNanos, Now};
 use super::setup::Found;
 use super::unwritten::{Gap, PEOPLE_WAIT};
 use super::{BATCH, Batch, Waiting, Worker, nanos, publish, refuse_all};
+use crate::engine::share::RESERVED;
 use crate::engine::{Command, QUEUE};
 use crate::journal::writer::{self, Written};
 use crate::sessions::{self, Scope};
@@ -100,7 +101,7 @@ impl Worker {
             | Command::LimitSyns(..)
             | Command::Degraded { .. }
             | Command::Counted => self.note(command, now),
-            command if self.backlog.len() >= QUEUE => {
+            command if self.backlog.len() >= if command.is_urgent() { QUEUE + RESERVED } else { QUEUE } => {
                 command.refuse(&Refusal::new(Reason::Overloaded, "try again in a moment"))
             }
             command => self.backlog.push_back(command),
@@ -216,7 +217,7 @@ impl Worker {
                     open || self.ledger.keeping().sessions(now).any(|(grant, _)| grant == *id)
                 });
                 let stopping = flight.batch.waiting.iter().any(|w| matches!(w, Waiting::Stopped(_)));
-                self.keep_up(&records, stopping);
+                self.keep_up(&records, lines.len() as u64, stopping);
                 self.settle(flight.batch, &records, &now);
             }
             Err(unwritten) => self.failed(flight, records, unwritten, &now),
@@ -233,6 +234,7 @@ impl Worker {
             .rev()
             .find_map(|w| if let Waiting::Reloaded(rules, ..) = w { Some(rules.clone()) } else { None });
         if let Some(rules) = reloaded {
+            self.shared().shares.track(&rules.policy);
             *self.shared().rules.write().unwrap_or_else(std::sync::PoisonError::into_inner) = rules;
         }
         self.note_confirmed(records);

@@ -32,6 +32,7 @@ impl Worker {
         self.check_message(&request.header, now)?;
         let nobody = || Refusal::new(Reason::Unsigned, "nobody signed");
         let (requester, approvers) = signers.split_first().ok_or_else(nobody)?;
+        self.ledger.check_room_to_remember(&requester.principal, now)?;
         let asking = Asking { principal: &requester.principal, approvers };
         let judgement = policy.judge(asking, request, &self.ledger, now)?;
         let seen = Some(Seen::from(&request.header));
@@ -39,7 +40,7 @@ impl Worker {
             return self.grant(signers, request, &judgement, seen, batch, now);
         };
         let Some(ttl) = policy.pending_ttl else { return Err(missing.refusal.clone()) };
-        self.ledger.check_room_to_wait(&requester.principal)?;
+        self.ledger.check_room_to_wait(&requester.principal, payload.len())?;
         let lapses_boot = lapse(now, ttl);
         let pending = Pending {
             signer: requester.clone(),
@@ -119,7 +120,7 @@ impl Worker {
         let shared = self.shared();
         let shown = (Showing::Once, shared.freshness(now));
         message::check(header, &shared.identity(), &shared.challenger(), shown, now)?;
-        self.ledger.check_unseen(header.id, now)
+        self.ledger.check_unseen(header.id)
     }
 
     pub(super) fn revoke(

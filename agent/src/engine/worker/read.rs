@@ -61,7 +61,9 @@ impl Worker {
 
     fn get(&self, reader: &Reader, id: &Uuid) -> Result<GrantView, Refusal> {
         let held = self.ledger.get(id).filter(|held| reader.may_see(&held.life.signer().principal));
-        held.map(|held| self.view_of(held)).ok_or_else(|| Refusal::new(Reason::GrantNotFound, id).at("id"))
+        // Only here, for who approves: what is signed may be long.
+        let whole = |held: &Held| GrantView { life: held.life.clone(), ..self.view_of(held) };
+        held.map(whole).ok_or_else(|| Refusal::new(Reason::GrantNotFound, id).at("id"))
     }
 
     fn list(&self, reader: &Reader, filter: &Filter, before: Option<u64>, limit: usize) -> Vec<GrantView> {
@@ -82,7 +84,7 @@ impl Worker {
         let active = held.grant().filter(|_| state == State::Active);
         GrantView {
             seq: held.seq,
-            life: held.life.clone(),
+            life: held.life.without_payload(),
             state,
             ending: held.ending.clone(),
             remaining_ns: active.map_or(0, |grant| now.boot.until(grant.expires_boot)),

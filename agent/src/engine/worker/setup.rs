@@ -11,6 +11,7 @@ use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 
 use postern_core::bootstrap;
+use postern_core::budget::Rates;
 use postern_core::grant::PortSpec;
 use postern_core::keep::Session;
 use postern_core::ledger::{Capacity, Event, Ledger, Record};
@@ -27,7 +28,7 @@ use super::{Batch, Worker, keep, publish, thread};
 use crate::clock::Clock;
 use crate::config::Shed;
 use crate::enforcer::{self, Enforcer, EnforcerError, LayerState};
-use crate::engine::{Engine, Published, QUEUE, Rules, Shared, WATCH_BACKLOG, door, knocks, tally};
+use crate::engine::{Engine, Published, QUEUE, Rules, Shared, Shares, WATCH_BACKLOG, door, knocks, tally};
 use crate::journal::writer::{Writer, Written};
 use crate::journal::{Opened, SetAside, Unwritten};
 use crate::privilege::Confinement;
@@ -59,6 +60,8 @@ pub struct Setup {
     pub confinement: Confinement,
     /// Where the configuration is.
     pub config_file: PathBuf,
+    /// How many messages one principal may send.
+    pub rates: Rates,
     /// Where each line of the journal is published once it is durable.
     pub lines: broadcast::Sender<Arc<Published>>,
 }
@@ -79,8 +82,19 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`]; nothing is open then that was not open before.
 pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::Knocks>), StartError> {
-    let Setup { mut opened, clock, identity, rules, secret, enforcer: settings, shed, lines, confinement, config_file } =
-        setup;
+    let Setup {
+        mut opened,
+        clock,
+        identity,
+        rules,
+        secret,
+        enforcer: settings,
+        shed,
+        lines,
+        confinement,
+        config_file,
+        rates,
+    } = setup;
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
     clock.resume(opened.ledger.high(), opened.ledger.clock_of(clock.boot_id()));
     let now = clock.now();
@@ -98,13 +112,16 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         identity: identity.into(),
         clock,
         challenger: RwLock::new(Challenger::new(&secret)),
+        shares: Shares::new(rates, &rules.policy),
         rules: RwLock::new(rules),
         unsure_until: AtomicU64::new(unsure_until(&opened, &now).0),
         tally: tally::Tally::new(),
         repeats: door::Repeats::default(),
         verifiers: Semaphore::new(VERIFIERS),
+        closers: Semaphore::new(1),
         journal: opened.journal.reader(),
         scans: Arc::new(Semaphore::new(SCANS)),
+        root_scans: Arc::new(Semaphore::new(SCANS)),
         knocks: knocks::Knocks::default(),
         config_file,
         keeper: settings.keeper.clone(),

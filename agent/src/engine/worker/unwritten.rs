@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use postern_core::budget::Summed;
 use postern_core::ledger::{Event, Ledger, Record};
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::Now;
@@ -101,6 +102,11 @@ impl Worker {
                 }
                 Event::Unverified { counts } => {
                     self.shared().tally.put_back(counts);
+                    self.tally_due = Some(now.boot);
+                }
+                Event::Refusals { principal, counts, first, last } => {
+                    let summed = Summed { counts: counts.clone(), first: *first, last: *last };
+                    self.shared().shares.lock().put_back(principal, summed);
                     self.tally_due = Some(now.boot);
                 }
                 _ => {}

@@ -3,7 +3,8 @@
 //! Owns when each is due. What takes long is done on a thread of its own, so that no decision waits for it; that thread
 //! reads the journal and writes snapshots, and never touches a segment.
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use postern_core::ledger::{Ledger, Record};
@@ -16,6 +17,9 @@ use crate::journal::snapshot::Snapshot;
 
 /// After so many records there is a new snapshot: a start reads few more lines than that.
 const SNAPSHOT_EVERY: u64 = 10_000;
+/// A snapshot waits until the journal has grown by this part of the last snapshot: so snapshots write at most so many times the
+/// bytes that the journal does, however much there is to remember.
+const BYTES_PER_LINE_BYTE: u64 = 4;
 
 /// Work for the thread.
 enum Chore {
@@ -30,17 +34,25 @@ pub(super) struct Upkeep {
     chores: mpsc::Sender<Chore>,
     /// Records since the last snapshot.
     records: u64,
-    /// Segments that were begun when the last snapshot was taken.
+    /// Segments that were begun when the chain was last to be verified.
     rotations: u64,
+    /// A snapshot is due, but for the bytes that it would take.
+    due: bool,
+    /// Bytes of lines since the last snapshot.
+    bytes: u64,
+    /// Bytes of the last snapshot.
+    size: Arc<AtomicU64>,
 }
 
 impl Upkeep {
     /// Starts the thread, with the verification of all that was there before as its first work. `lines` had to be read at the start.
     pub(super) fn start(engine: Engine, journal: Scanner, lines: u64) -> std::io::Result<Self> {
         let (chores, work) = mpsc::channel();
-        let run = move || work.iter().for_each(|chore| do_chore(chore, &journal, &engine));
+        let size = Arc::new(AtomicU64::new(0));
+        let known = Arc::clone(&size);
+        let run = move || work.iter().for_each(|chore| do_chore(chore, &journal, &engine, &known));
         thread::Builder::new().name("upkeep".into()).spawn(run)?;
-        let upkeep = Self { chores, records: lines, rotations: 0 };
+        let upkeep = Self { chores, records: lines, rotations: 0, due: false, bytes: 0, size };
         upkeep.give(Chore::Verify);
         Ok(upkeep)
     }
@@ -56,12 +68,13 @@ impl Upkeep {
     }
 }
 
-fn do_chore(chore: Chore, journal: &Scanner, engine: &Engine) {
+fn do_chore(chore: Chore, journal: &Scanner, engine: &Engine, size: &AtomicU64) {
     let (part, why) = match chore {
         Chore::Verify => ("history", fault(journal)),
         Chore::Snapshot(snapshot) => {
             let failed = |e| format!("no snapshot could be written, so the next start takes longer: {e}");
-            ("snapshot", snapshot.write().map_err(failed).err())
+            let written = snapshot.write().map(|bytes| size.store(bytes, Ordering::Relaxed));
+            ("snapshot", written.map_err(failed).err())
         }
     };
     if let Some(why) = &why {
@@ -92,20 +105,23 @@ impl Worker {
     }
 
     /// What a durable batch asks for.
-    pub(super) fn keep_up(&mut self, records: &[Record], stopping: bool) {
+    pub(super) fn keep_up(&mut self, records: &[Record], bytes: u64, stopping: bool) {
         let Some(journal) = &self.journal else { return };
         self.upkeep.records += records.len() as u64;
+        self.upkeep.bytes += bytes;
         let rotated = journal.rotations() != self.upkeep.rotations;
         if rotated {
             self.upkeep.rotations = journal.rotations();
             self.upkeep.give(Chore::Verify);
         }
-        if !(rotated || stopping || self.upkeep.records >= SNAPSHOT_EVERY) {
+        self.upkeep.due |= rotated || self.upkeep.records >= SNAPSHOT_EVERY;
+        let small = self.upkeep.size.load(Ordering::Relaxed) <= self.upkeep.bytes.saturating_mul(BYTES_PER_LINE_BYTE);
+        if !(stopping || self.upkeep.due && small) {
             return;
         }
         // A snapshot is of what is on record, no more.
         let Some(snapshot) = journal.snapshot(self.ledger.clone()).filter(|_| self.owed.is_empty()) else { return };
-        self.upkeep.records = 0;
+        (self.upkeep.records, self.upkeep.bytes, self.upkeep.due) = (0, 0, false);
         if !stopping {
             self.upkeep.give(Chore::Snapshot(Box::new(snapshot)));
         } else if let Err(error) = snapshot.write() {

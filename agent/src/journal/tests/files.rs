@@ -5,7 +5,7 @@ use std::fs;
 use super::*;
 
 /// Two lines a segment.
-const SMALL: Settings = Settings { segment_bytes: 300, keep_days: None, keep_bytes: u64::MAX };
+const SMALL: Settings = Settings { segment_bytes: 300, keep_days: None, keep_bytes: u64::MAX, room: Room::DEFAULT };
 
 fn small(dir: &tempfile::TempDir) -> Result<Opened, JournalError> {
     Journal::open(dir.path(), SMALL)
@@ -57,7 +57,7 @@ fn a_journal_of_segments_is_one_chain() {
 fn a_crash_in_the_middle_of_a_rotation_loses_nothing() {
     let dir = lines(4);
     let next = segments::path(&dir.path().join(segments::DIR), 5);
-    for left in ["", "{\"schema\":2,\"seq\":5"] {
+    for left in ["", "{\"schema\":3,\"seq\":5"] {
         fs::write(&next, left).unwrap();
         let mut opened = small(&dir).unwrap();
         assert_eq!((opened.ledger.last_seq(), opened.torn), (4, left.len() as u64));
@@ -130,7 +130,7 @@ fn a_newer_schema_is_told_apart_from_damage() {
     let dir = lines(2);
     let path = file(&dir);
     let text = fs::read_to_string(&path).unwrap();
-    let first = text.lines().next().unwrap().replacen("\"schema\":2", "\"schema\":3", 1).replacen(
+    let first = text.lines().next().unwrap().replacen("\"schema\":3", "\"schema\":4", 1).replacen(
         "\"event\":",
         "\"event\":\"never heard of\",\"kind\":",
         1,
@@ -142,12 +142,12 @@ fn a_newer_schema_is_told_apart_from_damage() {
     fs::write(&path, format!("{first}\n{second}\n")).unwrap();
     HeadFile::open(&dir.path().join(segments::DIR)).unwrap().write(&head).unwrap();
     match small(&dir).err().unwrap() {
-        error @ JournalError::Newer { line: 1, schema: 3, known: 2, .. } => {
+        error @ JournalError::Newer { line: 1, schema: 4, known: 3, .. } => {
             assert!(error.to_string().contains("Install that version again"), "{error}");
         }
         other => panic!("{other}"),
     }
     // The number alone proves nothing: a changed line is a changed line.
-    fs::write(&path, text.replacen("\"schema\":2", "\"schema\":3", 1)).unwrap();
+    fs::write(&path, text.replacen("\"schema\":3", "\"schema\":4", 1)).unwrap();
     assert_eq!(found(&dir), Some(2));
 }

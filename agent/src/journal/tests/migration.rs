@@ -26,7 +26,7 @@ fn a_single_file_becomes_the_first_segment_and_goes_on() {
     opened.journal.append(&[record(LINES + 1)]).unwrap();
     let text = fs::read_to_string(file(&dir)).unwrap();
     assert!(text.starts_with(TEXT), "not one byte of the old lines is another");
-    assert!(text[TEXT.len()..].starts_with("{\"schema\":2,"));
+    assert!(text[TEXT.len()..].starts_with("{\"schema\":3,"));
     let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, [segments::DIR]);

@@ -12,7 +12,7 @@ const LINES: u64 = 20;
 const DAY: i64 = 24 * 3600;
 
 fn settings(keep_days: Option<u32>, keep_bytes: u64) -> Settings {
-    Settings { segment_bytes: 300, keep_days, keep_bytes }
+    Settings { segment_bytes: 300, keep_days, keep_bytes, room: Room::DEFAULT }
 }
 
 /// Two lines a segment, one line a day, long ago and in another boot.

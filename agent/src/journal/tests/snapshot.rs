@@ -8,7 +8,7 @@ use postern_core::ledger::Seen;
 use super::*;
 use crate::journal::snapshot as kept;
 
-const SEGMENTS: Settings = Settings { segment_bytes: 4096, keep_days: None, keep_bytes: u64::MAX };
+const SEGMENTS: Settings = Settings { segment_bytes: 4096, keep_days: None, keep_bytes: u64::MAX, room: Room::DEFAULT };
 
 fn start(dir: &tempfile::TempDir) -> Opened {
     Journal::open(dir.path(), SEGMENTS).unwrap()

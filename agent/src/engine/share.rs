@@ -1,0 +1,121 @@
+//! Each principal's part in what the engine can do.
+//!
+//! Owns the accounts ([`Budgets`]) and [`Place`], which a message holds from its verified signature until its answer. It never
+//! decides about access, and counts nothing that was not signed.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use postern_core::budget::{Budgets, Class, Rates};
+use postern_core::policy::{Policy, RoleKind};
+use postern_core::refusal::Refusal;
+
+use super::{Command, Engine, QUEUE, Reader};
+
+/// Of the worker's queue, places that only what ends access, and root, may take.
+pub(super) const RESERVED: usize = QUEUE / 8;
+
+/// The accounts of all principals.
+pub(super) struct Shares(Mutex<Budgets>);
+
+impl Shares {
+    pub(super) fn new(rates: Rates, policy: &Policy) -> Self {
+        let shares = Self(Mutex::new(Budgets::new(rates)));
+        shares.track(policy);
+        shares
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Budgets> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who holds a role under `policy` has an account.
+    pub(super) fn track(&self, policy: &Policy) {
+        let names = policy.roles.iter().flat_map(|role| &role.principals);
+        self.lock().track(names.map(String::as_str));
+    }
+}
+
+/// One message of a principal that is being worked on.
+pub struct Place {
+    engine: Engine,
+    principal: String,
+    class: Class,
+    free: bool,
+}
+
+impl Place {
+    /// The message ended something: it costs nothing.
+    pub(super) fn free(mut self) {
+        self.free = true;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.engine.0.shares.lock().end(&self.principal, self.class, self.free);
+    }
+}
+
+impl Engine {
+    /// A place for one message of `principal`, with so many bytes of payload.
+    pub(super) fn begin(&self, principal: &str, class: Class, bytes: usize) -> Result<Place, Refusal> {
+        let now = self.0.now();
+        let mut budgets = self.0.shares.lock();
+        let begun = budgets.begin(principal, class, bytes, now.boot);
+        if let Err(refusal) = &begun {
+            budgets.count(principal, refusal.reason, &now);
+        }
+        drop(budgets);
+        match begun {
+            Ok(()) => Ok(Place { engine: self.clone(), principal: principal.to_owned(), class, free: false }),
+            Err(refusal) => {
+                self.have_summed_up();
+                Err(refusal)
+            }
+        }
+    }
+
+    /// A place for a stream of `reader`, for as long as it lasts; root needs none.
+    ///
+    /// # Errors
+    /// [`postern_core::refusal::Reason::RateLimited`].
+    pub fn watching(&self, reader: &Reader) -> Result<Option<Place>, Refusal> {
+        self.place_of(reader, Class::Watch)
+    }
+
+    pub(super) fn place_of(&self, reader: &Reader, class: Class) -> Result<Option<Place>, Refusal> {
+        match reader {
+            Reader::Root => Ok(None),
+            Reader::Person { signer, .. } => self.begin(&signer.principal, class, 0).map(Some),
+        }
+    }
+
+    /// Which budget a message of `principal` that ends something takes from.
+    pub(super) fn ending_class(&self, principal: &str) -> Class {
+        let policy = self.0.rules().policy;
+        let over_all = [RoleKind::Approver, RoleKind::Admin].iter().any(|kind| policy.holds(principal, *kind));
+        if over_all { Class::Revoke } else { Class::GiveBack }
+    }
+
+    /// Hands `command` to the worker, unless too many wait. What ends access, and root, finds room when nobody else does.
+    pub(super) fn enqueue(&self, command: Command) -> bool {
+        let room = command.is_urgent() || self.0.commands.capacity() > RESERVED;
+        room && self.0.commands.try_send(command).is_ok()
+    }
+}
+
+impl Command {
+    /// Whether it ends access, or comes from root on the host or from the host itself.
+    pub(super) const fn is_urgent(&self) -> bool {
+        match self {
+            Self::Request { .. }
+            | Self::Approve { .. }
+            | Self::Refuse { .. }
+            | Self::Observed { .. }
+            | Self::Get { reader: Reader::Person { .. }, .. }
+            | Self::List { reader: Reader::Person { .. }, .. }
+            | Self::Explain { reader: Reader::Person { .. }, .. } => false,
+            _ => true,
+        }
+    }
+}
