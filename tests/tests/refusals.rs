@@ -40,7 +40,7 @@ fn what_a_trusted_signer_gets_wrong_is_refused_by_name_and_recorded() {
     let net = Net::pair();
     let limited = format!("{}justification = \"required\"\nmax_grants = 1\n", port(3389, "tcp"));
     let rules = [port(22, "tcp"), limited, ROLES.to_owned()].concat();
-    let postern = Postern::start(&net.server, Options { rules, ..Options::default() });
+    let mut postern = Postern::start(&net.server, Options { rules, ..Options::default() });
     let service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
     let client = postern.client();
     let who = client.who_am_i().expect("an answer");
@@ -121,13 +121,21 @@ fn what_a_trusted_signer_gets_wrong_is_refused_by_name_and_recorded() {
     let one = Access { ports: vec!["3389/tcp".to_owned()], ..access() };
     grant(one.clone()).expect("the one grant");
     assert_eq!(grant(Access { id: request::uuid(), ..one }), Err("TOO_MANY_GRANTS".to_owned()));
-    let refused = journal(&postern).iter().filter(|record| record["event"] == "refused").count();
-    // The two more: the last request, and the one that showed that the reload had come.
-    assert_eq!(refused, cases.len() + malformed.len() + 2, "each has one line");
     figure::print("bad inputs tried", (cases.len() + malformed.len()) as u64);
     let to = SocketAddr::new(SERVER.both()[0], 22);
     assert_ne!(probe::tcp(&net.client, GRANTED.both()[0], to), Outcome::Answered);
     assert_eq!((service.served(), client.status().expect("the status").live_grants), (0, 1));
+    postern.stop();
+    let lines = postern.on_disk();
+    let of = |event: &'static str| lines.iter().filter(move |line| line["event"] == event);
+    let summed: u64 = of("refusals")
+        .flat_map(|line| line["counts"].as_object())
+        .flat_map(|all| all.values())
+        .filter_map(|n| n.as_u64())
+        .sum();
+    // The two more: the last request, and the one that showed that the reload had come.
+    let all = cases.len() + malformed.len() + 2;
+    assert_eq!(of("refused").count() + usize::try_from(summed).expect("few"), all, "each has a line or is summed up");
 }
 
 fn admin_asks(postern: &Postern) -> SignedMessage {

@@ -1,3 +1,5 @@
+//! What each principal may spend, and that nobody spends what another has.
+
 use proptest::prelude::*;
 use uuid::Uuid;
 

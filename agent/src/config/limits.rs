@@ -182,4 +182,40 @@ mod tests {
         assert!(before("warn_before = []").all(|moments| moments.is_empty()));
         assert!(before("").all(|moments| moments == DEFAULT_WARN_BEFORE));
     }
+
+    #[test]
+    fn what_one_principal_may_use_is_read_and_has_bounds() {
+        let limits = |text: &str| Config::parse(&format!("[limits]\n{text}")).map(|config| config.limits);
+        let said = limits(
+            "grants = 10\nentries = 100\nrequests_per_minute = 3\nrequests_per_day = 400\napprovals_per_minute = 5\n\
+             endings_per_minute = 6\nreads_per_minute = 7\nreplay_memory = 800\npending = 9\npending_each = 2\n\
+             pending_bytes = 40_000\nhistory = 11\nhistory_bytes = 2_000_000",
+        );
+        let rates = Rates {
+            requests_per_minute: 3,
+            requests_per_day: 400,
+            approvals_per_minute: 5,
+            endings_per_minute: 6,
+            reads_per_minute: 7,
+        };
+        let (pending, pending_each, pending_bytes) = (9, 2, 40_000);
+        let (history, history_bytes, grants_each, entries_each) = (11, 2_000_000, 2, 25);
+        let ids = 800;
+        let room =
+            Room { ids, pending, pending_each, pending_bytes, history, history_bytes, grants_each, entries_each };
+        assert_eq!(said.unwrap(), Limits { grants: 10, entries: 100, rates, room });
+        let shares = limits("grants_each = 7\nentries_each = 8").unwrap().room;
+        assert_eq!((shares.grants_each, shares.entries_each), (7, 8));
+        assert_eq!(limits("").unwrap(), Limits::default());
+        for (text, wrong) in [
+            ("requests_per_minute = 0", "0 is not from 1 to 100000000"),
+            ("replay_memory = 63", "63 is not from 64 to 10000000"),
+            ("pending_bytes = 1", "1 is not from 32768 to 67108864"),
+            ("history_bytes = 1", "1 is not from 1048576 to 1073741824"),
+            ("requests_per_minut = 9", "did you mean 'requests_per_minute'?"),
+        ] {
+            let problems = limits(text).unwrap_err();
+            assert!(problems[0].to_string().contains(wrong), "{}", problems[0]);
+        }
+    }
 }

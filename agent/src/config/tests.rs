@@ -1,8 +1,6 @@
 //! A full file, an empty one, and every mistake by name.
 
-use postern_core::budget::Rates;
 use postern_core::key::SynRate;
-use postern_core::ledger::Room;
 use postern_core::policy::{Approvals, Justification, OnExpiry, PortRule, RoleKind};
 use postern_core::time::Seconds;
 
@@ -24,17 +22,6 @@ const FULL: &str = r#"
     [limits]
     grants = 10
     entries = 100
-    requests_per_minute = 3
-    requests_per_day = 400
-    approvals_per_minute = 5
-    endings_per_minute = 6
-    reads_per_minute = 7
-    replay_memory = 800
-    pending = 9
-    pending_each = 2
-    pending_bytes = 40_000
-    history = 11
-    history_bytes = 2_000_000
     [journal]
     segment_bytes = 65536
     keep_days = 400
@@ -63,25 +50,7 @@ fn a_full_file() {
     let config = Config::parse(FULL).unwrap();
     let policy = config.policy();
     assert_eq!(config.shed, Shed::List(vec!["eth0".into()]));
-    let room = Room {
-        ids: 800,
-        pending: 9,
-        pending_each: 2,
-        pending_bytes: 40_000,
-        history: 11,
-        history_bytes: 2_000_000,
-        grants_each: 2,
-        entries_each: 25,
-    };
-    let rates = Rates {
-        requests_per_minute: 3,
-        requests_per_day: 400,
-        approvals_per_minute: 5,
-        endings_per_minute: 6,
-        reads_per_minute: 7,
-    };
-    assert_eq!((config.limits.rates, config.limits.room), (rates, room));
-    let (segment_bytes, keep_bytes) = (65536, 5_000_000_000);
+    let (segment_bytes, keep_bytes, room) = (65536, 5_000_000_000, config.limits.room);
     assert_eq!(config.journal, Journal { segment_bytes, keep_days: Some(400), keep_bytes, room });
     assert_eq!(config.api.syn_rate, Some(SynRate::new(5, 7)));
     assert_eq!(policy.ports[0].max_duration, Seconds(5400));
@@ -232,14 +201,6 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[limits]\ngrants = 0", "2:10: limits.grants: 0 is not 1 or more"),
     ("[limits]\ngrants = 9\nentries = 8", "3:11: limits.entries: 8 entries are too few for 9 grants"),
     ("[limits]\ngrants = 20000", "2:10: limits.grants: 16384 entries are too few for 20000 grants"),
-    ("[limits]\nrequests_per_minute = 0", "2:23: limits.requests_per_minute: 0 is not from 1 to 100000000"),
-    ("[limits]\nreplay_memory = 63", "2:17: limits.replay_memory: 63 is not from 64 to 10000000"),
-    ("[limits]\npending_bytes = 1", "2:17: limits.pending_bytes: 1 is not from 32768 to 67108864"),
-    ("[limits]\nhistory_bytes = 1", "2:17: limits.history_bytes: 1 is not from 1048576 to 1073741824"),
-    (
-        "[limits]\nrequests_per_minut = 9",
-        "2:1: limits.requests_per_minut: unknown key 'requests_per_minut' in [limits]; did you mean 'requests_per_minute'?",
-    ),
     ("[journal]\nsegment_bytes = 1", "2:17: journal.segment_bytes: 1 is not from 4096 to 1073741824"),
     ("[journal]\nkeep_bytes = 8388608", "2:14: journal.keep_bytes: 8388608 bytes are kept, and must be two segments"),
     ("[journal]\nkeep_days = 0", "2:13: journal.keep_days: 0 is not 1 or more"),

@@ -152,7 +152,7 @@ impl Engine {
     ) -> Result<T, Refusal> {
         let busy = || Refusal::new(Reason::Overloaded, "others read the journal; try again in a moment");
         let place = self.place_of(reader, Class::Audit)?;
-        let turns = if place.is_some() { &self.0.scans } else { &self.0.root_scans };
+        let turns = if place.is_some() { &self.0.turns.scans } else { &self.0.turns.root_scans };
         let turn = Arc::clone(turns).try_acquire_owned().map_err(|_| busy())?;
         let work = move || {
             // Held until the reading is over, even when nobody waits for it any more.

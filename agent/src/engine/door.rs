@@ -215,7 +215,7 @@ impl Engine {
     async fn verify(&self, message: SignedBytes, role: Role) -> Result<Verified, Refusal> {
         let busy = || Refusal::new(Reason::Overloaded, "try again in a moment");
         let turn = async {
-            let (all, closers) = (self.0.verifiers.acquire(), self.0.closers.acquire());
+            let (all, closers) = (self.0.turns.verifiers.acquire(), self.0.turns.closers.acquire());
             if role != Role::Revoke {
                 return all.await;
             }

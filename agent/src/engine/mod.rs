@@ -26,7 +26,7 @@ use postern_core::policy::Policy;
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::{Now, Seconds};
 use postern_core::{envelope::Signer, trust::Trust};
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -37,7 +37,7 @@ pub use audit::{Published, Summary};
 pub use door::SignedBytes;
 pub use knocks::Knocks;
 pub use share::Place;
-use share::Shares;
+use share::{Shares, Turns};
 use tally::Tally;
 pub use view::{
     Change, ClockView, Explanation, Filter, GrantView, HostState, KnockView, LayerView, ModeView, Query, Reader,
@@ -67,13 +67,8 @@ struct Shared {
     tally: Tally,
     shares: Shares,
     repeats: door::Repeats,
-    verifiers: Semaphore,
-    /// One more verifier, for messages that say that they end something.
-    closers: Semaphore,
+    turns: Turns,
     journal: Scanner,
-    scans: Arc<Semaphore>,
-    /// Root's own.
-    root_scans: Arc<Semaphore>,
     knocks: Knocks,
     /// Where the configuration is: what it says decides whether a trial may be confirmed.
     config_file: PathBuf,

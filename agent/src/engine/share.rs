@@ -3,16 +3,41 @@
 //! Owns the accounts ([`Budgets`]) and [`Place`], which a message holds from its verified signature until its answer. It never
 //! decides about access, and counts nothing that was not signed.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use postern_core::budget::{Budgets, Class, Rates};
 use postern_core::policy::{Policy, RoleKind};
 use postern_core::refusal::Refusal;
+use tokio::sync::Semaphore;
 
 use super::{Command, Engine, QUEUE, Reader};
 
 /// Of the worker's queue, places that only what ends access, and root, may take.
 pub(super) const RESERVED: usize = QUEUE / 8;
+
+/// Threads that check signatures at once. One would do for any honest load (ed25519: 20,000 a second, DESIGN 10); RSA takes longer.
+const VERIFIERS: usize = 2;
+
+/// Audits that may read the journal at once: each takes a core for as long as the journal is long.
+const SCANS: usize = 2;
+
+/// Threads for work that would hold others up, by what it is for.
+pub(super) struct Turns {
+    pub(super) verifiers: Semaphore,
+    /// One more verifier, for messages that say that they end something.
+    pub(super) closers: Semaphore,
+    pub(super) scans: Arc<Semaphore>,
+    /// Root's own.
+    pub(super) root_scans: Arc<Semaphore>,
+}
+
+impl Turns {
+    pub(super) fn new() -> Self {
+        let scans = || Arc::new(Semaphore::new(SCANS));
+        let (verifiers, closers) = (Semaphore::new(VERIFIERS), Semaphore::new(1));
+        Self { verifiers, closers, scans: scans(), root_scans: scans() }
+    }
+}
 
 /// The accounts of all principals.
 pub(super) struct Shares(Mutex<Budgets>);
@@ -107,15 +132,15 @@ impl Engine {
 impl Command {
     /// Whether it ends access, or comes from root on the host or from the host itself.
     pub(super) const fn is_urgent(&self) -> bool {
-        match self {
+        !matches!(
+            self,
             Self::Request { .. }
-            | Self::Approve { .. }
-            | Self::Refuse { .. }
-            | Self::Observed { .. }
-            | Self::Get { reader: Reader::Person { .. }, .. }
-            | Self::List { reader: Reader::Person { .. }, .. }
-            | Self::Explain { reader: Reader::Person { .. }, .. } => false,
-            _ => true,
-        }
+                | Self::Approve { .. }
+                | Self::Refuse { .. }
+                | Self::Observed { .. }
+                | Self::Get { reader: Reader::Person { .. }, .. }
+                | Self::List { reader: Reader::Person { .. }, .. }
+                | Self::Explain { reader: Reader::Person { .. }, .. }
+        )
     }
 }

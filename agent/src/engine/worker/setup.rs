@@ -19,7 +19,7 @@ use postern_core::message::{Challenger, Identity, MAX_MESSAGE_LIFE};
 use postern_core::mode::{self, Mode};
 use postern_core::policy::Policy;
 use postern_core::time::{BootNanos, Now};
-use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc};
 use uuid::Uuid;
 
 use super::mode::policy_loaded;
@@ -28,17 +28,11 @@ use super::{Batch, Worker, keep, publish, thread};
 use crate::clock::Clock;
 use crate::config::Shed;
 use crate::enforcer::{self, Enforcer, EnforcerError, LayerState};
-use crate::engine::{Engine, Published, QUEUE, Rules, Shared, Shares, WATCH_BACKLOG, door, knocks, tally};
+use crate::engine::{Engine, Published, QUEUE, Rules, Shared, Shares, Turns, WATCH_BACKLOG, door, knocks, tally};
 use crate::journal::writer::{Writer, Written};
 use crate::journal::{Opened, SetAside, Unwritten};
 use crate::privilege::Confinement;
 use crate::terminals::Terminals;
-
-/// Threads that check signatures at once. One would do for any honest load (ed25519: 20,000 a second, DESIGN 10); RSA takes longer.
-const VERIFIERS: usize = 2;
-
-/// Audits that may read the journal at once: each takes a core for as long as the journal is long.
-const SCANS: usize = 2;
 
 /// Everything a worker needs.
 pub struct Setup {
@@ -82,19 +76,9 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`]; nothing is open then that was not open before.
 pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::Knocks>), StartError> {
-    let Setup {
-        mut opened,
-        clock,
-        identity,
-        rules,
-        secret,
-        enforcer: settings,
-        shed,
-        lines,
-        confinement,
-        config_file,
-        rates,
-    } = setup;
+    let (secret, rates) = (setup.secret, setup.rates);
+    let Setup { mut opened, clock, identity, rules, enforcer: settings, shed, lines, confinement, config_file, .. } =
+        setup;
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
     clock.resume(opened.ledger.high(), opened.ledger.clock_of(clock.boot_id()));
     let now = clock.now();
@@ -117,11 +101,8 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         unsure_until: AtomicU64::new(unsure_until(&opened, &now).0),
         tally: tally::Tally::new(),
         repeats: door::Repeats::default(),
-        verifiers: Semaphore::new(VERIFIERS),
-        closers: Semaphore::new(1),
+        turns: Turns::new(),
         journal: opened.journal.reader(),
-        scans: Arc::new(Semaphore::new(SCANS)),
-        root_scans: Arc::new(Semaphore::new(SCANS)),
         knocks: knocks::Knocks::default(),
         config_file,
         keeper: settings.keeper.clone(),
