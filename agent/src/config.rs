@@ -189,7 +189,7 @@ impl Config {
         let journal = top.get("journal").map(|value| journal::read(&value)).unwrap_or_default();
         let api = top.get("api").and_then(|value| value.section(keys::API));
         Self {
-            names: top.get("names").and_then(|value| value.texts()).unwrap_or_default(),
+            names: top.get("names").and_then(|value| names(&value)).unwrap_or_default(),
             state_dir: or("state_dir", "/var/lib/postern"),
             trust_file: or("trust_file", "/etc/postern/allowed_signers"),
             revoked_keys: path("revoked_keys"),
@@ -218,6 +218,18 @@ impl Config {
     pub fn policy(&self) -> Policy {
         self.policy.clone()
     }
+}
+
+/// A name that looks like an id or a key would count without the other.
+fn names(value: &Value<'_>) -> Option<Vec<String>> {
+    let names = value.texts()?;
+    let is_key = |name: &str| ["sha256:", "tls:"].iter().any(|kind| name.to_ascii_lowercase().starts_with(kind));
+    let is_id = |name: &str| name.len() == 36 && name.parse::<uuid::Uuid>().is_ok();
+    if let Some(name) = names.iter().find(|name| is_key(name) || is_id(name)) {
+        value.wrong(format!("'{name}' looks like a host id or a key, which the host knows by itself; leave it out"));
+        return None;
+    }
+    Some(names)
 }
 
 /// What is not said, or not understood, enforces.

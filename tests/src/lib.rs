@@ -41,6 +41,7 @@ pub mod halt;
 pub mod journal;
 pub mod keys;
 pub mod laptop;
+pub mod liar;
 pub mod net;
 pub mod netns;
 mod options;
