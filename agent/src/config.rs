@@ -226,7 +226,7 @@ fn names(value: &Value<'_>) -> Option<Vec<String>> {
     let is_key = |name: &str| ["sha256:", "tls:"].iter().any(|kind| name.to_ascii_lowercase().starts_with(kind));
     let is_id = |name: &str| name.len() == 36 && name.parse::<uuid::Uuid>().is_ok();
     if let Some(name) = names.iter().find(|name| is_key(name) || is_id(name)) {
-        value.wrong(format!("'{name}' looks like a host id or a key, which the host knows by itself; leave it out"));
+        value.wrong(format!("'{name}' looks like a host id or a key; leave it out"));
         return None;
     }
     Some(names)
