@@ -4,10 +4,10 @@
 //! fails because of it, and a file that cannot be read knows nothing. What follows from an address is decided by [`crate::my_ip`].
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, TryLockError},
     io::{self, Read as _, Write as _},
     net::IpAddr,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::known_hosts::KnownHosts;
+use crate::known_hosts::{KnownHosts, private};
 
 const HEADER: &str =
     "# The addresses at which `postern` reached each host, by the host's key. `postern forget ADDRESS` removes one.\n";
@@ -181,11 +181,6 @@ impl Dialled {
         file.sync_all()?;
         fs::rename(&new, &self.path)
     }
-}
-
-/// A file that only its owner may read, made if it does not exist.
-fn private(path: &Path, truncate: bool) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(truncate).write(true).mode(0o600).open(path)
 }
 
 #[cfg(test)]

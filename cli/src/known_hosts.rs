@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -167,9 +168,20 @@ impl KnownHosts {
     }
 }
 
-/// A file that only its owner may read, made if it does not exist.
-fn private(path: &Path, truncate: bool) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(truncate).write(true).mode(0o600).open(path)
+/// A file that only its owner may read. A `fresh` one replaces what has the name; another one is made if it does not exist. A link
+/// in its place is not followed, and a FIFO is not waited for: under sudo the directory may be another user's than the process.
+pub(crate) fn private(path: &Path, fresh: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+    if fresh {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => options.create_new(true),
+        };
+    } else {
+        options.create(true).truncate(false);
+    }
+    options.open(path)
 }
 
 mod as_text {
@@ -198,6 +210,20 @@ mod tests {
             host_id: "0b6f9c1e-0000-4000-8000-000000000001".to_owned(),
             fingerprint: Fingerprint::of(certificate),
             added: "2026-11-21T08:00:00Z".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_planted_link_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        for (name, fresh) in [("known_hosts.toml.new", true), ("known_hosts.toml.lock", false)] {
+            let path = directory.path().join(name);
+            std::os::unix::fs::symlink(&victim, &path).unwrap();
+            let opened = private(&path, fresh);
+            assert_eq!(opened.is_ok(), fresh, "{name}: a fresh file takes the link's place");
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "precious", "{name}");
         }
     }
 

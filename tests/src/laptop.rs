@@ -155,6 +155,12 @@ impl Laptop {
         fs::write(self.home.path().join("hosts"), lines.join("\n") + "\n").expect("the hosts file");
     }
 
+    /// The file with its person's private key.
+    #[must_use]
+    pub fn key(&self) -> &Path {
+        &self.key
+    }
+
     /// The command with a home of its own.
     fn command(&self, arguments: &[&str]) -> Command {
         let program = postern::program().with_file_name("postern");
