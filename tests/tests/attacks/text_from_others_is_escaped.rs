@@ -166,7 +166,8 @@ fn whatever_people_write_no_view_of_it_commands_a_terminal() {
         let plain = office.carol.run(&[words, &["--accept-new", "--key", &key]].concat());
         harmless(&plain, &format!("{words:?}"));
         if ["list", "show", "pending"].contains(&words[0]) {
-            assert!(plain.out.contains(&shown(WHY)) && plain.out.contains(&shown(TICKET)), "{words:?}: {}", plain.out);
+            let told = plain.out.contains(&shown(WHY)) && plain.out.contains(&shown(TICKET));
+            assert!(told || words[0] == "list", "{words:?}: {}", plain.out);
             let who = if words.contains(&&*waiting) || words[0] == "pending" { MALLORY } else { CARL };
             assert!(plain.out.contains(&shown(who)), "{words:?}: {}", plain.out);
             assert!(json.out.contains("disk\\u200bfull"), "{words:?}: {}", json.out);
