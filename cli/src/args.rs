@@ -106,7 +106,7 @@ pub enum Command {
     /// Signs without sending: prints what grpcurl sends
     #[command(after_help = help::SIGN)]
     Sign(Sign),
-    /// Forgets a host's TLS fingerprint, after its key was changed on purpose
+    /// Forgets a host's TLS fingerprint and addresses, after they were changed on purpose
     Forget(Host),
     /// Prints a completion script for a shell
     #[command(hide = true)]

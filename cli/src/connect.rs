@@ -31,6 +31,8 @@ pub const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 pub struct Link {
     /// Makes calls over it.
     pub channel: Channel,
+    /// This machine's end; none for a Unix socket.
+    pub local: Option<IpAddr>,
     /// Of the certificate that the peer showed and holds the key of; none without TLS.
     pub fingerprint: Option<Fingerprint>,
     /// Whether the kernel says that this machine's own posternd, as root, listens at the other end.
@@ -64,9 +66,12 @@ pub async fn tls(host: &str, address: SocketAddr, pin: Option<Fingerprint>) -> R
         let config = client_config(Arc::clone(&verifier)).map_err(unreachable)?;
         let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
+        let local = local_end(&tcp);
         let name = server_name(host, address.ip());
         match TlsConnector::from(Arc::new(config)).connect(name, tcp).await {
-            Ok(stream) => Ok(Link { channel: channel(stream).await?, fingerprint: verifier.seen(), is_own: false }),
+            Ok(stream) => {
+                Ok(Link { channel: channel(stream).await?, local, fingerprint: verifier.seen(), is_own: false })
+            }
             Err(error) => Err(match (pin, verifier.seen()) {
                 (Some(expected), Some(shown)) if expected != shown => LinkError::WrongCertificate { expected, shown },
                 _ => broken_handshake(&error),
@@ -74,6 +79,10 @@ pub async fn tls(host: &str, address: SocketAddr, pin: Option<Fingerprint>) -> R
         }
     })
     .await
+}
+
+fn local_end(tcp: &TcpStream) -> Option<IpAddr> {
+    tcp.local_addr().ok().map(|address| address.ip().to_canonical())
 }
 
 fn broken_handshake(error: &io::Error) -> LinkError {
@@ -91,7 +100,8 @@ fn broken_handshake(error: &io::Error) -> LinkError {
 pub async fn plaintext(address: SocketAddr) -> Result<Link, LinkError> {
     limited(async {
         let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
-        Ok(Link { channel: channel(tcp).await?, fingerprint: None, is_own: false })
+        let local = local_end(&tcp);
+        Ok(Link { channel: channel(tcp).await?, local, fingerprint: None, is_own: false })
     })
     .await
 }
@@ -104,7 +114,7 @@ pub async fn unix(path: &Path) -> Result<Link, LinkError> {
     limited(async {
         let stream = UnixStream::connect(path).await.map_err(unreachable)?;
         let is_own = stream.peer_cred().is_ok_and(|listener| is_own_posternd(listener.uid(), listener.pid()));
-        Ok(Link { channel: channel(stream).await?, fingerprint: None, is_own })
+        Ok(Link { channel: channel(stream).await?, local: None, fingerprint: None, is_own })
     })
     .await
 }

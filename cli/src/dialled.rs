@@ -112,7 +112,7 @@ impl Dialled {
         self.replace(&contents)
     }
 
-    /// Forgets the host with `key`, and `address` for every host; true if one of them was known.
+    /// Forgets the host with `key`, and `address` for every host; true if one of them was known. A damaged file knows nothing.
     ///
     /// # Errors
     /// When the file cannot be read or written.
@@ -121,7 +121,10 @@ impl Dialled {
             return Ok(false);
         }
         let _lock = self.lock()?;
-        let mut contents = self.read()?;
+        let mut contents = match self.read() {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(false),
+            read => read?,
+        };
         let count = |contents: &Contents| contents.host.iter().map(|host| host.addresses.len()).sum::<usize>();
         let before = count(&contents);
         contents.host.retain(|host| Some(host.key.as_str()) != key);
@@ -264,7 +267,7 @@ mod tests {
         for damaged in [&b"\xff"[..], b"[[host]]\nkey = 1\n", b"[[host]]\nkey = \"one\"\naddresses = [\"10.0.0\"]\n"] {
             fs::write(dialled.path(), damaged).unwrap();
             assert!(dialled.of("one").is_err());
-            assert!(dialled.forget(None, Some(address(1))).is_err());
+            assert!(!dialled.forget(None, Some(address(1))).unwrap());
             dialled.remember("one", &[address(7)]).unwrap();
             assert_eq!(dialled.of("one").unwrap(), [address(7)]);
         }

@@ -4,7 +4,10 @@
 //! a relay to which somebody led the client. This module never asks a host, reads a file or a terminal: all of that is in its
 //! arguments, and the sources in them come from what the host signed about its call.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
@@ -107,68 +110,66 @@ fn is_lasting(dialled: IpAddr, facts: Facts<'_>) -> bool {
 pub fn question(source: IpAddr, ways: &[Seen], key: &str) -> String {
     format!(
         "The host sees you as {source}, which is none of this machine's own addresses.\n{}\n  host key: {key}\n\
-         If you are behind a NAT or a VPN, {source} is its address, and nothing is wrong. If not, somebody passes this connection \
-         on,\n  and the port would be opened for that machine.\nSign for {source}?",
+         If you are behind a NAT or a VPN, {source} is its address, and nothing is wrong. If not, somebody passes this connection\n\
+         on, and the port would be opened for that machine.\nSign for {source}?",
         ways.iter().map(way).collect::<Vec<_>>().join("\n")
     )
 }
 
 /// One line about a connection.
 fn way(one: &Seen) -> String {
-    let dialled = one.dialled.map_or_else(|| "a Unix socket".to_owned(), |dialled| dialled.to_string());
+    let dialled = dialled(one);
     match one.reached {
         Some(reached) if Some(reached) != one.dialled => format!(
-            "  dialled:  {dialled}, for the first time for this host; the host says it was reached at {reached}: somebody between \
+            "  dialled:  {dialled}, which is no known address of this host; the host was reached at {reached}, so somebody between \
              changes the address"
         ),
-        Some(_) => format!("  dialled:  {dialled}, for the first time for this host; the host says the same address"),
-        None => format!("  dialled:  {dialled}, for the first time for this host"),
+        Some(_) => format!(
+            "  dialled:  {dialled}, which is no known address of this host; the host was reached at the same address"
+        ),
+        None => format!("  dialled:  {dialled}, which is no known address of this host"),
     }
 }
 
-/// Why a doubtful `source` is not signed: nobody is there to ask, or a person said no.
+fn dialled(one: &Seen) -> String {
+    one.dialled.map_or_else(|| "a Unix socket".to_owned(), |dialled| dialled.to_string())
+}
+
+/// The dialled addresses, each once.
+fn all_dialled<'a>(ways: impl IntoIterator<Item = &'a Seen>) -> String {
+    let all: BTreeSet<String> = ways.into_iter().map(dialled).collect();
+    all.into_iter().collect::<Vec<_>>().join(" and ")
+}
+
+/// Why a doubtful `source` is not signed while another one is: nobody is there to ask, or a person said no.
 #[must_use]
 pub fn left_out(source: IpAddr, ways: &[Seen], asked: bool) -> String {
-    let ways: Vec<_> =
-        ways.iter().map(|one| one.dialled.map_or_else(|| "a Unix socket".to_owned(), |d| d.to_string())).collect();
-    let ways = ways.join(", ");
+    let ways = all_dialled(ways);
     if asked {
-        return format!("not included: {source}, which the host sees behind {ways}; you did not agree to it");
+        return format!("  not included: {source}, as which the host sees you over {ways}; you did not agree to it");
     }
     format!(
-        "not included: {source}, which the host sees behind {ways}; it is none of this machine's own addresses, and {ways} was never \
-         dialled before for this host. Add --from {source} if it is your NAT or VPN"
+        "  not included: {source}, as which the host sees you over {ways}: that is none of this machine's own addresses, and {ways} is no \
+         known address of this host. If {source} is the address of your NAT or VPN, add --from {source}"
     )
 }
 
 /// The failure where nothing is left to sign. `doubtful` has at least one source.
 #[must_use]
 pub fn refused(doubtful: &BTreeMap<IpAddr, Vec<Seen>>, asked: bool) -> Failure {
-    let sources = doubtful.keys().map(ToString::to_string).collect::<Vec<_>>();
-    let flags = sources.join(",");
-    let sources = sources.join(" and ");
+    let sources: Vec<_> = doubtful.keys().map(ToString::to_string).collect();
+    let (flags, sources) = (sources.join(","), sources.join(" and "));
     if asked {
         return Failure::new(Kind::Identity, format!("you did not agree to {sources}, so nothing was signed")).next(
-            format!(
-                "name the address to open for: --from {flags} if that is right, else your own; --from is signed unasked"
-            ),
+            format!("find out who passes your connection on; with --from {flags} it is signed without a question"),
         );
     }
-    let mut dialled = Vec::new();
-    for one in doubtful.values().flatten().filter_map(|one| one.dialled) {
-        if !dialled.contains(&one.to_string()) {
-            dialled.push(one.to_string());
-        }
-    }
-    let dialled = if dialled.is_empty() { "a Unix socket".to_owned() } else { dialled.join(" and ") };
-    Failure::new(
-        Kind::Identity,
-        format!(
-            "the host sees this machine as {sources}, which is none of its own addresses, and {dialled} was never dialled before for \
-             this host; there is no terminal to ask whether that is right, so nothing was signed"
-        ),
-    )
-    .next(format!(
+    let ways = all_dialled(doubtful.values().flatten());
+    let message = format!(
+        "the host sees this machine as {sources}, which is none of its own addresses, over {ways}, which is no known address of this \
+         host. There is no terminal to ask whether that is right. Nothing was signed"
+    );
+    Failure::new(Kind::Identity, message).next(format!(
         "if {sources} is the address of your NAT or VPN, add --from {flags}, or run this once on a terminal; else somebody passes \
          your connection on: find out who before you sign"
     ))

@@ -10,17 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipnet::IpNet;
 use postern_proto::v1::{WhoAmIRequest, WhoAmIResponse, access_service_client::AccessServiceClient};
 use tokio::time::timeout;
 
 use crate::{
     connect::{self, Link, LinkError},
     console::Console,
+    dialled::Dialled,
     failure::{Failure, Kind, Result},
     host_key::HostKey,
     known_hosts::KnownHosts,
-    parse::host_prefix,
+    my_ip::Seen,
     proof,
     ssh_hosts::SshHosts,
     statement::{self, Fault, Statement},
@@ -200,14 +200,12 @@ impl Session {
         Failure::new(Kind::Identity, message).next("try again; if it stays so, ask the host's administrator")
     }
 
-    /// Every address that the host saw us under and that can be granted, as prefixes of one address.
+    /// Every connection over which the host states that it saw an address that can be granted.
     ///
     /// # Errors
     /// [`Kind::Usage`] when it saw none: over loopback or a Unix socket there is no address to offer.
-    pub fn my_ips(&self) -> Result<Vec<IpNet>> {
-        let mut seen: Vec<IpNet> = self.answers.iter().filter_map(|answer| offered(&answer.said.address)).collect();
-        seen.sort();
-        seen.dedup();
+    pub fn seen(&self) -> Result<Vec<Seen>> {
+        let seen: Vec<Seen> = self.answers.iter().filter_map(seen).collect();
         if seen.is_empty() {
             let how = match self.said().address.as_str() {
                 "" => "this connection has no network address (a Unix socket)".to_owned(),
@@ -220,12 +218,26 @@ impl Session {
         }
         Ok(seen)
     }
+
+    /// The addresses that this machine's ends of the connections have.
+    pub fn local_ends(&self) -> impl Iterator<Item = IpAddr> {
+        self.answers.iter().filter_map(|answer| answer.link.local)
+    }
+
+    /// Where the addresses are remembered at which hosts were reached.
+    #[must_use]
+    pub fn dialled(&self) -> Dialled {
+        Dialled::beside(&self.plan.store)
+    }
 }
 
-/// The prefix for an address that the host saw, if it can be granted.
-fn offered(address: &str) -> Option<IpNet> {
-    let address = address.parse::<IpAddr>().ok()?.to_canonical();
-    (!address.is_loopback() && !address.is_unspecified() && !address.is_multicast()).then(|| host_prefix(address))
+/// What the host states about one connection, if it can grant the address that it saw.
+fn seen(answer: &Answer) -> Option<Seen> {
+    let source = answer.said.address.parse::<IpAddr>().ok()?.to_canonical();
+    let grantable = !source.is_loopback() && !source.is_unspecified() && !source.is_multicast();
+    let dialled = answer.dialled.map(|dialled| dialled.ip().to_canonical());
+    let reached = answer.said.local_address.parse::<IpAddr>().ok().map(|reached| reached.to_canonical());
+    grantable.then_some(Seen { dialled, source, reached })
 }
 
 enum Ask {

@@ -48,8 +48,9 @@ fn command(home: &Home, arguments: &[&str]) -> Command {
     command
 }
 
+/// For the address that the double sees: without a terminal nothing else is signed for a source that is not this machine's own.
 fn request<'a>(host: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    [&["request", host, "--port", "ssh", "--for", "30m"], more].concat()
+    [&["request", host, "--port", "ssh", "--for", "30m", "--from", "my-ip,192.0.2.7"], more].concat()
 }
 
 fn json_of(text: &str) -> Value {
@@ -188,9 +189,22 @@ fn my_ip_is_what_each_family_is_seen_as_and_one_silent_address_is_told() {
         listener.local_addr().unwrap()
     };
     let session = open(&[four.address, six.address, closed], Reach::All).expect("a session");
-    let ips: Vec<String> = session.my_ips().unwrap().iter().map(ToString::to_string).collect();
-    assert_eq!(ips, ["192.0.2.7/32", "2001:db8::7/128"]);
+    let mut seen: Vec<_> = session.seen().unwrap().iter().map(|one| (one.source, one.dialled)).collect();
+    seen.sort_unstable();
+    let pair = |source: &str, dialled: &str| (source.parse().unwrap(), Some(dialled.parse().unwrap()));
+    assert_eq!(seen, [pair("192.0.2.7", "127.0.0.1"), pair("2001:db8::7", "::1")]);
     assert_eq!(session.silent.len(), 1, "{:?}", session.silent);
+}
+
+#[test]
+fn what_the_host_did_not_sign_is_never_a_source() {
+    // The bare field names another address than the statement, which alone is signed.
+    let mut peer = Peer::seeing("198.51.100.66");
+    peer.edit = |statement| statement["address"] = json!("192.0.2.7");
+    let serving = Serving::tls(peer, &TlsKey::new(), "127.0.0.1", 0);
+    let session = open(&[serving.address], Reach::All).expect("a session");
+    let seen = session.seen().unwrap();
+    assert_eq!(seen.iter().map(|one| one.source.to_string()).collect::<Vec<_>>(), ["192.0.2.7"]);
 }
 
 #[test]
@@ -270,11 +284,12 @@ fn my_ip_over_loopback_says_to_name_an_address() {
     let peer = Peer::seeing("127.0.0.1");
     let serving = Serving::trusted(peer.clone(), &home);
     let host = serving.address.to_string();
-    let output = run(&home, &request(&host, &[]));
+    let request = ["request", &host, "--port", "ssh", "--for", "30m"];
+    let output = run(&home, &request);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     assert!(stderr(&output).contains("--from"), "{}", stderr(&output));
     assert!(peer.heard().is_empty());
-    succeed(&mut command(&home, &request(&host, &["--from", "192.0.2.7"])));
+    succeed(&mut command(&home, &[&request[..], &["--from", "192.0.2.7"]].concat()));
     assert_eq!(payload(peer.heard()[0].as_ref().unwrap())["source"], json!(["192.0.2.7/32"]));
 }
 

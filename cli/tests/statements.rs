@@ -92,7 +92,7 @@ fn what_a_host_says_beside_its_statement_is_not_used() {
     };
     let peer = Peer { edit, ..Peer::seeing("192.0.2.7") };
     let serving = Serving::trusted(peer.clone(), &home);
-    succeed(&mut command(&home, &request(&serving.address.to_string(), &[])));
+    succeed(&mut command(&home, &request(&serving.address.to_string(), &["--from", "my-ip,192.0.2.9"])));
     let sent = payload(peer.heard()[0].as_ref().unwrap());
     assert_eq!(sent["audience"][1], other);
     assert_eq!((&sent["challenge"], &sent["source"]), (&json!("c3RhdGVk"), &json!(["192.0.2.9/32"])));

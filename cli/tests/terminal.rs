@@ -137,7 +137,7 @@ fn a_new_host_is_asked_about_and_only_yes_trusts_it() {
     let host = serving.address.to_string();
     for (answers, code) in [("maybe\nno\n", 4), ("yes\n", 0)] {
         let mut terminal = Terminal::new();
-        let mut command = home.postern(&["request", &host, "--port", "ssh", "--for", "30m"]);
+        let mut command = home.postern(&["request", &host, "--port", "ssh", "--for", "30m", "--from", "192.0.2.7"]);
         let mut child = terminal.run(command.arg("--key").arg(&key), Stdio::null());
         terminal.wait_for("Trust it from now on? (yes/no)");
         assert!(terminal.shows(&tls.fingerprint().to_string()));

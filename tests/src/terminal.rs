@@ -67,6 +67,18 @@ impl Terminal {
         until(&format!("{text:?} on the terminal"), || self.screen().contains(text));
     }
 
+    /// Everything that was shown, when a program has ended that ran here: what it wrote last has then arrived too.
+    ///
+    /// # Panics
+    /// Where the terminal is gone.
+    #[must_use]
+    pub fn last_screen(&self) -> String {
+        const MARK: &str = "\u{1}end of the program\u{1}";
+        (&self.end).write_all(MARK.as_bytes()).expect("to write");
+        self.wait_for(MARK);
+        self.screen().replace(MARK, "")
+    }
+
     /// Types `text`.
     ///
     /// # Panics

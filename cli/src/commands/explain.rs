@@ -2,7 +2,11 @@
 
 use postern_proto::v1::ExplainRequest;
 
-use super::{Env, future, lifetime, reach, signed_by, sources, unique};
+use super::{
+    Env, future, lifetime, signed_by,
+    sources::{self, reach},
+    unique,
+};
 use crate::{
     advice::{self, Advice},
     args::Explain,
@@ -26,7 +30,7 @@ pub(super) async fn run(env: &Env, args: Explain) -> Result<()> {
     let not_before = what.not_before.as_deref().map(|text| future("--not-before", text)).transpose()?;
     let signer = env.reader(&host).await?;
     let mut session = env.plan(host)?.open(reach(&what.from)).await?;
-    let source = match sources(&what.from, &session) {
+    let source = match sources::to_ask_about(&what.from, &session) {
         // Without an address of our own the question still makes sense: the host then judges the rest.
         Err(_) if what.from.is_empty() => Vec::new(),
         found => found?,

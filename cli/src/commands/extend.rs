@@ -41,7 +41,8 @@ pub(super) async fn run(env: &Env, args: Extend) -> Result<()> {
         justification: reason.unwrap_or(old.justification),
         ticket: old.ticket,
     };
-    request::send(env, &mut at.session, &signer, wish, wait).await
+    // These sources are those of a grant that exists; no new way vouches for them.
+    request::send(env, &mut at.session, &signer, (wish, None), wait).await
 }
 
 /// What the host would refuse, said before a key has to be touched for it.

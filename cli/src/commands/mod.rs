@@ -19,13 +19,13 @@ mod request;
 mod revoke;
 mod show;
 mod sign;
+mod sources;
 mod status;
 mod wait;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use ipnet::IpNet;
 use jiff::{Timestamp, tz::TimeZone};
 use postern_proto::v1::{Grant, SignedMessage, host_service_client::HostServiceClient};
 
@@ -34,10 +34,12 @@ use tonic::transport::Channel;
 use crate::{
     args::{Cli, Command, Common, What},
     console::{Console, blocking},
+    dialled::Dialled,
     failure::{Failure, Kind, Result},
+    host_key::HostKey,
     keys::Signer,
     known_hosts::KnownHosts,
-    parse::{self, From},
+    parse,
     payload::{self, Binding, Lifetime, Purpose, Wish},
     session::{Plan, Reach, Session, limited},
     ssh_hosts::SshHosts,
@@ -179,24 +181,6 @@ fn signed_by(signer: Option<&Arc<Signer>>) -> impl Fn(Failure) -> Failure {
     }
 }
 
-/// How far the session must reach for these sources.
-fn reach(from: &[From]) -> Reach {
-    if from.is_empty() || from.contains(&From::MyIp) { Reach::All } else { Reach::Any }
-}
-
-/// The prefixes to ask for; `my-ip` becomes what the host saw.
-fn sources(from: &[From], session: &Session) -> Result<Vec<String>> {
-    let from = if from.is_empty() { &[From::MyIp] } else { from };
-    let mut found: Vec<IpNet> = Vec::new();
-    for one in from {
-        match one {
-            From::MyIp => found.extend(session.my_ips()?),
-            From::Prefix(net) => found.push(*net),
-        }
-    }
-    Ok(unique(found.iter().map(ToString::to_string)))
-}
-
 fn unique(items: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut found = Vec::new();
     for item in items {
@@ -245,7 +229,16 @@ fn grant_of(grant: Option<Grant>) -> Result<Grant> {
 
 fn forget(env: &Env, target: &Target) -> Result<()> {
     let store = KnownHosts::of_user()?;
+    let pinned = store.find(&target.to_string())?.map(|host| HostKey::Tls(host.fingerprint).to_string());
     let known = store.forget(&target.to_string())?;
+    // A literal address is forgotten for every host: keys have no names here.
+    let address = match target {
+        Target::Tls { host, .. } => host.parse::<IpAddr>().ok().map(|address| address.to_canonical()),
+        Target::Plaintext(_) | Target::Unix(_) => None,
+    };
+    let dialled = Dialled::beside(&store);
+    let failed = |error| Failure::new(Kind::Local, format!("cannot change {}: {error}", dialled.path().display()));
+    let known = dialled.forget(pinned.as_deref(), address).map_err(failed)? || known;
     if env.console.json {
         return env.console.out_json(&serde_json::json!({ "forgotten": known }));
     }

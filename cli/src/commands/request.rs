@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use postern_proto::v1::{Grant, RequestAccessRequest, RequestAccessResponse};
 
-use super::{Env, grant_of, reach, signed_by, sources, wait, wish};
+use super::{
+    Env, grant_of, signed_by,
+    sources::{self, Ways, reach},
+    wait, wish,
+};
 use crate::{
     args::Request,
     failure::{Failure, Kind, Result},
@@ -21,13 +25,21 @@ pub(super) async fn run(env: &Env, args: Request) -> Result<()> {
     let mut wish = wish(what, Vec::new())?;
     let signer = env.signer().await?;
     let mut session = env.plan(host)?.open(reach(&from)).await?;
-    wish.source = sources(&from, &session)?;
+    let sources = sources::to_sign(env, &from, &session).await?;
+    wish.source = sources.prefixes;
     tell(env, &session, &wish.source, reach(&from));
-    send(env, &mut session, &signer, wish, wait).await
+    send(env, &mut session, &signer, (wish, Some(sources.ways)), wait).await
 }
 
-/// Signs and sends, and says what came of it; with `wait` when it has come to something.
-pub(super) async fn send(env: &Env, session: &mut Session, signer: &Arc<Signer>, wish: Wish, wait: bool) -> Result<()> {
+/// Signs and sends, and says what came of it; with `wait` when it has come to something. The ways over which the sources were seen
+/// are remembered when the host has accepted the request.
+pub(super) async fn send(
+    env: &Env,
+    session: &mut Session,
+    signer: &Arc<Signer>,
+    (wish, ways): (Wish, Option<Ways>),
+    wait: bool,
+) -> Result<()> {
     let mut id = String::new();
     let build = |binding| {
         let request = payload::access_request(wish, binding);
@@ -40,6 +52,9 @@ pub(super) async fn send(env: &Env, session: &mut Session, signer: &Arc<Signer>,
     let response =
         response.map_err(signed_by(Some(signer))).map_err(|failure| perhaps_open(failure, &session.address, &id))?;
     let mut grant = grant_of(response.grant)?;
+    if let Some(ways) = ways.filter(|_| view::lives(&grant)) {
+        ways.remember(env.console);
+    }
     if wait && matches!(view::state(&grant), "pending" | "scheduled") {
         env.console.note(view::outcome(&grant, &session.address));
         grant = wait::until_settled(env, session, signer, grant).await?;

@@ -5,7 +5,11 @@ use std::{path::Path, sync::Arc};
 use postern_proto::v1::SignedMessage;
 use serde_json::json;
 
-use super::{Env, files, reach, sources, wish};
+use super::{
+    Env, files,
+    sources::{self, reach},
+    wish,
+};
 use crate::{
     args::Sign,
     failure::{Failure, Result},
@@ -70,12 +74,20 @@ async fn for_host(
     signer: &Arc<Signer>,
 ) -> Result<SignedMessage> {
     let mut session = env.plan(host)?.open(reach(from)).await?;
+    let mut ways = None;
     if let Draft::Access(wish) = &mut draft {
-        wish.source = sources(from, &session)?;
+        let sources = sources::to_sign(env, from, &session).await?;
+        wish.source = sources.prefixes;
+        ways = Some(sources.ways);
         env.console.note(format!("signed for {}", wish.source.join(", ")));
     }
     let purpose = draft.purpose();
-    env.seal(&mut session, signer, purpose, |binding| draft.bind(binding)).await
+    let message = env.seal(&mut session, signer, purpose, |binding| draft.bind(binding)).await?;
+    // No host answers here: the person has the message, which is all that can go well.
+    if let Some(ways) = ways {
+        ways.remember(env.console);
+    }
+    Ok(message)
 }
 
 async fn offline(
