@@ -16,7 +16,7 @@ use postern_core::text;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done, 1 failed (the ports stay as closed as they were), 2 wrong usage, \
+    after_help = "Exit codes: 0 done, 1 failed (the ports are at least as closed as they were), 2 wrong usage, \
                                  3 explain: it would not be granted, \
                                  78 the configuration or the trust file is wrong."
 )]

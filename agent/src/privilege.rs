@@ -84,6 +84,15 @@ impl Confinement {
         Self { besides: keeper.err().cloned(), ..self }
     }
 
+    /// Of a process that still has to load programs into the kernel, if it does.
+    #[must_use]
+    pub fn with_loading(mut self, has_to_load: bool) -> Self {
+        if has_to_load {
+            self.kept.add(Cap::PERFMON);
+        }
+        self
+    }
+
     /// Gives up, for the calling thread and those that it starts, what is not needed any more. `works` says whether the
     /// kernel's tables can still be used; with what it says, CAP_BPF goes or stays.
     ///

@@ -58,9 +58,13 @@ impl Loss {
 /// What does not hold without a layer while the others are there.
 fn missing(part: &str) -> &'static str {
     match part {
-        "lock" => " (the cut alone refuses packets without a grant; kernel tunnels on UDP ports take theirs unasked)",
-        "cut-ingress" => " (sessions go on receiving after their grant's end; the lock refuses new ones)",
-        "cut-egress" => " (the host goes on sending to sessions after their grant's end)",
+        "lock" => {
+            " (without it only the cut refuses packets without a grant, and kernel tunnels on UDP ports take theirs unasked)"
+        }
+        "cut-ingress" => {
+            " (without it sessions go on receiving after their grant's end, and only the lock refuses new ones)"
+        }
+        "cut-egress" => " (without it the host goes on sending to sessions after their grant's end)",
         _ => "",
     }
 }
@@ -73,7 +77,7 @@ mod tests {
     fn a_sentence_names_part_consequence_and_reason() {
         let loss = Loss::new("lock", "detached").because("cannot attach the lock: no room; make room");
         let said = loss.sentence();
-        assert!(said.starts_with("the lock is not attached (the cut alone"), "{said}");
+        assert!(said.starts_with("the lock is not attached (without it only the cut"), "{said}");
         assert!(said.ends_with("no room; make room"), "{said}");
         assert_eq!(Loss::new("shed eth0", "detached").sentence(), "the shed eth0 is not attached");
     }

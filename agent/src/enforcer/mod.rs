@@ -12,6 +12,7 @@ mod kept;
 mod knocks;
 mod layers;
 mod links;
+mod loaded;
 mod losses;
 mod pins;
 mod place;
@@ -50,6 +51,7 @@ pub use self::{
 use self::{
     kept::Pins,
     layers::{LAYERS, Layer},
+    loaded::{Loaded, Loader},
     losses::{BESIDE, PIN_DIRECTORY, UNRECORDED},
     sheds::Sheds,
     sys::Place,
@@ -94,11 +96,9 @@ pub enum Closed {
     Already,
 }
 
-type Loader = fn(Sizes, &Table) -> Result<Programs, EnforcerError>;
-
 /// The programs in force.
 pub struct Enforcer {
-    programs: Programs,
+    programs: Loaded,
     pins: Pins,
     layers: [Layer; 3],
     sheds: Sheds,
@@ -118,7 +118,7 @@ impl Enforcer {
     /// [`Self::heal`] tries again. There may be none at all, see [`Self::is_open`].
     ///
     /// # Errors
-    /// Another agent holds the pins, or the kernel's tables cannot be made; nothing that was in force before is opened.
+    /// Another agent holds the pins; nothing that was in force before is opened.
     pub fn start(settings: &Settings, table: &Table) -> Result<Self, EnforcerError> {
         Self::start_with(settings, table, Programs::load)
     }
@@ -133,9 +133,9 @@ impl Enforcer {
 
     fn start_with(settings: &Settings, table: &Table, load: Loader) -> Result<Self, EnforcerError> {
         let pins = Pins::open_if_usable(settings)?;
-        let programs = load(Sizes { grants: settings.grants, flows: settings.flows, slots: settings.slots }, table)?;
+        let sizes = Sizes { grants: settings.grants, flows: settings.flows, slots: settings.slots };
         let mut this = Self {
-            programs,
+            programs: Loaded::load(sizes, table, load),
             pins,
             layers: LAYERS.map(|hook| Layer::new(hook, settings.cgroup.as_deref())),
             sheds: Sheds::default(),
@@ -226,13 +226,13 @@ impl Enforcer {
     /// # Errors
     /// The index of the edit that failed: those before it are in force, it and those behind it are not.
     pub fn apply(&mut self, edits: &[Edit]) -> Result<(), EnforcerError> {
-        self.programs.apply(edits)
+        self.programs.get_mut()?.apply(edits)
     }
 
     /// What was counted under `slot` since it was reset, over all CPUs.
     #[must_use]
     pub fn usage(&self, slot: u32) -> SlotUsage {
-        self.programs.usage(slot)
+        self.programs.get().map(|programs| programs.usage(slot)).unwrap_or_default()
     }
 
     /// Empties `slot` for the next grant.
@@ -240,19 +240,19 @@ impl Enforcer {
     /// # Errors
     /// What the kernel refused.
     pub fn reset_usage(&mut self, slot: u32) -> Result<(), EnforcerError> {
-        self.programs.reset_usage(slot)
+        self.programs.get_mut()?.reset_usage(slot)
     }
 
     /// Every counter since the start, over all CPUs.
     #[must_use]
     pub fn counters(&self) -> Vec<(Hook, Fate, u64)> {
-        self.programs.counters()
+        self.programs.get().map(Programs::counters).unwrap_or_default()
     }
 
     /// What would have been dropped since the start, by source and port, as far as there was room to remember.
     #[must_use]
     pub fn observed(&self) -> Vec<Observed> {
-        self.programs.observed()
+        self.programs.get().map(Programs::observed).unwrap_or_default()
     }
 
     /// Lock and cut as the kernel sees them now.
@@ -322,7 +322,7 @@ impl Enforcer {
     /// # Errors
     /// What the kernel refused.
     pub fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), EnforcerError> {
-        self.programs.set_local(addresses)
+        self.programs.get_mut()?.set_local(addresses)
     }
 
     /// Has the shed limit how fast one source begins connections to `addresses`, and to no others.
@@ -330,18 +330,18 @@ impl Enforcer {
     /// # Errors
     /// What the kernel refused.
     pub fn limit_syns(&mut self, addresses: &[SocketAddr], rate: SynRate) -> Result<(), EnforcerError> {
-        self.programs.limit_syns(addresses, rate)
+        self.programs.get_mut()?.limit_syns(addresses, rate)
     }
 
-    /// The reader of who was turned away; `None` once it was taken.
+    /// The reader of who was turned away; `None` once it was taken, or as long as no program is loaded.
     pub fn take_knocks(&mut self) -> Option<Knocks> {
-        self.programs.take_knocks()
+        self.programs.get_mut().ok()?.take_knocks()
     }
 
-    /// How the cut learns a socket's network namespace on this kernel.
+    /// Whether the kernel has yet to take a program, for which it has to be asked with all rights.
     #[must_use]
-    pub fn cookie_source(&self) -> CookieSource {
-        self.programs.cookie_source()
+    pub fn has_to_load(&self) -> bool {
+        Hook::ALL.iter().any(|hook| self.programs.fd(*hook).is_err())
     }
 
     /// Attaches a shed to the interface: native, else generic, else none with the reasons. Doing it again changes nothing.

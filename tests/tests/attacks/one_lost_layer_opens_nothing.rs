@@ -242,6 +242,25 @@ fn with_no_layer_at_all_root_is_answered_and_the_first_condition_says_open() {
 }
 
 #[test]
+fn with_a_kernel_that_takes_no_program_root_is_answered_too() {
+    let world = World::new();
+    let mut postern = Postern::prepared(&world.net.server, world.options());
+    assert_eq!(postern.launch_with(&[Fault::fail("bpf", "ENOMEM")]), None, "posternd goes on");
+    assert!(world.is_open());
+    assert!(degraded(&postern)[0].starts_with("OPEN: "), "{:?}", degraded(&postern));
+    assert_eq!(missing(&postern), ["lock", "cut-ingress", "cut-egress"]);
+    assert!(degraded(&postern).iter().any(|said| said.contains("Cannot allocate memory")), "{:?}", degraded(&postern));
+    // Nothing is granted that the kernel does not know of.
+    let refused = postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect_err("no grant");
+    assert_eq!(postern_tests::client::reason(&refused), "KERNEL_FAILED", "{refused:?}");
+    postern.kill();
+    // With a kernel that does, the next start closes.
+    postern.launch();
+    until("everything in force", || is_whole(&postern));
+    world.assert_closed("the next start");
+}
+
+#[test]
 fn a_cgroup_that_is_made_anew_gets_the_cut_again() {
     let world = World::new();
     let postern = Postern::start(&world.net.server, world.options());

@@ -88,6 +88,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     let installed = keep::table(&rules.policy, &opened.ledger, &barred.keys().copied().collect(), file, &now);
     let mut enforcer = Enforcer::start(&settings, &installed)?;
     let tunnels = super::tunnels::Watch::new();
+    let confinement = confinement.with_loading(enforcer.has_to_load());
     let kept = confinement.apply(|| enforcer.layers().iter().all(|layer| layer.state == LayerState::InForce));
     degraded.extend(kept.first().map(|_| ("privileges", kept.join("; "))));
     let knocks_reader = enforcer.take_knocks();

@@ -4,9 +4,10 @@
 //! the protected one is what is asserted. All devices appear while posternd runs, and are made anew while it is dead.
 
 use crate::stage::Stage;
-use crate::world::{OPEN, PORT, World};
+use crate::world::{OPEN, PORT, World, options};
 use postern_tests::net::{SERVER, STRANGER, join};
 use postern_tests::netns::Netns;
+use postern_tests::postern::{Options, port};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::until;
 use std::io::Write as _;
@@ -132,6 +133,22 @@ fn walk(world: &World, granted: bool, when: &str) {
     }
 }
 
+/// WireGuard's own port, protected for a moment: this kernel's sockets show that a tunnel takes its datagrams.
+fn a_tunnel_on_a_protected_port_is_named(world: &World) {
+    let named = || {
+        let degraded = world.postern.client().status().expect("a status").degraded;
+        degraded.iter().any(|said| said.starts_with("51820/udp ") && said.contains("WireGuard"))
+    };
+    assert!(!named(), "the port is not protected");
+    let rules = [options().rules, port(51820, "udp")].concat();
+    world.postern.configure(&Options { rules, ..options() });
+    world.postern.reload();
+    until("WireGuard is named", named);
+    world.postern.configure(&options());
+    world.postern.reload();
+    until("it is named no longer", || !named());
+}
+
 pub fn every_device(stage: &mut Stage) {
     let mut world = stage.world();
     let folder = tempfile::tempdir().expect("a folder");
@@ -140,6 +157,7 @@ pub fn every_device(stage: &mut Stage) {
     }
     make(&world, folder.path());
     walk(&world, false, "with posternd");
+    a_tunnel_on_a_protected_port_is_named(&world);
     let sources: Vec<_> = roads().into_iter().map(|(_, from, _)| from).collect();
     let grants: Vec<_> = sources.chunks(8).map(|some| world.grant(&["22/tcp"], some, 600)).collect();
     walk(&world, true, "with a grant");
