@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const PROGRAMS: [&str; 4] = ["ssh-keygen", "ip", "wg", "unshare"];
 
 /// Drivers that a distribution's early boot would load, and the devices under test.
-const MODULES: [&str; 20] = [
+const MODULES: [&str; 22] = [
     "virtio_pci",
     "virtio_blk",
     "veth",
@@ -31,6 +31,8 @@ const MODULES: [&str; 20] = [
     "ipip",
     "sit",
     "vxlan",
+    "geneve",
+    "fou",
     "bridge",
     "tun",
     "dummy",

@@ -133,20 +133,35 @@ fn walk(world: &World, granted: bool, when: &str) {
     }
 }
 
-/// WireGuard's own port, protected for a moment: this kernel's sockets show that a tunnel takes its datagrams.
-fn a_tunnel_on_a_protected_port_is_named(world: &World) {
-    let named = || {
+/// Kernel tunnels and the UDP ports that they take, and the `ip` lines that make those which are no roads.
+const TUNNELS: [(&str, u16, &str); 4] = [
+    ("WireGuard", 51820, ""),
+    ("VXLAN", 4789, "link add named0 type vxlan id 7 local LOCAL4 remote REMOTE4 dstport 4789\nlink set named0 up"),
+    ("Geneve", 6081, "link add named1 type geneve id 7 remote REMOTE4\nlink set named1 up"),
+    ("FOU", 5555, "fou add port 5555 ipproto 4"),
+];
+
+/// Tunnels whose ports are protected for a moment: this kernel's sockets show what takes their datagrams.
+fn tunnels_on_protected_ports_are_named(world: &World) {
+    let named = |(kind, port, _): &(&str, u16, &str)| {
         let degraded = world.postern.client().status().expect("a status").degraded;
-        degraded.iter().any(|said| said.starts_with("51820/udp ") && said.contains("WireGuard"))
+        degraded.iter().any(|said| said.starts_with(&format!("{port}/udp ")) && said.contains(kind))
     };
-    assert!(!named(), "the port is not protected");
-    let rules = [options().rules, port(51820, "udp")].concat();
-    world.postern.configure(&Options { rules, ..options() });
+    for (_, _, lines) in TUNNELS {
+        let (local, remote) = (SERVER.v4.to_string(), STRANGER.v4.to_string());
+        world.net.server.ip(&lines.replace("LOCAL4", &local).replace("REMOTE4", &remote));
+    }
+    assert!(!TUNNELS.iter().any(named), "no such port is protected");
+    let ports = TUNNELS.map(|(_, number, _)| port(number, "udp")).concat();
+    world.postern.configure(&Options { rules: options().rules + &ports, ..options() });
     world.postern.reload();
-    until("WireGuard is named", named);
+    for tunnel in &TUNNELS {
+        until(tunnel.0, || named(tunnel));
+    }
     world.postern.configure(&options());
     world.postern.reload();
-    until("it is named no longer", || !named());
+    until("they are named no longer", || !TUNNELS.iter().any(named));
+    world.net.server.ip("link del named0\nlink del named1\nfou del port 5555");
 }
 
 pub fn every_device(stage: &mut Stage) {
@@ -157,7 +172,7 @@ pub fn every_device(stage: &mut Stage) {
     }
     make(&world, folder.path());
     walk(&world, false, "with posternd");
-    a_tunnel_on_a_protected_port_is_named(&world);
+    tunnels_on_protected_ports_are_named(&world);
     let sources: Vec<_> = roads().into_iter().map(|(_, from, _)| from).collect();
     let grants: Vec<_> = sources.chunks(8).map(|some| world.grant(&["22/tcp"], some, 600)).collect();
     walk(&world, true, "with a grant");
