@@ -169,3 +169,24 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_process_of_roots_with_the_name_of_posternd_is_posternd() {
+        let own = std::process::id().cast_signed();
+        for (uid, pid) in [(0, Some(own)), (1000, Some(own)), (0, None), (0, Some(0)), (0, Some(i32::MAX))] {
+            assert!(!is_own_posternd(uid, pid), "{uid} {pid:?}");
+        }
+        for (name, uid, is_own) in [("posternd", 0, true), ("posternd", 1000, false), ("ssh", 0, false)] {
+            let mut command = std::process::Command::new("bash");
+            command.args(["-c", "read line; true"]).stdin(std::process::Stdio::piped());
+            let mut child = std::os::unix::process::CommandExt::arg0(&mut command, name).spawn().unwrap();
+            assert_eq!(is_own_posternd(uid, Some(child.id().cast_signed())), is_own, "{name} {uid}");
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}

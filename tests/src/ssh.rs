@@ -71,21 +71,28 @@ impl Sshd {
     /// Where ssh cannot be started.
     #[must_use]
     pub fn session(&self, namespace: &Netns, from: IpAddr, to: IpAddr) -> Session {
+        self.started(namespace, (from, to), &[], &["while echo tick; do sleep 0.05; done"])
+    }
+
+    /// Logs in from one of `namespace`'s addresses and forwards what `ssh -L` takes, until it is dropped.
+    ///
+    /// # Panics
+    /// Where ssh cannot be started.
+    #[must_use]
+    pub fn forward(&self, namespace: &Netns, (from, to): (IpAddr, IpAddr), forwards: &[&str]) -> Session {
+        let forwards = forwards.iter().flat_map(|forward| ["-L", forward]);
+        let options: Vec<_> = ["-N", "-o", "ExitOnForwardFailure=yes"].into_iter().chain(forwards).collect();
+        self.started(namespace, (from, to), &options, &[])
+    }
+
+    fn started(&self, namespace: &Netns, (from, to): (IpAddr, IpAddr), options: &[&str], run: &[&str]) -> Session {
         let mut command = namespace.command("ssh");
-        command.args([
-            "-F",
-            "none",
-            "-T",
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            "IdentitiesOnly=yes",
-            "-o",
-            "ConnectTimeout=10",
-        ]);
-        command.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]);
-        command.arg("-i").arg(self.user.path()).args(["-b", &from.to_string(), &format!("root@{to}")]);
-        command.arg("while echo tick; do sleep 0.05; done").stdin(Stdio::null()).stdout(Stdio::piped());
+        let quiet = ["BatchMode=yes", "IdentitiesOnly=yes", "ConnectTimeout=10", "LogLevel=ERROR"];
+        let unknown = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null"];
+        command.args(["-F", "none", "-T"]).args(quiet.iter().chain(&unknown).flat_map(|option| ["-o", option]));
+        command.args(options).arg("-i").arg(self.user.path());
+        command.args(["-b", &from.to_string(), &format!("root@{to}")]).args(run);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
         let log = self.directory.path().join(format!("ssh-{from}"));
         command.stderr(fs::File::create(&log).expect("the log"));
         let mut process = command.spawn().expect("ssh");

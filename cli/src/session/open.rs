@@ -127,10 +127,12 @@ impl Plan {
             return Err(Failure::new(Kind::Identity, format!("{} proves nothing", session.address)));
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
-        let standing = match ssh {
-            Some((host, known)) => proof::judge(host, &first.who, &first.said, known, now).await?,
-            None => Standing::Unknown,
-        };
+        // One TLS key answers at every address, so a proof by any of them is one of the host, and a revoked key at any of them too.
+        let mut standing = Standing::Unknown;
+        for (answer, (host, known)) in session.answers.iter().filter_map(|answer| Some((answer, ssh?))) {
+            let judged = proof::judge(host, &answer.who, &answer.said, known, now).await?;
+            standing = if matches!(standing, Standing::Proven(_)) { standing } else { judged };
+        }
         let host_id = &first.said.host_id;
         let shown = Shown { address: &session.address, host_id, fingerprint, standing };
         trust::settle(&self.trust, &self.store, shown, self.console).await?;

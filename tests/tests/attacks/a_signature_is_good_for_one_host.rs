@@ -200,6 +200,22 @@ fn an_approval_for_several_hosts_or_for_a_name_takes_the_approvers_own_word() {
     }
 }
 
+/// What waits is judged by what the host is called when it is approved.
+#[test]
+fn a_request_that_waited_under_a_name_is_not_approved_when_the_host_lost_the_name() {
+    let mut scene = Scene::new();
+    let wish = Access::new("test.example", &["3389/tcp"], &[GRANTED.v4.into()], 600);
+    scene.postern.client().request(wish.seal(&scene.postern.alice)).expect("it waits");
+    scene.postern.stop();
+    let config = fs::read_to_string(scene.postern.config()).expect("the configuration");
+    fs::write(scene.postern.config(), config.replace("test.example", "renamed.example")).expect("the configuration");
+    scene.postern.launch();
+    let client = scene.postern.client();
+    let approval = postern_tests::request::approve(&scene.carol, wish.json().as_bytes());
+    assert_eq!(reason(&client.approve(approval).expect_err("a refusal")), "AUDIENCE_MISMATCH");
+    assert_eq!(client.get(&wish.id).expect("it").grant.expect("it").state(), GrantState::Pending);
+}
+
 /// The liar repeats what the host states and proves: that is about another TLS key than the one that it holds.
 #[test]
 fn a_statement_or_a_proof_of_another_host_is_worth_nothing() {

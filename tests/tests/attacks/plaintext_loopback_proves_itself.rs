@@ -15,6 +15,8 @@ use postern_tests::postern::{Options, Postern};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::relay::Relay;
 use postern_tests::service::Service;
+use postern_tests::ssh::Sshd;
+use postern_tests::until;
 use tempfile::TempDir;
 
 /// Where `ssh -L` would listen on the laptop, and where posternd does on its host.
@@ -26,7 +28,7 @@ struct Scene {
     postern: Postern,
     keys: TempDir,
     squatter: Key,
-    _service: Service,
+    service: Option<Service>,
 }
 
 impl Scene {
@@ -39,7 +41,7 @@ impl Scene {
         let plaintext = vec![PLAINTEXT.to_string()];
         let postern = Postern::start(&net.server, Options { plaintext, extra, ..Options::without_shed() });
         let service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
-        Self { net, postern, keys, squatter, _service: service }
+        Self { net, postern, keys, squatter, service: Some(service) }
     }
 
     /// Somebody on the laptop listens where nobody else does, and passes things on over the network.
@@ -179,6 +181,33 @@ fn a_forwarded_unix_socket_needs_the_proof_and_the_hosts_own_does_not() {
     let asked = scene.ask(&stranger, &own, &[]);
     assert_eq!(asked.code, Some(0), "{}{}", asked.out, asked.err);
     assert!(scene.is_open());
+}
+
+/// The real `ssh -L` of root's: the kernel says that root listens, and the name of the process says that it is not posternd.
+#[test]
+fn what_ssh_forwards_needs_the_proof() {
+    let mut scene = Scene::new();
+    drop(scene.service.take());
+    let sshd = Sshd::start(&scene.net.server);
+    scene.postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 600).expect("a grant");
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = directory.path().join("forwarded.sock");
+    let socket = scene.postern.socket().display().to_string();
+    let forwards = [format!("{}:{socket}", place.display()), format!("127.0.0.1:7323:{socket}")];
+    let ends = (GRANTED.v4.into(), SERVER.v4.into());
+    let mut ssh = sshd.forward(&scene.net.client, ends, &[&forwards[0], &forwards[1]]);
+    let laptop = Laptop::new(&scene.net.client, &scene.postern);
+    let unix = format!("unix://{}", place.display());
+    until("ssh listens", || {
+        assert!(ssh.ended().is_none(), "{}", ssh.errors());
+        scene.run(&laptop, &["list", &unix]).code == Some(4)
+    });
+    let fingerprint = scene.fingerprint();
+    for host in [&*unix, LOOPBACK] {
+        assert_refused(&scene.run(&laptop, &["list", host]), "not known yet");
+        let list = scene.run(&laptop, &["list", host, "--fingerprint", &fingerprint]);
+        assert_eq!(list.code, Some(0), "{}{}", list.out, list.err);
+    }
 }
 
 /// A forwarded socket that leads to a host which passes on to another one over the network.
