@@ -22,7 +22,7 @@ use revoked::Revoked;
 pub(crate) use window::Moment;
 use window::Window;
 
-use crate::envelope::{Fingerprint, Role, Signer, SigningKey, Vouched};
+use crate::envelope::{Fingerprint, Presented, Role, Signer, Vouched};
 use crate::refusal::{Reason, Refusal};
 
 /// The largest file of either kind, in bytes.
@@ -104,41 +104,37 @@ impl Trust {
         self.lines.is_empty()
     }
 
-    /// Who the holder of `key` is when signing in `role`. The first line that fits answers, as in ssh-keygen. No
+    /// Who the holder of the key is that signed in this role. The first line that fits answers, as in ssh-keygen. No
     /// signature has been checked here.
     ///
     /// # Errors
     /// Unknown, revoked, not for this role, not at this time, or not vouched for under any name.
-    pub(crate) fn admit(&self, key: &SigningKey<'_>, role: Role, moment: Moment) -> Result<Signer, Refusal> {
-        let fingerprint = key.key().fingerprint();
-        let certificate = match key {
-            SigningKey::Plain(_) => None,
-            SigningKey::Certified(c) => Some(c),
-        };
-        let listed = certificate.map_or(fingerprint, |c| c.authority.fingerprint());
+    pub(crate) fn admit(&self, presented: &Presented, moment: Moment) -> Result<Signer, Refusal> {
+        let Presented { role, key, certificate } = presented;
+        let listed = certificate.as_ref().map_or(*key, |c| c.authority);
         let lines: Vec<_> = self.lines_of(listed, certificate.is_some()).collect();
         if lines.is_empty() {
             return Err(Refusal::new(Reason::KeyUnknown, ""));
         }
-        let vouched = certificate.map(|c| Vouched {
+        let vouched = certificate.as_ref().map(|c| Vouched {
             authority: listed.to_string(),
             serial: c.serial,
-            key_id: c.key_id.to_owned(),
+            key_id: c.key_id.clone(),
         });
-        if self.revoked.contains(fingerprint, vouched.as_ref()) {
+        if self.revoked.contains(*key, vouched.as_ref()) {
             return Err(Refusal::new(Reason::KeyRevoked, ""));
         }
         if let Some(c) = certificate {
             Window::of_certificate(c.valid_after, c.valid_before).check(moment)?;
         }
-        let names: &[&str] = certificate.map_or(&[], |c| &c.principals);
-        let principal = first_principal(&lines, names, role, moment)?;
+        let names: Vec<&str> = certificate.iter().flat_map(|c| &c.principals).map(String::as_str).collect();
+        let principal = first_principal(&lines, &names, *role, moment)?;
         if let Some(limit) = self.limit.as_ref().filter(|limit| !limit.spared.contains(&listed))
-            && limit.lines.admit(key, role, moment)?.principal != principal
+            && limit.lines.admit(presented, moment)?.principal != principal
         {
             return Err(Refusal::new(Reason::KeyUnknown, ""));
         }
-        Ok(Signer { principal, fingerprint: fingerprint.to_string(), certificate: vouched })
+        Ok(Signer { principal, fingerprint: key.to_string(), certificate: vouched })
     }
 
     /// Whether a signer who was accepted before would still be, so that a reload ends the grants of those who would not.

@@ -16,9 +16,10 @@ pub fn stopping() {
     send(NotifyState::Stopping);
 }
 
-/// Feeds the watchdog twice as often as it asks as long as the one writer answers, or does nothing where there is none. It
-/// runs on the reactor that serves the API: when either hangs, systemd starts the agent anew, and the kernel keeps the
-/// ports closed meanwhile.
+/// Pings the watchdog twice in each of its periods, each time after the one writer has come round once more; does nothing where there
+/// is no watchdog. The writer comes round however full its queue and however slow the disk is
+/// ([`Engine::alive`]). It runs on the reactor that serves the API: when either is stuck, systemd starts the agent anew, and the
+/// kernel keeps the ports closed meanwhile.
 pub async fn keep_alive(engine: Engine) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut ticks = tokio::time::interval(limit / 2);

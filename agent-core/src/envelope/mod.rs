@@ -4,6 +4,7 @@
 //! payload: what was signed are bytes.
 
 mod certificate;
+mod presented;
 mod public_key;
 mod reader;
 mod signature;
@@ -12,9 +13,10 @@ mod sshsig;
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
+pub use presented::Basis;
+pub(crate) use presented::Presented;
 pub use public_key::{Algorithm, Fingerprint, KeyError, PublicKey};
 pub(crate) use reader::{Malformed, Reader};
-pub(crate) use sshsig::SigningKey;
 pub use sshsig::{MOST_ARMOR, SshSig, dearmor};
 
 use crate::refusal::{Reason, Refusal};
@@ -138,6 +140,8 @@ pub struct Verified {
     pub role: Role,
     /// SHA-256 of the payload.
     pub payload_digest: [u8; 32],
+    /// By which the signers can be judged again, when the message takes effect.
+    pub basis: Basis,
 }
 
 impl Verified {
@@ -190,16 +194,18 @@ fn verify_in(
     for bytes in &bytes {
         let signature = SshSig::parse(bytes)?;
         let signed_role = signature_role(role, &signature)?;
-        let signer = trust.admit(&signature.key, signed_role, moment)?;
-        signed.push((signed_role, signer, signature));
+        let presented = Presented::new(&signature.key, signed_role);
+        let signer = trust.admit(&presented, moment)?;
+        signed.push((signer, presented, signature));
     }
-    signed.sort_by_key(|(signed_role, ..)| *signed_role != role);
+    signed.sort_by_key(|(_, presented, _)| presented.role != role);
     check_people(role, &signed)?;
     for (.., signature) in &signed {
         signature.verify(envelope.payload)?;
     }
-    let signers = signed.into_iter().map(|(_, signer, _)| signer).collect();
-    Ok(Verified { signers, role, payload_digest: payload_digest(envelope.payload) })
+    let signers = signed.iter().map(|(signer, ..)| signer.clone()).collect();
+    let basis = Basis::new(signed.into_iter().map(|(signer, presented, _)| (signer, presented)).collect());
+    Ok(Verified { signers, role, payload_digest: payload_digest(envelope.payload), basis })
 }
 
 /// SHA-256 of a payload: by it a repeat is refused before anything else is looked at.
@@ -235,12 +241,12 @@ fn signature_role(role: Role, signature: &SshSig<'_>) -> Result<Role, Refusal> {
 }
 
 /// Exactly one signature in the payload's own role, and nobody twice. `signed` has that role first.
-fn check_people(role: Role, signed: &[(Role, Signer, SshSig<'_>)]) -> Result<(), Refusal> {
+fn check_people(role: Role, signed: &[(Signer, Presented, SshSig<'_>)]) -> Result<(), Refusal> {
     let malformed = |detail: &str| Err(Refusal::new(Reason::EnvelopeMalformed, detail).at("signatures"));
-    if signed.iter().filter(|(r, ..)| *r == role).count() != 1 {
+    if signed.iter().filter(|(_, presented, _)| presented.role == role).count() != 1 {
         return malformed(&format!("exactly one signature with -n {} is needed", role.namespace()));
     }
-    let mut principals: Vec<_> = signed.iter().map(|(_, signer, _)| signer.principal.as_str()).collect();
+    let mut principals: Vec<_> = signed.iter().map(|(signer, ..)| signer.principal.as_str()).collect();
     principals.sort_unstable();
     if principals.windows(2).any(|pair| pair.first() == pair.last()) {
         return malformed("the same person signed twice");

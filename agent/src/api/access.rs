@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 use super::peer::Reached;
 use super::reads::{busy, peer, reader, refused, watching};
 use super::statement::Statements;
+use super::watching::Watch;
 use crate::engine::{Change, Engine, Filter, GrantView, Reader};
 use crate::proof::Proof;
 use crate::wire;
@@ -102,13 +103,13 @@ impl v1::access_service_server::AccessService for Access {
         let changes = BroadcastStream::new(self.engine.watch());
         let now = self.snapshot(&reader).await.map_err(refused)?;
         let reader = reader.answered();
-        let changes = changes.filter_map(move |change| {
-            let _held = (&busy, &place);
-            visible(change, &reader)
-        });
         let now = now.into_iter().rev().map(|view| Ok(Change { view, warning: None }));
-        let stream = tokio_stream::iter(now).chain(changes);
-        Ok(Response::new(Box::pin(stream.map(|change| change.map(wire::change)))))
+        let show = move |change, reader: &Reader| {
+            let _held = (&busy, &place);
+            visible(change, reader).map(|change| change.map(wire::change))
+        };
+        let stream = Watch::new(&self.engine, reader, tokio_stream::iter(now).chain(changes), show);
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
@@ -164,6 +165,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::engine::Rights;
 
     fn change(seq: u64, principal: &str) -> Change {
         let signer = Signer { principal: principal.into(), fingerprint: "SHA256:x".into(), certificate: None };
@@ -187,8 +189,7 @@ mod tests {
     }
 
     fn person(sees_all: bool) -> Reader {
-        let signer = Signer { principal: "alice".into(), fingerprint: "SHA256:x".into(), certificate: None };
-        Reader::Person { signer, sees_all, audits: false, is_admin: false, message: [0; 32] }
+        Reader::with("alice", Rights { sees_all, ..Rights::default() })
     }
 
     #[test]

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use postern_core::refusal::{Reason, Refusal};
 use postern_proto::v1;
 use tokio::sync::Semaphore;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
-use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Extensions, Request, Response, Status};
 use uuid::Uuid;
 
 use super::reads::{busy, peer, reader, refused, watching};
 use super::seats::Seats;
+use super::watching::Watch;
 use crate::config::Config;
-use crate::engine::{Engine, Published, Rules};
+use crate::engine::{Engine, Published, Reader, Rules};
 use crate::journal::scan::Filter;
 use crate::wire;
 
@@ -39,8 +40,8 @@ impl v1::host_service_server::HostService for Host {
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
         let peer = peer(request.extensions())?;
         let v1::GetStatusRequest { read } = request.into_inner();
-        let _reader = reader(&self.engine, peer, read).await?;
-        let state = self.engine.status().await.map_err(refused)?;
+        let reader = reader(&self.engine, peer, read).await?;
+        let state = self.engine.status(&reader).await.map_err(refused)?;
         Ok(Response::new(wire::status(state, &self.seats.losses(), &self.tls_fingerprint)))
     }
 
@@ -69,12 +70,12 @@ impl v1::host_service_server::HostService for Host {
         let lines = self.engine.watch_audit(&reader).await.map_err(refused)?;
         let place = watching(&self.engine, &reader, &self.watchers)?;
         let reader = reader.answered();
-        let engine = self.engine.clone();
-        let lines = BroadcastStream::new(lines).filter_map(move |line| {
+        let show = move |line, _: &Reader| {
             let _held = (&busy, &place);
-            shown(line, &filter, engine.still_audits(&reader))
-        });
-        Ok(Response::new(Box::pin(lines)))
+            shown(line, &filter)
+        };
+        let watch = Watch::new(&self.engine, reader, BroadcastStream::new(lines), show).only_if(may_audit);
+        Ok(Response::new(Box::pin(watch)))
     }
 
     async fn get_report(
@@ -98,7 +99,7 @@ impl v1::host_service_server::HostService for Host {
         let peer = peer(request.extensions())?;
         let v1::ValidatePolicyRequest { read, text } = request.into_inner();
         let reader = reader(&self.engine, peer, read).await?;
-        if !reader.is_admin() {
+        if !self.engine.reread(&reader).await.map_err(refused)?.is_admin() {
             return Err(refused(self.engine.not_permitted(&reader, "only admins have the host check a policy").await));
         }
         Ok(Response::new(wire::validated(Config::parse(&text))))
@@ -172,17 +173,20 @@ impl Host {
     }
 }
 
+/// Whether somebody who watches the journal still may.
+fn may_audit(reader: &Reader) -> Result<(), Refusal> {
+    if reader.may_audit() {
+        return Ok(());
+    }
+    Err(Refusal::new(Reason::NotPermitted, "the rules no longer let you read the journal").at("role"))
+}
+
 /// What a watcher is told of one line. Who reads too slowly has missed some, and is told so instead of being shown the rest.
 fn shown(
     line: Result<Arc<Published>, BroadcastStreamRecvError>,
     filter: &Filter,
-    permitted: bool,
 ) -> Option<Result<v1::WatchAuditResponse, Status>> {
     match line {
-        _ if !permitted => {
-            let refusal = Refusal::new(Reason::NotPermitted, "the rules no longer let you read the journal");
-            Some(Err(refused(refusal.at("role"))))
-        }
         Ok(line) if filter.matches(&line.record, line.life.as_ref()) => {
             Some(Ok(v1::WatchAuditResponse { entry: Some(wire::entry(line.entry())) }))
         }

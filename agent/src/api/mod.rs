@@ -16,6 +16,7 @@ pub mod seats;
 mod statement;
 mod status;
 pub mod tls;
+mod watching;
 
 use std::path::Path;
 use std::sync::Arc;

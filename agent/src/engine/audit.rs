@@ -3,7 +3,7 @@
 //! Owns who may, and how many at once. The journal is read beside the worker, never by it: an audit delays no decision, and who
 //! watches too slowly misses lines.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use postern_core::budget::Class;
@@ -13,7 +13,7 @@ use postern_core::refusal::{Reason, Refusal};
 use postern_core::report::{Gather, Living, PortLine, Unused};
 use tokio::sync::broadcast;
 
-use super::{Engine, Filter as Wanted, GrantView, KnockView, Reader, door};
+use super::{Engine, Filter as Wanted, GrantView, KnockView, Reader};
 use crate::journal::scan::{Entry, Filter, Page, entry};
 
 /// Living grants that one question to the worker brings.
@@ -61,7 +61,10 @@ impl Engine {
     pub async fn audit(&self, reader: &Reader, filter: Filter) -> Result<Page, Refusal> {
         self.check_auditor(reader).await?;
         let journal = self.0.journal.clone();
-        self.read_journal(reader, move || journal.scan(&filter)).await
+        let page = self.read_journal(reader, move || journal.scan(&filter)).await?;
+        // That may have taken long.
+        self.check_auditor(reader).await?;
+        Ok(page)
     }
 
     /// Every line of the journal from now on.
@@ -73,33 +76,22 @@ impl Engine {
         Ok(self.0.lines.subscribe())
     }
 
-    /// Whether the rules of this moment let `reader` go on watching the journal.
-    #[must_use]
-    pub fn still_audits(&self, reader: &Reader) -> bool {
-        let rules = self.0.rules.read().unwrap_or_else(PoisonError::into_inner);
-        match reader {
-            Reader::Root => true,
-            Reader::Person { signer, .. } => {
-                door::AUDITORS.iter().any(|kind| rules.policy.holds(&signer.principal, *kind))
-            }
-        }
-    }
-
     /// What happened to each port in the last `period`.
     ///
     /// # Errors
     /// [`Reason::NotPermitted`] for everybody but root, admins, approvers and viewers, [`Reason::Overloaded`],
     /// [`Reason::JournalFailed`].
     pub async fn report(&self, reader: &Reader, period: SignedDuration) -> Result<Summary, Refusal> {
-        if !reader.sees_all() {
-            return Err(self.not_permitted(reader, "only viewers, approvers and admins see the report").await);
-        }
+        let all = "only viewers, approvers and admins see the report";
+        self.check_all(reader, all).await?;
         let until = self.0.now().wall;
         let since = until.checked_sub(period).unwrap_or(Timestamp::MIN);
         let (journal, rules) = (self.0.journal.clone(), self.rules());
         let mut gather = Gather::new(since, &rules.policy.ports);
         let read = move || journal.each(since, |record| gather.take(record)).map(|damage| (gather, damage));
         let (gather, damage) = self.read_journal(reader, read).await?;
+        // That may have taken long.
+        self.check_all(reader, all).await?;
         let living = self.living().await?;
         let living = living.iter().map(|view| Living { life: &view.life, state: view.state, usage: view.usage });
         let report = gather.finish(living);
@@ -117,10 +109,9 @@ impl Engine {
     /// # Errors
     /// [`Reason::NotPermitted`] for everybody but root, admins, approvers and viewers.
     pub async fn all_knocks(&self, reader: &Reader) -> Result<Vec<KnockView>, Refusal> {
-        if !reader.sees_all() {
-            return Err(self.not_permitted(reader, "only viewers, approvers and admins see all knocks").await);
-        }
-        Ok(latest_first(self.knocks().all(), self.observed().await?))
+        let observed = self.observed().await?;
+        self.check_all(reader, "only viewers, approvers and admins see all knocks").await?;
+        Ok(latest_first(self.knocks().all(), observed))
     }
 
     /// All that has not ended.
@@ -138,10 +129,17 @@ impl Engine {
     }
 
     async fn check_auditor(&self, reader: &Reader) -> Result<(), Refusal> {
-        if reader.may_audit() {
+        if self.reread(reader).await?.may_audit() {
             return Ok(());
         }
         Err(self.not_permitted(reader, "only viewers and admins read the journal").await)
+    }
+
+    async fn check_all(&self, reader: &Reader, who: &str) -> Result<(), Refusal> {
+        if self.reread(reader).await?.sees_all() {
+            return Ok(());
+        }
+        Err(self.not_permitted(reader, who).await)
     }
 
     /// Reads the journal on a thread for blocking work, when one of the few is free.

@@ -8,15 +8,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use postern_core::budget::Class;
-use postern_core::envelope::{self, Envelope, Role, Signer, Verified};
+use postern_core::envelope::{self, Basis, Envelope, Role, Signer, Verified};
 use postern_core::grant::{AccessRequest, Header, RevokeRequest};
 use postern_core::ledger::Action;
 use postern_core::message::{self, Freshness, Showing};
-use postern_core::policy::RoleKind;
-use postern_core::refusal::{Reason, Refusal};
+use postern_core::refusal::{Reason, Refusal, Standing};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::reader::Person;
 use super::{Command, Engine, Place, Reader};
 use crate::wire;
 
@@ -24,8 +24,6 @@ use crate::wire;
 const MOST_PAYLOAD: usize = 32 * 1024;
 /// How long a message waits for its turn to be verified.
 const VERIFY_WAIT: Duration = Duration::from_secs(1);
-/// Who reads the journal: to watch what everybody does is what a viewer is for.
-pub(super) const AUDITORS: &[RoleKind] = &[RoleKind::Viewer, RoleKind::Admin];
 /// Decided messages whose repeats are refused before their signature is checked again.
 const MOST_REPEATS: usize = 16_384;
 
@@ -38,6 +36,14 @@ pub struct SignedBytes {
     pub payload_type: String,
     /// Armored SSHSIGs.
     pub signatures: Vec<String>,
+}
+
+/// Whose verified message it is.
+pub(super) struct Signed {
+    /// First who asks, then the approvers.
+    pub signers: Vec<Signer>,
+    /// By which they are judged again when the message takes effect.
+    pub basis: Basis,
 }
 
 /// Digests of payloads that were decided. A mere saving: the ledger's ids are what protects from replay.
@@ -73,20 +79,24 @@ impl Engine {
     pub(super) async fn access_request(
         &self,
         message: SignedBytes,
-    ) -> Result<(Vec<Signer>, AccessRequest, String, Place), Refusal> {
+    ) -> Result<(Signed, AccessRequest, String, Place), Refusal> {
         let payload = String::from_utf8_lossy(&message.payload).into_owned();
-        let any = |_: &Signer, request| Ok(request);
-        let (signers, request, place) =
+        let any = |_: &Signer, _: &Basis, request| Ok(request);
+        let (signed, request, place) =
             self.parsed(message, Role::Request, Action::Request, wire::access_request, any).await?;
-        Ok((signers, request, payload, place))
+        Ok((signed, request, payload, place))
     }
 
-    pub(super) async fn revoke_request(&self, message: SignedBytes) -> Result<(Signer, RevokeRequest, Place), Refusal> {
-        let any = |_: &Signer, request| Ok(request);
-        let (signers, request, place) =
+    pub(super) async fn revoke_request(
+        &self,
+        message: SignedBytes,
+    ) -> Result<(Signer, Basis, RevokeRequest, Place), Refusal> {
+        let any = |_: &Signer, _: &Basis, request| Ok(request);
+        let (signed, request, place) =
             self.parsed(message, Role::Revoke, Action::Revoke, wire::revoke_request, any).await?;
+        let Signed { signers, basis } = signed;
         let signer = signers.into_iter().next().ok_or_else(|| Refusal::new(Reason::Unsigned, "nobody signed"))?;
-        Ok((signer, request, place))
+        Ok((signer, basis, request, place))
     }
 
     /// Who approves which request, the bytes that were approved, and what [`Engine::burn`] takes if it is refused. Many people
@@ -95,9 +105,9 @@ impl Engine {
     pub(super) async fn approval(
         &self,
         message: SignedBytes,
-    ) -> Result<(Signer, Uuid, String, [u8; 32], Place), Refusal> {
+    ) -> Result<(Signed, Uuid, String, [u8; 32], Place), Refusal> {
         let verified = self.verified(&message, Role::Approve).await;
-        let (_, signer, digest) = verified.inspect_err(|refusal| self.count_unverified(refusal.reason))?;
+        let (signed, signer, digest) = verified.inspect_err(|refusal| self.count_unverified(refusal.reason))?;
         let rules = self.0.rules().digest;
         let burnt = envelope::payload_digest(&[&digest[..], signer.principal.as_bytes(), rules.as_bytes()].concat());
         if self.0.repeats.contains(&burnt) {
@@ -110,7 +120,7 @@ impl Engine {
         match wire::access_request(&message.payload) {
             Ok(request) => {
                 let payload = String::from_utf8_lossy(&message.payload).into_owned();
-                Ok((signer, request.header.id, payload, burnt, place))
+                Ok((signed, request.header.id, payload, burnt, place))
             }
             Err(refusal) => {
                 self.burn(burnt);
@@ -126,38 +136,30 @@ impl Engine {
 
     pub(super) async fn read_request(&self, message: SignedBytes) -> Result<(Reader, Place), Refusal> {
         let digest = envelope::payload_digest(&message.payload);
-        let permit = |signer: &Signer, header: Header| self.reader_of(signer, &header, digest);
+        let permit = |signer: &Signer, basis: &Basis, header: Header| self.reader_of(signer, basis, &header, digest);
         let (_, reader, place) = self.parsed(message, Role::Read, Action::Read, wire::read_request, permit).await?;
         Ok((reader, place))
     }
 
-    fn reader_of(&self, signer: &Signer, header: &Header, message: [u8; 32]) -> Result<Reader, Refusal> {
-        let shared = &self.0;
+    fn reader_of(&self, signer: &Signer, basis: &Basis, header: &Header, message: [u8; 32]) -> Result<Reader, Refusal> {
+        let (shared, now) = (&self.0, self.0.now());
         let shown = (Showing::Repeated, Freshness::Clock);
-        message::check(header, &shared.identity(), &shared.challenger(), shown, &shared.now())?;
-        let policy = shared.rules().policy;
-        let principal = &signer.principal;
-        let holds = |kinds: &[RoleKind]| kinds.iter().any(|kind| policy.holds(principal, *kind));
-        let sees_all = holds(&[RoleKind::Viewer, RoleKind::Approver, RoleKind::Admin]);
-        if !sees_all && !holds(&[RoleKind::Requester]) {
-            return Err(Refusal::new(Reason::NotPermitted, format!("{principal} has no role")).at("role"));
-        }
-        let (audits, is_admin) = (holds(AUDITORS), holds(&[RoleKind::Admin]));
-        Ok(Reader::Person { signer: signer.clone(), sees_all, audits, is_admin, message })
+        message::check(header, &shared.identity(), &shared.challenger(), shown, &now)?;
+        shared.reread(&Reader::Person(Person::new(signer, basis, header, message, &now).into()))
     }
 
     /// Refuses something to a reader, and has it written down: once for each message that was shown, since one may be shown again
     /// and again, and must not fill the journal.
     pub async fn not_permitted(&self, reader: &Reader, detail: &str) -> Refusal {
         let refusal = Refusal::new(Reason::NotPermitted, detail).at("role");
-        let Reader::Person { signer, message, .. } = reader else { return refusal };
-        let burnt = envelope::payload_digest(&[&message[..], detail.as_bytes()].concat());
+        let Reader::Person(person) = reader else { return refusal };
+        let burnt = envelope::payload_digest(&[&person.message[..], detail.as_bytes()].concat());
         if self.0.repeats.contains(&burnt) {
             self.count_unverified(Reason::PayloadRepeated);
             return refusal;
         }
         self.burn(burnt);
-        self.recorded(signer.clone(), Action::Read, refusal).await
+        self.recorded(person.signer.clone(), Action::Read, refusal).await
     }
 
     /// Verifies and parses; what a verified signer got wrong is recorded.
@@ -167,10 +169,10 @@ impl Engine {
         role: Role,
         action: Action,
         parse: impl Fn(&[u8]) -> Result<M, Refusal>,
-        permit: impl Fn(&Signer, M) -> Result<T, Refusal>,
-    ) -> Result<(Vec<Signer>, T, Place), Refusal> {
+        permit: impl Fn(&Signer, &Basis, M) -> Result<T, Refusal>,
+    ) -> Result<(Signed, T, Place), Refusal> {
         let verified = self.verified(&message, role).await;
-        let (signers, signer, digest) = verified.inspect_err(|refusal| self.count_unverified(refusal.reason))?;
+        let (signed, signer, digest) = verified.inspect_err(|refusal| self.count_unverified(refusal.reason))?;
         let class = match action {
             Action::Request => Class::Request,
             Action::Approve => Class::Approve,
@@ -184,16 +186,21 @@ impl Engine {
         if action != Action::Read {
             self.0.repeats.insert(digest);
         }
-        match parse(&message.payload).and_then(|parsed| permit(&signer, parsed)) {
-            Ok(parsed) => Ok((signers, parsed, place)),
+        match parse(&message.payload).and_then(|parsed| permit(&signer, &signed.basis, parsed)) {
+            Ok(parsed) => Ok((signed, parsed, place)),
             Err(refusal) => {
+                // The rules may have changed since the signature was verified.
+                if refusal.reason.standing() == Standing::Unverified {
+                    self.count_unverified(refusal.reason);
+                    return Err(refusal);
+                }
                 self.0.repeats.insert(digest);
                 Err(self.recorded(signer, action, refusal).await)
             }
         }
     }
 
-    async fn verified(&self, message: &SignedBytes, role: Role) -> Result<(Vec<Signer>, Signer, [u8; 32]), Refusal> {
+    async fn verified(&self, message: &SignedBytes, role: Role) -> Result<(Signed, Signer, [u8; 32]), Refusal> {
         if message.payload.len() > MOST_PAYLOAD {
             let detail = format!("{} bytes of payload, at most {MOST_PAYLOAD}", message.payload.len());
             return Err(Refusal::new(Reason::MessageTooLarge, detail).at("message.payload"));
@@ -208,7 +215,7 @@ impl Engine {
             return Err(Refusal::new(Reason::EnvelopeMalformed, detail).at("message.payload_type"));
         }
         let first = verified.signer().cloned().ok_or_else(|| Refusal::new(Reason::Unsigned, "no signature"))?;
-        Ok((verified.signers, first, seen))
+        Ok((Signed { signers: verified.signers, basis: verified.basis }, first, seen))
     }
 
     /// Checks the signatures on a thread for blocking work, when one of the few is free.

@@ -13,7 +13,8 @@ use postern_core::refusal::Refusal;
 use postern_core::time::{Now, Seconds};
 use uuid::Uuid;
 
-use super::view::{Explanation, GrantView, KnockView, Query, Reader};
+use super::Reader;
+use super::view::{Explanation, GrantView, KnockView, Query};
 
 /// Of the reader's grants, the newest that are looked at.
 pub(super) const MOST_GRANTS: usize = 200;
@@ -104,8 +105,8 @@ fn touches(query: &Query, port: PortSpec) -> bool {
 
 /// Requesters see the knocks of the sources they asked about, and others only where they hold a live grant themselves.
 fn may_see(reader: &Reader, query: &Query, live: &[GrantView], knock: &KnockView) -> bool {
-    let all = matches!(reader, Reader::Root | Reader::Person { sees_all: true, .. });
-    all || covered(&query.sources, knock.address)
+    reader.sees_all()
+        || covered(&query.sources, knock.address)
         || live.iter().any(|g| g.life.ports().iter().any(|p| p.number == knock.port.number))
 }
 

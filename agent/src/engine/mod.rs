@@ -8,6 +8,9 @@ mod door;
 mod explain;
 mod knocks;
 mod mode;
+mod news;
+mod pulse;
+mod reader;
 mod share;
 mod tally;
 mod view;
@@ -25,8 +28,11 @@ use postern_core::message::{Challenger, Freshness, Identity};
 use postern_core::policy::Policy;
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::{Now, Seconds};
-use postern_core::{envelope::Signer, trust::Trust};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use postern_core::{
+    envelope::{Basis, Signer},
+    trust::Trust,
+};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -36,16 +42,19 @@ use crate::links::LinkState;
 pub use audit::{Published, Summary};
 pub use door::SignedBytes;
 pub use knocks::Knocks;
+use pulse::Pulse;
+pub use reader::{Person, Reader, Rights};
 pub use share::Place;
 use share::{Shares, Turns};
 use tally::Tally;
 pub use view::{
-    Change, ClockView, Explanation, Filter, GrantView, HostState, KnockView, LayerView, ModeView, Query, Reader,
-    ShedView, WhoAmI,
+    Change, ClockView, Explanation, Filter, GrantView, HostState, KnockView, LayerView, ModeView, Query, ShedView,
+    WhoAmI,
 };
 pub use worker::{Setup, StartError, start};
 
-/// Commands that may wait for the worker. More than that and the host is too busy to answer in time.
+/// Commands that may wait for the worker. More than that and the host is too busy to answer in time. What closes, and
+/// what root asks for ([`Command::goes_first`]), waits in a queue of its own, as long as this one.
 const QUEUE: usize = 1024;
 /// Changed grants or lines of the journal that a slow watcher may lag behind.
 pub const WATCH_BACKLOG: usize = 1024;
@@ -62,6 +71,10 @@ struct Shared {
     clock: Clock,
     challenger: RwLock<Challenger>,
     rules: RwLock<Rules>,
+    /// Rules whose record waits for a disk that does not answer: nobody reads any more what these forbid.
+    coming: RwLock<Option<Rules>>,
+    /// Told of each change of the rules.
+    rules_changed: watch::Sender<()>,
     /// Until when messages may be fresh whose use may have been forgotten: nanoseconds of the boot clock.
     unsure_until: AtomicU64,
     tally: Tally,
@@ -75,6 +88,9 @@ struct Shared {
     /// Who opens it, where this process may not.
     keeper: Option<Keeper>,
     commands: mpsc::Sender<Command>,
+    /// For what does not wait behind other people's requests.
+    first: mpsc::Sender<Command>,
+    pulse: Pulse,
     changes: broadcast::Sender<Change>,
     /// Every line of the journal, once it is durable.
     lines: broadcast::Sender<Arc<Published>>,
@@ -110,6 +126,7 @@ pub struct BreakGlass {
 enum Command {
     Request {
         signers: Vec<Signer>,
+        basis: Basis,
         request: AccessRequest,
         /// Exactly what was signed.
         payload: String,
@@ -117,6 +134,7 @@ enum Command {
     },
     Approve {
         signer: Signer,
+        basis: Basis,
         id: Uuid,
         /// Exactly what was signed.
         payload: String,
@@ -140,6 +158,7 @@ enum Command {
     },
     Revoke {
         signer: Signer,
+        basis: Basis,
         request: RevokeRequest,
         answer: Answer<GrantView>,
     },
@@ -159,15 +178,16 @@ enum Command {
         filter: Filter,
         before: Option<u64>,
         limit: usize,
-        answer: oneshot::Sender<Vec<GrantView>>,
+        answer: Answer<Vec<GrantView>>,
     },
     Explain {
         query: Query,
         reader: Reader,
-        answer: oneshot::Sender<Explanation>,
+        answer: Answer<Explanation>,
     },
     Status {
-        answer: oneshot::Sender<HostState>,
+        reader: Reader,
+        answer: Answer<HostState>,
     },
     /// What would have been dropped.
     Observed {
@@ -186,10 +206,6 @@ enum Command {
     },
     /// Something happened to the clock, or to the machine.
     Clock,
-    /// Does the worker still answer?
-    Alive {
-        answer: oneshot::Sender<()>,
-    },
     /// Something unverified was counted for the first time since the last summary.
     Counted,
     Stop {
@@ -230,6 +246,25 @@ impl Shared {
     fn rules(&self) -> Rules {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// Rules that are read, and wait for their record.
+    fn coming(&self) -> Option<Rules> {
+        self.coming.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Nobody reads any more what these rules forbid, although the others are in force yet.
+    fn announce_rules(&self, rules: &Rules) {
+        *self.coming.write().unwrap_or_else(PoisonError::into_inner) = Some(rules.clone());
+        self.rules_changed.send_replace(());
+    }
+
+    /// Puts rules in force.
+    fn put_in_force(&self, rules: Rules) {
+        self.shares.track(&rules.policy);
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+        *self.coming.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.rules_changed.send_replace(());
+    }
 }
 
 impl Engine {
@@ -261,8 +296,8 @@ impl Engine {
     /// # Errors
     /// Every [`Reason`] but those of approval and revocation. Nothing is open then.
     pub async fn request(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
-        let (signers, request, payload, _place) = self.access_request(message).await?;
-        self.ask(|answer| Command::Request { signers, request, payload, answer }).await?
+        let (door::Signed { signers, basis }, request, payload, _place) = self.access_request(message).await?;
+        self.ask(|answer| Command::Request { signers, basis, request, payload, answer }).await?
     }
 
     /// Counts a signed approval of a request that waits; the last one opens it.
@@ -271,8 +306,10 @@ impl Engine {
     /// What can be wrong with a message, [`Reason::GrantNotFound`], [`Reason::NotPending`], [`Reason::SelfApproval`],
     /// [`Reason::PayloadDiffers`], and all that can refuse the request itself. Then the approval does not count.
     pub async fn approve(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
-        let (signer, id, payload, digest, _place) = self.approval(message).await?;
-        let answer = self.ask(|answer| Command::Approve { signer, id, payload, answer }).await?;
+        let (door::Signed { signers, basis }, id, payload, digest, _place) = self.approval(message).await?;
+        let unsigned = || Refusal::new(Reason::Unsigned, "nobody signed");
+        let signer = signers.into_iter().next().ok_or_else(unsigned)?;
+        let answer = self.ask(|answer| Command::Approve { signer, basis, id, payload, answer }).await?;
         answer.inspect_err(|refusal| {
             if is_final(refusal.reason) {
                 self.burn(digest);
@@ -295,8 +332,8 @@ impl Engine {
     /// What can be wrong with a message, [`Reason::GrantNotFound`], [`Reason::GrantEnded`], [`Reason::JournalFailed`],
     /// [`Reason::KernelFailed`].
     pub async fn revoke(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
-        let (signer, request, place) = self.revoke_request(message).await?;
-        let ended = self.ask(|answer| Command::Revoke { signer, request, answer }).await?;
+        let (signer, basis, request, place) = self.revoke_request(message).await?;
+        let ended = self.ask(|answer| Command::Revoke { signer, basis, request, answer }).await?;
         if ended.is_ok() {
             place.free();
         }
@@ -327,14 +364,14 @@ impl Engine {
     /// # Errors
     /// [`Reason::GrantNotFound`].
     pub async fn get(&self, reader: &Reader, id: Uuid) -> Result<GrantView, Refusal> {
-        let reader = reader.clone();
-        self.ask(|answer| Command::Get { reader, id, answer }).await?
+        let by = reader.clone();
+        self.ask_for(reader, |answer| Command::Get { reader: by, id, answer }).await
     }
 
     /// At most `limit` grants that the reader may see, the newest first, made before the record `before`.
     ///
     /// # Errors
-    /// [`Reason::Overloaded`].
+    /// [`Reason::Overloaded`], and as [`Engine::reread`].
     pub async fn list(
         &self,
         reader: &Reader,
@@ -342,8 +379,8 @@ impl Engine {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<GrantView>, Refusal> {
-        let reader = reader.clone();
-        self.ask(|answer| Command::List { reader, filter, before, limit, answer }).await
+        let by = reader.clone();
+        self.ask_for(reader, |answer| Command::List { reader: by, filter, before, limit, answer }).await
     }
 
     /// Every grant that changes or is about to end from now on, whoever it belongs to.
@@ -355,77 +392,53 @@ impl Engine {
     /// What the judge would say now, and what stands in the way.
     ///
     /// # Errors
-    /// [`Reason::Overloaded`].
+    /// [`Reason::Overloaded`], and as [`Engine::reread`].
     pub async fn explain(&self, reader: &Reader, query: Query) -> Result<Explanation, Refusal> {
-        let reader = reader.clone();
+        let by = reader.clone();
         // Only root may ask about somebody else.
-        let query = match &reader {
+        let query = match reader {
             Reader::Root => query,
-            Reader::Person { signer, .. } => Query { principal: signer.principal.clone(), ..query },
+            Reader::Person(person) => Query { principal: person.signer.principal.clone(), ..query },
         };
-        self.ask(|answer| Command::Explain { query, reader, answer }).await
+        self.ask_for(reader, |answer| Command::Explain { query, reader: by, answer }).await
     }
 
     /// How the host stands.
     ///
     /// # Errors
-    /// [`Reason::Overloaded`].
-    pub async fn status(&self) -> Result<HostState, Refusal> {
-        self.ask(|answer| Command::Status { answer }).await
+    /// [`Reason::Overloaded`], and as [`Engine::reread`].
+    pub async fn status(&self, reader: &Reader) -> Result<HostState, Refusal> {
+        let by = reader.clone();
+        self.ask_for(reader, |answer| Command::Status { reader: by, answer }).await
     }
 
-    /// Puts new rules in force and ends the grants that they no longer allow; says how many.
+    /// Puts new rules in force and ends the grants that they no longer allow; says how many. Waits for room in the queue, however
+    /// many requests come.
     ///
     /// # Errors
-    /// [`Reason::Overloaded`], [`Reason::JournalFailed`] or [`Reason::KernelFailed`]; with the first two the old rules stay.
+    /// [`Reason::JournalFailed`]: the old rules stay until the disk takes the record, and the worker tries that by itself; what the
+    /// new rules forbid is closed already. [`Reason::KernelFailed`]: the new rules are in force. [`Reason::Overloaded`]: the agent is
+    /// stopping.
     pub async fn reload(&self, rules: Rules) -> Result<usize, Refusal> {
-        self.ask(|answer| Command::Reload { rules, answer }).await?
+        let (answer, reply) = oneshot::channel();
+        let stopping = || Refusal::new(Reason::Overloaded, "the agent is stopping");
+        self.0.first.send(Command::Reload { rules, answer }).await.map_err(|_| stopping())?;
+        reply.await.map_err(|_| stopping())?
     }
 
-    /// Tells the worker what the network looks like now.
-    pub async fn network_changed(&self, state: LinkState) {
-        // It fails only when the worker has stopped: then nobody needs to know any more.
-        let _ = self.0.commands.send(Command::Network(state)).await;
-    }
-
-    /// Has the kernel limit how fast one source begins connections to these addresses of the API.
-    pub async fn limit_syns(&self, addresses: Vec<SocketAddr>, rate: SynRate) {
-        let _ = self.0.commands.send(Command::LimitSyns(addresses, rate)).await;
-    }
-
-    /// Notes that a part of the host works with restrictions, or no longer does.
-    pub async fn degraded(&self, part: &'static str, why: Option<String>) {
-        let _ = self.0.commands.send(Command::Degraded { part, why }).await;
-    }
-
-    /// Notes that the machine was restored from a snapshot, or is a copy: what is open is closed, and no challenge from before is
-    /// accepted. `secret` is 32 random bytes, drawn since.
-    ///
-    /// Blocks until the worker has room for it: not for a task.
-    pub fn restored(&self, secret: &[u8; 32]) {
-        // What is let in by the old one from here on is among what is ended.
-        self.renew_challenges(secret);
-        self.0.clock.note_restore();
-        self.clock_changed();
-    }
-
-    /// No challenge from before is accepted any more.
-    pub fn renew_challenges(&self, secret: &[u8; 32]) {
-        *self.0.challenger.write().unwrap_or_else(PoisonError::into_inner) = Challenger::new(secret);
-    }
-
-    /// Has the worker look at the clock at once. Blocks as [`Engine::restored`].
-    pub fn clock_changed(&self) {
-        // It fails only when the worker has stopped.
-        let _ = self.0.commands.blocking_send(Command::Clock);
-    }
-
-    /// Waits until the one writer answers.
+    /// Waits until the one writer has come round once more. It does so however many commands wait and however slow the disk is; a
+    /// writer that is stuck does not.
     ///
     /// # Errors
-    /// [`Reason::Overloaded`].
-    pub async fn alive(&self) -> Result<(), Refusal> {
-        self.ask(|answer| Command::Alive { answer }).await
+    /// The writer has ended.
+    pub async fn alive(&self) -> Result<(), pulse::Ended> {
+        self.0.pulse.beat().await
+    }
+
+    /// Wakes up whenever the rules have changed.
+    #[must_use]
+    pub fn rules_changed(&self) -> watch::Receiver<()> {
+        self.0.rules_changed.subscribe()
     }
 
     /// The rules in force.
@@ -469,6 +482,14 @@ impl Engine {
             return Err(busy("try again in a moment"));
         }
         reply.await.map_err(|_| busy("the agent is stopping"))
+    }
+
+    /// The same for somebody who reads, and may have lost the right to while the question waited.
+    async fn ask_for<T>(&self, reader: &Reader, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, Refusal> {
+        match self.ask(command).await? {
+            Ok(told) => Ok(told),
+            Err(refusal) => Err(self.lost(reader, refusal).await),
+        }
     }
 }
 

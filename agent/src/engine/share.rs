@@ -111,7 +111,7 @@ impl Engine {
     pub(super) fn place_of(&self, reader: &Reader, class: Class) -> Result<Option<Place>, Refusal> {
         match reader {
             Reader::Root => Ok(None),
-            Reader::Person { signer, .. } => self.begin(&signer.principal, class, 0).map(Some),
+            Reader::Person(person) => self.begin(&person.signer.principal, class, 0).map(Some),
         }
     }
 
@@ -124,6 +124,9 @@ impl Engine {
 
     /// Hands `command` to the worker, unless too many wait. What ends access, and root, finds room when nobody else does.
     pub(super) fn enqueue(&self, command: Command) -> bool {
+        if command.goes_first() {
+            return self.0.first.try_send(command).is_ok();
+        }
         let room = command.is_urgent() || self.0.commands.capacity() > RESERVED;
         room && self.0.commands.try_send(command).is_ok()
     }
@@ -138,9 +141,10 @@ impl Command {
                 | Self::Approve { .. }
                 | Self::Refuse { .. }
                 | Self::Observed { .. }
-                | Self::Get { reader: Reader::Person { .. }, .. }
-                | Self::List { reader: Reader::Person { .. }, .. }
-                | Self::Explain { reader: Reader::Person { .. }, .. }
+                | Self::Get { reader: Reader::Person(_), .. }
+                | Self::List { reader: Reader::Person(_), .. }
+                | Self::Explain { reader: Reader::Person(_), .. }
+                | Self::Status { reader: Reader::Person(_), .. }
         )
     }
 }

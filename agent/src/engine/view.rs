@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use postern_core::envelope::Signer;
 use postern_core::grant::{PortSpec, Source, Use};
 use postern_core::life::{Ending, Life, State, Step};
 use postern_core::mode::Mode;
@@ -13,55 +12,6 @@ use postern_core::time::Seconds;
 use postern_core::wall::ClockState;
 use postern_core::warn::Warning;
 use uuid::Uuid;
-
-/// Who reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reader {
-    /// Root on the Unix socket: sees everything.
-    Root,
-    /// Somebody who signed a read message.
-    Person {
-        /// As the trust file names them, and their key.
-        signer: Signer,
-        /// An admin sees everybody's grants, others their own.
-        sees_all: bool,
-        /// Reads the journal too.
-        audits: bool,
-        /// Whether they are an admin.
-        is_admin: bool,
-        /// The digest of the message that they showed.
-        message: [u8; 32],
-    },
-}
-
-impl Reader {
-    /// Whether this reader may read the journal.
-    #[must_use]
-    pub fn may_audit(&self) -> bool {
-        matches!(self, Self::Root | Self::Person { audits: true, .. })
-    }
-
-    /// Whether this reader is root or an admin.
-    #[must_use]
-    pub fn is_admin(&self) -> bool {
-        matches!(self, Self::Root | Self::Person { is_admin: true, .. })
-    }
-
-    /// Whether this reader may see what everybody did.
-    #[must_use]
-    pub fn sees_all(&self) -> bool {
-        matches!(self, Self::Root | Self::Person { sees_all: true, .. })
-    }
-
-    /// Whether this reader may see what belongs to `principal`.
-    #[must_use]
-    pub fn may_see(&self, owner: &str) -> bool {
-        match self {
-            Self::Root => true,
-            Self::Person { signer, sees_all, .. } => *sees_all || signer.principal == owner,
-        }
-    }
-}
 
 /// One request or grant as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]

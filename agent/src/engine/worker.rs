@@ -18,6 +18,7 @@ use postern_core::time::{BootNanos, Now};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
+use super::pulse::Beat;
 use super::{Answer, Change, Command, Engine, Published, Rules, Shared, view};
 use crate::config::Shed;
 use crate::enforcer::{Enforcer, ShedStatus};
@@ -59,6 +60,10 @@ pub(super) struct Worker {
     flight: Option<flight::Flight>,
     /// What waits until the disk has taken the batch before.
     backlog: VecDeque<Command>,
+    /// The same, for what waits behind nobody's requests.
+    first: VecDeque<Command>,
+    /// Rules whose record the disk did not take. They are the next to be put in force.
+    owed_rules: Option<Rules>,
     /// Who reads waits a moment for what is being written.
     readers: Vec<Command>,
     /// Records of what has taken effect, the next to be written: root's break-glass on a disk that took none.
@@ -131,35 +136,41 @@ impl Worker {
     /// Serves until it is told to stop.
     fn run(
         mut self,
-        mut commands: mpsc::Receiver<Command>,
+        Queues { mut first, mut commands, beat }: Queues,
         mut written: mpsc::UnboundedReceiver<Written>,
         runtime: &tokio::runtime::Runtime,
     ) {
         while !self.is_done() {
+            beat.turn();
             let wait = self.wait();
             let next = runtime.block_on(async {
                 tokio::select! {
                     biased;
                     Some(written) = written.recv() => Next::Written(Box::new(written)),
+                    () = beat.asked() => Next::Asked,
+                    Some(command) = first.recv() => Next::Command(Box::new(command)),
                     command = commands.recv() => command.map_or(Next::Nobody, |command| Next::Command(Box::new(command))),
                     () = tokio::time::sleep(wait) => Next::Due,
                 }
             });
-            let first = match next {
+            let one = match next {
                 Next::Nobody => return,
-                Next::Command(first) => Some(*first),
+                // Whoever asked sees the next turn.
+                Next::Asked => continue,
+                Next::Command(one) => Some(*one),
                 Next::Due => None,
                 Next::Written(written) => {
                     self.arrived(*written);
                     self.serve_readers();
-                    if self.backlog.is_empty() {
+                    if self.nobody_waits() {
                         continue;
                     }
                     None
                 }
             };
-            let rest = std::iter::from_fn(|| commands.try_recv().ok());
-            let batch: Vec<_> = first.into_iter().chain(rest.take(BATCH)).collect();
+            let closing = std::iter::from_fn(|| first.try_recv().ok()).take(BATCH);
+            let rest = std::iter::from_fn(|| commands.try_recv().ok()).take(BATCH);
+            let batch: Vec<_> = one.into_iter().chain(closing).chain(rest).collect();
             self.turn(batch);
         }
     }
@@ -179,6 +190,13 @@ impl Worker {
 
     fn shared(&self) -> &Shared {
         &self.engine.0
+    }
+
+    /// The rules under which the next record is made. In the ledger's order that are those of the newest `policy-loaded`, which may be
+    /// on its way to the disk.
+    fn next_rules(&self) -> Rules {
+        let ahead = self.flight.as_ref().and_then(|flight| flight.batch.reloaded());
+        ahead.unwrap_or_else(|| self.shared().rules())
     }
 
     /// Adds an event to the batch and to the ledger, which goes back if the batch cannot be made durable.
@@ -204,10 +222,14 @@ impl Worker {
         self.end_each(&barred, batch, now);
     }
 
-    /// Scheduled grants open once that is on record.
+    /// Scheduled grants open once that is on record, if the rules of that moment still allow it: a key may have come to its end since.
     fn open(&mut self, batch: &mut Batch, now: &Now) {
+        let rules = self.next_rules();
         for grant in self.ledger.due_to_open(now) {
-            self.push(batch, None, Event::Activated { grant }, now);
+            match self.ledger.get(&grant).and_then(|held| rules.forbid(held, now)) {
+                None => self.push(batch, None, Event::Activated { grant }, now),
+                Some(cause) => self.end(batch, grant, Ending::by_itself(now.wall, cause), None, now),
+            }
         }
     }
 
@@ -296,8 +318,26 @@ impl Worker {
     }
 }
 
+/// Where commands come from.
+struct Queues {
+    /// What closes, and what root asks for.
+    first: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Command>,
+    beat: Beat,
+}
+
+impl Batch {
+    /// The rules that it puts in force.
+    fn reloaded(&self) -> Option<Rules> {
+        let reloads = self.waiting.iter().rev();
+        reloads.filter_map(|one| if let Waiting::Reloaded(rules, ..) = one { Some(rules.clone()) } else { None }).next()
+    }
+}
+
 /// What the thread wakes up for.
 enum Next {
+    /// Somebody wants to see that the thread comes round.
+    Asked,
     Command(Box<Command>),
     Written(Box<Written>),
     Due,

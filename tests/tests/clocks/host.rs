@@ -208,7 +208,7 @@ impl Host {
     }
 
     pub fn status(&self) -> HostState {
-        self.runtime.block_on(self.engine().status()).expect("the status")
+        self.runtime.block_on(self.engine().status(&engine::Reader::Root)).expect("the status")
     }
 
     /// Has the engine look, as the kernel's news do, and waits until it has.

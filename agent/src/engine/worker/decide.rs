@@ -11,7 +11,7 @@ use postern_core::time::Now;
 use uuid::Uuid;
 
 use super::{Batch, Waiting, Worker, keep};
-use crate::engine::{Answer, Command, GrantView, Rules};
+use crate::engine::{Answer, Command, GrantView, Reader, Rules};
 use crate::links;
 
 impl Command {
@@ -37,8 +37,26 @@ impl Command {
             | Self::List { .. }
             | Self::Explain { .. }
             | Self::Status { .. }
-            | Self::Observed { .. }
-            | Self::Alive { .. } => false,
+            | Self::Observed { .. } => false,
+        }
+    }
+}
+
+impl Command {
+    /// Whether it waits behind nobody's requests: what closes, and what root on the host asks for.
+    pub(in crate::engine) fn goes_first(&self) -> bool {
+        match self {
+            Self::Revoke { .. }
+            | Self::Reload { .. }
+            | Self::BreakGlass { .. }
+            | Self::Enable { .. }
+            | Self::Confirm { .. }
+            | Self::RollBack { .. } => true,
+            Self::Get { reader, .. }
+            | Self::List { reader, .. }
+            | Self::Explain { reader, .. }
+            | Self::Status { reader, .. } => *reader == Reader::Root,
+            _ => false,
         }
     }
 }
@@ -65,21 +83,24 @@ impl Command {
 impl Worker {
     pub(super) fn decide(&mut self, command: Command, batch: &mut Batch, now: &Now) {
         match command {
-            Command::Request { signers, request, payload, answer } => {
+            Command::Request { signers, basis, request, payload, answer } => {
                 let Some(signer) = signers.first().cloned() else { return };
-                let decided = self.request(&signers, &request, payload, batch, now);
+                let counts = self.next_rules().check(&basis, now);
+                let decided = counts.and_then(|()| self.request(&signers, &request, payload, batch, now));
                 let seen = Some(Seen::from(&request.header));
                 let asked = Refused { signer, action: Action::Request, request: Some(request) };
                 self.answer_later(decided, asked, seen, answer, batch, now);
             }
-            Command::Approve { signer, id, payload, answer } => {
-                let decided = self.approve(&signer, id, &payload, batch, now);
+            Command::Approve { signer, basis, id, payload, answer } => {
+                let counts = self.next_rules().check(&basis, now);
+                let decided = counts.and_then(|()| self.approve(&signer, id, &payload, batch, now));
                 let request = self.ledger.get(&id).and_then(|held| Some(held.life.pending()?.request.clone()));
                 let asked = Refused { signer, action: Action::Approve, request };
                 self.answer_later(decided, asked, None, answer, batch, now);
             }
-            Command::Revoke { signer, request, answer } => {
-                let decided = self.revoke(&signer, &request, batch, now);
+            Command::Revoke { signer, basis, request, answer } => {
+                let counts = self.next_rules().check(&basis, now);
+                let decided = counts.and_then(|()| self.revoke(&signer, &request, batch, now));
                 let seen = Some(Seen::from(&request.header));
                 let asked = Refused { signer, action: Action::Revoke, request: None };
                 self.answer_later(decided, asked, seen, answer, batch, now);
@@ -109,6 +130,8 @@ impl Worker {
                 batch.waiting.push(Waiting::Recorded(refusal, answer));
             }
             Command::Reload { rules, answer } => {
+                // These are newer than what still waits for a disk.
+                self.owed_rules = None;
                 let ended = self.reload(&rules, batch, now);
                 self.load_policy(&rules, batch, now);
                 batch.waiting.push(Waiting::Reloaded(rules, ended, answer));
@@ -130,8 +153,7 @@ impl Worker {
             | Command::List { .. }
             | Command::Explain { .. }
             | Command::Status { .. }
-            | Command::Observed { .. }
-            | Command::Alive { .. } => {}
+            | Command::Observed { .. } => {}
         }
     }
 

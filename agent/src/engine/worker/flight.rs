@@ -11,12 +11,13 @@ use postern_core::keep::Kept;
 use postern_core::ledger::{Event, Ledger, Record};
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::{BootNanos, Now};
+use tokio::sync::oneshot;
 
 use super::setup::Found;
 use super::unwritten::{Gap, PEOPLE_WAIT};
-use super::{BATCH, Batch, Waiting, Worker, nanos, publish, refuse_all};
+use super::{BATCH, Batch, Waiting, Worker, keep, nanos, publish, refuse_all};
 use crate::engine::share::RESERVED;
-use crate::engine::{Command, QUEUE};
+use crate::engine::{Command, QUEUE, Rules};
 use crate::journal::writer::{self, Written};
 use crate::sessions::{self, Scope};
 
@@ -68,7 +69,7 @@ impl Worker {
         }
         if self.flight.is_some() {
             self.meanwhile(&now);
-        } else if !self.backlog.is_empty() || self.retry_due.is_none_or(|due| due <= now.boot) {
+        } else if !self.nobody_waits() || self.retry_due.is_none_or(|due| due <= now.boot) {
             self.decide_all(&now);
         }
         self.warn(&now);
@@ -89,7 +90,12 @@ impl Worker {
     /// Whether it was asked to stop and has nothing more to write, or no disk that would take it.
     pub(super) fn is_done(&self) -> bool {
         let waits = self.flight.as_ref().is_some_and(|flight| flight.age(self.shared().clock.boot()) < PEOPLE_WAIT);
-        self.stopping && self.backlog.is_empty() && !waits
+        self.stopping && self.nobody_waits() && !waits
+    }
+
+    /// Whether no command waits for its turn.
+    pub(super) fn nobody_waits(&self) -> bool {
+        self.first.is_empty() && self.backlog.is_empty()
     }
 
     /// What needs no record is done; the rest waits for its turn.
@@ -101,11 +107,33 @@ impl Worker {
             | Command::LimitSyns(..)
             | Command::Degraded { .. }
             | Command::Counted => self.note(command, now),
-            command if self.backlog.len() >= if command.is_urgent() { QUEUE + RESERVED } else { QUEUE } => {
-                command.refuse(&Refusal::new(Reason::Overloaded, "try again in a moment"))
+            Command::Reload { rules, answer } => {
+                if self.flight.is_some() || self.retry_due.is_some() {
+                    self.close_ahead(&rules, now);
+                }
+                self.first.push_back(Command::Reload { rules, answer });
             }
-            command => self.backlog.push_back(command),
+            command => {
+                let most = if command.is_urgent() { QUEUE + RESERVED } else { QUEUE };
+                let queue = if command.goes_first() { &mut self.first } else { &mut self.backlog };
+                if queue.len() >= most {
+                    return command.refuse(&Refusal::new(Reason::Overloaded, "try again in a moment"));
+                }
+                queue.push_back(command);
+            }
         }
+    }
+
+    /// Closes what these rules forbid before they are on record, for the time that the disk takes. A start would close it too: it
+    /// reads the same files.
+    pub(super) fn close_ahead(&mut self, rules: &Rules, now: &Now) {
+        self.shared().announce_rules(rules);
+        self.barred.extend(keep::forbidden(rules, &self.ledger, now));
+        if let Some(flight) = &self.flight {
+            self.barred.extend(keep::forbidden(rules, &flight.after, now));
+        }
+        // What fails here is tried again with the batch.
+        let _ = self.bring_in_step(now);
     }
 
     /// Forgets the sessions whose own end has come. That needs no record.
@@ -121,13 +149,29 @@ impl Worker {
         self.keep_sessions(&mut batch, now);
         self.open(&mut batch, now);
         self.close_unused(&mut batch, now);
+        self.put_owed_rules_first();
         for _ in 0..BATCH {
-            let Some(command) = self.backlog.pop_front() else { break };
+            let Some(command) = self.first.pop_front().or_else(|| self.backlog.pop_front()) else { break };
+            let reloads = matches!(command, Command::Reload { .. });
             self.decide(command, &mut batch, now);
+            // Whoever comes after it is judged under its rules, once they are in force.
+            if reloads {
+                break;
+            }
         }
         self.sum_up(&mut batch, now);
         self.let_go(&mut batch, now);
         self.depart(before, batch, now);
+    }
+
+    /// Rules that the disk did not take come before everything else, unless newer ones wait.
+    fn put_owed_rules_first(&mut self) {
+        let Some(rules) = self.owed_rules.take() else { return };
+        if !self.first.iter().any(|command| matches!(command, Command::Reload { .. })) {
+            // Who asked was told that it failed.
+            let (answer, _) = oneshot::channel();
+            self.first.push_front(Command::Reload { rules, answer });
+        }
     }
 
     /// Sends a batch to the disk. Until it is durable the ledger is what it was before.
@@ -187,6 +231,11 @@ impl Worker {
                 scopes.extend_from_slice(&flight.batch.over);
             }
             self.end_sessions(&scopes, now);
+            if from.is_none()
+                && let Some(rules) = self.flight.as_ref().and_then(|flight| flight.batch.reloaded())
+            {
+                self.close_ahead(&rules, now);
+            }
         }
         if age >= SLOW {
             let why = format!(
@@ -208,6 +257,12 @@ impl Worker {
         match outcome {
             Ok(lines) => {
                 self.ledger = flight.after;
+                if let Some(rules) = flight.batch.reloaded() {
+                    // Before anybody sees the record.
+                    self.shared().put_in_force(rules);
+                    // An earlier try may have failed.
+                    self.degraded.remove("reload");
+                }
                 publish(&self.shared().lines, &self.ledger, &records, &lines);
                 self.owed.drain(..flight.owed);
                 let records = records.split_off(flight.owed);
@@ -228,15 +283,6 @@ impl Worker {
     fn settle(&mut self, mut batch: Batch, records: &[Record], now: &Now) {
         batch.over.extend(self.forget_over(now));
         self.clock_recorded(records, now);
-        let reloaded = batch
-            .waiting
-            .iter()
-            .rev()
-            .find_map(|w| if let Waiting::Reloaded(rules, ..) = w { Some(rules.clone()) } else { None });
-        if let Some(rules) = reloaded {
-            self.shared().shares.track(&rules.policy);
-            *self.shared().rules.write().unwrap_or_else(std::sync::PoisonError::into_inner) = rules;
-        }
         self.note_confirmed(records);
         self.look_for_use(records);
         let outcome = self.bring_in_step(now);

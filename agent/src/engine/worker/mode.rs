@@ -63,7 +63,7 @@ impl Worker {
             let detail = format!("a trial is between {MIN_TRIAL} and {MAX_TRIAL}");
             return Err(Refusal::new(reason, detail).at("confirm_within"));
         }
-        let policy = self.shared().rules().policy;
+        let policy = self.next_rules().policy;
         self.bootstrap(&policy, &BTreeSet::new(), batch, now);
         let until_boot = now.boot.plus_nanos(within.0.saturating_mul(1_000_000_000));
         let trial = Trial { until_boot, until: now.wall_at(until_boot), boot_id: now.boot_id };

@@ -28,7 +28,7 @@ impl Worker {
         batch: &mut Batch,
         now: &Now,
     ) -> Result<Uuid, Refusal> {
-        let Rules { policy, .. } = self.shared().rules();
+        let Rules { policy, .. } = self.next_rules();
         self.check_message(&request.header, now)?;
         let nobody = || Refusal::new(Reason::Unsigned, "nobody signed");
         let (requester, approvers) = signers.split_first().ok_or_else(nobody)?;
@@ -84,7 +84,7 @@ impl Worker {
         batch: &mut Batch,
         now: &Now,
     ) -> Result<Uuid, Refusal> {
-        let rules = self.shared().rules();
+        let rules = self.next_rules();
         let not_found = || Refusal::new(Reason::GrantNotFound, id).at("id");
         let held = self.ledger.get(&id).ok_or_else(not_found)?;
         let pending = match (held.state(), held.life.pending()) {
@@ -130,7 +130,7 @@ impl Worker {
         batch: &mut Batch,
         now: &Now,
     ) -> Result<Uuid, Refusal> {
-        let Rules { policy, .. } = self.shared().rules();
+        let Rules { policy, .. } = self.next_rules();
         self.check_message(&request.header, now)?;
         let not_found = || Refusal::new(Reason::GrantNotFound, request.grant_id).at("grant_id");
         let held = self.ledger.get(&request.grant_id).ok_or_else(not_found)?;
@@ -162,7 +162,7 @@ impl Worker {
     /// Root on the host asks: no signature, no policy but that the ports are ours and a day is the most.
     pub(super) fn break_glass(&mut self, wish: BreakGlass, batch: &mut Batch, now: &Now) -> Result<Uuid, Refusal> {
         let BreakGlass { id, ports, sources, duration, reason } = wish;
-        let Rules { policy, .. } = self.shared().rules();
+        let Rules { policy, .. } = self.next_rules();
         if let Some(port) = ports.iter().find(|port| policy.rule(**port).is_none()) {
             return Err(Refusal::new(Reason::PortNotProtected, port).at("ports"));
         }

@@ -11,35 +11,26 @@ use uuid::Uuid;
 use super::{Worker, mode};
 use crate::enforcer::{LayerState, LayerStatus, Loss, ShedStatus};
 use crate::engine::audit::latest_first;
-use crate::engine::{Command, Filter, GrantView, HostState, LayerView, Reader, ShedView, explain};
+use crate::engine::{Command, Explanation, Filter, GrantView, HostState, LayerView, Query, Reader, ShedView, explain};
 
 impl Worker {
     pub(super) fn serve(&mut self, command: Command) {
         // A caller who went away needs no answer.
         match command {
-            Command::Get { reader, id, answer } => drop(answer.send(self.get(&reader, &id))),
+            Command::Get { reader, id, answer } => {
+                drop(answer.send(self.shared().reread(&reader).and_then(|reader| self.get(&reader, &id))));
+            }
             Command::List { reader, filter, before, limit, answer } => {
-                drop(answer.send(self.list(&reader, &filter, before, limit)));
+                let reader = self.shared().reread(&reader);
+                drop(answer.send(reader.map(|reader| self.list(&reader, &filter, before, limit))));
             }
             Command::Explain { query, reader, answer } => {
-                let (shared, now) = (self.shared(), self.shared().now());
-                let seen = explain::Seen {
-                    policy: &shared.rules().policy,
-                    ledger: &self.ledger,
-                    grants: self.list(
-                        &reader,
-                        &Filter { include_ended: true, ..Filter::default() },
-                        None,
-                        explain::MOST_GRANTS,
-                    ),
-                    knocks: latest_first(shared.knocks.at(&query.ports), self.observed(&query.ports, &now)),
-                    now: &now,
-                    observes: self.ledger.standing().observes(&now),
-                };
-                drop(answer.send(explain::explain(&query, &reader, seen)));
+                let reader = self.shared().reread(&reader);
+                drop(answer.send(reader.map(|reader| self.explain(&query, &reader))));
             }
-            Command::Alive { answer } => drop(answer.send(())),
-            Command::Status { answer } => drop(answer.send(self.status())),
+            Command::Status { reader, answer } => {
+                drop(answer.send(self.shared().reread(&reader).map(|_| self.status())));
+            }
             Command::Observed { answer } => drop(answer.send(self.observed(&[], &self.shared().now()))),
             Command::Request { .. }
             | Command::Approve { .. }
@@ -57,6 +48,20 @@ impl Worker {
             | Command::Clock
             | Command::Stop { .. } => {}
         }
+    }
+
+    fn explain(&self, query: &Query, reader: &Reader) -> Explanation {
+        let (shared, now) = (self.shared(), self.shared().now());
+        let all = Filter { include_ended: true, ..Filter::default() };
+        let seen = explain::Seen {
+            policy: &shared.rules().policy,
+            ledger: &self.ledger,
+            grants: self.list(reader, &all, None, explain::MOST_GRANTS),
+            knocks: latest_first(shared.knocks.at(&query.ports), self.observed(&query.ports, &now)),
+            now: &now,
+            observes: self.ledger.standing().observes(&now),
+        };
+        explain::explain(query, reader, seen)
     }
 
     fn get(&self, reader: &Reader, id: &Uuid) -> Result<GrantView, Refusal> {

@@ -19,16 +19,19 @@ use postern_core::message::{Challenger, Identity, MAX_MESSAGE_LIFE};
 use postern_core::mode::{self, Mode};
 use postern_core::policy::Policy;
 use postern_core::time::{BootNanos, Now};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use uuid::Uuid;
 
 use super::mode::policy_loaded;
 use super::upkeep::Upkeep;
-use super::{Batch, Worker, keep, publish, thread};
+use super::{Batch, Queues, Worker, keep, publish, thread};
 use crate::clock::Clock;
 use crate::config::Shed;
 use crate::enforcer::{self, Enforcer, EnforcerError, LayerState};
-use crate::engine::{Engine, Published, QUEUE, Rules, Shared, Shares, Turns, WATCH_BACKLOG, door, knocks, tally};
+use crate::engine::pulse::Pulse;
+use crate::engine::{
+    Command, Engine, Published, QUEUE, Rules, Shared, Shares, Turns, WATCH_BACKLOG, door, knocks, pulse, tally,
+};
 use crate::journal::writer::{Writer, Written};
 use crate::journal::{Opened, SetAside, Unwritten};
 use crate::privilege::Confinement;
@@ -88,17 +91,17 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     let installed = keep::table(&rules.policy, &opened.ledger, &barred.keys().copied().collect(), file, &now);
     let mut enforcer = Enforcer::start(&settings, &installed)?;
     let tunnels = super::tunnels::Watch::new();
-    let confinement = confinement.with_loading(enforcer.has_to_load());
-    let kept = confinement.apply(|| enforcer.layers().iter().all(|layer| layer.state == LayerState::InForce));
-    degraded.extend(kept.first().map(|_| ("privileges", kept.join("; "))));
+    confine(confinement, &enforcer, &mut degraded);
     let knocks_reader = enforcer.take_knocks();
-    let (commands, received) = mpsc::channel(QUEUE);
+    let (commands, first, pulse, queues) = queues();
     let engine = Engine(Arc::new(Shared {
         identity: identity.into(),
         clock,
         challenger: RwLock::new(Challenger::new(&secret)),
         shares: Shares::new(rates, &rules.policy),
         rules: RwLock::new(rules),
+        coming: RwLock::new(None),
+        rules_changed: watch::channel(()).0,
         unsure_until: AtomicU64::new(unsure_until(&opened, &now).0),
         tally: tally::Tally::new(),
         repeats: door::Repeats::default(),
@@ -108,19 +111,23 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         config_file,
         keeper: settings.keeper.clone(),
         commands,
+        first,
+        pulse,
         changes: broadcast::channel(WATCH_BACKLOG).0,
         lines,
     }));
     let upkeep = Upkeep::start(engine.clone(), opened.journal.reader(), opened.lines).map_err(StartError::Thread)?;
     let terminals = terminals(engine.clone()).map_err(StartError::Thread)?;
     let (done, written) = mpsc::unbounded_channel();
-    let mut worker = Worker {
+    let worker = Worker {
         upkeep,
         engine: engine.clone(),
         journal: Some(opened.journal),
         writer: Writer::start(done).map_err(StartError::Thread)?,
         flight: None,
         backlog: VecDeque::new(),
+        first: VecDeque::new(),
+        owed_rules: None,
         readers: Vec::new(),
         owed: Vec::new(),
         gap: None,
@@ -149,10 +156,14 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         restores: super::clock::Restores::default(),
         retry_due: None,
     };
-    worker.note_found(&now);
-    worker.begin();
-    let thread = spawn(worker, received, written).map_err(StartError::Thread)?;
-    Ok((engine, thread, knocks_reader))
+    Ok((engine, spawn(worker, queues, written, &now).map_err(StartError::Thread)?, knocks_reader))
+}
+
+/// Gives up what is not needed once the layers are in force.
+fn confine(confinement: Confinement, enforcer: &Enforcer, degraded: &mut BTreeMap<&'static str, String>) {
+    let confinement = confinement.with_loading(enforcer.has_to_load());
+    let kept = confinement.apply(|| enforcer.layers().iter().all(|layer| layer.state == LayerState::InForce));
+    degraded.extend(kept.first().map(|_| ("privileges", kept.join("; "))));
 }
 
 /// Has it on record what closing meets, or that nothing is closed. Which mode may hold then.
@@ -276,14 +287,26 @@ pub(super) fn stale(now: &Now) -> BootNanos {
     now.boot.plus_nanos(MAX_MESSAGE_LIFE.0 * 1_000_000_000)
 }
 
+/// The ways into the worker, and their other ends.
+fn queues() -> (mpsc::Sender<Command>, mpsc::Sender<Command>, Pulse, Queues) {
+    let (commands, received) = mpsc::channel(QUEUE);
+    let (first, first_received) = mpsc::channel(QUEUE);
+    let (pulse, beat) = pulse::pulse();
+    (commands, first, pulse, Queues { first: first_received, commands: received, beat })
+}
+
+/// Has the worker write down what the start found, and run on a thread of its own.
 fn spawn(
-    worker: Worker,
-    received: mpsc::Receiver<super::Command>,
+    mut worker: Worker,
+    queues: Queues,
     written: mpsc::UnboundedReceiver<Written>,
+    now: &Now,
 ) -> std::io::Result<JoinHandle<()>> {
+    worker.note_found(now);
+    worker.begin();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let work = move || {
-        let run = AssertUnwindSafe(|| worker.run(received, written, &runtime));
+        let run = AssertUnwindSafe(|| worker.run(queues, written, &runtime));
         if catch_unwind(run).is_err() {
             // Without its one writer the agent is of no use: systemd starts it anew, and the kernel keeps the ports closed.
             std::process::abort();

@@ -17,7 +17,7 @@ use postern_core::time::Now;
 use super::flight::Flight;
 use super::setup::{self, Found};
 use super::{Batch, RETRY, Waiting, Worker, keep, nanos, refuse_all};
-use crate::engine::Command;
+use crate::engine::{Command, Rules};
 use crate::journal::{Opened, Unwritten};
 
 /// For so long root's break-glass waits for a disk that neither writes nor fails.
@@ -52,9 +52,18 @@ impl Worker {
         self.end_barred(batch, now);
     }
 
+    /// Has rules put in force as soon as the disk takes a record of it, unless newer ones wait. What they forbid is closed until then.
+    fn owe_rules(&mut self, rules: Rules, now: &Now) {
+        if self.owed_rules.is_none() && !self.first.iter().any(|command| matches!(command, Command::Reload { .. })) {
+            self.close_ahead(&rules, now);
+            self.owed_rules = Some(rules);
+        }
+    }
+
     /// A batch was not written: nothing of it happened.
     pub(super) fn failed(&mut self, flight: Flight, mut records: Vec<Record>, unwritten: Unwritten, now: &Now) {
         let records = records.split_off(flight.owed);
+        let reloaded = flight.batch.reloaded();
         self.restore(flight.before, flight.owed);
         self.found = flight.found.or(self.found.take());
         let since = records.first().map_or(now.wall, |record| record.time);
@@ -73,6 +82,9 @@ impl Worker {
                 tracing::error!(error = why, "the journal could not be written");
             }
             self.degraded.insert("journal", told);
+        }
+        if let Some(rules) = reloaded {
+            self.owe_rules(rules, now);
         }
         self.without_record(&why, since, 0);
         // What the clock ended is over, on record or not.
@@ -159,10 +171,18 @@ impl Worker {
         }
         let why = format!("the disk has not answered for {} s", age.as_secs());
         let refusal = Refusal::new(Reason::JournalFailed, &why);
-        for command in std::mem::take(&mut self.backlog) {
+        let waiting: Vec<_> = self.first.drain(..).chain(self.backlog.drain(..)).collect();
+        for command in waiting {
             match command {
                 command @ Command::BreakGlass { .. } => self.decide_for_root(command, &refusal, now),
-                command if age < PEOPLE_WAIT => self.backlog.push_back(command),
+                command if age < PEOPLE_WAIT => {
+                    let queue = if command.goes_first() { &mut self.first } else { &mut self.backlog };
+                    queue.push_back(command);
+                }
+                Command::Reload { rules, answer } => {
+                    self.owed_rules = Some(rules);
+                    let _ = answer.send(Err(refusal.clone()));
+                }
                 command => {
                     self.without_record(&why, now.wall, 1);
                     command.refuse(&refusal);
