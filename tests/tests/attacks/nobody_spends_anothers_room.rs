@@ -194,7 +194,7 @@ fn flood(postern: &Postern, count: usize, message: impl Fn() -> SignedMessage + 
         let tasks: Vec<_> = clients
             .iter()
             .flat_map(|client| (0..12).map(move |_| client))
-            .map(|client| (client, client.wait(async { tokio::spawn(work(client)) })))
+            .map(|client| (client, client.spawn(work(client))))
             .collect();
         for (client, task) in tasks {
             for code in client.wait(task).expect("a task") {
