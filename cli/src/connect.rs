@@ -172,6 +172,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Read as _, os::unix::process::CommandExt as _, process::Stdio};
+
     use super::*;
 
     #[test]
@@ -182,8 +184,10 @@ mod tests {
         }
         for (name, uid, is_own) in [("posternd", 0, true), ("posternd", 1000, false), ("ssh", 0, false)] {
             let mut command = std::process::Command::new("bash");
-            command.args(["-c", "read line; true"]).stdin(std::process::Stdio::piped());
-            let mut child = std::os::unix::process::CommandExt::arg0(&mut command, name).spawn().unwrap();
+            command.args(["-c", "echo; read line; true"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = command.arg0(name).spawn().unwrap();
+            // The kernel shows the arguments only once the new program runs.
+            child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
             assert_eq!(is_own_posternd(uid, Some(child.id().cast_signed())), is_own, "{name} {uid}");
             child.kill().unwrap();
             child.wait().unwrap();
