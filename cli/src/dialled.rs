@@ -100,11 +100,14 @@ impl Dialled {
     /// Remembers that the host with `key` was reached at `addresses`. A damaged file is replaced.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// When the file cannot be written and one of the addresses is new. Known ones only become the newest, which may fail.
     pub fn remember(&self, key: &str, addresses: &[IpAddr]) -> io::Result<()> {
-        if addresses.is_empty() {
-            return Ok(());
-        }
+        let known = self.of(key).unwrap_or_default();
+        let written = if addresses.is_empty() { Ok(()) } else { self.add(key, addresses) };
+        if addresses.iter().all(|address| known.contains(address)) { Ok(()) } else { written }
+    }
+
+    fn add(&self, key: &str, addresses: &[IpAddr]) -> io::Result<()> {
         let _lock = self.lock()?;
         // What cannot be read is known to nobody, so nothing is lost with it.
         let mut contents = self.read().unwrap_or_default();
@@ -301,7 +304,9 @@ mod tests {
         assert!(nowhere.remember("one", &[address(1)]).is_err());
         let directory = tempfile::tempdir().unwrap();
         let dialled = dialled(&directory);
+        dialled.remember("one", &[address(2)]).unwrap();
         let _held = dialled.lock().unwrap();
         assert!(dialled.remember("one", &[address(1)]).is_err(), "somebody else holds the lock for ever");
+        dialled.remember("one", &[address(2)]).unwrap();
     }
 }

@@ -178,6 +178,9 @@ fn a_person_who_says_no_signs_nothing_and_one_who_says_yes_is_not_asked_again() 
         assert_eq!(run.json()["grant"]["source"][0], prefix(ip(RELAY_SEEN[number])));
         // A person vouched for this way; from here on it is known for this key, and this key alone.
         assert_eq!(sources(&scene.asks(&REQUEST)), [prefix(ip(RELAY_SEEN[number]))]);
+        let forgotten = scene.laptop.run(&["forget", RELAY[number], "--json"]);
+        assert_eq!(forgotten.json()["forgotten"], true, "{}", forgotten.err);
+        assert_eq!(scene.asks(&REQUEST).code, Some(4), "the yes was taken back");
     }
 }
 
