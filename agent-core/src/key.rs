@@ -5,7 +5,7 @@
 //! bytes need no conversion. Raise [`LAYOUT_VERSION`] whenever a type here changes its meaning or its bytes.
 
 /// Version of everything in this module. The directory of pinned maps and links carries it.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// What the eBPF object carries, so that no agent is built around an object of another layout: the version, in words.
 pub const LAYOUT_MARK: [u8; 20] = {

@@ -32,6 +32,7 @@ pub mod message;
 #[cfg(feature = "user")]
 pub mod mode;
 pub mod packet;
+pub mod peer;
 #[cfg(feature = "user")]
 pub mod policy;
 pub mod rate;

@@ -80,6 +80,10 @@ pub enum Verdict {
     NoGrant,
     /// Entries cover the source, but each has ended: drop.
     Expired,
+    /// A listener's packet, without data, of which nothing shows where it goes ([`crate::peer`]): pass.
+    Handshake,
+    /// Nothing shows who the other side is: drop.
+    NoAddress,
 }
 
 /// Decides over `table` whether `source` may reach `port` (host byte order) of the host by `protocol`.
@@ -88,12 +92,24 @@ pub enum Verdict {
 /// can be. Any live entry suffices, so an expired narrow one never hides a live broad one.
 #[inline(always)]
 pub fn decide(table: &impl Table, protocol: u8, port: u16, source: Address) -> Verdict {
+    match gate(table, protocol, port) {
+        Some(verdict) => verdict,
+        None => covered(table, protocol, port, source),
+    }
+}
+
+/// The verdict that needs no address: the port or the packet is none of our business.
+#[inline(always)]
+pub(crate) fn gate(table: &impl Table, protocol: u8, port: u16) -> Option<Verdict> {
     if !table.is_protected(protocol, port) {
-        return Verdict::Unprotected;
+        return Some(Verdict::Unprotected);
     }
-    if let Some(exemption) = table.exemption() {
-        return Verdict::Exempt(exemption);
-    }
+    table.exemption().map(Verdict::Exempt)
+}
+
+/// The verdict of the entries that cover `source`.
+#[inline(always)]
+pub(crate) fn covered(table: &impl Table, protocol: u8, port: u16, source: Address) -> Verdict {
     let mut search = Search::new(source, protocol, port, |word| table.lengths(source.family, word));
     if search.goes_on() {
         table.search(&mut search);
@@ -207,6 +223,8 @@ counted! {
         SynRate = 11 "syn-rate",
         /// Passed: it would have been dropped, but the host only observes.
         Observed = 12 "observed",
+        /// Passed by the cut: a listener's packet, which carries no data, inside an encapsulation that hides where it goes.
+        HandshakeOut = 13 "handshake-out",
     }
 }
 
@@ -224,7 +242,8 @@ impl Fate {
             | Self::NotSure
             | Self::ResetOut
             | Self::Established
-            | Self::Observed => true,
+            | Self::Observed
+            | Self::HandshakeOut => true,
         }
     }
 }
@@ -244,6 +263,8 @@ impl Verdict {
             Self::OnlyEstablished => Some(Fate::OnlyEstablished),
             Self::NoGrant => Some(Fate::NoGrant),
             Self::Expired => Some(Fate::Expired),
+            Self::Handshake => Some(Fate::HandshakeOut),
+            Self::NoAddress => Some(Fate::Unreadable),
         }
     }
 }

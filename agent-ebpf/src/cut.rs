@@ -1,18 +1,23 @@
 //! The cut: `cgroup_skb`, both directions, on the root of cgroup v2.
 //!
-//! Owns the end of grants: it judges every packet to or from a socket that is bound to a protected port, established or not.
-//! It parses nothing: the port is the socket's, the address stands at a fixed place in the IP header.
+//! Owns the end of grants: it judges every packet to or from a socket that is bound to a protected port, established or not,
+//! and every packet of an MPTCP subflow whose connection is. The port is the socket's. So is the address of a connected
+//! socket; that of another stands at a fixed place in the IP header (docs/decisions/0045, 0046). It parses nothing more.
 
 use aya_ebpf::{
     EbpfContext,
     bindings::bpf_sock,
-    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_sk_fullsock},
+    helpers::{
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_sk_fullsock,
+        generated::bpf_skc_to_mptcp_sock,
+    },
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
 use postern_core::{
     key::{Address, TCP, UDP},
-    verdict::{Exemption, Fate, Hook, Session, Verdict, decide, observed_at},
+    peer::{Header, Peer, decide_packet},
+    verdict::{Exemption, Fate, Hook, Session, Verdict, observed_at},
 };
 
 use crate::maps::{Maps, count, is_protected, refuse, used};
@@ -25,14 +30,22 @@ const LOOPBACK: u32 = 1;
 const MPTCP: u32 = 262;
 const ETHERTYPE_IPV4: u32 = 0x0800;
 const ETHERTYPE_IPV6: u32 = 0x86dd;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
 /// The RST bit in the fourteenth byte of a TCP header (RFC 9293).
 const TCP_FLAGS: usize = 13;
 const TCP_RST: u8 = 0x04;
+/// The checksum in a UDP header (RFC 768).
+const UDP_CHECKSUM: usize = 6;
+/// The fragment offset in the fourth word of an IPv4 header (RFC 791).
+const FRAGMENT_OFFSET: u16 = 0x1fff;
 // States of a socket (include/net/tcp_states.h), a bit for each.
 /// `ESTABLISHED`, `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`.
 const TCP_ESTABLISHED_STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 /// `ESTABLISHED`: a UDP socket that is connected.
 const UDP_CONNECTED_STATES: u32 = 1 << 1;
+/// Every state but `LISTEN`.
+const TCP_CONNECTED_STATES: u32 = !(1 << 10);
 
 // Constants that the loader sets before the verifier reads them, so that it prunes the branch not taken.
 
@@ -48,6 +61,10 @@ static SKC_NET_OFFSET: u64 = 0;
 /// Offset of `net_cookie` in `struct net`.
 #[unsafe(no_mangle)]
 static NET_COOKIE_OFFSET: u64 = 0;
+/// Offset of `skc_num` in `struct sock_common`, which `struct mptcp_sock` begins with. 0: the kernel has no MPTCP, or no
+/// `bpf_skc_to_mptcp_sock` (Linux 5.19).
+#[unsafe(no_mangle)]
+static SKC_NUM_OFFSET: u64 = 0;
 
 /// Judges packets to the host's sockets.
 #[cgroup_skb(ingress)]
@@ -68,15 +85,13 @@ fn cut(context: &SkBuffContext, inwards: bool) -> i32 {
     if socket.is_null() {
         return PASS;
     }
-    // SAFETY: not null; the verifier knows this field of it.
-    let port = unsafe { (*socket).src_port } as u16;
     let Some(protocol) = protocol(socket) else {
         return PASS;
     };
     // Asked here as well as in the decision, so that other ports do not pay for reading an address.
-    if !is_protected(protocol, port) {
+    let Some(port) = protected_port(socket, protocol) else {
         return PASS;
-    }
+    };
     let hook = if inwards { Hook::CutIngress } else { Hook::CutEgress };
     let fate = judge(context, socket, hook, protocol, port, inwards);
     count(hook, fate);
@@ -86,10 +101,9 @@ fn cut(context: &SkBuffContext, inwards: bool) -> i32 {
 #[inline(always)]
 fn judge(context: &SkBuffContext, socket: *mut bpf_sock, hook: Hook, protocol: u8, port: u16, inwards: bool) -> Fate {
     let maps = Maps(|| exemption(context, socket), || session(context, socket, protocol));
-    let Some(remote) = remote(context, inwards) else {
-        return if observed_at(&maps).is_some() { Fate::Observed } else { Fate::Unreadable };
-    };
-    let verdict = decide(&maps, protocol, port, remote);
+    let header = || header(context, socket, protocol, inwards);
+    let peer = Peer::of(inwards, protocol, header, || connected(socket, protocol));
+    let (verdict, address) = decide_packet(&maps, protocol, port, peer);
     if let Verdict::Granted { slot, now } = verdict {
         used(slot, now, u64::from(context.len()), inwards);
     }
@@ -102,7 +116,43 @@ fn judge(context: &SkBuffContext, socket: *mut bpf_sock, hook: Hook, protocol: u
     if !inwards && protocol == TCP && is_reset(context) {
         return Fate::ResetOut;
     }
-    refuse(&maps, hook, fate, protocol, port, remote)
+    match address {
+        Some(address) => refuse(&maps, hook, fate, protocol, port, address),
+        None if observed_at(&maps).is_some() => Fate::Observed,
+        None => fate,
+    }
+}
+
+/// The protected port that the socket's packets are for: its own, or that of the MPTCP connection that it is a subflow of.
+/// `None` where neither is protected.
+#[inline(always)]
+fn protected_port(socket: *mut bpf_sock, protocol: u8) -> Option<u16> {
+    if protocol == TCP
+        && let Some(port) = connection_port(socket)
+        && is_protected(TCP, port)
+    {
+        return Some(port);
+    }
+    // SAFETY: not null; the verifier knows this field of it.
+    let port = unsafe { (*socket).src_port } as u16;
+    is_protected(protocol, port).then_some(port)
+}
+
+/// The local port of the MPTCP connection that a subflow belongs to. A subflow may have another (`ip mptcp endpoint … port`).
+#[inline(always)]
+fn connection_port(socket: *mut bpf_sock) -> Option<u16> {
+    // SAFETY: a static of this program; volatile, because the loader sets it.
+    let offset = unsafe { (&raw const SKC_NUM_OFFSET).read_volatile() };
+    if offset == 0 {
+        return None;
+    }
+    // SAFETY: the socket is the context's and not null.
+    let connection = unsafe { bpf_skc_to_mptcp_sock(socket.cast()) };
+    if connection.is_null() {
+        return None;
+    }
+    // SAFETY: the helper survives any address, and this is a field of a live socket at the offset that the kernel's BTF names.
+    unsafe { bpf_probe_read_kernel::<u16>(connection.cast::<u8>().add(offset as usize).cast()) }.ok()
 }
 
 /// The socket's protocol; `None` for one that is neither TCP nor UDP. A mini socket is TCP.
@@ -177,28 +227,106 @@ fn netns_cookie(context: &SkBuffContext, socket: *mut bpf_sock) -> Option<u64> {
     }
 }
 
-/// The other side's address: the source of what comes in, the destination of what leaves.
+/// The remote address of a connected socket, an IPv4 address also where an IPv6 socket carries IPv4.
 #[inline(always)]
-fn remote(context: &SkBuffContext, inwards: bool) -> Option<Address> {
-    match ethertype(context) {
-        ETHERTYPE_IPV4 => context.load(if inwards { 12 } else { 16 }).ok().map(Address::v4),
-        ETHERTYPE_IPV6 => context.load(if inwards { 8 } else { 24 }).ok().map(Address::v6),
+fn connected(socket: *mut bpf_sock, protocol: u8) -> Option<Address> {
+    // SAFETY: not null; the verifier knows this field of it.
+    let state = unsafe { (*socket).state };
+    // The kernel leaves the address of a UDP socket's last peer where it was when the socket is no longer connected.
+    let connected = if protocol == TCP { TCP_CONNECTED_STATES } else { UDP_CONNECTED_STATES };
+    if connected >> (state & 31) & 1 == 0 {
+        return None;
+    }
+    // SAFETY: as above.
+    match unsafe { (*socket).family } {
+        AF_INET => v4(unsafe { (*socket).dst_ip4 }),
+        AF_INET6 => v6(socket),
         _ => None,
     }
 }
 
-/// Whether this is a TCP reset. Behind IPv6 extension headers it is not looked for.
 #[inline(always)]
-fn is_reset(context: &SkBuffContext) -> bool {
-    let Ok(first) = context.load::<u8>(0) else {
+fn v4(address: u32) -> Option<Address> {
+    if address == 0 { None } else { Some(Address::v4(address.to_ne_bytes())) }
+}
+
+#[inline(always)]
+fn v6(socket: *mut bpf_sock) -> Option<Address> {
+    macro_rules! word {
+        ($n:literal) => {
+            // SAFETY: not null; the verifier knows this field of it. Volatile keeps the compiler from joining reads into a
+            // width that the verifier does not allow.
+            unsafe { (&raw const (*socket).dst_ip6[$n]).read_volatile() }
+        };
+    }
+    let (first, second, third, fourth) = (word!(0), word!(1), word!(2), word!(3));
+    if first | second == 0 {
+        if third == 0xffff_u32.to_be() {
+            return v4(fourth);
+        }
+        if third | fourth == 0 {
+            return None;
+        }
+    }
+    let [a, b, c, d] = [first, second, third, fourth].map(u32::to_ne_bytes);
+    let bytes = [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]];
+    Some(Address::v6(bytes))
+}
+
+/// The header in front: the source of what comes in, the destination of what leaves.
+#[inline(always)]
+fn header(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8, inwards: bool) -> Header {
+    let address = match ethertype(context) {
+        ETHERTYPE_IPV4 => context.load(if inwards { 12 } else { 16 }).map(Address::v4),
+        ETHERTYPE_IPV6 => context.load(if inwards { 8 } else { 24 }).map(Address::v6),
+        _ => return Header::Unreadable,
+    };
+    match address {
+        Err(_) => Header::Unreadable,
+        Ok(_) if !inwards && !is_own(context, socket, protocol) => Header::Other,
+        Ok(address) => Header::Own(address),
+    }
+}
+
+/// Whether the header of a packet that leaves is the one that the socket's own protocol has put there.
+#[inline(always)]
+fn is_own(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> bool {
+    let Some(transport) = transport(context, protocol) else {
         return false;
     };
-    let header = match ethertype(context) {
-        ETHERTYPE_IPV4 => usize::from(first & 0x0f) * 4,
-        _ if context.load::<u8>(6) == Ok(TCP) => 40,
-        _ => return false,
+    if protocol == TCP {
+        return true;
+    }
+    // IPsec through NAT is a UDP datagram as well (RFC 3948), from a port of its own. Address translation changes the port of a
+    // socket's own datagram too; over IPv4 the checksum shows which of the two it is: Linux sends ESP without one.
+    // SAFETY: not null; the verifier knows this field of it.
+    let port = unsafe { (*socket).src_port } as u16;
+    if context.load::<[u8; 2]>(transport) == Ok(port.to_be_bytes()) {
+        return true;
+    }
+    ethertype(context) == ETHERTYPE_IPV4 && context.load::<[u8; 2]>(transport + UDP_CHECKSUM).is_ok_and(|sum| sum != [0; 2])
+}
+
+/// Where the header of `protocol` begins; `None` where another protocol's follows the IP header, IPv6 extension headers among
+/// them, or where this is not a packet's first fragment.
+#[inline(always)]
+fn transport(context: &SkBuffContext, protocol: u8) -> Option<usize> {
+    if ethertype(context) == ETHERTYPE_IPV6 {
+        return (context.load::<u8>(6) == Ok(protocol)).then_some(40);
+    }
+    let first = context.load::<u8>(0).ok()?;
+    let fragment = context.load::<[u8; 2]>(6).ok()?;
+    let whole = u16::from_be_bytes(fragment) & FRAGMENT_OFFSET == 0;
+    (whole && context.load::<u8>(9) == Ok(protocol)).then_some(usize::from(first & 0x0f) * 4)
+}
+
+/// Whether this is a TCP reset: one that the header in front says is TCP. Ciphertext is none, whatever its bytes are.
+#[inline(always)]
+fn is_reset(context: &SkBuffContext) -> bool {
+    let Some(transport) = transport(context, TCP) else {
+        return false;
     };
-    context.load::<u8>(header + TCP_FLAGS).is_ok_and(|flags| flags & TCP_RST != 0)
+    context.load::<u8>(transport + TCP_FLAGS).is_ok_and(|flags| flags & TCP_RST != 0)
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@
 use crate::netns::Netns;
 use crate::sys;
 use crate::wire::Wire;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 
 /// Hardware address of the server's `eth0`.
@@ -150,6 +150,14 @@ fn text(mac: [u8; 6]) -> String {
 /// Where the kernel refuses.
 pub fn defer_accept(listener: &TcpListener) {
     sys::defer_accept(listener.as_fd()).expect("TCP_DEFER_ACCEPT");
+}
+
+/// Has a connected UDP socket be unconnected again (`connect(2)` with `AF_UNSPEC`).
+///
+/// # Panics
+/// Where the kernel refuses.
+pub fn disconnect(socket: &UdpSocket) {
+    sys::disconnect(socket.as_fd()).expect("to disconnect");
 }
 
 /// The index of one of the namespace's interfaces.

@@ -70,6 +70,14 @@ pub fn defer_accept(listener: BorrowedFd<'_>) -> io::Result<()> {
     .map(drop)
 }
 
+/// Dissolves a datagram socket's connection.
+pub fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed and so open, and the address and its length describe one structure that outlives the call.
+    check(unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, length) }).map(drop)
+}
+
 /// The index of an interface in the calling thread's network namespace.
 pub fn interface_index(name: &str) -> io::Result<u32> {
     let name = CString::new(name)?;

@@ -1,7 +1,8 @@
 //! Offsets from the running kernel's type information (BTF).
 //!
-//! Owns reading /sys/kernel/btf/vmlinux as far as the programs need it: where a socket's network namespace and that one's cookie
-//! lie, and what shows that a UDP socket is a tunnel's. The format is in the kernel's Documentation/bpf/btf.rst.
+//! Owns reading /sys/kernel/btf/vmlinux as far as the programs need it: where a socket's network namespace, that one's cookie and
+//! a socket's local port lie, and what shows that a UDP socket is a tunnel's. The format is in the kernel's
+//! Documentation/bpf/btf.rst.
 
 use std::{fs, io};
 
@@ -12,6 +13,8 @@ pub struct Offsets {
     pub skc_net: u64,
     /// `net_cookie` in `struct net`.
     pub net_cookie: u64,
+    /// `skc_num` in `struct sock_common`, on a kernel with MPTCP. `struct mptcp_sock` begins with a `struct sock_common`.
+    pub skc_num: Option<u64>,
 }
 
 impl Offsets {
@@ -27,7 +30,10 @@ impl Offsets {
 
     fn parse(bytes: &[u8]) -> Option<Self> {
         let btf = Btf::new(bytes)?;
-        Some(Self { skc_net: btf.member("sock_common", "skc_net")?, net_cookie: btf.member("net", "net_cookie")? })
+        let common = btf.structure("sock_common")?;
+        let skc_num = btf.structure("mptcp_sock").and_then(|_| btf.member(common, "skc_num", NESTED));
+        let net_cookie = btf.member(btf.structure("net")?, "net_cookie", NESTED)?;
+        Some(Self { skc_net: btf.member(common, "skc_net", NESTED)?, net_cookie, skc_num })
     }
 }
 
@@ -58,11 +64,12 @@ impl SocketOffsets {
 
     fn parse(bytes: &[u8]) -> Option<Self> {
         let btf = Btf::new(bytes)?;
+        let (common, udp) = (btf.structure("sock_common")?, btf.structure("udp_sock")?);
         Some(Self {
-            family: btf.member("sock_common", "skc_family")?,
-            state: btf.member("sock_common", "skc_state")?,
-            encap_type: btf.member("udp_sock", "encap_type")?,
-            encap_rcv: btf.member("udp_sock", "encap_rcv")?,
+            family: btf.member(common, "skc_family", NESTED)?,
+            state: btf.member(common, "skc_state", NESTED)?,
+            encap_type: btf.member(udp, "encap_type", NESTED)?,
+            encap_rcv: btf.member(udp, "encap_rcv", NESTED)?,
         })
     }
 }
@@ -70,10 +77,15 @@ impl SocketOffsets {
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+/// How many nameless structures and unions may stand around a field.
+const NESTED: u32 = 4;
 
 struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
+    /// Where each type begins, by its number less one.
+    starts: Vec<usize>,
 }
 
 impl<'a> Btf<'a> {
@@ -84,30 +96,57 @@ impl<'a> Btf<'a> {
         }
         let body = bytes.get(word(bytes, 4)? as usize..)?;
         let section = |at| body.get(word(bytes, at)? as usize..)?.get(..word(bytes, at + 4)? as usize);
-        Some(Self { types: section(8)?, strings: section(16)? })
+        let (types, strings) = (section(8)?, section(16)?);
+        let (mut starts, mut at) = (Vec::new(), 0);
+        while at < types.len() {
+            starts.push(at);
+            let info = word(types, at + 4)?;
+            at += 12 + extra(kind(info), members(info))?;
+        }
+        Some(Self { types, strings, starts })
     }
 
-    /// The byte offset of a field that is no bit field.
-    fn member(&self, structure: &str, field: &str) -> Option<u64> {
-        let mut at = 0;
-        while at < self.types.len() {
-            let (name, info) = (word(self.types, at)?, word(self.types, at + 4)?);
-            let (kind, count, flagged) = (info >> 24 & 0x1f, (info & 0xffff) as usize, info >> 31 == 1);
-            if kind == KIND_STRUCT && self.is(name, structure) {
-                let mut members = (0..count).map(|n| at + 12 + n * 12);
-                let found = members.find(|&m| word(self.types, m).is_some_and(|name| self.is(name, field)))?;
-                let bits = word(self.types, found + 8)?;
-                return Some(u64::from(if flagged { bits & 0x00ff_ffff } else { bits } / 8));
+    /// Where the structure of this name begins.
+    fn structure(&self, name: &str) -> Option<usize> {
+        let is = |at: &usize| {
+            let (named, info) = (word(self.types, *at), word(self.types, *at + 4));
+            info.is_some_and(|info| kind(info) == KIND_STRUCT) && named.is_some_and(|named| self.is(named, name))
+        };
+        self.starts.iter().copied().find(is)
+    }
+
+    /// The byte offset of a field that is no bit field, in the structure or union that begins at `at`, or in a nameless one in
+    /// there, `deep` levels down.
+    fn member(&self, at: usize, field: &str, deep: u32) -> Option<u64> {
+        let info = word(self.types, at + 4)?;
+        let inside = |member: usize| {
+            let (name, kind) = (word(self.types, member)?, word(self.types, member + 4)?);
+            let bits = word(self.types, member + 8)?;
+            let offset = u64::from(if info >> 31 == 1 { bits & 0x00ff_ffff } else { bits } / 8);
+            if self.is(name, field) {
+                return Some(offset);
             }
-            at += 12 + extra(kind, count)?;
+            let nested = self.is(name, "").then(|| self.starts.get((kind as usize).checked_sub(1)?).copied())??;
+            Some(offset + self.member(nested, field, deep.checked_sub(1)?)?)
+        };
+        if !matches!(kind(info), KIND_STRUCT | KIND_UNION) {
+            return None;
         }
-        None
+        (0..members(info)).map(|n| at + 12 + n * 12).find_map(inside)
     }
 
     fn is(&self, offset: u32, name: &str) -> bool {
         let rest = self.strings.get(offset as usize..).and_then(|s| s.strip_prefix(name.as_bytes()));
         rest.is_some_and(|rest| rest.first() == Some(&0))
     }
+}
+
+const fn kind(info: u32) -> u32 {
+    info >> 24 & 0x1f
+}
+
+const fn members(info: u32) -> usize {
+    (info & 0xffff) as usize
 }
 
 /// Bytes behind the common twelve of a type; `None` for a kind that this code does not know, whose size it cannot tell.
@@ -135,11 +174,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_running_kernel_names_both_fields() {
+    fn the_running_kernel_names_the_fields() {
         let offsets = Offsets::of_running_kernel().unwrap();
         // Pointers and 64-bit numbers are aligned, and neither field is the first of its structure.
         assert!(offsets.skc_net > 0 && offsets.skc_net.is_multiple_of(8), "{offsets:?}");
         assert!(offsets.net_cookie > 0 && offsets.net_cookie.is_multiple_of(8), "{offsets:?}");
+        // The local port stands behind the remote one, both in nameless structures: two addresses, a hash, a port.
+        assert!(offsets.skc_num.is_none_or(|at| at == 14), "{offsets:?}");
     }
 
     #[test]

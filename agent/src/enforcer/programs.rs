@@ -56,12 +56,28 @@ pub enum CookieSource {
     KernelMemory,
 }
 
+/// What the programs make of the kernel that they run on.
+#[derive(Clone, Copy, Debug)]
+struct Variant {
+    cookie: CookieSource,
+    /// Whether subflows of MPTCP are judged by their connection.
+    subflows: bool,
+}
+
+impl Variant {
+    /// All of them, the best first.
+    fn all() -> impl Iterator<Item = Self> {
+        let sources = [CookieSource::Helper, CookieSource::KernelMemory];
+        [true, false].into_iter().flat_map(move |subflows| sources.map(|cookie| Self { cookie, subflows }))
+    }
+}
+
 /// The loaded programs and their maps.
 pub struct Programs {
     ebpf: Ebpf,
     /// Programs that the kernel does not take, and why.
     refused: Vec<(Hook, String)>,
-    cookie_source: CookieSource,
+    variant: Variant,
     protected: Array<MapData, u64>,
     /// `PROTECTED` as it was written last.
     protected_words: Vec<u64>,
@@ -86,24 +102,25 @@ impl Programs {
     /// # Errors
     /// No map could be made or filled.
     pub fn load(sizes: Sizes, table: &Table) -> Result<Self, EnforcerError> {
-        let first = Self::load_with_helper(sizes, table);
-        let refused = match &first {
-            Ok(programs) if programs.refused.is_empty() => return first,
-            Ok(programs) => programs.refused.len(),
-            Err(_) => Hook::ALL.len() + 1,
-        };
-        // Older kernels refuse the helper in cgroup_skb. Any other reason shows again at the second try. The maps of the first
-        // one go before those of the second are made.
-        let first = first.map(drop);
-        match (Self::load_without_helper(sizes, table), first) {
-            (Ok(second), _) if second.refused.len() < refused => Ok(second),
-            (_, Err(error)) => Err(error),
-            (_, Ok(())) => Self::load_with_helper(sizes, table),
+        // Older kernels refuse one or the other helper in cgroup_skb. Any other reason shows again at each try. The maps of one
+        // try go before those of the next are made.
+        let (mut best, mut first) = (None, None);
+        for variant in Variant::all() {
+            match Self::load_variant(sizes, table, variant) {
+                Ok(programs) if programs.refused.is_empty() => return Ok(programs),
+                Ok(programs) => {
+                    let refused = programs.refused.len();
+                    if best.is_none_or(|(least, _)| refused < least) {
+                        best = Some((refused, variant));
+                    }
+                }
+                Err(error) => _ = first.get_or_insert(error),
+            }
         }
-    }
-
-    fn load_with_helper(sizes: Sizes, table: &Table) -> Result<Self, EnforcerError> {
-        Self::with(load_object(sizes, cookie()?, None)?, CookieSource::Helper)?.filled(table)
+        match best {
+            Some((_, variant)) => Self::load_variant(sizes, table, variant),
+            None => Err(first.unwrap_or_else(|| missing("any variant"))),
+        }
     }
 
     /// As [`Self::load`], for kernels that refuse `bpf_get_netns_cookie` in `cgroup_skb`.
@@ -111,9 +128,18 @@ impl Programs {
     /// # Errors
     /// As [`Self::load`], and where the kernel has no BTF.
     pub fn load_without_helper(sizes: Sizes, table: &Table) -> Result<Self, EnforcerError> {
-        let offsets = Offsets::of_running_kernel()
-            .map_err(|e| EnforcerError::kernel("find the network namespace's cookie", &e, ADVICE_LOAD))?;
-        Self::with(load_object(sizes, cookie()?, Some(offsets))?, CookieSource::KernelMemory)?.filled(table)
+        Self::load_variant(sizes, table, Variant { cookie: CookieSource::KernelMemory, subflows: true })
+    }
+
+    fn load_variant(sizes: Sizes, table: &Table, variant: Variant) -> Result<Self, EnforcerError> {
+        let offsets = match (Offsets::of_running_kernel(), variant) {
+            (Ok(offsets), _) => offsets,
+            (Err(_), Variant { cookie: CookieSource::Helper, subflows: false }) => Offsets::default(),
+            (Err(error), _) => {
+                return Err(EnforcerError::kernel("find the fields of a socket", &error, ADVICE_LOAD));
+            }
+        };
+        Self::with(load_object(sizes, cookie()?, variant, offsets)?, variant)?.filled(table)
     }
 
     /// Has the kernel look again at the programs that it refused: it may have had no memory for them.
@@ -127,13 +153,13 @@ impl Programs {
         Ok(self)
     }
 
-    fn with(mut ebpf: Ebpf, cookie_source: CookieSource) -> Result<Self, EnforcerError> {
+    fn with(mut ebpf: Ebpf, variant: Variant) -> Result<Self, EnforcerError> {
         let load = |hook: &Hook| load_program(&mut ebpf, *hook).err().map(|why| (*hook, why));
         let refused = Hook::ALL.iter().filter_map(load).collect();
         let ring: RingBuf<MapData> = map(&mut ebpf, "EVENTS")?;
         Ok(Self {
             refused,
-            cookie_source,
+            variant,
             protected: map(&mut ebpf, "PROTECTED")?,
             protected_words: vec![0; PROTECTED_WORDS as usize],
             lengths: map(&mut ebpf, "LENGTHS")?,
@@ -155,7 +181,14 @@ impl Programs {
     /// How the cut learns a socket's network namespace on this kernel.
     #[must_use]
     pub fn cookie_source(&self) -> CookieSource {
-        self.cookie_source
+        self.variant.cookie
+    }
+
+    /// Whether the cut judges an MPTCP subflow by the connection that it belongs to. Without that it judges a subflow by the
+    /// subflow's own port alone. True also on a kernel without MPTCP. Minimum kernel: 5.19 (`bpf_skc_to_mptcp_sock`).
+    #[must_use]
+    pub fn judges_subflows(&self) -> bool {
+        self.variant.subflows
     }
 
     /// The reader of who was turned away; `None` once it was taken.
@@ -335,9 +368,9 @@ fn cookie() -> Result<u64, EnforcerError> {
     sys::netns_cookie().map_err(|e| EnforcerError::kernel("read the network namespace's cookie", &e, ADVICE_LOAD))
 }
 
-fn load_object(sizes: Sizes, cookie: u64, offsets: Option<Offsets>) -> Result<Ebpf, EnforcerError> {
-    let by_helper = u64::from(offsets.is_none());
-    let offsets = offsets.unwrap_or_default();
+fn load_object(sizes: Sizes, cookie: u64, variant: Variant, offsets: Offsets) -> Result<Ebpf, EnforcerError> {
+    let by_helper = u64::from(variant.cookie == CookieSource::Helper);
+    let skc_num = offsets.skc_num.filter(|_| variant.subflows).unwrap_or(0);
     let ebpf = EbpfLoader::new()
         .map_max_entries("GRANTS", sizes.grants.saturating_add(sizes.flows).max(1))
         .map_max_entries("FLOWS", sizes.flows.max(1))
@@ -346,6 +379,7 @@ fn load_object(sizes: Sizes, cookie: u64, offsets: Option<Offsets>) -> Result<Eb
         .override_global("COOKIE_BY_HELPER", &by_helper, true)
         .override_global("SKC_NET_OFFSET", &offsets.skc_net, true)
         .override_global("NET_COOKIE_OFFSET", &offsets.net_cookie, true)
+        .override_global("SKC_NUM_OFFSET", &skc_num, true)
         .load(OBJECT)
         .map_err(|e| EnforcerError::kernel("create the kernel's maps", &e, ADVICE_LOAD))?;
     Ok(ebpf)
