@@ -32,6 +32,19 @@ pub fn without_cookies() -> Option<String> {
     off.then(|| "net.ipv4.tcp_syncookies is 0: a flood of SYNs can keep people out of the API; set it to 1".to_owned())
 }
 
+/// Of the network namespace of the thread that reads it.
+const MPTCP: &str = "/proc/sys/net/mptcp/enabled";
+
+/// What to say where the kernel has MPTCP, and the cut cannot judge a subflow by its connection
+/// (`Enforcer::judges_subflows`).
+#[must_use]
+pub fn unjudged_subflows() -> Option<String> {
+    let on = fs::read_to_string(MPTCP).is_ok_and(|text| text.trim() == "1");
+    let why = "the kernel does not show which MPTCP connection a subflow belongs to: a subflow of an endpoint with a port of its own \
+               outlives its grant; set net.mptcp.enabled to 0, or use Linux 5.19 or newer";
+    on.then(|| why.to_owned())
+}
+
 /// The setting, held open: whoever is confined can still change it.
 pub struct Reserved {
     setting: File,

@@ -53,6 +53,16 @@ impl Service {
         Self::listening(socket, echo)
     }
 
+    /// As [`Service::tcp_chatter`], with MPTCP for those who want it.
+    ///
+    /// # Panics
+    /// Where the address cannot be had, or the kernel has no MPTCP.
+    #[must_use]
+    pub fn mptcp_chatter(namespace: &Netns, address: SocketAddr) -> Self {
+        let socket = namespace.run(|| bound(address, Type::STREAM, Protocol::MPTCP)).expect("a listening socket");
+        Self::listening(socket, chatter)
+    }
+
     /// As [`Service::tcp_echo`], on a socket that `tproxy` may give packets to.
     ///
     /// # Panics

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const PROGRAMS: [&str; 4] = ["ssh-keygen", "ip", "wg", "unshare"];
 
 /// Drivers that a distribution's early boot would load, and the devices under test.
-const MODULES: [&str; 22] = [
+const MODULES: [&str; 33] = [
     "virtio_pci",
     "virtio_blk",
     "veth",
@@ -39,6 +39,17 @@ const MODULES: [&str; 22] = [
     "fw_cfg",
     "vmgenid",
     "crc32c_generic",
+    "xfrm_user",
+    "xfrm_interface",
+    "esp4",
+    "esp6",
+    "sha512_generic",
+    "jitterentropy_rng",
+    "drbg",
+    "ctr",
+    "ghash_generic",
+    "gcm",
+    "seqiv",
 ];
 
 fn guest_root(kernel: &Kernel, folder: &Path) -> PathBuf {
@@ -135,6 +146,7 @@ macro_rules! scenarios {
 scenarios! {
     a_port_is_closed_granted_and_closed_again
     over_vlan_bond_wireguard_gre_ipip_and_sit
+    ipsec_ends_with_the_peers_grant
     time_asleep_counts
     steps_of_the_wall_clock_change_nothing_that_runs
     what_is_pinned_holds_and_is_adopted

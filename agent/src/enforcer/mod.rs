@@ -344,6 +344,13 @@ impl Enforcer {
         Hook::ALL.iter().any(|hook| self.programs.fd(*hook).is_err())
     }
 
+    /// Whether the cut judges an MPTCP subflow by the connection that it belongs to (Linux 5.19). True where there is no cut: that
+    /// is told by itself.
+    #[must_use]
+    pub fn judges_subflows(&self) -> bool {
+        self.programs.get().map_or(true, Programs::judges_subflows)
+    }
+
     /// Attaches a shed to the interface: native, else generic, else none with the reasons. Doing it again changes nothing.
     pub fn attach_shed(&mut self, ifindex: u32, name: &str) -> ShedStatus {
         match self.programs.fd(Hook::Shed) {

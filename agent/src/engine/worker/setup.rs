@@ -35,6 +35,7 @@ use crate::engine::{
 use crate::journal::writer::{Writer, Written};
 use crate::journal::{Opened, SetAside, Unwritten};
 use crate::privilege::Confinement;
+use crate::sysctl;
 use crate::terminals::Terminals;
 
 /// Everything a worker needs.
@@ -159,8 +160,11 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     Ok((engine, spawn(worker, queues, written, &now).map_err(StartError::Thread)?, knocks_reader))
 }
 
-/// Gives up what is not needed once the layers are in force.
+/// Gives up what is not needed once the layers are in force, and says what the programs cannot do on this kernel.
 fn confine(confinement: Confinement, enforcer: &Enforcer, degraded: &mut BTreeMap<&'static str, String>) {
+    if !enforcer.judges_subflows() {
+        degraded.extend(sysctl::unjudged_subflows().map(|why| ("mptcp", why)));
+    }
     let confinement = confinement.with_loading(enforcer.has_to_load());
     let kept = confinement.apply(|| enforcer.layers().iter().all(|layer| layer.state == LayerState::InForce));
     degraded.extend(kept.first().map(|_| ("privileges", kept.join("; "))));

@@ -8,6 +8,7 @@ mod again;
 mod asleep;
 mod clocks;
 mod first;
+mod ipsec;
 mod roads;
 mod stage;
 mod world;
@@ -21,6 +22,7 @@ type Scenario = (&'static str, fn(&mut Stage));
 const FIRST_BOOT: &[Scenario] = &[
     ("a_port_is_closed_granted_and_closed_again", first::closed_granted_and_closed_again),
     ("over_vlan_bond_wireguard_gre_ipip_and_sit", roads::every_device),
+    ("ipsec_ends_with_the_peers_grant", ipsec::ends_with_the_peers_grant),
     ("time_asleep_counts", asleep::time_asleep_counts),
     ("steps_of_the_wall_clock_change_nothing_that_runs", clocks::steps_of_the_wall_clock),
     ("what_is_pinned_holds_and_is_adopted", first::what_is_pinned_holds),

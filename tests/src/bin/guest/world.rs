@@ -6,7 +6,7 @@ use postern_proto::payload_type;
 use postern_proto::v1::{Grant, GrantState};
 use postern_tests::client::reason;
 use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER, STRANGER};
-use postern_tests::postern::{AUDIENCE, Options, Postern};
+use postern_tests::postern::{AUDIENCE, Options, Postern, port};
 use postern_tests::probe::{self, LONG_PATIENCE, Outcome};
 use postern_tests::request::{Access, REVOKE, seconds_from_now, uuid};
 use postern_tests::service::Service;
@@ -19,6 +19,8 @@ use std::path::PathBuf;
 pub const PORT: u16 = 22;
 /// Protected, with a stream of datagrams on it.
 pub const STREAM: u16 = 3389;
+/// Protected, with nothing on it.
+pub const SPARE: u16 = 4000;
 /// Not protected, with an echo on it.
 pub const OPEN: u16 = 2222;
 /// Two hosts, their services and posternd.
@@ -31,7 +33,9 @@ pub struct World {
 
 /// Where posternd keeps its state: on the disk that outlives the machine.
 pub fn options() -> Options {
-    Options { state: Some(PathBuf::from("/disk/state")), clock: "challenge".to_owned(), ..Options::default() }
+    let usual = Options::default();
+    let rules = port(SPARE, "any") + &usual.rules;
+    Options { state: Some(PathBuf::from("/disk/state")), clock: "challenge".to_owned(), rules, ..usual }
 }
 
 impl World {
