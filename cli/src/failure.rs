@@ -87,6 +87,12 @@ impl Failure {
         Self::new(Kind::Usage, message)
     }
 
+    /// Whether the read message of a stream has had its time: the client signs another and goes on.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        self.reason.as_deref() == Some("MESSAGE_EXPIRED")
+    }
+
     /// Says what to do about it.
     #[must_use]
     pub fn next(mut self, next: impl fmt::Display) -> Self {

@@ -1,7 +1,11 @@
 //! `postern audit`: the host's journal, the newest line first.
 
+use std::time::Duration;
+
 use jiff::{Timestamp, tz::TimeZone};
-use postern_proto::v1::{ListAuditRequest, ListAuditResponse, WatchAuditRequest, WatchAuditResponse};
+use postern_proto::v1::{AuditEntry, ListAuditRequest, ListAuditResponse, WatchAuditRequest, WatchAuditResponse};
+
+use tonic::Streaming;
 
 use super::{Env, Reading, unique};
 use crate::{
@@ -40,7 +44,7 @@ pub(super) async fn run(env: &Env, args: Audit) -> Result<()> {
     let at = Reading::open(env, host).await?;
     call.read.clone_from(&at.read);
     if follow {
-        return self::follow(env, &at, call, jsonl).await;
+        return self::follow(env, at, call, jsonl).await;
     }
     let usual = if jsonl { MOST_EXPORTED } else { USUAL_LINES };
     let found = fetch(&at, call, limit.unwrap_or(usual)).await?;
@@ -73,25 +77,62 @@ async fn fetch(at: &Reading, mut call: ListAuditRequest, limit: u32) -> Result<L
     }
 }
 
-/// Each line as it is written, until the host ends it or Ctrl-C.
-async fn follow(env: &Env, at: &Reading, call: ListAuditRequest, jsonl: bool) -> Result<()> {
-    let ListAuditRequest { read, principal, port, source, events, reason, grant_id, .. } = call;
-    let call = WatchAuditRequest { read, principal, port, source, events, reason, grant_id };
-    let mut client = at.host();
-    let mut stream = at.ask(client.watch_audit(call)).await?;
-    let address = &at.session.address;
+/// Each line as it is written, until the host ends it or Ctrl-C. When the read message has had its time, another is signed, and what
+/// was written meanwhile is fetched.
+async fn follow(env: &Env, mut at: Reading, mut call: ListAuditRequest, jsonl: bool) -> Result<()> {
+    let newest = ListAuditRequest { read: at.read.clone(), page_size: 1, ..ListAuditRequest::default() };
+    let newest = at.ask(at.host().list_audit(newest)).await?;
+    let mut last = newest.entries.first().map_or(0, |entry| entry.seq);
     loop {
-        match stream.message().await {
-            Ok(Some(WatchAuditResponse { entry: Some(entry) })) if jsonl => env.console.out(&entry.line)?,
-            Ok(Some(answer)) if env.console.json => env.console.out_json(&answer)?,
-            Ok(Some(WatchAuditResponse { entry: Some(entry) })) => env.console.out(view::audit_line(&entry))?,
-            Ok(Some(WatchAuditResponse { entry: None })) => {}
-            Ok(None) => {
-                let gone = Failure::new(Kind::Unreachable, "the host ended the watch");
-                return Err(gone.next("start it again; postern audit shows what was written meanwhile"));
-            }
-            Err(status) => return Err(Failure::from_status(&status, address)),
+        let mut stream = watch(&at, &call).await?;
+        // What was written before the stream began is not in it.
+        let missed = fetch(&at, call.clone(), MOST_PER_PAGE).await?;
+        let known = last;
+        for entry in missed.entries.into_iter().rev().filter(|entry| entry.seq > known) {
+            last = entry.seq;
+            line(env, entry, jsonl)?;
         }
+        loop {
+            match stream.message().await {
+                Ok(Some(WatchAuditResponse { entry: Some(entry) })) if entry.seq > last => {
+                    last = entry.seq;
+                    line(env, entry, jsonl)?;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    let gone = Failure::new(Kind::Unreachable, "the host ended the watch");
+                    return Err(gone.next("start it again; postern audit shows what was written meanwhile"));
+                }
+                Err(status) => {
+                    let failure = Failure::from_status(&status, &at.session.address);
+                    if !failure.is_expired() {
+                        return Err(failure);
+                    }
+                    break;
+                }
+            }
+        }
+        // A host that ends each stream at once is not asked more often than this.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        at.session.refresh_older_than(Duration::ZERO).await?;
+        at.read = env.read(&mut at.session, at.signer.as_ref()).await?;
+        call.read.clone_from(&at.read);
+    }
+}
+
+async fn watch(at: &Reading, call: &ListAuditRequest) -> Result<Streaming<WatchAuditResponse>> {
+    let ListAuditRequest { read, principal, port, source, events, reason, grant_id, .. } = call.clone();
+    let call = WatchAuditRequest { read, principal, port, source, events, reason, grant_id };
+    at.ask(at.host().watch_audit(call)).await
+}
+
+fn line(env: &Env, entry: AuditEntry, jsonl: bool) -> Result<()> {
+    if jsonl {
+        env.console.out(&entry.line)
+    } else if env.console.json {
+        env.console.out_json(&WatchAuditResponse { entry: Some(entry) })
+    } else {
+        env.console.out(view::audit_line(&entry))
     }
 }
 

@@ -48,6 +48,13 @@ pub(super) async fn until_settled(
                 return Ok(last);
             }
             Err(failure) if failure.kind == Kind::Unreachable => failure,
+            // The stream had begun, and its read message has had its time: another is signed.
+            Err(failure) if failure.is_expired() && away.is_none() => {
+                sleep(Duration::from_secs(1)).await;
+                // Until the next stream has begun: a host that refuses the new message too is not asked for ever.
+                away = Some(Instant::now());
+                continue;
+            }
             Err(failure) => return Err(signed_by(Some(signer))(failure).next(leave)),
         };
         if away.get_or_insert_with(Instant::now).elapsed() > PATIENCE {

@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postern_proto::v1::{EndWarning, GetGrantRequest, Grant, WatchGrantsRequest, WatchGrantsResponse};
+use postern_proto::v1::{
+    EndWarning, GetGrantRequest, GetGrantResponse, Grant, WatchGrantsRequest, WatchGrantsResponse,
+};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::Streaming;
 
@@ -25,6 +27,9 @@ use crate::{
 /// How long an ended grant stays on the screen.
 const SHOW_ENDED: Duration = Duration::from_secs(60);
 
+/// A host that ends each stream at once is not asked more often than this.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+
 /// The host may be away this long, for example restarting its agent, before the watch ends.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -39,7 +44,12 @@ pub(super) async fn run(env: &Env, args: Watch) -> Result<()> {
     loop {
         let watched = watch_once(env, &plan, signer.as_ref(), only.as_deref(), &mut screen, &mut away).await;
         let failure = match watched.map_err(signed_by(signer.as_ref())) {
-            Ok(()) => return screen.close(),
+            Ok(End::Over) => return screen.close(),
+            // The read message has had its time: the next round signs another.
+            Ok(End::Renew) => {
+                sleep(RENEW_EVERY).await;
+                continue;
+            }
             Err(failure) if failure.kind != Kind::Unreachable => return Err(failure),
             Err(failure) => failure,
         };
@@ -62,7 +72,7 @@ async fn watch_once(
     only: Option<&str>,
     screen: &mut Screen,
     away: &mut Option<Instant>,
-) -> Result<()> {
+) -> Result<End> {
     let mut session = plan.open(Reach::Any).await?;
     let read = env.read(&mut session, signer).await?;
     let address = session.address.clone();
@@ -71,16 +81,24 @@ async fn watch_once(
         let call = GetGrantRequest { read: read.clone(), id: id.to_owned() };
         first = limited(session.access().get_grant(call), &address).await?.grant;
     }
-    let call = WatchGrantsRequest { read };
+    let call = WatchGrantsRequest { read: read.clone() };
     let stream = timeout(CALL_LIMIT, session.access().watch_grants(call)).await;
     let late = |_| Failure::new(Kind::Unreachable, "the host does not answer");
     let stream = stream.map_err(late)?.map_err(|status| Failure::from_status(&status, &address))?.into_inner();
     *away = None;
-    screen.grants.clear();
     if let Some(grant) = first
         && screen.take(env, grant, only)?
     {
-        return Ok(());
+        return Ok(End::Over);
+    }
+    // The stream begins with what lives; what ended since the last one is asked for.
+    for id in screen.living() {
+        let call = GetGrantRequest { read: read.clone(), id: id.clone() };
+        match limited(session.access().get_grant(call), &address).await {
+            Ok(GetGrantResponse { grant: Some(grant), .. }) => drop(screen.take(env, grant, only)?),
+            // The host has forgotten it.
+            _ => drop(screen.grants.remove(&id)),
+        }
     }
     follow(env, stream, &address, only, screen).await
 }
@@ -91,7 +109,7 @@ async fn follow(
     address: &str,
     only: Option<&str>,
     screen: &mut Screen,
-) -> Result<()> {
+) -> Result<End> {
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -102,16 +120,27 @@ async fn follow(
                 }
                 Ok(Some(WatchGrantsResponse { grant: Some(grant), warning: None })) => {
                     if screen.take(env, grant, only)? {
-                        return Ok(());
+                        return Ok(End::Over);
                     }
                 }
                 Ok(Some(WatchGrantsResponse { grant: None, .. })) => {}
                 Ok(None) => return Err(Failure::new(Kind::Unreachable, "the host ended the watch")),
-                Err(status) => return Err(Failure::from_status(&status, address)),
+                Err(status) => {
+                    let failure = Failure::from_status(&status, address);
+                    return if failure.is_expired() { Ok(End::Renew) } else { Err(failure) };
+                }
             },
             _ = tick.tick(), if screen.live => screen.draw()?,
         }
     }
+}
+
+/// How a stream ended well.
+enum End {
+    /// The watched grant has ended.
+    Over,
+    /// The read message has had its time.
+    Renew,
 }
 
 /// A grant, and when we heard of it: its time left runs from there on our monotonic clock.
@@ -161,6 +190,12 @@ impl Screen {
         }
         self.grants.insert(grant.id.clone(), Heard { grant, at: Instant::now(), warning: Some(sentence) });
         self.draw()
+    }
+
+    /// The grants that lived when they were last heard of.
+    fn living(&self) -> Vec<String> {
+        let living = self.grants.iter().filter(|(_, heard)| view::lives(&heard.grant));
+        living.map(|(id, _)| id.clone()).collect()
     }
 
     fn line(env: &Env, grant: &Grant) -> Result<()> {
