@@ -3,6 +3,9 @@
 //! Owns these questions about policy and trust file together, and about the machine's user and its tunnels. None of them makes a configuration invalid.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use ipnet::IpNet;
 use postern_core::envelope::Role;
@@ -42,6 +45,24 @@ pub fn tunnels(policy: &Policy) -> Vec<String> {
         Ok(found) => found.iter().filter(|t| protected.contains(&t.port)).map(enforcer::Tunnel::sentence).collect(),
         Err(error) => vec![format!("whether kernel tunnels use protected UDP ports was not looked at: {error}")],
     }
+}
+
+/// Directories on the way to `paths` in which others than root may put something else in the place of what posternd takes for root's.
+#[must_use]
+pub fn above<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Vec<String> {
+    let folders: BTreeSet<&Path> = paths.into_iter().flat_map(|path| path.ancestors().skip(1)).collect();
+    let doubt = |folder: &Path| {
+        let found = fs::metadata(folder).ok()?;
+        // With the sticky bit nobody replaces what is another's.
+        let shared = found.mode() & 0o002 != 0 || (found.mode() & 0o020 != 0 && found.gid() != 0);
+        let why = match found.uid() {
+            0 if shared && found.mode() & 0o1000 == 0 => "others than root may write in it (chmod go-w)".to_owned(),
+            0 => return None,
+            user => format!("it belongs to user {user} (chown root)"),
+        };
+        Some(format!("what posternd reads below {} can be replaced by others: {why}", folder.display()))
+    };
+    folders.into_iter().filter_map(doubt).collect()
 }
 
 /// Everybody whom a role names.

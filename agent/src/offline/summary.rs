@@ -157,9 +157,19 @@ impl Summary {
             roles: policy.roles.iter().map(Held::of).collect(),
             signers: trust.entries().map(|entry| Signs::of(entry, policy)).collect(),
             tunnels: doubts::tunnels(policy),
-            warnings: doubts::of(policy, trust, now).into_iter().chain(doubts::user(&config.user)).collect(),
+            warnings: doubts::of(policy, trust, now)
+                .into_iter()
+                .chain(doubts::user(&config.user))
+                .chain(doubts::above(roots(path, config)))
+                .collect(),
         }
     }
+}
+
+/// What nobody but root may put something else in the place of.
+fn roots<'a>(path: &'a Path, config: &'a Config) -> impl Iterator<Item = &'a Path> {
+    let named = [path, &config.trust_file, &config.state_dir, &config.ssh_host_keys, &config.api.unix];
+    named.into_iter().chain(config.revoked_keys.as_deref())
 }
 
 fn texts<T: ToString>(items: &[T]) -> Vec<String> {

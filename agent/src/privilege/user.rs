@@ -223,6 +223,7 @@ fn numbers<const N: usize>(text: &str, name: &str) -> Option<[u32; N]> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 
     use super::*;
@@ -265,6 +266,14 @@ mod tests {
         assert_eq!(owner(&state.join("tls/key")), (12345, 23456));
         User::ROOT.own(&state).unwrap();
         assert_eq!(owner(&state.join("tls")), (0, 0));
+        // In a directory of another user's, where the kernel protects no file of root's from second names.
+        let directory = File::open(&state).unwrap().into();
+        fs::write(state.join("theirs"), "").unwrap();
+        chown(state.join("theirs"), Some(54321), None).unwrap();
+        let hand = HandOver { to: user, owner: 54321, roots_too: false };
+        hand.below(&directory, DEEPEST).unwrap_err();
+        assert_eq!(owner(&state.join("theirs")), (12345, 23456), "the one before hands its own over");
+        assert_eq!(owner(&state.join("tls/key")), (0, 0), "and nothing of root's");
     }
 
     #[test]

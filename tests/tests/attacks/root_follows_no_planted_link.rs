@@ -344,3 +344,26 @@ fn a_fifo_in_the_place_of_roots_own_files_holds_nobody_up() {
     chown(host.postern.config(), Some(65534), None).expect("an owner");
     assert_eq!(host.root(&["check-config"]).status.code(), Some(78));
 }
+
+#[test]
+fn check_config_names_a_directory_in_which_others_may_replace_roots_files() {
+    let host = Host::new();
+    let warned = || {
+        let output = host.root(&["check-config", "--json"]);
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        said["warnings"]
+            .as_array()
+            .expect("warnings")
+            .iter()
+            .any(|text| text.to_string().contains("replaced by others"))
+    };
+    let folder = host.postern.file("");
+    let permit = |mode| fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).expect("a mode");
+    assert!(!warned());
+    permit(0o733);
+    assert!(warned(), "everybody may write there");
+    permit(0o711);
+    chown(&folder, Some(65534), None).expect("an owner");
+    assert!(warned(), "it belongs to somebody else");
+    chown(&folder, Some(0), None).expect("an owner");
+}
