@@ -6,8 +6,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use postern_core::grant::{PortSpec, Protocol};
 use postern_core::mode::Mode;
-use postern_core::policy::Policy;
+use postern_core::policy::{Policy, PortRule};
 use postern_core::warn::DEFAULT_WARN_BEFORE;
 use toml::de::DeTable;
 
@@ -31,7 +32,7 @@ pub use audit::Audit;
 pub use clock::Clock;
 pub use journal::Journal;
 pub use limits::Limits;
-pub use owned::{check_and_read, open, read_owned, read_plain};
+pub use owned::{check_and_read, examine, open, read_owned, read_plain};
 pub use problem::Problem;
 pub use salvage::Closing;
 
@@ -62,6 +63,21 @@ impl ConfigError {
         match &self.why {
             Why::File(_) => &[],
             Why::Text(problems) => problems,
+        }
+    }
+
+    /// The first problem alone, in one line, with file and line.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        let path = self.path.display();
+        match &self.why {
+            Why::File(reason) => format!("{path}: {reason}"),
+            Why::Text(problems) => {
+                let first = problems.first().map(ToString::to_string).unwrap_or_default();
+                let more = problems.len().saturating_sub(1);
+                let more = if more > 0 { format!(" (and {more} more mistakes)") } else { String::new() };
+                format!("{path}:{first}{more}")
+            }
         }
     }
 }
@@ -176,6 +192,28 @@ impl Config {
         };
         let problems = report.into_problems();
         config.filter(|_| problems.is_empty()).ok_or(problems)
+    }
+
+    /// What can be known of the text of a configuration that is not valid, where nothing better is there: everything that can be read is
+    /// closed, and the default ports; nobody has a role; TCP only where the text says so.
+    #[must_use]
+    pub fn bare(text: &str) -> Self {
+        let closing = Closing::from_text(text);
+        let ports = closing.protected.iter().filter_map(|&(protocol, number)| {
+            Some(PortRule::new(PortSpec { number, protocol: Protocol::of_number(protocol)? }))
+        });
+        salvage::with_top(text, |top| {
+            let config = Self::read(top);
+            let says = |key| top.get("api").and_then(|api| api.section(keys::API)?.get(key)).is_some();
+            let own = |key, addresses: Vec<_>| if says(key) { addresses } else { Vec::new() };
+            let api = Api {
+                tcp: own("tcp", config.api.tcp.clone()),
+                plaintext: own("plaintext", config.api.plaintext.clone()),
+                ..config.api.clone()
+            };
+            let policy = Policy { roles: Vec::new(), ports: ports.collect(), ..config.policy.clone() };
+            Self { api, policy, ..config }
+        })
     }
 
     fn read(top: &Section<'_>) -> Self {

@@ -20,6 +20,7 @@ use crate::api::listen;
 use crate::config::{self, Config};
 use crate::enforcer::{self, DirState, PinDir, Pinned};
 use crate::privilege::{self, Confinement, User};
+use crate::standing::Copies;
 
 /// Names in one answer: the rest is asked for again, so that none is too long for the socket.
 const NAMES: usize = 1000;
@@ -31,6 +32,8 @@ pub struct Duty {
     pub pin_dir: PathBuf,
     /// The Unix socket that the API listens on.
     pub socket: PathBuf,
+    /// The configuration.
+    pub config: PathBuf,
     /// What a reload reads.
     pub files: Vec<PathBuf>,
 }
@@ -43,6 +46,7 @@ impl Duty {
         Self {
             pin_dir: config.pin_dir.clone(),
             socket: config.api.unix.clone(),
+            config: path.to_owned(),
             files: files.map(Path::to_owned).collect(),
         }
     }
@@ -59,6 +63,8 @@ pub fn step_down(path: &Path, config: &Config) -> Result<Option<Keeper>, String>
     }
     // Who is confined can make nothing above it. Where this fails, listening does, and says why.
     let _ = config.api.unix.parent().map(fs::create_dir_all);
+    // Where this fails, copying does, and says why.
+    let _ = Copies::of(path).prepare();
     let stay = |why: String| {
         let _ = User::ROOT.own(&config.state_dir);
         format!("posternd runs as root: {why}")
@@ -111,6 +117,7 @@ impl Serving {
             Question::IsPinned => (Answer::Known(enforcer::is_pinned_in(&self.duty.pin_dir)), None),
             Question::Listen => self.listen(),
             Question::Read(path) => handed(self.read(&path)),
+            Question::Copy => (self.copy(), None),
             Question::Heal if self.pins.is_none() => (self.open(), None),
             of_pins => match self.pins.as_mut().map(|pins| ask(pins, &of_pins, fd)) {
                 None => (without_pins(&of_pins), None),
@@ -158,6 +165,13 @@ impl Serving {
         }
         config::open(path).map(OwnedFd::from)
     }
+
+    fn copy(&self) -> Answer {
+        match Copies::of(&self.duty.config).update(&self.duty.config) {
+            Ok(()) => Answer::Done,
+            Err(why) => failed(&io::Error::other(why)),
+        }
+    }
 }
 
 /// What to say as long as the directory of pins could not be taken: nothing is pinned.
@@ -197,7 +211,7 @@ fn ask(pins: &mut PinDir, question: &Question, fd: Option<BorrowedFd<'_>>) -> io
             pins.remove(plain(name)?)?;
             Answer::Done
         }
-        Question::Open | Question::IsPinned | Question::Listen | Question::Read(_) => {
+        Question::Open | Question::IsPinned | Question::Listen | Question::Read(_) | Question::Copy => {
             return Err(io::ErrorKind::InvalidInput.into());
         }
     };

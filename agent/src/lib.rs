@@ -20,6 +20,7 @@ pub mod privilege;
 pub mod proof;
 pub mod run;
 pub mod sessions;
+pub mod standing;
 pub mod sysctl;
 pub mod terminals;
 pub mod wire;

@@ -20,6 +20,7 @@ use seccompiler::{
 use crate::api::listen;
 use crate::config::Config;
 use crate::keeper::{Duty, Keeper};
+use crate::standing::Copies;
 
 mod calls;
 mod user;
@@ -56,7 +57,10 @@ impl Confinement {
         let system = ["/proc", "/sys", "/run/systemd", "/run/utmp", "/etc/localtime", "/usr/share/zoneinfo"];
         Self {
             reads: reads.chain(system.map(PathBuf::from)).collect(),
-            writes: [config.state_dir.clone()].into_iter().chain(sockets(&config.api.unix)).collect(),
+            writes: [config.state_dir.clone(), Copies::of(path).path().to_owned()]
+                .into_iter()
+                .chain(sockets(&config.api.unix))
+                .collect(),
             pins: Some(above_the_mount(&config.pin_dir)),
             kept: [Cap::NET_ADMIN].into_iter().chain(low_port.then_some(Cap::NET_BIND_SERVICE)).collect(),
             besides: None,
@@ -67,8 +71,14 @@ impl Confinement {
     #[must_use]
     pub fn of_keeper(duty: &Duty) -> Self {
         Self {
-            reads: duty.files.iter().map(|file| folder(file)).chain([PathBuf::from("/proc")]).collect(),
-            writes: sockets(&duty.socket).collect(),
+            // Time zones: dates of keys may be local ones.
+            reads: duty
+                .files
+                .iter()
+                .map(|file| folder(file))
+                .chain(["/proc", "/etc/localtime", "/usr/share/zoneinfo"].map(PathBuf::from))
+                .collect(),
+            writes: sockets(&duty.socket).chain([Copies::of(&duty.config).path().to_owned()]).collect(),
             pins: Some(above_the_mount(&duty.pin_dir)),
             ..Self::default()
         }

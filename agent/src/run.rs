@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use postern_core::ledger::{Event, Ledger, Record};
+use postern_core::message::Identity;
 use postern_core::mode::{self, Enabling, Mode};
 use postern_core::policy::Policy;
 use postern_core::table::Table;
@@ -22,11 +23,12 @@ use crate::clock::{self, Clock, KernelLog};
 use crate::config::{self, Closing, Config};
 use crate::enforcer::{self, Closed, Enforcer, EnforcerError};
 use crate::engine::{self, Published, Rules, Setup};
-use crate::host::HostError;
+use crate::host::{HostError, StateLock};
 use crate::journal::{self, Journal, JournalError, Opened, SetAside};
 use crate::keeper::Keeper;
 use crate::privilege::Confinement;
 use crate::proof::HostKeys;
+use crate::standing::{self, Copies, Standing};
 use crate::sysctl::{self, Reserved};
 use crate::{guarded, host, journald, keeper, sessions};
 
@@ -89,7 +91,8 @@ pub(crate) fn rules(path: &Path, config: &Config, keeper: Option<&Keeper>) -> Re
 /// # Errors
 /// [`Failure`]; when the agent runs, or neither the journal nor the log takes the record, nothing is opened.
 pub fn unlock(path: &Path) -> Result<(), Failure> {
-    let config = Config::load(path).map_err(Failure::config)?;
+    // With a configuration that is not valid: where the last good one, or what can be read, says that state and pins are.
+    let config = standing::read(path, None, &Copies::of(path).last()).config;
     // Held until the end: no posternd that starts meanwhile puts back what is taken out.
     let pins = enforcer::hold_pins(&config.pin_dir).map_err(Failure::other)?;
     let now = Clock::new(config.clock.unsynchronised).map_err(Failure::other)?.now();
@@ -172,7 +175,7 @@ pub fn early(path: &Path) -> Result<(), Failure> {
             cgroup: config.cgroup.clone(),
             mode: config.policy().mode,
         },
-        Err(_) => Closing::salvage(path),
+        Err(_) => salvaged(path),
     };
     if closing.mode == Mode::Observe {
         println!("The configuration says mode = \"observe\": nothing is closed, and nothing was changed.");
@@ -199,6 +202,15 @@ pub fn early(path: &Path) -> Result<(), Failure> {
     loaded.map(drop).map_err(Failure::config)
 }
 
+/// What can be read of a configuration that is not valid, and what the last good one closed.
+fn salvaged(path: &Path) -> Closing {
+    let read = Closing::salvage(path);
+    let Some((config, _)) = Copies::of(path).last().config else { return read };
+    let (policy, protected) = (config.policy(), read.protected);
+    let protected = policy.protected().chain(protected).collect();
+    Closing { protected, pin_dir: config.pin_dir, cgroup: config.cgroup, mode: policy.mode }
+}
+
 /// Opens the journal. Whatever is wrong with it, `close` closes the ports first. A damaged one is then set aside, and a new one
 /// begun.
 fn open_journal(
@@ -218,8 +230,9 @@ fn open_journal(
     }
     tracing::error!(%error, "the journal cannot be used; every port is closed");
     let set_aside = match journal::set_aside(&config.state_dir, error, now) {
-        Err(error @ JournalError::Io { .. }) => return Ok(unwritable(config, &error)),
-        other => other.map_err(Failure::other)?,
+        // Also one that a newer posternd wrote: nothing is open by it, and root is served.
+        Err(error) => return Ok(unwritable(config, &error)),
+        Ok(set_aside) => set_aside,
     };
     tracing::error!(path = %set_aside.path, "the damaged journal was set aside; a new one begins");
     let opened = Journal::open(&config.state_dir, config.journal).map_err(Failure::other)?;
@@ -268,27 +281,37 @@ impl<W: Write> Write for Escaped<W> {
     }
 }
 
-/// A host without an identity serves nobody, but its ports are closed; unless Postern is in force already.
-fn without_state(error: &HostError, settings: &enforcer::Settings, empty: &Table) -> Failure {
-    if let HostError::Running(_) = error {
-        return Failure::other(error);
-    }
-    match Enforcer::close(settings, empty) {
-        Ok(_) => Failure::Other(format!(
-            "{error}. The protected ports are closed, and this host cannot let anybody in before its state directory can be \
-             written: make room or mount it writable, and start posternd again"
-        )),
-        Err(kernel) => Failure::Other(format!("{error}; and {kernel}")),
+/// Locks the state directory. Where it cannot be used at all, what is wrong with it.
+fn lock(config: &Config) -> Result<(Option<StateLock>, Option<String>), Failure> {
+    match host::lock(&config.state_dir) {
+        Ok(lock) => Ok((Some(lock), None)),
+        Err(error @ HostError::Running(_)) => Err(Failure::other(error)),
+        Err(error) => Ok((None, Some(error.to_string()))),
     }
 }
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// This host's identity: for this process alone where the state directory cannot be used, which is `wrong` then.
+fn identity(config: &Config, wrong: &mut Option<String>) -> Identity {
+    host::identity(&config.state_dir, config.names.clone(), &config.ssh_host_keys).unwrap_or_else(|error| {
+        wrong.get_or_insert(error.to_string());
+        host::passing(config.names.clone(), &config.ssh_host_keys)
+    })
+}
+
+fn no_state(error: &str) -> String {
+    format!(
+        "the state directory cannot be used: {error}. What cannot be recorded there is not granted, but for root's break-glass, and \
+         what this host is known by may end with this process: make room, mount it writable or put the path right, and start \
+         posternd again"
+    )
+}
+
+/// Runs the agent until SIGTERM or SIGINT. Files that cannot be used keep it from nothing (docs/decisions/0042).
 ///
 /// # Errors
 /// [`Failure`]; the ports stay as closed as they were.
 pub fn run(path: &Path) -> Result<(), Failure> {
-    let config = Config::load(path).map_err(Failure::config)?;
-    let rules = rules(path, &config, None)?;
+    let Standing { config, mut rules, is_bare, mut findings } = standing::read(path, None, &Copies::of(path).last());
     let mut settings = enforcer::Settings {
         pin_dir: config.pin_dir.clone(),
         keeper: None,
@@ -300,7 +323,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let clock = Clock::new(config.clock.unsynchronised).map_err(Failure::other)?;
     let observe_from = mode::observe_from(rules.policy.mode, &Enabling::None, clock.boot_id());
     let empty = Table { protected: rules.policy.protected().collect(), observe_from, ..Table::default() };
-    let _lock = host::lock(&config.state_dir).map_err(|error| without_state(&error, &settings, &empty))?;
+    let (_lock, mut unusable) = lock(&config)?;
     // What only root may read or open is that by now.
     let host_keys = HostKeys::read(&config.ssh_host_keys);
     let log = KernelLog::open().map_err(|why| clock.notices_no_restore(why)).ok();
@@ -309,13 +332,17 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let keeper = keeper.unwrap_or_default();
     settings.keeper.clone_from(&keeper);
     let (reserved, cookies) = (Reserved::open(&config.state_dir, clock.boot_id()), sysctl::without_cookies());
-    let identity = host::identity(&config.state_dir, config.names.clone(), &config.ssh_host_keys);
-    let identity = identity.map_err(|error| without_state(&error, &settings, &empty))?;
+    let identity = identity(&config, &mut unusable);
+    findings.push(("state directory", unusable.as_deref().map(no_state)));
     if let Some(offset) = clock::boot_clock_offset() {
         return Err(in_a_time_namespace(&rules.policy, &settings, &offset));
     }
     // Whatever became of the journal: the ports are closed first.
     let opened = open_journal(&config, clock.now().wall, || Enforcer::start(&settings, &empty).map(drop))?;
+    if is_bare {
+        standing::keep_closed(&mut rules, opened.ledger.protected());
+    }
+    findings.push(standing::way_in(&rules, clock.now().wall.as_second()));
     let mut secret = [0; 32];
     SystemRandom::new().fill(&mut secret).map_err(|_| Failure::Other("the kernel gave no random bytes".into()))?;
     let (lines, exported) = broadcast::channel(engine::WATCH_BACKLOG);
@@ -327,7 +354,19 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let (engine, worker, knocks) = engine::start(setup).map_err(Failure::other)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).max_blocking_threads(BLOCKING).enable_all().build();
-    let serving = Serving { path, config: &config, keeper, host_keys, log, exported, knocks, reserved, cookies };
+    let serving = Serving {
+        path,
+        config: &config,
+        is_bare,
+        findings,
+        keeper,
+        host_keys,
+        log,
+        exported,
+        knocks,
+        reserved,
+        cookies,
+    };
     let served = runtime.map_err(Failure::other)?.block_on(serving.serve(engine));
     if served.is_ok() {
         // It has written its last record by now. After a failure nobody has told it to stop.

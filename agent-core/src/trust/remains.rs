@@ -146,6 +146,12 @@ impl Trust {
         Self { revoked: revocations.revoked, ..self }
     }
 
+    /// This trust with the revocations of `other` in place of its own.
+    #[must_use]
+    pub fn revoking_as(self, other: &Self) -> Self {
+        Self { revoked: other.revoked.clone(), ..self }
+    }
+
     /// This trust with those revocations besides its own.
     #[must_use]
     pub fn also_revoking(mut self, revocations: Revocations) -> Self {

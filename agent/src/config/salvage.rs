@@ -55,7 +55,7 @@ impl Closing {
 }
 
 /// What `read` makes of what can be parsed.
-fn with_top<T>(text: &str, read: impl FnOnce(&Section<'_>) -> T) -> T {
+pub(super) fn with_top<T>(text: &str, read: impl FnOnce(&Section<'_>) -> T) -> T {
     let (table, report) = (DeTable::parse_recoverable(text).0, Report::of(text));
     read(&Section::new(table.get_ref(), 0..0, String::new(), keys::TOP, &report))
 }

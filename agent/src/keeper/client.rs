@@ -105,6 +105,14 @@ impl Keeper {
         }
     }
 
+    /// Has the last good copies brought up to date.
+    ///
+    /// # Errors
+    /// What could not be written, in words.
+    pub fn keep_copies(&self) -> Result<(), String> {
+        self.done(&Question::Copy, None).map_err(|error| error.to_string())
+    }
+
     pub(crate) fn open_pins(&self) -> Result<(), EnforcerError> {
         self.of_directory(&Question::Open)
     }

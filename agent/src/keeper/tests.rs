@@ -1,9 +1,12 @@
 //! What a keeper refuses: an agent that was taken over asks for what it should not have.
 
+use std::fs::File;
+
 use super::*;
 
 fn serving(directory: &Path) -> Serving {
     let duty = Duty {
+        config: directory.join("postern.toml"),
         // It lies on no bpf file system, so that it cannot be taken.
         pin_dir: directory.join("pins"),
         socket: directory.join("socket"),

@@ -44,6 +44,8 @@ pub(super) enum Question {
     Listen,
     /// A file that a reload reads, opened.
     Read(PathBuf),
+    /// Bring the last good copies up to date: the files are read anew.
+    Copy,
 }
 
 /// What the keeper answers.

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use postern_core::envelope::Role;
+use postern_core::grant::PortSpec;
 use postern_core::key::UDP;
 use postern_core::policy::{Policy, PortRule, RoleKind, RoleRule};
 use postern_core::time::Now;
@@ -74,6 +75,15 @@ fn principals(policy: &Policy) -> BTreeSet<&str> {
 pub(super) fn can_sign(trust: &Trust, principal: &str, purpose: Role, at: i64) -> bool {
     let usable = |entry: &Entry<'_>| !entry.is_revoked() && entry.check(at).is_ok();
     trust.entries().filter(usable).any(|e| e.names(principal) && e.purposes().any(|p| p == purpose))
+}
+
+/// The ports that nobody can request at `at`, in seconds since the Unix epoch.
+#[must_use]
+pub fn unaskable(policy: &Policy, trust: &Trust, at: i64) -> Vec<PortSpec> {
+    let askable = |rule: &&PortRule| {
+        holders(policy, &[RoleKind::Requester], rule).any(|name| can_sign(trust, name, Role::Request, at))
+    };
+    policy.ports.iter().filter(|rule| !askable(rule)).map(|rule| rule.port).collect()
 }
 
 fn port(rule: &PortRule, policy: &Policy, trust: &Trust, at: i64) -> Vec<String> {

@@ -2,6 +2,7 @@
 //!
 //! Owns the signals, reloads, and the threads that sleep in the kernel for news. It never decides anything.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,13 +17,14 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, watch};
 
-use super::{Failure, rules};
+use super::Failure;
 use crate::api::Doors;
 use crate::clock::KernelLog;
 use crate::config::Config;
 use crate::engine::{Engine, Published, Rules};
 use crate::keeper::Keeper;
 use crate::proof::HostKeys;
+use crate::standing::{self, Copies, Finding, Last, Standing};
 use crate::sysctl::Reserved;
 use crate::{api, clock, config, enforcer, journald, links, notify, privilege};
 
@@ -30,6 +32,10 @@ use crate::{api, clock, config, enforcer, journald, links, notify, privilege};
 pub(super) struct Serving<'a> {
     pub(super) path: &'a Path,
     pub(super) config: &'a Config,
+    /// Whether that is only what can be known.
+    pub(super) is_bare: bool,
+    /// What was wrong with the files.
+    pub(super) findings: Vec<Finding>,
     pub(super) keeper: Option<Keeper>,
     pub(super) host_keys: HostKeys,
     pub(super) log: Option<KernelLog>,
@@ -42,10 +48,12 @@ pub(super) struct Serving<'a> {
 impl Serving<'_> {
     /// Serves until SIGTERM or SIGINT.
     pub(super) async fn serve(self, engine: Engine) -> Result<(), Failure> {
-        let Self { path, config, keeper, host_keys, log, exported, knocks, reserved, cookies } = self;
+        let Self { path, config, is_bare, findings, keeper, host_keys, log, exported, knocks, reserved, cookies } =
+            self;
         // Before anybody can see that posternd runs: from here on SIGHUP reloads and no longer kills.
         let signals = Signals::new().map_err(Failure::other)?;
-        reserve(&reserved, &config.policy(), &engine).await;
+        tell(&engine, findings).await;
+        reserve(&reserved, &engine.rules().policy, &engine).await;
         let export = exported.map(|lines| journald::Export::start(lines, engine.clone()));
         let export = export.transpose().map_err(Failure::other)?;
         let watcher = tokio::spawn(links::follow(engine.clone()));
@@ -75,7 +83,18 @@ impl Serving<'_> {
         let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
         notify::ready();
         let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
-        let reloads = Reloads { path, keeper, engine: &engine, reserved: &reserved, api: &config.api, doors: &doors };
+        let running = RefCell::new(config.clone());
+        let reloads = Reloads {
+            path,
+            is_bare,
+            running,
+            keeper,
+            engine: &engine,
+            reserved: &reserved,
+            api: &config.api,
+            doors: &doors,
+        };
+        reloads.copy().await;
         tokio::select! {
             () = signals.obey(&reloads) => {}
             () = follow_all(&engine, doors.clone(), config, cookies.as_deref()) => {}
@@ -164,6 +183,10 @@ fn check_api(policy: &Policy, api: &config::Api, doors: &Doors) -> Result<(), Fa
 /// What a reload needs.
 struct Reloads<'a> {
     path: &'a Path,
+    /// Whether posternd was started without its configuration.
+    is_bare: bool,
+    /// The configuration that holds.
+    running: RefCell<Config>,
     keeper: Option<Keeper>,
     engine: &'a Engine,
     reserved: &'a io::Result<Reserved>,
@@ -172,14 +195,17 @@ struct Reloads<'a> {
 }
 
 impl Reloads<'_> {
-    /// A bad file changes nothing.
+    /// A file that cannot be used only takes away: what held before stays, less that.
     async fn reload(&self) {
-        let outcome = match self.read() {
-            Ok(rules) => {
-                reserve(self.reserved, &rules.policy, self.engine).await;
-                self.engine.reload(rules).await.map_err(|refusal| refusal.to_string())
-            }
-            Err(failure) => Err(failure.to_string()),
+        let (rules, mut findings) = self.read();
+        reserve(self.reserved, &rules.policy, self.engine).await;
+        findings.push(standing::way_in(&rules, self.engine.who_am_i().host_time.as_second()));
+        let now = self.engine.rules();
+        let outcome = if Arc::ptr_eq(&rules.policy, &now.policy) && rules.trust == now.trust {
+            // The older policy stays, and nothing was taken away.
+            Ok(0)
+        } else {
+            self.engine.reload(rules).await.map_err(|refusal| refusal.to_string())
         };
         match &outcome {
             Ok(ended) => tracing::info!(ended, "policy and trust reloaded"),
@@ -187,12 +213,50 @@ impl Reloads<'_> {
         }
         let why = outcome.err().map(|error| format!("the last reload failed, the older rules are in force: {error}"));
         self.engine.degraded("reload", why).await;
+        tell(self.engine, findings).await;
+        self.copy().await;
     }
 
-    fn read(&self) -> Result<Rules, Failure> {
-        let config = Config::load_through(self.keeper.as_ref(), self.path).map_err(Failure::config)?;
-        let rules = rules(self.path, &config, self.keeper.as_ref())?;
-        check_api(&rules.policy, self.api, &self.doors.borrow()).map(|()| rules)
+    fn read(&self) -> (Rules, Vec<Finding>) {
+        let now = self.engine.rules();
+        let last = Last::running(&self.running.borrow(), &now);
+        let Standing { config, rules, mut findings, .. } = standing::read(self.path, self.keeper.as_ref(), &last);
+        let refused = check_api(&rules.policy, self.api, &self.doors.borrow()).err();
+        let moved = self.is_bare && config.api != *self.api;
+        let moved = moved.then(|| {
+            "posternd was started without its configuration, and the API does not listen where that says: start posternd again \
+             (systemctl restart posternd)"
+                .to_owned()
+        });
+        findings.push(("start", moved));
+        let policy = if refused.is_some() { now.policy } else { Arc::clone(&rules.policy) };
+        if refused.is_none() {
+            self.running.replace(config);
+        }
+        findings.push((
+            "policy",
+            refused.map(|why| format!("the older policy is in force: {}: {why}", self.path.display())),
+        ));
+        (Rules { policy, ..rules }, findings)
+    }
+
+    /// Brings the last good copies up to date: by the keeper, else as root.
+    async fn copy(&self) {
+        let outcome = match &self.keeper {
+            Some(keeper) => keeper.keep_copies(),
+            None => Copies::of(self.path).update(self.path),
+        };
+        self.engine.degraded("last good copies", outcome.err()).await;
+    }
+}
+
+/// Says what is wrong with files, or that nothing is any more.
+async fn tell(engine: &Engine, findings: Vec<Finding>) {
+    for (part, why) in findings {
+        if let Some(why) = &why {
+            tracing::error!("{why}");
+        }
+        engine.degraded(part, why).await;
     }
 }
 

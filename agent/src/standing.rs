@@ -1,0 +1,248 @@
+//! What holds where a file cannot be used: what held before, less what the file takes away.
+//!
+//! Owns reading configuration, trust file and list of revoked keys so that a start and a reload always have an answer
+//! (docs/decisions/0042). It never decides about a request, and writes nothing: [`Copies`] does.
+
+mod copies;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use postern_core::mode::Mode;
+use postern_core::policy::PortRule;
+use postern_core::trust::{Entry, Remains, Revocations, Trust, TrustError};
+use ring::digest::{Context, SHA256};
+
+use crate::config::{Config, examine};
+use crate::engine::Rules;
+use crate::keeper::{self, Keeper};
+use crate::offline::doubts;
+
+pub use copies::Copies;
+
+/// What to do about each finding.
+const MEND: &str = "Mend it (posternd check-config names the mistakes) and reload posternd (systemctl reload posternd)";
+/// Names in one sentence; more are counted.
+const NAMED: usize = 20;
+
+/// A part of the host, and what is wrong with it, in words; `None`: nothing.
+pub type Finding = (&'static str, Option<String>);
+
+/// What a start or a reload goes by.
+pub struct Standing {
+    /// The configuration: the file's, or the one that held before, or as much as can be known.
+    pub config: Config,
+    /// Policy and trust.
+    pub rules: Rules,
+    /// Nobody knows which configuration was meant: it closes, and trusts nobody.
+    pub is_bare: bool,
+    /// One for each file.
+    pub findings: Vec<Finding>,
+}
+
+/// What held before, each with the words for it ("the last good copy, of …").
+#[derive(Default)]
+pub struct Last {
+    /// The configuration.
+    pub config: Option<(Config, String)>,
+    /// Whose signatures counted.
+    pub trust: Option<(Trust, String)>,
+    /// Whether the revocations in `trust` are known.
+    pub revoked: Option<String>,
+    /// What stands for all of it in a digest.
+    pub seal: Vec<u8>,
+}
+
+impl Last {
+    /// What is in force while posternd runs.
+    #[must_use]
+    pub fn running(config: &Config, rules: &Rules) -> Self {
+        let words = || "what was in force before".to_owned();
+        Self {
+            config: Some((config.clone(), words())),
+            trust: Some(((*rules.trust).clone(), words())),
+            revoked: Some(words()),
+            seal: rules.digest.as_bytes().to_vec(),
+        }
+    }
+}
+
+/// A file as it is.
+#[derive(Default)]
+struct Found {
+    bytes: Option<Vec<u8>>,
+    wrong: Option<String>,
+}
+
+impl Found {
+    fn at(path: &Path, open: &dyn Fn(&Path) -> std::io::Result<File>) -> Self {
+        let (bytes, wrong) = examine(open(path));
+        Self { bytes, wrong }
+    }
+}
+
+/// Reads the configuration at `path` and the files that it names; by way of a keeper, where that has to open them. Never fails: what
+/// cannot be used is replaced by `last`, and said.
+#[must_use]
+pub fn read(path: &Path, keeper: Option<&Keeper>, last: &Last) -> Standing {
+    let open = |path: &Path| keeper::open(keeper, path);
+    let (config, why, is_bare) = configuration(path, keeper, last);
+    let mut findings = vec![("configuration", why)];
+    let mut files = Context::new(&SHA256);
+    let mut seal = |found: &Found| {
+        let bytes = found.bytes.as_deref().unwrap_or_default();
+        files.update(&(bytes.len() as u64).to_be_bytes());
+        files.update(bytes);
+    };
+    seal(&Found::at(path, &open));
+    let trust = if is_bare {
+        Trust::default()
+    } else {
+        let signers = Found::at(&config.trust_file, &open);
+        let revoked = config.revoked_keys.as_deref().map(|path| (path, Found::at(path, &open)));
+        seal(&signers);
+        seal(revoked.as_ref().map_or(&Found::default(), |(_, found)| found));
+        let (trust, why) = signers_of(&config.trust_file, &signers, last);
+        findings.push(("trust file", why));
+        let (trust, why) = match &revoked {
+            None => (trust.revoking(Revocations::default()), None),
+            Some((path, found)) => revoke(trust, path, found, last),
+        };
+        findings.push(("revoked keys", why));
+        trust
+    };
+    if findings.iter().any(|(_, why)| why.is_some()) {
+        files.update(&last.seal);
+    }
+    let digest = files.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let rules = Rules { policy: Arc::new(config.policy()), trust: Arc::new(trust), digest: digest.into() };
+    Standing { config, rules, is_bare, findings }
+}
+
+/// Which configuration holds, what is wrong with the file, and whether it is only what can be known.
+fn configuration(path: &Path, keeper: Option<&Keeper>, last: &Last) -> (Config, Option<String>, bool) {
+    let error = match Config::load_through(keeper, path) {
+        // Whoever wants the defaults says something; a file that was cut to nothing would open ports that are closed.
+        Ok(_) if last.config.is_some() && says_nothing(path, keeper) => {
+            format!("{}: says nothing; for the defaults write mode = \"enforce\"", path.display())
+        }
+        Ok(config) => return (config, None, false),
+        Err(error) => error.brief(),
+    };
+    match &last.config {
+        Some((config, when)) => (config.clone(), Some(format!("{error}. In force is {when}. {MEND}")), false),
+        None => {
+            let (bytes, _) = examine(keeper::open(keeper, path));
+            let config = Config::bare(&String::from_utf8_lossy(&bytes.unwrap_or_default()));
+            let why = format!(
+                "{error}. No copy of a good one is held, so nobody is trusted; closed are the ports that can be read from it, the \
+                 default ones and those that were closed before. Root gets in by break-glass. {MEND}, then start it again"
+            );
+            (config, Some(why), true)
+        }
+    }
+}
+
+fn says_nothing(path: &Path, keeper: Option<&Keeper>) -> bool {
+    let bytes = examine(keeper::open(keeper, path)).0.unwrap_or_default();
+    let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+    String::from_utf8_lossy(&bytes).lines().all(is_blank)
+}
+
+/// Whose signatures count by the trust file, and what is wrong with that. Its revocations are those of `last`, or none where the file
+/// is good.
+fn signers_of(path: &Path, found: &Found, last: &Last) -> (Trust, Option<String>) {
+    let bytes = found.bytes.as_deref().unwrap_or_default();
+    let remains = Remains::of(bytes, Some(&TimeZone::system()));
+    let Some(wrong) = wrong(path, found, remains.errors()) else {
+        return (Trust::of(remains, Revocations::default()), None);
+    };
+    let Some((trust, when)) = &last.trust else {
+        return (
+            Trust::default(),
+            Some(format!("{wrong}. No copy of a good one is held, so nobody is trusted. {MEND}")),
+        );
+    };
+    if found.bytes.is_none() || is_noise(bytes, &remains, trust) {
+        let all = named(trust.entries());
+        return (trust.clone(), Some(format!("{wrong}. In force is {when}, with the keys of {all}. {MEND}")));
+    }
+    let gone = named(remains.missing(trust));
+    let gone =
+        if gone.is_empty() { gone } else { format!(" Not trusted any more, since it does not list them: {gone}.") };
+    let why = format!("{wrong}. In force is {when}, less what the file takes away; it adds nobody.{gone} {MEND}");
+    (trust.limited_by(&remains), Some(why))
+}
+
+/// Bytes that are no text, and in which not one key can be found, are no trust file from which somebody took lines away.
+fn is_noise(bytes: &[u8], remains: &Remains, before: &Trust) -> bool {
+    std::str::from_utf8(bytes).is_err() && remains.missing(before).count() == before.len()
+}
+
+/// `trust` with the revocations of the file, and what is wrong with that.
+fn revoke(trust: Trust, path: &Path, found: &Found, last: &Last) -> (Trust, Option<String>) {
+    let read = Revocations::of(found.bytes.as_deref().unwrap_or_default());
+    let Some(wrong) = wrong(path, found, read.error().map_or(&[], std::slice::from_ref)) else {
+        return (trust.revoking(read), None);
+    };
+    match (&last.revoked, &last.trust) {
+        (Some(when), Some((before, _))) => {
+            let why = format!("{wrong}. Revoked are the keys of {when}, and what can be read of the file. {MEND}");
+            (trust.revoking_as(before).also_revoking(read), Some(why))
+        }
+        _ => {
+            let why = format!(
+                "{wrong}. No copy of a good one is held, so any key may be revoked, and nobody is trusted. {MEND}"
+            );
+            (Trust::default(), Some(why))
+        }
+    }
+}
+
+/// What is wrong with a file: as a whole, else its first line that is.
+fn wrong(path: &Path, found: &Found, errors: &[TrustError]) -> Option<String> {
+    let more = match errors.len() {
+        0 | 1 => String::new(),
+        many => format!(" (and {} more lines)", many - 1),
+    };
+    let text = errors.first().map(|error| format!("{error}{more}"));
+    let why = found.wrong.clone().or(text)?;
+    Some(format!("{}: {why}", path.display()))
+}
+
+/// Principals and fingerprints.
+fn named<'a>(entries: impl Iterator<Item = Entry<'a>>) -> String {
+    let all: Vec<_> =
+        entries.map(|entry| format!("{} ({})", entry.principals().join(","), entry.fingerprint())).collect();
+    let more = all.len().saturating_sub(NAMED);
+    let shown = all.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}
+
+/// Says so where no signature can open any port; `at` is in seconds since the Unix epoch.
+#[must_use]
+pub fn way_in(rules: &Rules, at: i64) -> Finding {
+    let ports = doubts::unaskable(&rules.policy, &rules.trust, at);
+    let nobody = rules.policy.mode == Mode::Enforce && !ports.is_empty() && ports.len() == rules.policy.ports.len();
+    let ports = ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let why = format!(
+        "nobody can open {ports}: no requester whose role covers it has a key in the trust file that counts now. Root gets in by \
+         break-glass; posternd check-config has the details"
+    );
+    ("way in", nobody.then_some(why))
+}
+
+/// Keeps closed what the record says was closed, besides what `rules` close.
+pub fn keep_closed(rules: &mut Rules, before: &[postern_core::grant::PortSpec]) {
+    let mut policy = (*rules.policy).clone();
+    for port in before {
+        let protected: Vec<_> = policy.protected().collect();
+        if port.transports().any(|transport| !protected.contains(&transport)) {
+            policy.ports.retain(|rule| rule.port != *port);
+            policy.ports.push(PortRule::new(*port));
+        }
+    }
+    rules.policy = Arc::new(policy);
+}

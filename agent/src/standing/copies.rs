@@ -1,0 +1,178 @@
+//! The last good copies of the files that a start needs.
+//!
+//! Owns their directory, which belongs to root and which the agent's user can neither read nor write. It never decides what holds:
+//! `standing` does.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use postern_core::trust::{Remains, Revocations, Trust};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
+
+use super::{Found, Last, is_noise};
+use crate::config::{self, Config};
+
+/// Where they are for the configuration file of the package.
+const PLACE: &str = "/var/lib/postern.last-good";
+const CONFIG: &str = "/etc/postern/postern.toml";
+
+const CONFIGURATION: &str = "configuration";
+const SIGNERS: &str = "allowed_signers";
+const REVOKED: &str = "revoked_keys";
+/// A list of revoked keys that could not be read whole: what can be read of it counts besides the copy.
+const BROKEN: &str = "revoked_keys.broken";
+
+/// No file that is copied is longer.
+const MOST: u64 = 4 << 20;
+
+/// The directory of the copies.
+#[derive(Clone, Debug)]
+pub struct Copies(PathBuf);
+
+impl Copies {
+    /// Those that belong to the configuration file at `path`: known before anything is read. Beside it, but for the package's own.
+    #[must_use]
+    pub fn of(path: &Path) -> Self {
+        if path == Path::new(CONFIG) {
+            return Self(PLACE.into());
+        }
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".last-good");
+        Self(path.with_file_name(name))
+    }
+
+    /// Where they are.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes the directory, 0700, if it is missing.
+    ///
+    /// # Errors
+    /// It cannot be made, or is not root's alone.
+    pub fn prepare(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        self.directory().map(drop)
+    }
+
+    /// What they say.
+    #[must_use]
+    pub fn last(&self) -> Last {
+        let words = |at: Timestamp| format!("the last good copy, of {}", at.strftime("%Y-%m-%dT%H:%M:%SZ"));
+        let config = self
+            .read(CONFIGURATION)
+            .and_then(|(bytes, at)| Some((Config::parse(&String::from_utf8(bytes).ok()?).ok()?, words(at))));
+        let (signers, revoked, broken) = (self.read(SIGNERS), self.read(REVOKED), self.read(BROKEN));
+        let seal = [&signers, &revoked, &broken].into_iter().flatten().flat_map(|(bytes, _)| bytes.clone()).collect();
+        let revoked_at = revoked.as_ref().map(|(_, at)| words(*at));
+        let list =
+            |found: Option<(Vec<u8>, Timestamp)>| Revocations::of(&found.map(|(bytes, _)| bytes).unwrap_or_default());
+        let trust = signers.map(|(bytes, at)| {
+            let trust = Trust::of(Remains::of(&bytes, Some(&TimeZone::system())), list(revoked));
+            (trust.also_revoking(list(broken)), words(at))
+        });
+        Last { config, trust, revoked: revoked_at, seal }
+    }
+
+    /// Copies what is good of the files that hold, and takes out of the copies what a broken one takes away. As root.
+    ///
+    /// # Errors
+    /// What could not be written, in words.
+    pub fn update(&self, path: &Path) -> Result<(), String> {
+        self.prepare().and_then(|()| self.update_all(path)).map_err(|e| {
+            format!("{}: {e}: a start with a file that is broken then cannot go by what held last", self.0.display())
+        })
+    }
+
+    fn update_all(&self, path: &Path) -> io::Result<()> {
+        let open = |path: &Path| config::open(path);
+        let loaded = Config::load(path).ok();
+        if loaded.is_some()
+            && let Some(bytes) = Found::at(path, &open).bytes
+        {
+            self.write(CONFIGURATION, &bytes)?;
+        }
+        let Some(config) = loaded.or_else(|| self.last().config.map(|(config, _)| config)) else { return Ok(()) };
+        self.update_signers(&Found::at(&config.trust_file, &open))?;
+        match &config.revoked_keys {
+            Some(path) => self.update_revoked(&Found::at(path, &open)),
+            None => self.remove(REVOKED).and_then(|()| self.remove(BROKEN)),
+        }
+    }
+
+    fn update_signers(&self, found: &Found) -> io::Result<()> {
+        let Some(bytes) = &found.bytes else { return Ok(()) };
+        let zone = TimeZone::system();
+        let remains = Remains::of(bytes, Some(&zone));
+        if found.wrong.is_none() && remains.errors().is_empty() {
+            return self.write(SIGNERS, bytes);
+        }
+        let Some(good) = self.read(SIGNERS).and_then(|(bytes, _)| String::from_utf8(bytes).ok()) else { return Ok(()) };
+        let before = Trust::of(Remains::of(good.as_bytes(), Some(&zone)), Revocations::default());
+        if is_noise(bytes, &remains, &before) {
+            return Ok(());
+        }
+        self.write(SIGNERS, remains.keep(&good, Some(&zone)).as_bytes())
+    }
+
+    fn update_revoked(&self, found: &Found) -> io::Result<()> {
+        let Some(bytes) = &found.bytes else { return Ok(()) };
+        if found.wrong.is_none() && Revocations::of(bytes).error().is_none() {
+            return self.write(REVOKED, bytes).and_then(|()| self.remove(BROKEN));
+        }
+        self.write(BROKEN, bytes)
+    }
+
+    /// The directory, opened; only if it is root's alone.
+    fn directory(&self) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = File::from(openat(CWD, &self.0, flags, Mode::empty())?);
+        let found = directory.metadata()?;
+        if found.uid() != 0 || found.mode() & 0o022 != 0 {
+            return Err(io::Error::other("is not root's alone (chown root, chmod 0700)"));
+        }
+        Ok(directory)
+    }
+
+    /// A copy and when it was taken.
+    fn read(&self, name: &str) -> Option<(Vec<u8>, Timestamp)> {
+        let directory = self.directory().ok()?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(openat(directory, name, flags, Mode::empty()).ok()?);
+        let found = file.metadata().ok()?;
+        if !found.is_file() || found.uid() != 0 || found.mode() & 0o022 != 0 {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        file.take(MOST).read_to_end(&mut bytes).ok()?;
+        Some((bytes, Timestamp::from_second(found.mtime()).ok()?))
+    }
+
+    /// Whole or not at all, durably. The same again changes nothing, its time included.
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        if self.read(name).is_some_and(|(known, _)| known == bytes) {
+            return Ok(());
+        }
+        let directory = self.directory()?;
+        let fresh = format!("{name}.new");
+        let _ = unlinkat(&directory, &fresh, AtFlags::empty());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(openat(&directory, &fresh, flags, Mode::from_raw_mode(0o600))?);
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        renameat(&directory, &fresh, &directory, name)?;
+        directory.sync_all()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match unlinkat(self.directory()?, name, AtFlags::empty()) {
+            Err(error) if error != rustix::io::Errno::NOENT => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
