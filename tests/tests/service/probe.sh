@@ -37,6 +37,7 @@ show "start"                                          systemctl start posternd.s
 show "started: all else stays closed"                 refused eve 10.77.0.1 22
 show "the socket is for root and its group"           test "$(stat -c '%a %U %G' /run/postern)" = "750 root postern"
 show "the state is for its user"                      test "$(stat -c '%a %U' /var/lib/postern)" = "700 postern"
+show "the copies of root's files are root's"              test "$(stat -c '%a %U' /var/lib/postern.last-good/configuration)" = "600 root"
 warnings
 show "stop, then the explicit way to open"            eval 'systemctl stop posternd.service && posternd unlock'
 show "journald was told, loudly"                      eval 'journalctl --sync; journalctl -p crit -o json POSTERN_EVENT=unlocked | grep -q MESSAGE'
