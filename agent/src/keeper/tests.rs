@@ -1,7 +1,5 @@
 //! What a keeper refuses: an agent that was taken over asks for what it should not have.
 
-use std::fs::File;
-
 use super::*;
 
 fn serving(directory: &Path) -> Serving {
