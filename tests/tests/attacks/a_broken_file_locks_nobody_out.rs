@@ -166,6 +166,9 @@ fn every_fault_of_the_list_of_revoked_keys() {
     every_fault(Host::revoked, |_| Some(true), &[Spoilt::Empty, Spoilt::HalfWritten]);
 }
 
+/// Spoils one of a host's files.
+type Spoils = fn(&Host);
+
 #[test]
 fn without_a_copy_nobody_is_trusted_and_root_is_served() {
     let unknown = |host: &Host| {
@@ -174,8 +177,8 @@ fn without_a_copy_nobody_is_trusted_and_root_is_served() {
     };
     let bad_line = |host: &Host| host.write_trust(&host.alice(""), "carol@example.com oops ssh-ed25519 AAAA\n");
     let gone = |host: &Host| fs::remove_file(host.revoked()).expect("to remove it");
-    let cases: [(&str, &str, &dyn Fn(&Host)); 3] =
-        [("configuration", "oops", &unknown), ("trust file", "line 3", &bad_line), ("revoked keys", "revoked", &gone)];
+    let cases: [(&str, &str, Spoils); 3] =
+        [("configuration", "oops", unknown), ("trust file", "line 3", bad_line), ("revoked keys", "revoked", gone)];
     for (what, words, spoil) in cases {
         let mut host = Host::new();
         let files = [host.postern.config(), host.trust(), host.revoked()];
