@@ -37,13 +37,13 @@ impl v1::access_service_server::AccessService for Access {
     type WatchGrantsStream = Changes;
 
     async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Answer<v1::WhoAmIResponse> {
-        let address = peer(request.extensions())?.address();
+        let peer = peer(request.extensions())?;
         let Reached(local_address) = request.extensions().get().copied().unwrap_or(Reached(None));
         let v1::WhoAmIRequest { nonce } = request.into_inner();
-        let called = wire::Called { address, local_address };
+        let called = wire::Called { address: peer.address(), local_address };
         let answer =
             wire::who_am_i(self.engine.who_am_i(), called, self.statements.fingerprint(), self.proof.as_ref().as_ref());
-        let stated = self.statements.state(answer, &nonce).await;
+        let stated = self.statements.state(peer, answer, &nonce).await;
         stated.map(Response::new).map_err(|refusal| self.uncounted(refusal))
     }
 

@@ -1,9 +1,10 @@
 //! What the host states about one `WhoAmI` call, signed by its TLS key.
 //!
-//! Owns the text of the statement and how many are signed at once. It never signs what a peer chose: of the peer's bytes only the
+//! Owns the text of the statement, how many are signed at once, and whose turn it is. It never signs what a peer chose: of the peer's bytes only the
 //! nonce is in it, encoded, behind a mark that no other signature of this key begins with (docs/decisions/0040).
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -12,8 +13,9 @@ use postern_core::refusal::{Reason, Refusal};
 use postern_proto::v1::WhoAmIResponse;
 use postern_proto::{STATEMENT_MARK, STATEMENT_NONCE};
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::peer::{Peer, Source};
 use super::tls::TlsIdentity;
 
 /// Statements that are signed at the same time, on threads for blocking work. A signature by an RSA key takes milliseconds.
@@ -25,7 +27,53 @@ const WAIT: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(super) struct Statements {
     tls: Arc<TlsIdentity>,
-    turns: Arc<Semaphore>,
+    turns: Turns,
+}
+
+/// Whose call is signed next. A stranger may call as often as the connections allow, and a signature by a large RSA key takes
+/// milliseconds: so each source waits behind its own calls first, and has one place in the queue that all share. Root on the Unix
+/// socket waits for nobody else.
+#[derive(Clone)]
+struct Turns {
+    shared: Arc<Semaphore>,
+    root: Arc<Semaphore>,
+    sources: Arc<Mutex<HashMap<Source, Arc<Semaphore>>>>,
+}
+
+/// A turn; given back when dropped.
+#[derive(Debug)]
+struct Turn {
+    _own: OwnedSemaphorePermit,
+    _shared: Option<OwnedSemaphorePermit>,
+}
+
+impl Turns {
+    fn new() -> Self {
+        let one = || Arc::new(Semaphore::new(1));
+        Self { shared: Arc::new(Semaphore::new(AT_ONCE)), root: one(), sources: Arc::default() }
+    }
+
+    /// Waits for a turn of `peer`; none after [`WAIT`].
+    async fn take(&self, peer: Peer) -> Option<Turn> {
+        let take = async {
+            if peer.is_local_root() {
+                return Some(Turn { _own: Arc::clone(&self.root).acquire_owned().await.ok()?, _shared: None });
+            }
+            let own = self.of(peer.source()).acquire_owned().await.ok()?;
+            Some(Turn { _own: own, _shared: Some(Arc::clone(&self.shared).acquire_owned().await.ok()?) })
+        };
+        tokio::time::timeout(WAIT, take).await.ok()?
+    }
+
+    /// The queue of one source. There are as many as there are sources with a call.
+    fn of(&self, source: Source) -> Arc<Semaphore> {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if !sources.contains_key(&source) {
+            // A permit and a waiting call hold a queue.
+            sources.retain(|_, queue| Arc::strong_count(queue) > 1);
+        }
+        Arc::clone(sources.entry(source).or_insert_with(|| Arc::new(Semaphore::new(1))))
+    }
 }
 
 #[derive(Serialize)]
@@ -45,7 +93,7 @@ struct Statement<'a> {
 impl Statements {
     /// By this key.
     pub(super) fn new(tls: TlsIdentity) -> Self {
-        Self { tls: Arc::new(tls), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self { tls: Arc::new(tls), turns: Turns::new() }
     }
 
     /// `SHA256:…` of the TLS certificate.
@@ -53,11 +101,16 @@ impl Statements {
         &self.tls.fingerprint
     }
 
-    /// Adds the statement for a call with this nonce to its answer. Without a nonce there is none.
+    /// Adds the statement for a call of `peer` with this nonce to its answer. Without a nonce there is none.
     ///
     /// # Errors
     /// [`Reason::EnvelopeMalformed`] for a nonce of a wrong length, [`Reason::Overloaded`] where too many calls wait.
-    pub(super) async fn state(&self, answer: WhoAmIResponse, nonce: &[u8]) -> Result<WhoAmIResponse, Refusal> {
+    pub(super) async fn state(
+        &self,
+        peer: Peer,
+        answer: WhoAmIResponse,
+        nonce: &[u8],
+    ) -> Result<WhoAmIResponse, Refusal> {
         if nonce.is_empty() {
             return Ok(answer);
         }
@@ -67,8 +120,7 @@ impl Statements {
             return Err(Refusal::new(Reason::EnvelopeMalformed, detail).at("nonce"));
         }
         let busy = || Refusal::new(Reason::Overloaded, "try again in a moment");
-        let turn = tokio::time::timeout(WAIT, Arc::clone(&self.turns).acquire_owned()).await;
-        let turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
+        let turn = self.turns.take(peer).await.ok_or_else(busy)?;
         let statement = text(&answer, nonce).ok_or_else(busy)?;
         let tls = Arc::clone(&self.tls);
         let marked = [STATEMENT_MARK, statement.as_bytes()].concat();
@@ -102,4 +154,25 @@ fn text(answer: &WhoAmIResponse, nonce: &[u8]) -> Option<String> {
         tls_fingerprint,
     };
     serde_json::to_string(&statement).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_source_waits_behind_its_own_calls_and_root_waits_for_nobody() {
+        let turns = Turns::new();
+        let peer = |last: u8| Peer::remote([192, 0, 2, last].into());
+        let first = turns.take(peer(1)).await.expect("a turn");
+        assert!(turns.take(peer(1)).await.is_none(), "one source has one turn");
+        let second = turns.take(peer(2)).await.expect("a turn for another source");
+        assert!(turns.take(peer(3)).await.is_none(), "all turns are taken");
+        let root = turns.take(Peer::Local(0)).await.expect("root's own turn");
+        assert!(turns.take(Peer::Local(1000)).await.is_none(), "another local user is a source as others");
+        drop((first, second, root));
+        assert!(turns.take(peer(3)).await.is_some());
+        let sources = turns.sources.lock().unwrap().len();
+        assert!(sources <= 2, "queues that nobody waits in are gone: {sources}");
+    }
 }

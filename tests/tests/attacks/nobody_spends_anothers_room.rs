@@ -1,24 +1,29 @@
 //! One principal cannot spend the room of the others.
 //!
 //! Owns the attacks of one key that is trusted: floods of requests that are refused, of padded requests that are taken back, of waiting
-//! requests, of grants, of reads and of streams. The keys sign in this process, since ssh-keygen is too slow for a flood.
+//! requests, of grants, of reads and of streams. The keys sign in this process, since ssh-keygen is too slow for a flood. And one of
+//! somebody without a key: a flood of calls that the host has to sign an answer for.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use postern_cli::connect;
 use postern_proto::payload_type::{ACCESS_REQUEST, READ_REQUEST, REVOKE_REQUEST};
+use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::{
     BreakGlassRequest, ListAuditRequest, ListGrantsRequest, RequestAccessRequest, Signature, SignedMessage,
-    WatchGrantsRequest,
+    WatchGrantsRequest, WhoAmIRequest,
 };
 use postern_tests::client::{Client, reason};
-use postern_tests::net::{GRANTED, Net};
+use postern_tests::net::{GRANTED, Net, SERVER};
 use postern_tests::postern::{AUDIENCE, Options, Postern, port};
 use postern_tests::request::{self, APPROVE, Access, READ, REQUEST, REVOKE};
 use ring::digest::{SHA512, digest};
@@ -333,4 +338,55 @@ fn a_flood_of_reads_and_streams_keeps_nobody_else_from_reading() {
     watch(&host.bob).expect("bob's stream");
     let audit = || reader.wait(reader.host().list_audit(ListAuditRequest::default())).map(drop);
     audit().expect("root reads the journal");
+}
+
+/// A TLS key with which each signature takes milliseconds.
+fn with_slow_key(postern: &Postern) {
+    let tls = postern.state().join("tls");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&tls).expect("a directory");
+    let (key, certificate) = (postern.file("slow.key"), postern.file("slow.crt"));
+    let mut make = Command::new("openssl");
+    make.args(["req", "-x509", "-newkey", "rsa:4096", "-nodes", "-days", "30", "-subj", "/CN=posternd", "-keyout"]);
+    let made = make.arg(&key).arg("-out").arg(&certificate).output().expect("openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let both = [key, certificate].map(|file| fs::read_to_string(file).expect("a file")).concat();
+    let file = tls.join("key-and-certificate.pem");
+    fs::write(&file, both).expect("the key");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("a mode");
+}
+
+#[test]
+fn a_stranger_who_has_answers_signed_keeps_neither_root_nor_others_out() {
+    let net = Net::pair();
+    let mut postern = Postern::prepared(&net.server, Options::without_shed());
+    with_slow_key(&postern);
+    postern.launch();
+    let root = postern.client();
+    let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let api = (SERVER.v4, 7322).into();
+    let nonce = || WhoAmIRequest { nonce: vec![7; 32] };
+    let mut flood = Vec::new();
+    // As many calls at once as one source may have connections, and a connection streams.
+    for _ in 0..32 {
+        let link = net.client.run(|| root.wait(connect::tls("host", api, None))).expect("a connection");
+        for _ in 0..16 {
+            let (channel, stop, answered) = (link.channel.clone(), Arc::clone(&stop), Arc::clone(&answered));
+            flood.push(root.spawn(async move {
+                let mut access = AccessServiceClient::new(channel);
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = access.who_am_i(nonce()).await;
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            }));
+        }
+    }
+    postern_tests::until::until("the flood is under way", || answered.load(Ordering::Relaxed) > 600);
+    let other = net.server.run(|| root.wait(connect::tls("host", api, None))).expect("another source");
+    let mut other = AccessServiceClient::new(other.channel);
+    for turn in 0..20 {
+        root.wait(root.access().who_am_i(nonce())).unwrap_or_else(|status| panic!("root, {turn}: {status}"));
+        root.wait(other.who_am_i(nonce())).unwrap_or_else(|status| panic!("another source, {turn}: {status}"));
+    }
+    stop.store(true, Ordering::Relaxed);
+    flood.into_iter().for_each(|one| root.wait(one).expect("the flood"));
 }
