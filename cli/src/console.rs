@@ -54,6 +54,18 @@ impl Console {
         }
     }
 
+    /// Writes a line of the host's journal. A file or a pipe gets the bytes that the journal's chain binds; a terminal gets none that
+    /// command it. A line with control characters is none of a journal and is escaped everywhere.
+    ///
+    /// # Errors
+    /// As [`Self::out`].
+    pub fn out_line(self, line: &str) -> Result<()> {
+        if io::stdout().is_terminal() || line.chars().any(char::is_control) {
+            return self.own_text(&text::line(&text::json(line)));
+        }
+        self.own_text(line)
+    }
+
     /// Writes one result as a JSON line.
     ///
     /// # Errors

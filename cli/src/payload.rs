@@ -227,7 +227,9 @@ pub fn recognise(bytes: &[u8], wanted: Option<Purpose>) -> Result<Purpose> {
 /// What is wrong with it, in words.
 pub fn approvable(payload: &[u8], id: &str) -> std::result::Result<AccessRequest, String> {
     let request: AccessRequest =
-        serde_json::from_slice(payload).map_err(|error| format!("they are no AccessRequest ({error})"))?;
+        // The error quotes the names of fields, which the host chose.
+        serde_json::from_slice(payload)
+            .map_err(|error| format!("they are no AccessRequest ({})", text::clean(&error.to_string())))?;
     if !request.id.eq_ignore_ascii_case(id) {
         return Err(format!("their id is \"{}\"", text::clean(&request.id)));
     }

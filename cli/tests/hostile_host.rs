@@ -3,7 +3,7 @@
 
 mod support;
 
-use postern_proto::v1::{Grant, GrantState};
+use postern_proto::v1::{Grant, GrantState, SignedMessage};
 use serde_json::Value;
 use support::{
     Home,
@@ -100,4 +100,20 @@ fn a_refusal_in_a_lying_hosts_words_is_one_line() {
         is_harmless(&stderr(&output), "a refusal");
         assert!(stderr(&output).contains("u{202e}"), "{}", stderr(&output));
     }
+}
+
+/// The parser's error quotes the name of a field.
+#[test]
+fn a_request_to_approve_with_a_lie_as_a_field_forges_no_line() {
+    let home = Home::new();
+    let key = home.keygen("key", &["-t", "ed25519"]).display().to_string();
+    let payload = serde_json::json!({ LIE: 1 }).to_string().into_bytes();
+    let payload_type = postern_proto::payload_type::ACCESS_REQUEST.to_owned();
+    let waits = Some(SignedMessage { payload, payload_type, signatures: Vec::new() });
+    let serving = Serving::trusted(Peer { waits, ..Peer::seeing("192.0.2.7") }, &home);
+    let host = serving.address.to_string();
+    let output = home.postern(&["approve", &host, GRANTS[0], "--yes", "--key", &key]).output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    is_harmless(&stderr(&output), "approve");
+    assert!(stderr(&output).contains("u{202e}"), "the lie was quoted: {}", stderr(&output));
 }

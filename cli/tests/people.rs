@@ -221,7 +221,8 @@ fn a_journal_is_exported_whole_the_oldest_line_first_and_followed() {
     assert_eq!(output.status.code(), Some(6), "it was changed: {}", stderr(&output));
     assert_eq!(stdout(&run(&home, &["audit", &plain(&serving), "--jsonl", "--limit", "1"])), "{\"seq\":7}\n");
     let followed = run(&home, &["audit", &plain(&serving), "--follow", "--jsonl"]);
-    assert_eq!((stdout(&followed).as_str(), followed.status.code()), ("{\"seq\":8}\n", Some(3)));
+    let (said, as_it_stands) = (stdout(&followed), "{\"seq\":8,\"why\":\"a\u{200d}b\"}\n");
+    assert_eq!((said.as_str(), followed.status.code()), (as_it_stands, Some(3)), "a pipe gets what the chain binds");
     assert_eq!(run(&home, &["audit", &plain(&serving), "--follow", "--since", "1h"]).status.code(), Some(2));
 }
 

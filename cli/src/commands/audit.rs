@@ -50,7 +50,7 @@ pub(super) async fn run(env: &Env, args: Audit) -> Result<()> {
     let found = fetch(&at, call, limit.unwrap_or(usual)).await?;
     if jsonl {
         // The host gives the newest first; a file has them the other way round.
-        found.entries.iter().rev().try_for_each(|entry| env.console.out(&entry.line))?;
+        found.entries.iter().rev().try_for_each(|entry| env.console.out_line(&entry.line))?;
     } else {
         show(env, &found)?;
     }
@@ -128,7 +128,7 @@ async fn watch(at: &Reading, call: &ListAuditRequest) -> Result<Streaming<WatchA
 
 fn line(env: &Env, entry: AuditEntry, jsonl: bool) -> Result<()> {
     if jsonl {
-        env.console.out(&entry.line)
+        env.console.out_line(&entry.line)
     } else if env.console.json {
         env.console.out_json(&WatchAuditResponse { entry: Some(entry) })
     } else {

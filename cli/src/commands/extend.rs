@@ -64,7 +64,7 @@ fn check(old: &Grant, lifetime: Lifetime, at: &Reading) -> Result<()> {
         Kind::Refused,
         format!("that would not be longer: it is open for another {} as it is", text::left(remaining)),
     );
-    Err(failure.next(format!("ask for more, or end it early with postern give-back {host} {}", old.id)))
+    Err(failure.next(format!("ask for more, or end it early with postern give-back {host} {}", text::clean(&old.id))))
 }
 
 /// By the host's clock, by which it judges the end.

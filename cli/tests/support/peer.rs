@@ -367,7 +367,8 @@ impl HostService for Peer {
 
     async fn watch_audit(&self, request: Request<WatchAuditRequest>) -> Answer<Self::WatchAuditStream> {
         self.hear(request.into_inner().read)?;
-        let line = r#"{"seq":8}"#.to_owned();
+        // As an older posternd wrote it: a joiner that is not seen stands in it as it is, and the chain binds these bytes.
+        let line = "{\"seq\":8,\"why\":\"a\u{200d}b\"}".to_owned();
         let entry = AuditEntry { seq: 8, event: "ended".to_owned(), line, ..AuditEntry::default() };
         Ok(Response::new(tokio_stream::iter(vec![Ok(WatchAuditResponse { entry: Some(entry) })])))
     }
