@@ -256,6 +256,12 @@ impl Config {
     pub fn policy(&self) -> Policy {
         self.policy.clone()
     }
+
+    /// The same with other rules.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
 }
 
 /// A name that looks like an id or a key would count without the other.

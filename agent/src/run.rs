@@ -169,13 +169,13 @@ fn log_record(record: &Record, why: &str) -> std::io::Result<Vec<u8>> {
 pub fn early(path: &Path) -> Result<(), Failure> {
     let loaded = Config::load(path);
     let closing = match &loaded {
-        Ok(config) => Closing {
+        Ok(config) if !standing::is_emptied(path) => Closing {
             protected: config.policy().protected().collect(),
             pin_dir: config.pin_dir.clone(),
             cgroup: config.cgroup.clone(),
             mode: config.policy().mode,
         },
-        Err(_) => salvaged(path),
+        _ => salvaged(path),
     };
     if closing.mode == Mode::Observe {
         println!("The configuration says mode = \"observe\": nothing is closed, and nothing was changed.");

@@ -15,7 +15,7 @@ use postern_core::policy::PortRule;
 use postern_core::trust::{Entry, Remains, Revocations, Trust, TrustError};
 use ring::digest::{Context, SHA256};
 
-use crate::config::{Config, examine};
+use crate::config::{self, Config, check_and_read, examine};
 use crate::engine::Rules;
 use crate::keeper::{self, Keeper};
 use crate::offline::doubts;
@@ -125,7 +125,7 @@ pub fn read(path: &Path, keeper: Option<&Keeper>, last: &Last) -> Standing {
 fn configuration(path: &Path, keeper: Option<&Keeper>, last: &Last) -> (Config, Option<String>, bool) {
     let error = match Config::load_through(keeper, path) {
         // Whoever wants the defaults says something; a file that was cut to nothing would open ports that are closed.
-        Ok(_) if last.config.is_some() && says_nothing(path, keeper) => {
+        Ok(_) if last.config.is_some() && says_nothing(&Found::at(path, &|path| keeper::open(keeper, path))) => {
             format!("{}: says nothing; for the defaults write mode = \"enforce\"", path.display())
         }
         Ok(config) => return (config, None, false),
@@ -134,8 +134,9 @@ fn configuration(path: &Path, keeper: Option<&Keeper>, last: &Last) -> (Config, 
     match &last.config {
         Some((config, when)) => (config.clone(), Some(format!("{error}. In force is {when}. {MEND}")), false),
         None => {
-            let (bytes, _) = examine(keeper::open(keeper, path));
-            let config = Config::bare(&String::from_utf8_lossy(&bytes.unwrap_or_default()));
+            // What others than root could have written decides nothing: it might say that the host only observes.
+            let bytes = check_and_read(keeper::open(keeper, path)).unwrap_or_default();
+            let config = Config::bare(&String::from_utf8_lossy(&bytes));
             let why = format!(
                 "{error}. No copy of a good one is held, so nobody is trusted; closed are the ports that can be read from it, the \
                  default ones and those that were closed before. Root gets in by break-glass. {MEND}, then start it again"
@@ -145,10 +146,16 @@ fn configuration(path: &Path, keeper: Option<&Keeper>, last: &Last) -> (Config, 
     }
 }
 
-fn says_nothing(path: &Path, keeper: Option<&Keeper>) -> bool {
-    let bytes = examine(keeper::open(keeper, path)).0.unwrap_or_default();
+/// Whether a configuration has not one key in it.
+fn says_nothing(found: &Found) -> bool {
     let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
-    String::from_utf8_lossy(&bytes).lines().all(is_blank)
+    String::from_utf8_lossy(found.bytes.as_deref().unwrap_or_default()).lines().all(is_blank)
+}
+
+/// Whether the configuration at `path` has not one key in it although a good copy does.
+#[must_use]
+pub fn is_emptied(path: &Path) -> bool {
+    says_nothing(&Found::at(path, &config::open)) && Copies::of(path).last().config.is_some()
 }
 
 /// Whose signatures count by the trust file, and what is wrong with that. Its revocations are those of `last`, or none where the file
@@ -245,4 +252,24 @@ pub fn keep_closed(rules: &mut Rules, before: &[postern_core::grant::PortSpec]) 
         }
     }
     rules.policy = Arc::new(policy);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn without_a_copy_the_words_of_others_are_not_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("postern.toml");
+        fs::write(&path, "mode = \"observe\"\nstate_dir = \"/nonexistent\"\n[api]\ntcp = [\"[::]:1\"]\n").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        let Standing { config, is_bare, findings, .. } = read(&path, None, &Last::default());
+        assert!(is_bare && findings[0].1.is_some());
+        assert_eq!(config.policy().mode, Mode::Enforce);
+        assert!(config.api.tcp.is_empty() && config.state_dir == Path::new("/var/lib/postern"), "{config:?}");
+    }
 }

@@ -193,6 +193,12 @@ impl Engine {
         }
     }
 
+    /// The rules in force, or newer ones that wait for their record.
+    #[must_use]
+    pub fn newest_rules(&self) -> Rules {
+        self.0.coming().unwrap_or_else(|| self.0.rules())
+    }
+
     /// Counts why a watcher may watch no longer.
     pub fn count_watcher(&self, reason: Reason) {
         if reason.standing() == refusal::Standing::Unverified {

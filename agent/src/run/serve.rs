@@ -83,7 +83,8 @@ impl Serving<'_> {
         let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
         notify::ready();
         let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
-        let running = RefCell::new(config.clone());
+        // Its rules may close more than the file does (`standing::keep_closed`): a reload must not open that.
+        let running = RefCell::new(config.clone().with_policy((*engine.rules().policy).clone()));
         let reloads = Reloads {
             path,
             is_bare,
@@ -218,7 +219,8 @@ impl Reloads<'_> {
     }
 
     fn read(&self) -> (Rules, Vec<Finding>) {
-        let now = self.engine.rules();
+        // Also rules that still wait for the disk: what they take away stays away.
+        let now = self.engine.newest_rules();
         let last = Last::running(&self.running.borrow(), &now);
         let Standing { config, rules, mut findings, .. } = standing::read(self.path, self.keeper.as_ref(), &last);
         let refused = check_api(&rules.policy, self.api, &self.doors.borrow()).err();

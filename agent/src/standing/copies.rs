@@ -13,7 +13,7 @@ use jiff::tz::TimeZone;
 use postern_core::trust::{Remains, Revocations, Trust};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
 
-use super::{Found, Last, is_noise};
+use super::{Found, Last, is_noise, says_nothing};
 use crate::config::{self, Config};
 
 /// Where they are for the configuration file of the package.
@@ -91,11 +91,13 @@ impl Copies {
 
     fn update_all(&self, path: &Path) -> io::Result<()> {
         let open = |path: &Path| config::open(path);
-        let loaded = Config::load(path).ok();
+        let found = Found::at(path, &open);
+        // One that says nothing does not hold where a copy is: it must not become the copy.
+        let loaded = Config::load(path).ok().filter(|_| !says_nothing(&found));
         if loaded.is_some()
-            && let Some(bytes) = Found::at(path, &open).bytes
+            && let Some(bytes) = &found.bytes
         {
-            self.write(CONFIGURATION, &bytes)?;
+            self.write(CONFIGURATION, bytes)?;
         }
         let Some(config) = loaded.or_else(|| self.last().config.map(|(config, _)| config)) else { return Ok(()) };
         self.update_signers(&Found::at(&config.trust_file, &open))?;

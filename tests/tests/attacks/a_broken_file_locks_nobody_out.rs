@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::process::Output;
 use std::time::Duration;
 
 use postern_proto::v1::{BreakGlassRequest, GrantState};
@@ -81,6 +82,12 @@ impl Host {
         let grant = client.wait(client.host().break_glass(wish)).expect(when).into_inner().grant.expect("the grant");
         assert!(self.is_open(GRANTED.v4.into(), 3389), "{when}: root opened it");
         assert_eq!(client.get(&grant.id).expect("it").grant.expect("it").state(), GrantState::Active, "{when}");
+    }
+
+    /// What a command of posternd does with the configuration.
+    fn run(&self, command: &str) -> Output {
+        let mut posternd = self.net.server.command(program());
+        posternd.args([command, "--config"]).arg(self.postern.config()).output().expect("posternd")
     }
 
     /// Why Alice gets no grant; empty where she gets one.
@@ -207,6 +214,32 @@ fn what_was_closed_stays_closed_when_the_configuration_and_its_copy_are_gone() {
     fs::write(host.postern.config(), kept + "oops = 1\n").expect("the configuration");
     host.postern.launch();
     host.holds("without a copy");
+    host.reload_until("at a reload", |why| why.contains("what was in force before"));
+    host.holds("without a copy, at a reload");
+}
+
+#[test]
+fn a_configuration_that_was_emptied_does_not_become_the_last_good_one() {
+    let mut host = Host::started();
+    let good = Spoilt::Empty.put(&host.postern.config());
+    host.reload_until("it is named", |why| why.contains("says nothing"));
+    assert!(host.copies().join("revoked_keys").exists(), "the other copies stay");
+    for start in ["first", "second"] {
+        assert!(host.postern.stop().success());
+        host.postern.launch();
+        until(start, || host.degraded().contains("says nothing"));
+        host.holds(start);
+        assert_eq!(host.refusal(), "", "{start}: she is trusted");
+    }
+    // Nor does the boot go by an emptied file.
+    assert!(host.postern.stop().success());
+    assert!(host.run("unlock").status.success());
+    let output = host.run("early");
+    assert!(output.status.success(), "{output:?}");
+    assert!(!host.is_open(STRANGER.v4.into(), 2222), "early closes what the copy says");
+    good.mend();
+    host.postern.launch();
+    assert_eq!(host.degraded(), "");
 }
 
 #[test]
@@ -332,23 +365,14 @@ fn unlock_and_early_know_their_places_from_the_copy() {
     let mut host = Host::started();
     assert!(host.postern.stop().success());
     fs::remove_file(host.postern.config()).expect("to remove it");
-    let run = |command: &str| {
-        host.net
-            .server
-            .command(program())
-            .args([command, "--config"])
-            .arg(host.postern.config())
-            .output()
-            .expect("posternd")
-    };
     assert!(!host.is_open(STRANGER.v4.into(), 2222));
-    let output = run("unlock");
+    let output = host.run("unlock");
     assert!(output.status.success(), "{output:?}");
     assert!(host.is_open(STRANGER.v4.into(), 2222));
-    let output = run("early");
+    let output = host.run("early");
     assert_eq!(output.status.code(), Some(78), "the file is wrong all the same: {output:?}");
     assert!(!host.is_open(STRANGER.v4.into(), 2222), "and what was closed is closed");
-    assert_eq!(run("check-config").status.code(), Some(78));
+    assert_eq!(host.run("check-config").status.code(), Some(78));
 }
 
 #[test]
