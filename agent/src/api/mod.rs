@@ -170,9 +170,12 @@ impl Bound {
         };
         open.into_iter().for_each(|one| serve(&mut loops, one));
         let retries = tokio::spawn(doors::until_open(shut, move |fresh, left| {
-            doors.send_modify(|doors| {
+            // Most tries change nothing, and nobody needs to be told of those.
+            doors.send_if_modified(|doors| {
+                let before = doors.clone();
                 fresh.iter().for_each(|(door, listener)| doors.add(*door, listener));
                 doors.shut = doors::sentence(left);
+                *doors != before
             });
             fresh.into_iter().for_each(|one| drop(bound.send(one)));
         }));

@@ -3,6 +3,7 @@
 //! Owns nothing but the journal that it is given with each batch, and gives it back with the outcome. It never decides what is written.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::thread;
 
@@ -39,7 +40,11 @@ impl Writer {
         let (batches, work) = mpsc::channel::<Batch>();
         let run = move || {
             for Batch { journal, records } in work {
-                if done.send(write(journal, records)).is_err() {
+                let Ok(written) = catch_unwind(AssertUnwindSafe(|| write(journal, records))) else {
+                    // The engine would wait for ever, and look alive: the service manager starts posternd anew.
+                    std::process::abort();
+                };
+                if done.send(written).is_err() {
                     return;
                 }
             }

@@ -96,11 +96,12 @@ impl Worker {
         // The request waited, perhaps over a restart under other names or keys, or under an older posternd.
         self.shared().identity().check_audience(&pending.request.header.audience)?;
         // Shown again it changes nothing, and nobody gets to fill the journal with it.
-        if pending.approvers.iter().any(|known| known.principal == signer.principal) {
+        let counts = |known: &Signer| rules.trusts(known, Role::Approve, now);
+        if pending.approvers.iter().any(|known| known.principal == signer.principal && counts(known)) {
             return Ok(id);
         }
         let mut signers = vec![pending.signer];
-        signers.extend(pending.approvers.into_iter().filter(|known| rules.trusts(known, Role::Approve, now)));
+        signers.extend(pending.approvers.into_iter().filter(counts));
         signers.push(signer.clone());
         let asking = Asking { principal: &signers[0].principal, approvers: &signers[1..] };
         let judgement = rules.policy.judge(asking, &pending.request, &self.ledger, now)?;
