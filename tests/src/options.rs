@@ -39,6 +39,8 @@ pub struct Options {
     pub extra: String,
     /// How often posternd is to look after its layers, as systemd's watchdog makes it do; never when `None`.
     pub watchdog: Option<Duration>,
+    /// Where posternd tells what it tells systemd; nowhere when `None`.
+    pub notify: Option<PathBuf>,
     /// What posternd meets as `/run/systemd`: where journald's socket is.
     pub run_systemd: Option<PathBuf>,
     /// Who posternd is to become.
@@ -59,6 +61,7 @@ impl Default for Options {
             limits: NO_LIMITS.to_owned(),
             extra: String::new(),
             watchdog: None,
+            notify: None,
             run_systemd: None,
             user: USER.to_owned(),
             state: None,

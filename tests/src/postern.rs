@@ -32,6 +32,7 @@ pub struct Postern {
     pins: Pins,
     namespace: Netns,
     watchdog: Option<Duration>,
+    notify: Option<PathBuf>,
     run_systemd: Option<PathBuf>,
     program: PathBuf,
     state: PathBuf,
@@ -78,10 +79,11 @@ impl Postern {
         let directory = pins::directory();
         let (alice, admin) = (Key::new(directory.path(), "alice"), Key::new(directory.path(), "admin"));
         let (namespace, watchdog) = (namespace.clone(), options.watchdog);
-        let run_systemd = options.run_systemd.clone();
+        let (run_systemd, notify) = (options.run_systemd.clone(), options.notify.clone());
         let state = options.state.clone().unwrap_or_else(|| directory.path().join("state"));
         let (process, program) = (None, program());
-        let this = Self { process, pins, namespace, watchdog, run_systemd, program, state, alice, admin, directory };
+        let this =
+            Self { process, pins, namespace, watchdog, notify, run_systemd, program, state, alice, admin, directory };
         let trust = format!(
             "{ALICE} namespaces=\"request@postern.v1,revoke@postern.v1,read@postern.v1\" {}\n\
              {ADMIN} namespaces=\"revoke@postern.v1,read@postern.v1,admin@postern.v1\" {}\n",
@@ -98,8 +100,20 @@ impl Postern {
     /// # Panics
     /// Where the disk refuses.
     pub fn configure(&self, options: &Options) {
-        let Options { shed, rules, tcp, plaintext, clock, limits, extra, user, watchdog: _, run_systemd: _, state: _ } =
-            options;
+        let Options {
+            shed,
+            rules,
+            tcp,
+            plaintext,
+            clock,
+            limits,
+            extra,
+            user,
+            watchdog: _,
+            notify: _,
+            run_systemd: _,
+            state: _,
+        } = options;
         let text = format!(
             "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nuser = {user:?}\nshed = {shed}\n{extra}\n\
              [limits]\n{limits}\n[clock]\nunsynchronised = {clock:?}\n[api]\nunix = {:?}\ntcp = {tcp:?}\nplaintext = {plaintext:?}\n{rules}",
@@ -163,6 +177,9 @@ impl Postern {
             }
         };
         command.args(&words[1..]);
+        if let Some(notify) = &self.notify {
+            command.env("NOTIFY_SOCKET", notify);
+        }
         if let Some(watchdog) = self.watchdog {
             command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
         }
