@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use postern_core::mode::Mode;
-use postern_core::policy::PortRule;
+use postern_core::policy::{Policy, PortRule};
 use postern_core::trust::{Entry, Remains, Revocations, Trust, TrustError};
 use ring::digest::{Context, SHA256};
 
@@ -60,8 +60,10 @@ impl Last {
     #[must_use]
     pub fn running(config: &Config, rules: &Rules) -> Self {
         let words = || "what was in force before".to_owned();
+        // A trial that was confirmed enforces, whatever was read when posternd started.
+        let policy = Policy { mode: rules.policy.mode, ..config.policy() };
         Self {
-            config: Some((config.clone(), words())),
+            config: Some((config.clone().with_policy(policy), words())),
             trust: Some(((*rules.trust).clone(), words())),
             revoked: Some(words()),
             seal: rules.digest.as_bytes().to_vec(),

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{Command, Engine, KnockView, ModeView};
 use crate::config::Config;
+use crate::standing::Copies;
 
 impl Engine {
     /// Has a host that only observes enforce until `within` is over, unless it is confirmed.
@@ -27,7 +28,20 @@ impl Engine {
     /// [`Reason::JournalFailed`], [`Reason::KernelFailed`]. Then the trial goes on, or is over.
     pub async fn confirm(&self, without_proof: bool) -> Result<(ModeView, Option<Uuid>), Refusal> {
         self.check_file().await?;
-        self.ask(|answer| Command::Confirm { without_proof, answer }).await?
+        let confirmed = self.ask(|answer| Command::Confirm { without_proof, answer }).await?;
+        if confirmed.is_ok() {
+            // The file that says so may never be read by a reload, and the older copy says that the host observes.
+            self.keep_copies().await;
+        }
+        confirmed
+    }
+
+    /// Brings the last good copies of root's files up to date: by the keeper, else as root.
+    pub async fn keep_copies(&self) {
+        let (path, keeper) = (self.0.config_file.clone(), self.0.keeper.clone());
+        let copy = move || keeper.map_or_else(|| Copies::of(&path).update(&path), |keeper| keeper.keep_copies());
+        let outcome = tokio::task::spawn_blocking(copy).await.unwrap_or_else(|error| Err(error.to_string()));
+        self.degraded("last good copies", outcome.err()).await;
     }
 
     /// Ends a trial before its time.

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::engine::{Engine, Published, Rules};
 use crate::keeper::Keeper;
 use crate::proof::HostKeys;
-use crate::standing::{self, Copies, Finding, Last, Standing};
+use crate::standing::{self, Finding, Last, Standing};
 use crate::sysctl::Reserved;
 use crate::{api, clock, config, enforcer, journald, links, notify, privilege};
 
@@ -95,7 +95,7 @@ impl Serving<'_> {
             api: &config.api,
             doors: &doors,
         };
-        reloads.copy().await;
+        engine.keep_copies().await;
         tokio::select! {
             () = signals.obey(&reloads) => {}
             () = follow_all(&engine, doors.clone(), config, cookies.as_deref()) => {}
@@ -215,7 +215,7 @@ impl Reloads<'_> {
         let why = outcome.err().map(|error| format!("the last reload failed, the older rules are in force: {error}"));
         self.engine.degraded("reload", why).await;
         tell(self.engine, findings).await;
-        self.copy().await;
+        self.engine.keep_copies().await;
     }
 
     fn read(&self) -> (Rules, Vec<Finding>) {
@@ -240,15 +240,6 @@ impl Reloads<'_> {
             refused.map(|why| format!("the older policy is in force: {}: {why}", self.path.display())),
         ));
         (Rules { policy, ..rules }, findings)
-    }
-
-    /// Brings the last good copies up to date: by the keeper, else as root.
-    async fn copy(&self) {
-        let outcome = match &self.keeper {
-            Some(keeper) => keeper.keep_copies(),
-            None => Copies::of(self.path).update(self.path),
-        };
-        self.engine.degraded("last good copies", outcome.err()).await;
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
-use postern_proto::v1::{BreakGlassRequest, GrantState};
+use postern_proto::v1::{BreakGlassRequest, ConfirmRequest, EnableRequest, GrantState};
 use postern_tests::client::reason;
 use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
 use postern_tests::postern::{ALICE, Options, Postern, port, program};
@@ -240,6 +240,25 @@ fn a_configuration_that_was_emptied_does_not_become_the_last_good_one() {
     good.mend();
     host.postern.launch();
     assert_eq!(host.degraded(), "");
+}
+
+#[test]
+fn a_confirmed_trial_lasts_although_the_configuration_breaks_before_any_reload() {
+    let mut host = Host::new();
+    let good = fs::read_to_string(host.postern.config()).expect("the configuration");
+    let config = host.postern.config();
+    fs::write(&config, format!("mode = \"observe\"\n{good}")).expect("the configuration");
+    host.postern.launch();
+    assert!(host.is_open(GRANTED.v4.into(), 22), "it observes");
+    let client = host.postern.client();
+    client.wait(client.host().enable(EnableRequest::default())).expect("a trial");
+    fs::write(&config, &good).expect("the configuration");
+    client.wait(client.host().confirm(ConfirmRequest { without_proof: true })).expect("it is confirmed");
+    fs::write(&config, format!("oops = 1\n{good}")).expect("the configuration");
+    host.reload_until("it is named", |why| why.contains("oops"));
+    host.holds("at a reload");
+    host.restart();
+    host.holds("at a start");
 }
 
 #[test]
