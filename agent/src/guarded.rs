@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path};
@@ -29,6 +29,8 @@ pub const NEW: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL)
 
 /// What a directory on the way is opened with.
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// No text that posternd keeps in a file of its own there is longer. A file of zeros takes no room on the disk, and all memory here.
+const MOST_TEXT: u64 = 1 << 20;
 const NOT_PLAIN: &str = "it is not a plain file";
 
 /// Opens the plain file at `path`, whose last `levels` names are in a less trusted user's directory: of these none may be a link or
@@ -68,9 +70,21 @@ pub fn sync_dir(directory: &Path) -> io::Result<()> {
 /// A file's text, as [`open`] finds it.
 ///
 /// # Errors
-/// As [`open`]'s; or it is not UTF-8.
+/// As [`open`]'s and [`text`]'s.
 pub fn read_to_string(path: &Path, levels: usize) -> io::Result<String> {
-    io::read_to_string(open(path, levels, READ)?)
+    text(&open(path, levels, READ)?)
+}
+
+/// The text of a file that [`open`] has opened.
+///
+/// # Errors
+/// It is not UTF-8, or longer than any text of posternd's.
+pub fn text(file: &File) -> io::Result<String> {
+    let text = io::read_to_string(file.take(MOST_TEXT + 1))?;
+    if text.len() as u64 > MOST_TEXT {
+        return Err(refused(&format!("it is longer than {MOST_TEXT} bytes")));
+    }
+    Ok(text)
 }
 
 fn beneath(directory: &OwnedFd, name: &Path, how: OFlags) -> rustix::io::Result<OwnedFd> {

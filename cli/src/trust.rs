@@ -87,7 +87,10 @@ fn note_labels(store: &KnownHosts, shown: Shown<'_>, known: Option<&KnownHost>, 
              machine answers. Messages are for this key and this id",
             before.host_id
         ));
-        store.put(KnownHost { host_id: host_id.to_owned(), ..before.clone() })?;
+        // The label is for people: a store that cannot be written must not keep anybody from a host that is trusted.
+        if let Err(failure) = store.put(KnownHost { host_id: host_id.to_owned(), ..before.clone() }) {
+            console.note(failure);
+        }
     }
     for other in store.with_id(host_id)?.iter().filter(|other| other.fingerprint != fingerprint) {
         console.note(format!(

@@ -4,7 +4,7 @@
 //! clients know the host by the certificate's fingerprint.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -123,16 +123,14 @@ fn make() -> Result<String, rcgen::Error> {
 }
 
 fn read_private(path: &Path) -> io::Result<String> {
-    let mut file = guarded::open(path, 2, guarded::READ)?;
+    let file = guarded::open(path, 2, guarded::READ)?;
     let mode = file.metadata()?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(io::Error::other(format!(
             "its mode is {mode:04o}, so others may have read the key; it must be 0600"
         )));
     }
-    let mut text = String::new();
-    file.read_to_string(&mut text)?;
-    Ok(text)
+    guarded::text(&file)
 }
 
 fn write_private(path: &Path, text: &str) -> io::Result<()> {

@@ -3,11 +3,11 @@
 //! Owns what makes a line the next one, and the fold of a journal at the start. It never changes a file.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead as _, BufReader};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use postern_core::ledger::{Event, Ledger, Record};
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, Digest, SHA256, digest};
 
 use super::head::{self, Head};
 use super::{GENESIS, JournalError, schema, segments};
@@ -17,8 +17,23 @@ pub(super) const UNPROVED: &str = "follows from lines that are missing, and no r
 
 /// Lowercase hex SHA-256 of a line without its end.
 pub(super) fn hash(line: &[u8]) -> String {
+    hex(digest(&SHA256, line))
+}
+
+/// The same of all that is left to read.
+pub(super) fn hash_of(reader: &mut impl io::Read) -> io::Result<String> {
+    let (mut context, mut part) = (Context::new(&SHA256), vec![0; 1 << 16]);
+    loop {
+        match reader.read(&mut part)? {
+            0 => return Ok(hex(context.finish())),
+            length => context.update(&part[..length]),
+        }
+    }
+}
+
+fn hex(digest: Digest) -> String {
     let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or_default();
-    digest(&SHA256, line).as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    digest.as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// How far a walk along the chain has come.
@@ -91,7 +106,7 @@ impl Origin {
 /// What the first line of a segment says about the line before; empty when it says nothing.
 pub(super) fn claimed(path: &Path) -> io::Result<String> {
     let mut line = Vec::new();
-    BufReader::new(segments::read(path)?).read_until(b'\n', &mut line)?;
+    segments::next_line(&mut BufReader::new(segments::read(path)?), &mut line)?;
     let mark = schema::mark(line.strip_suffix(b"\n").unwrap_or(&line));
     Ok(mark.map(|mark| mark.prev).unwrap_or_default())
 }
@@ -193,12 +208,15 @@ impl Fold<'_> {
         let mut line = Vec::new();
         while self.chain.head.seq < self.end {
             line.clear();
-            let read = reader.read_until(b'\n', &mut line).map_err(io)? as u64;
+            let read = segments::next_line(&mut reader, &mut line).map_err(io)?;
             if read == 0 {
                 return Ok(());
             }
             match line.strip_suffix(b"\n") {
                 Some(text) => self.line(text, read)?,
+                None if segments::is_overlong(&line) => {
+                    return Err(self.damaged(segment, self.chain.head.seq + 1, "is longer than any line".into()));
+                }
                 None if newest => self.folded.torn = read,
                 None => return Err(self.damaged(segment, self.chain.head.seq + 1, "is incomplete".into())),
             }

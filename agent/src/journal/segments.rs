@@ -4,7 +4,7 @@
 //! never looks into a line.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, BufRead, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,20 @@ pub(super) fn open(path: &Path, how: OFlags) -> io::Result<File> {
 /// As [`open`], to read it.
 pub(super) fn read(path: &Path) -> io::Result<File> {
     open(path, guarded::READ)
+}
+
+/// No line of a journal is longer: a message has 64 KiB at most. A file of zeros takes no room on the disk, and all memory as one line.
+const LONGEST: u64 = 1 << 20;
+
+/// Appends the next line to `line`, its end included, and returns its length; 0 at the end of the file. A line without its end is the
+/// last one of its file, or longer than any line of a journal.
+pub(super) fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
+    Ok(reader.take(LONGEST).read_until(b'\n', line)? as u64)
+}
+
+/// Whether what [`next_line`] returned is too long for a line.
+pub(super) fn is_overlong(line: &[u8]) -> bool {
+    line.len() as u64 >= LONGEST && !line.ends_with(b"\n")
 }
 
 /// The journal's directory in the state directory.

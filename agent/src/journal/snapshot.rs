@@ -4,7 +4,7 @@
 //! over all of it. They are derived: one that does not fit is passed over, and the journal is read from its oldest line.
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,12 @@ use crate::host::write_durably;
 const SUFFIX: &str = ".snapshot";
 /// How many are kept: should the newest be damaged, there is one more.
 const KEPT: usize = 2;
+/// The hash before the rest, with the end of its line.
+const SUM: u64 = 65;
+/// No snapshot is longer: `history_bytes` is 1 GiB at most, and nearly all of it.
+const MOST: u64 = 2 << 30;
+/// So many are looked at, the newest: posternd keeps two, but others may have put files there.
+const LOOKED_AT: usize = 4;
 /// The longest line that a snapshot may claim to stand at, in bytes.
 const LONGEST: u64 = 1 << 20;
 
@@ -99,7 +105,7 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
 /// sentence each.
 pub(super) fn newest(dir: &Path) -> io::Result<(Option<Origin>, Vec<String>)> {
     let mut passed_over = Vec::new();
-    for path in list(dir)?.into_iter().rev() {
+    for path in list(dir)?.into_iter().rev().take(LOOKED_AT) {
         match read(dir, &path) {
             Ok(origin) => return Ok((Some(origin), passed_over)),
             // After an upgrade there is nothing to report.
@@ -118,17 +124,24 @@ enum Unfit {
 }
 
 fn read(dir: &Path, path: &Path) -> Result<Origin, Unfit> {
-    let mut text = Vec::new();
-    let read = segments::read(path).and_then(|mut file| file.read_to_end(&mut text));
-    read.map_err(|error| Unfit::Damaged(format!("cannot be read: {error}")))?;
-    let damaged = || Unfit::Damaged("is damaged".to_owned());
-    let (sum, body) = text.split_at_checked(65).ok_or_else(damaged)?;
-    if sum.strip_suffix(b"\n") != Some(chain::hash(body).as_bytes()) {
-        return Err(damaged());
+    let unread = |error: io::Error| Unfit::Damaged(format!("cannot be read: {error}"));
+    let damaged = |_: io::Error| Unfit::Damaged("is damaged".to_owned());
+    let file = segments::read(path).map_err(unread)?;
+    if file.metadata().map_err(unread)?.len() > MOST {
+        return Err(Unfit::Damaged("is longer than any snapshot".to_owned()));
     }
-    let end = body.iter().position(|byte| *byte == b'\n').ok_or_else(damaged)?;
+    let mut reader = BufReader::with_capacity(1 << 16, file);
+    let mut sum = String::new();
+    reader.by_ref().take(SUM).read_to_string(&mut sum).map_err(damaged)?;
+    if sum.strip_suffix('\n') != Some(chain::hash_of(&mut reader).map_err(unread)?.as_str()) {
+        return Err(Unfit::Damaged("is damaged".to_owned()));
+    }
+    // In parts, also here: a file of zeros must not take as much memory as it is long.
+    reader.seek(SeekFrom::Start(SUM)).map_err(unread)?;
+    let mut header = Vec::new();
+    segments::next_line(&mut reader, &mut header).map_err(unread)?;
     let foreign = |_: serde_json::Error| Unfit::Version;
-    let header: Header = serde_json::from_slice(&body[..end]).map_err(foreign)?;
+    let header: Header = serde_json::from_slice(&header).map_err(foreign)?;
     if (header.schema, &header.version[..]) != (schema::CURRENT, env!("CARGO_PKG_VERSION")) {
         return Err(Unfit::Version);
     }
@@ -136,7 +149,7 @@ fn read(dir: &Path, path: &Path) -> Result<Origin, Unfit> {
     if !stands_at(dir, &place) {
         return Err(Unfit::Damaged(format!("does not fit this journal at line {}", place.seq)));
     }
-    let ledger: Ledger = serde_json::from_slice(&body[end..]).map_err(foreign)?;
+    let ledger: Ledger = serde_json::from_reader(reader).map_err(foreign)?;
     let Place { seq, hash, segment, start: last, end } = place;
     Ok(Origin { ledger, head: Head { seq, hash }, segment, offset: end, last, proved: true })
 }

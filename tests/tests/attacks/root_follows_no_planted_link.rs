@@ -301,6 +301,38 @@ fn a_hostile_state_directory_does_not_lock_root_out() {
     victim.is_unharmed("unlock");
 }
 
+/// Files of zeros take no room on the disk.
+#[test]
+fn a_file_without_end_takes_neither_memory_nor_time_of_roots() {
+    const MEMORY: &str = "--as=2147483648";
+    const LENGTH: u64 = 1 << 38;
+    let host = Host::new();
+    let within = |words: &[&str]| {
+        let mut command = host.net.server.command("prlimit");
+        command.arg(MEMORY).arg(program()).args(words).arg("--config").arg(host.postern.config());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("prlimit")
+    };
+    let places = ["host-id", "reserved-ports", "tls/key-and-certificate.pem", "journal/head"];
+    let files = ["journal/00000000000000000001.jsonl", "journal/00000000000000000009.snapshot"];
+    for what in places.into_iter().chain(files) {
+        host.restore();
+        let file = host.postern.state().join(what);
+        let planted = fs::File::options().write(true).create(true).truncate(false).open(&file).expect("to plant it");
+        planted.set_len(LENGTH).expect("a file of zeros");
+        let exported = ended(within(&["audit", "export"]), what);
+        assert!(exported.status.code().is_some(), "{what}: {exported:?}");
+        // A start goes on without what it cannot use, and serves root.
+        let child = within(&["run"]);
+        let id = child.id();
+        until(what, || host.postern.connect().is_ok_and(|client| client.who_am_i().is_ok()));
+        signal(id, Signal::TERM);
+        ended(child, what);
+        planted.set_len(LENGTH).expect("a file of zeros");
+        let unlocked = ended(within(&["unlock"]), what);
+        assert!(unlocked.status.success(), "{what}: {unlocked:?}");
+    }
+}
+
 #[test]
 fn what_root_does_in_the_state_directory_is_the_owners_afterwards() {
     let host = Host::new();
