@@ -127,7 +127,10 @@ pub fn read(path: &Path, keeper: Option<&Keeper>, last: &Last) -> Standing {
 fn configuration(path: &Path, keeper: Option<&Keeper>, last: &Last) -> (Config, Option<String>, bool) {
     let error = match Config::load_through(keeper, path) {
         // Whoever wants the defaults says something; a file that was cut to nothing would open ports that are closed.
-        Ok(_) if last.config.is_some() && says_nothing(&Found::at(path, &|path| keeper::open(keeper, path))) => {
+        Ok(config)
+            if last.config.as_ref().is_some_and(|(last, _)| *last != config)
+                && says_nothing(&Found::at(path, &|path| keeper::open(keeper, path))) =>
+        {
             format!("{}: says nothing; for the defaults write mode = \"enforce\"", path.display())
         }
         Ok(config) => return (config, None, false),
@@ -185,9 +188,12 @@ fn signers_of(path: &Path, found: &Found, last: &Last) -> (Trust, Option<String>
     (trust.limited_by(&remains), Some(why))
 }
 
-/// Bytes that are no text, and in which not one key can be found, are no trust file from which somebody took lines away.
+/// Bytes that are no text, and in which not one key can be found, are no trust file from which somebody took lines away. Text in an
+/// older encoding than UTF-8 is text: it has no control characters.
 fn is_noise(bytes: &[u8], remains: &Remains, before: &Trust) -> bool {
-    std::str::from_utf8(bytes).is_err() && remains.missing(before).count() == before.len()
+    let is_control = |byte: &u8| byte.is_ascii_control() && !byte.is_ascii_whitespace();
+    let is_text = std::str::from_utf8(bytes).is_ok() || !bytes.iter().any(is_control);
+    !is_text && remains.missing(before).count() == before.len()
 }
 
 /// `trust` with the revocations of the file, and what is wrong with that.

@@ -280,6 +280,12 @@ fn a_removed_key_is_refused_although_another_line_is_broken() {
     assert_eq!(host.refusal(), "KEY_UNKNOWN");
     host.restart();
     assert_eq!(host.refusal(), "KEY_UNKNOWN", "after a start");
+    host.write_trust(&host.alice(""), "");
+    host.reload_until("mended", str::is_empty);
+    // Nothing but a comment is left, in an older encoding than UTF-8: everybody is taken out.
+    fs::write(host.trust(), b"# f\xfcr niemanden\n").expect("the trust file");
+    host.reload_until("the line is named", |why| why.contains("line 1"));
+    assert_eq!(host.refusal(), "KEY_UNKNOWN", "nothing but a comment");
     // A file that is gone brings nobody back.
     fs::remove_file(host.trust()).expect("to remove it");
     host.restart();
