@@ -208,14 +208,16 @@ pub fn recognise(bytes: &[u8], wanted: Option<Purpose>) -> Result<Purpose> {
         Purpose::Request | Purpose::Approve => serde_json::from_slice::<AccessRequest>(bytes).map(drop),
         Purpose::Revoke => serde_json::from_slice::<RevokeRequest>(bytes).map(drop),
     };
+    // The parser quotes the file, which somebody else may have written.
+    let shown = |error: serde_json::Error| text::clean(&error.to_string());
     if let Some(purpose) = wanted {
-        let wrong = |error| Failure::usage(format!("the payload is not a {purpose:?} message: {error}"));
+        let wrong = |error| Failure::usage(format!("the payload is not a {purpose:?} message: {}", shown(error)));
         return strict(purpose).map(|()| purpose).map_err(wrong);
     }
     // A read has no field that the others lack, so it must be tried first.
     let all = [Purpose::Read, Purpose::Request, Purpose::Revoke];
     all.into_iter().find(|purpose| strict(*purpose).is_ok()).ok_or_else(|| {
-        let complaint = strict(Purpose::Request).err().map(|error| error.to_string()).unwrap_or_default();
+        let complaint = strict(Purpose::Request).err().map(shown).unwrap_or_default();
         Failure::usage(format!("the payload is no AccessRequest, RevokeRequest or ReadRequest: {complaint}"))
             .next("the fields are those of proto/postern/v1/messages.proto, in JSON")
     })

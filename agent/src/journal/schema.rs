@@ -58,12 +58,17 @@ fn written(line: &Line) -> serde_json::Result<String> {
     })
 }
 
+/// The parser quotes the line, in which the agent's user may have written what it likes, and root reads this on a terminal.
+fn unreadable(error: &serde_json::Error) -> String {
+    format!("cannot be read ({})", text::shown(&error.to_string()))
+}
+
 /// Number and predecessor of a line, whatever else is in it.
 ///
 /// # Errors
 /// In what way it is not a line.
 pub(super) fn mark(text: &[u8]) -> Result<Mark, String> {
-    let mark: Mark = serde_json::from_slice(text).map_err(|e| format!("cannot be read ({e})"))?;
+    let mark: Mark = serde_json::from_slice(text).map_err(|e| unreadable(&e))?;
     if mark.schema == 0 { Err("has a schema that never was (0)".into()) } else { Ok(mark) }
 }
 
@@ -72,7 +77,7 @@ pub(super) fn mark(text: &[u8]) -> Result<Mark, String> {
 /// # Errors
 /// It cannot be read, or holds something that would be lost by reading it.
 pub(super) fn record(text: &[u8], schema: u32) -> Result<Option<Record>, String> {
-    let unreadable = |e: serde_json::Error| format!("cannot be read ({e})");
+    let unreadable = |e: serde_json::Error| unreadable(&e);
     if schema > CURRENT {
         return Ok(None);
     }
@@ -91,10 +96,10 @@ pub(super) fn record(text: &[u8], schema: u32) -> Result<Option<Record>, String>
 
 /// A record that nothing in `value` was left out of.
 fn whole(value: Value) -> Result<Option<Record>, String> {
-    let unreadable = |e: serde_json::Error| format!("cannot be read ({e})");
+    let unreadable = |e: serde_json::Error| unreadable(&e);
     let line: Line = serde_json::from_value(value.clone()).map_err(unreadable)?;
     match lost(&value, &serde_json::to_value(&line).map_err(unreadable)?) {
-        Some(field) => Err(format!("has a field '{field}' that no version up to this one wrote")),
+        Some(field) => Err(format!("has a field '{}' that no version up to this one wrote", text::shown(&field))),
         None => Ok(Some(line.record)),
     }
 }
@@ -127,6 +132,19 @@ fn from_2(line: &mut Map<String, Value>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_line_is_one_line() {
+        let good = SCHEMA_1.lines().next().unwrap();
+        let forged = |from: &str, to: &str| good.replacen(from, to, 1);
+        for line in [
+            forged("\"event\":\"", "\"event\":\"x\\nposternd: forged\\u001b[2J"),
+            forged("{", "{\"x\\nposternd: forged\\u001b[2J\":1,"),
+        ] {
+            let why = record(line.as_bytes(), 1).unwrap_err();
+            assert!(why.contains("forged") && !why.contains(text::is_hidden), "{why}");
+        }
+    }
 
     /// Lines as the first version wrote them: each kind of event that it knew.
     pub(crate) const SCHEMA_1: &str = include_str!("fixtures/schema-1.jsonl");
