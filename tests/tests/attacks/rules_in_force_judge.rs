@@ -274,6 +274,36 @@ fn an_approval_of_a_removed_key_opens_nothing() {
 }
 
 #[test]
+fn an_approver_whose_key_was_replaced_approves_again() {
+    let host = Host::new("");
+    let [second, dave] = ["carol-2", "dave"].map(|name| Key::new(&host.postern.file(""), name));
+    let rules = rules(true)
+        .replace("approvals = 1", "approvals = 2")
+        .replace("[\"carol@example.com\"]", "[\"carol@example.com\", \"dave@example.com\"]");
+    host.postern.configure(&Options { rules, ..Options::without_shed() });
+    let load = |carol: &Key| {
+        host.trust(&[ALICE, ADMIN]);
+        let approvers = format!("{CAROL} {}\ndave@example.com {}\n", carol.public(), dave.public());
+        let file = host.postern.file("allowed_signers");
+        let others = std::fs::read_to_string(&file).expect("the trust file");
+        std::fs::write(&file, others + &approvers).expect("the trust file");
+        host.reload_to_the_disk();
+    };
+    load(&host.carol);
+    let client = host.postern.client();
+    let asked = at_once(&client, host.asks("3389/tcp", 1), request).remove(0).expect("a request that waits");
+    let approved = |key: &Key| {
+        let shown = client.get(&asked.id).expect("the request").request.expect("its bytes");
+        let answer = at_once(&client, vec![request::approve(key, &shown.payload)], approve).remove(0);
+        answer.expect("it is taken").state()
+    };
+    assert_eq!(approved(&host.carol), GrantState::Pending);
+    load(&second);
+    assert_eq!(approved(&dave), GrantState::Pending, "the removed key counts no longer");
+    assert_eq!(approved(&second), GrantState::Active);
+}
+
+#[test]
 fn a_revocation_of_a_removed_admin_ends_nothing() {
     let host = Host::new("");
     let client = host.postern.client();
