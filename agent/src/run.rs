@@ -36,9 +36,10 @@ mod serve;
 
 use serve::Serving;
 
-/// Threads for work that would hold others up. Seven of them work at once (signatures, audits); one that has just finished is not
-/// always free already when the next is wanted.
-const BLOCKING: usize = 8;
+/// Threads for work that would hold others up. Ten of them work at once (three check signatures, three sign statements, four read the
+/// journal), besides what a reload reads and copies. A disk that hangs holds the latter up for as long as it hangs, and root's
+/// break-glass still needs a statement.
+const BLOCKING: usize = 16;
 
 /// Why the agent did not do what it was told.
 #[derive(Debug, thiserror::Error)]
