@@ -43,7 +43,7 @@ impl Pulse {
 }
 
 impl Beat {
-    /// The writer begins a turn.
+    /// The writer begins a turn, or the next command of a turn: it is not stuck.
     pub(super) fn turn(&self) {
         self.turns.send_modify(|turns| *turns = turns.wrapping_add(1));
     }

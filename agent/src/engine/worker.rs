@@ -54,6 +54,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The thread's state.
 pub(super) struct Worker {
     engine: Engine,
+    /// Shows the watchdog that this thread comes round.
+    beat: Beat,
     /// Away while a batch is being written.
     journal: Option<Journal>,
     writer: Writer,
@@ -136,18 +138,18 @@ impl Worker {
     /// Serves until it is told to stop.
     fn run(
         mut self,
-        Queues { mut first, mut commands, beat }: Queues,
+        Queues { mut first, mut commands }: Queues,
         mut written: mpsc::UnboundedReceiver<Written>,
         runtime: &tokio::runtime::Runtime,
     ) {
         while !self.is_done() {
-            beat.turn();
+            self.beat.turn();
             let wait = self.wait();
             let next = runtime.block_on(async {
                 tokio::select! {
                     biased;
                     Some(written) = written.recv() => Next::Written(Box::new(written)),
-                    () = beat.asked() => Next::Asked,
+                    () = self.beat.asked() => Next::Asked,
                     Some(command) = first.recv() => Next::Command(Box::new(command)),
                     command = commands.recv() => command.map_or(Next::Nobody, |command| Next::Command(Box::new(command))),
                     () = tokio::time::sleep(wait) => Next::Due,
@@ -323,7 +325,6 @@ struct Queues {
     /// What closes, and what root asks for.
     first: mpsc::Receiver<Command>,
     commands: mpsc::Receiver<Command>,
-    beat: Beat,
 }
 
 impl Batch {

@@ -1,6 +1,8 @@
 //! A busy engine is alive; a stuck one is restarted.
 
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use postern_tests::halt::{self, Halted};
@@ -12,6 +14,8 @@ use postern_tests::until;
 
 /// What the watchdog is told to expect: a ping in each of these.
 const PERIOD: Duration = Duration::from_secs(2);
+/// People who ask at once.
+const CROWD: usize = 24;
 
 struct Host {
     postern: Postern,
@@ -74,6 +78,32 @@ fn a_disk_that_hangs_with_a_crowd_behind_it_does_not_stop_the_pings() {
     }
     drop(hang);
     asked.into_iter().for_each(|one| drop(one.join()));
+}
+
+#[test]
+fn a_crowd_of_slow_questions_does_not_stop_the_pings() {
+    let host = Host::new();
+    // Each question about the state takes some dozen calls of bpf(2), so all of them together take longer than the watchdog waits.
+    let slow = Fault { call: "bpf", nth: None, effect: Effect::Delay(10) };
+    let slowed = host.postern.trace(Scope::Thread("engine"), &[slow]);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..CROWD {
+            let client = host.postern.client();
+            let over = &over;
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    drop(client.status());
+                }
+            });
+        }
+        host.postern.client().status().expect("an answer, so the crowd is there");
+        host.forget();
+        let pings = (0..4).filter(|_| host.pings()).count();
+        over.store(true, Ordering::Relaxed);
+        drop(slowed);
+        assert_eq!(pings, 4, "no ping while many ask");
+    });
 }
 
 #[test]

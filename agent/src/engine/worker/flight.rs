@@ -83,6 +83,8 @@ impl Worker {
     /// Tells readers what is durable.
     pub(super) fn serve_readers(&mut self) {
         for command in std::mem::take(&mut self.readers) {
+            // One turn may answer hundreds of questions. The watchdog need not wait for all of them.
+            self.beat.turn();
             self.serve(command);
         }
     }
@@ -153,6 +155,7 @@ impl Worker {
         for _ in 0..BATCH {
             let Some(command) = self.first.pop_front().or_else(|| self.backlog.pop_front()) else { break };
             let reloads = matches!(command, Command::Reload { .. });
+            self.beat.turn();
             self.decide(command, &mut batch, now);
             // Whoever comes after it is judged under its rules, once they are in force.
             if reloads {

@@ -28,7 +28,6 @@ use super::{Batch, Queues, Worker, keep, publish, thread};
 use crate::clock::Clock;
 use crate::config::Shed;
 use crate::enforcer::{self, Enforcer, EnforcerError, LayerState};
-use crate::engine::pulse::Pulse;
 use crate::engine::{
     Command, Engine, Published, QUEUE, Rules, Shared, Shares, Turns, WATCH_BACKLOG, door, knocks, pulse, tally,
 };
@@ -80,9 +79,8 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`]; nothing is open then that was not open before.
 pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::Knocks>), StartError> {
-    let (secret, rates) = (setup.secret, setup.rates);
-    let Setup { mut opened, clock, identity, rules, enforcer: settings, shed, lines, confinement, config_file, .. } =
-        setup;
+    let (secret, rates, shed) = (setup.secret, setup.rates, setup.shed);
+    let Setup { mut opened, clock, identity, rules, enforcer: settings, lines, confinement, config_file, .. } = setup;
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
     clock.resume(opened.ledger.high(), opened.ledger.clock_of(clock.boot_id()));
     let now = clock.now();
@@ -94,7 +92,8 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     let tunnels = super::tunnels::Watch::new();
     confine(confinement, &enforcer, &mut degraded);
     let knocks_reader = enforcer.take_knocks();
-    let (commands, first, pulse, queues) = queues();
+    let (commands, first, queues) = queues();
+    let (pulse, beat) = pulse::pulse();
     let engine = Engine(Arc::new(Shared {
         identity: identity.into(),
         clock,
@@ -122,6 +121,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     let (done, written) = mpsc::unbounded_channel();
     let worker = Worker {
         upkeep,
+        beat,
         engine: engine.clone(),
         journal: Some(opened.journal),
         writer: Writer::start(done).map_err(StartError::Thread)?,
@@ -144,8 +144,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         degraded,
         started: now.wall,
         started_boot: now.boot,
-        // Soon: what is open by then may have limits on its use.
-        use_due: Some(now.boot),
+        use_due: Some(now.boot), // Soon: what is open by then may have limits on its use.
         looked: BootNanos(0),
         // What was due while nobody was there is not made up for.
         warned: now.boot,
@@ -292,11 +291,10 @@ pub(super) fn stale(now: &Now) -> BootNanos {
 }
 
 /// The ways into the worker, and their other ends.
-fn queues() -> (mpsc::Sender<Command>, mpsc::Sender<Command>, Pulse, Queues) {
+fn queues() -> (mpsc::Sender<Command>, mpsc::Sender<Command>, Queues) {
     let (commands, received) = mpsc::channel(QUEUE);
     let (first, first_received) = mpsc::channel(QUEUE);
-    let (pulse, beat) = pulse::pulse();
-    (commands, first, pulse, Queues { first: first_received, commands: received, beat })
+    (commands, first, Queues { first: first_received, commands: received })
 }
 
 /// Has the worker write down what the start found, and run on a thread of its own.
