@@ -70,6 +70,9 @@ impl Copies {
         let (signers, revoked, broken) = (self.read(SIGNERS), self.read(REVOKED), self.read(BROKEN));
         let seal = [&signers, &revoked, &broken].into_iter().flatten().flat_map(|(bytes, _)| bytes.clone()).collect();
         let revoked_at = revoked.as_ref().map(|(_, at)| words(*at));
+        // A configuration without a list revoked nobody, and that is known too.
+        let without = config.as_ref().filter(|(config, _)| config.revoked_keys.is_none());
+        let revoked_at = revoked_at.or_else(|| without.map(|(_, words)| words.clone()));
         let list =
             |found: Option<(Vec<u8>, Timestamp)>| Revocations::of(&found.map(|(bytes, _)| bytes).unwrap_or_default());
         let trust = signers.map(|(bytes, at)| {
@@ -92,6 +95,7 @@ impl Copies {
     fn update_all(&self, path: &Path) -> io::Result<()> {
         let open = |path: &Path| config::open(path);
         let found = Found::at(path, &open);
+        let nobody_was_revoked = self.last().config.is_some_and(|(config, _)| config.revoked_keys.is_none());
         // One that says nothing does not hold where a copy is: it must not become the copy.
         let loaded = Config::load(path).ok().filter(|_| !says_nothing(&found));
         if loaded.is_some()
@@ -102,7 +106,12 @@ impl Copies {
         let Some(config) = loaded.or_else(|| self.last().config.map(|(config, _)| config)) else { return Ok(()) };
         self.update_signers(&Found::at(&config.trust_file, &open))?;
         match &config.revoked_keys {
-            Some(path) => self.update_revoked(&Found::at(path, &open)),
+            Some(path) => {
+                if nobody_was_revoked {
+                    self.write(REVOKED, b"")?;
+                }
+                self.update_revoked(&Found::at(path, &open))
+            }
             None => self.remove(REVOKED).and_then(|()| self.remove(BROKEN)),
         }
     }

@@ -349,6 +349,34 @@ fn a_longer_list_of_revoked_keys_counts_whatever_else_is_broken() {
 }
 
 #[test]
+fn a_first_list_of_revoked_keys_that_is_missing_locks_nobody_out() {
+    let mut host = Host::new();
+    let listed = fs::read_to_string(host.postern.config()).expect("the configuration");
+    let keeps = |line: &&str| !line.starts_with("revoked_keys");
+    let without: String = listed.lines().filter(keeps).map(|line| format!("{line}\n")).collect();
+    fs::write(host.postern.config(), without).expect("the configuration");
+    fs::remove_file(host.revoked()).expect("to remove it");
+    host.postern.launch();
+    until("copies are held", || host.copies().join("allowed_signers").exists());
+    fs::write(host.postern.config(), listed).expect("the configuration");
+    // Nobody was revoked before, and that is what holds: at a start without a reload, at a reload, and at the start after it.
+    host.restart();
+    assert_eq!(host.refusal(), "", "at a start: {}", host.degraded());
+    host.reload_until("it is named", |why| why.contains("revoked: cannot be read"));
+    assert_eq!(host.refusal(), "", "at a reload");
+    host.restart();
+    assert_eq!(host.refusal(), "", "at the start after it: {}", host.degraded());
+    // From then on it is a list as any other.
+    fs::write(host.revoked(), format!("{}\n", host.postern.alice.public())).expect("the list");
+    host.reload_until("mended", |why| !why.contains("cannot be read"));
+    assert_eq!(host.refusal(), "KEY_REVOKED");
+    host.postern.kill();
+    fs::remove_file(host.revoked()).expect("to remove it");
+    host.postern.launch();
+    assert_eq!(host.refusal(), "KEY_REVOKED", "a list that is gone gives nothing back");
+}
+
+#[test]
 fn a_time_without_z_is_taken_as_ssh_keygen_takes_it() {
     let mut host = Host::new();
     host.write_trust(&host.alice("valid-after=\"20200101\",valid-before=\"203712312359\" "), "");
