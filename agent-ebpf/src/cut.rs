@@ -304,7 +304,8 @@ fn is_own(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> bool 
     if context.load::<[u8; 2]>(transport) == Ok(port.to_be_bytes()) {
         return true;
     }
-    ethertype(context) == ETHERTYPE_IPV4 && context.load::<[u8; 2]>(transport + UDP_CHECKSUM).is_ok_and(|sum| sum != [0; 2])
+    ethertype(context) == ETHERTYPE_IPV4
+        && context.load::<[u8; 2]>(transport + UDP_CHECKSUM).is_ok_and(|sum| sum != [0; 2])
 }
 
 /// Where the header of `protocol` begins; `None` where another protocol's follows the IP header, IPv6 extension headers among

@@ -54,20 +54,43 @@ struct Payload<'a> {
 }
 
 /// The host keys that can sign. They are read while posternd is root, and forgotten once they have signed.
-pub struct HostKeys(Vec<(PathBuf, PrivateKey)>);
+pub struct HostKeys {
+    keys: Vec<(PathBuf, PrivateKey)>,
+    /// What is wrong with each file that is there and cannot be read.
+    unreadable: Vec<String>,
+}
 
 impl HostKeys {
     /// Those in `dir`. Why one of them is not among them is logged.
     #[must_use]
     pub fn read(dir: &Path) -> Self {
-        let paths = FILES.iter().map(|file| dir.join(file));
-        Self(paths.filter_map(|path| host_key(&path).map(|key| (path, key))).collect())
+        let mut this = Self { keys: Vec::new(), unreadable: Vec::new() };
+        for path in FILES.iter().map(|file| dir.join(file)) {
+            match host_key(&path) {
+                Ok(Some(key)) => this.keys.push((path, key)),
+                Ok(None) => {}
+                Err(why) => this.unreadable.push(format!("{}: {why}", path.display())),
+            }
+        }
+        this
+    }
+
+    /// What the status says of files that cannot be read; none where there are no such files.
+    #[must_use]
+    pub fn condition(&self) -> Option<String> {
+        (!self.unreadable.is_empty()).then(|| {
+            format!(
+                "an SSH host key cannot be read, so clients that know this host by that key refuse it or ask: {}. Mend the file, \
+                 then restart posternd",
+                self.unreadable.join("; ")
+            )
+        })
     }
 
     /// `SHA256:…` of each.
     #[must_use]
     pub fn fingerprints(&self) -> Vec<String> {
-        self.0.iter().map(|(_, key)| key.fingerprint(HashAlg::Sha256).to_string()).collect()
+        self.keys.iter().map(|(_, key)| key.fingerprint(HashAlg::Sha256).to_string()).collect()
     }
 
     /// Signs once with each. None where there is no key that can sign: clients then pin the TLS key as they would without SSH.
@@ -76,7 +99,7 @@ impl HostKeys {
         let WhoAmI { host_id, names, .. } = who;
         let payload = Payload { host_id: host_id.to_string(), names, tls_fingerprint };
         let payload = serde_json::to_string(&payload).ok()?;
-        let signed: Vec<_> = self.0.iter().filter_map(|(path, key)| signed(path, key, &payload)).collect();
+        let signed: Vec<_> = self.keys.iter().filter_map(|(path, key)| signed(path, key, &payload)).collect();
         (!signed.is_empty()).then_some(Proof { payload, signed })
     }
 }
@@ -94,24 +117,26 @@ fn signed(path: &Path, key: &PrivateKey, payload: &str) -> Option<Signed> {
     Some(Signed { signature, certificate: CertificateFile::beside(path, public) })
 }
 
-/// The private key in a file, if it can be used. An absent file is no news: not every host runs sshd.
-fn host_key(path: &Path) -> Option<PrivateKey> {
+/// The private key in a file; none where the key cannot sign here, or where there is no file: not every host runs sshd.
+///
+/// # Errors
+/// Why the file cannot be read.
+fn host_key(path: &Path) -> Result<Option<PrivateKey>, String> {
     let complain = |error: &dyn std::fmt::Display| {
         tracing::warn!(file = %path.display(), %error, "this SSH host key cannot prove who this host is");
     };
-    // A FIFO in its place would be waited for.
+    // Reading a FIFO would wait for a writer.
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        complain(&"it is not a plain file");
-        return None;
+        return Err("it is no plain file".to_owned());
     }
     match PrivateKey::read_openssh_file(path) {
         Ok(key) if key.is_encrypted() => complain(&"it has a passphrase"),
-        Ok(key) if can_sign(&key) => return Some(key),
+        Ok(key) if can_sign(&key) => return Ok(Some(key)),
         Ok(key) => complain(&format_args!("keys of type {} do not sign here", key.algorithm())),
         Err(ssh_key::Error::Io(io::ErrorKind::NotFound)) => {}
-        Err(error) => complain(&error),
+        Err(error) => return Err(error.to_string()),
     }
-    None
+    Ok(None)
 }
 
 fn can_sign(key: &PrivateKey) -> bool {

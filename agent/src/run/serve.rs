@@ -75,6 +75,7 @@ impl Serving<'_> {
         }
         let doors = bound.doors();
         engine.holds_keys(bound.tls_audience(), host_keys.fingerprints());
+        engine.degraded("host keys", host_keys.condition()).await;
         let proof = host_keys.prove(&engine.who_am_i(), bound.tls_fingerprint());
         let at_start = doors.borrow().clone();
         follow(&engine, &at_start, config, cookies.as_deref()).await;

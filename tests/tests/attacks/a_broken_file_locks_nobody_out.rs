@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use postern_proto::v1::{BreakGlassRequest, ConfirmRequest, EnableRequest, GrantState};
 use postern_tests::client::reason;
+use postern_tests::keys::Key;
 use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
 use postern_tests::postern::{ALICE, Options, Postern, port, program};
 use postern_tests::probe::{self, Outcome};
@@ -165,6 +166,30 @@ fn every_fault_of_the_trust_file() {
         _ => Some(true),
     };
     every_fault(Host::trust, trusted, &[]);
+}
+
+#[test]
+fn an_ssh_host_key_that_cannot_be_read_is_named_and_the_others_prove() {
+    let mut host = Host::new();
+    let keys = host.postern.file("host_keys");
+    fs::create_dir(&keys).expect("a directory");
+    let ed25519 = Key::new(&keys, "ssh_host_ed25519_key");
+    let _ecdsa = Key::of_type(&keys, "ssh_host_ecdsa_key", &["-t", "ecdsa"]);
+    let rules = port(2222, "tcp") + &Options::default().rules;
+    host.postern.configure(&Options { extra: format!("ssh_host_keys = {keys:?}"), rules, ..Options::without_shed() });
+    host.postern.launch();
+    let proofs = |host: &Host| host.postern.client().who_am_i().expect("an answer").proofs.len();
+    assert_eq!((host.degraded(), proofs(&host)), (String::new(), 2));
+    for fault in [Spoilt::HalfWritten, Spoilt::Fifo, Spoilt::Directory, Spoilt::NoText, Spoilt::Empty] {
+        let mended = fault.put(ed25519.path());
+        host.restart();
+        assert!(host.degraded().contains("ssh_host_ed25519_key"), "{fault:?}: {}", host.degraded());
+        assert_eq!(proofs(&host), 1, "{fault:?}");
+        host.holds(&format!("{fault:?} in the place of a host key"));
+        mended.mend();
+    }
+    host.restart();
+    assert_eq!((host.degraded(), proofs(&host)), (String::new(), 2));
 }
 
 #[test]
