@@ -258,11 +258,11 @@ impl Shared {
         self.rules_changed.send_replace(());
     }
 
-    /// Puts rules in force.
-    fn put_in_force(&self, rules: Rules) {
+    /// Puts rules in force. `waiting` are newer ones, whose record waits for its turn.
+    fn put_in_force(&self, rules: Rules, waiting: Option<Rules>) {
         self.shares.track(&rules.policy);
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
-        *self.coming.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.coming.write().unwrap_or_else(PoisonError::into_inner) = waiting;
         self.rules_changed.send_replace(());
     }
 }

@@ -261,8 +261,8 @@ impl Worker {
             Ok(lines) => {
                 self.ledger = flight.after;
                 if let Some(rules) = flight.batch.reloaded() {
-                    // Before anybody sees the record.
-                    self.shared().put_in_force(rules);
+                    // Before anybody sees the record. A newer reload may wait: nobody reads what that one forbids.
+                    self.shared().put_in_force(rules, self.waiting_rules());
                     // An earlier try may have failed.
                     self.degraded.remove("reload");
                 }
@@ -280,6 +280,14 @@ impl Worker {
             }
             Err(unwritten) => self.failed(flight, records, unwritten, &now),
         }
+    }
+
+    /// The rules of the newest reload that waits for its turn.
+    fn waiting_rules(&self) -> Option<Rules> {
+        let reloads = self.first.iter().rev();
+        reloads
+            .filter_map(|one| if let Command::Reload { rules, .. } = one { Some(rules.clone()) } else { None })
+            .next()
     }
 
     /// The kernel, then answers: all of the batch is durable.
