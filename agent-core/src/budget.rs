@@ -210,7 +210,12 @@ impl Budgets {
         let refuse = |detail: String, rule: String| Err(Refusal::new(Reason::RateLimited, detail).at(rule));
         if account.running[at] >= class.at_once() {
             let most = class.at_once();
-            return refuse(format!("{principal} has {most} {noun} under way, and that is the most"), String::new());
+            return refuse(
+                format!(
+                    "{principal} has {most} {noun} under way, and the host allows no more at once; end one, or wait until one ends"
+                ),
+                String::new(),
+            );
         }
         let tokens = if class == Class::Request { bytes.div_ceil(BYTES_PER_TOKEN).max(1) } else { 1 };
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);

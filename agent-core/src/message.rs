@@ -49,7 +49,7 @@ impl Identity {
             (true, false) => (
                 Reason::AudienceHostIdMissing,
                 format!(
-                    "this host is {id}; a host with a copy of its key would be another one. Add the id, or use the postern client"
+                    "this host's id is {id}, and a cloned host may have the same key. Add the id, or use the postern client"
                 ),
             ),
             (false, true) => (
@@ -58,7 +58,7 @@ impl Identity {
                     "any host can claim the id {id}. Update the postern client, or add the fingerprint of this host's key"
                 ),
             ),
-            (false, false) => (Reason::AudienceMismatch, format!("this one is {id}")),
+            (false, false) => (Reason::AudienceMismatch, format!("this host's id is {id}")),
         };
         Err(Refusal::new(reason, detail).at("audience"))
     }

@@ -75,7 +75,7 @@ impl ConfigError {
             Why::Text(problems) => {
                 let first = problems.first().map(ToString::to_string).unwrap_or_default();
                 let more = problems.len().saturating_sub(1);
-                let more = if more > 0 { format!(" (and {more} more mistakes)") } else { String::new() };
+                let more = if more > 0 { format!(" (mistakes besides this one: {more})") } else { String::new() };
                 format!("{path}:{first}{more}")
             }
         }

@@ -23,7 +23,8 @@ use crate::offline::doubts;
 pub use copies::Copies;
 
 /// What to do about each finding.
-const MEND: &str = "Mend it (posternd check-config names the mistakes) and reload posternd (systemctl reload posternd)";
+const MEND: &str =
+    "Mend the file (posternd check-config names the mistakes) and reload posternd (systemctl reload posternd)";
 /// Names in one sentence; more are counted.
 const NAMED: usize = 20;
 
@@ -131,20 +132,21 @@ fn configuration(path: &Path, keeper: Option<&Keeper>, last: &Last) -> (Config, 
             if last.config.as_ref().is_some_and(|(last, _)| *last != config)
                 && says_nothing(&Found::at(path, &|path| keeper::open(keeper, path))) =>
         {
-            format!("{}: says nothing; for the defaults write mode = \"enforce\"", path.display())
+            format!("{}: the file says nothing; for the defaults write mode = \"enforce\"", path.display())
         }
         Ok(config) => return (config, None, false),
         Err(error) => error.brief(),
     };
     match &last.config {
-        Some((config, when)) => (config.clone(), Some(format!("{error}. In force is {when}. {MEND}")), false),
+        Some((config, when)) => (config.clone(), Some(format!("{error}. posternd goes by {when}. {MEND}")), false),
         None => {
             // What others than root could have written decides nothing: it might say that the host only observes.
             let bytes = check_and_read(keeper::open(keeper, path)).unwrap_or_default();
             let config = Config::bare(&String::from_utf8_lossy(&bytes));
             let why = format!(
-                "{error}. No copy of a good one is held, so nobody is trusted; closed are the ports that can be read from it, the \
-                 default ones and those that were closed before. Root gets in by break-glass. {MEND}, then start it again"
+                "{error}. There is no last good copy, so nobody is trusted. posternd closes the ports that it can read from the file, \
+                 the default ports and those that were closed before. Root gets in by break-glass. Mend the file (posternd \
+                 check-config names the mistakes) and start posternd again (systemctl restart posternd)"
             );
             (config, Some(why), true)
         }
@@ -172,19 +174,21 @@ fn signers_of(path: &Path, found: &Found, last: &Last) -> (Trust, Option<String>
         return (Trust::of(remains, Revocations::default()), None);
     };
     let Some((trust, when)) = &last.trust else {
-        return (
-            Trust::default(),
-            Some(format!("{wrong}. No copy of a good one is held, so nobody is trusted. {MEND}")),
-        );
+        return (Trust::default(), Some(format!("{wrong}. There is no last good copy, so nobody is trusted. {MEND}")));
     };
     if found.bytes.is_none() || is_noise(bytes, &remains, trust) {
         let all = named(trust.entries());
-        return (trust.clone(), Some(format!("{wrong}. In force is {when}, with the keys of {all}. {MEND}")));
+        return (trust.clone(), Some(format!("{wrong}. posternd goes by {when}, with the keys of {all}. {MEND}")));
     }
     let gone = named(remains.missing(trust));
-    let gone =
-        if gone.is_empty() { gone } else { format!(" Not trusted any more, since it does not list them: {gone}.") };
-    let why = format!("{wrong}. In force is {when}, less what the file takes away; it adds nobody.{gone} {MEND}");
+    let gone = if gone.is_empty() {
+        gone
+    } else {
+        format!(" Not trusted any more, because the file does not list them: {gone}.")
+    };
+    let why = format!(
+        "{wrong}. posternd goes by {when}, without what the file takes away, and the file adds nobody.{gone} {MEND}"
+    );
     (trust.limited_by(&remains), Some(why))
 }
 
@@ -204,12 +208,14 @@ fn revoke(trust: Trust, path: &Path, found: &Found, last: &Last) -> (Trust, Opti
     };
     match (&last.revoked, &last.trust) {
         (Some(when), Some((before, _))) => {
-            let why = format!("{wrong}. Revoked are the keys of {when}, and what can be read of the file. {MEND}");
+            let why = format!(
+                "{wrong}. posternd takes as revoked the keys of {when}, and those that it can read from the file. {MEND}"
+            );
             (trust.revoking_as(before).also_revoking(read), Some(why))
         }
         _ => {
             let why = format!(
-                "{wrong}. No copy of a good one is held, so any key may be revoked, and nobody is trusted. {MEND}"
+                "{wrong}. There is no last good copy, so any key may be revoked, and nobody is trusted. {MEND}"
             );
             (Trust::default(), Some(why))
         }
@@ -220,7 +226,7 @@ fn revoke(trust: Trust, path: &Path, found: &Found, last: &Last) -> (Trust, Opti
 fn wrong(path: &Path, found: &Found, errors: &[TrustError]) -> Option<String> {
     let more = match errors.len() {
         0 | 1 => String::new(),
-        many => format!(" (and {} more lines)", many - 1),
+        many => format!(" (other lines with mistakes: {})", many - 1),
     };
     let text = errors.first().map(|error| format!("{error}{more}"));
     let why = found.wrong.clone().or(text)?;

@@ -80,7 +80,7 @@ advice! {
     "REPLAYED" false "A message with this id was already decided."
         "make a new request; `postern list {host} --all` shows what became of the first"
     "RATE_LIMITED" false "You have sent the host as many messages of this kind as one person may send for now."
-        "wait for as long as the host says and try again; the administrator sets the limits in [limits] of the host's configuration"
+        "wait for as long as the host says, or until one of your messages or streams has ended, and try again; the administrator sets the limits in [limits] of the host's configuration"
     "REPLAY_MEMORY_FULL" true "The host remembers as many recent messages as it can."
         "wait some minutes and try again"
     "NOT_PERMITTED" false "Your key is known, but no role on the host lets you do this."

@@ -121,7 +121,7 @@ fn way(one: &Seen) -> String {
     let dialled = dialled(one);
     match one.reached {
         Some(reached) if Some(reached) != one.dialled => format!(
-            "  dialled:  {dialled}, which is no known address of this host; the host was reached at {reached}, so somebody between \
+            "  dialled:  {dialled}, which is no known address of this host; the host was reached at {reached}, so something between \
              changes the address"
         ),
         Some(_) => format!(
@@ -161,7 +161,7 @@ pub fn refused(doubtful: &BTreeMap<IpAddr, Vec<Seen>>, asked: bool) -> Failure {
     let (flags, sources) = (sources.join(","), sources.join(" and "));
     if asked {
         return Failure::new(Kind::Identity, format!("you did not agree to {sources}, so nothing was signed")).next(
-            format!("find out who passes your connection on; with --from {flags} it is signed without a question"),
+            format!("find out who passes your connection on. If the address is yours after all, add --from {flags}"),
         );
     }
     let ways = all_dialled(doubtful.values().flatten());

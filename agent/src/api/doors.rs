@@ -86,14 +86,15 @@ fn advice(error: &io::Error, address: SocketAddr) -> String {
     let port = address.port();
     match error.kind() {
         io::ErrorKind::AddrInUse => format!(
-            "another process holds the port: `ss -ltnp sport = :{port}` names it, end it. A port below 1024 keeps users of \
+            "another process holds the port: `ss -ltnp sport = :{port}` names that process; end it. A port below 1024 keeps users of \
              this host off it (docs/configuration.md, \"A port that nobody can take\")"
         ),
         io::ErrorKind::AddrNotAvailable => {
-            "no interface has this address yet: configure it, or change api.tcp".to_owned()
+            "no interface has this address: give it to an interface, or change api.tcp".to_owned()
         }
         io::ErrorKind::PermissionDenied => {
-            "a port below 1024 takes CAP_NET_BIND_SERVICE: see docs/configuration.md".to_owned()
+            "a port below 1024 needs CAP_NET_BIND_SERVICE (docs/configuration.md, \"A port that nobody can take\")"
+                .to_owned()
         }
         _ if no_ipv6(error) => "this kernel has no IPv6: write an IPv4 address under api.tcp".to_owned(),
         _ => "see api.tcp and api.plaintext of the configuration".to_owned(),
@@ -104,7 +105,9 @@ fn advice(error: &io::Error, address: SocketAddr) -> String {
 pub(super) fn sentence(shut: &[Shut]) -> Option<String> {
     let each: Vec<_> = shut.iter().map(|shut| shut.why.as_str()).collect();
     let all = each.join("; ");
-    (!each.is_empty()).then(|| format!("the API cannot listen everywhere, and tries again: {all}"))
+    (!each.is_empty()).then(|| {
+        format!("posternd cannot listen on every address of the API, and tries again every few seconds: {all}")
+    })
 }
 
 /// Tries again, with pauses, until each is bound. `opened` gets each listener, and what is left then.

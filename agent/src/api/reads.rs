@@ -59,7 +59,8 @@ pub(super) fn watching(
     reader: &Reader,
     watchers: &Arc<Semaphore>,
 ) -> Result<Option<Watching>, Status> {
-    let full = |_| refused(Refusal::new(Reason::Overloaded, "as many watch as the host allows"));
+    let full =
+        |_| refused(Refusal::new(Reason::Overloaded, "as many streams are open as the host allows; try again later"));
     match engine.watching(reader).map_err(refused)? {
         None => Ok(None),
         Some(place) => Ok(Some((place, Arc::clone(watchers).try_acquire_owned().map_err(full)?))),

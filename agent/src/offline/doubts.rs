@@ -44,7 +44,7 @@ pub fn tunnels(policy: &Policy) -> Vec<String> {
     }
     match enforcer::tunnels() {
         Ok(found) => found.iter().filter(|t| protected.contains(&t.port)).map(enforcer::Tunnel::sentence).collect(),
-        Err(error) => vec![format!("whether kernel tunnels use protected UDP ports was not looked at: {error}")],
+        Err(error) => vec![format!("posternd could not see whether kernel tunnels use protected UDP ports: {error}")],
     }
 }
 

@@ -88,7 +88,8 @@ impl Copies {
     /// What could not be written, in words.
     pub fn update(&self, path: &Path) -> Result<(), String> {
         self.prepare().and_then(|()| self.update_all(path)).map_err(|e| {
-            format!("{}: {e}: a start with a file that is broken then cannot go by what held last", self.0.display())
+            format!("posternd cannot keep last good copies in {}: {e}. A start with a broken file then trusts nobody, or goes by older copies. Mend the directory and \
+                 reload posternd (systemctl reload posternd)", self.0.display())
         })
     }
 
