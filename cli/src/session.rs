@@ -196,7 +196,10 @@ impl Session {
     }
 
     fn another(&self) -> Failure {
-        let message = format!("another host answers at {} than at the beginning of this command", self.address);
+        let message = format!(
+            "the host that answers at {} is not the one that answered at the beginning of this command",
+            self.address
+        );
         Failure::new(Kind::Identity, message).next("try again; if it stays so, ask the host's administrator")
     }
 

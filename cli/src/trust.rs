@@ -94,7 +94,7 @@ fn note_labels(store: &KnownHosts, shown: Shown<'_>, known: Option<&KnownHost>, 
     }
     for other in store.with_id(host_id)?.iter().filter(|other| other.fingerprint != fingerprint) {
         console.note(format!(
-            "WARNING: {address} says that it is host {host_id}, which {} is with another key ({}). A host chooses its id; messages \
+            "WARNING: {address} says that it is host {host_id}, but {} has that id with another key ({}). A host chooses its id; messages \
              are for the key that {address} proved",
             other.address, other.fingerprint
         ));

@@ -57,8 +57,8 @@ When the host's policy wants more people to agree, the request waits there, noth
 --json tells by \"state\". With --wait the command ends when it is open (0), or refused, declined or given up (1).
 
 --from my-ip (the default) asks the host over every address its name has, IPv4 and IPv6, which address it sees you \
-under, shows them, and asks for exactly those. An address that is not this machine's own is asked about when you reach the \
-host at a new address: it is your NAT's or VPN's, or that of somebody who passes your connection on. Without a terminal it \
+under, shows them, and asks for those. Where such an address is not this machine's own and you reach the host at a new address, \
+it asks you first: the address is your NAT's or VPN's, or that of somebody who passes your connection on. Without a terminal it \
 is left out; a script behind a NAT says --from ADDRESS.";
 
 pub(super) const EXPLAIN: &str = "\

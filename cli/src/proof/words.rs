@@ -50,7 +50,7 @@ pub fn revoked(host: &str, key: &PublicKey) -> Failure {
 
 pub fn wrong_statement(host: &str, why: &str) -> Failure {
     let message =
-        format!("{host} makes a statement about itself that is none: {}. Nothing was signed", text::clean(why));
+        format!("{host} makes a statement about itself that does not hold: {}. Nothing was signed", text::clean(why));
     Failure::new(Kind::Identity, message)
         .next("somebody may be in the middle right now; ask the host's administrator to look at the host's log")
 }
