@@ -294,7 +294,9 @@ fn a_removed_key_is_refused_although_another_line_is_broken() {
     // One unknown option: everybody keeps what they had.
     let broken = "carol@example.com no-touch-required ssh-ed25519 AAAA\n";
     host.write_trust(&host.alice("verify-required "), broken);
-    host.reload_until("the line is named", |why| why.contains("line 1") && why.contains("1 more line"));
+    host.reload_until("the line is named", |why| {
+        why.contains("line 1") && why.contains("other lines with mistakes: 1")
+    });
     assert_eq!(host.refusal(), "", "her line is broken, not gone");
     // Her line is taken out, carol's is as broken as before.
     host.write_trust("", broken);
