@@ -92,6 +92,14 @@ pub(crate) fn rules(path: &Path, config: &Config, keeper: Option<&Keeper>) -> Re
 /// # Errors
 /// [`Failure`]; when the agent runs, or neither the journal nor the log takes the record, nothing is opened.
 pub fn unlock(path: &Path) -> Result<(), Failure> {
+    // The agent's user may write to the journal, but only root can open the ports: the record would be false.
+    let user = rustix::process::geteuid();
+    if !user.is_root() {
+        return Err(Failure::Other(format!(
+            "user {} cannot open the ports, so nothing was opened and nothing was recorded. Run `posternd unlock` as root",
+            user.as_raw()
+        )));
+    }
     // With a configuration that is not valid: where the last good one, or what can be read, says that state and pins are.
     let config = standing::read(path, None, &Copies::of(path).last()).config;
     // Held until the end: no posternd that starts meanwhile puts back what is taken out.

@@ -322,3 +322,20 @@ fn neither_part_lives_without_the_other() {
     }
     assert_eq!(flood.counted().leaked, 0);
 }
+
+#[test]
+fn nobody_but_root_puts_an_unlocking_on_record() {
+    let net = Net::pair();
+    let mut postern = Postern::start(&net.server, Options::without_shed());
+    postern.stop();
+    let before = postern_tests::journal::lines(postern.state()).len();
+    for user in [postern_tests::postern::USER, "nobody"] {
+        let mut command = net.server.command("setpriv");
+        command.args(["--reuid", user, "--clear-groups"]).arg(postern_tests::postern::program());
+        let output =
+            command.args(["unlock", "--config"]).arg(postern.config()).output().expect("setpriv of util-linux");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && errors.contains("as root"), "{user}: {output:?}");
+    }
+    assert_eq!(postern_tests::journal::lines(postern.state()).len(), before, "no record of what did not happen");
+}

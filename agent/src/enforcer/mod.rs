@@ -434,7 +434,10 @@ impl HeldPins {
 /// # Errors
 /// An agent runs, or the directory cannot be opened.
 pub fn hold_pins(pin_dir: &Path) -> Result<HeldPins, EnforcerError> {
-    Ok(HeldPins(if pin_dir.exists() { Some(PinDir::take(pin_dir)?) } else { None }))
+    let found = pin_dir.try_exists();
+    let found =
+        found.map_err(|e| EnforcerError::kernel("look for the directory of pins", &e, "run this command as root"))?;
+    Ok(HeldPins(if found { Some(PinDir::take(pin_dir)?) } else { None }))
 }
 
 /// Whether a layer of an earlier run is pinned: then the host was not open until now. One layer is enough: whoever was connected

@@ -40,6 +40,8 @@ fn a_layer_that_somebody_detaches_comes_back() {
             assert!(Instant::now() < end, "the {layer} does not come back");
         }
     }
-    let reported = postern.log().matches("a part of what keeps the ports closed was lost").count();
-    assert_eq!(reported, 3, "each loss is reported once");
+    let lost = |line: &serde_json::Value| line["event"] == "layer" && line["state"] == "detached";
+    let recorded = || postern_tests::journal::lines(postern.state()).iter().filter(|line| lost(line)).count();
+    postern_tests::until("each loss is on record", || recorded() >= 3);
+    assert_eq!(recorded(), 3, "each loss is recorded once");
 }
