@@ -52,3 +52,14 @@ pub fn names(process: u32) -> BTreeMap<i32, String> {
     };
     tasks.filter_map(name).collect()
 }
+
+/// How often a thread of `process` has gone to sleep by itself since it began: it grows while the thread comes round.
+///
+/// # Panics
+/// Where there is no such thread.
+#[must_use]
+pub fn sleeps(process: u32, thread: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/task/{thread}/status")).expect("the thread");
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.and_then(|count| count.trim().parse().ok()).expect("a count")
+}

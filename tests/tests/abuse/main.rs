@@ -14,7 +14,7 @@ use postern_proto::v1::{RequestAccessRequest, SignedMessage, WatchGrantsRequest}
 use postern_tests::client::reason;
 use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
 use postern_tests::postern::{AUDIENCE, Options, Postern, USER};
-use postern_tests::{probe, request};
+use postern_tests::{halt, probe, request, until};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
@@ -154,6 +154,32 @@ fn no_file_descriptors_left() {
     let idle: Vec<_> = (0..400).map(|_| world.from(STRANGER.v4)).collect();
     world.hold(&idle, &[GRANTED.v4]);
     assert!(world.has_lost("connection-evicted-files"), "{:?}", world.lost());
+}
+
+#[test]
+fn not_one_file_descriptor_left() {
+    let world = World::new();
+    let pid = world.postern.pid();
+    let engine = halt::names(pid).into_iter().find(|(_, name)| name == "engine").expect("its thread").0;
+    // The soft limit alone, so that its user can raise it again.
+    let limit = |files: usize| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", USER, "--regid", "nogroup", "--clear-groups", "prlimit"]);
+        let done = command.args([format!("--pid={pid}"), format!("--nofile={files}:")]).status();
+        assert!(done.expect("setpriv and prlimit of util-linux").success());
+    };
+    // All numbers below are taken.
+    limit(3);
+    // The engine looks after its layers twice a second. Each look asks the keeper, whose answers carry descriptors.
+    let before = halt::sleeps(pid, engine);
+    until("the engine's thread has looked a few times", || halt::sleeps(pid, engine) > before + 40);
+    limit(400);
+    world.ask(GRANTED.v4);
+    // A look for which there was no descriptor is a condition until the next one.
+    let told = || world.postern.client().status().expect("its state").degraded.join("; ");
+    until("all is well again", || told().is_empty());
+    let lines = postern_tests::journal::lines(world.postern.state());
+    assert!(lines.iter().all(|line| line["event"] != "layer"), "no layer was lost: {lines:?}");
 }
 
 #[test]
