@@ -57,6 +57,8 @@ fn with_service(net: &Net, _service: &Service, roads: &[Road<'_>]) {
         }
     };
     each(true, "on bare Linux");
+    // A session that is still there when the port becomes protected would be let in again.
+    postern_tests::until("the sessions of bare Linux are over", || !has_sessions(&net.server));
     let mut postern = Postern::start(&net.server, Options::default());
     each(false, "with posternd");
     let sources: Vec<_> = roads.iter().map(|road| road.from).collect();
@@ -66,6 +68,12 @@ fn with_service(net: &Net, _service: &Service, roads: &[Road<'_>]) {
     each(false, "after the grant");
     postern.kill();
     each(false, "while posternd is dead");
+}
+
+/// Whether a TCP session of the namespace is not closed on its side.
+fn has_sessions(namespace: &Netns) -> bool {
+    let listed = namespace.command("ss").args(["-Htn", "exclude", "time-wait"]).output().expect("ss of iproute2");
+    String::from_utf8_lossy(&listed.stdout).lines().any(|line| !line.starts_with("LISTEN"))
 }
 
 /// The roads between two pairs of addresses, IPv4 and IPv6.
