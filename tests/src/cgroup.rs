@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::pins;
+use crate::{pins, until};
 
 /// Only one test at a time moves the process.
 static MOVING: Mutex<()> = Mutex::new(());
@@ -54,12 +54,13 @@ impl Cgroup {
         fs::create_dir(&self.path).expect("a cgroup");
     }
 
-    /// Removes the directory. Sockets made in it live on in a cgroup that has no name any more.
+    /// Removes the directory, once no process is in it: what other tests began while this process was inside may take a moment.
+    /// Sockets made in it live on in a cgroup that has no name any more.
     ///
     /// # Panics
     /// Where the kernel refuses.
     pub fn remove(&self) {
-        fs::remove_dir(&self.path).expect("to remove the cgroup");
+        until("the cgroup can be removed", || fs::remove_dir(&self.path).is_ok());
     }
 
     /// Where it is.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use postern_proto::v1::{GetGrantRequest, Interface, ShedMode};
 use postern_tests::client::reason;
 use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
-use postern_tests::postern::{self, AUDIENCE, Options, Postern};
+use postern_tests::postern::{AUDIENCE, Options, Postern};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::request;
 use postern_tests::service::Service;
@@ -48,17 +48,15 @@ fn the_shed_takes_jumbo_frames_natively_and_falls_back_by_name() {
 }
 
 #[test]
-fn without_the_cut_posternd_does_not_start_and_what_was_closed_stays_closed() {
+fn with_a_cgroup_that_is_none_posternd_says_so_and_what_was_closed_stays_closed() {
     let net = Net::pair();
     let mut postern = Postern::start(&net.server, Options::default());
     let service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
     postern.stop();
     postern.configure(&Options { extra: format!("cgroup = {:?}", postern.file("state")), ..Options::default() });
-    let mut command = net.server.command(postern::program());
-    let output = command.args(["run", "--config"]).arg(postern.config()).output().expect("to run posternd");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("not a directory of cgroup v2"), "it says why: {said}");
+    postern.launch();
+    let told = postern.client().status().expect("root is answered").degraded.join("\n");
+    assert!(told.contains("cut-ingress") && told.contains("not a directory of cgroup v2"), "it says why: {told}");
     for source in STRANGER.both() {
         let to = SocketAddr::new(SERVER.like(source), 22);
         assert_ne!(probe::tcp(&net.client, source, to), Outcome::Answered);
