@@ -19,7 +19,7 @@ const RUNNERS: [&str; 2] =
 const KERNEL: &str = "postern-tests";
 
 /// Test programs of that package that wait for clocks and starts most of their time, and measure nothing that neighbours disturb.
-const WAITING: [&str; 6] = ["host_proof", "journal", "keep", "life", "lifecycle", "people"];
+const WAITING: [&str; 8] = ["attacks", "field", "host_proof", "journal", "keep", "life", "lifecycle", "people"];
 
 /// Which test programs are to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

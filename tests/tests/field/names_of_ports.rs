@@ -1,0 +1,1 @@
+//! People write the names of ports as they stand in the configuration.

@@ -1,0 +1,1 @@
+//! The list of reserved ports is put right again when somebody overwrites it.

@@ -1,0 +1,1 @@
+//! The client works without a home that can be written.
