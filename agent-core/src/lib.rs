@@ -17,6 +17,8 @@ pub mod bootstrap;
 #[cfg(feature = "user")]
 pub mod budget;
 #[cfg(feature = "user")]
+pub mod condition;
+#[cfg(feature = "user")]
 pub mod envelope;
 #[cfg(feature = "user")]
 pub mod grant;

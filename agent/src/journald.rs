@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use libsystemd::logging::{Priority, SD_JOURNAL_SOCK_PATH, journal_send};
+use postern_core::condition::Condition;
 use postern_core::ledger::Event;
 use postern_core::text::{self, shown};
 use tokio::sync::{Notify, broadcast, oneshot};
@@ -109,7 +110,7 @@ async fn take_over(
                 Err(broadcast::error::RecvError::Lagged(missed)) => lost.add(missed, "there were too many at once"),
                 Err(broadcast::error::RecvError::Closed) => return,
             },
-            () = lost.changed.notified() => engine.degraded("journald", lost.sentence()).await,
+            () = lost.changed.notified() => engine.degraded(Condition::JournaldLost, lost.sentence()).await,
         }
     }
 }

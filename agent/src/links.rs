@@ -14,6 +14,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use postern_core::condition::Condition;
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 use tokio::time::{Instant, sleep_until};
 
@@ -100,7 +101,7 @@ pub async fn follow(engine: Engine) {
             Err(error) => error,
         };
         tracing::warn!(%error, "interfaces are not followed");
-        engine.degraded("interfaces", Some(format!("interfaces are not followed: {error}"))).await;
+        engine.degraded(Condition::DevicesUnfollowed, Some(format!("interfaces are not followed: {error}"))).await;
         tokio::time::sleep(RETRY).await;
     }
 }
@@ -109,7 +110,7 @@ async fn follow_once(engine: &Engine) -> Result<(), String> {
     let mut watch = Watch::open()?;
     while let Some(state) = watch.next().await? {
         engine.network_changed(state).await;
-        engine.degraded("interfaces", None).await;
+        engine.degraded(Condition::DevicesUnfollowed, None).await;
     }
     Ok(())
 }

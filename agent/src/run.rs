@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
+use postern_core::condition::Condition;
 use postern_core::ledger::{Event, Ledger, Record};
 use postern_core::message::Identity;
 use postern_core::mode::{self, Enabling, Mode};
@@ -342,7 +343,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     settings.keeper.clone_from(&keeper);
     let (reserved, cookies) = (Reserved::open(&config.state_dir, clock.boot_id()), sysctl::without_cookies());
     let identity = identity(&config, &mut unusable);
-    findings.push(("state directory", unusable.as_deref().map(no_state)));
+    findings.push((Condition::StateDirectory, unusable.as_deref().map(no_state)));
     if let Some(offset) = clock::boot_clock_offset() {
         return Err(in_a_time_namespace(&rules.policy, &settings, &offset));
     }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
+use postern_core::condition::Condition;
 use postern_core::mode::Mode;
 use postern_core::policy::{Policy, PortRule};
 use postern_core::trust::{Entry, Remains, Revocations, Trust, TrustError};
@@ -28,8 +29,8 @@ const MEND: &str =
 /// Names in one sentence; more are counted.
 const NAMED: usize = 20;
 
-/// A part of the host, and what is wrong with it, in words; `None`: nothing.
-pub type Finding = (&'static str, Option<String>);
+/// A condition, and what is wrong, in words; `None`: nothing.
+pub type Finding = (Condition, Option<String>);
 
 /// What a start or a reload goes by.
 pub struct Standing {
@@ -92,7 +93,7 @@ impl Found {
 pub fn read(path: &Path, keeper: Option<&Keeper>, last: &Last) -> Standing {
     let open = |path: &Path| keeper::open(keeper, path);
     let (config, why, is_bare) = configuration(path, keeper, last);
-    let mut findings = vec![("configuration", why)];
+    let mut findings = vec![(Condition::Configuration, why)];
     let mut files = Context::new(&SHA256);
     let mut seal = |found: &Found| {
         let bytes = found.bytes.as_deref().unwrap_or_default();
@@ -108,12 +109,12 @@ pub fn read(path: &Path, keeper: Option<&Keeper>, last: &Last) -> Standing {
         seal(&signers);
         seal(revoked.as_ref().map_or(&Found::default(), |(_, found)| found));
         let (trust, why) = signers_of(&config.trust_file, &signers, last);
-        findings.push(("trust file", why));
+        findings.push((Condition::TrustFile, why));
         let (trust, why) = match &revoked {
             None => (trust.revoking(Revocations::default()), None),
             Some((path, found)) => revoke(trust, path, found, last),
         };
-        findings.push(("revoked keys", why));
+        findings.push((Condition::RevokedKeys, why));
         trust
     };
     if findings.iter().any(|(_, why)| why.is_some()) {
@@ -252,7 +253,7 @@ pub fn way_in(rules: &Rules, at: i64) -> Finding {
         "nobody can open {ports}: no requester whose role covers it has a key in the trust file that counts now. Root gets in by \
          break-glass; posternd check-config has the details"
     );
-    ("way in", nobody.then_some(why))
+    (Condition::NoWayIn, nobody.then_some(why))
 }
 
 /// Keeps closed what the record says was closed, besides what `rules` close.

@@ -29,6 +29,8 @@ pub enum Kind {
     HostFailed,
     /// This machine: a file cannot be read or written (7).
     Local,
+    /// The host answered, and a promise or a function of it does not hold fully (8).
+    Degraded,
 }
 
 impl Kind {
@@ -43,6 +45,7 @@ impl Kind {
             Self::Key => 5,
             Self::HostFailed => 6,
             Self::Local => 7,
+            Self::Degraded => 8,
         }
     }
 
@@ -57,6 +60,7 @@ impl Kind {
             Self::Key => "signing-key",
             Self::HostFailed => "host-failed",
             Self::Local => "local",
+            Self::Degraded => "degraded",
         }
     }
 }

@@ -14,7 +14,7 @@ use postern_proto::v1::{ExplainResponse, Grant, GrantState};
 pub use self::{
     approval::question,
     grant::{approved, ended, granted, grants, history, left_or_end, outcome, pending, revoked, warning},
-    host::{knocks, mode, policy, problem, report, status},
+    host::{conditions, knocks, mode, policy, problem, report, status},
     record::{audit, audit_line},
 };
 use crate::{

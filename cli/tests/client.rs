@@ -345,8 +345,12 @@ fn reads_are_signed_once_and_shown_in_json_or_as_a_table() {
     assert!(told.contains("asked about 22/tcp from 192.0.2.7/32"), "{told}");
     assert!(told.contains("DURATION_TOO_LONG") && told.contains("next: "), "{told}");
 
-    let told = stdout(&succeed(&mut command(&home, &["status", &host])));
-    assert!(told.contains("DEGRADED") && !told.contains('\u{1b}'), "{told}");
+    let output = command(&home, &["status", &host]).output().unwrap();
+    assert_eq!(output.status.code(), Some(8), "not all is well there");
+    let told = stdout(&output);
+    assert!(told.contains("DEGRADED") && told.contains("lock-lost") && !told.contains('\u{1b}'), "{told}");
+    let why = stderr(&output);
+    assert!(why.contains("not all is well") && why.contains("lock-lost") && !why.contains('\u{1b}'), "{why}");
 }
 
 #[test]

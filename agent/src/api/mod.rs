@@ -21,6 +21,7 @@ mod watching;
 use std::path::Path;
 use std::sync::Arc;
 
+use postern_core::condition::Condition;
 use postern_proto::FILE_DESCRIPTOR_SET;
 use postern_proto::v1::access_service_server::AccessServiceServer;
 use postern_proto::v1::host_service_server::HostServiceServer;
@@ -119,16 +120,16 @@ impl Bound {
         self.doors.subscribe()
     }
 
-    /// What is wrong, each with the part of the host that it concerns; `None`: nothing.
+    /// What is wrong, each with its condition; `None`: nothing.
     #[must_use]
-    pub fn conditions(&self) -> [(&'static str, Option<String>); 2] {
+    pub fn conditions(&self) -> [(Condition, Option<String>); 2] {
         let tls = self.no_tls.as_ref().map(|error| {
             format!(
                 "the API is not served with TLS, and nobody can ask over the network: {error}. Mend it and start posternd \
                  again (systemctl restart posternd)"
             )
         });
-        [("unix socket", self.local.why.clone()), ("tls", tls)]
+        [(Condition::UnixSocket, self.local.why.clone()), (Condition::ApiTls, tls)]
     }
 
     /// `SHA256:…` of the TLS certificate.

@@ -2,6 +2,8 @@
 //!
 //! Owns the names of losses and their sentences. It looks at nothing.
 
+use postern_core::condition::Condition;
+
 /// Another program runs beside the lock.
 pub const BESIDE: &str = "other-program-beside";
 /// The part that is the directory of pins.
@@ -28,6 +30,19 @@ impl Loss {
 
     pub(super) fn because(self, why: &str) -> Self {
         Self { why: why.to_owned(), ..self }
+    }
+
+    /// What does not hold because of it.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        match (self.part.as_str(), self.state) {
+            (_, BESIDE) => Condition::OtherLookup,
+            (PIN_DIRECTORY, _) => Condition::PinDirectory,
+            (part, _) if part.starts_with("shed ") => Condition::XdpLost,
+            (_, "unpinned" | "foreign-pin") => Condition::NotPinned,
+            ("lock", _) => Condition::LockLost,
+            _ => Condition::CutLost,
+        }
     }
 
     /// In words.
@@ -80,5 +95,16 @@ mod tests {
         assert!(said.starts_with("the lock is not attached (without it only the cut"), "{said}");
         assert!(said.ends_with("no room; make room"), "{said}");
         assert_eq!(Loss::new("shed eth0", "detached").sentence(), "the shed eth0 is not attached");
+    }
+
+    #[test]
+    fn each_loss_is_a_condition() {
+        let condition = |part: &str, state| Loss::new(part, state).condition();
+        assert_eq!(condition("lock", "detached"), Condition::LockLost);
+        assert_eq!(condition("lock", "unpinned"), Condition::NotPinned);
+        assert_eq!(condition("cut-egress", "other-program"), Condition::CutLost);
+        assert_eq!(condition("shed eth0", "unpinned"), Condition::XdpLost);
+        assert_eq!(condition(PIN_DIRECTORY, "exposed"), Condition::PinDirectory);
+        assert_eq!(condition("lookup", BESIDE), Condition::OtherLookup);
     }
 }

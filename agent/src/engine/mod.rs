@@ -197,7 +197,7 @@ enum Command {
     /// Where strangers reach the API, and how fast one of them may begin connections there.
     LimitSyns(Vec<SocketAddr>, SynRate),
     Degraded {
-        part: &'static str,
+        part: postern_core::condition::Condition,
         why: Option<String>,
     },
     Reload {

@@ -2,6 +2,7 @@
 //!
 //! Owns the order: the file first, then the worker. It never decides.
 
+use postern_core::condition::Condition;
 use postern_core::mode::Mode;
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::Seconds;
@@ -41,7 +42,7 @@ impl Engine {
         let (path, keeper) = (self.0.config_file.clone(), self.0.keeper.clone());
         let copy = move || keeper.map_or_else(|| Copies::of(&path).update(&path), |keeper| keeper.keep_copies());
         let outcome = tokio::task::spawn_blocking(copy).await.unwrap_or_else(|error| Err(error.to_string()));
-        self.degraded("last good copies", outcome.err()).await;
+        self.degraded(Condition::CopiesNotKept, outcome.err()).await;
     }
 
     /// Ends a trial before its time.

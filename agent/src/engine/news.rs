@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::PoisonError;
 
+use postern_core::condition::Condition;
 use postern_core::key::SynRate;
 use postern_core::message::Challenger;
 
@@ -24,7 +25,7 @@ impl Engine {
     }
 
     /// Notes that a part of the host works with restrictions, or no longer does.
-    pub async fn degraded(&self, part: &'static str, why: Option<String>) {
+    pub async fn degraded(&self, part: Condition, why: Option<String>) {
         let _ = self.0.commands.send(Command::Degraded { part, why }).await;
     }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use postern_core::condition::Condition;
 use postern_core::grant::{PortSpec, Source, Use};
 use postern_core::life::{Ending, Life, State, Step};
 use postern_core::mode::Mode;
@@ -210,8 +211,8 @@ pub struct HostState {
     pub sheds: Vec<ShedView>,
     /// The policy's ports.
     pub ports: Vec<PortRule>,
-    /// Everything that is not as it should be.
-    pub degraded: Vec<String>,
+    /// Everything that is not as it should be, in words, the gravest first.
+    pub conditions: Vec<(Condition, String)>,
     /// (hook, reason, count).
     pub counters: Vec<(&'static str, &'static str, u64)>,
     /// (reason, count) of messages refused before a signature was verified.

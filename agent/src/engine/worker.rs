@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use postern_core::budget::Summed;
+use postern_core::condition::Condition;
 use postern_core::ledger::{Capacity, Event, Ledger, Record, Seen};
 use postern_core::life::{EndCause, Ending};
 use postern_core::refusal::{Reason, Refusal};
@@ -87,7 +88,7 @@ pub(super) struct Worker {
     shed: Shed,
     sheds: BTreeMap<u32, ShedStatus>,
     /// Parts that do not work as they should, with the reason.
-    degraded: BTreeMap<&'static str, String>,
+    degraded: BTreeMap<Condition, String>,
     started: jiff::Timestamp,
     /// When the agent started, on the boot clock.
     started_boot: BootNanos,
@@ -280,13 +281,13 @@ impl Worker {
         for edit in table::diff(&self.installed, &wanted) {
             if let Err(error) = self.enforcer.apply(std::slice::from_ref(&edit)) {
                 tracing::error!(%error, ?edit, "the kernel refused a change");
-                self.degraded.insert("kernel", format!("the kernel refused a change: {error}"));
+                self.degraded.insert(Condition::KernelRefused, format!("the kernel refused a change: {error}"));
                 self.retry_due = Some(now.boot.plus_nanos(nanos(RETRY)));
                 return Err(Refusal::new(Reason::KernelFailed, error));
             }
             self.installed.apply(&edit);
         }
-        self.degraded.remove("kernel");
+        self.degraded.remove(&Condition::KernelRefused);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
+use postern_core::condition::Condition;
 use postern_core::grant::{PortSpec, Protocol};
 use postern_core::key::TCP;
 use postern_core::policy::Policy;
@@ -66,7 +67,7 @@ impl Serving<'_> {
         }
         if let Err(error) = watch_clock(engine.clone(), log) {
             let why = format!("the kernel does not tell when the clock is set or the machine restored: {error}");
-            engine.degraded("clock", Some(why)).await;
+            engine.degraded(Condition::ClockUnwatched, Some(why)).await;
         }
         let (stop, stopped) = tokio::sync::watch::channel(());
         let bound = api::bind(&config.api, &config.state_dir, keeper.as_ref()).map_err(Failure::other)?;
@@ -75,12 +76,12 @@ impl Serving<'_> {
         }
         let doors = bound.doors();
         engine.holds_keys(bound.tls_audience(), host_keys.fingerprints());
-        engine.degraded("host keys", host_keys.condition()).await;
+        engine.degraded(Condition::HostKeys, host_keys.condition()).await;
         let proof = host_keys.prove(&engine.who_am_i(), bound.tls_fingerprint());
         let at_start = doors.borrow().clone();
         follow(&engine, &at_start, config, cookies.as_deref()).await;
         let calls = privilege::forbid_calls().err();
-        engine.degraded("system calls", calls).await;
+        engine.degraded(Condition::SystemCalls, calls).await;
         let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
         notify::ready();
         let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
@@ -117,9 +118,9 @@ impl Serving<'_> {
 
 /// Tells the engine where the API listens by now, and where it does not.
 async fn follow(engine: &Engine, doors: &Doors, config: &Config, cookies: Option<&str>) {
-    engine.degraded("api addresses", doors.shut.clone()).await;
+    engine.degraded(Condition::ApiAddress, doors.shut.clone()).await;
     let cookies = cookies.filter(|_| !doors.reachable.is_empty());
-    engine.degraded("syn cookies", cookies.map(str::to_owned)).await;
+    engine.degraded(Condition::SynCookies, cookies.map(str::to_owned)).await;
     if let Some(rate) = config.api.syn_rate {
         engine.limit_syns(doors.reachable.clone(), rate).await;
     }
@@ -167,7 +168,7 @@ async fn reserve(reserved: &io::Result<Reserved>, policy: &Policy, engine: &Engi
         Ok(reserved) => reserved.add(&ports).err().map(|error| error.to_string()),
         Err(error) => Some(error.to_string()),
     };
-    engine.degraded("reserved ports", failed.map(|e| format!("net.ipv4.ip_local_reserved_ports: {e}"))).await;
+    engine.degraded(Condition::ReservedPorts, failed.map(|e| format!("net.ipv4.ip_local_reserved_ports: {e}"))).await;
 }
 
 /// A reload moves no listener, so a file that was valid at a start may cut off those that there are, or that are still to be bound.
@@ -214,7 +215,7 @@ impl Reloads<'_> {
             Err(error) => tracing::error!(%error, "nothing was reloaded"),
         }
         let why = outcome.err().map(|error| format!("the last reload failed, the older rules are in force: {error}"));
-        self.engine.degraded("reload", why).await;
+        self.engine.degraded(Condition::ReloadFailed, why).await;
         tell(self.engine, findings).await;
         self.engine.keep_copies().await;
     }
@@ -231,13 +232,13 @@ impl Reloads<'_> {
              (systemctl restart posternd)"
                 .to_owned()
         });
-        findings.push(("start", moved));
+        findings.push((Condition::RestartNeeded, moved));
         let policy = if refused.is_some() { now.policy } else { Arc::clone(&rules.policy) };
         if refused.is_none() {
             self.running.replace(config);
         }
         findings.push((
-            "policy",
+            Condition::PolicyRefused,
             refused.map(|why| format!("the older policy is in force: {}: {why}", self.path.display())),
         ));
         (Rules { policy, ..rules }, findings)

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use postern_core::condition::Condition;
 use postern_core::grant::Use;
 use postern_core::life::{Ending, Life, State, Step};
 use postern_core::refusal::Refusal;
@@ -221,7 +222,7 @@ pub fn status(state: HostState, lost: &[(&'static str, u64)], tls_fingerprint: &
         mode: standing,
         sheds,
         ports,
-        degraded,
+        conditions,
         counters,
         unverified,
         live_grants,
@@ -240,7 +241,8 @@ pub fn status(state: HostState, lost: &[(&'static str, u64)], tls_fingerprint: &
         layers: layers.into_iter().map(layer).collect(),
         interfaces: sheds.into_iter().map(interface).collect(),
         ports: ports.iter().map(protected_port).collect(),
-        degraded,
+        degraded: conditions.iter().map(|(_, why)| why.clone()).collect(),
+        conditions: conditions.into_iter().map(condition).collect(),
         counters: counters.into_iter().chain(api).map(counter).collect(),
         live_grants,
         journal: Some(v1::Journal { sequence: journal_seq, head: journal_head, path: journal_path }),
@@ -248,6 +250,10 @@ pub fn status(state: HostState, lost: &[(&'static str, u64)], tls_fingerprint: &
         mode: Some(mode(standing)),
         clock: Some(self::clock(clock)),
     }
+}
+
+fn condition((condition, message): (Condition, String)) -> v1::Condition {
+    v1::Condition { code: condition.code().to_owned(), message }
 }
 
 fn clock(view: ClockView) -> v1::Clock {

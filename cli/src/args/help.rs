@@ -30,6 +30,7 @@ Exit codes
   5  no key to sign with, or it did not sign
   6  the host could not do it (overloaded, its disk or kernel failed); nothing was opened
   7  this machine: a file cannot be read or written
+  8  status: the host answered, and not all is well there
   130, 143  ended by Ctrl-C, by a termination signal";
 
 pub(super) const EXAMPLES: &str = "\

@@ -3,13 +3,25 @@
 use postern_proto::v1::GetStatusRequest;
 
 use super::{Env, Reading};
-use crate::{failure::Result, target::Target, view};
+use crate::{
+    failure::{Failure, Kind, Result},
+    target::Target,
+    view,
+};
 
 pub(super) async fn run(env: &Env, host: Target) -> Result<()> {
     let at = Reading::open(env, host).await?;
     let status = at.ask(at.host().get_status(GetStatusRequest { read: at.read.clone() })).await?;
     if env.console.json {
-        return env.console.out_json(&status);
+        env.console.out_json(&status)?;
+    } else {
+        env.console.out(view::status(&status).join("\n"))?;
     }
-    env.console.out(view::status(&status).join("\n"))
+    let codes: Vec<_> = view::conditions(&status).into_iter().map(|[code, _]| code).collect();
+    if codes.is_empty() {
+        return Ok(());
+    }
+    let why = format!("not all is well on this host: {}", codes.join(", "));
+    Err(Failure::new(Kind::Degraded, why)
+        .next("each condition's message says what to do; docs/conditions.md lists the codes"))
 }

@@ -93,11 +93,19 @@ pub fn status(host: &GetStatusResponse) -> Vec<String> {
             vec![vec![clean(&journal.path), format!("line {}", journal.sequence), clean(&journal.head)]],
         );
     }
-    match host.degraded.as_slice() {
-        [] => out.push("all is well".to_owned()),
-        reasons => section(&mut out, "DEGRADED", reasons.iter().map(|reason| vec![clean(reason)]).collect()),
+    match conditions(host) {
+        rows if rows.is_empty() => out.push("all is well".to_owned()),
+        rows => section(&mut out, "DEGRADED", rows.into_iter().map(Vec::from).collect()),
     }
     out
+}
+
+/// The code and the message of everything that keeps a promise or a function of the host from holding fully. A posternd from before
+/// there were codes says the messages alone.
+#[must_use]
+pub fn conditions(host: &GetStatusResponse) -> Vec<[String; 2]> {
+    let uncoded = host.degraded.iter().filter(|_| host.conditions.is_empty()).map(|why| ["-".to_owned(), clean(why)]);
+    host.conditions.iter().map(|one| [clean(&one.code), clean(&one.message)]).chain(uncoded).collect()
 }
 
 fn clock(clock: &Clock) -> String {
@@ -166,12 +174,12 @@ fn span(duration: Option<pbjson_types::Duration>) -> Option<String> {
 fn rule(port: &ProtectedPort) -> Vec<String> {
     let mut row = protected(port);
     row.push(format!("then {}", or_dash(clean(&port.on_expiry))));
-    row.push(conditions(port).join(", "));
+    row.push(demands(port).join(", "));
     row
 }
 
 /// What a port asks for beyond a source and a time.
-fn conditions(port: &ProtectedPort) -> Vec<String> {
+fn demands(port: &ProtectedPort) -> Vec<String> {
     let mut out = Vec::new();
     match port.approvals {
         0 => {}

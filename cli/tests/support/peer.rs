@@ -18,14 +18,14 @@ use postern_cli::{
     tls::Fingerprint,
 };
 use postern_proto::v1::{
-    ApproveAccessRequest, ApproveAccessResponse, AuditEntry, BreakGlassRequest, BreakGlassResponse, ConfirmRequest,
-    ConfirmResponse, EnableRequest, EnableResponse, ExplainRequest, ExplainResponse, GetGrantRequest, GetGrantResponse,
-    GetPolicyRequest, GetPolicyResponse, GetReportRequest, GetReportResponse, GetStatusRequest, GetStatusResponse,
-    Grant, GrantState, ListAuditRequest, ListAuditResponse, ListGrantsRequest, ListGrantsResponse, ListKnocksRequest,
-    ListKnocksResponse, PolicyProblem, PortReport, Refusal, RequestAccessRequest, RequestAccessResponse,
-    RevokeAccessRequest, RevokeAccessResponse, RollBackRequest, RollBackResponse, SignedMessage, ValidatePolicyRequest,
-    ValidatePolicyResponse, WatchAuditRequest, WatchAuditResponse, WatchGrantsRequest, WatchGrantsResponse,
-    WhoAmIRequest, WhoAmIResponse,
+    ApproveAccessRequest, ApproveAccessResponse, AuditEntry, BreakGlassRequest, BreakGlassResponse, Condition,
+    ConfirmRequest, ConfirmResponse, EnableRequest, EnableResponse, ExplainRequest, ExplainResponse, GetGrantRequest,
+    GetGrantResponse, GetPolicyRequest, GetPolicyResponse, GetReportRequest, GetReportResponse, GetStatusRequest,
+    GetStatusResponse, Grant, GrantState, ListAuditRequest, ListAuditResponse, ListGrantsRequest, ListGrantsResponse,
+    ListKnocksRequest, ListKnocksResponse, PolicyProblem, PortReport, Refusal, RequestAccessRequest,
+    RequestAccessResponse, RevokeAccessRequest, RevokeAccessResponse, RollBackRequest, RollBackResponse, SignedMessage,
+    ValidatePolicyRequest, ValidatePolicyResponse, WatchAuditRequest, WatchAuditResponse, WatchGrantsRequest,
+    WatchGrantsResponse, WhoAmIRequest, WhoAmIResponse,
     access_service_server::{AccessService, AccessServiceServer},
     host_service_server::{HostService, HostServiceServer},
 };
@@ -341,7 +341,9 @@ impl HostService for Peer {
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
         self.hear(request.into_inner().read)?;
         let degraded = vec!["the lock is \u{1b}[2Jgone".to_owned()];
-        Ok(Response::new(GetStatusResponse { host_id: HOST_ID.to_owned(), degraded, ..GetStatusResponse::default() }))
+        let conditions = vec![Condition { code: "lock-lost\u{1b}[2J".to_owned(), message: degraded[0].clone() }];
+        let host_id = HOST_ID.to_owned();
+        Ok(Response::new(GetStatusResponse { host_id, degraded, conditions, ..GetStatusResponse::default() }))
     }
 
     /// Two lines of a journal that somebody changed, on two pages.

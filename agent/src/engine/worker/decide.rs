@@ -2,6 +2,7 @@
 //!
 //! Owns the dispatch, who waits for what, and what a reload ends. What people ask for is decided in `people`.
 
+use postern_core::condition::Condition;
 use postern_core::envelope::{Role, Signer};
 use postern_core::grant::AccessRequest;
 use postern_core::ledger::{Action, Event, Seen};
@@ -163,12 +164,12 @@ impl Worker {
             Command::Network(state) => self.network(&state),
             Command::LimitSyns(addresses, rate) => {
                 if let Err(error) = self.enforcer.limit_syns(&addresses, rate) {
-                    self.degraded.insert("syn rate", error.to_string());
+                    self.degraded.insert(Condition::SynRate, error.to_string());
                 }
             }
             Command::Degraded { part, why } => match why {
                 Some(why) => drop(self.degraded.insert(part, why)),
-                None => drop(self.degraded.remove(part)),
+                None => drop(self.degraded.remove(&part)),
             },
             // The turn has looked already.
             Command::Clock => {}
@@ -236,9 +237,10 @@ impl Worker {
         // A new interface may be a tunnel.
         self.tunnels.hurry();
         if let Err(error) = self.enforcer.set_local(&state.addresses) {
-            self.degraded.insert("addresses", format!("the kernel's list of own addresses is behind: {error}"));
+            self.degraded
+                .insert(Condition::OwnAddresses, format!("the kernel's list of own addresses is behind: {error}"));
         } else {
-            self.degraded.remove("addresses");
+            self.degraded.remove(&Condition::OwnAddresses);
         }
         let targets = links::shed_targets(&self.shed, state);
         let gone: Vec<_> = self.sheds.keys().copied().filter(|index| targets.iter().all(|t| t.0 != *index)).collect();

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use postern_core::condition::Condition;
 use postern_core::grant::Grant;
 use postern_core::keep::Kept;
 use postern_core::ledger::{Event, Ledger, Record};
@@ -245,7 +246,7 @@ impl Worker {
                 "the disk is slow: a record has been on its way to the journal for {} s; what waits for it waits, what is open ends on time",
                 age.as_secs()
             );
-            self.degraded.insert("slow disk", why);
+            self.degraded.insert(Condition::DiskSlow, why);
         }
         self.bear_with(age, now);
     }
@@ -256,7 +257,7 @@ impl Worker {
         let Written { journal, mut records, outcome } = written;
         let now = self.shared().now();
         self.journal = Some(journal);
-        self.degraded.remove("slow disk");
+        self.degraded.remove(&Condition::DiskSlow);
         match outcome {
             Ok(lines) => {
                 self.ledger = flight.after;
@@ -264,12 +265,12 @@ impl Worker {
                     // Before anybody sees the record. A newer reload may wait: nobody reads what that one forbids.
                     self.shared().put_in_force(rules, self.waiting_rules());
                     // An earlier try may have failed.
-                    self.degraded.remove("reload");
+                    self.degraded.remove(&Condition::ReloadFailed);
                 }
                 publish(&self.shared().lines, &self.ledger, &records, &lines);
                 self.owed.drain(..flight.owed);
                 let records = records.split_off(flight.owed);
-                self.degraded.remove("journal");
+                self.degraded.remove(&Condition::JournalUnwritten);
                 self.barred.retain(|id, _| {
                     let (open, now) = (self.ledger.get(id).is_some_and(|held| held.ending.is_none()), &now);
                     open || self.ledger.keeping().sessions(now).any(|(grant, _)| grant == *id)

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use postern_core::condition::Condition;
 use postern_core::ledger::Event;
 use postern_core::time::{BootNanos, Now};
 
@@ -88,8 +89,8 @@ impl Worker {
             self.note_sheds();
         }
         match failed {
-            Some(error) => drop(self.degraded.insert("layers", error.to_string())),
-            None => drop(self.degraded.remove("layers")),
+            Some(error) => drop(self.degraded.insert(Condition::PinDirectory, error.to_string())),
+            None => drop(self.degraded.remove(&Condition::PinDirectory)),
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postern_core::bootstrap::{self, MOST_IN_A_RECORD};
+use postern_core::condition::Condition;
 use postern_core::grant::Grant;
 use postern_core::keep::{self, Session};
 use postern_core::ledger::{Event, Ledger, Seen};
@@ -56,7 +57,7 @@ impl Worker {
             forget_closed(&mut self.ledger, now).and_then(|()| sessions::established(&scopes).map_err(unasked));
         match outcome {
             Ok(established) => self.keep(&policy, &ending, &established, batch, now),
-            Err(error) => drop(self.degraded.insert("kept sessions", error)),
+            Err(error) => drop(self.degraded.insert(Condition::SessionsNotKept, error)),
         }
     }
 
@@ -74,9 +75,9 @@ impl Worker {
         }
         let most = sessions::MOST_KEPT;
         match left_out {
-            0 => drop(self.degraded.remove("kept sessions")),
+            0 => drop(self.degraded.remove(&Condition::SessionsNotKept)),
             _ => drop(self.degraded.insert(
-                "kept sessions",
+                Condition::SessionsNotKept,
                 format!("{left_out} sessions end with their grant: {most} others outlive theirs already"),
             )),
         }
@@ -104,7 +105,7 @@ impl Worker {
             .map(|met| bootstrap::plan(&self.ledger, &met, self.capacity, now, Uuid::new_v4));
         let (events, refusal) = match planned {
             Ok(planned) => planned,
-            Err(error) => return drop(self.degraded.insert("bootstrap", error)),
+            Err(error) => return drop(self.degraded.insert(Condition::BootstrapIncomplete, error)),
         };
         for event in events {
             if let Event::Granted { grant } = &event
@@ -116,8 +117,8 @@ impl Worker {
             self.push(batch, None, event, now);
         }
         match refusal {
-            None => drop(self.degraded.remove("bootstrap")),
-            Some(refusal) => drop(self.degraded.insert("bootstrap", no_room(&refusal))),
+            None => drop(self.degraded.remove(&Condition::BootstrapIncomplete)),
+            Some(refusal) => drop(self.degraded.insert(Condition::BootstrapIncomplete, no_room(&refusal))),
         }
     }
 
@@ -133,17 +134,19 @@ impl Worker {
         match sessions::destroy_but(&spared, over, &carried) {
             Ok(destroyed) => {
                 match destroyed.errno.map(std::io::Error::from_raw_os_error) {
-                    None => self.degraded.remove("sessions"),
+                    None => self.degraded.remove(&Condition::SessionsNotEnded),
                     Some(error) => self.degraded.insert(
-                        "sessions",
+                        Condition::SessionsNotEnded,
                         format!("{} sockets could not be destroyed, they hang silently: {error}", destroyed.refused),
                     ),
                 };
                 tracing::info!(?destroyed, "sessions ended");
             }
             Err(error) => {
-                self.degraded
-                    .insert("sessions", format!("sockets could not be destroyed, they hang silently: {error}"));
+                self.degraded.insert(
+                    Condition::SessionsNotEnded,
+                    format!("sockets could not be destroyed, they hang silently: {error}"),
+                );
             }
         }
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
+use postern_core::condition::Condition;
 use postern_core::grant::{PortSpec, Protocol};
 use postern_core::ledger::{Event, Record};
 use postern_core::mode::{self, MAX_TRIAL, MIN_TRIAL, Mode, Trial};
@@ -165,8 +166,16 @@ fn view(observed: &Observed, now: &Now) -> Option<KnockView> {
     Some(KnockView { address, port, last_seen, count, observed: true, new_flows: lookups })
 }
 
-/// What whoever looks at the host has to know of its mode.
-pub(super) fn sentence(mode: &ModeView) -> Option<String> {
+/// What the mode keeps from holding.
+pub(super) fn condition(mode: &ModeView) -> Option<(Condition, String)> {
+    let condition = match mode.effective {
+        Mode::Observe => Condition::Observing,
+        Mode::Enforce => Condition::OnTrial,
+    };
+    Some((condition, sentence(mode)?))
+}
+
+fn sentence(mode: &ModeView) -> Option<String> {
     let ModeView { effective, file, until, rolled_back, .. } = mode;
     let open = "every protected port is open to everybody";
     match (effective, until, rolled_back) {

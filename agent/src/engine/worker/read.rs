@@ -2,6 +2,7 @@
 //!
 //! Owns the views of grants and of the host. It never changes anything.
 
+use postern_core::condition::Condition;
 use postern_core::grant::Use;
 use postern_core::life::{Held, Life, State};
 use postern_core::refusal::{Reason, Refusal};
@@ -9,9 +10,11 @@ use postern_core::time::{BootNanos, Now};
 use uuid::Uuid;
 
 use super::{Worker, mode};
-use crate::enforcer::{LayerState, LayerStatus, Loss, ShedStatus};
+use crate::enforcer::{LayerState, LayerStatus, ShedStatus};
 use crate::engine::audit::latest_first;
-use crate::engine::{Command, Explanation, Filter, GrantView, HostState, LayerView, Query, Reader, ShedView, explain};
+use crate::engine::{
+    Command, Explanation, Filter, GrantView, HostState, LayerView, ModeView, Query, Reader, ShedView, explain,
+};
 
 impl Worker {
     pub(super) fn serve(&mut self, command: Command) {
@@ -119,22 +122,13 @@ impl Worker {
     fn status(&self) -> HostState {
         let shared = self.shared();
         let layers: Vec<_> = self.enforcer.layers().into_iter().map(layer_view).collect();
-        let lost: Vec<_> = self.enforcer.losses().iter().map(Loss::sentence).collect();
         let mode = self.mode(&shared.now());
         HostState {
             host_id: shared.identity().host_id,
             names: shared.identity().names.clone(),
             started: self.started,
             boot_id: shared.now().boot_id,
-            degraded: self
-                .is_open_sentence()
-                .into_iter()
-                .chain(mode::sentence(&mode))
-                .chain(lost)
-                .chain(self.tunnel_sentences())
-                .chain(self.degraded.values().cloned())
-                .chain(shared.journal.left_aside())
-                .collect(),
+            conditions: self.conditions(&mode),
             clock: self.clock_view(),
             layers,
             mode,
@@ -147,6 +141,24 @@ impl Worker {
             journal_head: shared.journal.head(),
             journal_path: shared.journal.path().display().to_string(),
         }
+    }
+
+    /// Everything that is not as it should be, the gravest first.
+    pub(super) fn conditions(&self, mode: &ModeView) -> Vec<(Condition, String)> {
+        let losses = self.enforcer.losses();
+        let lost = losses.iter().map(|loss| (loss.condition(), loss.sentence()));
+        let noted = self.degraded.iter().map(|(&condition, why)| (condition, why.clone()));
+        let aside = self.shared().journal.left_aside().into_iter().map(|why| (Condition::JournalAside, why));
+        let all = self.is_open_sentence().map(|why| (Condition::Open, why)).into_iter();
+        let mut all: Vec<_> = all
+            .chain(mode::condition(mode))
+            .chain(lost)
+            .chain(self.tunnel_conditions())
+            .chain(noted)
+            .chain(aside)
+            .collect();
+        all.sort_by_key(|(condition, _)| *condition);
+        all
     }
 
     /// The one condition that comes before all others.

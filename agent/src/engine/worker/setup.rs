@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 
 use postern_core::bootstrap;
 use postern_core::budget::Rates;
+use postern_core::condition::Condition;
 use postern_core::grant::PortSpec;
 use postern_core::keep::Session;
 use postern_core::ledger::{Capacity, Event, Ledger, Record};
@@ -160,13 +161,13 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
 }
 
 /// Gives up what is not needed once the layers are in force, and says what the programs cannot do on this kernel.
-fn confine(confinement: Confinement, enforcer: &Enforcer, degraded: &mut BTreeMap<&'static str, String>) {
+fn confine(confinement: Confinement, enforcer: &Enforcer, degraded: &mut BTreeMap<Condition, String>) {
     if !enforcer.judges_subflows() {
-        degraded.extend(sysctl::unjudged_subflows().map(|why| ("mptcp", why)));
+        degraded.extend(sysctl::unjudged_subflows().map(|why| (Condition::SubflowsUnjudged, why)));
     }
     let confinement = confinement.with_loading(enforcer.has_to_load());
     let kept = confinement.apply(|| enforcer.layers().iter().all(|layer| layer.state == LayerState::InForce));
-    degraded.extend(kept.first().map(|_| ("privileges", kept.join("; "))));
+    degraded.extend(kept.first().map(|_| (Condition::Privileges, kept.join("; "))));
 }
 
 /// Has it on record what closing meets, or that nothing is closed. Which mode may hold then.
@@ -177,26 +178,29 @@ fn meet(
     capacity: Capacity,
     now: &Now,
     lines: &broadcast::Sender<Arc<Published>>,
-    degraded: &mut BTreeMap<&'static str, String>,
+    degraded: &mut BTreeMap<Condition, String>,
 ) -> Mode {
     let (observed, observes) = observing(&opened.ledger, rules.policy.mode, now);
     let closed = closed_before(opened, enforcer::is_pinned(settings) && !observed, &rules.policy);
     if let Err(error) = keep::forget_closed(&mut opened.ledger, now) {
-        degraded.insert("sessions", error);
+        degraded.insert(Condition::SessionsNotEnded, error);
     }
     let mut file = rules.policy.mode;
     if observes
         && !observed
         && let Err(error) = open_up(opened, rules, now, lines)
     {
-        degraded.insert("mode", format!("every port stays closed until it is on record that they open: {error}"));
+        degraded.insert(
+            Condition::ModeUnrecorded,
+            format!("every port stays closed until it is on record that they open: {error}"),
+        );
         file = Mode::Enforce;
     }
     match keep::met(&rules.policy, &closed, &opened.ledger, now) {
         // A host that only observes locks nobody out.
         Ok(met) if met.is_empty() || observes => {}
         Ok(met) => bootstrap(opened, &met, capacity, now, lines, degraded),
-        Err(error) => drop(degraded.insert("bootstrap", error)),
+        Err(error) => drop(degraded.insert(Condition::BootstrapIncomplete, error)),
     }
     file
 }
@@ -238,7 +242,7 @@ fn bootstrap(
     capacity: Capacity,
     now: &Now,
     lines: &broadcast::Sender<Arc<Published>>,
-    degraded: &mut BTreeMap<&'static str, String>,
+    degraded: &mut BTreeMap<Condition, String>,
 ) {
     let (events, refusal) = bootstrap::plan(&opened.ledger, met, capacity, now, Uuid::new_v4);
     let (before, mut records) = (opened.ledger.clone(), Vec::new());
@@ -251,22 +255,22 @@ fn bootstrap(
     match opened.journal.append(&records) {
         Ok(written) => {
             publish(lines, &opened.ledger, &records, &written);
-            degraded.extend(refusal.map(|refusal| ("bootstrap", keep::no_room(&refusal))));
+            degraded.extend(refusal.map(|refusal| (Condition::BootstrapIncomplete, keep::no_room(&refusal))));
         }
         Err(error) => {
             opened.ledger = before;
             let why = format!("sessions could not be kept, the journal could not be written: {error}");
-            degraded.insert("bootstrap", why);
+            degraded.insert(Condition::BootstrapIncomplete, why);
         }
     }
 }
 
 /// What to say of snapshots that were of no use.
-fn passed_over(why: &[String]) -> BTreeMap<&'static str, String> {
+fn passed_over(why: &[String]) -> BTreeMap<Condition, String> {
     why.iter().for_each(|why| tracing::warn!("passed over: {why}"));
     let said =
         why.iter().map(|why| format!("a snapshot of the journal was passed over, which loses nothing but time: {why}"));
-    said.take(1).map(|why| ("snapshot that was found", why)).collect()
+    said.take(1).map(|why| (Condition::SnapshotPassedOver, why)).collect()
 }
 
 /// Until when only messages with a challenge are believed to be new.
@@ -281,7 +285,7 @@ fn unsure_until(opened: &Opened, now: &Now) -> BootNanos {
 fn terminals(engine: Engine) -> std::io::Result<Terminals> {
     Terminals::start(move |why| {
         // With the queue full there is worse to hear of.
-        let _ = engine.0.commands.try_send(super::Command::Degraded { part: "terminals", why });
+        let _ = engine.0.commands.try_send(super::Command::Degraded { part: Condition::TerminalsSilent, why });
     })
 }
 

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use postern_core::condition::Condition;
 use postern_core::key::UDP;
 use postern_core::time::{BootNanos, Now};
 
@@ -76,16 +77,17 @@ impl Worker {
         self.installed.protected.iter().any(|(protocol, _)| *protocol == UDP)
     }
 
-    /// A sentence for each tunnel on a port that is protected now, or that nobody knows of them.
-    pub(super) fn tunnel_sentences(&self) -> Vec<String> {
+    /// One condition for each tunnel on a port that is protected now, or that nobody knows of them.
+    pub(super) fn tunnel_conditions(&self) -> Vec<(Condition, String)> {
         if !self.protects_udp() {
             return Vec::new();
         }
         let Watch { found, failed, .. } = &self.tunnels;
         let here = found.iter().filter(|tunnel| self.installed.protected.contains(&(UDP, tunnel.port)));
         let unknown = failed.iter().map(|error| {
-            format!("whether kernel tunnels take the datagrams of protected UDP ports is not known: {error}")
+            let why = format!("whether kernel tunnels take the datagrams of protected UDP ports is not known: {error}");
+            (Condition::TunnelsUnknown, why)
         });
-        here.map(Tunnel::sentence).chain(unknown).collect()
+        here.map(|tunnel| (Condition::KernelTunnel, tunnel.sentence())).chain(unknown).collect()
     }
 }

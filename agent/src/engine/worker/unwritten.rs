@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_core::budget::Summed;
+use postern_core::condition::Condition;
 use postern_core::ledger::{Event, Ledger, Record};
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::Now;
@@ -78,10 +79,10 @@ impl Worker {
                 "the journal could not be written: {why}. Nothing new is granted, what is open ends on time; posternd goes on by itself \
                  as soon as the disk works again, and root on this host may open a port meanwhile (postern break-glass)"
             );
-            if self.degraded.get("journal") != Some(&told) {
+            if self.degraded.get(&Condition::JournalUnwritten) != Some(&told) {
                 tracing::error!(error = why, "the journal could not be written");
             }
-            self.degraded.insert("journal", told);
+            self.degraded.insert(Condition::JournalUnwritten, told);
         }
         if let Some(rules) = reloaded {
             self.owe_rules(rules, now);
@@ -159,7 +160,7 @@ impl Worker {
         clock.resume(self.ledger.high(), self.ledger.clock_of(clock.boot_id()));
         self.found = Some(Found { torn, set_aside });
         self.barred.extend(keep::forbidden(&self.shared().rules(), &self.ledger, now));
-        self.degraded.remove("journal");
+        self.degraded.remove(&Condition::JournalUnwritten);
         // What fails here is tried again with the next batch.
         let _ = self.bring_in_step(now);
     }

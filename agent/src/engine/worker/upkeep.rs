@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use postern_core::condition::Condition;
 use postern_core::ledger::{Ledger, Record};
 use postern_core::time::Now;
 
@@ -70,11 +71,11 @@ impl Upkeep {
 
 fn do_chore(chore: Chore, journal: &Scanner, engine: &Engine, size: &AtomicU64) {
     let (part, why) = match chore {
-        Chore::Verify => ("history", fault(journal)),
+        Chore::Verify => (Condition::JournalDamaged, fault(journal)),
         Chore::Snapshot(snapshot) => {
             let failed = |e| format!("no snapshot could be written, so the next start takes longer: {e}");
             let written = snapshot.write().map(|bytes| size.store(bytes, Ordering::Relaxed));
-            ("snapshot", written.map_err(failed).err())
+            (Condition::SnapshotUnwritten, written.map_err(failed).err())
         }
     };
     if let Some(why) = &why {
