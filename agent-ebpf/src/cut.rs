@@ -20,7 +20,10 @@ use postern_core::{
     verdict::{Exemption, Fate, Hook, Session, Verdict, observed_at},
 };
 
-use crate::maps::{Maps, count, is_protected, refuse, used};
+use crate::{
+    maps::{Maps, count, is_protected, refuse, used},
+    vrf,
+};
 
 const DROP: i32 = 0;
 const PASS: i32 = 1;
@@ -112,6 +115,11 @@ fn judge(context: &SkBuffContext, socket: *mut bpf_sock, hook: Hook, protocol: u
     };
     if fate.passes() {
         return fate;
+    }
+    // Asked last, so that nothing else pays for it.
+    let to = if inwards { Some(None) } else { remote(context, false).map(Some) };
+    if to.is_some_and(|to| vrf::is_own(context, to)) {
+        return Fate::OwnTraffic;
     }
     if !inwards && protocol == TCP && is_reset(context) {
         return Fate::ResetOut;
@@ -276,15 +284,20 @@ fn v6(socket: *mut bpf_sock) -> Option<Address> {
 /// The header in front: the source of what comes in, the destination of what leaves.
 #[inline(always)]
 fn header(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8, inwards: bool) -> Header {
-    let address = match ethertype(context) {
-        ETHERTYPE_IPV4 => context.load(if inwards { 12 } else { 16 }).map(Address::v4),
-        ETHERTYPE_IPV6 => context.load(if inwards { 8 } else { 24 }).map(Address::v6),
-        _ => return Header::Unreadable,
-    };
-    match address {
-        Err(_) => Header::Unreadable,
-        Ok(_) if !inwards && !is_own(context, socket, protocol) => Header::Other,
-        Ok(address) => Header::Own(address),
+    match remote(context, inwards) {
+        None => Header::Unreadable,
+        Some(_) if !inwards && !is_own(context, socket, protocol) => Header::Other,
+        Some(address) => Header::Own(address),
+    }
+}
+
+/// The remote address in the header in front.
+#[inline(always)]
+fn remote(context: &SkBuffContext, inwards: bool) -> Option<Address> {
+    match ethertype(context) {
+        ETHERTYPE_IPV4 => context.load(if inwards { 12 } else { 16 }).map(Address::v4).ok(),
+        ETHERTYPE_IPV6 => context.load(if inwards { 8 } else { 24 }).map(Address::v6).ok(),
+        _ => None,
     }
 }
 

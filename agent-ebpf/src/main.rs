@@ -10,6 +10,7 @@ mod lock;
 mod maps;
 mod shed;
 mod sockets;
+mod vrf;
 
 /// Some helpers (`bpf_probe_read_kernel`) are for programs that say GPL.
 #[unsafe(link_section = "license")]

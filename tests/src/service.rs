@@ -34,6 +34,17 @@ impl Service {
         Self::tcp(namespace, address, echo)
     }
 
+    /// As [`Service::tcp_echo`], bound to a device (`SO_BINDTODEVICE`).
+    ///
+    /// # Panics
+    /// Where the address or the device cannot be had.
+    #[must_use]
+    pub fn tcp_echo_on(namespace: &Netns, address: SocketAddr, device: &str) -> Self {
+        let socket = namespace.run(|| bound(address, Type::STREAM, Protocol::TCP)).expect("a listening socket");
+        socket.bind_device(Some(device.as_bytes())).expect("a device");
+        Self::listening(socket, echo)
+    }
+
     /// Accepts connections and keeps writing to each, a few bytes every millisecond, whatever the other side does.
     ///
     /// # Panics

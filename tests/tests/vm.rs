@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const PROGRAMS: [&str; 4] = ["ssh-keygen", "ip", "wg", "unshare"];
 
 /// Drivers that a distribution's early boot would load, and the devices under test.
-const MODULES: [&str; 33] = [
+const MODULES: [&str; 34] = [
     "virtio_pci",
     "virtio_blk",
     "veth",
@@ -25,6 +25,7 @@ const MODULES: [&str; 33] = [
     "udp_diag",
     "8021q",
     "bonding",
+    "vrf",
     "wireguard",
     "ip_gre",
     "ip6_gre",
@@ -146,6 +147,7 @@ macro_rules! scenarios {
 scenarios! {
     a_port_is_closed_granted_and_closed_again
     over_vlan_bond_wireguard_gre_ipip_and_sit
+    own_traffic_in_a_vrf_passes_and_strangers_do_not
     ipsec_ends_with_the_peers_grant
     time_asleep_counts
     steps_of_the_wall_clock_change_nothing_that_runs

@@ -15,6 +15,9 @@ pub struct Offsets {
     pub net_cookie: u64,
     /// `skc_num` in `struct sock_common`, on a kernel with MPTCP. `struct mptcp_sock` begins with a `struct sock_common`.
     pub skc_num: Option<u64>,
+    /// What shows that a VRF device has looped a packet back, in the order of `VRF_OFFSETS` of the programs. Zeros where a name
+    /// is missing: then the host's own traffic inside a VRF is judged like a stranger's.
+    pub vrf: [u64; 8],
 }
 
 impl Offsets {
@@ -33,8 +36,23 @@ impl Offsets {
         let common = btf.structure("sock_common")?;
         let skc_num = btf.structure("mptcp_sock").and_then(|_| btf.member(common, "skc_num", NESTED));
         let net_cookie = btf.member(btf.structure("net")?, "net_cookie", NESTED)?;
-        Some(Self { skc_net: btf.member(common, "skc_net", NESTED)?, net_cookie, skc_num })
+        let skc_net = btf.member(common, "skc_net", NESTED)?;
+        Some(Self { skc_net, net_cookie, skc_num, vrf: vrf(&btf).unwrap_or_default() })
     }
+}
+
+fn vrf(btf: &Btf<'_>) -> Option<[u64; 8]> {
+    let of = |name: &str, field: &str| btf.member(btf.structure(name)?, field, NESTED);
+    Some([
+        of("sk_buff", "dev")?,
+        of("sk_buff", "head")?,
+        of("sk_buff", "mac_header")?,
+        of("sk_buff", "network_header")?,
+        of("sk_buff", "_skb_refdst")?,
+        of("net_device", "rtnl_link_ops")?,
+        of("net_device", "dev_addr")?,
+        of("rtnl_link_ops", "kind")?,
+    ])
 }
 
 /// Byte offsets in a UDP socket.
@@ -181,6 +199,10 @@ mod tests {
         assert!(offsets.net_cookie > 0 && offsets.net_cookie.is_multiple_of(8), "{offsets:?}");
         // The local port stands behind the remote one, both in nameless structures: two addresses, a hash, a port.
         assert!(offsets.skc_num.is_none_or(|at| at == 14), "{offsets:?}");
+        // Six pointers, and two numbers of 16 bits; a name stands behind the list of such structures.
+        let [dev, head, mac, network, route, ops, address, kind] = offsets.vrf;
+        assert!([dev, head, route, ops, address, kind].iter().all(|at| at.is_multiple_of(8)), "{offsets:?}");
+        assert!(mac.is_multiple_of(2) && network.is_multiple_of(2) && mac > network && kind > 0, "{offsets:?}");
     }
 
     #[test]

@@ -380,6 +380,7 @@ fn load_object(sizes: Sizes, cookie: u64, variant: Variant, offsets: Offsets) ->
         .override_global("SKC_NET_OFFSET", &offsets.skc_net, true)
         .override_global("NET_COOKIE_OFFSET", &offsets.net_cookie, true)
         .override_global("SKC_NUM_OFFSET", &skc_num, true)
+        .override_global("VRF_OFFSETS", &offsets.vrf, true)
         .load(OBJECT)
         .map_err(|e| EnforcerError::kernel("create the kernel's maps", &e, ADVICE_LOAD))?;
     Ok(ebpf)
