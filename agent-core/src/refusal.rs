@@ -127,6 +127,7 @@ reasons! {
     AlreadyEnforcing Verified "ALREADY_ENFORCING" "the host enforces already";
     NoTrial Verified "NO_TRIAL" "no trial waits for a confirmation";
     ModeNotInFile Verified "MODE_NOT_IN_FILE" "the configuration file does not have the host enforce";
+    NothingOutlives Verified "NOTHING_OUTLIVES" "nothing would keep the ports closed after the death of posternd";
     WayInUnproven Verified "WAY_IN_UNPROVEN" "nobody has come in under a signed grant since the host enforces";
     JournalFailed Verified "JOURNAL_FAILED" "the record could not be written, so nothing was done";
     KernelFailed Verified "KERNEL_FAILED" "the kernel refused the change, so it was taken back";

@@ -21,6 +21,7 @@ pub mod proof;
 pub mod run;
 pub mod sessions;
 pub mod standing;
+pub mod surroundings;
 pub mod sysctl;
 pub mod terminals;
 pub mod wire;

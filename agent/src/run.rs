@@ -30,7 +30,8 @@ use crate::keeper::Keeper;
 use crate::privilege::Confinement;
 use crate::proof::HostKeys;
 use crate::standing::{self, Copies, Standing};
-use crate::sysctl::{self, Reserved};
+use crate::surroundings::Surroundings;
+use crate::sysctl::Reserved;
 use crate::{guarded, host, journald, keeper, sessions};
 
 mod serve;
@@ -337,11 +338,12 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     // What only root may read or open is that by now.
     let host_keys = HostKeys::read(&config.ssh_host_keys);
     let log = KernelLog::open().map_err(|why| clock.notices_no_restore(why)).ok();
+    let surroundings = Surroundings::open(&config.pin_dir);
     let keeper = keeper::step_down(path, &config);
     let confinement = Confinement::of(path, &config).with_keeper(&config, keeper.as_ref());
     let keeper = keeper.unwrap_or_default();
     settings.keeper.clone_from(&keeper);
-    let (reserved, cookies) = (Reserved::open(&config.state_dir, clock.boot_id()), sysctl::without_cookies());
+    let reserved = Reserved::open(&config.state_dir, clock.boot_id());
     let identity = identity(&config, &mut unusable);
     findings.push((Condition::StateDirectory, unusable.as_deref().map(no_state)));
     if let Some(offset) = clock::boot_clock_offset() {
@@ -359,24 +361,25 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let exported = config.audit.journald.unwrap_or_else(journald::is_there).then_some(exported);
     let (shed, config_file) = (config.shed.clone(), path.to_owned());
     let (rates, enforcer) = (config.limits.rates, settings);
-    let setup =
-        Setup { opened, clock, identity, rules, secret, enforcer, shed, lines, confinement, config_file, rates };
+    let setup = Setup {
+        opened,
+        clock,
+        identity,
+        rules,
+        secret,
+        enforcer,
+        shed,
+        lines,
+        confinement,
+        surroundings,
+        config_file,
+        rates,
+    };
     let (engine, worker, knocks) = engine::start(setup).map_err(Failure::other)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).max_blocking_threads(BLOCKING).enable_all().build();
-    let serving = Serving {
-        path,
-        config: &config,
-        is_bare,
-        findings,
-        keeper,
-        host_keys,
-        log,
-        exported,
-        knocks,
-        reserved,
-        cookies,
-    };
+    let serving =
+        Serving { path, config: &config, is_bare, findings, keeper, host_keys, log, exported, knocks, reserved };
     let served = runtime.map_err(Failure::other)?.block_on(serving.serve(engine));
     if served.is_ok() {
         // It has written its last record by now. After a failure nobody has told it to stop.

@@ -127,6 +127,8 @@ advice! {
         "`postern status {host}` shows the mode; `postern enable` begins another trial"
     "MODE_NOT_IN_FILE" false "The host's configuration file would have it observe again at its next start."
         "take mode = \"observe\" out of /etc/postern/postern.toml, then confirm again"
+    "NOTHING_OUTLIVES" false "After the death of posternd the protected ports would be open to everybody, because of where it runs."
+        "mend what the message names (docs/conditions.md, pins-not-lasting and not-pinned), or say postern enable --only-while-running"
     "WAY_IN_UNPROVEN" false "Nobody has come in through a protected port under a signed grant since the host enforces."
         "from your own machine: postern request HOST --port ssh, then a new ssh session, and confirm from there; on a host without such a port: postern confirm --without-proof"
     "JOURNAL_FAILED" true "The host could not write its record, so it did nothing."

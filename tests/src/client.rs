@@ -142,6 +142,14 @@ impl Client {
     pub fn status(&self) -> Result<GetStatusResponse, Status> {
         self.wait(self.host().get_status(GetStatusRequest::default())).map(Response::into_inner)
     }
+
+    /// The codes of the conditions in `GetStatus`, as root.
+    ///
+    /// # Errors
+    /// The status.
+    pub fn conditions(&self) -> Result<Vec<String>, Status> {
+        self.status().map(|status| status.conditions.into_iter().map(|condition| condition.code).collect())
+    }
 }
 
 /// The stable reason in a refusal's `ErrorInfo`; empty when there is none.

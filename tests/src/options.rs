@@ -47,6 +47,8 @@ pub struct Options {
     pub user: String,
     /// The state directory; one of its own when `None`.
     pub state: Option<PathBuf>,
+    /// The words before posternd's own, by which it gets other surroundings (see [`Options::within`]).
+    pub wrapper: Vec<String>,
 }
 
 impl Default for Options {
@@ -65,6 +67,7 @@ impl Default for Options {
             run_systemd: None,
             user: USER.to_owned(),
             state: None,
+            wrapper: Vec::new(),
         }
     }
 }
@@ -74,6 +77,15 @@ impl Options {
     #[must_use]
     pub fn without_shed() -> Self {
         Self { shed: "\"off\"".to_owned(), ..Self::default() }
+    }
+
+    /// As the default, without the shed, and with posternd in namespaces of its own, which `unshare` makes, once a shell there has run
+    /// `line`.
+    #[must_use]
+    pub fn within(unshare: &[&str], line: &str) -> Self {
+        let shell = format!("{line} && exec \"$0\" \"$@\"");
+        let words = ["unshare"].into_iter().chain(unshare.iter().copied()).chain(["sh", "-c", &shell]);
+        Self { wrapper: words.map(str::to_owned).collect(), ..Self::without_shed() }
     }
 }
 

@@ -34,6 +34,7 @@ pub struct Postern {
     watchdog: Option<Duration>,
     notify: Option<PathBuf>,
     run_systemd: Option<PathBuf>,
+    wrapper: Vec<String>,
     program: PathBuf,
     state: PathBuf,
     /// Alice's key.
@@ -80,10 +81,23 @@ impl Postern {
         let (alice, admin) = (Key::new(directory.path(), "alice"), Key::new(directory.path(), "admin"));
         let (namespace, watchdog) = (namespace.clone(), options.watchdog);
         let (run_systemd, notify) = (options.run_systemd.clone(), options.notify.clone());
+        let wrapper = options.wrapper.clone();
         let state = options.state.clone().unwrap_or_else(|| directory.path().join("state"));
         let (process, program) = (None, program());
-        let this =
-            Self { process, pins, namespace, watchdog, notify, run_systemd, program, state, alice, admin, directory };
+        let this = Self {
+            process,
+            pins,
+            namespace,
+            watchdog,
+            notify,
+            run_systemd,
+            wrapper,
+            program,
+            state,
+            alice,
+            admin,
+            directory,
+        };
         let trust = format!(
             "{ALICE} namespaces=\"request@postern.v1,revoke@postern.v1,read@postern.v1\" {}\n\
              {ADMIN} namespaces=\"revoke@postern.v1,read@postern.v1,admin@postern.v1\" {}\n",
@@ -113,6 +127,7 @@ impl Postern {
             notify: _,
             run_systemd: _,
             state: _,
+            wrapper: _,
         } = options;
         let text = format!(
             "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nuser = {user:?}\nshed = {shed}\n{extra}\n\
@@ -130,7 +145,8 @@ impl Postern {
     /// # Panics
     /// Where it does not.
     pub fn launch(&mut self) {
-        self.spawn(&[]);
+        let wrapper = self.wrapper.clone();
+        self.spawn(&wrapper);
         self.wait_until_ready();
     }
 

@@ -140,9 +140,9 @@ impl v1::host_service_server::HostService for Host {
 
     async fn enable(&self, request: Request<v1::EnableRequest>) -> Result<Response<v1::EnableResponse>, Status> {
         self.need_local_root(request.extensions())?;
-        let v1::EnableRequest { confirm_within } = request.into_inner();
+        let v1::EnableRequest { confirm_within, only_while_running } = request.into_inner();
         let within = wire::trial(confirm_within).map_err(refused)?;
-        let mode = Some(wire::mode(self.engine.enable(within).await.map_err(refused)?));
+        let mode = Some(wire::mode(self.engine.enable(within, only_while_running).await.map_err(refused)?));
         Ok(Response::new(v1::EnableResponse { mode }))
     }
 

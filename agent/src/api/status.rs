@@ -76,6 +76,7 @@ fn code(reason: Reason) -> Code {
         | Reason::NoTrial
         | Reason::ModeNotInFile
         | Reason::WayInUnproven
+        | Reason::NothingOutlives
         | Reason::GrantEnded => Code::FailedPrecondition,
         Reason::PayloadRepeated | Reason::Replayed => Code::AlreadyExists,
         Reason::RateLimited

@@ -262,6 +262,13 @@ impl Enforcer {
         self.layers.iter().map(|l| LayerStatus { hook: l.hook, state: state(l) }).collect()
     }
 
+    /// What the cut leaves out, in words, where it is attached to a part of the host's cgroups.
+    #[must_use]
+    pub fn judged_part(&self) -> Option<String> {
+        let cut = self.layers.iter().find(|layer| layer.hook == Hook::CutIngress)?;
+        cut.target().and_then(|target| target.place.cgroup()).and_then(place::part)
+    }
+
     /// What is not as it has to be now: layers, sheds, and the directory of pins. Some 40 system calls, none of which waits.
     #[must_use]
     pub fn losses(&self) -> Vec<Loss> {

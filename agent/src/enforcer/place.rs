@@ -78,6 +78,18 @@ pub fn cgroup(path: Option<&Path>, attach_type: u32) -> Result<Target, EnforcerE
 /// The inode number of the directory of cgroup v2's root.
 const ROOT: u64 = 1;
 
+/// What a cut at the cgroup with this number leaves out, in words; `None` for the root of cgroup v2.
+pub fn part(id: u64) -> Option<String> {
+    (id != ROOT).then(|| {
+        format!(
+            "the cut judges the sockets of cgroup {id} and below, which is not the root of cgroup v2 (number {ROOT}): sessions of \
+             processes outside of it are not cut at the end of their grant, and outlive it while posternd is dead; new ones are \
+             refused by the lock alone. Run posternd where the root of cgroup v2 is mounted, and leave `cgroup` out of the \
+             configuration"
+        )
+    })
+}
+
 /// A mount of the root of cgroup v2: one of a part of it, as container runtimes make, would leave out all other sockets. Where
 /// there is none, as inside a cgroup namespace, the first mount of cgroup v2.
 fn mounted_root(mounts: &str) -> Option<PathBuf> {

@@ -138,7 +138,16 @@ impl Place {
     /// Whether it is the cgroup with this id.
     #[must_use]
     pub fn is_cgroup(self, id: u64) -> bool {
-        matches!(self, Self::Cgroup(own, _) if own == id)
+        self.cgroup() == Some(id)
+    }
+
+    /// The id of the cgroup, where it is one.
+    #[must_use]
+    pub const fn cgroup(self) -> Option<u64> {
+        match self {
+            Self::Cgroup(id, _) => Some(id),
+            _ => None,
+        }
     }
 }
 

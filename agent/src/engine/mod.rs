@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use postern_core::envelope::{Basis, Signer};
 use postern_core::grant::{AccessRequest, PortSpec, RevokeRequest, Source};
 use postern_core::key::SynRate;
 use postern_core::ledger::Action;
@@ -28,10 +29,7 @@ use postern_core::message::{Challenger, Freshness, Identity};
 use postern_core::policy::Policy;
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::{Now, Seconds};
-use postern_core::{
-    envelope::{Basis, Signer},
-    trust::Trust,
-};
+use postern_core::trust::Trust;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use uuid::Uuid;
 
@@ -147,6 +145,7 @@ enum Command {
     /// Enforce on trial.
     Enable {
         within: Seconds,
+        only_while_running: bool,
         answer: Answer<ModeView>,
     },
     Confirm {

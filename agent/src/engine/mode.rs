@@ -13,13 +13,14 @@ use crate::config::Config;
 use crate::standing::Copies;
 
 impl Engine {
-    /// Has a host that only observes enforce until `within` is over, unless it is confirmed.
+    /// Has a host that only observes enforce until `within` is over, unless it is confirmed. `only_while_running`: also where nothing
+    /// would keep the ports closed after the death of posternd.
     ///
     /// # Errors
-    /// [`Reason::AlreadyEnforcing`], [`Reason::DurationTooShort`], [`Reason::DurationTooLong`], [`Reason::JournalFailed`],
-    /// [`Reason::KernelFailed`]. Then the host observes as before.
-    pub async fn enable(&self, within: Seconds) -> Result<ModeView, Refusal> {
-        self.ask(|answer| Command::Enable { within, answer }).await?
+    /// [`Reason::AlreadyEnforcing`], [`Reason::DurationTooShort`], [`Reason::DurationTooLong`], [`Reason::NothingOutlives`],
+    /// [`Reason::JournalFailed`], [`Reason::KernelFailed`]. Then the host observes as before.
+    pub async fn enable(&self, within: Seconds, only_while_running: bool) -> Result<ModeView, Refusal> {
+        self.ask(|answer| Command::Enable { within, only_while_running, answer }).await?
     }
 
     /// Has a host that enforces on trial go on; says under which signed grant somebody came in.

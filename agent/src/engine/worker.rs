@@ -37,6 +37,7 @@ mod mode;
 mod people;
 mod read;
 mod setup;
+mod surroundings;
 mod tunnels;
 mod unused;
 mod unwritten;
@@ -105,6 +106,7 @@ pub(super) struct Worker {
     tally_due: Option<BootNanos>,
     guard: guard::Guard,
     tunnels: tunnels::Watch,
+    surroundings: surroundings::Watch,
     upkeep: upkeep::Upkeep,
     restores: clock::Restores,
     /// Set while the kernel is behind the ledger, or the record behind the kernel.

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use postern_core::condition::Condition;
 use postern_core::grant::{PortSpec, Protocol};
@@ -26,8 +27,11 @@ use crate::engine::{Engine, Published, Rules};
 use crate::keeper::Keeper;
 use crate::proof::HostKeys;
 use crate::standing::{self, Finding, Last, Standing};
-use crate::sysctl::Reserved;
+use crate::sysctl::{self, Reserved};
 use crate::{api, clock, config, enforcer, journald, links, notify, privilege};
+
+/// How often settings of the kernel are read again that others may change.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What serving takes besides the engine.
 pub(super) struct Serving<'a> {
@@ -43,14 +47,12 @@ pub(super) struct Serving<'a> {
     pub(super) exported: Option<broadcast::Receiver<Arc<Published>>>,
     pub(super) knocks: Option<enforcer::Knocks>,
     pub(super) reserved: io::Result<Reserved>,
-    pub(super) cookies: Option<String>,
 }
 
 impl Serving<'_> {
     /// Serves until SIGTERM or SIGINT.
     pub(super) async fn serve(self, engine: Engine) -> Result<(), Failure> {
-        let Self { path, config, is_bare, findings, keeper, host_keys, log, exported, knocks, reserved, cookies } =
-            self;
+        let Self { path, config, is_bare, findings, keeper, host_keys, log, exported, knocks, reserved } = self;
         // Before anybody can see that posternd runs: from here on SIGHUP reloads and no longer kills.
         let signals = Signals::new().map_err(Failure::other)?;
         tell(&engine, findings).await;
@@ -79,7 +81,7 @@ impl Serving<'_> {
         engine.degraded(Condition::HostKeys, host_keys.condition()).await;
         let proof = host_keys.prove(&engine.who_am_i(), bound.tls_fingerprint());
         let at_start = doors.borrow().clone();
-        follow(&engine, &at_start, config, cookies.as_deref()).await;
+        follow(&engine, &at_start, config).await;
         let calls = privilege::forbid_calls().err();
         engine.degraded(Condition::SystemCalls, calls).await;
         let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
@@ -100,7 +102,7 @@ impl Serving<'_> {
         engine.keep_copies().await;
         tokio::select! {
             () = signals.obey(&reloads) => {}
-            () = follow_all(&engine, doors.clone(), config, cookies.as_deref()) => {}
+            () = follow_all(&engine, doors.clone(), config) => {}
         }
         notify::stopping();
         drop(stop);
@@ -117,23 +119,38 @@ impl Serving<'_> {
 }
 
 /// Tells the engine where the API listens by now, and where it does not.
-async fn follow(engine: &Engine, doors: &Doors, config: &Config, cookies: Option<&str>) {
+async fn follow(engine: &Engine, doors: &Doors, config: &Config) {
     engine.degraded(Condition::ApiAddress, doors.shut.clone()).await;
-    let cookies = cookies.filter(|_| !doors.reachable.is_empty());
-    engine.degraded(Condition::SynCookies, cookies.map(str::to_owned)).await;
+    look_for_cookies(engine, doors).await;
     if let Some(rate) = config.api.syn_rate {
         engine.limit_syns(doors.reachable.clone(), rate).await;
     }
 }
 
-/// As [`follow`], each time that an address could be bound late. Never ends.
-async fn follow_all(engine: &Engine, mut doors: watch::Receiver<Doors>, config: &Config, cookies: Option<&str>) {
-    while doors.changed().await.is_ok() {
-        let now = doors.borrow_and_update().clone();
-        follow(engine, &now, config, cookies).await;
-        tracing::info!(tls = ?now.tls, plaintext = ?now.plaintext, "the API listens");
+/// Anybody with root's rights may turn SYN cookies off or on at any time.
+async fn look_for_cookies(engine: &Engine, doors: &Doors) {
+    let without = sysctl::without_cookies().filter(|_| !doors.reachable.is_empty());
+    engine.degraded(Condition::SynCookies, without).await;
+}
+
+/// As [`follow`], each time that an address could be bound late; and looks at settings of the kernel now and then. Never ends.
+async fn follow_all(engine: &Engine, mut doors: watch::Receiver<Doors>, config: &Config) {
+    loop {
+        tokio::select! {
+            changed = doors.changed() => {
+                if changed.is_err() {
+                    return std::future::pending().await;
+                }
+                let now = doors.borrow_and_update().clone();
+                follow(engine, &now, config).await;
+                tracing::info!(tls = ?now.tls, plaintext = ?now.plaintext, "the API listens");
+            }
+            () = tokio::time::sleep(LOOK_EVERY) => {
+                let now = doors.borrow().clone();
+                look_for_cookies(engine, &now).await;
+            }
+        }
     }
-    std::future::pending().await
 }
 
 /// What the service manager says.

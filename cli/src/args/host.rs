@@ -111,6 +111,9 @@ pub struct Enable {
     /// How long the trial is, an hour at most: 5m, 90s
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse::duration)]
     pub confirm_within: Duration,
+    /// Also where nothing would keep the ports closed after the death of posternd, as in some containers
+    #[arg(long)]
+    pub only_while_running: bool,
 }
 
 /// `postern confirm`.

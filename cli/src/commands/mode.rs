@@ -13,9 +13,9 @@ use crate::{
 };
 
 pub(super) async fn enable(env: &Env, args: Enable) -> Result<()> {
-    let Enable { own, confirm_within } = args;
+    let Enable { own, confirm_within, only_while_running } = args;
     let (session, mut client) = open(env, own).await?;
-    let call = EnableRequest { confirm_within: Some(confirm_within.into()) };
+    let call = EnableRequest { confirm_within: Some(confirm_within.into()), only_while_running };
     let answer = limited(client.enable(call), &session.address).await?;
     if env.console.json {
         return env.console.out_json(&answer);

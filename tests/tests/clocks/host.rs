@@ -12,6 +12,7 @@ use postern_agent::enforcer;
 use postern_agent::engine::{self, Engine, GrantView, HostState, Rules, Setup, SignedBytes, WATCH_BACKLOG};
 use postern_agent::journal::Journal;
 use postern_agent::privilege::Confinement;
+use postern_agent::surroundings::Surroundings;
 use postern_core::life::State;
 use postern_core::message::Identity;
 use postern_core::refusal::{Reason, Refusal};
@@ -134,6 +135,7 @@ impl Host {
                 slots: 100,
             },
             shed: config.shed.clone(),
+            surroundings: Surroundings::open(&config.pin_dir),
             config_file: self.postern.config(),
             confinement: Confinement::of(&self.postern.config(), &config),
             rates: config.limits.rates,

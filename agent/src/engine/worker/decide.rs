@@ -110,8 +110,8 @@ impl Worker {
                 Ok(id) => batch.waiting.push(Waiting::Grant(id, answer)),
                 Err(refusal) => batch.waiting.push(Waiting::Refused(refusal, answer)),
             },
-            Command::Enable { within, answer } => {
-                let decided = self.enable(within, batch, now).map(|()| None);
+            Command::Enable { within, only_while_running, answer } => {
+                let decided = self.enable(within, only_while_running, batch, now).map(|()| None);
                 batch
                     .waiting
                     .push(Waiting::Mode(decided, Box::new(|mode| drop(answer.send(mode.map(|(mode, _)| mode))))));

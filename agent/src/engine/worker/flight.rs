@@ -62,6 +62,7 @@ impl Worker {
         self.mind_the_clock(&now);
         self.look(&now);
         self.look_for_tunnels(&now);
+        self.look_around(&now);
         let over = self.forget_over(&now);
         self.end_sessions(&over, &now);
         let (changing, reading): (Vec<_>, Vec<_>) = commands.into_iter().partition(Command::changes);

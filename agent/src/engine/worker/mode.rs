@@ -49,7 +49,13 @@ impl Worker {
     }
 
     /// Begins a trial: whoever has a session keeps it and the way in for a while, everybody else needs a grant.
-    pub(super) fn enable(&mut self, within: Seconds, batch: &mut Batch, now: &Now) -> Result<(), Refusal> {
+    pub(super) fn enable(
+        &mut self,
+        within: Seconds,
+        only_while_running: bool,
+        batch: &mut Batch,
+        now: &Now,
+    ) -> Result<(), Refusal> {
         let standing = self.ledger.standing();
         if !standing.observes(now) {
             let trial = standing.trial(now).map(|trial| format!("on trial until {}", trial.until)).unwrap_or_default();
@@ -63,6 +69,9 @@ impl Worker {
         if let Some(reason) = wrong {
             let detail = format!("a trial is between {MIN_TRIAL} and {MAX_TRIAL}");
             return Err(Refusal::new(reason, detail).at("confirm_within"));
+        }
+        if !only_while_running {
+            self.outlives()?;
         }
         let policy = self.next_rules().policy;
         self.bootstrap(&policy, &BTreeSet::new(), batch, now);

@@ -7,6 +7,7 @@ use postern_core::grant::Use;
 use postern_core::life::{Held, Life, State};
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::{BootNanos, Now};
+use postern_core::verdict::Hook;
 use uuid::Uuid;
 
 use super::{Worker, mode};
@@ -121,7 +122,8 @@ impl Worker {
 
     fn status(&self) -> HostState {
         let shared = self.shared();
-        let layers: Vec<_> = self.enforcer.layers().into_iter().map(layer_view).collect();
+        let network = self.surroundings.network();
+        let layers: Vec<_> = self.enforcer.layers().into_iter().map(|layer| layer_view(layer, network)).collect();
         let mode = self.mode(&shared.now());
         HostState {
             host_id: shared.identity().host_id,
@@ -196,7 +198,13 @@ fn state_of(held: &Held, now: &Now) -> State {
     }
 }
 
-fn layer_view(layer: LayerStatus) -> LayerView {
+/// `network` is the namespace that the lock closes, where that is not the host's first.
+fn layer_view(layer: LayerStatus, network: Option<&str>) -> LayerView {
     let attached = layer.state == LayerState::InForce;
-    LayerView { name: layer.hook.code(), attached, detail: layer.state.code().to_owned() }
+    let state = layer.state.code();
+    let detail = match network.filter(|_| attached && layer.hook == Hook::Lock) {
+        None => state.to_owned(),
+        Some(network) => format!("{state} in the network namespace {network}, which is not the host's first"),
+    };
+    LayerView { name: layer.hook.code(), attached, detail }
 }

@@ -35,7 +35,7 @@ use crate::engine::{
 use crate::journal::writer::{Writer, Written};
 use crate::journal::{Opened, SetAside, Unwritten};
 use crate::privilege::Confinement;
-use crate::sysctl;
+use crate::surroundings::Surroundings;
 use crate::terminals::Terminals;
 
 /// Everything a worker needs.
@@ -56,6 +56,8 @@ pub struct Setup {
     pub shed: Shed,
     /// What is given up as soon as lock and cut are in force, and no thread runs yet.
     pub confinement: Confinement,
+    /// Where posternd runs.
+    pub surroundings: Surroundings,
     /// Where the configuration is.
     pub config_file: PathBuf,
     /// How many messages one principal may send.
@@ -81,6 +83,7 @@ pub enum StartError {
 /// [`StartError`]; nothing is open then that was not open before.
 pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::Knocks>), StartError> {
     let (secret, rates, shed) = (setup.secret, setup.rates, setup.shed);
+    let surroundings = super::surroundings::Watch::new(setup.surroundings);
     let Setup { mut opened, clock, identity, rules, enforcer: settings, lines, confinement, config_file, .. } = setup;
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
     clock.resume(opened.ledger.high(), opened.ledger.clock_of(clock.boot_id()));
@@ -93,8 +96,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     let tunnels = super::tunnels::Watch::new();
     confine(confinement, &enforcer, &mut degraded);
     let knocks_reader = enforcer.take_knocks();
-    let (commands, first, queues) = queues();
-    let (pulse, beat) = pulse::pulse();
+    let ((commands, first, queues), (pulse, beat)) = (queues(), pulse::pulse());
     let engine = Engine(Arc::new(Shared {
         identity: identity.into(),
         clock,
@@ -147,24 +149,21 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         started_boot: now.boot,
         use_due: Some(now.boot), // Soon: what is open by then may have limits on its use.
         looked: BootNanos(0),
-        // What was due while nobody was there is not made up for.
-        warned: now.boot,
+        warned: now.boot, // What was due while nobody was there is not made up for.
         spoke: BootNanos(0),
         terminals,
         tally_due: None,
         guard: super::guard::Guard::new(),
         tunnels,
+        surroundings,
         restores: super::clock::Restores::default(),
         retry_due: None,
     };
     Ok((engine, spawn(worker, queues, written, &now).map_err(StartError::Thread)?, knocks_reader))
 }
 
-/// Gives up what is not needed once the layers are in force, and says what the programs cannot do on this kernel.
+/// Gives up what is not needed once the layers are in force.
 fn confine(confinement: Confinement, enforcer: &Enforcer, degraded: &mut BTreeMap<Condition, String>) {
-    if !enforcer.judges_subflows() {
-        degraded.extend(sysctl::unjudged_subflows().map(|why| (Condition::SubflowsUnjudged, why)));
-    }
     let confinement = confinement.with_loading(enforcer.has_to_load());
     let kept = confinement.apply(|| enforcer.layers().iter().all(|layer| layer.state == LayerState::InForce));
     degraded.extend(kept.first().map(|_| (Condition::Privileges, kept.join("; "))));

@@ -1,0 +1,78 @@
+//! What does not hold because of where posternd runs, and settings of the kernel that others may change.
+//!
+//! Owns how soon a change is noticed, and which conditions come of it. It changes nothing in the kernel.
+
+use std::time::Duration;
+
+use postern_core::condition::Condition;
+use postern_core::refusal::{Reason, Refusal};
+use postern_core::time::{BootNanos, Now};
+
+use super::{Worker, nanos};
+use crate::enforcer::LayerState;
+use crate::surroundings::Surroundings;
+use crate::sysctl;
+
+/// How often the surroundings are looked at, with a look at the layers that is due anyway. It reads two lists of mounts.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// What the worker knows of its surroundings.
+pub(super) struct Watch {
+    due: BootNanos,
+    found: Surroundings,
+}
+
+impl Watch {
+    /// The first look is due.
+    pub(super) fn new(found: Surroundings) -> Self {
+        Self { due: BootNanos(0), found }
+    }
+
+    /// As [`Surroundings::network`].
+    pub(super) fn network(&self) -> Option<&str> {
+        self.found.network()
+    }
+}
+
+impl Worker {
+    /// Notes what the surroundings keep from holding, as far as it has changed.
+    pub(super) fn look_around(&mut self, now: &Now) {
+        if self.surroundings.due > now.boot {
+            return;
+        }
+        self.surroundings.due = now.boot.plus_nanos(nanos(LOOK_EVERY));
+        let subflows = if self.enforcer.judges_subflows() { None } else { sysctl::unjudged_subflows() };
+        self.note_condition(Condition::PinsNotLasting, self.surroundings.found.pins_not_lasting());
+        self.note_condition(Condition::CgroupPart, self.enforcer.judged_part());
+        self.note_condition(Condition::SubflowsUnjudged, subflows);
+    }
+
+    fn note_condition(&mut self, condition: Condition, why: Option<String>) {
+        match why {
+            Some(why) if self.degraded.get(&condition) == Some(&why) => {}
+            Some(why) => {
+                tracing::error!(condition = condition.code(), "{why}");
+                self.degraded.insert(condition, why);
+            }
+            None => drop(self.degraded.remove(&condition)),
+        }
+    }
+
+    /// Whether the ports stay closed after the death of posternd.
+    ///
+    /// # Errors
+    /// [`Reason::NothingOutlives`], with the condition that is why.
+    pub(super) fn outlives(&mut self) -> Result<(), Refusal> {
+        self.surroundings.due = BootNanos(0);
+        let now = self.shared().now();
+        self.look_around(&now);
+        let refuse = |why: String| Err(Refusal::new(Reason::NothingOutlives, why).at("only_while_running"));
+        if let Some(why) = self.degraded.get(&Condition::PinsNotLasting) {
+            return refuse(why.clone());
+        }
+        if self.enforcer.layers().iter().any(|layer| layer.state == LayerState::InForce) {
+            return Ok(());
+        }
+        refuse(self.enforcer.losses().iter().map(crate::enforcer::Loss::sentence).collect::<Vec<_>>().join("; "))
+    }
+}
