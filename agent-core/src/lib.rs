@@ -5,8 +5,8 @@
 //! no randomness, no logging, no unsafe code. Time is always an argument.
 //!
 //! The kernel part (`key`, `packet`, `rate`, `search`, `verdict`) is `no_std` and is compiled into the eBPF objects as well.
-//! The user part needs the feature `user`, which is on by default. `text` alone needs no more than an allocator, and the client uses
-//! nothing else of this crate.
+//! The user part needs the feature `user`, which is on by default. `text` alone (with `services`) needs no more than an allocator, and
+//! the client uses nothing else of this crate.
 #![cfg_attr(not(feature = "user"), no_std)]
 
 #[cfg(feature = "text")]
@@ -43,6 +43,8 @@ pub mod refusal;
 #[cfg(feature = "user")]
 pub mod report;
 pub mod search;
+#[cfg(feature = "text")]
+pub mod services;
 #[cfg(feature = "user")]
 pub mod table;
 #[cfg(feature = "text")]

@@ -4,6 +4,7 @@
 //! It never verifies signatures ([`crate::envelope`]) and never counts what is live: the ledger tells it.
 
 mod judge;
+mod named;
 
 use ipnet::IpNet;
 use regex::Regex;

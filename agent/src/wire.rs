@@ -11,7 +11,7 @@ mod view;
 
 pub use audit::{audit, audit_filter, entry, period, report, watch_filter};
 pub use payload::{access_request, read_request, revoke_request};
-pub use policy::{policy, validated};
+pub use policy::{meanings, policy, validated};
 pub use view::{Called, change, explanation, grant, knock, mode, refusal, request_of, status, who_am_i};
 
 use postern_core::grant::{PortSpec, Source, checked_list};

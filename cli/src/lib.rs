@@ -17,6 +17,7 @@ pub mod my_ip;
 pub mod own_addresses;
 pub mod parse;
 pub mod payload;
+pub mod ports;
 pub mod proof;
 pub mod session;
 pub mod ssh_hosts;

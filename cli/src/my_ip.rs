@@ -11,7 +11,11 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::failure::{Failure, Kind};
+use crate::{
+    advice,
+    failure::{Failure, Kind},
+    text,
+};
 
 /// One connection, and what the host said about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +157,31 @@ pub fn left_out(source: IpAddr, ways: &[Seen], asked: bool) -> String {
          known address of this host. If {source} is the address of your NAT or VPN, add --from {source}"
     )
 }
+
+/// Why a source that the rules of `ports` do not admit is not signed while another one is.
+#[must_use]
+pub fn left_out_by_rule(source: IpAddr, ports: &[String]) -> String {
+    let ports = text::clean(&ports.join(", "));
+    format!("  not included: {source}, for which the host's rules do not open {ports}")
+}
+
+/// The failure where the rules admit none of the sources that the host at `address` saw. `refused` has at least one source.
+#[must_use]
+pub fn not_admitted(refused: &BTreeMap<IpAddr, Vec<String>>, address: &str) -> Failure {
+    let each: Vec<_> =
+        refused.iter().map(|(source, ports)| format!("{} for {source}", text::clean(&ports.join(", ")))).collect();
+    let message = format!(
+        "the host's rules do not open {}. It sees you under no other address, so nothing was signed",
+        each.join("; ")
+    );
+    let mut failure = Failure::new(Kind::Refused, message);
+    failure.reason = Some(NOT_ALLOWED.to_owned());
+    failure.next = advice::next_step(NOT_ALLOWED, address);
+    failure
+}
+
+/// The host's code for the same.
+const NOT_ALLOWED: &str = "SOURCE_NOT_ALLOWED";
 
 /// The failure where nothing is left to sign. `doubtful` has at least one source.
 #[must_use]

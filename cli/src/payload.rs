@@ -251,6 +251,7 @@ mod tests {
             address: String::new(),
             local_address: String::new(),
             tls: None,
+            ports: Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@
 mod open;
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -21,6 +22,7 @@ use crate::{
     host_key::HostKey,
     known_hosts::KnownHosts,
     my_ip::Seen,
+    ports::{self, Port},
     proof,
     ssh_hosts::SshHosts,
     statement::{self, Fault, Statement},
@@ -93,6 +95,16 @@ pub struct Plan {
     pub ssh: SshHosts,
     /// For questions and notes.
     pub console: Console,
+    /// The ports to ask about, as typed: what they mean there, and whether their rules admit this machine.
+    pub ports: Vec<String>,
+}
+
+impl Plan {
+    /// Asks about these ports as well.
+    #[must_use]
+    pub fn about(self, ports: &[String]) -> Self {
+        Self { ports: ports.to_vec(), ..self }
+    }
 }
 
 impl Session {
@@ -170,7 +182,7 @@ impl Session {
             return Ok(());
         }
         let first = self.first();
-        let again = ask_over(first.link.clone(), &self.address, first.asked.clone(), first.dialled).await;
+        let again = ask_over(first.link.clone(), &self.plan, first.asked.clone(), first.dialled).await;
         let (answer, key) = match again {
             // The TLS key stands for the key that trust rests on: it was proved together with it.
             Ok(answer) if answer.said.tls == self.said().tls => (answer, self.key),
@@ -222,6 +234,29 @@ impl Session {
         Ok(seen)
     }
 
+    /// What the ports mean on the host that the session was opened for.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] where the host has no port of such a name.
+    pub fn ports(&self) -> Result<Vec<Port>> {
+        ports::on_host(&self.plan.ports, &self.said().ports, &self.address)
+    }
+
+    /// The addresses that the host saw and that the rules of these ports do not admit, each with the ports as typed.
+    #[must_use]
+    pub fn not_admitted(&self) -> BTreeMap<IpAddr, Vec<String>> {
+        let mut found = BTreeMap::new();
+        for (answer, seen) in self.answers.iter().filter_map(|answer| Some((answer, seen(answer)?))) {
+            let typed = self.plan.ports.iter().zip(&answer.said.ports);
+            let refused: Vec<_> =
+                typed.filter(|(_, meaning)| !meaning.admitted).map(|(typed, _)| typed.clone()).collect();
+            if !refused.is_empty() {
+                found.insert(seen.source, refused);
+            }
+        }
+        found
+    }
+
     /// The addresses that this machine's ends of the connections have.
     pub fn local_ends(&self) -> impl Iterator<Item = IpAddr> {
         self.answers.iter().filter_map(|answer| answer.link.local)
@@ -250,7 +285,7 @@ enum Ask {
 
 async fn ask_tls(
     host: &str,
-    typed: &str,
+    plan: &Plan,
     address: SocketAddr,
     pin: Option<Fingerprint>,
 ) -> std::result::Result<Answer, Ask> {
@@ -259,26 +294,27 @@ async fn ask_tls(
         let failure = Failure::new(Kind::Identity, format!("{} shows no certificate", address.ip()));
         return Err(Ask::Call(failure));
     }
-    ask_over(link, typed, address.ip().to_string(), Some(address)).await
+    ask_over(link, plan, address.ip().to_string(), Some(address)).await
 }
 
 /// Asks `WhoAmI` over `link` and verifies what the host states about this very call.
 async fn ask_over(
     link: Link,
-    typed: &str,
+    plan: &Plan,
     asked: String,
     dialled: Option<SocketAddr>,
 ) -> std::result::Result<Answer, Ask> {
+    let typed = &plan.target.to_string();
     let nonce = statement::nonce().map_err(Ask::Call)?;
     let mut client = AccessServiceClient::new(link.channel.clone());
-    let request = WhoAmIRequest { nonce: nonce.to_vec() };
+    let request = WhoAmIRequest { nonce: nonce.to_vec(), ports: plan.ports.clone() };
     let who = limited(client.who_am_i(request), typed).await.map_err(Ask::Call)?;
     if let Some(shown) = link.fingerprint
         && who.tls_fingerprint.parse() != Ok(shown)
     {
         return Err(Ask::Call(ends_tls(&asked, shown, &who.tls_fingerprint)));
     }
-    let said = match statement::verify(&who, &nonce, link.fingerprint) {
+    let said = match statement::verify(&who, &nonce, &plan.ports, link.fingerprint) {
         Ok(said) => said,
         Err(Fault::Missing) if link.is_own => {
             let unusable = |why| Ask::Call(Failure::new(Kind::HostFailed, format!("{typed}: {why}")));

@@ -47,6 +47,25 @@ pub struct Statement {
     pub local_address: String,
     /// The TLS certificate whose key signed the statement; none where root's own posternd is too old to make one.
     pub tls: Option<Fingerprint>,
+    /// What the ports mean that were asked about, in their order; none where posternd is older than the question.
+    pub ports: Vec<Meaning>,
+}
+
+/// What a port means on the host, as the person wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meaning {
+    /// `22/tcp`, `3389/any`, …; none where no port has this name.
+    pub ports: Vec<String>,
+    /// Whether the rules of these ports admit the address that the host sees.
+    pub admitted: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfPort {
+    asked: String,
+    ports: Vec<String>,
+    admitted: bool,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +81,8 @@ struct Text {
     address: String,
     local_address: String,
     tls_fingerprint: String,
+    #[serde(default)]
+    ports: Vec<OfPort>,
 }
 
 /// Why there is no statement.
@@ -73,7 +94,7 @@ pub enum Fault {
     Wrong(String),
 }
 
-/// Verifies the statement in `who` for a call with `nonce`. Over TLS, `connection` is the certificate of the connection, whose key the
+/// Verifies the statement in `who` for a call with `nonce` and `asked`, the ports in it. Over TLS, `connection` is the certificate of the connection, whose key the
 /// peer has proved to hold.
 ///
 /// # Errors
@@ -81,6 +102,7 @@ pub enum Fault {
 pub fn verify(
     who: &WhoAmIResponse,
     nonce: &Nonce,
+    asked: &[String],
     connection: Option<Fingerprint>,
 ) -> std::result::Result<Statement, Fault> {
     if who.statement.is_empty() {
@@ -100,9 +122,30 @@ pub fn verify(
     if text.tls_fingerprint.parse() != Ok(tls) {
         return Err(wrong("it names another TLS key than the one that signed it"));
     }
-    let Text { host_id, names, host_time, challenge, address, local_address, .. } = text;
+    let Text { host_id, names, host_time, challenge, address, local_address, ports, .. } = text;
     check_id(&host_id).map_err(|why| wrong(&why))?;
-    Ok(Statement { host_id, names, host_time, challenge, address, local_address, tls: Some(tls) })
+    let ports = meanings(ports, asked).map_err(wrong)?;
+    Ok(Statement { host_id, names, host_time, challenge, address, local_address, tls: Some(tls), ports })
+}
+
+/// The answers, if they are to these questions and have ports as messages have them. They go into what is signed.
+fn meanings(answers: Vec<OfPort>, asked: &[String]) -> std::result::Result<Vec<Meaning>, &'static str> {
+    if answers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let fits = |(answer, asked): (&OfPort, &String)| answer.asked == BASE64_URL_SAFE_NO_PAD.encode(asked);
+    if answers.len() != asked.len() || !answers.iter().zip(asked).all(fits) {
+        return Err("it answers for other ports than were asked about");
+    }
+    if !answers.iter().flat_map(|answer| &answer.ports).all(|port| is_port(port)) {
+        return Err("it names a port that is none");
+    }
+    Ok(answers.into_iter().map(|OfPort { ports, admitted, .. }| Meaning { ports, admitted }).collect())
+}
+
+/// Whether it is a port in the form in which messages have it.
+fn is_port(text: &str) -> bool {
+    text.contains('/') && crate::parse::port(text).as_deref() == Ok(text) && text.as_bytes()[0].is_ascii_digit()
 }
 
 impl Statement {
@@ -122,6 +165,7 @@ impl Statement {
             address: who.address.clone(),
             local_address: who.local_address.clone(),
             tls: None,
+            ports: Vec::new(),
         })
     }
 

@@ -275,6 +275,7 @@ fn plan(host: &str, directory: &Path) -> Plan {
         store: KnownHosts::at(directory.join("known_hosts.toml")),
         ssh: SshHosts::at([]),
         console: Console { json: false },
+        ports: Vec::new(),
     }
 }
 
@@ -422,7 +423,8 @@ fn mistakes_and_silence_have_their_exit_codes() {
         (vec!["open", "vm1"], 2),
         (vec!["request", "vm1", "--for", "30m"], 2),
         (vec!["request", "vm1", "--port", "ssh"], 2),
-        (vec!["request", "vm1", "--port", "sshd", "--for", "30m"], 2),
+        (vec!["sign", "--port", "sshd", "--for", "30m", "--from", "192.0.2.7", "--audience", "vm1"], 2),
+        (vec!["request", "vm1", "--port", "22/sctp", "--for", "30m"], 2),
         (vec!["request", "vm1", "--port", "ssh", "--for", "30"], 2),
         (vec!["request", "vm1", "--port", "ssh", "--for", "30m", "--until", "18:00"], 2),
         (vec!["request", "vm1", "--port", "ssh", "--until", "yesterday"], 2),

@@ -410,5 +410,6 @@ fn said(tls: Fingerprint) -> Statement {
         address: String::new(),
         local_address: String::new(),
         tls: Some(tls),
+        ports: Vec::new(),
     }
 }

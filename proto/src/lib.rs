@@ -29,5 +29,9 @@ pub const STATEMENT_MARK: &[u8] = b"postern-statement-v1\0";
 /// How many bytes `WhoAmIRequest.nonce` may have, if any.
 pub const STATEMENT_NONCE: std::ops::RangeInclusive<usize> = 16..=64;
 
+/// How many characters each text of `WhoAmIRequest.ports` may have. The longest name that a protected port is expected to have is
+/// much shorter.
+pub const MOST_PORT_TEXT: usize = 128;
+
 /// Domain of every `google.rpc.ErrorInfo` that Postern sends.
 pub const ERROR_DOMAIN: &str = "postern.v1";

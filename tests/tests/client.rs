@@ -159,7 +159,7 @@ fn mistakes_end_with_their_exit_code_and_what_to_do_next() {
         &stranger,
     ]);
     assert_eq!((unknown.code, &unknown.error()["reason"]), (Some(1), &"KEY_UNKNOWN".into()));
-    assert_eq!(laptop.run(&["request", "vm1.test", "--port", "sssh", "--for", "5m"]).code, Some(2));
+    assert_eq!(laptop.postern(&["request", "vm1.test", "--port", "sssh", "--for", "5m"]).code, Some(2));
     assert_eq!(laptop.run(&["request", "vm1.test", "--port", "ssh", "--for", "5m", "--key", "/nowhere"]).code, Some(5));
     let fresh = Laptop::new(&net.client, &postern);
     assert_eq!(fresh.run(&["status", "vm1.test", "--key", &stranger]).code, Some(4), "nothing is trusted silently");

@@ -39,10 +39,15 @@ impl v1::access_service_server::AccessService for Access {
     async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Answer<v1::WhoAmIResponse> {
         let peer = peer(request.extensions())?;
         let Reached(local_address) = request.extensions().get().copied().unwrap_or(Reached(None));
-        let v1::WhoAmIRequest { nonce } = request.into_inner();
+        let v1::WhoAmIRequest { nonce, ports } = request.into_inner();
         let called = wire::Called { address: peer.address(), local_address };
+        // Statements are signed by turns, so a guess has to wait for its turn as well.
+        let ports = if nonce.is_empty() { Vec::new() } else { ports };
+        let ports =
+            wire::meanings(ports, &self.engine.rules().policy, called.address).map_err(|r| self.uncounted(r))?;
         let answer =
             wire::who_am_i(self.engine.who_am_i(), called, self.statements.fingerprint(), self.proof.as_ref().as_ref());
+        let answer = v1::WhoAmIResponse { ports, ..answer };
         let stated = self.statements.state(peer, answer, &nonce).await;
         stated.map(Response::new).map_err(|refusal| self.uncounted(refusal))
     }

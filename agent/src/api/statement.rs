@@ -1,7 +1,8 @@
 //! What the host states about one `WhoAmI` call, signed by its TLS key.
 //!
 //! Owns the text of the statement, how many are signed at once, and whose turn it is. It never signs what a peer chose: of the peer's bytes only the
-//! nonce is in it, encoded, behind a mark that no other signature of this key begins with (docs/decisions/0040).
+//! nonce and the texts of ports are in it, encoded, behind a mark that no other signature of this key begins with
+//! (docs/decisions/0040, 0056).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use postern_core::refusal::{Reason, Refusal};
-use postern_proto::v1::WhoAmIResponse;
+use postern_proto::v1::{PortMeaning, WhoAmIResponse};
 use postern_proto::{STATEMENT_MARK, STATEMENT_NONCE};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -88,6 +89,23 @@ struct Statement<'a> {
     address: &'a str,
     local_address: &'a str,
     tls_fingerprint: &'a str,
+    /// Not there where the caller asked for none, so that clients which do not know it are not shown it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<Meaning<'a>>,
+}
+
+#[derive(Serialize)]
+struct Meaning<'a> {
+    asked: String,
+    ports: &'a [String],
+    admitted: bool,
+}
+
+impl<'a> Meaning<'a> {
+    fn of(meaning: &'a PortMeaning) -> Self {
+        let PortMeaning { asked, ports, admitted } = meaning;
+        Self { asked: BASE64_URL_SAFE_NO_PAD.encode(asked), ports, admitted: *admitted }
+    }
 }
 
 impl Statements {
@@ -139,8 +157,9 @@ impl Statements {
 }
 
 fn text(answer: &WhoAmIResponse, nonce: &[u8]) -> Option<String> {
-    let WhoAmIResponse { host_id, names, clock_trusted, challenge, address, local_address, tls_fingerprint, .. } =
-        answer;
+    let WhoAmIResponse {
+        host_id, names, clock_trusted, challenge, address, local_address, tls_fingerprint, ports, ..
+    } = answer;
     let time = answer.host_time.as_ref()?;
     let statement = Statement {
         nonce: BASE64_URL_SAFE_NO_PAD.encode(nonce),
@@ -152,6 +171,7 @@ fn text(answer: &WhoAmIResponse, nonce: &[u8]) -> Option<String> {
         address,
         local_address,
         tls_fingerprint,
+        ports: ports.iter().map(Meaning::of).collect(),
     };
     serde_json::to_string(&statement).ok()
 }

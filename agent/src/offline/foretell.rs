@@ -158,8 +158,7 @@ fn waits(refusal: &Refusal) -> bool {
 }
 
 fn request(question: &Question, policy: &Policy) -> Result<AccessRequest, String> {
-    let ports = question.ports.iter().map(|text| port(text, policy)).collect::<Result<Vec<_>, _>>()?;
-    let ports = checked_list(ports, "port").map_err(|refusal| refusal.sentence())?;
+    let ports = checked_list(ports(&question.ports, policy)?, "port").map_err(|refusal| refusal.sentence())?;
     let sources = checked_list(question.sources.clone(), "source").map_err(|refusal| refusal.sentence())?;
     let most = ports.iter().filter_map(|port| policy.rule(*port)).map(|(_, rule)| rule.max_duration).min();
     let duration = question.duration.or(most).unwrap_or(policy.max_duration);
@@ -175,10 +174,21 @@ fn request(question: &Question, policy: &Policy) -> Result<AccessRequest, String
     })
 }
 
-/// `22/tcp`, or the name of a rule.
-fn port(text: &str, policy: &Policy) -> Result<PortSpec, String> {
-    let named = policy.ports.iter().find(|rule| !rule.name.is_empty() && rule.name == text).map(|rule| rule.port);
-    named.map_or_else(|| text.parse().map_err(|error| format!("{error}; and no [[port]] has that name")), Ok)
+/// The ports that the texts mean on the host with this policy, each once.
+fn ports(texts: &[String], policy: &Policy) -> Result<Vec<PortSpec>, String> {
+    let mut found = Vec::new();
+    for text in texts {
+        let meant = policy.meant(text);
+        if meant.is_empty() {
+            return Err(format!("'{text}' is neither a port as 22/tcp nor the name of a [[port]] or of a service"));
+        }
+        meant.into_iter().for_each(|port| {
+            if !found.contains(&port) {
+                found.push(port);
+            }
+        });
+    }
+    Ok(found)
 }
 
 fn described(question: &Question, request: &AccessRequest) -> String {

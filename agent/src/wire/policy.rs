@@ -2,11 +2,16 @@
 //!
 //! Owns the way out. It leaves nothing out: what is shown is what the judge goes by.
 
+use std::net::IpAddr;
+
+use postern_core::grant::MOST_ITEMS;
 use postern_core::policy::{Justification, OnExpiry, Policy, PortRule, RoleKind, RoleRule};
+use postern_core::refusal::Refusal;
 use postern_core::time::Seconds;
-use postern_proto::v1;
+use postern_proto::{MOST_PORT_TEXT, v1};
 
 use super::view::duration;
+use super::{malformed, text};
 use crate::config::{Config, Problem};
 
 /// The rules; `digest` names the files that they were read from.
@@ -21,6 +26,23 @@ pub fn policy(rules: &Policy, digest: &str) -> v1::Policy {
         digest: digest.to_owned(),
         mode: mode.name().to_owned(),
     }
+}
+
+/// What these texts mean, and whether the ports' rules admit `address`, the caller's own. Without an address nothing is left out.
+///
+/// # Errors
+/// [`postern_core::refusal::Reason::PayloadMalformed`] where there are too many texts, or one is too long.
+pub fn meanings(asked: Vec<String>, rules: &Policy, address: Option<IpAddr>) -> Result<Vec<v1::PortMeaning>, Refusal> {
+    if asked.len() > MOST_ITEMS {
+        return Err(malformed("ports", format!("it has {} items; {MOST_ITEMS} is the most", asked.len())));
+    }
+    let meaning = |(at, asked): (usize, String)| {
+        let asked = text(asked, &format!("ports[{at}]"), MOST_PORT_TEXT)?;
+        let ports = rules.meant(&asked);
+        let admitted = address.is_none_or(|address| rules.ports_admit(&ports, address));
+        Ok(v1::PortMeaning { asked, ports: ports.iter().map(ToString::to_string).collect(), admitted })
+    };
+    asked.into_iter().enumerate().map(meaning).collect()
 }
 
 /// What a configuration would mean, or what is wrong with it.

@@ -9,7 +9,7 @@ use crate::{parse, payload::Purpose, target::Target};
 /// What is asked for, shared by `request`, `explain` and `sign`.
 #[derive(Clone, Debug, Args)]
 pub struct What {
-    /// What to open: ssh, rdp, winrm, winrm-https, 22 or 22/tcp; may be repeated
+    /// What to open: a name that the host has (ssh, rdp, …), 22, 53/udp or 3389/any; may be repeated
     #[arg(long = "port", short = 'p', value_name = "PORT", value_delimiter = ',', value_parser = parse::port)]
     pub ports: Vec<String>,
     /// For how long: 30m, 1h30m, 90s, 2h

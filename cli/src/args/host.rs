@@ -80,7 +80,7 @@ pub struct BreakGlass {
     /// posternd's socket
     #[arg(default_value = "unix:///run/postern/posternd.sock")]
     pub host: Target,
-    /// What to open: ssh, rdp, winrm, winrm-https, 22 or 22/tcp; may be repeated
+    /// What to open: a name that the host has (ssh, rdp, …), 22, 53/udp or 3389/any; may be repeated
     #[arg(long = "port", short = 'p', required = true, value_name = "PORT", value_delimiter = ',', value_parser = parse::port)]
     pub ports: Vec<String>,
     /// For whom: an address or a prefix, also 0.0.0.0/0; may be repeated

@@ -7,13 +7,13 @@ use postern_proto::v1::{AuditEntry, ListAuditRequest, ListAuditResponse, WatchAu
 
 use tonic::Streaming;
 
-use super::{Env, Reading, unique};
+use super::{Env, Reading, port_numbers, unique};
 use crate::{
     args::Audit,
     failure::{Failure, Kind, Result},
     parse,
     payload::wire_time,
-    view,
+    ports, view,
 };
 
 /// The most lines that one answer holds.
@@ -32,7 +32,7 @@ pub(super) async fn run(env: &Env, args: Audit) -> Result<()> {
     let mut call = ListAuditRequest {
         read: None,
         principal,
-        port: port.unwrap_or_default(),
+        port: String::new(),
         source: from.map(|net| net.to_string()).unwrap_or_default(),
         since: since.map(|text| moment("--since", &text)).transpose()?,
         until: until.map(|text| moment("--until", &text)).transpose()?,
@@ -41,7 +41,8 @@ pub(super) async fn run(env: &Env, args: Audit) -> Result<()> {
         grant_id: grant.map(|id| id.to_string()).unwrap_or_default(),
         ..ListAuditRequest::default()
     };
-    let at = Reading::open(env, host).await?;
+    let at = Reading::about(env, host, port.as_slice()).await?;
+    call.port = one_port(&port_numbers(env, &at.session)?)?;
     call.read.clone_from(&at.read);
     if follow {
         return self::follow(env, at, call, jsonl).await;
@@ -55,6 +56,18 @@ pub(super) async fn run(env: &Env, args: Audit) -> Result<()> {
         show(env, &found)?;
     }
     judge(env, &found, jsonl)
+}
+
+/// The port of the filter; none where none was named. The host filters by one.
+fn one_port(ports: &[String]) -> Result<String> {
+    match ports {
+        [] => Ok(String::new()),
+        [port] => Ok(port.clone()),
+        [first, rest @ ..] if rest.iter().all(|port| ports::same(port, first)) => {
+            Ok(format!("{}/any", first.split('/').next().unwrap_or_default()))
+        }
+        more => Err(Failure::usage(format!("--port means {} here; name one of them", more.join(" and ")))),
+    }
 }
 
 /// As many matching lines as `limit`, the newest first, over as many pages as that takes.

@@ -2,7 +2,7 @@
 
 use postern_proto::v1::{BreakGlassRequest, host_service_client::HostServiceClient};
 
-use super::{Env, grant_of, unique};
+use super::{Env, grant_of, port_numbers, unique};
 use crate::{
     args::BreakGlass,
     failure::{Failure, Result},
@@ -22,9 +22,10 @@ pub(super) async fn run(env: &Env, args: BreakGlass) -> Result<()> {
     if reason.trim().is_empty() {
         return Err(Failure::usage("--reason is empty; say why, for whoever reads the journal"));
     }
-    let session = env.plan(host)?.open(Reach::Any).await?;
+    let session = env.plan(host)?.about(&ports).open(Reach::Any).await?;
+    let ports = port_numbers(env, &session)?;
     let source = unique(from.iter().map(ToString::to_string));
-    let call = BreakGlassRequest { ports: unique(ports), source, duration: Some(duration.into()), reason };
+    let call = BreakGlassRequest { ports, source, duration: Some(duration.into()), reason };
     let mut client = HostServiceClient::new(session.link().channel.clone());
     let opened = limited(client.break_glass(call), &session.address).await?;
     if env.console.json {

@@ -1,9 +1,9 @@
 //! `postern explain`: why a connection fails, why a request is refused, or what a reason code means.
 
-use postern_proto::v1::ExplainRequest;
+use postern_proto::v1::{ExplainRequest, ExplainResponse};
 
 use super::{
-    Env, future, lifetime, signed_by,
+    Env, future, lifetime, narrow, port_numbers, signed_by,
     sources::{self, reach},
     unique,
 };
@@ -12,7 +12,7 @@ use crate::{
     args::Explain,
     failure::{Failure, Kind, Result},
     payload::{Lifetime, wire_time},
-    session::{Reach, limited},
+    session::{Reach, Session, limited},
     target::Target,
     view,
 };
@@ -29,16 +29,17 @@ pub(super) async fn run(env: &Env, args: Explain) -> Result<()> {
     };
     let not_before = what.not_before.as_deref().map(|text| future("--not-before", text)).transpose()?;
     let signer = env.reader(&host).await?;
-    let mut session = env.plan(host)?.open(reach(&what.from)).await?;
-    let source = match sources::to_ask_about(&what.from, &session) {
+    let mut session = env.plan(host)?.about(&unique(what.ports)).open(reach(&what.from)).await?;
+    let ports = port_numbers(env, &session)?;
+    let (source, of_my_ip) = match sources::to_ask_about(env, &what.from, &session) {
         // Without an address of our own the question still makes sense: the host then judges the rest.
-        Err(_) if what.from.is_empty() => Vec::new(),
+        Err(_) if what.from.is_empty() => (Vec::new(), Vec::new()),
         found => found?,
     };
     let read = env.read(&mut session, signer.as_ref()).await?;
     let call = ExplainRequest {
         read,
-        ports: unique(what.ports),
+        ports,
         source,
         duration: duration.map(Into::into),
         justification: what.reason,
@@ -46,8 +47,9 @@ pub(super) async fn run(env: &Env, args: Explain) -> Result<()> {
         not_before: not_before.map(wire_time),
         supersedes: String::new(),
     };
-    let answer = limited(session.access().explain(call), &session.address).await;
+    let answer = limited(session.access().explain(call.clone()), &session.address).await;
     let answer = answer.map_err(signed_by(signer.as_ref()))?;
+    let answer = narrowed(env, &session, (call, answer), &of_my_ip).await?;
     if env.console.json {
         return env.console.out_json(&answer);
     }
@@ -56,6 +58,26 @@ pub(super) async fn run(env: &Env, args: Explain) -> Result<()> {
         session.silent.iter().for_each(|silent| env.console.note(format!("no answer from {silent}")));
     }
     Ok(())
+}
+
+/// The answer without the sources that a request would leave out, where that changes the answer.
+async fn narrowed(
+    env: &Env,
+    session: &Session,
+    (call, answer): (ExplainRequest, ExplainResponse),
+    of_my_ip: &[String],
+) -> Result<ExplainResponse> {
+    if of_my_ip.len() < 2 || !narrow::refuses_sources(&answer) {
+        return Ok(answer);
+    }
+    let kept = narrow::which(session, &call, of_my_ip).await?;
+    let out: Vec<_> = of_my_ip.iter().filter(|source| !kept.contains(source)).cloned().collect();
+    let source: Vec<_> = call.source.iter().filter(|source| !out.contains(source)).cloned().collect();
+    if out.is_empty() || source.is_empty() {
+        return Ok(answer);
+    }
+    narrow::say(env, &out, answer.refusal.as_ref().map(|refusal| &refusal.rule[..]).unwrap_or_default());
+    limited(session.access().explain(ExplainRequest { source, ..call }), &session.address).await
 }
 
 /// The API judges time spans; until a time is a span from now.

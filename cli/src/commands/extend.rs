@@ -41,8 +41,8 @@ pub(super) async fn run(env: &Env, args: Extend) -> Result<()> {
         justification: reason.unwrap_or(old.justification),
         ticket: old.ticket,
     };
-    // These sources are those of a grant that exists; no new way vouches for them.
-    request::send(env, &mut at.session, &signer, (wish, None), wait).await
+    // These ports and sources are those of a grant that exists: nothing is to be asked about them, and no new way vouches for them.
+    request::send(env, &mut at.session, &signer, wish, wait).await
 }
 
 /// What the host would refuse, said before a key has to be touched for it.

@@ -11,6 +11,7 @@ mod files;
 mod knocks;
 mod list;
 mod mode;
+mod narrow;
 mod own;
 mod pending;
 mod policy;
@@ -41,6 +42,7 @@ use crate::{
     known_hosts::KnownHosts,
     parse,
     payload::{self, Binding, Lifetime, Purpose, Wish},
+    ports::{self, Port},
     session::{Plan, Reach, Session, limited},
     ssh_hosts::SshHosts,
     target::Target,
@@ -96,7 +98,7 @@ impl Env {
             Target::Tls { .. } | Target::Plaintext(_) => KnownHosts::of_user()?,
             Target::Unix(_) => KnownHosts::of_user().unwrap_or_else(|_| KnownHosts::at("/nonexistent")),
         };
-        Ok(Plan { target, trust, store, ssh: SshHosts::OfUser, console: self.console })
+        Ok(Plan { target, trust, store, ssh: SshHosts::OfUser, console: self.console, ports: Vec::new() })
     }
 
     async fn signer(&self) -> Result<Arc<Signer>> {
@@ -148,13 +150,22 @@ struct Reading {
 impl Reading {
     /// Chooses a key, opens a session and signs the read.
     async fn open(env: &Env, host: Target) -> Result<Self> {
+        Self::about(env, host, &[]).await
+    }
+
+    /// As [`Self::open`], and asks what these ports mean there.
+    async fn about(env: &Env, host: Target, ports: &[String]) -> Result<Self> {
         let signer = env.reader(&host).await?;
-        Self::with(env, host, signer).await
+        Self::over(env, env.plan(host)?.about(ports), signer).await
     }
 
     /// As [`Self::open`], with a key that was chosen already.
     async fn with(env: &Env, host: Target, signer: Option<Arc<Signer>>) -> Result<Self> {
-        let mut session = env.plan(host)?.open(Reach::Any).await?;
+        Self::over(env, env.plan(host)?, signer).await
+    }
+
+    async fn over(env: &Env, plan: Plan, signer: Option<Arc<Signer>>) -> Result<Self> {
+        let mut session = plan.open(Reach::Any).await?;
         let read = env.read(&mut session, signer.as_ref()).await?;
         Ok(Self { session, signer, read })
     }
@@ -191,7 +202,7 @@ fn unique(items: impl IntoIterator<Item = String>) -> Vec<String> {
     found
 }
 
-/// The wish on the command line, but for its sources.
+/// The wish on the command line, but for its sources, and with its ports as they were typed.
 fn wish(what: What, source: Vec<String>) -> Result<Wish> {
     let lifetime = lifetime(what.duration, what.until.as_deref())?;
     let not_before = what.not_before.as_deref().map(|text| future("--not-before", text)).transpose()?;
@@ -220,6 +231,19 @@ fn lifetime(duration: Option<Duration>, until: Option<&str>) -> Result<Lifetime>
 fn future(option: &str, text: &str) -> Result<Timestamp> {
     let time = parse::until(text, Timestamp::now(), &TimeZone::system());
     time.map_err(|error| Failure::usage(format!("{option} {error}")))
+}
+
+/// The ports of the session as numbers. A line says what names mean, before anything is signed for them.
+fn port_numbers(env: &Env, session: &Session) -> Result<Vec<String>> {
+    told(env, &session.ports()?)
+}
+
+/// As [`port_numbers`], for ports whose meaning is known.
+fn told(env: &Env, found: &[Port]) -> Result<Vec<String>> {
+    if let Some(line) = ports::told(found) {
+        env.console.note(format!("  {line}"));
+    }
+    Ok(ports::all(found))
 }
 
 /// The grant that every such answer holds.

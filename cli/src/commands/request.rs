@@ -5,7 +5,7 @@ use std::sync::Arc;
 use postern_proto::v1::{Grant, RequestAccessRequest, RequestAccessResponse};
 
 use super::{
-    Env, grant_of, signed_by,
+    Env, grant_of, narrow, port_numbers, signed_by,
     sources::{self, Ways, reach},
     wait, wish,
 };
@@ -24,22 +24,29 @@ pub(super) async fn run(env: &Env, args: Request) -> Result<()> {
     let from = what.from.clone();
     let mut wish = wish(what, Vec::new())?;
     let signer = env.signer().await?;
-    let mut session = env.plan(host)?.open(reach(&from)).await?;
+    let mut session = env.plan(host)?.about(&wish.ports).open(reach(&from)).await?;
+    wish.ports = port_numbers(env, &session)?;
     let sources = sources::to_sign(env, &from, &session).await?;
-    wish.source = sources.prefixes;
+    wish.source.clone_from(&sources.prefixes);
     tell(env, &session, &wish.source, reach(&from));
-    send(env, &mut session, &signer, (wish, Some(sources.ways)), wait).await
+    let sent = sign_and_send(env, &mut session, &signer, wish.clone()).await;
+    let sent = match sent {
+        Err(failure) if narrow::may_help(&failure, &sources.of_my_ip) => {
+            wish.source = narrow::by_the_hosts_answer(env, &mut session, &signer, (&wish, &sources), failure).await?;
+            sign_and_send(env, &mut session, &signer, wish).await
+        }
+        sent => sent,
+    };
+    settled(env, &mut session, &signer, (sent?, Some(sources.ways)), wait).await
 }
 
-/// Signs and sends, and says what came of it; with `wait` when it has come to something. The ways over which the sources were seen
-/// are remembered when the host has accepted the request.
-pub(super) async fn send(
-    env: &Env,
-    session: &mut Session,
-    signer: &Arc<Signer>,
-    (wish, ways): (Wish, Option<Ways>),
-    wait: bool,
-) -> Result<()> {
+/// Signs and sends, and says what came of it; with `wait` when it has come to something.
+pub(super) async fn send(env: &Env, session: &mut Session, signer: &Arc<Signer>, wish: Wish, wait: bool) -> Result<()> {
+    let grant = sign_and_send(env, session, signer, wish).await?;
+    settled(env, session, signer, (grant, None), wait).await
+}
+
+async fn sign_and_send(env: &Env, session: &mut Session, signer: &Arc<Signer>, wish: Wish) -> Result<Grant> {
     let mut id = String::new();
     let build = |binding| {
         let request = payload::access_request(wish, binding);
@@ -51,7 +58,17 @@ pub(super) async fn send(
     let response = limited(session.access().request_access(call), &session.address).await;
     let response =
         response.map_err(signed_by(Some(signer))).map_err(|failure| perhaps_open(failure, &session.address, &id))?;
-    let mut grant = grant_of(response.grant)?;
+    grant_of(response.grant)
+}
+
+/// Says what came of a request that the host has accepted. The ways over which the sources were seen are remembered then.
+async fn settled(
+    env: &Env,
+    session: &mut Session,
+    signer: &Arc<Signer>,
+    (mut grant, ways): (Grant, Option<Ways>),
+    wait: bool,
+) -> Result<()> {
     if let Some(ways) = ways.filter(|_| view::lives(&grant)) {
         ways.remember(env.console);
     }

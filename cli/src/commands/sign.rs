@@ -6,9 +6,9 @@ use postern_proto::v1::SignedMessage;
 use serde_json::json;
 
 use super::{
-    Env, files,
+    Env, files, port_numbers,
     sources::{self, reach},
-    wish,
+    told, wish,
 };
 use crate::{
     args::Sign,
@@ -16,6 +16,7 @@ use crate::{
     keys::Signer,
     parse::From,
     payload::{self, Binding, Purpose, Wish},
+    ports,
     target::Target,
 };
 
@@ -73,9 +74,11 @@ async fn for_host(
     from: &[From],
     signer: &Arc<Signer>,
 ) -> Result<SignedMessage> {
-    let mut session = env.plan(host)?.open(reach(from)).await?;
+    let typed = if let Draft::Access(wish) = &draft { &wish.ports[..] } else { &[] };
+    let mut session = env.plan(host)?.about(typed).open(reach(from)).await?;
     let mut ways = None;
     if let Draft::Access(wish) = &mut draft {
+        wish.ports = port_numbers(env, &session)?;
         let sources = sources::to_sign(env, from, &session).await?;
         wish.source = sources.prefixes;
         ways = Some(sources.ways);
@@ -101,6 +104,7 @@ async fn offline(
         return Err(Failure::usage("for which host?").next("name a HOST to ask, or its id or name with --audience"));
     }
     if let Draft::Access(wish) = &mut draft {
+        wish.ports = told(env, &ports::offline(&wish.ports)?)?;
         let explicit = |one: &From| match one {
             From::Prefix(net) => Some(net.to_string()),
             From::MyIp => None,

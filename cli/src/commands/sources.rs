@@ -11,7 +11,7 @@ use crate::{
     console::Console,
     dialled::Dialled,
     failure::Result,
-    my_ip::{self, Facts},
+    my_ip::{self, Facts, Seen},
     own_addresses,
     parse::{From, host_prefix},
     session::{Reach, Session},
@@ -22,6 +22,8 @@ use crate::{
 pub(super) struct Sources {
     /// As the API writes them.
     pub prefixes: Vec<String>,
+    /// Those among them that the host saw and nobody wrote.
+    pub of_my_ip: Vec<String>,
     /// To remember once the host has accepted what is signed for them.
     pub ways: Ways,
 }
@@ -61,17 +63,20 @@ fn written(from: &[From]) -> Vec<IpNet> {
     from.iter().filter_map(net).collect()
 }
 
-/// The prefixes to sign; `my-ip` becomes what the host saw, where that is in no doubt or a person agrees.
+/// The prefixes to sign; `my-ip` becomes what the host saw and the rules of the ports admit, where that is in no doubt or a person
+/// agrees. What a person wrote stays, whatever the rules say.
 ///
 /// # Errors
-/// [`crate::failure::Kind::Usage`] where the host saw no address, [`crate::failure::Kind::Identity`] where all that it saw is doubtful.
+/// [`crate::failure::Kind::Usage`] where the host saw no address, [`crate::failure::Kind::Refused`] where the rules admit none of
+/// them, [`crate::failure::Kind::Identity`] where all that it saw is doubtful.
 pub(super) async fn to_sign(env: &Env, from: &[From], session: &Session) -> Result<Sources> {
-    let mut nets = written(from);
+    let written = written(from);
+    let mut of_my_ip = Vec::new();
     let mut ways = Ways { file: session.dialled(), key: session.key()?.to_string(), dialled: Vec::new() };
     if wants_my_ip(from) {
-        let (seen, own) = (session.seen()?, own_addresses(env, session));
+        let (seen, own) = (admitted(env, session, !written.is_empty())?, own_addresses(env, session));
         let known = known(env, &ways);
-        let facts = Facts { own: &own, known: &known, written: &nets };
+        let facts = Facts { own: &own, known: &known, written: &written };
         let mut decision = my_ip::decide(&seen, facts);
         let asked = env.console.can_ask();
         for (source, doubtful) in decision.doubtful.clone() {
@@ -79,28 +84,59 @@ pub(super) async fn to_sign(env: &Env, from: &[From], session: &Session) -> Resu
                 decision.agree(source, facts);
             }
         }
-        if decision.sign.is_empty() {
+        if decision.sign.is_empty() && !(seen.is_empty() && decision.doubtful.is_empty()) {
             return Err(my_ip::refused(&decision.doubtful, asked));
         }
         for (source, doubtful) in &decision.doubtful {
             env.console.note(my_ip::left_out(*source, doubtful, asked));
         }
         ways.dialled = decision.remember;
-        nets.extend(prefixes(decision.sign));
+        of_my_ip = prefixes(decision.sign);
+        of_my_ip.retain(|net| !written.contains(net));
     }
-    Ok(Sources { prefixes: unique(nets.iter().map(ToString::to_string)), ways })
+    let text = |nets: &[IpNet]| unique(nets.iter().map(ToString::to_string));
+    Ok(Sources { prefixes: text(&[&written[..], &of_my_ip].concat()), of_my_ip: text(&of_my_ip), ways })
 }
 
-/// The prefixes to ask about; `my-ip` becomes what the host saw, whoever that is: nothing is signed for them.
+/// The connections whose address the rules of the ports admit. The other addresses are named and left out.
+///
+/// # Errors
+/// Where the host saw no address; and where none is left, unless a person wrote sources as well.
+fn admitted(env: &Env, session: &Session, has_written: bool) -> Result<Vec<Seen>> {
+    let (mut seen, refused) = (session.seen()?, session.not_admitted());
+    seen.retain(|one| !refused.contains_key(&one.source));
+    if seen.is_empty() && !refused.is_empty() && !has_written {
+        return Err(my_ip::not_admitted(&refused, &session.address));
+    }
+    for (source, ports) in &refused {
+        env.console.note(my_ip::left_out_by_rule(*source, ports));
+    }
+    Ok(seen)
+}
+
+/// The prefixes to ask about, and those among them that nobody wrote. `my-ip` becomes what the host saw, whoever that is: nothing is
+/// signed for them. What [`to_sign`] leaves out because of the ports' rules is left out here too, unless nothing is left.
 ///
 /// # Errors
 /// As [`to_sign`], where the host saw no address.
-pub(super) fn to_ask_about(from: &[From], session: &Session) -> Result<Vec<String>> {
-    let mut nets = written(from);
+pub(super) fn to_ask_about(env: &Env, from: &[From], session: &Session) -> Result<(Vec<String>, Vec<String>)> {
+    let written = written(from);
+    let mut of_my_ip = Vec::new();
     if wants_my_ip(from) {
-        nets.extend(prefixes(session.seen()?.iter().map(|seen| seen.source).collect()));
+        let refused = session.not_admitted();
+        let seen: Vec<_> = session.seen()?.iter().map(|seen| seen.source).collect();
+        let (out, mut left): (Vec<_>, Vec<_>) = seen.into_iter().partition(|source| refused.contains_key(source));
+        if left.is_empty() && written.is_empty() {
+            // The host says why.
+            left = out;
+        } else {
+            refused.iter().for_each(|(source, ports)| env.console.note(my_ip::left_out_by_rule(*source, ports)));
+        }
+        of_my_ip = prefixes(left);
+        of_my_ip.retain(|net| !written.contains(net));
     }
-    Ok(unique(nets.iter().map(ToString::to_string)))
+    let text = |nets: &[IpNet]| unique(nets.iter().map(ToString::to_string));
+    Ok((text(&[&written[..], &of_my_ip].concat()), text(&of_my_ip)))
 }
 
 fn prefixes(mut addresses: Vec<IpAddr>) -> Vec<IpNet> {

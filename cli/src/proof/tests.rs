@@ -66,6 +66,7 @@ fn said() -> Statement {
         address: String::new(),
         local_address: String::new(),
         tls: Some(tls()),
+        ports: Vec::new(),
     }
 }
 

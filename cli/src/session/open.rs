@@ -89,7 +89,7 @@ impl Plan {
     /// Asks over the only link that there is.
     async fn alone(&self, link: std::result::Result<Link, LinkError>, dialled: Option<SocketAddr>) -> Result<Session> {
         let asked = match link {
-            Ok(link) => ask_over(link, &self.target.to_string(), self.target.to_string(), dialled).await,
+            Ok(link) => ask_over(link, self, self.target.to_string(), dialled).await,
             Err(error) => Err(Ask::Link(error)),
         };
         match asked {
@@ -156,12 +156,11 @@ impl Plan {
         pin: Option<Fingerprint>,
         reach: Reach,
     ) -> Result<Session> {
-        let typed = self.target.to_string();
         let mut waiting = addresses[..addresses.len().min(MOST_ADDRESSES)].to_vec();
         let mut asking = JoinSet::new();
         for address in waiting.iter().copied() {
-            let (host, typed) = (host.to_owned(), typed.clone());
-            asking.spawn(async move { (address, ask_tls(&host, &typed, address, pin).await) });
+            let (host, plan) = (host.to_owned(), self.clone());
+            asking.spawn(async move { (address, ask_tls(&host, &plan, address, pin).await) });
         }
         let (mut answers, mut silent) = (Vec::new(), Vec::new());
         let mut deadline = None;

@@ -59,28 +59,28 @@ fn every_type_of_key_states_and_one_changed_bit_is_refused() {
         let who = answer(&pem, right);
         let tls = Fingerprint::of(&who.tls_certificate);
         for connection in [None, Some(tls)] {
-            let said = verify(&who, &NONCE, connection).unwrap();
+            let said = verify(&who, &NONCE, &[], connection).unwrap();
             assert_eq!((said.tls, said.host_id.as_str(), said.address.as_str()), (Some(tls), "7", "192.0.2.7"));
         }
-        assert!(verify(&who, &NONCE, Some(Fingerprint::of(b"another"))).is_err());
-        assert!(verify(&who, &[8; 32], None).is_err(), "a statement for another call");
+        assert!(verify(&who, &NONCE, &[], Some(Fingerprint::of(b"another"))).is_err());
+        assert!(verify(&who, &[8; 32], &[], None).is_err(), "a statement for another call");
         let mut changed = who.clone();
         changed.statement = who.statement.replace("192.0.2.7", "192.0.2.8");
-        assert_eq!(verify(&changed, &NONCE, None), Err(Fault::Wrong("its signature does not fit".to_owned())));
+        assert_eq!(verify(&changed, &NONCE, &[], None), Err(Fault::Wrong("its signature does not fit".to_owned())));
         let mut changed = who.clone();
         changed.statement_signature[20] ^= 1;
-        assert!(verify(&changed, &NONCE, None).is_err());
+        assert!(verify(&changed, &NONCE, &[], None).is_err());
         let other = by_rcgen(&rcgen::PKCS_ECDSA_P256_SHA256);
         let tls_certificate = answer(&other, right).tls_certificate;
-        assert!(verify(&WhoAmIResponse { tls_certificate, ..who.clone() }, &NONCE, None).is_err());
+        assert!(verify(&WhoAmIResponse { tls_certificate, ..who.clone() }, &NONCE, &[], None).is_err());
     }
 }
 
 #[test]
 fn what_is_signed_by_the_key_but_is_no_statement_is_refused() {
     let pem = by_rcgen(&rcgen::PKCS_ECDSA_P256_SHA256);
-    assert_eq!(verify(&WhoAmIResponse::default(), &NONCE, None), Err(Fault::Missing));
-    assert!(verify(&answer(&pem, right), &NONCE, None).is_ok());
+    assert_eq!(verify(&WhoAmIResponse::default(), &NONCE, &[], None), Err(Fault::Missing));
+    assert!(verify(&answer(&pem, right), &NONCE, &[], None).is_ok());
     let bad: [fn(&str) -> String; 6] = [
         |tls| right(tls).replace("\"names\"", "\"labels\""),
         |tls| right(tls).replace('{', "{\"hostId\":\"8\","),
@@ -90,6 +90,35 @@ fn what_is_signed_by_the_key_but_is_no_statement_is_refused() {
         |tls| text(tls, "BwcHBwcHBwcHBwcHBwcHBw"),
     ];
     for text in bad {
-        assert!(matches!(verify(&answer(&pem, text), &NONCE, None), Err(Fault::Wrong(_))));
+        assert!(matches!(verify(&answer(&pem, text), &NONCE, &[], None), Err(Fault::Wrong(_))));
+    }
+}
+
+#[test]
+fn answers_about_ports_are_for_what_was_asked_and_have_the_form_of_messages() {
+    let pem = by_rcgen(&rcgen::PKCS_ECDSA_P256_SHA256);
+    let asked = ["gitssh".to_owned(), "22".to_owned()];
+    let stated = |ports: serde_json::Value| {
+        let with = |tls: &str| {
+            let mut text: serde_json::Value = serde_json::from_str(&right(tls)).unwrap();
+            text["ports"] = ports.clone();
+            text.to_string()
+        };
+        verify(&answer(&pem, with), &NONCE, &asked, None)
+    };
+    let one = |text: &str, ports: &[&str]| serde_json::json!({ "asked": BASE64_URL_SAFE_NO_PAD.encode(text), "ports": ports, "admitted": true });
+    let said = stated(serde_json::json!([one("gitssh", &["2222/tcp"]), one("22", &[])])).unwrap();
+    assert_eq!(said.ports.iter().map(|meaning| meaning.ports.len()).collect::<Vec<_>>(), [1, 0]);
+    assert!(stated(serde_json::json!([])).unwrap().ports.is_empty(), "an older posternd");
+    for wrong in [
+        serde_json::json!([one("gitssh", &["2222/tcp"])]),
+        serde_json::json!([one("22", &["22/tcp"]), one("gitssh", &["2222/tcp"])]),
+        serde_json::json!([one("gitssh", &["2222/tcp"]), one("23", &["23/tcp"])]),
+        serde_json::json!([one("gitssh", &["ssh"]), one("22", &[])]),
+        serde_json::json!([one("gitssh", &["2222"]), one("22", &[])]),
+        serde_json::json!([one("gitssh", &["02222/tcp"]), one("22", &[])]),
+        serde_json::json!([one("gitssh", &["2222/tcp\u{1b}[2J"]), one("22", &[])]),
+    ] {
+        assert!(matches!(stated(wrong.clone()), Err(Fault::Wrong(_))), "{wrong}");
     }
 }

@@ -364,7 +364,7 @@ fn a_stranger_who_has_answers_signed_keeps_neither_root_nor_others_out() {
     let root = postern.client();
     let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let api = (SERVER.v4, 7322).into();
-    let nonce = || WhoAmIRequest { nonce: vec![7; 32] };
+    let nonce = || WhoAmIRequest { nonce: vec![7; 32], ports: Vec::new() };
     let mut flood = Vec::new();
     // As many calls at once as one source may have connections, and a connection streams.
     for _ in 0..32 {
