@@ -1,6 +1,6 @@
 //! How much one principal may ask of the host at once and over time.
 //!
-//! Owns [`Class`], the buckets and counts of each principal ([`Budgets`]), and which refusals get a line of their own. It never
+//! Owns [`Class`], the buckets and counts of each principal ([`Budgets`]), and which refusals get their own line in the journal. It never
 //! reads a clock, never decides about access, and tracks no more names than the roles of the policy bind: all others share one
 //! account, in which no tracked principal has a part (docs/decisions/0048-budgets-per-principal.md).
 
@@ -13,7 +13,7 @@ use crate::rate;
 use crate::refusal::{Reason, Refusal};
 use crate::time::{BootNanos, Now};
 
-/// What a signed message asks the host for. Each principal has a budget of its own for each class.
+/// What a signed message asks the host for. Each principal has a separate budget for each class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
     /// `RequestAccess`
@@ -36,9 +36,9 @@ pub enum Class {
 const CLASSES: usize = 7;
 /// Bytes of payload that one token of [`Class::Request`] pays for: an ordinary request has fewer.
 pub const BYTES_PER_TOKEN: usize = 4096;
-/// Refusals of one principal that get a line of their own in the journal at once.
+/// So many refusals of one principal are written to the journal one by one; further ones are counted for a summary.
 pub const LINES_AT_ONCE: u32 = 10;
-/// Nanoseconds after which one more refusal of a principal gets a line of its own.
+/// Nanoseconds after which one more refusal of a principal is written as a separate line.
 const LINE_EVERY: u64 = 30 * SECOND;
 /// Nanoseconds between two summaries of one principal.
 const SUMMARY_EVERY: u64 = MINUTE;
@@ -150,7 +150,7 @@ struct Account {
     next_summary: u64,
 }
 
-/// Refusals of one principal that got no line of their own.
+/// Refusals of one principal that were counted and not written one by one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summed {
     /// How many of each reason.
@@ -244,7 +244,7 @@ impl Budgets {
         }
     }
 
-    /// Whether a refusal of `principal` gets a line of its own; else it is counted for a summary.
+    /// Whether a refusal of `principal` is to be written as a separate line; else the caller counts the refusal for a summary.
     pub fn gets_a_line(&mut self, principal: &str, reason: Reason, now: &Now) -> bool {
         let account = self.account(principal);
         let tolerance_ns = LINE_EVERY * u64::from(LINES_AT_ONCE - 1);
@@ -256,7 +256,7 @@ impl Budgets {
         taken.is_some()
     }
 
-    /// Counts a refusal that gets no line of its own.
+    /// Counts a refusal that is not written as a separate line.
     pub fn count(&mut self, principal: &str, reason: Reason, now: &Now) {
         let counts = BTreeMap::from([(reason.code().to_owned(), 1)]);
         add(&mut self.account(principal).summed, Summed { counts, first: now.wall, last: now.wall });

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
-use postern_core::grant::{AccessRequest, End, Grant, Header, PortSpec, Protocol, Use};
+use postern_core::grant::{AccessRequest, End, Grant, PortSpec, Protocol, Use};
 use postern_core::key::{GrantKey, max_prefix};
 use postern_core::ledger::{Action, Capacity, Event, Ledger, Record, Seen};
 use postern_core::life::{EndCause, Ending};
@@ -19,24 +19,7 @@ use postern_core::wall::ClockState;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use support::{CAPACITY, S, now, signer};
-
-fn header(id: u128) -> Header {
-    Header { id: Uuid::from_u128(id), audience: vec![], not_after: now(60).wall, challenge: None }
-}
-
-fn request(id: u128, ports: &[&str], sources: &[&str], seconds: u64) -> AccessRequest {
-    AccessRequest {
-        header: header(id),
-        ports: ports.iter().map(|p| p.parse().unwrap()).collect(),
-        sources: sources.iter().map(|s| s.parse().unwrap()).collect(),
-        end: End::After(Seconds(seconds)),
-        not_before: None,
-        supersedes: None,
-        justification: String::new(),
-        ticket: String::new(),
-    }
-}
+use support::{CAPACITY, S, header, now, request, signer};
 
 fn rule(port: &str, allowed: Option<&[&str]>) -> PortRule {
     PortRule {

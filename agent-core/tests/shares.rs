@@ -3,7 +3,7 @@
 mod support;
 
 use postern_core::envelope::Signer;
-use postern_core::grant::{AccessRequest, End, Grant, Header, Use};
+use postern_core::grant::{AccessRequest, Grant, Use};
 use postern_core::ledger::{Capacity, Event, Ledger, Record, Room, Seen};
 use postern_core::life::{EndCause, Ending};
 use postern_core::policy::{Policy, PortRule, RoleKind, RoleRule};
@@ -11,20 +11,7 @@ use postern_core::refusal::Reason;
 use postern_core::time::{Now, Seconds};
 use uuid::Uuid;
 
-use support::{CAPACITY, now, signer};
-
-fn request(id: u128, ports: &[&str], sources: &[&str], seconds: u64) -> AccessRequest {
-    AccessRequest {
-        header: Header { id: Uuid::from_u128(id), audience: vec![], not_after: now(60).wall, challenge: None },
-        ports: ports.iter().map(|p| p.parse().unwrap()).collect(),
-        sources: sources.iter().map(|s| s.parse().unwrap()).collect(),
-        end: End::After(Seconds(seconds)),
-        not_before: None,
-        supersedes: None,
-        justification: String::new(),
-        ticket: String::new(),
-    }
-}
+use support::{CAPACITY, now, request, signer};
 
 /// Keeps a ledger as the engine does.
 struct Story {

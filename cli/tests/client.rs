@@ -4,14 +4,7 @@
 
 mod support;
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::Path,
-    process::{Command, Output},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use postern_cli::{
     connect::{self, LinkError},
@@ -25,7 +18,7 @@ use postern_cli::{
 use postern_proto::v1::SignedMessage;
 use serde_json::{Value, json};
 use support::{
-    Home,
+    Home, payload,
     peer::{CHALLENGE, GRANTS, HOST_ID, HOST_TIME, Peer, Serving, TlsKey, own_ip, runtime},
     stderr, stdout, succeed,
 };
@@ -38,16 +31,6 @@ fn home() -> (Home, String) {
     (home, line)
 }
 
-fn run(home: &Home, arguments: &[&str]) -> Output {
-    command(home, arguments).output().unwrap()
-}
-
-fn command(home: &Home, arguments: &[&str]) -> Command {
-    let mut command = home.postern(arguments);
-    command.arg("--key").arg(home.path("key"));
-    command
-}
-
 /// For the address that the double sees: without a terminal nothing else is signed for a source that is not this machine's own.
 fn request<'a>(host: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["request", host, "--port", "ssh", "--for", "30m", "--from", "my-ip,192.0.2.7"], more].concat()
@@ -55,10 +38,6 @@ fn request<'a>(host: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 
 fn json_of(text: &str) -> Value {
     serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
-fn payload(message: &SignedMessage) -> Value {
-    serde_json::from_slice(&message.payload).expect("a JSON payload")
 }
 
 #[test]
@@ -69,19 +48,19 @@ fn an_unknown_host_needs_consent_a_known_one_none_and_a_changed_one_is_refused()
     let serving = Serving::tls(peer.clone(), &key, &ip, 0);
     let (host, port) = (serving.address.to_string(), serving.address.port());
 
-    let output = run(&home, &request(&host, &[]));
+    let output = home.run(&request(&host, &[]));
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
     assert!(stderr(&output).contains(&key.fingerprint().to_string()), "{}", stderr(&output));
     assert!(peer.heard().is_empty(), "something signed was sent to a host that nobody trusts");
 
-    succeed(&mut command(&home, &request(&host, &["--accept-new"])));
-    succeed(&mut command(&home, &request(&host, &[])));
+    succeed(&mut home.with_key(&request(&host, &["--accept-new"])));
+    succeed(&mut home.with_key(&request(&host, &[])));
     drop(serving);
 
     let (relay, other) = (Peer::seeing("192.0.2.7"), TlsKey::new());
     let serving = Serving::tls(relay.clone(), &other, &ip, port);
     for more in [&[][..], &["--accept-new"]] {
-        let output = run(&home, &request(&host, more));
+        let output = home.run(&request(&host, more));
         assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
         let told = stderr(&output);
         for part in ["HAS CHANGED", &key.fingerprint().to_string(), &other.fingerprint().to_string(), "postern forget"]
@@ -93,8 +72,8 @@ fn an_unknown_host_needs_consent_a_known_one_none_and_a_changed_one_is_refused()
 
     succeed(&mut home.postern(&["forget", &host]));
     let named = other.fingerprint().to_string();
-    succeed(&mut command(&home, &request(&host, &["--fingerprint", &named])));
-    succeed(&mut command(&home, &request(&host, &[])));
+    succeed(&mut home.with_key(&request(&host, &["--fingerprint", &named])));
+    succeed(&mut home.with_key(&request(&host, &[])));
     drop(serving);
 }
 
@@ -105,7 +84,7 @@ fn an_explicit_fingerprint_accepts_no_other() {
     let serving = Serving::tls(peer.clone(), &key, "127.0.0.1", 0);
     let other = TlsKey::new().fingerprint().to_string();
     let host = serving.address.to_string();
-    let output = run(&home, &request(&host, &["--accept-new", "--fingerprint", &other]));
+    let output = home.run(&request(&host, &["--accept-new", "--fingerprint", &other]));
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
     assert!(peer.heard().is_empty());
 }
@@ -143,7 +122,7 @@ fn a_host_behind_somebody_elses_tls_is_refused() {
     peer.who.tls_fingerprint = TlsKey::new().fingerprint().to_string();
     let serving = Serving::tls(peer.clone(), &TlsKey::new(), "127.0.0.1", 0);
     let host = serving.address.to_string();
-    let output = run(&home, &request(&host, &["--accept-new"]));
+    let output = home.run(&request(&host, &["--accept-new"]));
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
     assert!(peer.heard().is_empty());
 }
@@ -156,11 +135,11 @@ fn what_is_sent_is_bound_to_the_host_and_verifies() {
     let serving = Serving::tls(peer.clone(), &key, "127.0.0.1", 0);
     let host = serving.address.to_string();
     let more = ["--accept-new", "--port", "5986", "--reason", "disk full", "--ticket", "INC-1", "--json"];
-    let output = succeed(&mut command(&home, &request(&host, &more)));
+    let output = succeed(&mut home.with_key(&request(&host, &more)));
     assert_eq!(json_of(&stdout(&output))["grant"]["id"], GRANTS[0]);
     let shown = json_of(stderr(&output).lines().last().unwrap());
     assert_eq!(shown["note"], format!("{host} (host {HOST_ID}) sees you as 192.0.2.7/32"));
-    succeed(&mut command(&home, &["revoke", &host, GRANTS[0], "--reason", "done"]));
+    succeed(&mut home.with_key(&["revoke", &host, GRANTS[0], "--reason", "done"]));
 
     let heard: Vec<SignedMessage> = peer.heard().into_iter().flatten().collect();
     let access = payload(&heard[0]);
@@ -286,11 +265,11 @@ fn my_ip_over_loopback_says_to_name_an_address() {
     let serving = Serving::trusted(peer.clone(), &home);
     let host = serving.address.to_string();
     let request = ["request", &host, "--port", "ssh", "--for", "30m"];
-    let output = run(&home, &request);
+    let output = home.run(&request);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     assert!(stderr(&output).contains("--from"), "{}", stderr(&output));
     assert!(peer.heard().is_empty());
-    succeed(&mut command(&home, &[&request[..], &["--from", "192.0.2.7"]].concat()));
+    succeed(&mut home.with_key(&[&request[..], &["--from", "192.0.2.7"]].concat()));
     assert_eq!(payload(peer.heard()[0].as_ref().unwrap())["source"], json!(["192.0.2.7/32"]));
 }
 
@@ -301,14 +280,14 @@ fn a_refusal_is_told_with_its_reason_rule_and_what_to_do() {
     peer.refusal = Some(("DURATION_TOO_LONG", "port[0].max_duration"));
     let serving = Serving::trusted(peer.clone(), &home);
     let host = serving.address.to_string();
-    let output = run(&home, &request(&host, &[]));
+    let output = home.run(&request(&host, &[]));
     assert_eq!(output.status.code(), Some(1));
     let told = stderr(&output);
     for part in ["longer than 3h", "[DURATION_TOO_LONG, rule port[0].max_duration]", "next: ask for less", &host] {
         assert!(told.contains(part), "{part} is not in {told}");
     }
 
-    let output = run(&home, &request(&host, &["--json"]));
+    let output = home.run(&request(&host, &["--json"]));
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(1), ""));
     let lines: Vec<Value> = stderr(&output).lines().map(json_of).collect();
     let error = &lines.last().unwrap()["error"];
@@ -318,7 +297,7 @@ fn a_refusal_is_told_with_its_reason_rule_and_what_to_do() {
 
     peer.refusal = Some(("KERNEL_FAILED", ""));
     let serving = Serving::trusted(peer, &home);
-    let output = run(&home, &request(&serving.address.to_string(), &[]));
+    let output = home.run(&request(&serving.address.to_string(), &[]));
     assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
 }
 
@@ -329,7 +308,7 @@ fn reads_are_signed_once_and_shown_in_json_or_as_a_table() {
     let serving = Serving::trusted(peer.clone(), &home);
     let host = serving.address.to_string();
 
-    let listed = json_of(&stdout(&succeed(&mut command(&home, &["list", &host, "--json"]))));
+    let listed = json_of(&stdout(&succeed(&mut home.with_key(&["list", &host, "--json"]))));
     let ids: Vec<&Value> = listed["grants"].as_array().unwrap().iter().map(|grant| &grant["id"]).collect();
     assert_eq!(ids, [GRANTS[0], GRANTS[1]]);
     let heard: Vec<SignedMessage> = peer.heard().into_iter().flatten().collect();
@@ -338,15 +317,15 @@ fn reads_are_signed_once_and_shown_in_json_or_as_a_table() {
     assert!(home.verifies(&line, "read@postern.v1", &heard[0].payload, &heard[0].signatures[0].sshsig));
     assert_eq!(payload(&heard[0])["notAfter"], "2040-01-01T00:10:00+00:00");
 
-    let table = stdout(&succeed(&mut command(&home, &["list", &host])));
+    let table = stdout(&succeed(&mut home.with_key(&["list", &host])));
     assert!(table.contains("29m 58s") && table.contains("alice@example.com"), "{table}");
 
-    let output = succeed(&mut command(&home, &["explain", &host, "--port", "ssh", "--for", "4h"]));
+    let output = succeed(&mut home.with_key(&["explain", &host, "--port", "ssh", "--for", "4h"]));
     let told = stdout(&output);
     assert!(told.contains("asked about 22/tcp from 192.0.2.7/32"), "{told}");
     assert!(told.contains("DURATION_TOO_LONG") && told.contains("next: "), "{told}");
 
-    let output = command(&home, &["status", &host]).output().unwrap();
+    let output = home.run(&["status", &host]);
     assert_eq!(output.status.code(), Some(8), "not all is well there");
     let told = stdout(&output);
     assert!(told.contains("DEGRADED") && told.contains("lock-lost") && !told.contains('\u{1b}'), "{told}");
@@ -360,13 +339,13 @@ fn an_audit_of_a_changed_journal_shows_what_is_there_and_fails() {
     let serving = Serving::trusted(Peer::seeing("192.0.2.7"), &home);
     let host = serving.address.to_string();
     for more in [&[][..], &["--json"]] {
-        let output = command(&home, &[&["audit", &host, "--since", "24h"], more].concat()).output().unwrap();
+        let output = home.with_key(&[&["audit", &host, "--since", "24h"], more].concat()).output().unwrap();
         let (out, err) = (stdout(&output), String::from_utf8_lossy(&output.stderr).into_owned());
         assert_eq!(output.status.code(), Some(6), "{out}{err}");
         assert!(out.contains("granted") && !out.contains('\u{1b}'), "{out}");
         assert!(err.contains("line 3 does not continue the one before it"), "{err}");
     }
-    let output = command(&home, &["audit", &host, "--until", "soon"]).output().unwrap();
+    let output = home.with_key(&["audit", &host, "--until", "soon"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
 
@@ -375,7 +354,7 @@ fn a_watch_of_one_grant_ends_with_it() {
     let (home, _) = home();
     let serving = Serving::trusted(Peer::seeing("192.0.2.7"), &home);
     let host = serving.address.to_string();
-    let output = succeed(&mut command(&home, &["watch", &host, GRANTS[0], "--json"]));
+    let output = succeed(&mut home.with_key(&["watch", &host, GRANTS[0], "--json"]));
     let lines: Vec<Value> = stdout(&output).lines().map(json_of).collect();
     let states: Vec<&Value> = lines.iter().map(|line| &line["grant"]["state"]).collect();
     assert_eq!(states, ["GRANT_STATE_ACTIVE", "GRANT_STATE_EXPIRED"], "{}", stdout(&output));
@@ -390,10 +369,10 @@ fn root_on_the_unix_socket_reads_unsigned_and_others_sign() {
     let _serving = Serving::unix(peer.clone(), &socket);
     let host = format!("unix://{}", socket.display());
     // The listener is a process of the same user, but it is not posternd.
-    let output = run(&home, &["list", &host]);
+    let output = home.run(&["list", &host]);
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
     assert!(peer.heard().is_empty());
-    succeed(&mut command(&home, &["list", &host, "--accept-new"]));
+    succeed(&mut home.with_key(&["list", &host, "--accept-new"]));
     peer.inbox.lock().unwrap().clear();
     if rustix::process::geteuid().is_root() {
         succeed(&mut home.postern(&["list", &host]));
@@ -402,9 +381,9 @@ fn root_on_the_unix_socket_reads_unsigned_and_others_sign() {
         assert_eq!(home.postern(&["list", &host]).output().unwrap().status.code(), Some(5));
     }
     let before = peer.heard().len();
-    succeed(&mut command(&home, &["list", &host]));
+    succeed(&mut home.with_key(&["list", &host]));
     assert!(peer.heard()[before..].iter().all(Option::is_some), "a named key signs");
-    let output = run(&home, &request(&host, &[]));
+    let output = home.run(&request(&host, &[]));
     assert_eq!(output.status.code(), Some(2), "there is no address to offer: {}", stderr(&output));
 }
 
@@ -437,7 +416,7 @@ fn mistakes_and_silence_have_their_exit_codes() {
         (vec!["list", &closed], 3),
         (vec!["list", &missing], 3),
     ] {
-        let output = if arguments.is_empty() { home.postern(&[]).output().unwrap() } else { run(&home, &arguments) };
+        let output = if arguments.is_empty() { home.postern(&[]).output().unwrap() } else { home.run(&arguments) };
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
         let told = json_errors(&home, &arguments);
         assert!(code == 0 || arguments.is_empty() || told["error"]["exitCode"] == code, "{arguments:?}: {told}");
@@ -446,7 +425,7 @@ fn mistakes_and_silence_have_their_exit_codes() {
 
 /// The last line on standard error with `--json`.
 fn json_errors(home: &Home, arguments: &[&str]) -> Value {
-    let output = run(home, &[arguments, &["--json"]].concat());
+    let output = home.run(&[arguments, &["--json"]].concat());
     stderr(&output).lines().last().map_or(Value::Null, json_of)
 }
 
@@ -457,7 +436,7 @@ fn a_known_hosts_file_that_is_damaged_trusts_nobody() {
     let serving = Serving::tls(peer.clone(), &TlsKey::new(), "127.0.0.1", 0);
     fs::create_dir_all(home.path("config/postern")).unwrap();
     fs::write(home.path("config/postern/known_hosts.toml"), "[[host]]\naddress = 3\n").unwrap();
-    let output = run(&home, &request(&serving.address.to_string(), &["--accept-new"]));
+    let output = home.run(&request(&serving.address.to_string(), &["--accept-new"]));
     assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
     assert!(stderr(&output).contains("known_hosts.toml"), "{}", stderr(&output));
     assert!(peer.heard().is_empty());

@@ -4,43 +4,20 @@
 
 mod support;
 
-use std::process::{Command, Output};
-
-use postern_proto::v1::SignedMessage;
 use serde_json::{Value, json};
 use support::{
-    Home,
+    Home, payload,
     peer::{Peer, Serving, TlsKey},
     stderr, succeed,
 };
-
-fn home() -> Home {
-    let home = Home::new();
-    home.keygen("key", &["-t", "ed25519"]);
-    home
-}
-
-fn run(home: &Home, arguments: &[&str]) -> Output {
-    command(home, arguments).output().unwrap()
-}
-
-fn command(home: &Home, arguments: &[&str]) -> Command {
-    let mut command = home.postern(arguments);
-    command.arg("--key").arg(home.path("key"));
-    command
-}
 
 fn request<'a>(host: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["request", host, "--port", "ssh", "--for", "30m"], more].concat()
 }
 
-fn payload(message: &SignedMessage) -> Value {
-    serde_json::from_slice(&message.payload).expect("a JSON payload")
-}
-
 #[test]
 fn a_host_without_a_right_statement_gets_no_signature() {
-    let home = home();
+    let home = Home::with_a_key();
     let edits: [fn(&mut Value); 8] = [
         |text| text["nonce"] = json!("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
         |text| text["tlsFingerprint"] = json!(TlsKey::new().fingerprint().to_string()),
@@ -54,7 +31,7 @@ fn a_host_without_a_right_statement_gets_no_signature() {
     for edit in edits {
         let peer = Peer { edit, ..Peer::seeing("192.0.2.7") };
         let serving = Serving::trusted(peer.clone(), &home);
-        let output = run(&home, &request(&serving.address.to_string(), &[]));
+        let output = home.run(&request(&serving.address.to_string(), &[]));
         assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
         let told = stderr(&output);
         assert!(told.contains("statement about itself that does not hold") && !told.contains('\u{1b}'), "{told}");
@@ -63,18 +40,18 @@ fn a_host_without_a_right_statement_gets_no_signature() {
     // By the key of another host than the one of the connection.
     let peer = Peer { tls: Some(TlsKey::new()), ..Peer::seeing("192.0.2.7") };
     let serving = Serving::trusted(peer.clone(), &home);
-    let output = run(&home, &request(&serving.address.to_string(), &[]));
+    let output = home.run(&request(&serving.address.to_string(), &[]));
     assert!(output.status.code() == Some(4) && stderr(&output).contains("another TLS key"), "{}", stderr(&output));
     assert!(peer.heard().is_empty());
 }
 
 #[test]
 fn an_old_host_is_called_that_and_gets_no_signature() {
-    let home = home();
+    let home = Home::with_a_key();
     let key = TlsKey::new();
     let peer = Peer::seeing("192.0.2.7");
     let serving = Serving::without_statements(peer.clone(), &key);
-    let output = run(&home, &request(&serving.address.to_string(), &["--accept-new"]));
+    let output = home.run(&request(&serving.address.to_string(), &["--accept-new"]));
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
     assert!(stderr(&output).contains("runs an older posternd"), "{}", stderr(&output));
     assert!(peer.heard().is_empty());
@@ -82,7 +59,7 @@ fn an_old_host_is_called_that_and_gets_no_signature() {
 
 #[test]
 fn what_a_host_says_beside_its_statement_is_not_used() {
-    let home = home();
+    let home = Home::with_a_key();
     let other = "7d0c0d0e-3b1a-4a53-9a3d-333333333333";
     let edit: fn(&mut Value) = |text| {
         text["hostId"] = json!("7d0c0d0e-3b1a-4a53-9a3d-333333333333");
@@ -92,7 +69,7 @@ fn what_a_host_says_beside_its_statement_is_not_used() {
     };
     let peer = Peer { edit, ..Peer::seeing("192.0.2.7") };
     let serving = Serving::trusted(peer.clone(), &home);
-    succeed(&mut command(&home, &request(&serving.address.to_string(), &["--from", "my-ip,192.0.2.9"])));
+    succeed(&mut home.with_key(&request(&serving.address.to_string(), &["--from", "my-ip,192.0.2.9"])));
     let sent = payload(peer.heard()[0].as_ref().unwrap());
     assert_eq!(sent["audience"][1], other);
     assert_eq!((&sent["challenge"], &sent["source"]), (&json!("c3RhdGVk"), &json!(["192.0.2.9/32"])));
@@ -101,26 +78,26 @@ fn what_a_host_says_beside_its_statement_is_not_used() {
 
 #[test]
 fn plaintext_is_pinned_and_a_peer_behind_the_network_is_refused() {
-    let home = home();
+    let home = Home::with_a_key();
     let key = TlsKey::new();
     let more = ["--from", "192.0.2.7"];
     let accepted = ["--from", "192.0.2.7", "--accept-new"];
     let peer = Peer::seeing("127.0.0.1");
     let serving = Serving::plaintext(peer.clone(), &key);
     let host = format!("http://{}", serving.address);
-    let output = run(&home, &request(&host, &more));
+    let output = home.run(&request(&host, &more));
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
     assert!(stderr(&output).contains("not known yet"), "{}", stderr(&output));
-    succeed(&mut command(&home, &request(&host, &accepted)));
-    succeed(&mut command(&home, &request(&host, &more)));
+    succeed(&mut home.with_key(&request(&host, &accepted)));
+    succeed(&mut home.with_key(&request(&host, &more)));
     assert_eq!(peer.heard().len(), 2);
     succeed(&mut home.postern(&["forget", &host]));
     let other = TlsKey::new().fingerprint().to_string();
-    let output = run(&home, &request(&host, &["--from", "192.0.2.7", "--fingerprint", &other]));
+    let output = home.run(&request(&host, &["--from", "192.0.2.7", "--fingerprint", &other]));
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
     let far = Peer::seeing("192.0.2.8");
     let serving = Serving::plaintext(far.clone(), &key);
-    let output = run(&home, &request(&format!("http://{}", serving.address), &accepted));
+    let output = home.run(&request(&format!("http://{}", serving.address), &accepted));
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
     assert!(stderr(&output).contains("over the network"), "{}", stderr(&output));
     assert!(far.heard().is_empty());

@@ -116,6 +116,28 @@ impl Net {
     pub fn server_wire(&self) -> Wire {
         self.server.run(|| Wire::open("eth0")).expect("a packet socket")
     }
+
+    /// A machine behind the client, which routes for the machine and puts [`GRANTED`] in place of the machine's addresses.
+    ///
+    /// # Panics
+    /// Where the kernel, `ip` or `nft` refuses.
+    #[must_use]
+    pub fn behind_a_nat(&self) -> Netns {
+        let home = Netns::new();
+        join(&home, "eth0", [2, 0, 0, 0, 7, 2], &self.client, "inside", [2, 0, 0, 0, 7, 1]);
+        home.ip("addr add 192.168.77.2/24 dev eth0\naddr add fd77::2/64 dev eth0 nodad\n\
+             route add default via 192.168.77.1\nroute add default via fd77::1");
+        self.client.ip("addr add 192.168.77.1/24 dev inside\naddr add fd77::1/64 dev inside nodad");
+        self.client.sysctl("net/ipv4/ip_forward", "1");
+        self.client.sysctl("net/ipv6/conf/all/forwarding", "1");
+        self.client.nft(&format!(
+            "table inet hop {{\nchain out {{\ntype nat hook postrouting priority 100\n\
+             oifname \"eth0\" ip saddr 192.168.77.0/24 snat ip to {}\n\
+             oifname \"eth0\" ip6 saddr fd77::/64 snat ip6 to {}\n}}\n}}\n",
+            GRANTED.v4, GRANTED.v6
+        ));
+        home
+    }
 }
 
 fn addresses(host: Host, device: &str, alone: bool) -> String {

@@ -65,19 +65,7 @@ fn my_ip_behind_a_second_hop_is_the_address_that_the_host_sees() {
     let net = Net::pair();
     let postern = Postern::start(&net.server, Options::default());
     let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
-    let home = Netns::new();
-    join(&home, "eth0", [2, 0, 0, 0, 7, 2], &net.client, "inside", [2, 0, 0, 0, 7, 1]);
-    home.ip("addr add 192.168.77.2/24 dev eth0\naddr add fd77::2/64 dev eth0 nodad\n\
-         route add default via 192.168.77.1\nroute add default via fd77::1");
-    net.client.ip("addr add 192.168.77.1/24 dev inside\naddr add fd77::1/64 dev inside nodad");
-    net.client.sysctl("net/ipv4/ip_forward", "1");
-    net.client.sysctl("net/ipv6/conf/all/forwarding", "1");
-    net.client.nft(&format!(
-        "table inet hop {{\nchain out {{\ntype nat hook postrouting priority 100\n\
-         oifname \"eth0\" ip saddr 192.168.77.0/24 snat ip to {}\n\
-         oifname \"eth0\" ip6 saddr fd77::/64 snat ip6 to {}\n}}\n}}\n",
-        GRANTED.v4, GRANTED.v6
-    ));
+    let home = net.behind_a_nat();
     let laptop = Laptop::new(&home, &postern);
     let reaches = |server: IpAddr| {
         probe::tcp(&home, usual_source(&home, server), SocketAddr::new(server, 22)) == Outcome::Answered

@@ -26,9 +26,7 @@ impl Offsets {
     /// # Errors
     /// There is no BTF, or it does not name these fields.
     pub fn of_running_kernel() -> io::Result<Self> {
-        let bytes = fs::read(VMLINUX)?;
-        let missing = || io::Error::new(io::ErrorKind::InvalidData, "the kernel's BTF does not name the fields needed");
-        Self::parse(&bytes).ok_or_else(missing)
+        read(Self::parse)
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
@@ -75,9 +73,7 @@ impl SocketOffsets {
     /// # Errors
     /// There is no BTF, or it does not name these fields.
     pub fn of_running_kernel() -> io::Result<Self> {
-        let bytes = fs::read(VMLINUX)?;
-        let missing = || io::Error::new(io::ErrorKind::InvalidData, "the kernel's BTF does not name the fields needed");
-        Self::parse(&bytes).ok_or_else(missing)
+        read(Self::parse)
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
@@ -98,6 +94,12 @@ const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 /// How many nameless structures and unions may stand around a field.
 const NESTED: u32 = 4;
+
+/// What `parse` finds in the running kernel's type information.
+fn read<T>(parse: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
+    let missing = || io::Error::new(io::ErrorKind::InvalidData, "the kernel's BTF does not name the fields needed");
+    parse(&fs::read(VMLINUX)?).ok_or_else(missing)
+}
 
 struct Btf<'a> {
     types: &'a [u8],

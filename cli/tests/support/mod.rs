@@ -12,6 +12,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use postern_proto::v1::SignedMessage;
 use serde_json::Value;
 
 /// A person's machine: `HOME` and configuration in a temporary directory, no agent unless one is started.
@@ -26,6 +27,25 @@ impl Home {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// A home with an ed25519 key, `key`.
+    pub fn with_a_key() -> Self {
+        let home = Self::new();
+        home.keygen("key", &["-t", "ed25519"]);
+        home
+    }
+
+    /// The binary under test, which is to sign with `key`.
+    pub fn with_key(&self, arguments: &[&str]) -> Command {
+        let mut command = self.postern(arguments);
+        command.arg("--key").arg(self.path("key"));
+        command
+    }
+
+    /// What the binary under test did, signing with `key`.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.with_key(arguments).output().unwrap()
     }
 
     /// `program` with this home and nobody else's agent.
@@ -135,6 +155,11 @@ impl Signed {
         let text = |value: &Value| value.as_str().expect("a string").to_owned();
         Self { payload, payload_type: text(&message["payloadType"]), sshsig: text(&message["signatures"][0]["sshsig"]) }
     }
+}
+
+/// What a message says that was sent to the double.
+pub fn payload(message: &SignedMessage) -> Value {
+    serde_json::from_slice(&message.payload).expect("a JSON payload")
 }
 
 pub fn stderr(output: &Output) -> String {

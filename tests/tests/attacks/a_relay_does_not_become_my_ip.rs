@@ -228,31 +228,13 @@ fn a_relay_beside_the_real_address_is_left_out_or_asked_about() {
     }
 }
 
-/// A network behind the laptop's first one, whose router hides it.
-fn behind_a_nat(net: &Net) -> Netns {
-    let home = Netns::new();
-    join(&home, "eth0", [2, 0, 0, 0, 7, 2], &net.client, "inside", [2, 0, 0, 0, 7, 1]);
-    home.ip("addr add 192.168.77.2/24 dev eth0\naddr add fd77::2/64 dev eth0 nodad\n\
-         route add default via 192.168.77.1\nroute add default via fd77::1");
-    net.client.ip("addr add 192.168.77.1/24 dev inside\naddr add fd77::1/64 dev inside nodad");
-    net.client.sysctl("net/ipv4/ip_forward", "1");
-    net.client.sysctl("net/ipv6/conf/all/forwarding", "1");
-    net.client.nft(&format!(
-        "table inet hop {{\nchain out {{\ntype nat hook postrouting priority 100\n\
-         oifname \"eth0\" ip saddr 192.168.77.0/24 snat ip to {}\n\
-         oifname \"eth0\" ip6 saddr fd77::/64 snat ip6 to {}\n}}\n}}\n",
-        GRANTED.v4, GRANTED.v6
-    ));
-    home
-}
-
 #[test]
 fn an_own_address_needs_no_question_and_whoever_roams_afterwards_neither() {
     let mut scene = Scene::new();
     scene.laptop.resolve(&SERVER.both());
     let own = sources(&scene.asks(&REQUEST));
     assert_eq!(own.len(), 2);
-    let home = behind_a_nat(&scene.net);
+    let home = scene.net.behind_a_nat();
     scene.laptop.move_to(&home);
     let mut wanted = GRANTED.both().map(prefix);
     wanted.sort_unstable();
@@ -271,7 +253,7 @@ fn an_own_address_needs_no_question_and_whoever_roams_afterwards_neither() {
 fn a_nat_at_the_first_use_is_asked_about_once_for_each_family() {
     let mut scene = Scene::new();
     scene.laptop.resolve(&SERVER.both());
-    scene.laptop.move_to(&behind_a_nat(&scene.net));
+    scene.laptop.move_to(&scene.net.behind_a_nat());
     let run = scene.asks(&REQUEST);
     assert_eq!(run.code, Some(4), "{}{}", run.out, run.err);
     assert_eq!(scene.grants(), 0);
@@ -293,7 +275,7 @@ fn a_try_that_the_host_refuses_is_not_remembered() {
     assert_eq!(run.code, Some(1), "{screen}");
     scene.assert_refused(&scene.asks(&REQUEST), RELAY_SEEN[0]);
     scene.laptop.resolve(&SERVER.both());
-    scene.laptop.move_to(&behind_a_nat(&scene.net));
+    scene.laptop.move_to(&scene.net.behind_a_nat());
     assert_eq!(scene.asks(&REQUEST).code, Some(4));
     assert_eq!(scene.grants(), 0);
 }
