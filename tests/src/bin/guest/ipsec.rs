@@ -189,7 +189,8 @@ pub fn ends_with_the_peers_grant(stage: &mut Stage) {
         }
     };
     // The gateway's grant opens nothing for whom it stands in front of.
-    world.grant(&["22/tcp", "4000/any"], &STRANGER.both(), 3600);
+    let ports = ["22/tcp", "4000/any"];
+    let gateway = world.grant(&ports, &STRANGER.both(), 3600);
     closed(&world, "with a grant for the gateway alone");
     for way in &ways {
         for connected in [true, false] {
@@ -198,7 +199,9 @@ pub fn ends_with_the_peers_grant(stage: &mut Stage) {
     }
     let peers: Vec<IpAddr> = ways.iter().map(|way| way.peer).collect();
     let wire = world.net.client_wire();
-    world.grant(&["22/tcp", "4000/any"], &peers, 60);
+    // Nor does a peer need a grant for the gateway.
+    world.revoke(&gateway.id);
+    world.grant(&ports, &peers, 60);
     let mut sessions: Vec<_> = ways.iter().map(|way| streaming(&world, way)).collect();
     assert!(wire.find(LONG_PATIENCE, leaves).is_some(), "nothing is encrypted");
     for way in &ways {
@@ -208,6 +211,8 @@ pub fn ends_with_the_peers_grant(stage: &mut Stage) {
     for (way, session) in ways.iter().zip(&mut sessions) {
         session.read_exact(&mut [0; 64]).unwrap_or_else(|error| panic!("{} to {}: {error}", way.name, way.peer));
     }
+    // A gateway that may go on keeps no peer in.
+    world.grant(&ports, &STRANGER.both(), 3600);
     world.postern.kill();
     for way in &ways {
         let to = SocketAddr::new(SERVER.like(way.peer), PORT);
