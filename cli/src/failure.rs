@@ -125,7 +125,7 @@ impl Failure {
         let kind = if failed { Kind::HostFailed } else { Kind::Refused };
         Self {
             kind,
-            message: text::clean(status.message()),
+            message: text::sentence(status.message()),
             rule: info.metadata.get("rule").filter(|rule| !rule.is_empty()).map(|rule| text::clean(rule)),
             next: advice::next_step(&info.reason, host),
             reason: Some(text::clean(&info.reason)),
@@ -135,7 +135,7 @@ impl Failure {
     /// A status without our details: from the transport, or from a host that is not Postern.
     fn from_bare_status(status: &tonic::Status) -> Self {
         use tonic::Code;
-        let message = text::clean(status.message());
+        let message = text::sentence(status.message());
         match status.code() {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
                 Self::new(Kind::Unreachable, format!("the connection to the host failed: {message}"))

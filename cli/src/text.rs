@@ -9,6 +9,13 @@ use jiff::{Timestamp, tz::TimeZone};
 /// What somebody else wrote, on one line, with what must not be shown escaped: no host can fake what is shown.
 pub use postern_core::text::shown as clean;
 
+/// A sentence that the host wrote, on one line. The host has escaped what others wrote in the sentence, so its backslashes stay as they
+/// are: [`clean`] would escape them a second time. What must not be shown is escaped here too, because a host may lie.
+#[must_use]
+pub fn sentence(text: &str) -> String {
+    postern_core::text::line(text).into_owned()
+}
+
 /// Time left, to the second: `29m 58s`, `2h 0m 5s`, `58s`.
 #[must_use]
 pub fn left(duration: Duration) -> String {

@@ -19,7 +19,7 @@ pub use self::{
 };
 use crate::{
     advice,
-    text::{clean, local},
+    text::{clean, local, sentence},
 };
 
 /// A grant's state in one word.
@@ -65,7 +65,7 @@ fn moment(time: Option<&pbjson_types::Timestamp>) -> String {
 /// Answers "why can't I connect?". The host's findings say by themselves what a request would come to.
 #[must_use]
 pub fn explained(answer: &ExplainResponse, host: &str) -> Vec<String> {
-    let mut out: Vec<String> = answer.findings.iter().map(|finding| clean(finding)).collect();
+    let mut out: Vec<String> = answer.findings.iter().map(|finding| sentence(finding)).collect();
     if let Some(refusal) = &answer.refusal {
         let rule = if refusal.rule.is_empty() { String::new() } else { format!(", rule {}", clean(&refusal.rule)) };
         out.push(format!("  reason: {}{rule}", clean(&refusal.reason)));

@@ -7,7 +7,7 @@ use postern_proto::v1::{Grant, GrantState, SignedMessage};
 use serde_json::Value;
 use support::{
     Home,
-    peer::{GRANTS, Peer, Serving, grant},
+    peer::{ESCAPED, GRANTS, Peer, Serving, grant},
     stderr, stdout,
 };
 
@@ -86,6 +86,15 @@ fn a_lying_host_commands_no_terminal_and_forges_no_line() {
             }
         }
     }
+}
+
+#[test]
+fn what_a_host_has_escaped_is_not_escaped_again() {
+    let home = Home::new();
+    let key = home.keygen("key", &["-t", "ed25519"]).display().to_string();
+    let serving = Serving::trusted(Peer::seeing("192.0.2.7"), &home);
+    let output = home.postern(&["status", &serving.address.to_string(), "--key", &key]).output().unwrap();
+    assert!(stdout(&output).contains(ESCAPED), "{}", stdout(&output));
 }
 
 #[test]

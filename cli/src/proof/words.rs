@@ -49,15 +49,17 @@ pub fn revoked(host: &str, key: &PublicKey) -> Failure {
 }
 
 pub fn wrong_statement(host: &str, why: &str) -> Failure {
-    let message =
-        format!("{host} makes a statement about itself that does not hold: {}. Nothing was signed", text::clean(why));
+    let message = format!(
+        "{host} makes a statement about itself that does not hold: {}. Nothing was signed",
+        text::sentence(why)
+    );
     Failure::new(Kind::Identity, message)
         .next("somebody may be in the middle right now; ask the host's administrator to look at the host's log")
 }
 
 pub fn no_proof(host: &str, why: &str) -> Failure {
     let message =
-        format!("{host} shows a proof by an SSH host key that is none: {}. Nothing was sent", text::clean(why));
+        format!("{host} shows a proof by an SSH host key that is none: {}. Nothing was sent", text::sentence(why));
     Failure::new(Kind::Identity, message).next(
         "somebody may be in the middle right now; ask the host's administrator to restart posternd and look again",
     )

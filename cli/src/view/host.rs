@@ -8,7 +8,7 @@ use postern_proto::v1::{
 };
 
 use super::{grants, joined, left_or_end, moment, or_dash};
-use crate::text::{clean, left, local, table};
+use crate::text::{clean, left, local, sentence, table};
 
 /// Packets that found no live grant.
 #[must_use]
@@ -72,7 +72,11 @@ pub fn status(host: &GetStatusResponse) -> Vec<String> {
         host.layers
             .iter()
             .map(|l| {
-                vec![clean(&l.name), if l.attached { "attached" } else { "NOT ATTACHED" }.to_owned(), clean(&l.detail)]
+                vec![
+                    clean(&l.name),
+                    if l.attached { "attached" } else { "NOT ATTACHED" }.to_owned(),
+                    sentence(&l.detail),
+                ]
             })
             .collect(),
     );
@@ -104,15 +108,16 @@ pub fn status(host: &GetStatusResponse) -> Vec<String> {
 /// there were codes says the messages alone.
 #[must_use]
 pub fn conditions(host: &GetStatusResponse) -> Vec<[String; 2]> {
-    let uncoded = host.degraded.iter().filter(|_| host.conditions.is_empty()).map(|why| ["-".to_owned(), clean(why)]);
-    host.conditions.iter().map(|one| [clean(&one.code), clean(&one.message)]).chain(uncoded).collect()
+    let uncoded =
+        host.degraded.iter().filter(|_| host.conditions.is_empty()).map(|why| ["-".to_owned(), sentence(why)]);
+    host.conditions.iter().map(|one| [clean(&one.code), sentence(&one.message)]).chain(uncoded).collect()
 }
 
 fn clock(clock: &Clock) -> String {
     let trusted = if clock.trusted { "" } else { ", NOT TRUSTED" };
     let needed = if clock.challenge_needed { "; messages need a challenge" } else { "" };
-    let why = if clock.reason.is_empty() { String::new() } else { format!(" ({})", clean(&clock.reason)) };
-    let unnoticed = match clean(&clock.restores_unnoticed) {
+    let why = if clock.reason.is_empty() { String::new() } else { format!(" ({})", sentence(&clock.reason)) };
+    let unnoticed = match sentence(&clock.restores_unnoticed) {
         why if why.is_empty() => String::new(),
         why => format!("; a restore from a snapshot would not be noticed ({why})"),
     };
@@ -140,7 +145,7 @@ fn shed(interface: &Interface) -> Vec<String> {
         Ok(ShedMode::Off) => "off",
         Ok(ShedMode::Unspecified) | Err(_) => "unknown",
     };
-    vec![clean(&interface.name), mode.to_owned(), clean(&interface.reason)]
+    vec![clean(&interface.name), mode.to_owned(), sentence(&interface.reason)]
 }
 
 /// The rules of a host.
@@ -219,7 +224,7 @@ pub fn problem(file: &str, problem: &PolicyProblem) -> String {
         place.push_str(&format!(":{number}"));
     }
     let field = if problem.field.is_empty() { String::new() } else { format!("{}: ", clean(&problem.field)) };
-    format!("{place}: {field}{}", clean(&problem.message))
+    format!("{place}: {field}{}", sentence(&problem.message))
 }
 
 /// Who asked for and used which port.

@@ -41,6 +41,9 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+/// A condition in which the host has escaped somebody's words.
+pub const ESCAPED: &str = "line 3: unknown option \"\\u{202e}a\\\\b\"";
+
 pub const HOST_ID: &str = "7d0c0d0e-3b1a-4a53-9a3d-111111111111";
 /// Years away from any test machine's clock.
 pub const HOST_TIME: i64 = 2_208_988_800;
@@ -340,8 +343,10 @@ impl AccessService for Peer {
 impl HostService for Peer {
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
         self.hear(request.into_inner().read)?;
-        let degraded = vec!["the lock is \u{1b}[2Jgone".to_owned()];
-        let conditions = vec![Condition { code: "lock-lost\u{1b}[2J".to_owned(), message: degraded[0].clone() }];
+        let degraded = vec!["the lock is \u{1b}[2Jgone".to_owned(), ESCAPED.to_owned()];
+        let condition =
+            |(code, message): (&str, &String)| Condition { code: code.to_owned(), message: message.clone() };
+        let conditions = ["lock-lost\u{1b}[2J", "trust-file"].into_iter().zip(&degraded).map(condition).collect();
         let host_id = HOST_ID.to_owned();
         Ok(Response::new(GetStatusResponse { host_id, degraded, conditions, ..GetStatusResponse::default() }))
     }

@@ -234,6 +234,13 @@ fn neither_the_log_nor_journald_nor_posternds_own_commands_show_it_raw() {
     let status = || office.carol.postern(&["status", "vm1.test"]);
     until("the mistake is told", || status().out.contains("option"));
     harmless(&status(), "status --json");
+    let key = office.carol.key().display().to_string();
+    let plain = office.carol.run(&["status", "vm1.test", "--accept-new", "--key", &key]);
+    harmless(&plain, "status");
+    // posternd has escaped the mistake already: the client does not escape it again.
+    for why in status().json()["degraded"].as_array().expect("conditions") {
+        assert!(plain.out.contains(why.as_str().expect("a sentence")), "{why} in {}", plain.out);
+    }
     is_harmless(&office.posternd(&["check-config"]), "check-config of a wrong file");
     is_harmless(&office.postern.log(), "the log");
 
