@@ -26,6 +26,9 @@ pub use copies::Copies;
 /// What to do about each finding.
 const MEND: &str =
     "Mend the file (posternd check-config names the mistakes) and reload posternd (systemctl reload posternd)";
+/// What to do about a configuration without a setting, in which there is no mistake to find.
+const WRITE: &str = "Write the settings into the file, or mode = \"enforce\" for the defaults, and reload posternd \
+                     (systemctl reload posternd)";
 /// Names in one sentence; more are counted.
 const NAMED: usize = 20;
 
@@ -127,19 +130,19 @@ pub fn read(path: &Path, keeper: Option<&Keeper>, last: &Last) -> Standing {
 
 /// Which configuration holds, what is wrong with the file, and whether it is only what can be known.
 fn configuration(path: &Path, keeper: Option<&Keeper>, last: &Last) -> (Config, Option<String>, bool) {
-    let error = match Config::load_through(keeper, path) {
+    let (error, mend) = match Config::load_through(keeper, path) {
         // Whoever wants the defaults says something; a file that was cut to nothing would open ports that are closed.
         Ok(config)
             if last.config.as_ref().is_some_and(|(last, _)| *last != config)
                 && says_nothing(&Found::at(path, &|path| keeper::open(keeper, path))) =>
         {
-            format!("{}: the file says nothing; for the defaults write mode = \"enforce\"", path.display())
+            (format!("{}: the file says nothing", path.display()), WRITE)
         }
         Ok(config) => return (config, None, false),
-        Err(error) => error.brief(),
+        Err(error) => (error.brief(), MEND),
     };
     match &last.config {
-        Some((config, when)) => (config.clone(), Some(format!("{error}. posternd goes by {when}. {MEND}")), false),
+        Some((config, when)) => (config.clone(), Some(format!("{error}. posternd goes by {when}. {mend}")), false),
         None => {
             // What others than root could have written decides nothing: it might say that the host only observes.
             let bytes = check_and_read(keeper::open(keeper, path)).unwrap_or_default();
@@ -152,6 +155,16 @@ fn configuration(path: &Path, keeper: Option<&Keeper>, last: &Last) -> (Config, 
             (config, Some(why), true)
         }
     }
+}
+
+/// Why posternd does not go by the configuration at `path`, although the file has no mistake: the file has no setting, and a good copy
+/// has others than the defaults.
+#[must_use]
+pub fn emptied(path: &Path) -> Option<String> {
+    let (last, when) = Copies::of(path).last().config?;
+    let differs = Config::load(path).is_ok_and(|config| config != last);
+    let path = (differs && says_nothing(&Found::at(path, &config::open))).then(|| path.display())?;
+    Some(format!("{path}: the file says nothing, so posternd goes by {when} and not by the defaults. {WRITE}"))
 }
 
 /// Whether a configuration has not one key in it.

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use postern_tests::laptop::Laptop;
-use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER, STRANGER, join};
+use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER, STRANGER};
 use postern_tests::netns::Netns;
 use postern_tests::postern::{Options, Postern};
 use postern_tests::probe::{self, Outcome};

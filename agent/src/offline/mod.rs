@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::engine::Rules;
 use crate::run::{self, Failure};
+use crate::standing;
 
 pub mod doubts;
 pub mod foretell;
@@ -41,6 +42,9 @@ impl Files {
 /// # Errors
 /// [`Failure::Config`] with everything that is wrong.
 pub fn check(path: &Path, json: bool) -> Result<(), Failure> {
+    if let Some(why) = standing::emptied(path) {
+        return Err(Failure::Config(why));
+    }
     let files = Files::read(path)?;
     let summary = summary::Summary::of(path, &files.config, &files.rules, &files.now);
     print(&summary, json)

@@ -218,6 +218,7 @@ impl Reloads<'_> {
     /// A file that cannot be used only takes away: what held before stays, less that.
     async fn reload(&self) {
         let (rules, mut findings) = self.read();
+        let is_broken = findings.iter().any(|(_, why)| why.is_some());
         reserve(self.reserved, &rules.policy, self.engine).await;
         findings.push(standing::way_in(&rules, self.engine.who_am_i().host_time.as_second()));
         let now = self.engine.rules();
@@ -228,6 +229,9 @@ impl Reloads<'_> {
             self.engine.reload(rules).await.map_err(|refusal| refusal.to_string())
         };
         match &outcome {
+            Ok(ended) if is_broken => {
+                tracing::warn!(ended, "reloaded what could be used; the next lines name what could not");
+            }
             Ok(ended) => tracing::info!(ended, "policy and trust reloaded"),
             Err(error) => tracing::error!(%error, "nothing was reloaded"),
         }

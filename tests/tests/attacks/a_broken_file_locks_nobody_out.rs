@@ -248,6 +248,11 @@ fn a_configuration_that_was_emptied_does_not_become_the_last_good_one() {
     let mut host = Host::started();
     let good = Spoilt::Empty.put(&host.postern.config());
     host.reload_until("it is named", |why| why.contains("says nothing"));
+    let why = host.degraded();
+    assert!(why.contains("Write the settings") && !why.contains("check-config"), "what to do: {why}");
+    let check = host.run("check-config");
+    let told = String::from_utf8_lossy(&check.stderr);
+    assert!(check.status.code() == Some(78) && told.contains("says nothing"), "not valid either: {check:?}");
     assert!(host.copies().join("revoked_keys").exists(), "the other copies stay");
     for start in ["first", "second"] {
         assert!(host.postern.stop().success());
