@@ -39,7 +39,7 @@ conditions! {
     OtherLookup "other-lookup" "another sk_lookup program runs beside the lock: only the cut holds back what that program lets in";
     KernelRefused "kernel-refused" "the kernel refused a change: what it does and what is on record differ";
     ModeUnrecorded "mode-unrecorded" "the host was to observe, and that is not on record: every protected port stays closed";
-    XdpLost "xdp-lost" "the XDP prefilter of a device is not in force: floods cost the full price";
+    XdpLost "xdp-lost" "the prefilter gives way on a device, or cannot be attached as asked: floods cost the full price";
     KernelTunnel "kernel-tunnel" "a kernel tunnel takes a protected UDP port: what the tunnel sends does not end with the grant";
     TunnelsUnknown "tunnels-unknown" "whether kernel tunnels take protected UDP ports is not known";
     SubflowsUnjudged "subflows-unjudged" "an MPTCP subflow of an endpoint with a port of its own outlives its grant";

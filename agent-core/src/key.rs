@@ -5,7 +5,7 @@
 //! bytes need no conversion. Raise [`LAYOUT_VERSION`] whenever a type here changes its meaning or its bytes.
 
 /// Version of everything in this module. The directory of pinned maps and links carries it.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// What the eBPF object carries, so that no agent is built around an object of another layout: the version, in words.
 pub const LAYOUT_MARK: [u8; 20] = {
@@ -324,6 +324,30 @@ impl SynRate {
     }
 }
 
+/// Key of the map `REFUSED`: an own address, a TCP port and the device at which the lock or the cut has itself refused a new
+/// connection. 32 bytes. The value is the `CLOCK_BOOTTIME` of the last refusal in nanoseconds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RefusedAt {
+    /// The address of the host.
+    pub address: Address,
+    /// The index of the device at which the packet reached the IP layer.
+    pub ifindex: u32,
+    /// The port, network byte order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub zero: [u8; 2],
+}
+
+impl RefusedAt {
+    /// At `address`, TCP port `port` (host byte order), over the device `ifindex`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(address: Address, port: u16, ifindex: u32) -> Self {
+        Self { address, ifindex, port: port.to_be_bytes(), zero: [0; 2] }
+    }
+}
+
 /// Per-CPU value of the map `USAGE`, indexed by [`GrantValue::slot`]. 48 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -421,6 +445,7 @@ mod tests {
         assert_eq!(size_of::<Address>(), 24);
         assert_eq!(size_of::<KnockEvent>(), 24);
         assert_eq!(size_of::<Listener>(), 32);
+        assert_eq!(size_of::<RefusedAt>(), 32);
         assert_eq!(size_of::<SynRate>(), 16);
         assert_eq!(size_of::<ObservedValue>(), 24);
     }

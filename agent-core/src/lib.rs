@@ -21,6 +21,8 @@ pub mod condition;
 #[cfg(feature = "user")]
 pub mod envelope;
 #[cfg(feature = "user")]
+pub mod flood;
+#[cfg(feature = "user")]
 pub mod grant;
 #[cfg(feature = "user")]
 pub mod keep;

@@ -189,7 +189,7 @@ counted! {
         CutIngress = 1 "cut-ingress",
         /// `cgroup_skb` egress: packets from a socket.
         CutEgress = 2 "cut-egress",
-        /// XDP: frames before the stack.
+        /// The prefilter (TCX or XDP): frames before the stack.
         Shed = 3 "shed",
     }
 }
@@ -219,7 +219,7 @@ counted! {
         Established = 9 "established",
         /// Dropped: the grant is over, its established sessions are not yet, and this is none of them.
         OnlyEstablished = 10 "only-established",
-        /// Dropped by the shed: its source begins connections to the API too fast ([`crate::rate`]).
+        /// Dropped by the cut, or under a flood by the shed: its source begins connections to the API too fast ([`crate::rate`]).
         SynRate = 11 "syn-rate",
         /// Passed: it would have been dropped, but the host only observes.
         Observed = 12 "observed",

@@ -16,12 +16,14 @@ use aya_ebpf::{
 };
 use postern_core::{
     key::{Address, TCP, UDP},
+    packet::Flow,
     peer::{Header, Peer, decide_packet},
+    rate,
     verdict::{Exemption, Fate, Hook, Session, Verdict, observed_at},
 };
 
 use crate::{
-    maps::{Maps, count, is_protected, refuse, used},
+    maps::{Limits, Maps, count, is_protected, note_refusal, refuse, used},
     vrf,
 };
 
@@ -47,6 +49,8 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 const TCP_ESTABLISHED_STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 /// `ESTABLISHED`: a UDP socket that is connected.
 const UDP_CONNECTED_STATES: u32 = 1 << 1;
+/// `LISTEN`.
+const TCP_LISTEN: u32 = 10;
 /// Every state but `LISTEN`.
 const TCP_CONNECTED_STATES: u32 = !(1 << 10);
 
@@ -93,7 +97,7 @@ fn cut(context: &SkBuffContext, inwards: bool) -> i32 {
     };
     // Asked here as well as in the decision, so that other ports do not pay for reading an address.
     let Some(port) = protected_port(socket, protocol) else {
-        return PASS;
+        return if inwards && is_too_fast(context, socket, protocol) { DROP } else { PASS };
     };
     let hook = if inwards { Hook::CutIngress } else { Hook::CutEgress };
     let fate = judge(context, socket, hook, protocol, port, inwards);
@@ -129,6 +133,45 @@ fn judge(context: &SkBuffContext, socket: *mut bpf_sock, hook: Hook, protocol: u
         None if observed_at(&maps).is_some() => Fate::Observed,
         None => fate,
     }
+}
+
+/// Whether a packet to a listener begins one connection to the API too many (docs/decisions/0034). The kernel sends no answer
+/// to a SYN that is dropped here, so the other side sends the SYN again.
+#[inline(always)]
+fn is_too_fast(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> bool {
+    let Some(flow) = beginning(context, socket, protocol) else {
+        return false;
+    };
+    if exemption(context, socket).is_some() || !rate::is_too_fast(&Limits::<false>, &flow) {
+        return false;
+    }
+    count(Hook::CutIngress, Fate::SynRate);
+    // SAFETY: a read of the context, which the verifier checks.
+    note_refusal(flow.destination, flow.port, unsafe { (*context.skb.skb).ifindex });
+    true
+}
+
+/// A listener's packet, as far as its header is TCP's own.
+#[inline(always)]
+fn beginning(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> Option<Flow> {
+    if protocol != TCP {
+        return None;
+    }
+    // SAFETY: the socket is the context's and not null.
+    let full = unsafe { bpf_sk_fullsock(socket) };
+    // SAFETY: not null; the verifier knows this field of it.
+    if full.is_null() || unsafe { (*full).state } != TCP_LISTEN {
+        return None;
+    }
+    // SAFETY: as above.
+    let port = unsafe { (*full).src_port } as u16;
+    let flags = context.load::<u8>(transport(context, TCP)? + TCP_FLAGS).ok()?;
+    let (source, destination) = if ethertype(context) == ETHERTYPE_IPV4 {
+        (Address::v4(context.load(12).ok()?), Address::v4(context.load(16).ok()?))
+    } else {
+        (Address::v6(context.load(8).ok()?), Address::v6(context.load(24).ok()?))
+    };
+    Some(Flow { protocol, port, source, destination, flags })
 }
 
 /// The protected port that the socket's packets are for: its own, or that of the MPTCP connection that it is a subflow of.

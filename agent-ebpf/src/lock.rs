@@ -10,7 +10,7 @@ use postern_core::{
     verdict::{Exemption, Hook, Session, decide},
 };
 
-use crate::maps::{Maps, count, is_local, refuse};
+use crate::maps::{Maps, count, is_local, note_refusal, refuse};
 
 const SK_DROP: u32 = 0;
 const SK_PASS: u32 = 1;
@@ -45,7 +45,13 @@ pub fn lock(context: SkLookupContext) -> u32 {
     };
     let fate = if fate.passes() { fate } else { refuse(&maps, Hook::Lock, fate, protocol, port, source) };
     count(Hook::Lock, fate);
-    if fate.passes() { SK_PASS } else { SK_DROP }
+    if fate.passes() {
+        return SK_PASS;
+    }
+    if protocol == TCP {
+        note_refusal(local(lookup), port, field!(lookup, ingress_ifindex));
+    }
+    SK_DROP
 }
 
 /// The host to itself: over the loopback device, or between its own addresses (there the look-up shows the address's

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use postern_core::{
     key::{
         Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, Listener, ObservedValue, PROTECTED_WORDS,
-        SlotUsage, SynRate, V4, max_prefix, protected_bit,
+        RefusedAt, SlotUsage, SynRate, V4, max_prefix, protected_bit,
     },
     rate::{Buckets, take},
     search::{MOST_STEPS, Search},
@@ -40,6 +40,15 @@ static LISTENERS: HashMap<Listener, SynRate> = HashMap::with_max_entries(64, 0);
 /// so a flood from everywhere makes the limit weaker and keeps nobody out.
 #[map]
 static BUCKETS: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
+/// The same for the prefilter. Its buckets are its own, so that no SYN is counted twice in one bucket.
+#[map]
+static SHED_BUCKETS: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
+/// Where lock and cut refused a new TCP connection last. LRU: the prefilter drops nothing where an entry is missing.
+#[map]
+static REFUSED: LruHashMap<RefusedAt, u64> = LruHashMap::with_max_entries(4096, 0);
+/// How many new TCP connections lock and cut have refused: the load that the prefilter could take over.
+#[map]
+static PRESSURE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
 /// The loader sets the size.
@@ -59,6 +68,10 @@ static OBSERVE_FROM: Array<u64> = Array::with_max_entries(1, 0);
 /// counts, not grants.
 #[map]
 static OBSERVED: LruPerCpuHashMap<GrantKey, ObservedValue> = LruPerCpuHashMap::with_max_entries(4096, 0);
+
+/// For how long the prefilter relies on a refusal of lock or cut, in nanoseconds: one second. Then it lets packets through until
+/// they refuse one again, so whatever begins to keep packets from them (a rule that translates) is noticed within a second.
+const TRUSTED_NS: u64 = 1_000_000_000;
 
 /// A window is this power of two of jiffies: 0.13 s at 1000 Hz, 1.3 s at 100 Hz.
 const WINDOW_SHIFT: u32 = 7;
@@ -155,10 +168,10 @@ fn now() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// The limit's view of the maps.
-pub struct Limits;
+/// The limit's view of the maps: the cut's buckets, or those of the prefilter.
+pub struct Limits<const PREFILTER: bool>;
 
-impl Buckets for Limits {
+impl<const PREFILTER: bool> Buckets for Limits<PREFILTER> {
     #[inline(always)]
     fn is_local(&self, address: &Address) -> bool {
         is_local(address)
@@ -175,9 +188,10 @@ impl Buckets for Limits {
     #[inline(always)]
     fn take(&self, source: Address, rate: SynRate) -> bool {
         let now = now();
-        let Some(bucket) = BUCKETS.get_ptr_mut(&source) else {
+        let buckets = if PREFILTER { &SHED_BUCKETS } else { &BUCKETS };
+        let Some(bucket) = buckets.get_ptr_mut(&source) else {
             // Where there is no room the source goes uncounted.
-            let _ = take(rate, 0, now).map(|full_at| BUCKETS.insert(&source, &full_at, 0));
+            let _ = take(rate, 0, now).map(|full_at| buckets.insert(&source, &full_at, 0));
             return true;
         };
         // SAFETY: as in `rate`. Two CPUs at once may count one packet for two, and an element that has just become another source's
@@ -202,6 +216,36 @@ pub fn is_protected(protocol: u8, port: u16) -> bool {
 #[inline(always)]
 pub fn is_local(address: &Address) -> bool {
     LOCAL.get_ptr(address).is_some()
+}
+
+/// Notes that lock or cut has refused a new TCP connection to `address` and `port` that came over the device `ifindex`.
+#[inline(always)]
+pub fn note_refusal(address: Address, port: u16, ifindex: u32) {
+    if let Some(cell) = PRESSURE.get_ptr_mut(0) {
+        // SAFETY: this CPU's own cell of a per-CPU map.
+        unsafe { *cell = (*cell).wrapping_add(1) };
+    }
+    let (at, now) = (RefusedAt::new(address, port, ifindex), now());
+    match REFUSED.get_ptr_mut(&at) {
+        // SAFETY: the look-up returned a pointer to a whole value, which stays mapped until the program ends. An element that has
+        // just become another place's makes the prefilter drop there for a second at most what lock and cut judge as usual.
+        Some(last) => unsafe { last.write_volatile(now) },
+        // Where there is no room the prefilter drops nothing.
+        None => {
+            let _ = REFUSED.insert(&at, &now, 0);
+        }
+    }
+}
+
+/// Whether lock or cut has itself refused a new TCP connection there within the last [`TRUSTED_NS`].
+#[inline(always)]
+pub fn is_refused(address: Address, port: u16, ifindex: u32) -> bool {
+    let Some(last) = REFUSED.get_ptr(&RefusedAt::new(address, port, ifindex)) else {
+        return false;
+    };
+    // SAFETY: as in `note_refusal`.
+    let last = unsafe { last.read_volatile() };
+    now().saturating_sub(last) < TRUSTED_NS
 }
 
 /// Counts a packet's fate.

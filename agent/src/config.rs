@@ -24,6 +24,7 @@ mod problem;
 mod roles;
 mod salvage;
 mod services;
+mod shed;
 mod syntax;
 mod value;
 
@@ -35,6 +36,7 @@ pub use limits::Limits;
 pub use owned::{check_and_read, examine, open, read_owned, read_plain};
 pub use problem::Problem;
 pub use salvage::Closing;
+pub use shed::{Shed, Xdp};
 
 use crate::keeper::{self, Keeper};
 use limits::Cap;
@@ -142,18 +144,6 @@ const PIN_DIR: &str = "/sys/fs/bpf/postern";
 /// Who posternd is when the file says nothing else; the package makes this user.
 const USER: &str = "postern";
 
-/// `shed = "off"` or `shed = { interfaces = … }`
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Shed {
-    /// No XDP at all; no promise is lost.
-    Off,
-    /// Interfaces that hardware or a hypervisor backs, or that carry a default route.
-    #[default]
-    Auto,
-    /// These, by name.
-    List(Vec<String>),
-}
-
 impl Config {
     /// Reads and checks the file at `path`.
     ///
@@ -235,7 +225,7 @@ impl Config {
             ssh_host_keys: or("ssh_host_keys", "/etc/ssh"),
             pin_dir: or("pin_dir", PIN_DIR),
             cgroup: path("cgroup"),
-            shed: top.get("shed").and_then(|value| shed(&value)).unwrap_or_default(),
+            shed: top.get("shed").and_then(|value| shed::read(&value)).unwrap_or_default(),
             journal: Journal { room: limits.room, ..journal },
             limits,
             audit: top.get("audit").map(|value| audit::read(&value)).unwrap_or_default(),
@@ -287,19 +277,6 @@ fn not_text(error: &std::string::FromUtf8Error) -> String {
     let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
     let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
     format!("line {line}: is not UTF-8 text")
-}
-
-fn shed(value: &Value<'_>) -> Option<Shed> {
-    if !value.is_table() {
-        value.choice(&[("off", ())])?;
-        return Some(Shed::Off);
-    }
-    let interfaces = value.section(keys::SHED)?.need("interfaces")?;
-    if interfaces.is_array() {
-        return interfaces.texts().map(Shed::List);
-    }
-    interfaces.choice(&[("auto", ())])?;
-    Some(Shed::Auto)
 }
 
 #[cfg(test)]

@@ -24,4 +24,5 @@ pub mod standing;
 pub mod surroundings;
 pub mod sysctl;
 pub mod terminals;
+pub mod translations;
 pub mod wire;

@@ -1,9 +1,9 @@
 //! The host's interfaces and addresses, as they are now and whenever they change.
 //!
-//! Owns the conversation with rtnetlink and the choice of interfaces for the shed. It never attaches anything (the engine
+//! Owns the conversation with rtnetlink and the choice of interfaces for the prefilter. It never attaches anything (the engine
 //! does) and no promise depends on it: lock and cut know no interfaces.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkEvent, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use postern_core::condition::Condition;
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
@@ -40,8 +40,14 @@ pub struct Link {
     /// Whether hardware or a hypervisor backs it: it has a parent device (`IFLA_PARENT_DEV_NAME`, Linux 5.14), or no kind
     /// (`IFLA_INFO_KIND`), which software devices have; that serves older kernels.
     pub backed: bool,
-    /// The bridge, bond or team that it is a port of (`IFLA_MASTER`).
+    /// The bridge, bond, team or VRF that it is a port of (`IFLA_MASTER`).
     pub controller: Option<u32>,
+    /// Whether other devices can be its ports.
+    pub controls: bool,
+    /// The largest packet (`IFLA_MTU`), in bytes.
+    pub mtu: u32,
+    /// How often its features were changed since the watch began (`IFLA_EVENT_FEATURES`).
+    pub changes: u32,
     /// The device below it, through which all its frames come (`IFLA_LINK` of a VLAN, macvlan or ipvlan).
     pub below: Option<u32>,
     /// Whether a default route leads over it.
@@ -57,21 +63,49 @@ pub struct LinkState {
     pub addresses: Vec<IpAddr>,
 }
 
-/// The interfaces that get a shed: (index, name).
+/// What the machine tells the engine of its network.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// How it is now.
+    Links(LinkState),
+    /// Where the configuration wants the prefilter from now on.
+    Prefilter(Shed),
+}
+
+/// The interfaces that get the prefilter under a flood: (index, name).
 ///
-/// `Auto` takes Ethernet devices that hardware or a hypervisor backs and those that carry a default route, unless all that
-/// comes through them from outside has met a shed below: never the host ends of containers' veths (native XDP halves their
-/// TCP, DESIGN 3), never devices without an Ethernet header, never a frame twice.
+/// `Auto` takes Ethernet devices at which packets reach the IP layer, which ports of bonds, bridges, teams and VRFs are not: those that
+/// hardware or a hypervisor backs, those above them, and those that carry a default route. Never the host ends of containers'
+/// veths, never devices without an Ethernet header.
 #[must_use]
 pub fn shed_targets(shed: &Shed, state: &LinkState) -> Vec<(u32, String)> {
     let served = served(&state.links);
     let wanted = |link: &&Link| match shed {
         Shed::Off => false,
-        Shed::Auto => link.backed || (link.default_route && !served.contains(&link.index)),
-        Shed::List(names) => names.contains(&link.name),
+        Shed::Auto => link.controller.is_none() && (link.default_route || served.contains(&link.index)),
+        Shed::List(names) | Shed::Xdp(names, _) => names.contains(&link.name),
     };
     let targets = state.links.iter().filter(|link| link.ethernet).filter(wanted);
     targets.map(|link| (link.index, link.name.clone())).collect()
+}
+
+/// Why the prefilter would do harm at this device, or nothing at all; `None` where it may be attached. XDP may keep a kernel from
+/// taking a port into a bond, and sees the packets of devices above without the VLAN tag that the hardware took off.
+#[must_use]
+pub fn obstacle(link: &Link, links: &[Link], xdp: bool) -> Option<&'static str> {
+    if link.controller.is_some() {
+        return Some(
+            "it is a port of another device, whose packets the prefilter does not judge: name that device instead",
+        );
+    }
+    if !xdp {
+        return None;
+    }
+    if link.controls {
+        return Some("other devices can be its ports, and XDP may keep them from it");
+    }
+    let above = links.iter().any(|other| other.below == Some(link.index));
+    above.then_some("another device is stacked on it, whose packets XDP cannot tell from its own")
 }
 
 /// The devices that hardware or a hypervisor backs, and those stacked on them.
@@ -121,6 +155,8 @@ pub struct Watch {
     events: BoxStream<'static, NetlinkPayload<RouteNetlinkMessage>>,
     known: Option<LinkState>,
     looked: Option<Instant>,
+    /// How often the features of each device were changed.
+    changes: BTreeMap<u32, u32>,
 }
 
 impl Watch {
@@ -139,7 +175,7 @@ impl Watch {
         let (connection, handle, events) = new_multicast_connection(&groups).map_err(|e| e.to_string())?;
         tokio::spawn(connection);
         let events = events.map(|(message, _)| message.payload).boxed();
-        Ok(Self { handle, events, known: None, looked: None })
+        Ok(Self { handle, events, known: None, looked: None, changes: BTreeMap::new() })
     }
 
     /// The state at once when first asked, then each state that differs from the one before; nothing when the connection
@@ -153,10 +189,15 @@ impl Watch {
                 let Some(()) = self.event().await else { return Ok(None) };
                 sleep_until(looked + SETTLE).await;
                 // What has queued up in the meantime is answered by the same look.
-                while self.events.next().now_or_never().flatten().is_some() {}
+                while let Some(event) = self.events.next().now_or_never().flatten() {
+                    self.count(&event);
+                }
             }
             self.looked = Some(Instant::now());
-            let state = snapshot(&self.handle).await.map_err(|e| e.to_string())?;
+            let mut state = snapshot(&self.handle).await.map_err(|e| e.to_string())?;
+            for link in &mut state.links {
+                link.changes = self.changes.get(&link.index).copied().unwrap_or_default();
+            }
             if self.known.as_ref() != Some(&state) {
                 self.known = Some(state.clone());
                 return Ok(Some(state));
@@ -166,8 +207,27 @@ impl Watch {
 
     /// Waits for an event that can matter. One that was lost (`ENOBUFS`) can: what counts is the next look.
     async fn event(&mut self) -> Option<()> {
-        while !matters(&self.events.next().await?) {}
-        Some(())
+        loop {
+            let event = self.events.next().await?;
+            self.count(&event);
+            if matters(&event) {
+                return Some(());
+            }
+        }
+    }
+
+    /// A change of features shows in no attribute, so it is counted.
+    fn count(&mut self, event: &NetlinkPayload<RouteNetlinkMessage>) {
+        let NetlinkPayload::InnerMessage(message) = event else { return };
+        match message {
+            RouteNetlinkMessage::NewLink(link)
+                if link.attributes.contains(&LinkAttribute::Event(LinkEvent::Features)) =>
+            {
+                *self.changes.entry(link.header.index).or_default() += 1;
+            }
+            RouteNetlinkMessage::DelLink(link) => drop(self.changes.remove(&link.header.index)),
+            _ => {}
+        }
     }
 }
 
@@ -221,13 +281,14 @@ fn default_routes(routes: &[RouteMessage]) -> BTreeSet<u32> {
 
 fn link(message: &LinkMessage, defaults: &BTreeSet<u32>) -> Option<Link> {
     let index = message.header.index;
-    let (mut name, mut controller, mut lower) = (None, None, None);
+    let (mut name, mut controller, mut lower, mut mtu) = (None, None, None, 0);
     let (mut kind, mut parent, mut elsewhere) = (None, false, false);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
             LinkAttribute::Controller(index) => controller = Some(*index),
             LinkAttribute::Link(index) => lower = Some(*index),
+            LinkAttribute::Mtu(bytes) => mtu = *bytes,
             // The device below is in another network namespace (IFLA_LINK_NETNSID, Linux 4.0).
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::ParentDevName(_) => parent = true,
@@ -247,9 +308,22 @@ fn link(message: &LinkMessage, defaults: &BTreeSet<u32>) -> Option<Link> {
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         backed: parent || kind.is_none(),
         controller,
+        controls: kind.is_some_and(controls),
+        mtu,
+        changes: 0,
         below: lower.filter(|_| stacked && !elsewhere),
         default_route: defaults.contains(&index),
     })
+}
+
+/// Whether devices of this kind have ports.
+fn controls(kind: &InfoKind) -> bool {
+    use InfoKind::{BatAdv, Bond, Bridge, Dsa, Hsr, Other, Team, Vrf};
+    match kind {
+        Bond | Bridge | Team | Vrf | Hsr | BatAdv | Dsa => true,
+        Other(name) => ["openvswitch", "failover", "net_failover"].contains(&name.as_str()),
+        _ => false,
+    }
 }
 
 fn kind_of(info: &LinkInfo) -> Option<&InfoKind> {
@@ -264,7 +338,9 @@ mod tests {
     use super::*;
 
     fn link(index: u32, ethernet: bool, backed: bool, default_route: bool) -> Link {
-        Link { index, name: format!("if{index}"), ethernet, backed, controller: None, below: None, default_route }
+        let (name, mtu) = (format!("if{index}"), 1500);
+        let (controller, below, controls, changes) = (None, None, false, 0);
+        Link { index, name, ethernet, backed, controller, controls, mtu, changes, below, default_route }
     }
 
     fn auto(links: Vec<Link>) -> Vec<u32> {
@@ -273,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shed_goes_where_it_pays_and_does_no_harm() {
+    fn the_prefilter_is_for_ethernet_devices_that_lead_outside() {
         let links = vec![
             link(1, false, true, false),
             link(2, true, true, false),
@@ -284,19 +360,37 @@ mod tests {
         assert_eq!(auto(links.clone()), [2, 4]);
         let state = LinkState { links, addresses: Vec::new() };
         assert!(shed_targets(&Shed::Off, &state).is_empty());
-        let named = Shed::List(vec!["if3".into(), "if5".into(), "none".into()]);
-        assert_eq!(shed_targets(&named, &state), [(3, "if3".to_owned())]);
+        let named = vec!["if3".to_owned(), "if5".into(), "none".into()];
+        assert_eq!(shed_targets(&Shed::List(named.clone()), &state), [(3, "if3".to_owned())]);
+        assert_eq!(shed_targets(&Shed::Xdp(named, crate::config::Xdp::Native), &state), [(3, "if3".to_owned())]);
     }
 
     #[test]
-    fn no_frame_meets_two_sheds() {
+    fn a_packet_is_judged_where_it_reaches_the_ip_layer() {
         let port = Link { controller: Some(7), ..link(2, true, true, false) };
-        let bond = Link { controller: Some(8), ..link(7, true, false, false) };
-        let bridge = link(8, true, false, true);
+        let bond = Link { controller: Some(8), controls: true, ..link(7, true, false, false) };
+        let bridge = Link { controls: true, ..link(8, true, false, true) };
         let vlan = Link { below: Some(8), ..link(9, true, false, true) };
-        assert_eq!(auto(vec![port, bond, bridge.clone(), vlan.clone()]), [2]);
+        assert_eq!(auto(vec![port.clone(), bond.clone(), bridge.clone(), vlan.clone()]), [8, 9]);
+        let quiet = Link { default_route: false, ..bridge.clone() };
+        assert_eq!(auto(vec![port, bond, quiet.clone()]), [8], "a bridge above hardware");
         let container = Link { controller: Some(8), ..link(3, true, false, false) };
-        assert_eq!(auto(vec![container, bridge]), [8], "a bridge of veths alone has no shed below");
+        assert_eq!(auto(vec![container.clone(), bridge]), [8], "it has the default route");
+        assert!(auto(vec![container, quiet]).is_empty(), "a bridge of veths alone");
         assert_eq!(auto(vec![vlan]), [9]);
+    }
+
+    #[test]
+    fn xdp_keeps_off_whatever_has_ports_or_devices_above() {
+        let plain = link(2, true, true, true);
+        let bond = Link { controls: true, ..plain.clone() };
+        let port = Link { controller: Some(7), ..plain.clone() };
+        let vlan = Link { below: Some(2), ..link(9, true, false, false) };
+        for xdp in [false, true] {
+            assert_eq!(obstacle(&plain, &[plain.clone()], xdp), None);
+            assert!(obstacle(&port, &[port.clone()], xdp).is_some());
+            assert_eq!(obstacle(&bond, &[bond.clone()], xdp).is_some(), xdp);
+            assert_eq!(obstacle(&plain, &[plain.clone(), vlan.clone()], xdp).is_some(), xdp);
+        }
     }
 }

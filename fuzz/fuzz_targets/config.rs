@@ -81,7 +81,7 @@ fn accepted(config: &Config) {
     let paths = [&config.state_dir, &config.trust_file, &config.ssh_host_keys, &config.pin_dir, &config.api.unix];
     let others = [&config.revoked_keys, &config.cgroup];
     assert!(paths.into_iter().chain(others.into_iter().flatten()).all(|path| path.is_absolute()));
-    if let Shed::List(names) = &config.shed {
+    if let Shed::List(names) | Shed::Xdp(names, _) = &config.shed {
         assert!(names.iter().all(|name| !name.trim().is_empty()));
     }
 }

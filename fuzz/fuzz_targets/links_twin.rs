@@ -27,6 +27,7 @@ fn link(bytes: &[u8], defaults: &BTreeSet<u32>) -> Option<Link> {
     let info = info.map(self::attributes).unwrap_or_default();
     // IFLA_INFO_KIND
     let kind = info.iter().find(|(kind, _)| *kind == 1).map(|(_, value)| text(value));
+    let controls = ["bond", "bridge", "team", "vrf", "hsr", "batadv", "dsa", "openvswitch", "failover", "net_failover"];
     let stacks = ["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap"];
     let stacked = kind.is_some_and(|kind| stacks.contains(&kind));
     Some(Link {
@@ -36,6 +37,10 @@ fn link(bytes: &[u8], defaults: &BTreeSet<u32>) -> Option<Link> {
         ethernet: bytes[2..4] == [1, 0],
         backed: parent || kind.is_none(),
         controller: controller.map(|value| u32_at(value, 0)),
+        controls: kind.is_some_and(|kind| controls.contains(&kind)),
+        // IFLA_MTU
+        mtu: last(4).map_or(0, |value| u32_at(value, 0)),
+        changes: 0,
         below: below.filter(|_| stacked && !elsewhere).map(|value| u32_at(value, 0)),
         default_route: defaults.contains(&index),
     })

@@ -17,6 +17,7 @@ use netlink_packet_sock_diag::SockDiagMessage;
 use postern_agent::config::Shed;
 use postern_agent::links::{LinkState, shed_targets};
 use postern_agent::netlink::{Socket, take};
+use postern_agent::translations::read;
 
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -24,6 +25,7 @@ const HEADER: usize = 16;
 fuzz_target!(|input: &[u8]| match input.split_first() {
     Some((b's', datagram)) => sockets(datagram),
     Some((b'r', datagram)) => routes(datagram),
+    Some((b't', datagram)) => translations(datagram),
     _ => {}
 });
 
@@ -46,6 +48,19 @@ fn messages<M: netlink_packet_core::NetlinkDeserializable>(datagram: &[u8]) -> V
 /// The first field of `struct nlmsghdr`.
 fn length(message: &[u8]) -> usize {
     message[..4].iter().rev().fold(0, |length, byte| length * 256 + usize::from(*byte))
+}
+
+/// Rules are read to an end, whatever they are; what is read of one is no more than what stands there.
+fn translations(datagram: &[u8]) {
+    let mut read = 0;
+    for (_, payload) in read::messages(datagram) {
+        read += HEADER + payload.len();
+        let said = read::translation(payload).unwrap_or_default();
+        assert!(said.len() <= payload.len() + "writes into packets in table ".len(), "{said}");
+        let _ =
+            (read::is_plain_local(payload), read::classified(payload), read::generation(payload), read::errno(payload));
+    }
+    assert!(read <= datagram.len());
 }
 
 fn sockets(datagram: &[u8]) {

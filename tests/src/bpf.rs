@@ -15,6 +15,7 @@ const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
@@ -22,6 +23,8 @@ const BPF_LINK_DETACH: libc::c_int = 34;
 const MAP_ARRAY: u32 = 2;
 const MAP_SOCKMAP: u32 = 15;
 const ATTACH_LOOKUP: u32 = 36;
+const ATTACH_XDP: u32 = 37;
+const ATTACH_TCX: u32 = 46;
 
 /// One instruction (`struct bpf_insn`).
 type Instruction = [u8; 8];
@@ -43,6 +46,8 @@ pub enum Pass {
     Egress,
     /// XDP
     Xdp,
+    /// TCX, on the way in.
+    Tcx,
 }
 
 /// Loads it.
@@ -55,7 +60,8 @@ pub fn load(pass: Pass) -> io::Result<OwnedFd> {
         Pass::Lookup => (30, ATTACH_LOOKUP, 1),
         Pass::Ingress => (8, 0, 1),
         Pass::Egress => (8, 1, 1),
-        Pass::Xdp => (6, 37, 2),
+        Pass::Xdp => (6, ATTACH_XDP, 2),
+        Pass::Tcx => (3, ATTACH_TCX, 0),
     };
     load_code(kind, attach, &returns(code))
 }
@@ -122,6 +128,27 @@ pub fn attach_lookup(program: &OwnedFd) -> io::Result<OwnedFd> {
     bpf(BPF_LINK_CREATE, &mut [program.as_raw_fd() as u32, namespace.as_raw_fd() as u32, ATTACH_LOOKUP, 0])
 }
 
+/// Attaches a program that lets everything pass to the device `index` of the calling thread's network namespace, for as long as
+/// the link is held. XDP goes in the driver, or where that knows none after it.
+///
+/// # Errors
+/// As `bpf(2)`.
+pub fn attach_device(pass: Pass, index: u32) -> io::Result<OwnedFd> {
+    let attach = if let Pass::Tcx = pass { ATTACH_TCX } else { ATTACH_XDP };
+    bpf(BPF_LINK_CREATE, &mut [load(pass)?.as_raw_fd() as u32, index, attach, 0])
+}
+
+/// How many programs are attached to the device `index` of the calling thread's network namespace by TCX (Linux 6.6).
+///
+/// # Errors
+/// As `bpf(2)`.
+pub fn attached_tcx(index: u32) -> io::Result<u32> {
+    let mut attr = [0u32; 8];
+    (attr[0], attr[1]) = (index, ATTACH_TCX);
+    call(BPF_PROG_QUERY, &mut attr)?;
+    Ok(attr[6])
+}
+
 /// How many programs the kernel takes for one cgroup's hook, and for one network namespace's look-ups.
 pub const MOST_ATTACHED: usize = 64;
 
@@ -135,7 +162,7 @@ pub fn fill(target: impl AsFd, pass: Pass) -> io::Result<Vec<OwnedFd>> {
         Pass::Lookup => ATTACH_LOOKUP,
         Pass::Ingress => 0,
         Pass::Egress => 1,
-        Pass::Xdp => return Err(io::ErrorKind::InvalidInput.into()),
+        Pass::Xdp | Pass::Tcx => return Err(io::ErrorKind::InvalidInput.into()),
     };
     let program = load(pass)?;
     let mut links = Vec::new();

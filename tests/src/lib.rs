@@ -47,6 +47,7 @@ pub mod netns;
 mod options;
 pub mod pins;
 pub mod postern;
+pub mod prefilter;
 pub mod probe;
 pub mod relay;
 pub mod request;

@@ -52,7 +52,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 22 and 3389 are protected, TCP and UDP; Alice may open them for 3 h to the test networks. The shed is on `eth0`.
+    /// 22 and 3389 are protected, TCP and UDP; Alice may open them for 3 h to the test networks. The prefilter is for `eth0`.
     fn default() -> Self {
         Self {
             shed: "{ interfaces = [\"eth0\"] }".to_owned(),

@@ -23,6 +23,11 @@ use shapes::{Random, packet};
 /// XDP's verdicts (enum xdp_action).
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+/// TCX's verdicts (enum tcx_action_base).
+const TCX_NEXT: u32 = u32::MAX;
+const TCX_DROP: u32 = 2;
+/// The device of a test run's packets.
+const LOOPBACK: u32 = 1;
 /// Packets of each random table.
 const PER_TABLE: u64 = 20_000;
 
@@ -289,8 +294,9 @@ fn the_verifier_has_room_to_spare() {
 /// What each judge said of one packet, once they agree.
 fn judge(kernel: &mut Kernel, case: &World, frame: &[u8]) -> Result<Verdict, NotSure> {
     let host = parse_ethernet(frame).map(|f| (f, decide(&case.view(&f), f.protocol, f.port, f.source)));
-    let drops =
-        host.is_ok_and(|(f, v)| v.fate().is_some_and(|fate| !fate.passes()) && observed_at(&case.view(&f)).is_none());
+    let drops = host.is_ok_and(|(f, v)| {
+        f.begins() && v.fate().is_some_and(|fate| !fate.passes()) && observed_at(&case.view(&f)).is_none()
+    });
     let context = || format!("{frame:02x?}\n{case:?}\nhost: {host:?}");
     let twin = twin_flow(frame);
     assert_eq!(
@@ -302,6 +308,15 @@ fn judge(kernel: &mut Kernel, case: &World, frame: &[u8]) -> Result<Verdict, Not
     assert_eq!(host.is_ok_and(|(flow, _)| case.twin_drops(&flow)), drops, "the twin differs: {}", context());
     let action = kernel.programs.test_run(Hook::Shed, frame, &[]).expect("XDP runs");
     assert_eq!(action, if drops { XDP_DROP } else { XDP_PASS }, "the kernel differs: {}", context());
+    // The same code again, so some are enough: to another hardware address than the loopback device's, and to that one.
+    if frame.len().is_multiple_of(16) {
+        for (mac, drops) in [([2; 6], false), ([0; 6], drops)] {
+            let addressed = [&mac, &frame[6..]].concat();
+            // The kernel builds no packet whose IP header is cut off.
+            let Ok(verdict) = kernel.programs.test_run_tcx(&addressed) else { continue };
+            assert_eq!(verdict, if drops { TCX_DROP } else { TCX_NEXT }, "TCX differs: {}", context());
+        }
+    }
     host.map(|(_, verdict)| verdict)
 }
 
@@ -352,6 +367,10 @@ impl Kernel {
         let edits: Vec<Edit> = diff(&self.installed, &case.table);
         self.programs.apply(&edits).expect("a table");
         self.programs.set_local(&case.local).expect("addresses");
+        // Everywhere the lock has refused somebody, for good: where it has not, the prefilter drops nothing.
+        for (address, port) in case.local.iter().flat_map(|address| [22, 23, 3389].map(|port| (*address, port))) {
+            self.programs.note_refusal((address, port).into(), LOOPBACK, u64::MAX).expect("a refusal");
+        }
         self.installed = case.table.clone();
     }
 

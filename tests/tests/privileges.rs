@@ -101,7 +101,7 @@ fn a_serving_posternd_can_do_its_work_and_little_else() {
     assert_ne!(probe::tcp(&net.client, STRANGER.v4, (SERVER.v4, 2222).into()), Outcome::Answered);
 
     // Lost layers, lost pins.
-    for layer in ["lock", "cut-ingress", "cut-egress", "shed-"] {
+    for layer in ["lock", "cut-ingress", "cut-egress"] {
         postern.detach(layer);
         until("the healing", || whole() && postern.pinned().iter().any(|name| name.starts_with(layer)));
     }
@@ -118,11 +118,11 @@ fn a_serving_posternd_can_do_its_work_and_little_else() {
                 .expect("a status")
                 .interfaces
                 .iter()
-                .any(|i| i.name == "eth9" && matches!(i.mode(), ShedMode::Native | ShedMode::Generic))
+                .any(|i| i.name == "eth9" && i.mode() == ShedMode::Standby)
         };
-        until("its shed", shed);
+        until("its prefilter", shed);
         net.server.ip("link del eth9");
-        until("the end of its shed", || !shed());
+        until("the end of its prefilter", || !shed());
     }
     until("everything in force", whole);
     assert_ne!(probe::tcp(&net.client, STRANGER.v4, to), Outcome::Answered);

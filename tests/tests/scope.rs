@@ -1,48 +1,40 @@
 //! What a host shows of itself: how its shed is attached, why it does not start, and one grant by its id.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
-use postern_proto::v1::{GetGrantRequest, Interface, ShedMode};
+use postern_proto::v1::{GetGrantRequest, ShedMode};
 use postern_tests::client::reason;
+use postern_tests::flood::Flood;
 use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
 use postern_tests::postern::{AUDIENCE, Options, Postern};
+use postern_tests::prefilter;
 use postern_tests::probe::{self, Outcome};
 use postern_tests::request;
 use postern_tests::service::Service;
 
-/// How long something that happens at once may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn interface(postern: &Postern, name: &str) -> Interface {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let interfaces = postern.client().status().expect("the status").interfaces;
-        if let Some(found) = interfaces.into_iter().find(|interface| interface.name == name) {
-            return found;
-        }
-        assert!(Instant::now() < end, "{name} is not in the status");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
-fn the_shed_takes_jumbo_frames_natively_and_falls_back_by_name() {
+fn the_prefilter_takes_jumbo_frames_natively_and_says_where_it_does_not_go() {
     let net = Net::pair();
     net.client.ip("link set eth0 mtu 9000");
     net.server.ip("link set eth0 mtu 9000\nlink add br0 type bridge\nlink set br0 up");
-    let shed = "{ interfaces = [\"eth0\", \"br0\"] }".to_owned();
+    let shed = "{ interfaces = [\"eth0\", \"br0\"], mode = \"native\" }".to_owned();
     let postern = Postern::start(&net.server, Options { shed, ..Options::default() });
     let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
-    assert_eq!(interface(&postern, "eth0").mode(), ShedMode::Native);
-    let bridge = interface(&postern, "br0");
-    assert_eq!(bridge.mode(), ShedMode::Generic, "{}", bridge.reason);
+    let bridge = prefilter::of(&postern, "br0");
+    assert_eq!(bridge.mode(), ShedMode::Off);
     assert!(!bridge.reason.is_empty(), "the reason is named");
     postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
+    let _flood = Flood::start(&net, &[22]);
+    prefilter::until(&postern, "eth0", ShedMode::Native);
     for (host, wanted) in [(GRANTED, true), (STRANGER, false)] {
         for source in host.both() {
             let to = SocketAddr::new(SERVER.like(source), 22);
-            assert_eq!(probe::tcp(&net.client, source, to) == Outcome::Answered, wanted, "{source}");
+            let answered = if wanted {
+                probe::tcp_answers
+            } else {
+                |n: &_, from, to| probe::tcp(n, from, to) == Outcome::Answered
+            };
+            assert_eq!(answered(&net.client, source, to), wanted, "{source}");
         }
     }
 }

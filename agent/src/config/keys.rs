@@ -40,7 +40,7 @@ pub(super) const TOP: Place = Place {
     ],
 };
 /// `shed = { … }`
-pub(super) const SHED: Place = Place { name: "shed", keys: &["interfaces"] };
+pub(super) const SHED: Place = Place { name: "shed", keys: &["interfaces", "mode"] };
 /// `[api]`
 pub(super) const API: Place = Place { name: "[api]", keys: &["unix", "tcp", "plaintext", "syn_rate"] };
 /// `syn_rate = { … }`

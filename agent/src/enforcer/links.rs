@@ -74,20 +74,6 @@ impl LayerState {
 }
 
 impl Link {
-    /// Brings `program` into force: by replacing the program of the pinned link if that is ours and where it belongs, else
-    /// by a new link. An old link is given up only after the new one is in force.
-    pub fn hold(pins: &Pins, attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<Self> {
-        if let Ok(link) = Self::adopt(pins, attachment.pin)
-            && link.is_at(attachment.place)
-            && link.update(program).is_ok()
-        {
-            return Ok(link);
-        }
-        let link = Self::create(attachment, program)?;
-        pins.pin(attachment.pin, link.fd.as_fd())?;
-        Ok(link)
-    }
-
     /// A new link. It is not pinned.
     pub fn create(attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<Self> {
         let Attachment { target, attach_type, flags, .. } = attachment;
@@ -136,15 +122,6 @@ impl Link {
             Ok(info) => pin_state(pins, attachment.pin, &info),
             Err(_) => LayerState::Detached,
         }
-    }
-
-    /// Brings `program` into force again after [`Self::state`] said that it is not. It is in force before it is pinned, and
-    /// also when it cannot be pinned.
-    pub fn heal(&mut self, pins: &Pins, attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-        if !self.is_at(attachment.place) || self.update(program).is_err() {
-            *self = Self::create(attachment, program)?;
-        }
-        self.pin(pins, attachment)
     }
 
     /// Pins it, unless it is.

@@ -15,7 +15,7 @@ pub const UNRECORDED: &str = "unrecorded";
 /// refused it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
-    /// Which part: `lock`, `cut-ingress`, `cut-egress`, `shed NAME`, `pin-directory`.
+    /// Which part: `lock`, `cut-ingress`, `cut-egress`, `pin-directory`.
     pub part: String,
     /// A stable name of what is wrong with it.
     pub state: &'static str,
@@ -38,7 +38,6 @@ impl Loss {
         match (self.part.as_str(), self.state) {
             (_, BESIDE) => Condition::OtherLookup,
             (PIN_DIRECTORY, _) => Condition::PinDirectory,
-            (part, _) if part.starts_with("shed ") => Condition::XdpLost,
             (_, "unpinned" | "foreign-pin") => Condition::NotPinned,
             ("lock", _) => Condition::LockLost,
             _ => Condition::CutLost,
@@ -94,7 +93,6 @@ mod tests {
         let said = loss.sentence();
         assert!(said.starts_with("the lock is not attached (without it only the cut"), "{said}");
         assert!(said.ends_with("no room; make room"), "{said}");
-        assert_eq!(Loss::new("shed eth0", "detached").sentence(), "the shed eth0 is not attached");
     }
 
     #[test]
@@ -103,7 +101,6 @@ mod tests {
         assert_eq!(condition("lock", "detached"), Condition::LockLost);
         assert_eq!(condition("lock", "unpinned"), Condition::NotPinned);
         assert_eq!(condition("cut-egress", "other-program"), Condition::CutLost);
-        assert_eq!(condition("shed eth0", "unpinned"), Condition::XdpLost);
         assert_eq!(condition(PIN_DIRECTORY, "exposed"), Condition::PinDirectory);
         assert_eq!(condition("lookup", BESIDE), Condition::OtherLookup);
     }

@@ -44,7 +44,7 @@ pub use self::{
     losses::Loss,
     pins::{ADVICE_PINS, DirState, PinDir, Pinned},
     programs::{CookieSource, Programs, Sizes},
-    sheds::{ShedMode, ShedStatus},
+    sheds::{ShedMode, ShedStatus, Unattached},
     sys::{ignore_signals, ntp_error},
     tunnels::{Tunnel, Tunnels, tunnels},
 };
@@ -146,12 +146,8 @@ impl Enforcer {
         // Before the first link runs them.
         this.record();
         this.found = LAYERS.into_iter().filter_map(|hook| this.bring(hook)).collect();
-        let shed = this.programs.fd(Hook::Shed).ok().map(|fd| fd.as_fd());
-        match Sheds::adopt(&this.pins, shed) {
-            Ok(sheds) => this.sheds = sheds,
-            Err(error) => {
-                tracing::error!(%error, "the pinned sheds could not be taken over: remove the pins named shed-*")
-            }
+        if let Err(error) = Sheds::clear_pins(&this.pins) {
+            tracing::error!(%error, "an older prefilter could not be taken away: remove the pins named shed-*");
         }
         this.settle();
         Ok(this)
@@ -193,7 +189,7 @@ impl Enforcer {
 
     /// Whether every layer will be in force without this process.
     fn whole(mut self) -> Result<(), EnforcerError> {
-        let is_layer = |loss: &Loss| !loss.part.starts_with("shed ") && loss.state != BESIDE;
+        let is_layer = |loss: &Loss| loss.state != BESIDE;
         if !self.losses().iter().any(is_layer) {
             return Ok(());
         }
@@ -269,7 +265,7 @@ impl Enforcer {
         cut.target().and_then(|target| target.place.cgroup()).and_then(place::part)
     }
 
-    /// What is not as it has to be now: layers, sheds, and the directory of pins. Some 40 system calls, none of which waits.
+    /// What is not as it has to be now: layers, and the directory of pins. Some 40 system calls, none of which waits.
     #[must_use]
     pub fn losses(&self) -> Vec<Loss> {
         let directory = match self.pins.state() {
@@ -283,7 +279,7 @@ impl Enforcer {
             (state != LayerState::InForce).then(|| Loss::new(layer.hook.code(), state.code()).because(&layer.why))
         };
         let layers = self.layers.iter().filter_map(lost);
-        directory.into_iter().chain(layers).chain(self.beside()).chain(self.lost_sheds()).collect()
+        directory.into_iter().chain(layers).chain(self.beside()).collect()
     }
 
     /// Whether somebody's program runs beside the lock: where one hands a packet to a socket, the lock's refusal does not count.
@@ -292,11 +288,6 @@ impl Enforcer {
         let attached = sys::attached_programs(lock.target()?.fd(), sys::ATTACH_LOOKUP).ok()?;
         let own = u32::from(lock.is_attached());
         (attached > own).then(|| Loss::new("lookup", BESIDE))
-    }
-
-    fn lost_sheds(&self) -> impl Iterator<Item = Loss> {
-        let lost = |s: ShedStatus| s.state.filter(|state| *state != LayerState::InForce).map(|state| (s.name, state));
-        self.sheds().into_iter().filter_map(lost).map(|(name, state)| Loss::new(format!("shed {name}"), state.code()))
     }
 
     /// Brings back into force what [`Self::losses`] shows, or brings it into force for the first time. Layers come first, so that
@@ -317,9 +308,6 @@ impl Enforcer {
         for hook in self.layers().into_iter().filter(|l| l.state != LayerState::InForce).map(|l| l.hook) {
             let _ = self.bring(hook);
         }
-        if let Ok(shed) = self.programs.fd(Hook::Shed) {
-            self.sheds.heal(&self.pins, shed.as_fd(), self.programs.id(Hook::Shed));
-        }
         self.settle();
         directory
     }
@@ -332,7 +320,7 @@ impl Enforcer {
         self.programs.get_mut()?.set_local(addresses)
     }
 
-    /// Has the shed limit how fast one source begins connections to `addresses`, and to no others.
+    /// Has the cut, and under a flood the prefilter, limit how fast one source begins connections to `addresses`, and to no others.
     ///
     /// # Errors
     /// What the kernel refused.
@@ -358,29 +346,36 @@ impl Enforcer {
         self.programs.get().map_or(true, Programs::judges_subflows)
     }
 
-    /// Attaches a shed to the interface: native, else generic, else none with the reasons. Doing it again changes nothing.
-    pub fn attach_shed(&mut self, ifindex: u32, name: &str) -> ShedStatus {
-        match self.programs.fd(Hook::Shed) {
-            Ok(program) => self.sheds.attach(&self.pins, program.as_fd(), ifindex, name),
-            Err(error) => ShedStatus {
-                ifindex,
-                name: name.to_owned(),
-                mode: ShedMode::Off,
-                reason: error.to_string(),
-                state: None,
-            },
-        }
-    }
-
-    /// Takes the interface's shed away, if it has one.
-    pub fn detach_shed(&mut self, ifindex: u32) {
-        self.sheds.detach(&self.pins, ifindex);
-    }
-
-    /// The attached sheds as the kernel sees them now, also those adopted from an earlier run.
+    /// How many new TCP connections were refused since the start, by whichever hook.
     #[must_use]
-    pub fn sheds(&self) -> Vec<ShedStatus> {
-        self.sheds.status(&self.pins, self.programs.id(Hook::Shed))
+    pub fn refused_connections(&self) -> u64 {
+        self.programs.get().map_or(0, Programs::refused_connections)
+    }
+
+    /// Attaches the prefilter to a device, in the way of `mode`. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// Why it is not attached.
+    pub fn attach_shed(&mut self, ifindex: u32, mode: ShedMode) -> Result<(), Unattached> {
+        let program = match mode {
+            ShedMode::Tcx => self.programs.get().and_then(Programs::tcx),
+            _ => self.programs.fd(Hook::Shed),
+        };
+        let program = program.map_err(|error| Unattached::Refused(error.to_string()))?;
+        self.sheds.attach(program.as_fd(), ifindex, mode)
+    }
+
+    /// Takes the device's prefilter away at once, if it has one.
+    pub fn detach_shed(&mut self, ifindex: u32) {
+        self.sheds.detach(ifindex);
+    }
+
+    /// Whether the device's prefilter is as it was attached, and nobody else wants its place.
+    ///
+    /// # Errors
+    /// Why the prefilter has to give way.
+    pub fn check_shed(&self, ifindex: u32) -> Result<(), Unattached> {
+        self.sheds.check(ifindex)
     }
 
     /// Opens the host: takes every link and pin away.

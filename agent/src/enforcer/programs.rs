@@ -16,8 +16,8 @@ use aya::{
 };
 use postern_core::{
     key::{
-        Address, FlowValue, GrantKey, GrantValue, Lengths, Listener, ObservedValue, PROTECTED_WORDS, SlotUsage,
-        SynRate, protected_bit,
+        Address, FlowValue, GrantKey, GrantValue, Lengths, Listener, ObservedValue, PROTECTED_WORDS, RefusedAt,
+        SlotUsage, SynRate, protected_bit,
     },
     table::{Edit, Table, diff},
     verdict::{Fate, Hook, counter},
@@ -30,6 +30,8 @@ use super::{
     shared::Shared,
     sys,
 };
+
+mod prefilter;
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern-ebpf"));
 
@@ -89,6 +91,10 @@ pub struct Programs {
     listeners: HashMap<MapData, Shared<Listener>, Shared<SynRate>>,
     listeners_now: BTreeMap<Listener, SynRate>,
     counters: PerCpuArray<MapData, u64>,
+    refused_at: HashMap<MapData, Shared<RefusedAt>, u64>,
+    pressure: PerCpuArray<MapData, u64>,
+    /// Why the kernel does not take the prefilter's program for TCX, if so.
+    tcx_refused: Option<String>,
     usage: PerCpuArray<MapData, Shared<SlotUsage>>,
     knocks: Option<Knocks>,
     observe_from: Array<MapData, u64>,
@@ -146,6 +152,9 @@ impl Programs {
     pub(super) fn load_again(&mut self) {
         let ebpf = &mut self.ebpf;
         self.refused.retain(|(hook, _)| load_program(ebpf, *hook).is_err());
+        if self.tcx_refused.is_some() {
+            self.tcx_refused = prefilter::load_tcx(ebpf).err();
+        }
     }
 
     fn filled(mut self, table: &Table) -> Result<Self, EnforcerError> {
@@ -170,6 +179,9 @@ impl Programs {
             listeners: map(&mut ebpf, "LISTENERS")?,
             listeners_now: BTreeMap::new(),
             counters: map(&mut ebpf, "COUNTERS")?,
+            refused_at: map(&mut ebpf, "REFUSED")?,
+            pressure: map(&mut ebpf, "PRESSURE")?,
+            tcx_refused: prefilter::load_tcx(&mut ebpf).err(),
             usage: map(&mut ebpf, "USAGE")?,
             knocks: Some(Knocks::new(ring)),
             observe_from: map(&mut ebpf, "OBSERVE_FROM")?,
@@ -245,7 +257,7 @@ impl Programs {
     pub fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), EnforcerError> {
         let wanted: BTreeSet<Address> = addresses.iter().map(|a| address(*a)).collect();
         let failed =
-            |e: MapError| EnforcerError::kernel("note the host's addresses", &e, "the shed sheds less until then");
+            |e: MapError| EnforcerError::kernel("note the host's addresses", &e, "the prefilter drops less until then");
         for gone in self.local_now.difference(&wanted).copied().collect::<Vec<_>>() {
             absent_is_fine(self.local.remove(&Shared(gone))).map_err(failed)?;
             self.local_now.remove(&gone);
@@ -259,7 +271,7 @@ impl Programs {
         Ok(())
     }
 
-    /// Has the shed limit how fast one source begins connections to `addresses`, and to no others. Where it is an unspecified
+    /// Has the cut, and under a flood the prefilter, limit how fast one source begins connections to `addresses`, and to no others. Where it is an unspecified
     /// address, that is every one of its family.
     ///
     /// # Errors

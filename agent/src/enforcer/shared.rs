@@ -4,7 +4,8 @@
 #![allow(unsafe_code)]
 
 use postern_core::key::{
-    Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, Listener, ObservedValue, SlotUsage, SynRate,
+    Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, Listener, ObservedValue, RefusedAt, SlotUsage,
+    SynRate,
 };
 
 /// One of the types of [`postern_core::key`], byte for byte.
@@ -19,7 +20,7 @@ macro_rules! plain {
     )* };
 }
 
-plain!(Address, FlowValue, GrantKey, GrantValue, Lengths, Listener, ObservedValue, SlotUsage, SynRate);
+plain!(Address, FlowValue, GrantKey, GrantValue, Lengths, Listener, ObservedValue, RefusedAt, SlotUsage, SynRate);
 
 /// The event in a ring-buffer entry; `None` if it has another size.
 #[must_use]

@@ -1,17 +1,16 @@
-//! The sheds: one XDP link for each uplink.
+//! The prefilter's links: at most one for each device, and only while this process lives.
 //!
-//! Owns the fall-back native → generic → off and its reasons. Which interfaces get one is not decided here.
+//! Owns how the prefilter is attached to a device and taken off again. Which devices get it, and when, is not decided here. Nothing
+//! is pinned: where nobody watches the devices, nothing is attached to them (docs/decisions/0050-the-prefilter.md).
 
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use super::{
     kept::Pins,
-    links::{Attachment, LayerState, Link},
-    pins::Pinned,
     sys::{self, Place},
 };
 
@@ -19,13 +18,17 @@ use super::{
 const GENERIC: u32 = 1 << 1;
 const NATIVE: u32 = 1 << 2;
 
-/// How a shed is attached.
+/// How the prefilter is attached to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShedMode {
-    /// In the driver.
+    /// Beside other programs at the beginning of the network stack (TCX). Changes nothing about the device. Minimum kernel: 6.6.
+    Tcx,
+    /// XDP in the driver.
     Native,
-    /// Before the stack, after the driver has made an skb: works everywhere, saves less.
+    /// XDP before the stack, after the driver has made an skb.
     Generic,
+    /// Not attached: there is no flood.
+    Standby,
     /// Not attached; lock and cut hold without it.
     Off,
 }
@@ -35,173 +38,141 @@ impl ShedMode {
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
+            Self::Tcx => "tcx",
             Self::Native => "native",
             Self::Generic => "generic",
+            Self::Standby => "standby",
             Self::Off => "off",
         }
     }
 
-    const fn flags(self) -> u32 {
+    /// Attach type and flags.
+    const fn how(self) -> (u32, u32) {
         match self {
-            Self::Native => NATIVE,
-            Self::Generic | Self::Off => GENERIC,
+            Self::Native => (sys::ATTACH_XDP, NATIVE),
+            Self::Generic => (sys::ATTACH_XDP, GENERIC),
+            Self::Tcx | Self::Standby | Self::Off => (sys::ATTACH_TCX, 0),
+        }
+    }
+
+    /// Whether packets meet the prefilter.
+    #[must_use]
+    pub const fn is_attached(self) -> bool {
+        matches!(self, Self::Tcx | Self::Native | Self::Generic)
+    }
+}
+
+/// What became of one device's prefilter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShedStatus {
+    /// The device's index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// How the prefilter is attached, if it is.
+    pub mode: ShedMode,
+    /// Why not; empty where it is attached.
+    pub reason: String,
+}
+
+/// Why the prefilter is not, or no longer, at a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unattached {
+    /// Somebody else's program has the place, or wants it.
+    Taken(String),
+    /// The kernel refused, in words.
+    Refused(String),
+}
+
+impl Unattached {
+    /// In words.
+    #[must_use]
+    pub fn words(&self) -> &str {
+        match self {
+            Self::Taken(words) | Self::Refused(words) => words,
         }
     }
 }
 
-/// What became of one interface's shed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShedStatus {
-    /// The interface's index.
-    pub ifindex: u32,
-    /// Its name when the shed was attached; empty for one adopted from an earlier run.
-    pub name: String,
-    /// The mode.
-    pub mode: ShedMode,
-    /// Why not a better one; empty for native.
-    pub reason: String,
-    /// What the kernel says about it; `None` when off.
-    pub state: Option<LayerState>,
-}
-
 struct Shed {
-    /// `None` while somebody has taken it away and it cannot be brought back.
-    link: Option<Link>,
-    status: ShedStatus,
+    link: OwnedFd,
+    mode: ShedMode,
 }
 
-/// All sheds of this host.
+/// All that are attached.
 #[derive(Default)]
 pub struct Sheds {
     by_index: BTreeMap<u32, Shed>,
 }
 
 impl Sheds {
-    /// Takes over what is pinned: gives each the new program, for the old one looks at maps that nobody writes any more. Pins
-    /// of devices that are gone are removed, and so are sheds that do not take the program: a shed only saves work.
-    pub fn adopt(pins: &Pins, program: Option<BorrowedFd<'_>>) -> io::Result<Self> {
-        let mut sheds = Self::default();
-        for name in pins.names()? {
-            let Some((ifindex, mode)) = parse_pin(&name) else {
-                continue;
-            };
-            let ours = matches!(pins.find(&name), Ok(Pinned::Link(fd)) if is_ours(pins, fd.as_fd(), ifindex));
-            let held =
-                program.filter(|_| ours).map(|program| Link::hold(pins, attachment(&name, ifindex, mode), program));
-            let Some(Ok(link)) = held else {
-                pins.remove(&name)?;
-                continue;
-            };
-            let reason = if mode == ShedMode::Native { String::new() } else { "as in the run before".to_owned() };
-            let status = ShedStatus { ifindex, name: String::new(), mode, reason, state: None };
-            sheds.by_index.insert(ifindex, Shed { link: Some(link), status });
-        }
-        Ok(sheds)
-    }
-
-    /// Attaches a shed to the interface, or says why there is none. Doing it again changes nothing.
-    pub fn attach(&mut self, pins: &Pins, program: BorrowedFd<'_>, ifindex: u32, name: &str) -> ShedStatus {
-        if let Some(Shed { link: Some(link), status }) = self.by_index.get_mut(&ifindex) {
-            let pin = pin_name(ifindex, status.mode);
-            if link.is_at(Place::Device(ifindex.into())) {
-                name.clone_into(&mut status.name);
-                if link.heal(pins, attachment(&pin, ifindex, status.mode), program).is_ok() {
-                    return status.clone();
-                }
+    /// Takes away what an older posternd has pinned: versions that attached XDP at rest.
+    pub fn clear_pins(pins: &Pins) -> io::Result<()> {
+        for name in pins.names()?.into_iter().filter(|name| name.starts_with("shed-")) {
+            if let Ok(super::Pinned::Link(link)) = pins.find(&name) {
+                // Removing the pin does the same a little later.
+                let _ = sys::detach_link(link.as_fd());
             }
-            self.detach(pins, ifindex);
+            pins.remove(&name)?;
         }
-        let mut reason = String::new();
-        for mode in [ShedMode::Native, ShedMode::Generic] {
-            let pin = pin_name(ifindex, mode);
-            match Link::hold(pins, attachment(&pin, ifindex, mode), program) {
-                Ok(link) => {
-                    let status = ShedStatus { ifindex, name: name.to_owned(), mode, reason, state: None };
-                    self.by_index.insert(ifindex, Shed { link: Some(link), status: status.clone() });
-                    return status;
-                }
-                Err(error) => add_reason(&mut reason, mode, &error),
-            }
-        }
-        ShedStatus { ifindex, name: name.to_owned(), mode: ShedMode::Off, reason, state: None }
+        Ok(())
     }
 
-    /// Brings back what [`Self::status`] shows as lost. What cannot be is tried again at the next call.
-    pub fn heal(&mut self, pins: &Pins, program: BorrowedFd<'_>, id: Option<u32>) {
-        let lost = self.status(pins, id).into_iter().filter(|s| s.state != Some(LayerState::InForce));
-        for ShedStatus { ifindex, name, .. } in lost.collect::<Vec<_>>() {
-            let status = self.attach(pins, program, ifindex, &name);
-            if status.mode == ShedMode::Off {
-                self.by_index.insert(ifindex, Shed { link: None, status });
-            }
+    /// Attaches `program` to the device in the way of `mode`. Doing it again changes nothing.
+    pub fn attach(&mut self, program: BorrowedFd<'_>, ifindex: u32, mode: ShedMode) -> Result<(), Unattached> {
+        if self.by_index.contains_key(&ifindex) {
+            return Ok(());
         }
+        if mode == ShedMode::Tcx {
+            alone(ifindex, 0)?;
+        }
+        let (attach_type, flags) = mode.how();
+        let link = sys::create_link(program, ifindex, attach_type, flags).map_err(|e| words(mode, &e))?;
+        self.by_index.insert(ifindex, Shed { link, mode });
+        Ok(())
     }
 
-    /// Takes the interface's shed away.
-    pub fn detach(&mut self, pins: &Pins, ifindex: u32) {
-        self.by_index.remove(&ifindex);
-        for mode in [ShedMode::Native, ShedMode::Generic] {
-            // A pin that cannot be removed shows in the next status.
-            let _ = pins.remove(&pin_name(ifindex, mode));
+    /// Takes the device's prefilter away at once, if it has one.
+    pub fn detach(&mut self, ifindex: u32) {
+        if let Some(Shed { link, .. }) = self.by_index.remove(&ifindex) {
+            // It fails where the device is gone, and closing the link does the same.
+            let _ = sys::detach_link(link.as_fd());
         }
     }
 
-    /// All that are attached or should be, as the kernel sees them now. Those of devices that are gone are left out.
-    pub fn status(&self, pins: &Pins, program: Option<u32>) -> Vec<ShedStatus> {
-        let state = |ifindex: u32, Shed { link, status }: &Shed| {
-            let pin = pin_name(ifindex, status.mode);
-            let told = link.as_ref().map(|l| l.state(pins, attachment(&pin, ifindex, status.mode), program));
-            told.unwrap_or(LayerState::Detached)
+    /// Whether the device's prefilter is as it was attached, and nobody else wants its place.
+    pub fn check(&self, ifindex: u32) -> Result<(), Unattached> {
+        let Some(Shed { link, mode }) = self.by_index.get(&ifindex) else {
+            return Ok(());
         };
-        let statuses = self.by_index.iter();
-        let statuses = statuses.map(|(&i, shed)| ShedStatus { state: Some(state(i, shed)), ..shed.status.clone() });
-        statuses.filter(|s| s.state == Some(LayerState::InForce) || sys::has_interface(s.ifindex)).collect()
-    }
-}
-
-/// Whether the link is at the device and runs a program of ours.
-fn is_ours(pins: &Pins, link: BorrowedFd<'_>, ifindex: u32) -> bool {
-    sys::link_info(link).is_ok_and(|info| info.place == Place::Device(ifindex.into()))
-        && sys::program_tag(link).is_ok_and(|tag| pins.knows(&tag))
-}
-
-fn add_reason(reason: &mut String, mode: ShedMode, error: &io::Error) {
-    let words = match error.raw_os_error() {
-        Some(libc::EBUSY | libc::EEXIST) => "another XDP program is attached there and is left alone".to_owned(),
-        Some(libc::EOPNOTSUPP) => "the driver does not know XDP".to_owned(),
-        _ => error.to_string(),
-    };
-    if !reason.is_empty() {
-        reason.push_str("; ");
-    }
-    reason.push_str(&format!("{}: {words}", mode.code()));
-}
-
-fn attachment(pin: &str, ifindex: u32, mode: ShedMode) -> Attachment<'_> {
-    let place = Place::Device(ifindex.into());
-    Attachment { pin, place, target: ifindex, attach_type: sys::ATTACH_XDP, flags: mode.flags() }
-}
-
-fn pin_name(ifindex: u32, mode: ShedMode) -> String {
-    format!("shed-{ifindex}-{}", mode.code())
-}
-
-fn parse_pin(name: &str) -> Option<(u32, ShedMode)> {
-    let (ifindex, mode) = name.strip_prefix("shed-")?.split_once('-')?;
-    let modes = [ShedMode::Native, ShedMode::Generic];
-    Some((ifindex.parse().ok()?, modes.into_iter().find(|m| m.code() == mode)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pin_names_come_back() {
-        for mode in [ShedMode::Native, ShedMode::Generic] {
-            assert_eq!(parse_pin(&pin_name(7, mode)), Some((7, mode)));
+        match sys::link_info(link.as_fd()) {
+            Ok(info) if info.place == Place::Device(ifindex.into()) => {}
+            _ => return Err(Unattached::Taken("somebody took the prefilter away".to_owned())),
         }
-        assert_eq!(parse_pin("shed-7-off"), None);
-        assert_eq!(parse_pin("lock"), None);
+        if *mode == ShedMode::Tcx { alone(ifindex, 1) } else { Ok(()) }
+    }
+}
+
+/// Whether only `own` programs are at the device's TCX hook: others may translate addresses, or send packets elsewhere.
+fn alone(ifindex: u32, own: u32) -> Result<(), Unattached> {
+    match sys::attached_to_device(ifindex, sys::ATTACH_TCX) {
+        Ok(programs) if programs > own => {
+            Err(Unattached::Taken("another program is attached to the device (TCX)".to_owned()))
+        }
+        // A kernel without TCX refuses to attach as well, and says why.
+        _ => Ok(()),
+    }
+}
+
+fn words(mode: ShedMode, error: &io::Error) -> Unattached {
+    match error.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => {
+            Unattached::Taken("another XDP program is attached to the device, and is left alone".to_owned())
+        }
+        Some(libc::EINVAL) if mode == ShedMode::Tcx => Unattached::Refused(
+            "the kernel has no TCX (Linux 6.6); lock and cut refuse without the prefilter".to_owned(),
+        ),
+        Some(libc::EOPNOTSUPP) => Unattached::Refused("the driver does not know XDP".to_owned()),
+        _ => Unattached::Refused(format!("the kernel refused to attach the prefilter ({}): {error}", mode.code())),
     }
 }

@@ -35,11 +35,14 @@ pub const ATTACH_ITER: u32 = 28;
 pub const ATTACH_LOOKUP: u32 = 36;
 /// `BPF_XDP`.
 pub const ATTACH_XDP: u32 = 37;
+/// `BPF_TCX_INGRESS`, since Linux 6.6.
+pub const ATTACH_TCX: u32 = 46;
 
 // enum bpf_link_type
 const LINK_CGROUP: u32 = 3;
 const LINK_NETNS: u32 = 5;
 const LINK_XDP: u32 = 6;
+const LINK_TCX: u32 = 11;
 
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -241,7 +244,7 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let [kind, id, program, _, first, second, third, ..] = info;
     let place = match kind {
         LINK_NETNS => Place::Namespace(u64::from(first), second),
-        LINK_XDP => Place::Device(u64::from(first)),
+        LINK_XDP | LINK_TCX => Place::Device(u64::from(first)),
         LINK_CGROUP => Place::Cgroup(u64_of(first, second), third),
         _ => Place::Other,
     };
@@ -254,6 +257,16 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 /// Those of `BPF_PROG_QUERY`.
 pub fn attached_programs(namespace: BorrowedFd<'_>, attach_type: u32) -> io::Result<u32> {
     let mut attr = QueryAttr { target: raw(namespace), attach_type, ..QueryAttr::default() };
+    bpf(BPF_PROG_QUERY, &mut attr)?;
+    Ok(attr.count)
+}
+
+/// How many programs are attached to a network device (`attach_type` there). Minimum kernel 6.6 (TCX).
+///
+/// # Errors
+/// Those of `BPF_PROG_QUERY`.
+pub fn attached_to_device(index: u32, attach_type: u32) -> io::Result<u32> {
+    let mut attr = QueryAttr { target: index, attach_type, ..QueryAttr::default() };
     bpf(BPF_PROG_QUERY, &mut attr)?;
     Ok(attr.count)
 }
@@ -329,14 +342,6 @@ pub fn netns_cookie() -> io::Result<u64> {
         )
     })?;
     Ok(cookie)
-}
-
-/// Whether the calling thread's network namespace has an interface of this index.
-#[must_use]
-pub fn has_interface(index: u32) -> bool {
-    let mut name = [0; libc::IF_NAMESIZE];
-    // SAFETY: the call writes at most IF_NAMESIZE bytes.
-    !unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null()
 }
 
 /// Whether `path` lies on a bpf file system.

@@ -36,7 +36,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::journal::scan::Scanner;
 use crate::keeper::Keeper;
-use crate::links::LinkState;
+use crate::links::News;
 pub use audit::{Published, Summary};
 pub use door::SignedBytes;
 pub use knocks::Knocks;
@@ -192,7 +192,7 @@ enum Command {
     Observed {
         answer: oneshot::Sender<Vec<KnockView>>,
     },
-    Network(LinkState),
+    Network(News),
     /// Where strangers reach the API, and how fast one of them may begin connections there.
     LimitSyns(Vec<SocketAddr>, SynRate),
     Degraded {

@@ -10,13 +10,19 @@ use postern_core::key::SynRate;
 use postern_core::message::Challenger;
 
 use super::{Command, Engine};
-use crate::links::LinkState;
+use crate::config::Shed;
+use crate::links::{LinkState, News};
 
 impl Engine {
     /// Tells the worker what the network looks like now.
     pub async fn network_changed(&self, state: LinkState) {
         // It fails only when the worker has stopped: then nobody needs to know any more.
-        let _ = self.0.commands.send(Command::Network(state)).await;
+        let _ = self.0.commands.send(Command::Network(News::Links(state))).await;
+    }
+
+    /// Tells the worker where the prefilter is wanted from now on.
+    pub async fn prefilter(&self, shed: Shed) {
+        let _ = self.0.commands.send(Command::Network(News::Prefilter(shed))).await;
     }
 
     /// Has the kernel limit how fast one source begins connections to these addresses of the API.

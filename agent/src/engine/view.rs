@@ -164,14 +164,14 @@ pub struct LayerView {
     pub detail: String,
 }
 
-/// The shed on one interface.
+/// The prefilter on one interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShedView {
     /// The interface's name.
     pub name: String,
     /// Its index.
     pub index: u32,
-    /// `native`, `generic` or `off`.
+    /// `tcx`, `native`, `generic`, `standby` or `off`.
     pub mode: &'static str,
     /// Why this mode.
     pub reason: String,
@@ -207,7 +207,7 @@ pub struct HostState {
     pub layers: Vec<LayerView>,
     /// Whether all of this has an effect.
     pub mode: ModeView,
-    /// Interfaces with their shed.
+    /// Interfaces with their prefilter.
     pub sheds: Vec<ShedView>,
     /// The policy's ports.
     pub ports: Vec<PortRule>,

@@ -21,8 +21,7 @@ use uuid::Uuid;
 
 use super::pulse::Beat;
 use super::{Answer, Change, Command, Engine, Published, Rules, Shared, view};
-use crate::config::Shed;
-use crate::enforcer::{Enforcer, ShedStatus};
+use crate::enforcer::Enforcer;
 use crate::journal::Journal;
 use crate::journal::writer::{Writer, Written};
 use crate::sessions::{self, Scope};
@@ -35,6 +34,7 @@ mod guard;
 mod keep;
 mod mode;
 mod people;
+mod prefilter;
 mod read;
 mod setup;
 mod surroundings;
@@ -86,8 +86,7 @@ pub(super) struct Worker {
     /// What the kernel holds, as far as edits were acknowledged.
     installed: Table,
     capacity: Capacity,
-    shed: Shed,
-    sheds: BTreeMap<u32, ShedStatus>,
+    prefilter: prefilter::Prefilter,
     /// Parts that do not work as they should, with the reason.
     degraded: BTreeMap<Condition, String>,
     started: jiff::Timestamp,

@@ -151,6 +151,9 @@ impl Summary {
                     Shed::Off => "off".to_owned(),
                     Shed::Auto => "auto".to_owned(),
                     Shed::List(names) => names.join(", "),
+                    Shed::Xdp(names, mode) => {
+                        format!("{} (XDP, {})", names.join(", "), format!("{mode:?}").to_lowercase())
+                    }
                 },
             },
             ports: policy.ports.iter().map(Port::of).collect(),

@@ -238,6 +238,8 @@ impl Reloads<'_> {
         let why = outcome.err().map(|error| format!("the last reload failed, the older rules are in force: {error}"));
         self.engine.degraded(Condition::ReloadFailed, why).await;
         tell(self.engine, findings).await;
+        let shed = self.running.borrow().shed.clone();
+        self.engine.prefilter(shed).await;
         self.engine.keep_copies().await;
     }
 

@@ -287,6 +287,8 @@ fn interface(view: ShedView) -> v1::Interface {
     let mode = match mode {
         "native" => v1::ShedMode::Native,
         "generic" => v1::ShedMode::Generic,
+        "tcx" => v1::ShedMode::Tcx,
+        "standby" => v1::ShedMode::Standby,
         "off" => v1::ShedMode::Off,
         _ => v1::ShedMode::Unspecified,
     };

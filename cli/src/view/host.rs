@@ -142,6 +142,8 @@ fn shed(interface: &Interface) -> Vec<String> {
     let mode = match ShedMode::try_from(interface.mode) {
         Ok(ShedMode::Native) => "native",
         Ok(ShedMode::Generic) => "generic",
+        Ok(ShedMode::Tcx) => "tcx",
+        Ok(ShedMode::Standby) => "standby",
         Ok(ShedMode::Off) => "off",
         Ok(ShedMode::Unspecified) | Err(_) => "unknown",
     };

@@ -18,8 +18,6 @@ use crate::{PORT, any, is_whole, recorded, until};
 /// A way of losing a part: which, what the record says of it, and how it is done.
 type Loss = (&'static str, &'static str, fn(&Path));
 
-type Tear<'a> = (&'a str, &'a dyn Fn(&Path));
-
 const LOSSES: &[Loss] = &[
     ("lock", "detached", |pins| detach(pins, "lock")),
     ("cut-ingress", "detached", |pins| detach(pins, "cut-ingress")),
@@ -92,46 +90,6 @@ fn suffer(postern: &Postern, (part, state, tear): &Loss, check: impl Fn(&str)) {
             return;
         }
     }
-}
-
-#[test]
-fn a_shed_that_is_taken_away_comes_back() {
-    let net = Net::pair();
-    let _service = Service::tcp_echo(&net.server, any());
-    let postern = Postern::start(&net.server, Options::default());
-    let pin = |postern: &Postern| {
-        postern.pinned().into_iter().find(|name| name.starts_with("shed-")).map(|name| postern.pin_dir().join(name))
-    };
-    let (first, _) = until("a shed", || pin(&postern));
-    // The usual tool cannot take a link's program away; the usual other tool can.
-    let off = net.server.command("ip").args(["link", "set", "dev", "eth0", "xdp", "off"]).output().expect("ip");
-    println!("ip link set xdp off: {}", String::from_utf8_lossy(&off.stderr).trim());
-    let flood = Flood::start(&net, &[PORT]);
-    let tears: [Tear; 3] = [
-        ("detached", &|pin| bpf::detach_link(pin).expect("to detach")),
-        ("other-program", &|pin| {
-            bpf::replace_program(pin, &bpf::load(Pass::Xdp).expect("a program")).expect("to replace")
-        }),
-        ("unpinned", &|pin| fs::remove_file(pin).expect("a pin")),
-    ];
-    for (state, tear) in tears {
-        let before = recorded(&postern, "shed eth0").len();
-        tear(&first);
-        let (_, took) = until("the shed", || (recorded(&postern, "shed eth0").len() >= before + 2).then_some(()));
-        assert_eq!(recorded(&postern, "shed eth0")[before..], [state.to_owned(), "in-force".to_owned()]);
-        println!("shed {state}: healed and recorded after {} ms", took.as_millis());
-        assert!(is_whole(&postern.client().status().expect("a status")));
-        assert!(pin(&postern).is_some());
-    }
-    println!("{:?}", flood.held());
-    // A device that goes away takes its shed with it: no loss.
-    let before = recorded(&postern, "shed eth0").len();
-    net.server.ip("link add gone0 type veth peer name gone1\nlink del gone0");
-    drop(flood);
-    net.server.ip("link del eth0");
-    let _ = until("the end of the shed", || pin(&postern).is_none().then_some(()));
-    std::thread::sleep(Duration::from_millis(700));
-    assert_eq!(recorded(&postern, "shed eth0").len(), before);
 }
 
 #[test]

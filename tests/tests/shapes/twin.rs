@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use postern_core::{
-    key::{Address, FlowValue, GrantKey, GrantValue, Lengths, V4},
+    key::{Address, FlowValue, GrantKey, GrantValue, Lengths, TCP, V4},
     packet::Flow,
     table::{Entry, Table},
     verdict::{Exemption, Session, Table as View},
@@ -89,7 +89,11 @@ impl World {
     /// What the shed does.
     pub fn twin_drops(&self, flow: &Flow) -> bool {
         let observes = (1..=self.now).contains(&self.table.observe_from);
-        !observes && self.local.contains(&ip(flow.destination)) && !self.twin_passes(flow, Session::Unknown)
+        flow.protocol == TCP
+            && flow.flags & 0x12 == 0x02
+            && !observes
+            && self.local.contains(&ip(flow.destination))
+            && !self.twin_passes(flow, Session::Unknown)
     }
 
     /// A loop over everything.

@@ -2,7 +2,7 @@
 //!
 //! Owns the packets and the twin. Time stands still but for the last test: a SYN costs an hour.
 
-use super::{Hook, Kernel, XDP_DROP, XDP_PASS, address, shapes::Random};
+use super::{Hook, Kernel, LOOPBACK, XDP_DROP, XDP_PASS, address, shapes::Random};
 use postern_core::key::{Address, Listener, SynRate, TCP};
 use postern_core::packet::parse_ethernet;
 use postern_core::rate::{Buckets, is_too_fast, take};
@@ -97,14 +97,21 @@ impl Made {
     fn counts(&self) -> bool {
         let own = usize::from(self.source.is_ipv6());
         let listens = self.port == EVERYWHERE || (self.port == FIRST_ALONE && self.destination == HERE[own][0]);
-        let begins = self.flags & flag::SYN != 0 && self.flags & flag::ACK == 0;
-        listens && begins && self.destination != HERE[own][2] && self.tags <= 2 && self.len >= self.ends.1
+        listens && self.begins() && self.destination != HERE[own][2] && self.tags <= 2 && self.len >= self.ends.1
     }
 
-    /// Whether it is for the protected port, where nobody has a grant.
+    fn begins(&self) -> bool {
+        self.flags & flag::SYN != 0 && self.flags & flag::ACK == 0
+    }
+
+    /// Whether it asks for a connection to the protected port, where nobody has a grant.
     fn is_for_nobody(&self) -> bool {
         let own = usize::from(self.source.is_ipv6());
-        self.port == 22 && self.destination != HERE[own][2] && self.tags <= 2 && self.len >= self.ends.0
+        self.port == 22
+            && self.begins()
+            && self.destination != HERE[own][2]
+            && self.tags <= 2
+            && self.len >= self.ends.1
     }
 
     /// Whose bucket it takes from, in words.
@@ -153,6 +160,9 @@ fn limited(rate: SynRate) -> Kernel {
     kernel.programs.apply(&edits).expect("a table");
     kernel.programs.set_local(&HERE.map(|own| [own[0], own[1]]).concat()).expect("addresses");
     kernel.programs.limit_syns(&listening(), rate).expect("limits");
+    for (address, port) in HERE.iter().flatten().flat_map(|a| [22, EVERYWHERE, FIRST_ALONE].map(|port| (*a, port))) {
+        kernel.programs.note_refusal((address, port).into(), LOOPBACK, u64::MAX).expect("a refusal");
+    }
     kernel
 }
 

@@ -102,12 +102,14 @@ pub struct World {
     /// Alice's and Carol's keys.
     carol: Key,
     _services: [Service; 2],
+    /// Whether the prefilter is configured.
+    shed: bool,
     /// The hosts.
     pub net: Net,
 }
 
 impl World {
-    /// Everything up and closed, without sheds unless `shed`: refusals are then answered at once, by the lock.
+    /// Everything up and closed, without the prefilter unless `shed`.
     pub fn new(shed: bool) -> Self {
         Self::with_state(shed, None)
     }
@@ -120,7 +122,7 @@ impl World {
         let options = Options { state, ..options(Rules::default(), shed) };
         let postern = Postern::start(&net.server, options);
         let carol = Key::new(&postern.file(""), "carol");
-        let world = Self { postern, carol, _services, net };
+        let world = Self { postern, carol, _services, shed, net };
         world.write(Rules::default());
         world.reload();
         world
@@ -128,7 +130,7 @@ impl World {
 
     /// Writes configuration and trust file; nobody reads them yet.
     pub fn write(&self, rules: Rules) {
-        self.postern.configure(&options(rules, self.postern.pinned().iter().any(|name| name.starts_with("shed"))));
+        self.postern.configure(&options(rules, self.shed));
         let mut trust = format!(
             "{ALICE} namespaces=\"request@postern.v1,revoke@postern.v1\" {}\n\
              {ADMIN} namespaces=\"revoke@postern.v1,read@postern.v1,admin@postern.v1\" {}\n",

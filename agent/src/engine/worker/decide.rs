@@ -161,7 +161,8 @@ impl Worker {
     /// Does what needs no record.
     pub(super) fn note(&mut self, command: Command, now: &Now) {
         match command {
-            Command::Network(state) => self.network(&state),
+            Command::Network(links::News::Links(state)) => self.network(state),
+            Command::Network(links::News::Prefilter(shed)) => self.want_prefilter(shed),
             Command::LimitSyns(addresses, rate) => {
                 if let Err(error) = self.enforcer.limit_syns(&addresses, rate) {
                     self.degraded.insert(Condition::SynRate, error.to_string());
@@ -233,7 +234,7 @@ impl Worker {
     }
 
     /// Follows the host's addresses and interfaces.
-    fn network(&mut self, state: &links::LinkState) {
+    fn network(&mut self, state: links::LinkState) {
         // A new interface may be a tunnel.
         self.tunnels.hurry();
         if let Err(error) = self.enforcer.set_local(&state.addresses) {
@@ -242,19 +243,7 @@ impl Worker {
         } else {
             self.degraded.remove(&Condition::OwnAddresses);
         }
-        let targets = links::shed_targets(&self.shed, state);
-        let gone: Vec<_> = self.sheds.keys().copied().filter(|index| targets.iter().all(|t| t.0 != *index)).collect();
-        for index in gone {
-            self.enforcer.detach_shed(index);
-            self.sheds.remove(&index);
-        }
-        for (index, name) in targets {
-            if self.sheds.get(&index).is_none_or(|known| known.name != name) {
-                let status = self.enforcer.attach_shed(index, &name);
-                tracing::info!(%name, mode = status.mode.code(), reason = %status.reason, "shed");
-                self.sheds.insert(index, status);
-            }
-        }
+        self.follow_links(state);
     }
 }
 

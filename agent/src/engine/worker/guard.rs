@@ -86,8 +86,8 @@ impl Worker {
         if !losses.is_empty() {
             let left = self.enforcer.losses();
             self.note_losses(&left, now);
-            self.note_sheds();
         }
+        self.watch_flood(now);
         match failed {
             Some(error) => drop(self.degraded.insert(Condition::PinDirectory, error.to_string())),
             None => drop(self.degraded.remove(&Condition::PinDirectory)),
@@ -106,13 +106,5 @@ impl Worker {
         self.note_losses(&found, now);
         let left = self.enforcer.losses();
         self.note_losses(&left, now);
-    }
-
-    fn note_sheds(&mut self) {
-        for fresh in self.enforcer.sheds() {
-            if let Some(known) = self.sheds.get_mut(&fresh.ifindex) {
-                *known = fresh;
-            }
-        }
     }
 }

@@ -11,11 +11,9 @@ use postern_core::verdict::Hook;
 use uuid::Uuid;
 
 use super::{Worker, mode};
-use crate::enforcer::{LayerState, LayerStatus, ShedStatus};
+use crate::enforcer::{LayerState, LayerStatus};
 use crate::engine::audit::latest_first;
-use crate::engine::{
-    Command, Explanation, Filter, GrantView, HostState, LayerView, ModeView, Query, Reader, ShedView, explain,
-};
+use crate::engine::{Command, Explanation, Filter, GrantView, HostState, LayerView, ModeView, Query, Reader, explain};
 
 impl Worker {
     pub(super) fn serve(&mut self, command: Command) {
@@ -134,7 +132,7 @@ impl Worker {
             clock: self.clock_view(),
             layers,
             mode,
-            sheds: self.shed_views(),
+            sheds: self.prefilter.views(),
             ports: shared.rules().policy.ports.clone(),
             counters: self.counters(),
             unverified: shared.tally.totals(),
@@ -174,16 +172,6 @@ impl Worker {
     fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
         let counted = self.enforcer.counters().into_iter().filter(|(_, _, count)| *count > 0);
         counted.map(|(hook, fate, count)| (hook.code(), fate.code(), count)).collect()
-    }
-
-    fn shed_views(&self) -> Vec<ShedView> {
-        let view = |(&index, status): (&u32, &ShedStatus)| ShedView {
-            name: status.name.clone(),
-            index,
-            mode: status.mode.code(),
-            reason: status.reason.clone(),
-        };
-        self.sheds.iter().map(view).collect()
     }
 }
 

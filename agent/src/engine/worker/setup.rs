@@ -52,7 +52,7 @@ pub struct Setup {
     pub secret: [u8; 32],
     /// How the kernel part is set up.
     pub enforcer: enforcer::Settings,
-    /// Where sheds are wanted.
+    /// Where the prefilter is wanted.
     pub shed: Shed,
     /// What is given up as soon as lock and cut are in force, and no thread runs yet.
     pub confinement: Confinement,
@@ -142,8 +142,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         enforcer,
         installed,
         capacity,
-        shed,
-        sheds: BTreeMap::new(),
+        prefilter: super::prefilter::Prefilter::new(shed),
         degraded,
         started: now.wall,
         started_boot: now.boot,

@@ -1,0 +1,199 @@
+//! The prefilter comes with a flood and goes with it.
+//!
+//! Owns when and where it is attached, and what the status says of it. It opens nothing and closes nothing: lock and cut refuse
+//! the same packets. When a flood begins and ends is decided in `postern_core::flood`, which devices it suits in `links`.
+
+use std::collections::BTreeMap;
+
+use postern_core::condition::Condition;
+use postern_core::flood::Flood;
+use postern_core::time::Now;
+
+use super::Worker;
+use crate::config::{Shed, Xdp};
+use crate::enforcer::{Enforcer, ShedMode, ShedStatus, Unattached};
+use crate::engine::ShedView;
+use crate::links::{self, Link, LinkState};
+use crate::translations::{self, Translations};
+
+/// What is said of a device that has none at rest.
+const AT_REST: &str = "it is attached while a flood lasts";
+
+/// What the worker knows of floods and devices.
+pub(super) struct Prefilter {
+    wanted: Shed,
+    network: LinkState,
+    flood: Flood,
+    /// Whether a flood lasts, and then what may send packets elsewhere.
+    rules: Option<Result<Translations, String>>,
+    watch: translations::Watch,
+    /// The devices that have it, as they were when they got it.
+    attached: BTreeMap<u32, Link>,
+    /// The devices that get it no more during this flood, and why.
+    given_way: BTreeMap<u32, Unattached>,
+    statuses: Vec<ShedStatus>,
+}
+
+impl Prefilter {
+    /// Attached to nothing, until the network and a flood are known.
+    pub(super) fn new(wanted: Shed) -> Self {
+        Self {
+            wanted,
+            network: LinkState::default(),
+            flood: Flood::default(),
+            rules: None,
+            watch: translations::Watch::default(),
+            attached: BTreeMap::new(),
+            given_way: BTreeMap::new(),
+            statuses: Vec::new(),
+        }
+    }
+
+    /// What the status shows.
+    pub(super) fn views(&self) -> Vec<ShedView> {
+        let view = |ShedStatus { ifindex, name, mode, reason }: &ShedStatus| ShedView {
+            name: name.clone(),
+            index: *ifindex,
+            mode: mode.code(),
+            reason: reason.clone(),
+        };
+        self.statuses.iter().map(view).collect()
+    }
+
+    fn mode(&self) -> ShedMode {
+        match self.wanted {
+            Shed::Xdp(_, Xdp::Native) => ShedMode::Native,
+            Shed::Xdp(_, Xdp::Generic) => ShedMode::Generic,
+            Shed::Off | Shed::Auto | Shed::List(_) => ShedMode::Tcx,
+        }
+    }
+
+    /// Brings every device to what it has to have now.
+    fn settle(&mut self, enforcer: &mut Enforcer) {
+        let targets = links::shed_targets(&self.wanted, &self.network);
+        let targets: Vec<Link> =
+            self.network.links.iter().filter(|link| targets.iter().any(|t| t.0 == link.index)).cloned().collect();
+        let gone: Vec<_> = self.attached.keys().copied().filter(|i| targets.iter().all(|t| t.index != *i)).collect();
+        gone.into_iter().for_each(|index| self.take_off(index, enforcer));
+        self.statuses = targets.iter().map(|link| self.settle_one(link, enforcer)).collect();
+    }
+
+    fn settle_one(&mut self, link: &Link, enforcer: &mut Enforcer) -> ShedStatus {
+        let (mode, reason) = match self.place(link, enforcer) {
+            Ok(mode) => (mode, if mode == ShedMode::Standby { AT_REST.to_owned() } else { String::new() }),
+            Err(reason) => (ShedMode::Off, reason),
+        };
+        if !mode.is_attached() {
+            self.take_off(link.index, enforcer);
+        }
+        ShedStatus { ifindex: link.index, name: link.name.clone(), mode, reason }
+    }
+
+    /// Attaches the prefilter to the device where that does no harm.
+    ///
+    /// # Errors
+    /// Why it is not to be there, in words.
+    fn place(&mut self, link: &Link, enforcer: &mut Enforcer) -> Result<ShedMode, String> {
+        let mode = self.mode();
+        let xdp = mode != ShedMode::Tcx;
+        if let Some(obstacle) = links::obstacle(link, &self.network.links, xdp) {
+            return Err(obstacle.to_owned());
+        }
+        match &self.rules {
+            None => return Ok(ShedMode::Standby),
+            Some(Err(error)) => return Err(error.clone()),
+            Some(Ok(rules)) => {
+                if let Some(what) = rules.host.as_ref().or_else(|| rules.devices.get(&link.index)) {
+                    return Err(format!(
+                        "the prefilter stays away, so that it drops nothing that goes elsewhere: there is {what}"
+                    ));
+                }
+            }
+        }
+        if let Some(why) = self.given_way.get(&link.index) {
+            return Err(why.words().to_owned());
+        }
+        let mut unfit = |why: Unattached| {
+            let words = why.words().to_owned();
+            self.given_way.insert(link.index, why);
+            words
+        };
+        match self.attached.get(&link.index) {
+            // What TCX sees does not depend on the device; XDP is the driver's.
+            Some(before) if xdp && before != link => {
+                Err(unfit(Unattached::Refused("the device was changed while the prefilter was attached".to_owned())))
+            }
+            Some(_) => enforcer.check_shed(link.index).map(|()| mode).map_err(unfit),
+            None => {
+                enforcer.attach_shed(link.index, mode).map_err(unfit)?;
+                tracing::info!(name = %link.name, mode = mode.code(), "a flood: the prefilter is attached");
+                self.attached.insert(link.index, link.clone());
+                Ok(mode)
+            }
+        }
+    }
+
+    fn take_off(&mut self, index: u32, enforcer: &mut Enforcer) {
+        if let Some(link) = self.attached.remove(&index) {
+            enforcer.detach_shed(index);
+            tracing::info!(name = %link.name, "the prefilter is detached");
+        }
+    }
+
+    /// The condition: devices on which the prefilter gives way to somebody else, or does not work in the way that was asked for.
+    fn condition(&self) -> Option<String> {
+        let asked = matches!(self.wanted, Shed::Xdp(..));
+        let said = self.statuses.iter().filter(|status| status.mode == ShedMode::Off).filter(|status| {
+            let given_way = self.given_way.get(&status.ifindex);
+            asked && self.rules.is_none() || given_way.is_some_and(|why| asked || matches!(why, Unattached::Taken(_)))
+        });
+        let said: Vec<_> = said.map(|status| format!("{}: {}", status.name, status.reason)).collect();
+        (!said.is_empty()).then(|| format!("floods are not dropped before the network stack: {}", said.join("; ")))
+    }
+}
+
+impl Worker {
+    /// Follows the host's devices.
+    pub(super) fn follow_links(&mut self, network: LinkState) {
+        self.prefilter.network = network;
+        self.settle_prefilter();
+    }
+
+    /// Follows the configuration.
+    pub(super) fn want_prefilter(&mut self, wanted: Shed) {
+        if wanted == self.prefilter.wanted {
+            return;
+        }
+        for index in self.prefilter.attached.keys().copied().collect::<Vec<_>>() {
+            self.prefilter.take_off(index, &mut self.enforcer);
+        }
+        self.prefilter.given_way.clear();
+        self.prefilter.wanted = wanted;
+        self.settle_prefilter();
+    }
+
+    /// Looks whether a flood lasts, and follows it.
+    pub(super) fn watch_flood(&mut self, now: &Now) {
+        if self.prefilter.wanted == Shed::Off {
+            return;
+        }
+        let lasts = self.prefilter.flood.look(self.enforcer.refused_connections(), now.boot);
+        if !lasts && self.prefilter.rules.is_none() {
+            return;
+        }
+        self.prefilter.rules = lasts.then(|| self.prefilter.watch.ask(self.engine.0.keeper.as_ref()));
+        if !lasts {
+            self.prefilter.watch.rest();
+            self.prefilter.given_way.clear();
+        }
+        self.settle_prefilter();
+    }
+
+    fn settle_prefilter(&mut self) {
+        self.prefilter.settle(&mut self.enforcer);
+        match self.prefilter.condition() {
+            Some(why) => drop(self.degraded.insert(Condition::XdpLost, why)),
+            None => drop(self.degraded.remove(&Condition::XdpLost)),
+        }
+    }
+}

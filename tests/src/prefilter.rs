@@ -1,0 +1,72 @@
+//! The prefilter as the status shows it, and as the kernel does.
+//!
+//! Owns the waiting for it. It attaches nothing.
+
+use std::time::Instant;
+
+use postern_proto::v1::{Interface, ShedMode};
+
+use crate::bpf;
+use crate::netns::Netns;
+use crate::postern::Postern;
+use crate::until::{PATIENCE, patience};
+
+/// What the status says of the prefilter on this device, once it says something.
+///
+/// # Panics
+/// Where the device is not in the status for half a minute.
+#[must_use]
+pub fn of(postern: &Postern, device: &str) -> Interface {
+    await_interface(postern, device, |_| true)
+}
+
+/// Waits until the prefilter of this device is in this mode, and returns what the status says of it.
+///
+/// # Panics
+/// Where it is not for half a minute.
+pub fn until(postern: &Postern, device: &str, mode: ShedMode) -> Interface {
+    await_interface(postern, device, |interface| interface.mode() == mode)
+}
+
+fn await_interface(postern: &Postern, device: &str, is_right: impl Fn(&Interface) -> bool) -> Interface {
+    let (client, start, patience) = (postern.client(), Instant::now(), patience(PATIENCE));
+    loop {
+        let seen = client.status().expect("a status").interfaces;
+        match seen.iter().find(|interface| interface.name == device && is_right(interface)) {
+            Some(found) => return found.clone(),
+            None => assert!(start.elapsed() < patience, "{device} in the status: {seen:?}\n{}", postern.log()),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// Whether the kernel has an XDP program on the device, by what `ip` shows.
+///
+/// # Panics
+/// Where `ip` cannot be run.
+#[must_use]
+pub fn has_xdp(namespace: &Netns, device: &str) -> bool {
+    let shown = namespace.command("ip").args(["-d", "link", "show", "dev", device]).output().expect("ip");
+    String::from_utf8_lossy(&shown.stdout).contains("prog/xdp")
+}
+
+/// How many TCX programs the kernel has on the device; none where it has no TCX (before Linux 6.6).
+///
+/// # Panics
+/// Where there is no such device.
+#[must_use]
+pub fn tcx_programs(namespace: &Netns, device: &str) -> u32 {
+    let index = namespace.interface(device);
+    namespace.run(|| bpf::attached_tcx(index)).unwrap_or(0)
+}
+
+/// How many packets the prefilter has dropped.
+///
+/// # Panics
+/// Where there is no status.
+#[must_use]
+pub fn dropped(postern: &Postern) -> u64 {
+    let counters = postern.client().status().expect("a status").counters;
+    let drops = ["no-grant", "expired", "syn-rate"];
+    counters.iter().filter(|c| c.hook == "shed" && drops.contains(&c.reason.as_str())).map(|c| c.count).sum()
+}
