@@ -336,6 +336,7 @@ fn kind_of(info: &LinkInfo) -> Option<&InfoKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::slice;
 
     fn link(index: u32, ethernet: bool, backed: bool, default_route: bool) -> Link {
         let (name, mtu) = (format!("if{index}"), 1500);
@@ -387,9 +388,9 @@ mod tests {
         let port = Link { controller: Some(7), ..plain.clone() };
         let vlan = Link { below: Some(2), ..link(9, true, false, false) };
         for xdp in [false, true] {
-            assert_eq!(obstacle(&plain, &[plain.clone()], xdp), None);
-            assert!(obstacle(&port, &[port.clone()], xdp).is_some());
-            assert_eq!(obstacle(&bond, &[bond.clone()], xdp).is_some(), xdp);
+            assert_eq!(obstacle(&plain, slice::from_ref(&plain), xdp), None);
+            assert!(obstacle(&port, slice::from_ref(&port), xdp).is_some());
+            assert_eq!(obstacle(&bond, slice::from_ref(&bond), xdp).is_some(), xdp);
             assert_eq!(obstacle(&plain, &[plain.clone(), vlan.clone()], xdp).is_some(), xdp);
         }
     }

@@ -53,11 +53,14 @@ pub struct Translations {
     pub devices: BTreeMap<u32, String>,
 }
 
+/// What may send packets elsewhere, or why that is not known.
+pub type Answer = Result<Translations, String>;
+
 /// Who looks, when asked.
 #[derive(Default)]
 pub struct Watch {
-    worker: Option<(Sender<()>, Receiver<Result<Translations, String>>)>,
-    last: Option<(Instant, Result<Translations, String>)>,
+    worker: Option<(Sender<()>, Receiver<Answer>)>,
+    last: Option<(Instant, Answer)>,
 }
 
 impl Watch {
@@ -65,7 +68,7 @@ impl Watch {
     ///
     /// # Errors
     /// Why that is not known.
-    pub fn ask(&mut self, keeper: Option<&Keeper>) -> Result<Translations, String> {
+    pub fn ask(&mut self, keeper: Option<&Keeper>) -> Answer {
         let (questions, answers) = match &mut self.worker {
             Some(worker) => worker,
             none => none.insert(start(keeper.cloned()).map_err(|e| format!("no thread could be made: {e}"))?),
@@ -92,7 +95,7 @@ impl Watch {
     }
 }
 
-fn start(keeper: Option<Keeper>) -> io::Result<(Sender<()>, Receiver<Result<Translations, String>>)> {
+fn start(keeper: Option<Keeper>) -> io::Result<(Sender<()>, Receiver<Answer>)> {
     let ((ask, questions), (answer, answers)) = (channel(), channel());
     let run = move || {
         let mut rules = Rules::default();
