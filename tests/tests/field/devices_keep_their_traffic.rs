@@ -105,15 +105,15 @@ fn an_mtu_that_is_raised_during_a_flood_loses_nothing() {
 /// What changes about a device without a change of its addresses takes XDP off as well.
 #[test]
 fn features_and_masters_that_change_take_xdp_off() {
-    let changes: [(&str, &dyn Fn(&Netns)); 2] = [
-        ("features", &|server| {
+    let changes: [(&str, fn(&Netns)); 2] = [
+        ("features", |server| {
             let off = server.command("ethtool").args(["-K", "eth0", "tx", "off"]).output();
             if off.is_err() {
                 // The same event, from a program that every host has.
                 server.ip("link set eth0 mtu 1400");
             }
         }),
-        ("a bridge takes it", &|server| server.ip("link add br9 type bridge\nlink set eth0 master br9")),
+        ("a bridge takes it", |server| server.ip("link add br9 type bridge\nlink set eth0 master br9")),
     ];
     for (what, change) in changes {
         let net = Net::pair();
