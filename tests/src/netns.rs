@@ -98,6 +98,14 @@ impl Netns {
             .unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
+    /// Has a device leave the checksums of what it sends to the hardware, or not: a change of its features.
+    ///
+    /// # Panics
+    /// Where the kernel refuses.
+    pub fn offload_checksums(&self, name: &str, on: bool) {
+        self.run(|| sys::offload_checksums(name, on)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+
     /// The index of one of its interfaces, as link-local addresses want it.
     ///
     /// # Panics

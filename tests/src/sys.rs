@@ -97,6 +97,18 @@ pub fn is_running(name: &str) -> io::Result<bool> {
     Ok(libc::c_int::from(flags) & libc::IFF_RUNNING != 0)
 }
 
+/// Has an interface of the calling thread's network namespace leave checksums of what it sends to the hardware, or not
+/// (`ETHTOOL_STXCSUM`), as ethtool(8) does.
+pub fn offload_checksums(name: &str, on: bool) -> io::Result<()> {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    let mut request = interface_request(name);
+    // struct ethtool_value: cmd, data
+    let mut value = [0x17u32, u32::from(on)];
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    // SAFETY: SIOCETHTOOL reads one ifreq, and this command one ethtool_value behind it, which outlives the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) }).map(drop)
+}
+
 /// An `ifreq` that names an interface.
 fn interface_request(name: &str) -> libc::ifreq {
     // SAFETY: ifreq is plain data for which all zeros are valid.

@@ -104,26 +104,23 @@ fn an_mtu_that_is_raised_during_a_flood_loses_nothing() {
 
 /// What changes about a device without a change of its addresses takes XDP off as well.
 #[test]
-fn features_and_masters_that_change_take_xdp_off() {
-    let changes: [(&str, fn(&Netns)); 2] = [
-        ("features", |server| {
-            let off = server.command("ethtool").args(["-K", "eth0", "tx", "off"]).output();
-            if off.is_err() {
-                // The same event, from a program that every host has.
-                server.ip("link set eth0 mtu 1400");
-            }
-        }),
-        ("a bridge takes it", |server| server.ip("link add br9 type bridge\nlink set eth0 master br9")),
-    ];
-    for (what, change) in changes {
-        let net = Net::pair();
-        let postern = Postern::start(&net.server, xdp("native", &["eth0"]));
-        let _flood = Flood::start(&net, &[22]);
-        prefilter::until(&postern, "eth0", ShedMode::Native);
-        change(&net.server);
-        prefilter::until(&postern, "eth0", ShedMode::Off);
-        assert!(!has_xdp(&net.server, "eth0"), "{what}");
-    }
+fn a_change_of_features_takes_xdp_off() {
+    takes_xdp_off(|server| server.offload_checksums("eth0", false));
+}
+
+#[test]
+fn a_bridge_that_takes_the_device_takes_xdp_off() {
+    takes_xdp_off(|server| server.ip("link add br9 type bridge\nlink set eth0 master br9"));
+}
+
+fn takes_xdp_off(change: impl Fn(&Netns)) {
+    let net = Net::pair();
+    let postern = Postern::start(&net.server, xdp("native", &["eth0"]));
+    let _flood = Flood::start(&net, &[22]);
+    prefilter::until(&postern, "eth0", ShedMode::Native);
+    change(&net.server);
+    prefilter::until(&postern, "eth0", ShedMode::Off);
+    assert!(!has_xdp(&net.server, "eth0"));
 }
 
 /// XDP never goes to a device that has ports, to a port, or below another device, not even where it is asked for.
