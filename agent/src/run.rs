@@ -35,6 +35,7 @@ use crate::sysctl::Reserved;
 use crate::{guarded, host, journald, keeper, sessions};
 
 mod serve;
+mod settings;
 
 use serve::Serving;
 
@@ -114,7 +115,7 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
         }
     }
     pins.unlock().map_err(Failure::other)?;
-    let given_back = Reserved::open(&config.state_dir, now.boot_id).and_then(|reserved| reserved.give_back());
+    let given_back = Reserved::open(&config.state_dir, now.boot_id).give_back();
     given_back.map_err(|e| {
         Failure::Other(format!("the ports are open, but stay in net.ipv4.ip_local_reserved_ports: {e}"))
     })?;
@@ -343,7 +344,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let confinement = Confinement::of(path, &config).with_keeper(&config, keeper.as_ref());
     let keeper = keeper.unwrap_or_default();
     settings.keeper.clone_from(&keeper);
-    let reserved = Reserved::open(&config.state_dir, clock.boot_id());
+    let reserved = Arc::new(Reserved::open(&config.state_dir, clock.boot_id()));
     let identity = identity(&config, &mut unusable);
     findings.push((Condition::StateDirectory, unusable.as_deref().map(no_state)));
     if let Some(offset) = clock::boot_clock_offset() {

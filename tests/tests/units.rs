@@ -126,3 +126,114 @@ fn the_empty_trust_file_trusts_nobody() {
     let text = fs::read_to_string(checkout("systemd/allowed_signers")).expect("the trust file");
     assert!(text.lines().all(|line| line.is_empty() || line.starts_with('#')), "{text}");
 }
+
+/// Where `/var` may come from: a name, the line of fstab, the line of crypttab.
+const VAR: [(&str, &str, &str); 8] = [
+    ("the root file system", "", ""),
+    ("a partition", "/dev/vdb1 /var ext4 defaults 0 2", ""),
+    ("NFS", "server:/export /var nfs defaults,_netdev 0 0", ""),
+    ("NFS on demand", "server:/export /var nfs x-systemd.automount,_netdev 0 0", ""),
+    ("NFS below it", "server:/export /var/lib nfs defaults 0 0", ""),
+    ("iSCSI", "/dev/sdb1 /var ext4 defaults,_netdev 0 2", ""),
+    ("an encrypted partition", "/dev/mapper/var /var ext4 defaults 0 2", "var /dev/vdb2 none luks"),
+    ("an encrypted iSCSI", "/dev/mapper/var /var ext4 defaults,_netdev 0 2", "var /dev/sdb2 none luks,_netdev"),
+];
+
+/// systemd's own units and our two, with what its generators make of `fstab` and `crypttab`, and a program that configures the network.
+fn boot_tree(units: &[(&str, String)], fstab: &str, crypttab: &str) -> tempfile::TempDir {
+    let root = tempfile::tempdir().expect("a directory");
+    let system = root.path().join("usr/lib/systemd/system");
+    // Where units of an administrator are: with a root of its own, systemd-analyze passes over the generated ones.
+    let generated = root.path().join("etc/systemd/system");
+    for folder in [system.parent().expect("a folder"), &generated] {
+        fs::create_dir_all(folder).expect("a directory");
+    }
+    let mut copy = Command::new("cp");
+    let copied = copy.arg("-a").arg("/lib/systemd/system").arg(&system).status().expect("cp");
+    assert!(copied.success(), "cp: {copied}");
+    // A unit of systemd's own for containers makes a cycle by itself where /var is on the network.
+    let _where_it_is_installed = fs::remove_file(system.join("var-lib-machines.mount"));
+    let link = |target: &str, unit: &str| {
+        let wants = system.join(format!("{target}.wants"));
+        fs::create_dir_all(&wants).expect("a directory");
+        let _of_the_package = fs::remove_file(wants.join(unit));
+        std::os::unix::fs::symlink(Path::new("..").join(unit), wants.join(unit)).expect("a link");
+    };
+    for (name, text) in units {
+        fs::write(system.join(name), text).expect("a unit");
+        link("sysinit.target", name);
+    }
+    link("multi-user.target", "systemd-networkd.service");
+    link("multi-user.target", "remote-fs.target");
+    for (generator, variable, text) in [
+        ("systemd-fstab-generator", "SYSTEMD_FSTAB", fstab),
+        ("systemd-cryptsetup-generator", "SYSTEMD_CRYPTTAB", crypttab),
+    ] {
+        let table = root.path().join(variable);
+        fs::write(&table, format!("{text}\n")).expect("a table");
+        let mut command = Command::new(Path::new("/lib/systemd/system-generators").join(generator));
+        let made = command.args([&generated; 3]).env(variable, &table).status().expect("one of systemd's generators");
+        assert!(made.success(), "{generator}: {made}");
+    }
+    root
+}
+
+/// The cycles that systemd finds in a whole boot.
+fn cycles(root: &Path) -> Vec<String> {
+    let output = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", &format!("--root={}", root.display()), "multi-user.target"])
+        .output()
+        .expect("systemd-analyze");
+    // Programs that this root lacks are named too.
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    said.lines().filter(|line| line.contains("cycle")).map(str::to_owned).collect()
+}
+
+#[test]
+fn wherever_var_comes_from_the_boot_has_no_ordering_cycle() {
+    let units: Vec<(&str, String)> = UNITS
+        .iter()
+        .map(|name| (*name, fs::read_to_string(checkout("systemd").join(name)).expect("the unit")))
+        .collect();
+    // Two ways back: posternd before the network, and the early unit after the journal's files in /var.
+    let with = |from: &str, to: &str| -> Vec<(&str, String)> {
+        units.iter().map(|(name, text)| (*name, text.replace(from, to))).collect()
+    };
+    let wrong = [
+        with("Before=shutdown.target", "Before=network-pre.target shutdown.target"),
+        with(
+            "After=local-fs.target systemd-sysctl",
+            "After=local-fs.target systemd-tmpfiles-setup.service systemd-sysctl",
+        ),
+    ];
+    for (name, fstab, crypttab) in VAR {
+        let tree = boot_tree(&units, fstab, crypttab);
+        assert_eq!(cycles(tree.path()), Vec::<String>::new(), "/var on {name}");
+        // That it would have found one.
+        let on_the_network = fstab.contains("nfs") || fstab.contains("_netdev");
+        let under_var = !fstab.contains("/var/lib");
+        for (units, expected) in wrong.iter().zip([on_the_network, on_the_network && under_var]) {
+            let tree = boot_tree(units, fstab, crypttab);
+            assert_eq!(!cycles(tree.path()).is_empty(), expected, "/var on {name}");
+        }
+    }
+}
+
+#[test]
+fn the_ports_are_closed_before_the_network_whatever_posternd_waits_for() {
+    let early = fs::read_to_string(checkout("systemd/postern-early.service")).expect("the unit");
+    let words = |text: &str, key: &str| -> Vec<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        lines.flat_map(str::split_whitespace).map(str::to_owned).collect()
+    };
+    assert!(words(&early, "Before").contains(&"network-pre.target".to_owned()), "{early}");
+    assert!(words(&early, "Wants").contains(&"network-pre.target".to_owned()), "{early}");
+    for key in ["Requires", "RequiresMountsFor", "BindsTo", "Requisite", "StateDirectory"] {
+        assert_eq!(words(&early, key), Vec::<String>::new(), "{key}: it needs nothing that may be missing");
+    }
+    let posternd = fs::read_to_string(checkout("systemd/posternd.service")).expect("the unit");
+    assert!(words(&posternd, "After").contains(&"postern-early.service".to_owned()));
+    for text in [&early, &posternd] {
+        assert!(words(text, "After").contains(&"systemd-sysctl.service".to_owned()), "{text}");
+    }
+}

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use postern_core::condition::Condition;
 use postern_core::grant::{PortSpec, Protocol};
@@ -20,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, watch};
 
 use super::Failure;
+use super::settings::{self, Settings};
 use crate::api::Doors;
 use crate::clock::KernelLog;
 use crate::config::Config;
@@ -27,11 +27,8 @@ use crate::engine::{Engine, Published, Rules};
 use crate::keeper::Keeper;
 use crate::proof::HostKeys;
 use crate::standing::{self, Finding, Last, Standing};
-use crate::sysctl::{self, Reserved};
+use crate::sysctl::Reserved;
 use crate::{api, clock, config, enforcer, journald, links, notify, privilege};
-
-/// How often settings of the kernel are read again that others may change.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What serving takes besides the engine.
 pub(super) struct Serving<'a> {
@@ -46,7 +43,7 @@ pub(super) struct Serving<'a> {
     pub(super) log: Option<KernelLog>,
     pub(super) exported: Option<broadcast::Receiver<Arc<Published>>>,
     pub(super) knocks: Option<enforcer::Knocks>,
-    pub(super) reserved: io::Result<Reserved>,
+    pub(super) reserved: Arc<Reserved>,
 }
 
 impl Serving<'_> {
@@ -56,7 +53,7 @@ impl Serving<'_> {
         // Before anybody can see that posternd runs: from here on SIGHUP reloads and no longer kills.
         let signals = Signals::new().map_err(Failure::other)?;
         tell(&engine, findings).await;
-        reserve(&reserved, &engine.rules().policy, &engine).await;
+        let _settings_says_what_is_wrong = settings::reserve(&reserved, &engine.rules().policy).await;
         let export = exported.map(|lines| journald::Export::start(lines, engine.clone()));
         let export = export.transpose().map_err(Failure::other)?;
         let watcher = tokio::spawn(links::follow(engine.clone()));
@@ -82,6 +79,8 @@ impl Serving<'_> {
         let proof = host_keys.prove(&engine.who_am_i(), bound.tls_fingerprint());
         let at_start = doors.borrow().clone();
         follow(&engine, &at_start, config).await;
+        let mut settings = Settings::new(engine.clone(), Arc::clone(&reserved), doors.clone());
+        settings.look().await;
         let calls = privilege::forbid_calls().err();
         engine.degraded(Condition::SystemCalls, calls).await;
         let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
@@ -103,6 +102,7 @@ impl Serving<'_> {
         tokio::select! {
             () = signals.obey(&reloads) => {}
             () = follow_all(&engine, doors.clone(), config) => {}
+            () = settings.watch() => {}
         }
         notify::stopping();
         drop(stop);
@@ -121,36 +121,19 @@ impl Serving<'_> {
 /// Tells the engine where the API listens by now, and where it does not.
 async fn follow(engine: &Engine, doors: &Doors, config: &Config) {
     engine.degraded(Condition::ApiAddress, doors.shut.clone()).await;
-    look_for_cookies(engine, doors).await;
     if let Some(rate) = config.api.syn_rate {
         engine.limit_syns(doors.reachable.clone(), rate).await;
     }
 }
 
-/// Anybody with root's rights may turn SYN cookies off or on at any time.
-async fn look_for_cookies(engine: &Engine, doors: &Doors) {
-    let without = sysctl::without_cookies().filter(|_| !doors.reachable.is_empty());
-    engine.degraded(Condition::SynCookies, without).await;
-}
-
-/// As [`follow`], each time that an address could be bound late; and looks at settings of the kernel now and then. Never ends.
+/// As [`follow`], each time that an address could be bound late. Never ends.
 async fn follow_all(engine: &Engine, mut doors: watch::Receiver<Doors>, config: &Config) {
-    loop {
-        tokio::select! {
-            changed = doors.changed() => {
-                if changed.is_err() {
-                    return std::future::pending().await;
-                }
-                let now = doors.borrow_and_update().clone();
-                follow(engine, &now, config).await;
-                tracing::info!(tls = ?now.tls, plaintext = ?now.plaintext, "the API listens");
-            }
-            () = tokio::time::sleep(LOOK_EVERY) => {
-                let now = doors.borrow().clone();
-                look_for_cookies(engine, &now).await;
-            }
-        }
+    while doors.changed().await.is_ok() {
+        let now = doors.borrow_and_update().clone();
+        follow(engine, &now, config).await;
+        tracing::info!(tls = ?now.tls, plaintext = ?now.plaintext, "the API listens");
     }
+    std::future::pending().await
 }
 
 /// What the service manager says.
@@ -178,16 +161,6 @@ impl Signals {
     }
 }
 
-/// Keeps the host's own connections off the policy's ports.
-async fn reserve(reserved: &io::Result<Reserved>, policy: &Policy, engine: &Engine) {
-    let ports: Vec<u16> = policy.ports.iter().map(|rule| rule.port.number).collect();
-    let failed = match reserved {
-        Ok(reserved) => reserved.add(&ports).err().map(|error| error.to_string()),
-        Err(error) => Some(error.to_string()),
-    };
-    engine.degraded(Condition::ReservedPorts, failed.map(|e| format!("net.ipv4.ip_local_reserved_ports: {e}"))).await;
-}
-
 /// A reload moves no listener, so a file that was valid at a start may cut off those that there are, or that are still to be bound.
 fn check_api(policy: &Policy, api: &config::Api, doors: &Doors) -> Result<(), Failure> {
     let own = [&api.tcp, &api.plaintext, &doors.tls, &doors.plaintext].into_iter().flatten().map(SocketAddr::port);
@@ -209,7 +182,7 @@ struct Reloads<'a> {
     running: RefCell<Config>,
     keeper: Option<Keeper>,
     engine: &'a Engine,
-    reserved: &'a io::Result<Reserved>,
+    reserved: &'a Arc<Reserved>,
     api: &'a config::Api,
     doors: &'a watch::Receiver<Doors>,
 }
@@ -219,7 +192,7 @@ impl Reloads<'_> {
     async fn reload(&self) {
         let (rules, mut findings) = self.read();
         let is_broken = findings.iter().any(|(_, why)| why.is_some());
-        reserve(self.reserved, &rules.policy, self.engine).await;
+        let _settings_says_what_is_wrong = settings::reserve(self.reserved, &rules.policy).await;
         findings.push(standing::way_in(&rules, self.engine.who_am_i().host_time.as_second()));
         let now = self.engine.rules();
         let outcome = if Arc::ptr_eq(&rules.policy, &now.policy) && rules.trust == now.trust {

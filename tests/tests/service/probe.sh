@@ -1,7 +1,7 @@
 # Once the machine is up, with posternd.service enabled.
 network
 show "posternd is ready"                              within 20 systemctl --quiet is-active posternd.service
-show "it was ready before the network"                before posternd.service network-pre.target
+show "the ports were closed before the network"       before postern-early.service network-pre.target
 show "the ports were closed before it started"        before postern-early.service posternd.service
 status() { awk -v name="$2:" '$1 == name {print $2}' "/proc/$1/status"; }
 keeper() { tr -d ' ' <"/proc/$(main_pid)/task/$(main_pid)/children"; }
