@@ -20,6 +20,7 @@ use crate::api::listen;
 use crate::config::{self, Config};
 use crate::enforcer::{self, DirState, PinDir, Pinned};
 use crate::privilege::{self, Confinement, User};
+use crate::proof::Prover;
 use crate::standing::Copies;
 use crate::translations::LEGACY;
 
@@ -37,6 +38,8 @@ pub struct Duty {
     pub config: PathBuf,
     /// What a reload reads.
     pub files: Vec<PathBuf>,
+    /// Where the SSH host keys are.
+    pub host_keys: PathBuf,
 }
 
 impl Duty {
@@ -49,6 +52,7 @@ impl Duty {
             socket: config.api.unix.clone(),
             config: path.to_owned(),
             files: files.map(Path::to_owned).collect(),
+            host_keys: config.ssh_host_keys.clone(),
         }
     }
 }
@@ -95,7 +99,7 @@ pub fn serve() -> io::Result<()> {
     enforcer::ignore_signals();
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
     let Some((duty, _)) = wire::receive::<Duty>(socket.as_fd())? else { return Ok(()) };
-    let mut serving = Serving { duty, pins: None, confined: false };
+    let mut serving = Serving { duty, pins: None, prover: None, confined: false };
     while let Some((question, fd)) = wire::receive(socket.as_fd())? {
         let (answer, fd) = serving.answer(question, fd.as_ref().map(OwnedFd::as_fd));
         wire::send(socket.as_fd(), &answer, fd.as_ref().map(OwnedFd::as_fd))?;
@@ -106,6 +110,8 @@ pub fn serve() -> io::Result<()> {
 struct Serving {
     duty: Duty,
     pins: Option<PinDir>,
+    /// With the one text that the host keys sign: the first that was asked for.
+    prover: Option<Prover>,
     confined: bool,
 }
 
@@ -119,6 +125,7 @@ impl Serving {
             Question::Listen => self.listen(),
             Question::Read(path) => handed(self.read(&path)),
             Question::Copy => (self.copy(), None),
+            Question::HostKeys(payload) => (self.prove(payload), None),
             Question::Heal if self.pins.is_none() => (self.open(), None),
             of_pins => match self.pins.as_mut().map(|pins| ask(pins, &of_pins, fd)) {
                 None => (without_pins(&of_pins), None),
@@ -168,6 +175,16 @@ impl Serving {
         config::open(path).map(OwnedFd::from)
     }
 
+    /// Signs with the host keys, and only what the agent wanted signed before anybody could reach it: an agent that was taken over gets no
+    /// proof for a TLS key of somebody else.
+    fn prove(&mut self, payload: String) -> Answer {
+        let prover = self.prover.get_or_insert_with(|| Prover::new(&self.duty.host_keys, payload.clone()));
+        match prover.payload() == payload {
+            true => Answer::HostKeys(prover.look()),
+            false => failed(&io::ErrorKind::PermissionDenied.into()),
+        }
+    }
+
     fn copy(&self) -> Answer {
         match Copies::of(&self.duty.config).update(&self.duty.config) {
             Ok(()) => Answer::Done,
@@ -213,9 +230,12 @@ fn ask(pins: &mut PinDir, question: &Question, fd: Option<BorrowedFd<'_>>) -> io
             pins.remove(plain(name)?)?;
             Answer::Done
         }
-        Question::Open | Question::IsPinned | Question::Listen | Question::Read(_) | Question::Copy => {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
+        Question::Open
+        | Question::IsPinned
+        | Question::Listen
+        | Question::Read(_)
+        | Question::Copy
+        | Question::HostKeys(_) => return Err(io::ErrorKind::InvalidInput.into()),
     };
     Ok((answer, None))
 }

@@ -49,7 +49,7 @@ impl Confinement {
     pub fn of(path: &Path, config: &Config) -> Self {
         // Folders, since files are replaced by renaming others over them.
         let files = [Some(path), Some(&config.trust_file), config.revoked_keys.as_deref()];
-        let reads = files.into_iter().flatten().map(folder).chain([config.ssh_host_keys.clone()]);
+        let reads = files.into_iter().flatten().map(folder).chain([existing(&config.ssh_host_keys)]);
         // A listener's port below 1024 takes a capability.
         let low_port =
             config.api.tcp.iter().chain(&config.api.plaintext).any(|address| (1..1024).contains(&address.port()));
@@ -67,7 +67,7 @@ impl Confinement {
         }
     }
 
-    /// What a keeper needs: names of pins, one socket, and a reload's files. No capability.
+    /// What a keeper needs: names of pins, one socket, a reload's files, and the SSH host keys. No capability.
     #[must_use]
     pub fn of_keeper(duty: &Duty) -> Self {
         Self {
@@ -76,6 +76,7 @@ impl Confinement {
                 .files
                 .iter()
                 .map(|file| folder(file))
+                .chain([existing(&duty.host_keys)])
                 .chain(["/proc", "/etc/localtime", "/usr/share/zoneinfo"].map(PathBuf::from))
                 .collect(),
             writes: sockets(&duty.socket).chain([Copies::of(&duty.config).path().to_owned()]).collect(),
@@ -181,6 +182,11 @@ fn sockets(path: &Path) -> impl Iterator<Item = PathBuf> {
 
 fn folder(file: &Path) -> PathBuf {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// The directory, or the one above it while that one alone is there: a first boot makes it later.
+fn existing(directory: &Path) -> PathBuf {
+    if directory.exists() { directory.to_owned() } else { folder(directory) }
 }
 
 /// The directory that holds the mount point of the file system that `path` lies on: a rule for it is a rule for whatever

@@ -28,7 +28,6 @@ use crate::host::{HostError, StateLock};
 use crate::journal::{self, Journal, JournalError, Opened, SetAside};
 use crate::keeper::Keeper;
 use crate::privilege::Confinement;
-use crate::proof::HostKeys;
 use crate::standing::{self, Copies, Standing};
 use crate::surroundings::Surroundings;
 use crate::sysctl::Reserved;
@@ -336,8 +335,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let observe_from = mode::observe_from(rules.policy.mode, &Enabling::None, clock.boot_id());
     let empty = Table { protected: rules.policy.protected().collect(), observe_from, ..Table::default() };
     let (_lock, mut unusable) = lock(&config)?;
-    // What only root may read or open is that by now.
-    let host_keys = HostKeys::read(&config.ssh_host_keys);
+    // What only root may open is that by now.
     let log = KernelLog::open().map_err(|why| clock.notices_no_restore(why)).ok();
     let surroundings = Surroundings::open(&config.pin_dir);
     let keeper = keeper::step_down(path, &config);
@@ -380,7 +378,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).max_blocking_threads(BLOCKING).enable_all().build();
     let serving =
-        Serving { path, config: &config, is_bare, findings, keeper, host_keys, log, exported, knocks, reserved };
+        Serving { path, config: &config, is_bare, findings, keeper, log, exported, knocks, reserved };
     let served = runtime.map_err(Failure::other)?.block_on(serving.serve(engine));
     if served.is_ok() {
         // It has written its last record by now. After a failure nobody has told it to stop.

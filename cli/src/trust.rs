@@ -39,6 +39,8 @@ pub struct Shown<'a> {
     pub fingerprint: Fingerprint,
     /// What its proof is worth.
     pub standing: Standing,
+    /// Why it proves nothing, where the host says that.
+    pub explanation: Option<&'a str>,
 }
 
 /// Decides about `shown` and records a new trust.
@@ -104,8 +106,8 @@ fn note_labels(store: &KnownHosts, shown: Shown<'_>, known: Option<&KnownHost>, 
 
 async fn ask(store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<()> {
     let warning = match shown.standing {
-        Standing::Unproven(fault) => {
-            let why = fault.map(|fault| format!("\n  {fault}.")).unwrap_or_default();
+        Standing::Unproven(_) => {
+            let why = reason(shown).map(|why| format!("\n  {why}.")).unwrap_or_default();
             format!(
                 "{why}\n  Your ssh known_hosts has a key or an authority for it, but it does not prove to be that host."
             )
@@ -129,17 +131,23 @@ fn record(store: &KnownHosts, shown: Shown<'_>, console: Console, why: &str) -> 
         fingerprint: shown.fingerprint,
         added: jiff::Timestamp::now(),
     })?;
-    let Shown { address, host_id, fingerprint, standing: _ } = shown;
+    let Shown { address, host_id, fingerprint, .. } = shown;
     console.note(format!("{address} (host {host_id}, {fingerprint}) is trusted {why}"));
     Ok(())
 }
 
+/// Why it proves nothing: ssh's reason first, then the host's own.
+fn reason(shown: Shown<'_>) -> Option<String> {
+    match shown.standing {
+        Standing::Unproven(Some(fault)) => Some(fault.to_string()),
+        Standing::Unproven(None) => shown.explanation.map(str::to_owned),
+        Standing::Unknown | Standing::Proven(_) => None,
+    }
+}
+
 fn not_proven(shown: Shown<'_>) -> Failure {
-    let Shown { address, fingerprint, standing, .. } = shown;
-    let why = match standing {
-        Standing::Unproven(Some(fault)) => format!("{fault}. "),
-        _ => String::new(),
-    };
+    let Shown { address, fingerprint, .. } = shown;
+    let why = reason(shown).map(|why| format!("{why}. ")).unwrap_or_default();
     let message = format!(
         "{why}Your ssh known_hosts has a key or an authority for {address}, but whoever answers does not prove to be that \
          host; it shows {fingerprint}"
@@ -201,7 +209,7 @@ mod tests {
 
     fn shown(certificate: &[u8], host_id: &'static str) -> Shown<'static> {
         let fingerprint = Fingerprint::of(certificate);
-        Shown { address: "vm1:7322", host_id, fingerprint, standing: Standing::Unknown }
+        Shown { address: "vm1:7322", host_id, fingerprint, standing: Standing::Unknown, explanation: None }
     }
 
     fn store() -> (tempfile::TempDir, KnownHosts) {

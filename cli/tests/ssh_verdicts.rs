@@ -128,9 +128,16 @@ fn plain_lines() -> Vec<Case<'static>> {
         case("only another type known", "vm1 {ecdsa}", Changed),
         case("the known type among several", "vm1 {ecdsa}", Trusted).holding(&["own", "ecdsa"]),
         case("one type known rightly, one wrongly", "vm1 {ecdsa}\nvm1 {other}", Changed).holding(&["own", "ecdsa"]),
-        // sshd could show its RSA key where it has one; posternd does not sign with those, so this is no contradiction.
+        // sshd could show its RSA key where it has one; an older posternd does not sign with those, so this is no contradiction.
         case("only RSA known", "vm1 {rsa}", Changed).ours(New),
-        case("RSA known and held", "vm1 {rsa}", Trusted).holding(&["own", "rsa"]).ours(New),
+        case("RSA known and held", "vm1 {rsa}", Trusted).holding(&["own", "rsa"]),
+        case("P-521 known and held", "vm1 {p521}", Trusted).holding(&["own", "p521"]),
+        case("P-521 changed", "vm1 {p521}", Changed).holding(&["own", "p521b"]),
+        case("RSA changed", "vm1 {rsa}", Changed).holding(&["own", "rsa2"]),
+        case("RSA outdated, Ed25519 right", "vm1 {rsa}\nvm1 {own}", Trusted).holding(&["own", "rsa2"]),
+        case("ECDSA outdated, Ed25519 right", "vm1 {ecdsa}\nvm1 {own}", Trusted).holding(&["own", "ecdsa2"]),
+        case("RSA outdated, ECDSA right", "vm1 {rsa}\nvm1 {ecdsa}", Trusted).holding(&["own", "ecdsa", "rsa2"]),
+        case("two keys of other types known", "vm1 {rsa}\nvm1 {ecdsa}", Changed).holding(&["own"]).ours(New),
     ]
 }
 
@@ -166,6 +173,15 @@ fn configured() -> Vec<Case<'static>> {
         case("list of other revoked keys", "vm1 {own}", Trusted).with("RevokedHostKeys {dir}/other.pub"),
         case("binary list", "vm1 {own}", Revoked).with("RevokedHostKeys {dir}/krl"),
         case("binary list of others", "vm1 {ecdsa}", Trusted).holding(&["ecdsa"]).with("RevokedHostKeys {dir}/krl"),
+        case("one type accepted", "vm1 {ecdsa}", Trusted)
+            .holding(&["own", "ecdsa"])
+            .with("HostKeyAlgorithms ecdsa-sha2-nistp256"),
+        case("RSA with SHA-256 accepted", "vm1 {rsa}", Trusted)
+            .holding(&["rsa"])
+            .with("HostKeyAlgorithms rsa-sha2-256"),
+        case("the outdated type not accepted", "vm1 {other}\nvm1 {ecdsa}", Trusted)
+            .holding(&["own", "ecdsa"])
+            .with("HostKeyAlgorithms ecdsa-sha2-nistp256"),
         case("missing list", "vm1 {own}", Broken).with("RevokedHostKeys {dir}/none"),
     ]
 }
@@ -204,7 +220,7 @@ fn certificates() -> Vec<Case<'static>> {
         certified("RSA allowed", &["-s", "rsa", "-h", "-n", "vm1"], "@cert-authority * {rsa}", Trusted)
             .with("CASignatureAlgorithms ssh-ed25519,rsa-sha2-512"),
         certified("ECDSA authority", &["-s", "ecdsa", "-h", "-n", "vm1"], "@cert-authority * {ecdsa}", Trusted),
-        certified("P-521 authority", &["-s", "p521", "-h", "-n", "vm1"], "@cert-authority * {p521}", Trusted).ours(New),
+        certified("P-521 authority", &["-s", "p521", "-h", "-n", "vm1"], "@cert-authority * {p521}", Trusted),
         certified("authority as a plain key", OK, "vm1 {ca}", Changed),
         certified("plain key, no authority", OK, "vm1 {own}", Trusted),
         certified(
@@ -257,7 +273,7 @@ impl Scene {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let scene = Self { directory };
-        let kinds: [(&str, &[&str]); 8] = [
+        let kinds: [(&str, &[&str]); 10] = [
             ("own", &["-t", "ed25519"]),
             ("other", &["-t", "ed25519"]),
             ("ca", &["-t", "ed25519"]),
@@ -265,7 +281,9 @@ impl Scene {
             ("ecdsa", &["-t", "ecdsa"]),
             ("ecdsa2", &["-t", "ecdsa", "-b", "256"]),
             ("p521", &["-t", "ecdsa", "-b", "521"]),
+            ("p521b", &["-t", "ecdsa", "-b", "521"]),
             ("rsa", &["-t", "rsa", "-b", "3072"]),
+            ("rsa2", &["-t", "rsa", "-b", "2048"]),
         ];
         for (name, kind) in kinds {
             succeed(scene.command("ssh-keygen").args(["-q", "-N", "", "-C", name, "-f", name]).args(kind));
@@ -395,7 +413,7 @@ impl Scene {
             };
             HostProof { signature: fs::read_to_string(self.path("payload.sig")).unwrap(), certificate }
         };
-        let proofs: Vec<_> = case.keys.iter().filter(|key| **key != "rsa").map(prove).collect();
+        let proofs: Vec<_> = case.keys.iter().map(prove).collect();
         WhoAmIResponse { proof_payload: payload, proofs, ..WhoAmIResponse::default() }
     }
 }

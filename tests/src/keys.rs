@@ -36,6 +36,12 @@ impl Key {
         Self { path }
     }
 
+    /// The key pair whose private half lies at `path` already.
+    #[must_use]
+    pub fn found(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     /// The private half's file.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -17,7 +17,7 @@ use super::reads::{busy, peer, reader, refused, watching};
 use super::statement::Statements;
 use super::watching::Watch;
 use crate::engine::{Change, Engine, Filter, GrantView, Reader};
-use crate::proof::Proof;
+use crate::proof::HostKeys;
 use crate::wire;
 
 /// The service.
@@ -25,7 +25,7 @@ use crate::wire;
 pub(super) struct Access {
     pub engine: Engine,
     pub statements: Statements,
-    pub proof: Arc<Option<Proof>>,
+    pub host_keys: Arc<HostKeys>,
     pub watchers: Arc<Semaphore>,
 }
 
@@ -45,8 +45,8 @@ impl v1::access_service_server::AccessService for Access {
         let ports = if nonce.is_empty() { Vec::new() } else { ports };
         let ports =
             wire::meanings(ports, &self.engine.rules().policy, called.address).map_err(|r| self.uncounted(r))?;
-        let answer =
-            wire::who_am_i(self.engine.who_am_i(), called, self.statements.fingerprint(), self.proof.as_ref().as_ref());
+        let proof = self.host_keys.current().await;
+        let answer = wire::who_am_i(self.engine.who_am_i(), called, self.statements.fingerprint(), &proof);
         let answer = v1::WhoAmIResponse { ports, ..answer };
         let stated = self.statements.state(peer, answer, &nonce).await;
         stated.map(Response::new).map_err(|refusal| self.uncounted(refusal))

@@ -33,7 +33,7 @@ use tonic::service::Routes;
 use crate::config;
 use crate::engine::Engine;
 use crate::keeper::Keeper;
-use crate::proof::Proof;
+use crate::proof::HostKeys;
 use accept::{Answer, Edge};
 use answer::Services;
 pub use doors::Doors;
@@ -105,9 +105,9 @@ pub struct Bound {
 impl Bound {
     /// Answers until the sender of `stopped` is gone or sends; then takes nothing new and gives what runs [`Limits::grace`].
     /// Needs a multi-threaded tokio runtime with I/O and time.
-    pub async fn serve(self, engine: Engine, proof: Option<Proof>, stopped: watch::Receiver<()>) {
+    pub async fn serve(self, engine: Engine, host_keys: Arc<HostKeys>, stopped: watch::Receiver<()>) {
         let seats = Seats::new(self.limits);
-        let shown = Shown { tls: self.tls.clone(), proof: Arc::new(proof) };
+        let shown = Shown { tls: self.tls.clone(), host_keys };
         let routes = routes(&engine, &seats, shown).await;
         let count = Arc::new(move |reason| engine.count_unverified(reason));
         let services = Services { routes, limits: self.limits, count };
@@ -151,12 +151,6 @@ impl Bound {
         );
     }
 
-    /// `tls:SHA256:…`, as messages name the TLS key.
-    #[must_use]
-    pub fn tls_audience(&self) -> String {
-        format!("tls:{}", self.tls.fingerprint)
-    }
-
     async fn run<S: Answer>(self, seats: Arc<Seats>, answer: S, mut stopped: watch::Receiver<()>) {
         let Self { local, open, shut, tls, no_tls: _, doors, limits } = self;
         let edge = Arc::new(Edge { seats: Arc::clone(&seats), answer, stopped: stopped.clone() });
@@ -197,17 +191,17 @@ impl Bound {
 /// How the host shows who it is.
 struct Shown {
     tls: TlsIdentity,
-    proof: Arc<Option<Proof>>,
+    host_keys: Arc<HostKeys>,
 }
 
 async fn routes(engine: &Engine, seats: &Arc<Seats>, shown: Shown) -> Routes {
-    let Shown { tls, proof } = shown;
+    let Shown { tls, host_keys } = shown;
     let tls_fingerprint: Arc<str> = tls.fingerprint.as_str().into();
     let watchers = Arc::new(Semaphore::new(seats.limits().watchers));
     let access = access::Access {
         engine: engine.clone(),
         statements: Statements::new(tls),
-        proof,
+        host_keys,
         watchers: Arc::clone(&watchers),
     };
     let host = host::Host { engine: engine.clone(), seats: Arc::clone(seats), tls_fingerprint, watchers };

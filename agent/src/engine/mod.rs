@@ -66,6 +66,8 @@ pub struct Engine(Arc<Shared>);
 /// What the handle and the worker both need.
 struct Shared {
     identity: RwLock<Identity>,
+    /// What is shown as this host's names. The host keys have signed that, so a new key changes nothing here.
+    names: Vec<String>,
     clock: Clock,
     challenger: RwLock<Challenger>,
     rules: RwLock<Rules>,
@@ -267,13 +269,13 @@ impl Shared {
 }
 
 impl Engine {
-    /// Notes which keys this host proves to hold, before anybody is answered: `tls` is `tls:SHA256:…`, `ssh` are the `SHA256:…` of the
-    /// SSH host keys that sign. Messages may name them.
+    /// Notes which keys this host proves to hold, before anybody is shown a proof by them: `tls` is `tls:SHA256:…`, `ssh` are the
+    /// `SHA256:…` of the SSH host keys that sign. Messages may name them, and those that were noted before.
     pub fn holds_keys(&self, tls: String, ssh: Vec<String>) {
         let mut identity = self.0.identity.write().unwrap_or_else(PoisonError::into_inner);
         identity.tls_key = Some(tls);
-        let known = identity.host_keys.clone();
-        identity.host_keys.extend(ssh.into_iter().filter(|key| !known.contains(key)));
+        let fresh: Vec<_> = ssh.into_iter().filter(|key| !identity.host_keys.contains(key)).collect();
+        identity.host_keys.extend(fresh);
     }
 
     /// Which host this is, what time it is here, and a fresh challenge.
@@ -283,7 +285,7 @@ impl Engine {
         let now = self.0.now();
         WhoAmI {
             host_id: identity.host_id,
-            names: [&identity.names[..], &identity.host_keys].concat(),
+            names: self.0.names.clone(),
             host_time: now.wall,
             clock_trusted: self.0.freshness(&now) == Freshness::Clock,
             challenge: self.0.challenger().issue(now.boot),

@@ -16,6 +16,7 @@ use super::wire::{self, Answer, Found, Question};
 use super::{Duty, NAMES};
 use crate::config;
 use crate::enforcer::{ADVICE_PINS, DirState, EnforcerError, Pinned};
+use crate::proof;
 
 /// What `posternd` is called with to be one.
 const WORD: &str = "keeper";
@@ -113,6 +114,18 @@ impl Keeper {
     /// What could not be written, in words.
     pub fn keep_copies(&self) -> Result<(), String> {
         self.done(&Question::Copy, None).map_err(|error| error.to_string())
+    }
+
+    /// What the SSH host keys that are on the disk now sign of `payload`. It has to be the same text each time.
+    ///
+    /// # Errors
+    /// Where it is another text.
+    pub(crate) fn host_keys(&self, payload: &str) -> io::Result<proof::Found> {
+        match self.ask(&Question::HostKeys(payload.to_owned()), None).0 {
+            Answer::HostKeys(found) => Ok(found),
+            Answer::Failed(failed) => Err(failed.into()),
+            other => gone(&format_args!("{other:?}")),
+        }
     }
 
     pub(crate) fn open_pins(&self) -> Result<(), EnforcerError> {

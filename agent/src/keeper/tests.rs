@@ -9,8 +9,9 @@ fn serving(directory: &Path) -> Serving {
         pin_dir: directory.join("pins"),
         socket: directory.join("socket"),
         files: vec![directory.join("postern.toml")],
+        host_keys: directory.join("host_keys"),
     };
-    Serving { duty, pins: None, confined: true }
+    Serving { duty, pins: None, prover: None, confined: true }
 }
 
 fn is_refused((answer, fd): &Reply) -> bool {
@@ -32,6 +33,23 @@ fn only_what_a_reload_reads_is_opened() {
     for path in elsewhere {
         let reply = serving.answer(Question::Read(path.clone()), None);
         assert!(is_refused(&reply), "{path:?}: {:?}", reply.0);
+    }
+}
+
+#[test]
+fn the_host_keys_sign_one_text_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut serving = serving(directory.path());
+    fs::create_dir(directory.path().join("host_keys")).unwrap();
+    let mut ask = |text: &str| serving.answer(Question::HostKeys(text.to_owned()), None);
+    assert!(matches!(ask("own").0, Answer::HostKeys(found) if found.proofs.is_empty()));
+    let key = directory.path().join("host_keys/ssh_host_ed25519_key");
+    let made = std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(key).status();
+    assert!(made.unwrap().success());
+    for _ in 0..2 {
+        assert!(matches!(ask("own").0, Answer::HostKeys(found) if found.proofs.len() == 1));
+        assert!(is_refused(&ask("another")));
+        assert!(is_refused(&ask("")));
     }
 }
 

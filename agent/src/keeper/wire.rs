@@ -46,6 +46,8 @@ pub(super) enum Question {
     Read(PathBuf),
     /// Bring the last good copies up to date: the files are read anew.
     Copy,
+    /// Read the SSH host keys and sign this with each of them. Only the first text is signed, as often as it is asked for.
+    HostKeys(String),
 }
 
 /// What the keeper answers.
@@ -59,6 +61,8 @@ pub(super) enum Answer {
     Known(bool),
     Names(Vec<String>),
     Found(Found),
+    /// What the host keys signed, and which keys did not.
+    HostKeys(crate::proof::Found),
     Failed(Failed),
     /// Another agent holds the directory of pins, by its name.
     InUse(String),

@@ -3,8 +3,10 @@
 //! Owns reading it again when the file changes: authorities give out certificates for days, and who renews them knows of
 //! sshd alone. It never judges one; that is for those who trust the authority.
 
+use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +17,9 @@ use crate::config;
 
 /// The certificate type "host".
 const HOST: &[u8; 4] = &[0, 0, 0, 2];
+
+/// What ssh-keygen adds to the name of the key's file.
+const SUFFIX: &[u8] = b"-cert.pub";
 
 /// A file that may or may not be there.
 #[derive(Debug)]
@@ -33,9 +38,9 @@ struct Seen {
 }
 
 /// Inode, length, and the time of the last change in seconds and nanoseconds.
-type Version = (u64, u64, i64, i64);
+pub(super) type Version = (u64, u64, i64, i64);
 
-fn version(metadata: &Metadata) -> Version {
+pub(super) fn version(metadata: &Metadata) -> Version {
     (metadata.ino(), metadata.len(), metadata.ctime(), metadata.ctime_nsec())
 }
 
@@ -43,10 +48,20 @@ impl CertificateFile {
     /// `KEY-cert.pub` for the private key file `KEY` with this public half.
     pub(super) fn beside(private: &Path, key: Vec<u8>) -> Self {
         let mut path = private.as_os_str().to_owned();
-        path.push("-cert.pub");
+        path.push(OsStr::from_bytes(SUFFIX));
         let this = Self { path: path.into(), key, seen: Mutex::default() };
         let _ = this.line();
         this
+    }
+
+    /// Whether this is about the key of the private key file `private` with this public half.
+    pub(super) fn is_beside(&self, private: &Path, key: &[u8]) -> bool {
+        self.key == key && self.path.as_os_str().as_bytes().strip_suffix(SUFFIX) == Some(private.as_os_str().as_bytes())
+    }
+
+    /// What was read at last; the file is not looked at.
+    pub(super) fn last(&self) -> String {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).line.clone()
     }
 
     /// Its content, type and base64. Empty where there is none that is about this key.
@@ -119,7 +134,8 @@ mod tests {
             }
             let file = dir.join("key-cert.pub");
             let _ = fs::remove_file(&file);
-            let public = ssh_key::PublicKey::read_openssh_file(&dir.join("key.pub")).unwrap().to_bytes().unwrap();
+            let public = fs::read_to_string(dir.join("key.pub")).unwrap();
+            let public = STANDARD.decode(public.split(' ').nth(1).unwrap()).unwrap();
             let certificate = CertificateFile::beside(&dir.join("key"), public);
             assert_eq!(certificate.line(), "", "there is none yet");
             for principal in ["vm1", "vm2"] {

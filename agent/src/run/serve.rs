@@ -39,7 +39,6 @@ pub(super) struct Serving<'a> {
     /// What was wrong with the files.
     pub(super) findings: Vec<Finding>,
     pub(super) keeper: Option<Keeper>,
-    pub(super) host_keys: HostKeys,
     pub(super) log: Option<KernelLog>,
     pub(super) exported: Option<broadcast::Receiver<Arc<Published>>>,
     pub(super) knocks: Option<enforcer::Knocks>,
@@ -49,7 +48,7 @@ pub(super) struct Serving<'a> {
 impl Serving<'_> {
     /// Serves until SIGTERM or SIGINT.
     pub(super) async fn serve(self, engine: Engine) -> Result<(), Failure> {
-        let Self { path, config, is_bare, findings, keeper, host_keys, log, exported, knocks, reserved } = self;
+        let Self { path, config, is_bare, findings, keeper, log, exported, knocks, reserved } = self;
         // Before anybody can see that posternd runs: from here on SIGHUP reloads and no longer kills.
         let signals = Signals::new().map_err(Failure::other)?;
         tell(&engine, findings).await;
@@ -74,16 +73,16 @@ impl Serving<'_> {
             engine.degraded(part, why).await;
         }
         let doors = bound.doors();
-        engine.holds_keys(bound.tls_audience(), host_keys.fingerprints());
-        engine.degraded(Condition::HostKeys, host_keys.condition()).await;
-        let proof = host_keys.prove(&engine.who_am_i(), bound.tls_fingerprint());
+        let tls = bound.tls_fingerprint();
+        let host_keys = HostKeys::start(&config.ssh_host_keys, keeper.clone(), engine.clone(), tls).await;
         let at_start = doors.borrow().clone();
         follow(&engine, &at_start, config).await;
         let mut settings = Settings::new(engine.clone(), Arc::clone(&reserved), doors.clone());
         settings.look().await;
         let calls = privilege::forbid_calls().err();
         engine.degraded(Condition::SystemCalls, calls).await;
-        let serving = tokio::spawn(bound.serve(engine.clone(), proof, stopped));
+        let watched = tokio::spawn(Arc::clone(&host_keys).watch());
+        let serving = tokio::spawn(bound.serve(engine.clone(), host_keys, stopped));
         notify::ready();
         let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
         // Its rules may close more than the file does (`standing::keep_closed`): a reload must not open that.
@@ -107,6 +106,7 @@ impl Serving<'_> {
         notify::stopping();
         drop(stop);
         watcher.abort();
+        watched.abort();
         watchdog.abort();
         // Whoever is being answered gets the answer first.
         let _ = serving.await;

@@ -3,6 +3,7 @@
 //! Owns the way out. It leaves nothing out and adds nothing but the version and the TLS key's fingerprint.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use postern_core::condition::Condition;
@@ -33,11 +34,12 @@ pub struct Called {
 
 /// What anybody may know.
 #[must_use]
-pub fn who_am_i(view: WhoAmI, called: Called, tls_fingerprint: &str, proof: Option<&Proof>) -> v1::WhoAmIResponse {
+pub fn who_am_i(view: WhoAmI, called: Called, tls_fingerprint: &str, proof: &Proof) -> v1::WhoAmIResponse {
     let WhoAmI { host_id, names, host_time, clock_trusted, challenge } = view;
-    let signed = proof.iter().flat_map(|proof| &proof.signed);
-    let shown = |by: &Signed| v1::HostProof { signature: by.signature.clone(), certificate: by.certificate() };
-    let proofs: Vec<_> = signed.map(shown).collect();
+    let shown = |by: &Arc<Signed>| v1::HostProof { signature: by.signature.clone(), certificate: by.certificate() };
+    let proofs: Vec<_> = proof.signed.iter().map(shown).collect();
+    let without =
+        |(key_type, why): &(String, String)| v1::HostKeyWithoutProof { key_type: key_type.clone(), why: why.clone() };
     let text = |address: Option<IpAddr>| address.map(|a| a.to_string()).unwrap_or_default();
     v1::WhoAmIResponse {
         address: text(called.address),
@@ -48,9 +50,10 @@ pub fn who_am_i(view: WhoAmI, called: Called, tls_fingerprint: &str, proof: Opti
         clock_trusted,
         challenge,
         tls_fingerprint: tls_fingerprint.to_owned(),
-        proof_payload: proof.map(|proof| proof.payload.clone()).unwrap_or_default(),
+        proof_payload: if proofs.is_empty() { String::new() } else { proof.payload.clone() },
         proof: proofs.first().map(|proof| proof.signature.clone()).unwrap_or_default(),
         proofs,
+        without_proof: proof.without.iter().map(without).collect(),
         ..v1::WhoAmIResponse::default()
     }
 }

@@ -8,7 +8,8 @@ pub mod certificate;
 mod file;
 mod keygen;
 pub mod sshsig;
-mod wire;
+pub mod verify;
+pub(crate) mod wire;
 
 use std::{
     path::{Path, PathBuf},

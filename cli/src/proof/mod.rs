@@ -13,15 +13,22 @@ use postern_proto::v1::WhoAmIResponse;
 use ssh_key::{Fingerprint, HashAlg, PublicKey};
 
 pub use self::certificate::Fault;
-use self::weigh::Weight;
+use self::{
+    shown::Shown,
+    weigh::{Held, Weight},
+};
 use crate::{
     failure::{Failure, Result},
-    ssh_hosts::Known,
+    ssh_hosts::{Known, lines::Says},
     statement::Statement,
+    text,
 };
 
 /// The namespace of the host's signature.
 pub const NAMESPACE: &str = "host@postern.v1";
+
+/// More keys without a proof than that are not looked at.
+const MOST_WITHOUT: usize = 16;
 
 /// How a host stands with what ssh knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,39 +47,62 @@ pub enum Standing {
 /// # Errors
 /// [`crate::failure::Kind::Identity`]: the host's key is revoked, or other ones are known; or the proof is not one.
 pub async fn judge(host: &str, who: &WhoAmIResponse, said: &Statement, known: &Known, now: u64) -> Result<Standing> {
-    let lines = || [&known.own, &known.portless, &known.elsewhere].into_iter().flatten();
+    let lines = || known.lines();
     if lines().next().is_none() && known.revoked.is_empty() {
         return Ok(Standing::Unknown);
     }
-    let keys = shown::all(who, said).map_err(|why| words::no_proof(host, &why))?;
-    revoked::refuse_listed(host, &keys, &known.revoked).await?;
-    let weigh = |lines| weigh::all(lines, &keys, known, now);
-    if let Some(key) = keys.iter().find(|shown| weigh::is_revoked(lines(), shown)) {
-        return Err(words::revoked(host, &key.key));
+    let all = shown::all(who, said).map_err(|why| words::no_proof(host, &why))?;
+    let listed = revoked::listed(&all, &known.revoked).await?;
+    let is_revoked = |(shown, listed): &(Shown, bool)| *listed || weigh::is_revoked(lines(), shown);
+    let (revoked, keys): (Vec<_>, Vec<_>) = all.into_iter().zip(listed).partition(is_revoked);
+    let held = Held { keys: keys.into_iter().map(|(shown, _)| shown).collect(), without: kinds_without(who) };
+    let standing = weighed(&held, known, now);
+    match revoked.first() {
+        // A host whose key was stolen and replaced shows the older one too until posternd starts again; sshd shows the new one.
+        Some((shown, _)) if !matches!(standing, Ok(Standing::Proven(_))) => Err(words::revoked(host, &shown.key)),
+        _ => standing,
     }
+}
+
+/// Weighs what the host holds, but for what is revoked.
+fn weighed(held: &Held, known: &Known, now: u64) -> Result<Standing> {
     let mut fault = None;
-    match weigh(&known.own) {
+    match weigh::all(&known.own, held, known, now) {
         Weight::Fits(key) => return Ok(proven(key)),
         Weight::Contradicts { .. } if known.leads_to_many => {}
         Weight::Contradicts { key, line } => return Err(words::changed(&known.name, key, line)),
         Weight::Nothing(why) => fault = fault.or(why),
     }
-    // As ssh does: these lines may prove, but not disprove.
-    match weigh(&known.portless) {
-        Weight::Fits(key) => return Ok(proven(key)),
-        Weight::Contradicts { .. } => {}
-        Weight::Nothing(why) => fault = fault.or(why),
-    }
-    // A name under which several machines are known by their ports says nothing about which one this is.
-    if weigh::is_one_machine(&known.elsewhere) {
-        match weigh(&known.elsewhere) {
+    // As ssh does: these lines may prove, but not disprove. A name under which several machines are known by their ports says nothing
+    // about which one this is.
+    let elsewhere = weigh::is_one_machine(&known.elsewhere).then_some(&known.elsewhere);
+    for lines in [Some(&known.portless), elsewhere].into_iter().flatten() {
+        match weigh::all(lines, held, known, now) {
             Weight::Fits(key) => return Ok(proven(key)),
             Weight::Contradicts { .. } => {}
             Weight::Nothing(why) => fault = fault.or(why),
         }
     }
-    let named = lines().any(|line| line.says != crate::ssh_hosts::lines::Says::Revoked);
+    let named = known.lines().any(|line| line.says != Says::Revoked);
     Ok(if named { Standing::Unproven(fault) } else { Standing::Unknown })
+}
+
+/// The types of keys that the host says it has without a proof.
+fn kinds_without(who: &WhoAmIResponse) -> Vec<String> {
+    who.without_proof.iter().take(MOST_WITHOUT).map(|key| key.key_type.clone()).collect()
+}
+
+/// Why a host that ssh knows does not prove it, in the host's words; none where the host says nothing about a key of a known type.
+/// Nobody signs these words: they explain, and decide nothing but which refusal is told.
+#[must_use]
+pub fn explanation(who: &WhoAmIResponse, known: &Known) -> Option<String> {
+    let plain = || known.lines().filter(|line| line.says == Says::Known);
+    let keys = who.without_proof.iter().take(MOST_WITHOUT);
+    let mut about = keys.filter(|key| plain().any(|line| weigh::covers(&key.key_type, line)));
+    about.next().map(|key| {
+        let kind = if key.key_type.is_empty() { "an SSH host key" } else { &key.key_type };
+        format!("the host says that {} of its own proves nothing: {}", text::clean(kind), text::clean(&key.why))
+    })
 }
 
 fn proven(key: &PublicKey) -> Standing {

@@ -7,30 +7,28 @@ use std::{fs, path::Path, process::Stdio};
 use ssh_key::PublicKey;
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
-use super::{shown::Shown, words};
+use super::shown::Shown;
 use crate::failure::{Failure, Kind, Result};
 
 /// How a binary list begins (PROTOCOL.krl).
 const MAGIC: &[u8] = b"SSHKRL\n\0";
 
-/// Refuses a host that holds a key which one of `files` revokes.
+/// Which of `keys` one of `files` revokes, in their order.
 ///
 /// # Errors
-/// It does, or a file cannot be read: then ssh refuses every host.
-pub async fn refuse_listed(host: &str, keys: &[Shown], files: &[std::path::PathBuf]) -> Result<()> {
+/// A file cannot be read: then ssh refuses every host.
+pub async fn listed(keys: &[Shown], files: &[std::path::PathBuf]) -> Result<Vec<bool>> {
+    let mut listed = vec![false; keys.len()];
     for file in files {
         let content = fs::read(file).map_err(|error| unreadable(file, &error.to_string()))?;
-        for shown in keys {
-            let revoked = match content.starts_with(MAGIC) {
+        for (shown, revoked) in keys.iter().zip(&mut listed) {
+            *revoked |= match content.starts_with(MAGIC) {
                 true => asks_keygen(file, shown).await?,
                 false => is_listed(&String::from_utf8_lossy(&content), shown),
             };
-            if revoked {
-                return Err(words::revoked(host, &shown.key));
-            }
         }
     }
-    Ok(())
+    Ok(listed)
 }
 
 /// In a list of public keys, one in each line.

@@ -5,13 +5,16 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use postern_proto::v1::{HostProof, WhoAmIResponse};
 use serde::Deserialize;
-use ssh_key::{PublicKey, SshSig};
+use ssh_key::PublicKey;
 
 use super::NAMESPACE;
-use crate::{keys::certificate::Certificate, statement::Statement};
+use crate::{
+    keys::{certificate::Certificate, sshsig::Sealed, verify, wire::algorithm},
+    statement::Statement,
+};
 
-/// More proofs than that are not looked at: a host has one for each type of key.
-const MOST: usize = 8;
+/// More proofs than that are not looked at: a host has one for each type of key, and a few by keys that it had before.
+const MOST: usize = 16;
 
 /// A key that the host holds.
 #[derive(Clone, Debug)]
@@ -36,11 +39,10 @@ pub fn all(who: &WhoAmIResponse, said: &Statement) -> Result<Vec<Shown>, String>
     let proofs = match who.proofs.as_slice() {
         [] if who.proof.is_empty() => return Ok(Vec::new()),
         [] => &[only()][..],
-        several if several.len() > MOST => return Err("it has too many signatures".to_owned()),
         several => several,
     };
     let payload = who.proof_payload.as_bytes();
-    let keys = proofs.iter().map(|proof| key(proof, payload)).collect::<Result<Vec<_>, _>>()?;
+    let keys = proofs.iter().take(MOST).map(|proof| key(proof, payload)).collect::<Result<Vec<_>, _>>()?;
     let Payload { host_id, names, tls_fingerprint } =
         serde_json::from_slice(payload).map_err(|error| format!("its content is malformed: {error}"))?;
     if said.tls.is_none_or(|tls| tls_fingerprint.parse() != Ok(tls)) {
@@ -49,18 +51,22 @@ pub fn all(who: &WhoAmIResponse, said: &Statement) -> Result<Vec<Shown>, String>
     if host_id != said.host_id || names != said.names {
         return Err("it is for another host id or other names than the host says".to_owned());
     }
-    Ok(keys)
+    Ok(keys.into_iter().flatten().collect())
 }
 
-fn key(proof: &HostProof, payload: &[u8]) -> Result<Shown, String> {
-    let signature: SshSig = proof.signature.parse().map_err(|error| format!("it is malformed: {error}"))?;
-    let key = PublicKey::from(signature.public_key().clone());
-    key.verify(NAMESPACE, payload, &signature).map_err(|_| "its signature does not fit".to_owned())?;
+/// None for a type of key that is not checked here: the host may be newer than this client.
+fn key(proof: &HostProof, payload: &[u8]) -> Result<Option<Shown>, String> {
+    let sealed = Sealed::parse(&proof.signature).ok_or("it is malformed")?;
+    if algorithm(&sealed.key).is_some_and(|kind| !verify::is_supported(kind)) {
+        return Ok(None);
+    }
+    let key = PublicKey::from_bytes(&sealed.key).map_err(|error| format!("its key is malformed: {error}"))?;
+    sealed.verify(NAMESPACE, payload).map_err(|_| "its signature does not fit".to_owned())?;
     let certificate = match proof.certificate.as_str() {
         "" => None,
         line => Some(certificate(line, &key).ok_or("its certificate is malformed or about another key")?),
     };
-    Ok(Shown { key, certificate })
+    Ok(Some(Shown { key, certificate }))
 }
 
 /// Reads a line `TYPE BASE64` about `key`.

@@ -39,14 +39,23 @@ pub struct Config {
     pub revoked: Vec<PathBuf>,
     /// `CASignatureAlgorithms`; none where ssh is not there to ask.
     pub authority_algorithms: Option<Vec<String>>,
+    /// `HostKeyAlgorithms`; none where ssh is not there to ask.
+    pub host_key_algorithms: Option<Vec<String>>,
 }
 
 impl Config {
     /// These files for `host`, and nothing configured.
     pub fn plain(host: &str, files: impl IntoIterator<Item = PathBuf>) -> Self {
         let files = files.into_iter().collect();
-        let (revoked, authority_algorithms) = (Vec::new(), None);
-        Self { hostname: host.to_owned(), port: SSH_PORT, alias: None, files, revoked, authority_algorithms }
+        Self {
+            hostname: host.to_owned(),
+            port: SSH_PORT,
+            alias: None,
+            files,
+            revoked: Vec::new(),
+            authority_algorithms: None,
+            host_key_algorithms: None,
+        }
     }
 
     /// What `ssh HOST` would do.
@@ -89,10 +98,14 @@ impl Config {
             alias: value("hostkeyalias").map(str::to_ascii_lowercase),
             files: [files("userknownhostsfile"), files("globalknownhostsfile")].concat(),
             revoked: value("revokedhostkeys").filter(|file| *file != "none").map(PathBuf::from).into_iter().collect(),
-            authority_algorithms: value("casignaturealgorithms")
-                .map(|list| list.split(',').map(str::to_owned).collect()),
+            authority_algorithms: value("casignaturealgorithms").map(names),
+            host_key_algorithms: value("hostkeyalgorithms").map(names),
         })
     }
+}
+
+fn names(list: &str) -> Vec<String> {
+    list.split(',').map(str::to_owned).collect()
 }
 
 /// ssh prints lists of files without quotes. What does not begin as a whole path does goes on with the one before.

@@ -43,6 +43,8 @@ pub struct Known {
     pub leads_to_many: bool,
     /// With what its authorities may have signed; none for all that are checked here.
     pub authority_algorithms: Option<Vec<String>>,
+    /// What ssh accepts of a host (`HostKeyAlgorithms`); none for all that are checked here.
+    pub host_key_algorithms: Option<Vec<String>>,
 }
 
 impl SshHosts {
@@ -64,12 +66,17 @@ impl SshHosts {
 }
 
 impl Known {
+    /// All lines about it.
+    pub fn lines(&self) -> impl Iterator<Item = &Line> {
+        [&self.own, &self.portless, &self.elsewhere].into_iter().flatten()
+    }
+
     /// The lines for the host of `config`.
     ///
     /// # Errors
     /// When a file is there but cannot be read: it might revoke a key.
     pub fn find(config: &Config) -> Result<Self> {
-        let Config { hostname, port, alias, files, revoked, authority_algorithms } = config;
+        let Config { hostname, port, alias, files, revoked, authority_algorithms, host_key_algorithms } = config;
         let hostname = &hostname.to_ascii_lowercase();
         let name = alias.clone().unwrap_or_else(|| names::with_port(hostname, *port));
         let principal = alias.as_ref().unwrap_or(hostname).clone();
@@ -80,6 +87,7 @@ impl Known {
             revoked: revoked.clone(),
             leads_to_many: false,
             authority_algorithms: authority_algorithms.clone(),
+            host_key_algorithms: host_key_algorithms.clone(),
             name,
             principal,
         };

@@ -98,6 +98,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
     let knocks_reader = enforcer.take_knocks();
     let ((commands, first, queues), (pulse, beat)) = (queues(), pulse::pulse());
     let engine = Engine(Arc::new(Shared {
+        names: [&identity.names[..], &identity.host_keys].concat(),
         identity: identity.into(),
         clock,
         challenger: RwLock::new(Challenger::new(&secret)),

@@ -1,0 +1,206 @@
+//! Watching the SSH host keys on the disk, and what is shown to clients of them.
+//!
+//! Owns the proofs by the keys that are there and by those that were there since the start: sshd reads its keys when it starts, so
+//! after a rotation it serves the older ones until then. It reads no private key itself; see [`super::prover`].
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use postern_core::condition::Condition;
+use tokio::time::{sleep, timeout};
+
+use super::certificate::{Version, version};
+use super::prover::{Found, MOST, Prover, Without, files};
+use super::{Proof, Signed, payload};
+use crate::engine::Engine;
+use crate::keeper::Keeper;
+
+/// How often the files are looked at while nobody asks. Each call of `WhoAmI` looks at them too.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long a call waits for a disk that does not answer; then it gets what was shown before.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often the part that stays root is asked where the agent's user may not look into the directory.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A file that changed less than this before it was read may change again without another time of change: the kernel's clock for
+/// files ticks every 1 to 10 ms.
+const SETTLED: Duration = Duration::from_millis(100);
+
+/// The SSH host keys of this host.
+pub struct HostKeys {
+    dir: PathBuf,
+    engine: Engine,
+    tls_audience: String,
+    source: Arc<Mutex<Source>>,
+    seen: Mutex<Seen>,
+    /// One look at a time.
+    looking: tokio::sync::Mutex<Option<String>>,
+    shown: RwLock<Arc<Proof>>,
+}
+
+/// Who reads the private keys.
+enum Source {
+    /// This process, where no part stays root.
+    Own(Prover),
+    Kept(Keeper, String),
+}
+
+impl Source {
+    fn look(&mut self) -> Result<Found, String> {
+        match self {
+            Self::Own(prover) => Ok(prover.look()),
+            Self::Kept(keeper, payload) => keeper.host_keys(payload).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// At which files the last look was.
+struct Seen {
+    /// None where that look has to be repeated.
+    marks: Option<Marks>,
+    at: Instant,
+}
+
+/// The files and their versions.
+type Marks = Vec<(PathBuf, Version)>;
+
+impl HostKeys {
+    /// Reads the keys in `dir` and proves with them: `tls_fingerprint` is `SHA256:…` of the TLS certificate.
+    pub async fn start(dir: &Path, keeper: Option<Keeper>, engine: Engine, tls_fingerprint: &str) -> Arc<Self> {
+        let payload = payload(&engine.who_am_i(), tls_fingerprint);
+        let source = match keeper {
+            Some(keeper) => Source::Kept(keeper, payload.clone()),
+            None => Source::Own(Prover::new(dir, payload.clone())),
+        };
+        let this = Arc::new(Self {
+            dir: dir.to_owned(),
+            engine,
+            tls_audience: format!("tls:{tls_fingerprint}"),
+            source: Arc::new(Mutex::new(source)),
+            seen: Mutex::new(Seen { marks: None, at: Instant::now() }),
+            looking: tokio::sync::Mutex::default(),
+            shown: RwLock::new(Arc::new(Proof { payload, ..Proof::default() })),
+        });
+        // Messages may name the TLS key, whatever becomes of the others.
+        this.engine.holds_keys(this.tls_audience.clone(), Vec::new());
+        this.look(true).await;
+        this
+    }
+
+    /// What to show now. Files that have changed are read first.
+    pub async fn current(self: &Arc<Self>) -> Arc<Proof> {
+        if self.has_news() {
+            let this = Arc::clone(self);
+            // A look that takes longer goes on by itself.
+            let _ = timeout(PATIENCE, tokio::spawn(async move { this.look(false).await })).await;
+        }
+        self.shown()
+    }
+
+    /// Looks at the files again and again. Never ends.
+    pub async fn watch(self: Arc<Self>) {
+        loop {
+            sleep(EVERY).await;
+            let _ = self.current().await;
+        }
+    }
+
+    fn shown(&self) -> Arc<Proof> {
+        Arc::clone(&self.shown.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn has_news(&self) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match marks(&self.dir) {
+            Ok(now) => seen.marks.as_ref() != Some(&now),
+            Err(_) => seen.at.elapsed() >= PAUSE,
+        }
+    }
+
+    /// Has changed files read and signed with, and shows what came of it.
+    async fn look(&self, first: bool) {
+        let mut told = self.looking.lock().await;
+        // Another call may have looked meanwhile.
+        if !first && !self.has_news() {
+            return;
+        }
+        let before = marks(&self.dir).ok().filter(|marks| are_settled(marks));
+        let source = Arc::clone(&self.source);
+        let looked = tokio::task::spawn_blocking(move || source.lock().unwrap_or_else(PoisonError::into_inner).look());
+        let found = looked.await.unwrap_or_else(|error| Err(error.to_string()));
+        let why = match found {
+            Ok(found) => {
+                let why = condition(&found.without);
+                self.show(found);
+                why
+            }
+            Err(error) => Some(format!(
+                "the SSH host keys cannot be read again, so clients do not see a change of them: {error}. posternd tries again by \
+                 itself"
+            )),
+        };
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { marks: before, at: Instant::now() };
+        if first || *told != why {
+            self.engine.degraded(Condition::HostKeys, why.clone()).await;
+            *told = why;
+        }
+    }
+
+    /// Messages may name a key before anybody is shown the proof by it.
+    fn show(&self, found: Found) {
+        let before = self.shown();
+        let mut signed: Vec<Arc<Signed>> = Vec::new();
+        for proof in found.proofs {
+            let public = proof.blob();
+            let known = before.signed.iter().find(|one| one.is_current_at(&proof.file, &public));
+            let one = known.cloned().unwrap_or_else(|| {
+                let one = Arc::new(Signed::new(&proof.file, public, proof.signature));
+                tracing::info!(host_key = one.fingerprint(), "clients may know this host by its SSH host key");
+                one
+            });
+            signed.push(one);
+        }
+        let replaced = before.signed.iter().filter(|one| signed.iter().all(|other| other.public != one.public));
+        let replaced: Vec<_> = replaced.map(|one| Arc::new(one.replaced())).collect();
+        signed.extend(replaced);
+        signed.truncate(MOST);
+        self.engine.holds_keys(self.tls_audience.clone(), signed.iter().map(|one| one.fingerprint()).collect());
+        let without = found.without.into_iter().map(|Without { kind, why, .. }| (kind, why)).collect();
+        let proof = Proof { payload: before.payload.clone(), signed, without };
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(proof);
+    }
+}
+
+/// The key files, private and public, and their versions.
+fn marks(dir: &Path) -> io::Result<Marks> {
+    let all = [files(dir, "_key")?, files(dir, "_key.pub")?].concat();
+    Ok(all
+        .into_iter()
+        .filter_map(|file| Some((version(&fs::metadata(&file).ok()?), file)))
+        .map(|(v, f)| (f, v))
+        .collect())
+}
+
+/// Whether each file changed long enough ago for its version to tell the next change.
+fn are_settled(marks: &Marks) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    marks.iter().all(|(_, (_, _, seconds, nanoseconds))| {
+        let changed = Duration::new(u64::try_from(*seconds).unwrap_or(0), u32::try_from(*nanoseconds).unwrap_or(0));
+        now.abs_diff(changed) >= SETTLED
+    })
+}
+
+/// What the status says of files that somebody has to mend.
+fn condition(without: &[Without]) -> Option<String> {
+    let faults: Vec<_> = without.iter().filter(|one| one.is_fault).collect();
+    let list: Vec<_> = faults.iter().map(|one| format!("{}: {}", one.file.display(), one.why)).collect();
+    (!list.is_empty()).then(|| {
+        format!(
+            "an SSH host key cannot prove who this host is, so clients that know this host by that key alone refuse it or ask: {}. \
+             Mend or remove the file; posternd reads it again by itself",
+            list.join("; ")
+        )
+    })
+}
