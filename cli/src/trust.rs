@@ -149,7 +149,7 @@ fn not_proven(shown: Shown<'_>) -> Failure {
     let Shown { address, fingerprint, .. } = shown;
     let why = reason(shown).map(|why| format!("{why}. ")).unwrap_or_default();
     let message = format!(
-        "{why}Your ssh known_hosts has a key or an authority for {address}, but whoever answers does not prove to be that \
+        "{why}Your ssh known_hosts has a key or an authority for {address}, but the host that answers does not prove to be that \
          host; it shows {fingerprint}"
     );
     Failure::new(Kind::Identity, message)

@@ -100,8 +100,12 @@ pub fn explanation(who: &WhoAmIResponse, known: &Known) -> Option<String> {
     let keys = who.without_proof.iter().take(MOST_WITHOUT);
     let mut about = keys.filter(|key| plain().any(|line| weigh::covers(&key.key_type, line)));
     about.next().map(|key| {
-        let kind = if key.key_type.is_empty() { "an SSH host key" } else { &key.key_type };
-        format!("the host says that {} of its own proves nothing: {}", text::clean(kind), text::clean(&key.why))
+        let kind = if key.key_type.is_empty() { "unknown" } else { &key.key_type };
+        format!(
+            "The host says that its SSH key of type {} proves nothing: {}",
+            text::clean(kind),
+            text::clean(&key.why)
+        )
     })
 }
 

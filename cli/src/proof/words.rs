@@ -33,8 +33,9 @@ pub fn changed(host: &str, key: &PublicKey, known: &Line) -> Failure {
         known.number
     );
     Failure::new(Kind::Identity, message).next(format!(
-        "ask the host's administrator for its SSH host key. Only if it is the one above:\n\
-         ssh-keygen -f '{file}' -R '{host}', then try again"
+        "ask the host's administrator which SSH host key sshd serves now (on the host: ssh-keyscan localhost). Leave the line if \
+         sshd serves the known key: then the key files were replaced, and sshd has to be started again. Only if sshd serves the key \
+         above:\nssh-keygen -f '{file}' -R '{host}', then try again"
     ))
 }
 
