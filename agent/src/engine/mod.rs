@@ -269,8 +269,7 @@ impl Shared {
 }
 
 impl Engine {
-    /// Notes which keys this host proves to hold, before anybody is shown a proof by them: `tls` is `tls:SHA256:…`, `ssh` are the
-    /// `SHA256:…` of the SSH host keys that sign. Messages may name them, and those that were noted before.
+    /// Notes keys that this host proves to hold, before anybody is shown a proof: messages may name `tls:SHA256:…` and `SHA256:…`.
     pub fn holds_keys(&self, tls: String, ssh: Vec<String>) {
         let mut identity = self.0.identity.write().unwrap_or_else(PoisonError::into_inner);
         identity.tls_key = Some(tls);
@@ -281,10 +280,9 @@ impl Engine {
     /// Which host this is, what time it is here, and a fresh challenge.
     #[must_use]
     pub fn who_am_i(&self) -> WhoAmI {
-        let identity = self.0.identity();
         let now = self.0.now();
         WhoAmI {
-            host_id: identity.host_id,
+            host_id: self.0.identity().host_id,
             names: self.0.names.clone(),
             host_time: now.wall,
             clock_trusted: self.0.freshness(&now) == Freshness::Clock,
