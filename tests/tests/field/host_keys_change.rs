@@ -80,7 +80,8 @@ impl Scene {
     #[track_caller]
     pub(super) fn is_trusted(&self, when: &str) {
         let status = self.asks(&["status", "vm1.test"]);
-        assert_eq!(status.code, Some(0), "{when}: {}{}{}", status.out, status.err, self.postern.log());
+        // 8: the host is trusted, and says that something is wrong there.
+        assert!([Some(0), Some(8)].contains(&status.code), "{when}: {:?}: {}{}", status.code, status.out, status.err);
     }
 
     #[track_caller]
