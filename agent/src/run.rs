@@ -377,8 +377,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let (engine, worker, knocks) = engine::start(setup).map_err(Failure::other)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).max_blocking_threads(BLOCKING).enable_all().build();
-    let serving =
-        Serving { path, config: &config, is_bare, findings, keeper, log, exported, knocks, reserved };
+    let serving = Serving { path, config: &config, is_bare, findings, keeper, log, exported, knocks, reserved };
     let served = runtime.map_err(Failure::other)?.block_on(serving.serve(engine));
     if served.is_ok() {
         // It has written its last record by now. After a failure nobody has told it to stop.
