@@ -126,7 +126,7 @@ impl HostKeys {
         if !first && !self.has_news() {
             return;
         }
-        let before = marks(&self.dir).ok().filter(|marks| are_settled(marks));
+        let before = marks(&self.dir).ok().filter(are_settled);
         let source = Arc::clone(&self.source);
         let looked = tokio::task::spawn_blocking(move || source.lock().unwrap_or_else(PoisonError::into_inner).look());
         let found = looked.await.unwrap_or_else(|error| Err(error.to_string()));
