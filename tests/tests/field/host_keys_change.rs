@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::slice;
 
 use postern_tests::keys::Key;
 use postern_tests::laptop::{Laptop, Run};
@@ -213,7 +214,7 @@ fn during_a_rotation_the_old_key_and_the_new_one_prove() {
         let mut scene = Scene::prepared("keys", |keys| fs::create_dir(keys).expect("a directory"), options);
         let old = line(&scene.new_key(ED25519, &["-t", "ed25519"]));
         let sshd = scene.sshd(&[ED25519]);
-        scene.knows(&[old.clone()]);
+        scene.knows(slice::from_ref(&old));
         scene.ssh_is_satisfied("before the rotation");
         scene.is_trusted("before the rotation");
         let new = line(&scene.new_key(ED25519, &["-t", "ed25519"]));
@@ -223,7 +224,7 @@ fn during_a_rotation_the_old_key_and_the_new_one_prove() {
         assert_eq!(asked.code, Some(0), "a message for the old key: {}{}", asked.out, asked.err);
         sshd.restart();
         assert!(scene.ssh().contains(CHANGED), "sshd serves the new key");
-        scene.knows(&[new.clone()]);
+        scene.knows(slice::from_ref(&new));
         scene.ssh_is_satisfied("the new key is known");
         scene.is_trusted("the new key is known");
         let asked = scene.asks(&["request", "vm1.test", "--port", "ssh", "--for", "10m"]);
@@ -269,7 +270,7 @@ fn a_file_that_is_half_written_takes_nothing_away() {
     let scene = Scene::new();
     let old = line(&scene.new_key(ED25519, &["-t", "ed25519"]));
     let path = scene.keys.join(ED25519);
-    scene.knows(&[old.clone()]);
+    scene.knows(slice::from_ref(&old));
     scene.is_trusted("whole");
     let other = Key::new(scene.laptop.home(), "other");
     let text = fs::read_to_string(other.path()).expect("a key");
@@ -316,13 +317,13 @@ fn many_rotations_leave_the_last_ones() {
         .map(|_| {
             let key = line(&scene.new_key(ED25519, &["-t", "ed25519"]));
             // posternd has to see it before the next one takes its place.
-            scene.knows(&[key.clone()]);
+            scene.knows(slice::from_ref(&key));
             scene.is_trusted("new");
             key
         })
         .collect();
     for known in &keys[6..] {
-        scene.knows(&[known.clone()]);
+        scene.knows(slice::from_ref(known));
         scene.is_trusted("one of the last");
     }
     assert!(scene.postern.client().who_am_i().expect("an answer").proofs.len() <= 8, "older clients look at eight");
