@@ -39,6 +39,8 @@ pub mod packet;
 pub mod peer;
 #[cfg(feature = "user")]
 pub mod policy;
+#[cfg(feature = "user")]
+pub mod question;
 pub mod rate;
 #[cfg(feature = "user")]
 pub mod refusal;

@@ -6,12 +6,14 @@
 mod audit;
 mod payload;
 mod policy;
+mod question;
 mod strict_json;
 mod view;
 
 pub use audit::{audit, audit_filter, entry, period, report, watch_filter};
 pub use payload::{access_request, read_request, revoke_request};
 pub use policy::{meanings, policy, validated};
+pub use question::which_keys;
 pub use view::{Called, change, explanation, grant, knock, mode, refusal, request_of, status, who_am_i};
 
 use postern_core::grant::{PortSpec, Source, checked_list};

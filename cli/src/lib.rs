@@ -27,3 +27,4 @@ pub mod text;
 pub mod tls;
 pub mod trust;
 pub mod view;
+pub mod within_ssh;

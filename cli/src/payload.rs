@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::{
     console::{Console, blocking},
     failure::{Failure, Kind, Result},
-    keys::Signer,
+    keys::Key,
     statement::Statement,
     text,
 };
@@ -187,10 +187,10 @@ pub fn to_json(payload: &impl Serialize) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// [`Kind::Key`] when the key cannot sign.
-pub async fn seal(payload: Vec<u8>, purpose: Purpose, signer: &Arc<Signer>, console: Console) -> Result<SignedMessage> {
-    let signer = Arc::clone(signer);
+pub async fn seal(payload: Vec<u8>, purpose: Purpose, key: &Arc<Key>, console: Console) -> Result<SignedMessage> {
+    let key = Arc::clone(key);
     let (payload, sshsig) = blocking(move || {
-        let sshsig = signer.sign(purpose.namespace(), &payload, console)?;
+        let sshsig = key.sign(purpose.namespace(), &payload, console)?;
         Ok((payload, sshsig))
     })
     .await?;

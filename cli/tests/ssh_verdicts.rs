@@ -385,7 +385,7 @@ impl Scene {
 
     fn by_us(&self, case: &Case<'_>) -> Verdict {
         let output = succeed(self.command("ssh").args(["-F", "ssh_config", "-G", "--", case.host]));
-        let config = Config::parse(&String::from_utf8(output.stdout).unwrap()).expect("a configuration");
+        let config = Config::parse(case.host, &output.stdout).expect("a configuration");
         let known = Known::find(&config).unwrap();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

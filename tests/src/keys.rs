@@ -42,6 +42,17 @@ impl Key {
         Self { path: path.to_owned() }
     }
 
+    /// `SHA256:…`, as `ssh-keygen -l` prints it.
+    ///
+    /// # Panics
+    /// Where `ssh-keygen` fails.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let mut command = Command::new("ssh-keygen");
+        let listed = succeed(command.arg("-lf").arg(self.path.with_extension("pub")).output(), "ssh-keygen -l");
+        listed.split(' ').nth(1).expect("a fingerprint").to_owned()
+    }
+
     /// The private half's file.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -9,6 +9,7 @@ use crate::postern::{self, Postern};
 use crate::sys;
 use crate::terminal::Terminal;
 use serde_json::Value;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ pub struct Laptop {
     home: TempDir,
     key: PathBuf,
     read_only: bool,
+    environment: Vec<(String, OsString)>,
 }
 
 /// How a run ended.
@@ -127,7 +129,13 @@ impl Laptop {
             ["127.0.0.1 localhost".to_owned()].into_iter().chain(SERVER.both().map(|a| format!("{a} vm1.test")));
         fs::write(home.path().join("hosts"), hosts.collect::<Vec<_>>().join("\n")).expect("the hosts file");
         fs::write(home.path().join("passwd"), passwd(home.path())).expect("the list of users");
-        Self { namespace: namespace.clone(), home, key: key.path().to_owned(), read_only: false }
+        Self {
+            namespace: namespace.clone(),
+            home,
+            key: key.path().to_owned(),
+            read_only: false,
+            environment: Vec::new(),
+        }
     }
 
     /// Its home directory, empty at first but for its hosts file.
@@ -155,6 +163,11 @@ impl Laptop {
         fs::write(self.home.path().join("hosts"), lines.join("\n") + "\n").expect("the hosts file");
     }
 
+    /// Sets a variable of the environment that its programs get from now on.
+    pub fn set(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.to_owned(), value.into()));
+    }
+
     /// The file with its person's private key.
     #[must_use]
     pub fn key(&self) -> &Path {
@@ -163,8 +176,11 @@ impl Laptop {
 
     /// The command with a home of its own.
     fn command(&self, arguments: &[&str]) -> Command {
-        let program = postern::program().with_file_name("postern");
-        assert!(program.exists(), "{} is missing: cargo build makes it", program.display());
+        self.command_of(client(), arguments)
+    }
+
+    /// Any program with that home.
+    fn command_of(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
         let mut command = self.namespace.command("unshare");
         let own = "for file in hosts passwd; do mount --bind \"$HOME/$file\" /etc/$file; done";
         let locked = "mount --bind \"$HOME\" \"$HOME\"; mount -o remount,bind,ro \"$HOME\"";
@@ -172,7 +188,17 @@ impl Laptop {
         command.args(["--mount", "sh", "-euc", &own]).arg(program);
         command.args(arguments).env("HOME", self.home.path());
         command.env_remove("XDG_CONFIG_HOME").env_remove("SSH_AUTH_SOCK").stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
+    }
+
+    /// Runs another program of the person's, such as `ssh`, with the same home and the same names.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[must_use]
+    pub fn program(&self, program: &str, arguments: &[&str]) -> Run {
+        Run::of(self.command_of(program, arguments).output().expect("to run a program"))
     }
 
     /// Runs `postern` with these arguments and no terminal.
@@ -213,6 +239,17 @@ impl Laptop {
         let key = self.key.display().to_string();
         self.run(&[arguments, &["--json", "--accept-new", "--key", &key]].concat())
     }
+}
+
+/// The `postern` to test, which lies beside posternd.
+///
+/// # Panics
+/// Where there is none.
+#[must_use]
+pub fn client() -> PathBuf {
+    let program = postern::program().with_file_name("postern");
+    assert!(program.exists(), "{} is missing: cargo build makes it", program.display());
+    program
 }
 
 /// The list of users with root's home elsewhere: ssh finds its files by it, and not by `HOME`.

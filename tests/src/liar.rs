@@ -13,7 +13,8 @@ use postern_proto::v1::access_service_server::{AccessService, AccessServiceServe
 use postern_proto::v1::{
     ApproveAccessRequest, ApproveAccessResponse, ExplainRequest, ExplainResponse, GetGrantRequest, GetGrantResponse,
     HostProof, ListGrantsRequest, ListGrantsResponse, RequestAccessRequest, RequestAccessResponse, RevokeAccessRequest,
-    RevokeAccessResponse, WatchGrantsRequest, WatchGrantsResponse, WhoAmIRequest, WhoAmIResponse,
+    RevokeAccessResponse, WatchGrantsRequest, WatchGrantsResponse, WhichKeysCountRequest, WhichKeysCountResponse,
+    WhoAmIRequest, WhoAmIResponse,
 };
 use rustls::SignatureScheme;
 use rustls::crypto::ring::sign::any_supported_type;
@@ -227,6 +228,10 @@ impl AccessService for Service {
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Answer<ExplainResponse> {
         self.note("explain", self.host().explain(request.into_inner()).await)
+    }
+
+    async fn which_keys_count(&self, request: Request<WhichKeysCountRequest>) -> Answer<WhichKeysCountResponse> {
+        self.note("which keys count", self.host().which_keys_count(request.into_inner()).await)
     }
 }
 

@@ -59,6 +59,12 @@ impl Sshd {
         this
     }
 
+    /// The key that may log in as root.
+    #[must_use]
+    pub const fn user(&self) -> &Key {
+        &self.user
+    }
+
     /// What sshd logged.
     #[must_use]
     pub fn log(&self) -> String {

@@ -13,8 +13,8 @@ mod sshsig;
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
-pub use presented::Basis;
 pub(crate) use presented::Presented;
+pub use presented::{Basis, Claims};
 pub use public_key::{Algorithm, Fingerprint, KeyError, PublicKey};
 pub(crate) use reader::{Malformed, Reader};
 pub use sshsig::{MOST_ARMOR, SshSig, dearmor};

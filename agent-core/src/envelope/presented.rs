@@ -19,13 +19,19 @@ pub(crate) struct Presented {
 
 /// What a certificate says about the holder of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Claims {
-    pub(crate) authority: Fingerprint,
-    pub(crate) serial: u64,
-    pub(crate) key_id: String,
-    pub(crate) principals: Vec<String>,
-    pub(crate) valid_after: u64,
-    pub(crate) valid_before: u64,
+pub struct Claims {
+    /// The key of the authority that signed it.
+    pub authority: Fingerprint,
+    /// Chosen by the authority; 0 if it does not count.
+    pub serial: u64,
+    /// Chosen by the authority, for logs and revocation.
+    pub key_id: String,
+    /// The names that the authority gives to the key's holder.
+    pub principals: Vec<String>,
+    /// The first second since 1970 in which it is valid.
+    pub valid_after: u64,
+    /// The first second since 1970 in which it is valid no longer; `u64::MAX` for one without an end.
+    pub valid_before: u64,
 }
 
 impl Presented {

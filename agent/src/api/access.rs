@@ -13,6 +13,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::peer::Reached;
+use super::questions::Questions;
 use super::reads::{busy, peer, reader, refused, watching};
 use super::statement::Statements;
 use super::watching::Watch;
@@ -27,6 +28,7 @@ pub(super) struct Access {
     pub statements: Statements,
     pub host_keys: Arc<HostKeys>,
     pub watchers: Arc<Semaphore>,
+    pub questions: Arc<Questions>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -124,6 +126,17 @@ impl v1::access_service_server::AccessService for Access {
         let query = wire::query(request, peer.address()).map_err(refused)?;
         let explanation = self.engine.explain(&reader, query).await.map_err(refused)?;
         Ok(Response::new(wire::explanation(explanation)))
+    }
+
+    async fn which_keys_count(
+        &self,
+        request: Request<v1::WhichKeysCountRequest>,
+    ) -> Answer<v1::WhichKeysCountResponse> {
+        let peer = peer(request.extensions())?;
+        self.questions.take(peer, self.engine.boot_now()).map_err(|refusal| self.uncounted(refusal))?;
+        let (role, keys) = wire::which_keys(request.into_inner()).map_err(|refusal| self.uncounted(refusal))?;
+        let counts = self.engine.which_keys_count(role, &keys);
+        Ok(Response::new(v1::WhichKeysCountResponse { counts }))
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use tonic::{Extensions, Request, Response, Status};
 use uuid::Uuid;
 
+use super::questions::Questions;
 use super::reads::{busy, peer, reader, refused, watching};
 use super::seats::Seats;
 use super::watching::Watch;
@@ -30,6 +31,7 @@ pub(super) struct Host {
     pub seats: Arc<Seats>,
     pub tls_fingerprint: Arc<str>,
     pub watchers: Arc<Semaphore>,
+    pub questions: Arc<Questions>,
 }
 
 #[tonic::async_trait]
@@ -42,7 +44,8 @@ impl v1::host_service_server::HostService for Host {
         let v1::GetStatusRequest { read } = request.into_inner();
         let reader = reader(&self.engine, peer, read).await?;
         let state = self.engine.status(&reader).await.map_err(refused)?;
-        Ok(Response::new(wire::status(state, &self.seats.losses(), &self.tls_fingerprint)))
+        let api: Vec<_> = self.seats.losses().into_iter().chain(self.questions.count()).collect();
+        Ok(Response::new(wire::status(state, &api, &self.tls_fingerprint)))
     }
 
     async fn list_audit(

@@ -11,6 +11,7 @@ mod host;
 pub mod limits;
 pub mod listen;
 pub mod peer;
+mod questions;
 mod reads;
 pub mod seats;
 mod statement;
@@ -198,13 +199,15 @@ async fn routes(engine: &Engine, seats: &Arc<Seats>, shown: Shown) -> Routes {
     let Shown { tls, host_keys } = shown;
     let tls_fingerprint: Arc<str> = tls.fingerprint.as_str().into();
     let watchers = Arc::new(Semaphore::new(seats.limits().watchers));
+    let questions = Arc::<questions::Questions>::default();
     let access = access::Access {
         engine: engine.clone(),
         statements: Statements::new(tls),
         host_keys,
         watchers: Arc::clone(&watchers),
+        questions: Arc::clone(&questions),
     };
-    let host = host::Host { engine: engine.clone(), seats: Arc::clone(seats), tls_fingerprint, watchers };
+    let host = host::Host { engine: engine.clone(), seats: Arc::clone(seats), tls_fingerprint, watchers, questions };
     let access = AccessServiceServer::new(access).max_decoding_message_size(MESSAGE_BYTES);
     let host = HostServiceServer::new(host).max_decoding_message_size(MESSAGE_BYTES);
     let (reporter, health) = tonic_health::server::health_reporter();

@@ -10,6 +10,7 @@ mod knocks;
 mod mode;
 mod news;
 mod pulse;
+mod question;
 mod reader;
 mod share;
 mod tally;

@@ -14,9 +14,10 @@ Trust: a host whose SSH host key, or the authority of its certificate, is in you
 else; HOST is what it is to ssh, by your ssh_config. For any other, at the first use the host's TLS fingerprint is shown and asked about, then kept in ~/.config/postern/known_hosts.toml. \
 Without a terminal pass --fingerprint SHA256:… or --accept-new. A host that shows another key later is refused.
 
-Keys: without --key the first acceptable key of your ssh-agent signs, else ~/.ssh/id_ed25519, id_ecdsa or id_rsa. \
+Keys: without --key those that ssh would offer HOST are offered, in the order of ssh (IdentityFile, CertificateFile, IdentityAgent and \
+IdentitiesOnly of your ssh_config), and the first that the host counts signs. \
 --key takes a private key, a .pub or -cert.pub file whose key is in the agent, agent, agent:SHA256:… or agent:COMMENT. \
-A valid certificate beside a private key (KEY-cert.pub) is used.
+A valid certificate beside a private key (KEY-cert.pub) is used where the host counts it.
 
 With --json results are JSON on standard output, in the API's own form; notes and errors are JSON lines on standard \
 error: {\"note\": …} and {\"error\": {\"kind\", \"exitCode\", \"message\", \"reason\", \"rule\", \"next\"}}.

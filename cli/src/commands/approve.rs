@@ -19,7 +19,7 @@ pub(super) async fn run(env: &Env, args: Approve) -> Result<()> {
         return Err(Failure::usage("nobody is there to look at the request and say yes")
             .next("run it on a terminal, or look at it with postern pending and pass --yes"));
     }
-    let signer = env.signer().await?;
+    let signer = env.signer(Some(&host), &[Purpose::Read, Purpose::Approve]).await?;
     let at = Reading::with(env, host, Some(signer.clone())).await?;
     let id = grant_id.to_string();
     let call = GetGrantRequest { read: at.read.clone(), id: id.clone() };
@@ -40,9 +40,9 @@ pub(super) async fn run(env: &Env, args: Approve) -> Result<()> {
         return Err(Failure::new(Kind::Refused, "not approved; the request still waits")
             .next(format!("decline it with postern decline {} {id} --reason …", at.session.address)));
     }
-    let message = payload::seal(payload, Purpose::Approve, &signer, env.console).await?;
-    let call = ApproveAccessRequest { message: Some(message) };
     let mut session = at.session;
+    let message = env.seal(&mut session, &signer, Purpose::Approve, |_| Ok(payload.clone())).await?;
+    let call = ApproveAccessRequest { message: Some(message) };
     // The host may have hung up while somebody was thinking.
     session.refresh().await?;
     let approved = limited(session.access().approve_access(call), &session.address).await;

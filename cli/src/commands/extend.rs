@@ -9,14 +9,14 @@ use super::{Env, Reading, grant_of, lifetime, own, request};
 use crate::{
     args::Extend,
     failure::{Failure, Kind, Result},
-    payload::{Lifetime, Wish},
+    payload::{Lifetime, Purpose, Wish},
     text, view,
 };
 
 pub(super) async fn run(env: &Env, args: Extend) -> Result<()> {
     let Extend { host, grant_id, duration, until, reason, wait } = args;
     let lifetime = lifetime(duration, until.as_deref())?;
-    let signer = env.signer().await?;
+    let signer = env.signer(Some(&host), &[Purpose::Read, Purpose::Request]).await?;
     let mut at = Reading::with(env, host, Some(Arc::clone(&signer))).await?;
     let old = match grant_id {
         Some(id) => {

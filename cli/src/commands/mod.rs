@@ -1,6 +1,6 @@
 //! The commands, one module each, and what they share.
 //!
-//! Owns the order "choose a key, open a session, unlock, sign, call". It never writes grammar or wording.
+//! Owns the order "find keys, open a session, sign, call". It never writes grammar or wording.
 
 mod approve;
 mod audit;
@@ -18,6 +18,7 @@ mod policy;
 mod report;
 mod request;
 mod revoke;
+mod sealing;
 mod show;
 mod sign;
 mod sources;
@@ -30,23 +31,25 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use jiff::{Timestamp, tz::TimeZone};
 use postern_proto::v1::{Grant, SignedMessage, host_service_client::HostServiceClient};
 
+use tokio::sync::OnceCell;
 use tonic::transport::Channel;
 
 use crate::{
     args::{Cli, Command, Common, What},
-    console::{Console, blocking},
+    console::Console,
     dialled::Dialled,
     failure::{Failure, Kind, Result},
     host_key::HostKey,
     keys::Signer,
     known_hosts::KnownHosts,
     parse,
-    payload::{self, Binding, Lifetime, Purpose, Wish},
+    payload::{Lifetime, Wish},
     ports::{self, Port},
     session::{Plan, Reach, Session, limited},
-    ssh_hosts::SshHosts,
+    ssh_hosts::{SshHosts, config::Config},
     target::Target,
     trust::Trust,
+    within_ssh,
 };
 
 /// Does what the command line says.
@@ -55,7 +58,15 @@ use crate::{
 /// Any [`Failure`]; its kind is the exit code.
 pub async fn run(cli: Cli) -> Result<()> {
     let console = Console { json: cli.common.json };
-    let env = Env { common: cli.common, console };
+    if within_ssh::is_within() {
+        // `Match exec` gets what it will get when ssh connects: the access that another `postern` is about to ask for.
+        console.note(format!(
+            "nothing is done here: another postern runs the ssh -G that runs this one ({})",
+            within_ssh::MARK
+        ));
+        return Ok(());
+    }
+    let env = Env { common: cli.common, console, told: OnceCell::new() };
     match cli.command {
         Command::Request(args) => request::run(&env, args).await,
         Command::Extend(args) => extend::run(&env, args).await,
@@ -88,6 +99,8 @@ pub async fn run(cli: Cli) -> Result<()> {
 struct Env {
     common: Common,
     console: Console,
+    /// What ssh has told about the command's host, which has this name.
+    told: OnceCell<(String, Config)>,
 }
 
 impl Env {
@@ -98,44 +111,9 @@ impl Env {
             Target::Tls { .. } | Target::Plaintext(_) => KnownHosts::of_user()?,
             Target::Unix(_) => KnownHosts::of_user().unwrap_or_else(|_| KnownHosts::at("/nonexistent")),
         };
-        Ok(Plan { target, trust, store, ssh: SshHosts::OfUser, console: self.console, ports: Vec::new() })
-    }
-
-    async fn signer(&self) -> Result<Arc<Signer>> {
-        let selection = self.common.key.clone();
-        blocking(move || Signer::choose(selection.as_deref()).map(Arc::new)).await
-    }
-
-    /// The signer for reads; none for root on the Unix socket, whom the host believes, unless a key was named.
-    async fn reader(&self, target: &Target) -> Result<Option<Arc<Signer>>> {
-        let believed = matches!(target, Target::Unix(_)) && rustix::process::geteuid().is_root();
-        if believed && self.common.key.is_none() { Ok(None) } else { self.signer().await.map(Some) }
-    }
-
-    async fn unlock(&self, signer: &Arc<Signer>) -> Result<()> {
-        let (signer, console) = (Arc::clone(signer), self.console);
-        blocking(move || signer.unlock(console)).await
-    }
-
-    /// Unlocks, makes the binding as late as possible, and signs what `build` makes of it.
-    async fn seal(
-        &self,
-        session: &mut Session,
-        signer: &Arc<Signer>,
-        purpose: Purpose,
-        build: impl FnOnce(Binding) -> Result<Vec<u8>>,
-    ) -> Result<SignedMessage> {
-        self.unlock(signer).await?;
-        session.refresh().await?;
-        let bytes = build(Binding::to_host(session.audience()?, session.said(), purpose))?;
-        payload::seal(bytes, purpose, signer, self.console).await
-    }
-
-    /// The signed read that a session shows with each of its questions.
-    async fn read(&self, session: &mut Session, signer: Option<&Arc<Signer>>) -> Result<Option<SignedMessage>> {
-        let Some(signer) = signer else { return Ok(None) };
-        let build = |binding| payload::to_json(&payload::read_request(binding));
-        self.seal(session, signer, Purpose::Read, build).await.map(Some)
+        let told = self.told.get().map(|(name, config)| SshHosts::Told(name.clone(), Box::new(config.clone())));
+        let ssh = told.unwrap_or(SshHosts::OfUser);
+        Ok(Plan { target, trust, store, ssh, console: self.console, ports: Vec::new() })
     }
 }
 
@@ -185,7 +163,7 @@ impl Reading {
 
 /// Names the key in a refusal that is about the key.
 fn signed_by(signer: Option<&Arc<Signer>>) -> impl Fn(Failure) -> Failure {
-    let key = signer.map(|signer| signer.label.clone());
+    let key = signer.map(|signer| signer.label());
     move |failure| match &key {
         Some(key) => failure.signed_with(key),
         None => failure,

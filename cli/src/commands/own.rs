@@ -14,7 +14,7 @@ use crate::{
 /// [`crate::failure::Kind::Usage`] when there is none, or more than one; those are listed.
 pub(super) async fn only(at: &Reading, states: &[GrantState], command: &str) -> Result<Grant> {
     let found = list::every(at, false, states).await?.grants;
-    let key = at.signer.as_ref().and_then(|signer| signer.fingerprint.clone());
+    let key = at.signer.as_ref().and_then(|signer| signer.fingerprint());
     let mine = |grant: &Grant| key.as_ref().is_none_or(|key| *key == grant.key_fingerprint);
     let mut own: Vec<Grant> = found.into_iter().filter(mine).collect();
     let host = &at.session.address;

@@ -23,7 +23,8 @@ pub(super) async fn run(env: &Env, args: Request) -> Result<()> {
     // Everything that can be wrong here is found before the host is asked.
     let from = what.from.clone();
     let mut wish = wish(what, Vec::new())?;
-    let signer = env.signer().await?;
+    let purposes = [Purpose::Request, Purpose::Read];
+    let signer = env.signer(Some(&host), &purposes[..if wait { 2 } else { 1 }]).await?;
     let mut session = env.plan(host)?.about(&wish.ports).open(reach(&from)).await?;
     wish.ports = port_numbers(env, &session)?;
     let sources = sources::to_sign(env, &from, &session).await?;
@@ -49,7 +50,7 @@ pub(super) async fn send(env: &Env, session: &mut Session, signer: &Arc<Signer>,
 async fn sign_and_send(env: &Env, session: &mut Session, signer: &Arc<Signer>, wish: Wish) -> Result<Grant> {
     let mut id = String::new();
     let build = |binding| {
-        let request = payload::access_request(wish, binding);
+        let request = payload::access_request(wish.clone(), binding);
         id.clone_from(&request.id);
         payload::to_json(&request)
     };

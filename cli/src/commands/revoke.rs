@@ -14,7 +14,7 @@ use crate::{
 
 pub(super) async fn run(env: &Env, args: Revoke) -> Result<()> {
     let Revoke { host, grant_id, reason } = args;
-    let signer = env.signer().await?;
+    let signer = env.signer(Some(&host), &[Purpose::Revoke]).await?;
     let mut session = env.plan(host)?.open(Reach::Any).await?;
     let ended = end(env, &mut session, &signer, grant_id.to_string(), reason).await?;
     tell(env, ended)
@@ -25,7 +25,7 @@ pub(super) async fn decline(env: &Env, args: Decline) -> Result<()> {
     if reason.trim().is_empty() {
         return Err(Failure::usage("--reason is empty; say why, for whoever asked"));
     }
-    let signer = env.signer().await?;
+    let signer = env.signer(Some(&host), &[Purpose::Revoke]).await?;
     let mut session = env.plan(host)?.open(Reach::Any).await?;
     let ended = end(env, &mut session, &signer, grant_id.to_string(), reason).await?;
     tell(env, ended)
@@ -33,7 +33,9 @@ pub(super) async fn decline(env: &Env, args: Decline) -> Result<()> {
 
 pub(super) async fn give_back(env: &Env, args: GiveBack) -> Result<()> {
     let GiveBack { host, grant_id, reason } = args;
-    let signer = env.signer().await?;
+    // What is given back was asked for by the same person, so a key that may ask comes first.
+    let purposes = [Purpose::Revoke, Purpose::Request, Purpose::Read];
+    let signer = env.signer(Some(&host), &purposes[..if grant_id.is_none() { 3 } else { 2 }]).await?;
     let (mut session, id) = match grant_id {
         Some(id) => (env.plan(host)?.open(Reach::Any).await?, id.to_string()),
         None => {
@@ -54,7 +56,7 @@ async fn end(
     id: String,
     reason: String,
 ) -> Result<RevokeAccessResponse> {
-    let build = |binding| payload::to_json(&payload::revoke_request(id, reason, binding));
+    let build = |binding| payload::to_json(&payload::revoke_request(id.clone(), reason.clone(), binding));
     let message = env.seal(session, signer, Purpose::Revoke, build).await?;
     let call = RevokeAccessRequest { message: Some(message) };
     limited(session.access().revoke_access(call), &session.address).await.map_err(signed_by(Some(signer)))

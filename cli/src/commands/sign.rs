@@ -24,6 +24,7 @@ use crate::{
 const MOST_BYTES: u64 = 32 * 1024;
 
 /// What to sign, without what ties it to a host.
+#[derive(Clone)]
 enum Draft {
     Access(Wish),
     Revoke(String, String),
@@ -59,7 +60,7 @@ pub(super) async fn run(env: &Env, args: Sign) -> Result<()> {
         None if read => Draft::Read,
         None => Draft::Access(wish(what, Vec::new())?),
     };
-    let signer = env.signer().await?;
+    let signer = env.signer(host.as_ref(), &[draft.purpose()]).await?;
     let (purpose, message) = match host {
         Some(host) => (draft.purpose(), for_host(env, host, draft, &from, &signer).await?),
         None => (draft.purpose(), offline(env, audience, draft, &from, &signer).await?),
@@ -85,7 +86,7 @@ async fn for_host(
         env.console.note(format!("signed for {}", wish.source.join(", ")));
     }
     let purpose = draft.purpose();
-    let message = env.seal(&mut session, signer, purpose, |binding| draft.bind(binding)).await?;
+    let message = env.seal(&mut session, signer, purpose, |binding| draft.clone().bind(binding)).await?;
     // No host answers here: the person has the message, which is all that can go well.
     if let Some(ways) = ways {
         ways.remember(env.console);
@@ -115,18 +116,15 @@ async fn offline(
                 .next("name the address: --from 192.0.2.7, or a HOST to ask")
         })?;
     }
-    env.unlock(signer).await?;
     let purpose = draft.purpose();
-    let bytes = draft.bind(Binding::offline(audience, purpose))?;
-    payload::seal(bytes, purpose, signer, env.console).await
+    env.seal_offline(signer, purpose, || draft.bind(Binding::offline(audience, purpose))).await
 }
 
 async fn sign_file(env: &Env, path: &Path, kind: Option<Purpose>) -> Result<()> {
     let bytes = files::read(path, MOST_BYTES)?;
     let purpose = payload::recognise(&bytes, kind)?;
-    let signer = env.signer().await?;
-    env.unlock(&signer).await?;
-    print(env, purpose, payload::seal(bytes, purpose, &signer, env.console).await?)
+    let signer = env.signer(None, &[purpose]).await?;
+    print(env, purpose, env.seal_offline(&signer, purpose, || Ok(bytes)).await?)
 }
 
 /// Reads travel in the field `read`, everything else in `message`.

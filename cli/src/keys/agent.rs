@@ -39,13 +39,6 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// The agent that `SSH_AUTH_SOCK` names, if it does.
-    #[must_use]
-    pub fn of_environment() -> Option<Self> {
-        let socket = std::env::var_os("SSH_AUTH_SOCK").filter(|value| !value.is_empty())?;
-        Some(Self::at(socket))
-    }
-
     /// The agent at `socket`.
     pub fn at(socket: impl Into<PathBuf>) -> Self {
         Self { socket: socket.into() }
@@ -73,11 +66,11 @@ impl Agent {
         let answer = self.call(&request, None)?;
         let signature = match answer.split_first() {
             Some((&SIGN_RESPONSE, mut rest)) => take_string(&mut rest).map(<[u8]>::to_vec),
-            _ => return Err(io::Error::other("the agent refused to sign")),
+            _ => return Err(io::Error::other("the ssh-agent refused to sign")),
         };
-        let signature = signature.ok_or_else(|| io::Error::other("the agent's signature is not readable"))?;
+        let signature = signature.ok_or_else(|| io::Error::other("the ssh-agent's signature is not readable"))?;
         if rsa && algorithm(&signature) != Some("rsa-sha2-512") {
-            return Err(io::Error::other("the agent cannot sign with rsa-sha2-512"));
+            return Err(io::Error::other("the ssh-agent cannot sign with rsa-sha2-512"));
         }
         Ok(signature)
     }

@@ -22,6 +22,10 @@ pub struct Certificate {
     pub key_blob: Vec<u8>,
     /// Whether it is about a host, not a person.
     pub of_host: bool,
+    /// Chosen by the authority; 0 if it does not count.
+    pub serial: u64,
+    /// Chosen by the authority, for logs and revocation. Not UTF-8 in a certificate that no host accepts.
+    pub key_id: String,
     /// The names that the authority gives to the key's holder.
     pub principals: Vec<String>,
     /// The first second since 1970 in which it is valid.
@@ -51,13 +55,13 @@ impl Certificate {
         let mut key_blob = Vec::new();
         put_string(&mut key_blob, kind.as_bytes());
         key_blob.extend_from_slice(&key[..key.len() - rest.len()]);
-        let _serial = take_u64(&mut rest)?;
+        let serial = take_u64(&mut rest)?;
         let of_host = match take_u32(&mut rest)? {
             1 => false,
             HOST => true,
             _ => return None,
         };
-        let _key_id = take_string(&mut rest)?;
+        let key_id = String::from_utf8_lossy(take_string(&mut rest)?).into_owned();
         let principals = strings(take_string(&mut rest)?)?;
         let (valid_after, valid_before) = (take_u64(&mut rest)?, take_u64(&mut rest)?);
         let has_critical_options = !take_string(&mut rest)?.is_empty();
@@ -68,6 +72,8 @@ impl Certificate {
         rest.is_empty().then_some(Self {
             key_blob,
             of_host,
+            serial,
+            key_id,
             principals,
             valid_after,
             valid_before,

@@ -3,9 +3,10 @@
 //! Owns reading `KEY`, `KEY.pub` and `KEY-cert.pub`. It never writes one.
 
 use std::{
+    ffi::OsStr,
     fs, io,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -16,6 +17,9 @@ use super::{
     wire::{self, algorithm},
 };
 use crate::failure::{Failure, Kind, Result};
+
+/// How the names of public halves end. The longer one is looked for first.
+const PUBLIC: [&str; 2] = ["-cert.pub", ".pub"];
 
 /// A public key or certificate from a `.pub` file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,33 +46,71 @@ pub struct KeyFiles {
 }
 
 impl KeyFiles {
-    /// Looks at `path`: a private key, its `.pub`, or its `-cert.pub`. Beside a private key a certificate that is valid
-    /// now is preferred, as ssh does; to choose otherwise name the `.pub` or `-cert.pub` itself.
+    /// Looks at `path`: a private key, its `.pub`, or its `-cert.pub`. A certificate beside a private key is [`Self::certified`].
     ///
     /// # Errors
     /// [`Kind::Key`] when nothing usable is there.
     pub fn at(path: &Path) -> Result<Self> {
-        let text = path.to_string_lossy();
-        let beside = |suffix: &str| PathBuf::from(format!("{text}{suffix}"));
-        for suffix in ["-cert.pub", ".pub"] {
-            if let Some(private) = text.strip_suffix(suffix) {
-                let public = read_public(path)?;
-                return Self::with(PathBuf::from(private), Some(public), path.to_owned());
+        let missing = || {
+            Failure::new(Kind::Key, format!("{}: there is no such key file", path.display()))
+                .next("name a private key, a .pub file whose key is in your agent, or --key agent")
+        };
+        if is_public(path) {
+            // Says why it cannot be read.
+            read_public(path)?;
+        }
+        Self::found(path)?.filter(|files| files.private_exists || is_public(path)).ok_or_else(missing)
+    }
+
+    /// As [`Self::at`], where there may be nothing, or only a public half.
+    ///
+    /// # Errors
+    /// [`Kind::Key`] when something is there and is no key.
+    pub fn found(path: &Path) -> Result<Option<Self>> {
+        for suffix in PUBLIC {
+            if let Some(private) = path.as_os_str().as_bytes().strip_suffix(suffix.as_bytes()) {
+                let private = PathBuf::from(OsStr::from_bytes(private));
+                return match path.exists() {
+                    true => Self::with(private, Some(read_public(path)?), path.to_owned()).map(Some),
+                    false => Ok(None),
+                };
             }
         }
-        let certificate = beside("-cert.pub");
-        if let Ok(public) = read_public(&certificate)
-            && valid_now(&public)
-        {
-            return Self::with(path.to_owned(), Some(public), certificate);
+        // ssh reads a public key also from a file with another name.
+        if let Ok(public) = read_public(path) {
+            let (private, for_keygen) = (PathBuf::new(), path.to_owned());
+            return Ok(Some(Self { private, key: None, private_exists: false, public: Some(public), for_keygen }));
         }
-        let public = read_public(&beside(".pub")).ok();
+        let public = read_public(&beside(path, ".pub")).ok();
         let files = Self::with(path.to_owned(), public, path.to_owned())?;
-        if !files.private_exists {
-            return Err(Failure::new(Kind::Key, format!("{}: there is no such key file", path.display()))
-                .next("name a private key, a .pub file whose key is in your agent, or --key agent"));
+        Ok(Some(files).filter(|files| files.private_exists || files.public.is_some()))
+    }
+
+    /// The certificate beside the private key at `path`, if one is there.
+    ///
+    /// # Errors
+    /// [`Kind::Key`] when it does not belong to the key.
+    pub fn certified(path: &Path) -> Result<Option<Self>> {
+        let file = beside(path, "-cert.pub");
+        match certificate(&file) {
+            Ok(Some(public)) => Self::with(path.to_owned(), Some(public), file).map(Some),
+            // A broken certificate must not spoil the key.
+            Ok(None) | Err(_) => Ok(None),
         }
-        Ok(files)
+    }
+
+    /// The private key at `path` with a certificate from `file`; none where it is another key, or not there.
+    ///
+    /// # Errors
+    /// [`Kind::Key`] when something is there and is no key.
+    pub fn with_certificate(path: &Path, public: &PublicFile, file: &Path) -> Result<Option<Self>> {
+        let belongs =
+            Self::found(path)?.and_then(|files| files.public).is_some_and(|own| own.key_blob == public.key_blob);
+        if !belongs {
+            return Ok(None);
+        }
+        Self::with(path.to_owned(), Some(public.clone()), file.to_owned())
+            .map(|files| Some(files).filter(|f| f.private_exists))
     }
 
     fn with(private: PathBuf, public: Option<PublicFile>, for_keygen: PathBuf) -> Result<Self> {
@@ -128,8 +170,28 @@ fn parse_public(text: &str) -> Option<PublicFile> {
     Some(PublicFile { blob, key_blob })
 }
 
-/// Whether a certificate is valid by this machine's clock; an expired one beside a key must not spoil the key.
-fn valid_now(public: &PublicFile) -> bool {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    Certificate::parse(&public.blob).is_some_and(|certificate| certificate.is_valid_at(now))
+/// Whether `path` names a public half.
+pub fn is_public(path: &Path) -> bool {
+    PUBLIC.iter().any(|suffix| path.as_os_str().as_bytes().ends_with(suffix.as_bytes()))
+}
+
+/// The certificate of a person at `path`; none where nothing is there.
+///
+/// # Errors
+/// [`Kind::Key`] when it is none.
+pub fn certificate(path: &Path) -> Result<Option<PublicFile>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let public = read_public(path)?;
+    match Certificate::parse(&public.blob) {
+        Some(certificate) if !certificate.of_host => Ok(Some(public)),
+        _ => Err(Failure::new(Kind::Key, format!("{} is no certificate of a person", path.display()))),
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }

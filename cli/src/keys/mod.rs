@@ -1,198 +1,244 @@
-//! Who signs: a key file, a key in the running ssh-agent, or `ssh-keygen`.
+//! Which keys may sign a person's messages, and which of them does.
 //!
-//! Owns the choice of `--key` and the signing. Private keys stay in memory only as long as the command runs, and never
-//! leave an agent.
+//! Owns the choice: what `--key` names, else what ssh would offer, and of those what the host says counts. It asks no host itself.
 
 pub mod agent;
 pub mod certificate;
 mod file;
+mod key;
 mod keygen;
+mod offer;
 pub mod sshsig;
 pub mod verify;
 pub(crate) mod wire;
 
 use std::{
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ssh_key::{HashAlg, PrivateKey};
+use jiff::Timestamp;
+use postern_proto::v1::KeyToJudge;
 
-use self::{agent::Agent, file::KeyFiles};
+pub use self::key::Key;
 use crate::{
-    console::Console,
     failure::{Failure, Kind, Result},
+    payload::Purpose,
+    ssh_hosts::identities::Identities,
 };
 
-/// Tried in this order in `~/.ssh` when no agent has an acceptable key.
-const DEFAULT_FILES: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
+/// The most names that a host reads of one certificate in a question.
+const MOST_PRINCIPALS: usize = 64;
 
-/// A chosen key. Nothing has been asked of the person yet.
+/// The keys for one command. Which of them signs is known once a host has been asked.
 #[derive(Debug)]
 pub struct Signer {
-    /// For people: where the key is, and its fingerprint.
-    pub label: String,
-    /// `SHA256:…` of the plain key, as the host names whoever asked; unknown where only the agent or ssh-keygen can tell.
-    pub fingerprint: Option<String>,
-    backend: Backend,
+    keys: Vec<Arc<Key>>,
+    /// Whether the command line names one private key: then no other key signs, whatever the host says.
+    named: bool,
+    /// What the command will sign, in order.
+    purposes: Vec<Purpose>,
+    state: Mutex<State>,
 }
 
-#[derive(Debug)]
-enum Backend {
-    File { key: Mutex<Box<PrivateKey>>, path: PathBuf, shown: Vec<u8> },
-    Agent { agent: Agent, held: Vec<u8>, shown: Vec<u8> },
-    Keygen { path: PathBuf },
+#[derive(Debug, Default)]
+struct State {
+    /// What the host says of each key. None for a host that cannot say.
+    counts: BTreeMap<&'static str, Option<Vec<bool>>>,
+    /// Keys that could not sign.
+    failed: Vec<usize>,
+    /// The key that signed last.
+    last: Option<usize>,
 }
 
 impl Signer {
-    /// Finds the key that `--key` names: a file, `agent`, `agent:FINGERPRINT` or `agent:COMMENT`; without it the
-    /// agent's first acceptable key, else the first default file.
+    /// Finds the keys that `--key` names: a file, `agent`, `agent:FINGERPRINT` or `agent:COMMENT`; without it those that ssh would
+    /// offer. Also gives notes for people. Blocks.
     ///
     /// # Errors
     /// [`Kind::Key`] when there is none.
-    pub fn choose(selection: Option<&str>) -> Result<Self> {
-        match selection {
-            Some("agent") => Self::in_agent(None),
+    pub fn gather(
+        selection: Option<&str>,
+        identities: &Identities,
+        purposes: &[Purpose],
+    ) -> Result<(Self, Vec<String>)> {
+        let (keys, named, notes) = match selection {
+            Some("agent") => (offer::of_agent(identities, None)?, false, Vec::new()),
             Some(text) => match text.strip_prefix("agent:") {
-                Some(wanted) => Self::in_agent(Some(wanted)),
-                None => Self::at(Path::new(text)),
+                Some(wanted) => (offer::of_agent(identities, Some(wanted))?, true, Vec::new()),
+                None => (offer::of_file(Path::new(text), identities)?, true, Vec::new()),
             },
-            None => Self::default_key(),
-        }
-    }
-
-    fn default_key() -> Result<Self> {
-        if let Some(signer) = Agent::of_environment().and_then(|agent| first_in(&agent, None).ok().flatten()) {
-            return Ok(signer);
-        }
-        let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-        let directory = home.map(|home| home.join(".ssh"));
-        let mut files = directory.iter().flat_map(|directory| DEFAULT_FILES.map(|name| directory.join(name)));
-        match files.find(|path| path.exists()) {
-            Some(path) => Self::at(&path),
-            None => Err(Failure::new(
-                Kind::Key,
-                "no key to sign with: no agent has one, and ~/.ssh has no id_ed25519, id_ecdsa or id_rsa",
-            )
-            .next("name one with --key FILE, or make one: ssh-keygen -t ed25519")),
-        }
-    }
-
-    fn in_agent(wanted: Option<&str>) -> Result<Self> {
-        let agent = Agent::of_environment().ok_or_else(|| {
-            Failure::new(Kind::Key, "SSH_AUTH_SOCK is not set, so no agent can be asked")
-                .next("start one (eval \"$(ssh-agent)\"; ssh-add), or name a file: --key FILE")
-        })?;
-        let found = first_in(&agent, wanted)
-            .map_err(|error| Failure::new(Kind::Key, format!("the ssh-agent cannot be asked: {error}")))?;
-        found.ok_or_else(|| {
-            let which = wanted.map_or_else(|| "an acceptable key".to_owned(), |w| format!("an acceptable key {w:?}"));
-            Failure::new(Kind::Key, format!("the ssh-agent does not have {which}")).next(
-                "ssh-add -l lists what it has; hosts accept Ed25519, ECDSA P-256/P-384 and RSA of 3072 bits or more",
-            )
-        })
-    }
-
-    fn at(path: &Path) -> Result<Self> {
-        let files = KeyFiles::at(path)?;
-        if let Some(public) = &files.public {
-            wire::check_acceptable(&public.blob).map_err(|why| {
-                Failure::new(Kind::Key, format!("{}: {why}", path.display())).next("choose another --key")
-            })?;
-        }
-        let fingerprint = files.public.as_ref().map(|public| wire::fingerprint(&public.key_blob));
-        let label = match &fingerprint {
-            Some(fingerprint) => format!("{} ({fingerprint})", path.display()),
-            None => path.display().to_string(),
-        };
-        let readable = files.key.as_ref().is_some_and(|key| !key.is_encrypted());
-        if !readable && let Some(backend) = held_by_agent(&files) {
-            return Ok(Self { label, fingerprint, backend });
-        }
-        let backend = match (files.key, files.public) {
-            (Some(key), Some(public)) => {
-                Backend::File { key: Mutex::new(Box::new(key)), path: files.private, shown: public.blob }
-            }
-            _ if files.private_exists => Backend::Keygen { path: files.for_keygen },
-            _ => {
-                let message = format!("{}: its private half is neither beside it nor in an ssh-agent", path.display());
-                return Err(Failure::new(Kind::Key, message).next("ssh-add the private key, or name its file"));
-            }
-        };
-        Ok(Self { label, fingerprint, backend })
-    }
-
-    /// Asks for the passphrase now, if one will be needed. Blocks.
-    ///
-    /// # Errors
-    /// [`Kind::Key`] when it is wrong three times, or cannot be asked for.
-    pub fn unlock(&self, console: Console) -> Result<()> {
-        let Backend::File { key, path, .. } = &self.backend else { return Ok(()) };
-        let mut key = key.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..3 {
-            if !key.is_encrypted() {
-                return Ok(());
-            }
-            let passphrase = console.passphrase(&format!("Passphrase for {}: ", path.display()))?;
-            match key.decrypt(passphrase) {
-                Ok(open) => **key = open,
-                Err(_) => console.note("that is not the passphrase"),
-            }
-        }
-        if key.is_encrypted() { Err(Failure::new(Kind::Key, "three wrong passphrases")) } else { Ok(()) }
-    }
-
-    /// The armored SSHSIG over `message` in `namespace`. Blocks; call [`Self::unlock`] first.
-    ///
-    /// # Errors
-    /// [`Kind::Key`] when the key cannot sign.
-    pub fn sign(&self, namespace: &str, message: &[u8], console: Console) -> Result<String> {
-        match &self.backend {
-            Backend::Keygen { path } => keygen::sign(path, namespace, message),
-            Backend::Agent { agent, held, shown } => {
-                if wire::is_security_key(held) {
-                    console.note("touch your security key to sign");
+            None => {
+                let found = offer::all(identities);
+                if found.keys.is_empty() {
+                    return Err(nothing(identities, &found.notes));
                 }
-                let signature = agent.sign(held, &sshsig::to_be_signed(namespace, message));
-                let signature = signature.map_err(|error| {
-                    Failure::new(Kind::Key, format!("the ssh-agent did not sign with {}: {error}", self.label))
-                        .next("see that it is unlocked (ssh-add -l), and touch the key if it is a security key")
-                })?;
-                Ok(sshsig::armor(shown, namespace, &signature))
+                (found.keys, false, found.notes)
             }
-            Backend::File { key, path, shown } => {
-                let key = key.lock().unwrap_or_else(PoisonError::into_inner);
-                let failed =
-                    |error: ssh_key::Error| Failure::new(Kind::Key, format!("{} cannot sign: {error}", path.display()));
-                let inner = key.sign(namespace, HashAlg::Sha512, message).map_err(failed)?;
-                let signature = Vec::try_from(inner.signature().clone()).map_err(failed)?;
-                Ok(sshsig::armor(shown, namespace, &signature))
+        };
+        let keys = keys.into_iter().map(Arc::new).collect();
+        Ok((Self { keys, named, purposes: purposes.to_vec(), state: Mutex::default() }, notes))
+    }
+
+    /// For people: the key that signed last, else the one that would be first.
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.latest().map(|key| key.label.clone()).unwrap_or_default()
+    }
+
+    /// `SHA256:…` of the plain key that signed last, as the host names whoever asked; none where only ssh-keygen can tell.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<String> {
+        self.latest()?.fingerprint.clone()
+    }
+
+    fn latest(&self) -> Option<&Arc<Key>> {
+        self.keys.get(self.state().last.unwrap_or(0))
+    }
+
+    /// For which purposes a host has to be asked which keys count, before something is signed for `purpose`.
+    #[must_use]
+    pub fn to_ask(&self, purpose: Purpose) -> Vec<Purpose> {
+        if self.named && self.keys.len() == 1 {
+            return Vec::new();
+        }
+        let state = self.state();
+        let all = self.purposes.iter().copied().chain([purpose]);
+        let mut asked = Vec::new();
+        for purpose in all.filter(|purpose| !state.counts.contains_key(purpose.namespace())) {
+            if !asked.contains(&purpose) {
+                asked.push(purpose);
             }
         }
+        asked
+    }
+
+    /// What a host is asked about: every key whose public half is known.
+    #[must_use]
+    pub fn question(&self) -> Vec<KeyToJudge> {
+        self.keys.iter().filter_map(to_judge).collect()
+    }
+
+    /// Takes in what the host said to [`Self::question`]; none where it cannot say.
+    pub fn answered(&self, purpose: Purpose, counts: Option<Vec<bool>>) {
+        self.state().counts.insert(purpose.namespace(), counts);
+    }
+
+    /// The keys to sign with for `purpose`, the best first, and whether the host has said so. `now` is the host's time.
+    ///
+    /// # Errors
+    /// [`Kind::Key`] when the host counts none of them.
+    pub fn candidates(&self, purpose: Purpose, now: Timestamp, host: &str) -> Result<Vec<(usize, Arc<Key>)>> {
+        let state = self.state();
+        let at: Vec<usize> = (0..self.keys.len()).filter(|at| !state.failed.contains(at)).collect();
+        let spoiled = |at: &usize| self.unfit(*at, now).is_some();
+        let valid: Vec<usize> = at.iter().copied().filter(|at| !spoiled(at)).collect();
+        // Where a key is named and only its certificate is there, the host says what is wrong with that.
+        let valid = if valid.is_empty() && self.named { at } else { valid };
+        let Some(Some(_)) = state.counts.get(purpose.namespace()) else { return Ok(self.pick(valid)) };
+        let mut found: Vec<usize> =
+            valid.iter().copied().filter(|at| self.says(&state, purpose, *at) != Some(false)).collect();
+        // First what the host has said yes to, for everything that the command signs; among those, what has signed already.
+        found.sort_by_key(|at| {
+            let unsure = self.says(&state, purpose, *at).is_none();
+            let elsewhere = self.purposes.iter().filter(|other| self.says(&state, **other, *at) == Some(false)).count();
+            (unsure, elsewhere, state.last != Some(*at))
+        });
+        if found.is_empty() && self.named {
+            return Ok(self.pick(valid));
+        }
+        if found.is_empty() && state.failed.is_empty() {
+            return Err(self.none_counts(purpose, now, host));
+        }
+        Ok(self.pick(found))
+    }
+
+    fn pick(&self, at: Vec<usize>) -> Vec<(usize, Arc<Key>)> {
+        at.into_iter().map(|at| (at, Arc::clone(&self.keys[at]))).collect()
+    }
+
+    /// What the host says of the key at `at`; none where it was not asked about this one.
+    fn says(&self, state: &State, purpose: Purpose, at: usize) -> Option<bool> {
+        let counts = state.counts.get(purpose.namespace())?.as_ref()?;
+        let known = |key: &&Arc<Key>| key.fingerprint.is_some();
+        self.keys.get(at).filter(known)?;
+        counts.get(self.keys[..at].iter().filter(known).count()).copied()
+    }
+
+    /// Why the certificate of the key at `at` is no use at `now`.
+    fn unfit(&self, at: usize, now: Timestamp) -> Option<&'static str> {
+        let certificate = self.keys.get(at)?.certificate.as_ref()?;
+        let now = u64::try_from(now.as_second()).unwrap_or(0);
+        match () {
+            () if now >= certificate.valid_before => Some("has expired"),
+            () if now < certificate.valid_after => Some("is not valid yet"),
+            () => None,
+        }
+    }
+
+    /// Certificates that are left out at `now`, for people.
+    #[must_use]
+    pub fn left_out(&self, now: Timestamp) -> Vec<String> {
+        let out = |at| Some(format!("left out, because it {}: {}", self.unfit(at, now)?, self.keys[at].label));
+        (0..self.keys.len()).filter_map(out).collect()
+    }
+
+    /// The key at `at` has signed.
+    pub fn signed(&self, at: usize) {
+        self.state().last = Some(at);
+    }
+
+    /// The key at `at` could not sign; it is not tried again.
+    pub fn failed(&self, at: usize) {
+        self.state().failed.push(at);
+    }
+
+    fn none_counts(&self, purpose: Purpose, now: Timestamp, host: &str) -> Failure {
+        let offered: Vec<String> = (0..self.keys.len())
+            .map(|at| match self.unfit(at, now) {
+                Some(why) => format!("{}, which {why}", self.keys[at].label),
+                None => self.keys[at].label.clone(),
+            })
+            .collect();
+        let namespace = purpose.namespace();
+        let message = format!(
+            "{host} counts none of your keys for {namespace}. Nothing was signed. These were offered: {}",
+            offered.join("; ")
+        );
+        Failure::new(Kind::Key, message).next(format!(
+            "have the host's administrator trust one of them for {namespace} and give its holder a role; or name another key: --key \
+             FILE. With --key the host also says what is wrong with that key"
+        ))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The agent's first acceptable key, or the one with the wanted fingerprint or comment.
-fn first_in(agent: &Agent, wanted: Option<&str>) -> std::io::Result<Option<Signer>> {
-    let fits = |key: &agent::AgentKey| match wanted {
-        None => true,
-        Some(wanted) => wire::fingerprint(&key.blob) == wanted || key.comment == wanted,
-    };
-    let mut keys = agent.keys()?.into_iter();
-    let found = keys.find(|key| wire::check_acceptable(&key.blob).is_ok() && fits(key));
-    let is_plain = |blob: &[u8]| wire::algorithm(blob).is_some_and(|algorithm| !algorithm.contains("-cert-"));
-    Ok(found.map(|key| Signer {
-        fingerprint: is_plain(&key.blob).then(|| wire::fingerprint(&key.blob)),
-        label: format!("{} ({}) in the agent", wire::fingerprint(&key.blob), crate::text::clean(&key.comment)),
-        backend: Backend::Agent { agent: agent.clone(), held: key.blob.clone(), shown: key.blob },
-    }))
+/// A key as a host is asked about it; none where its public half is not known.
+fn to_judge(key: &Arc<Key>) -> Option<KeyToJudge> {
+    let fingerprint = key.fingerprint.clone()?;
+    let Some(certificate) = &key.certificate else { return Some(KeyToJudge { fingerprint, ..KeyToJudge::default() }) };
+    Some(KeyToJudge {
+        fingerprint,
+        authority: wire::fingerprint(&certificate.authority),
+        principals: certificate.principals.iter().take(MOST_PRINCIPALS).cloned().collect(),
+        serial: certificate.serial,
+        key_id: certificate.key_id.clone(),
+        valid_after: certificate.valid_after,
+        valid_before: certificate.valid_before,
+    })
 }
 
-/// The agent as backend, if it holds the key of `files`.
-fn held_by_agent(files: &KeyFiles) -> Option<Backend> {
-    let public = files.public.as_ref()?;
-    let agent = Agent::of_environment()?;
-    let keys = agent.keys().ok()?;
-    let held = keys.into_iter().find(|key| key.blob == public.key_blob || key.blob == public.blob)?.blob;
-    Some(Backend::Agent { agent, held, shown: public.blob.clone() })
+fn nothing(identities: &Identities, notes: &[String]) -> Failure {
+    let agent = match &identities.agent {
+        Some(_) => "the ssh-agent lists no key that hosts accept (it lists nothing while it is locked: ssh-add -X)",
+        None => "no ssh-agent is there",
+    };
+    let files: Vec<_> = identities.files.iter().map(|file| file.display().to_string()).collect();
+    let notes = notes.iter().map(|note| format!("; {note}")).collect::<String>();
+    let message = format!("no key to sign with: {agent}, and none of these is a key: {}{notes}", files.join(", "));
+    Failure::new(Kind::Key, message).next("name one with --key FILE, or make one: ssh-keygen -t ed25519")
 }

@@ -1,15 +1,27 @@
 //! What the person's `ssh_config` says about a host, told by ssh itself.
 //!
 //! Owns running `ssh -G HOST` and reading what it prints; without ssh on this machine, its documented defaults. It never
-//! parses `ssh_config`, and runs nothing that `ssh HOST` would not run as well (`Match exec`).
+//! parses `ssh_config`, and runs nothing that `ssh HOST` would not run as well (`Match exec`). What ssh prints and is not understood
+//! is an error: an empty list of known hosts would hide a revoked key.
 
-use std::{io, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::unix::ffi::OsStrExt as _,
+    path::PathBuf,
+    process::Stdio,
+    time::Duration,
+};
 
 use tokio::{process::Command, time::timeout};
 
+use super::{
+    expand::{self, Tokens},
+    identities::Identities,
+};
 use crate::{
     failure::{Failure, Kind, Result},
-    text,
+    text, within_ssh,
 };
 
 /// What `ssh -G` may take: it asks the name service where `CanonicalizeHostname` wants it.
@@ -24,7 +36,7 @@ const OF_SYSTEM: [&str; 2] = ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_ho
 /// Those in the home directory (`UserKnownHostsFile`).
 const OF_USER: [&str; 2] = [".ssh/known_hosts", ".ssh/known_hosts2"];
 
-/// Where ssh would go, under which name it would look for the host's key, and in which files.
+/// Where ssh would go, under which name it would look for the host's key, in which files, and which keys it would offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `HostName`: the real name or address.
@@ -41,20 +53,22 @@ pub struct Config {
     pub authority_algorithms: Option<Vec<String>>,
     /// `HostKeyAlgorithms`; none where ssh is not there to ask.
     pub host_key_algorithms: Option<Vec<String>>,
+    /// Which keys ssh would offer.
+    pub identities: Identities,
 }
 
 impl Config {
     /// These files for `host`, and nothing configured.
     pub fn plain(host: &str, files: impl IntoIterator<Item = PathBuf>) -> Self {
-        let files = files.into_iter().collect();
         Self {
             hostname: host.to_owned(),
             port: SSH_PORT,
             alias: None,
-            files,
+            files: files.into_iter().collect(),
             revoked: Vec::new(),
             authority_algorithms: None,
             host_key_algorithms: None,
+            identities: Identities::plain(),
         }
     }
 
@@ -66,6 +80,8 @@ impl Config {
     pub async fn of_ssh(host: &str) -> Result<Self> {
         let mut command = Command::new("ssh");
         command.args(["-G", "--", host]).stdin(Stdio::null()).kill_on_drop(true);
+        // `Match exec` may run this program again.
+        command.env(within_ssh::MARK, within_ssh::mark());
         let output = match timeout(LIMIT, command.output()).await {
             Ok(Ok(output)) => output,
             Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default_of(host)),
@@ -75,31 +91,46 @@ impl Config {
         if !output.status.success() {
             return Err(untold(host, String::from_utf8_lossy(&output.stderr).trim()));
         }
-        Self::parse(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| untold(host, "it is not understood"))
+        Self::parse(host, &output.stdout)
+            .map_err(|why| untold(host, &format!("what it prints is not understood: {why}")))
     }
 
     fn default_of(host: &str) -> Self {
-        let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-        let own = home.iter().flat_map(|home| OF_USER.map(|file| home.join(file)));
+        let own = expand::home().into_iter().flat_map(|home| OF_USER.map(|file| home.join(file)));
         Self::plain(host, own.chain(OF_SYSTEM.map(PathBuf::from)))
     }
 
-    /// Reads what `ssh -G` prints, lines of `keyword value`. None where that is not what it is.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let value = |keyword: &str| {
-            let mut pairs = text.lines().filter_map(|line| line.split_once(' '));
-            pairs.find(|(name, _)| *name == keyword).map(|(_, value)| value)
+    /// Reads what `ssh -G` prints about `host`: lines of `keyword value`.
+    ///
+    /// # Errors
+    /// What is missing or not understood, in words.
+    pub fn parse(host: &str, printed: &[u8]) -> std::result::Result<Self, String> {
+        let values = |keyword: &str| printed_values(printed, keyword);
+        let text = |keyword: &str| text_of(keyword, values(keyword).first().copied());
+        let needed = |keyword: &str| text(keyword)?.ok_or_else(|| format!("it has no {keyword}"));
+        let files = |keyword: &str| {
+            let line = values(keyword).first().copied().ok_or_else(|| format!("it has no {keyword}"))?;
+            expand::list(line).map_err(|why| format!("{keyword}: {why}"))
         };
-        let files = |keyword| value(keyword).map(paths).unwrap_or_default();
-        Some(Self {
-            hostname: value("hostname")?.to_owned(),
-            port: value("port")?.parse().ok()?,
-            alias: value("hostkeyalias").map(str::to_ascii_lowercase),
-            files: [files("userknownhostsfile"), files("globalknownhostsfile")].concat(),
-            revoked: value("revokedhostkeys").filter(|file| *file != "none").map(PathBuf::from).into_iter().collect(),
-            authority_algorithms: value("casignaturealgorithms").map(names),
-            host_key_algorithms: value("hostkeyalgorithms").map(names),
+        let port = needed("port")?.parse().map_err(|_| "port is no number".to_owned())?;
+        let alias = text("hostkeyalias")?.map(|alias| alias.to_ascii_lowercase());
+        let tokens = Tokens {
+            typed: host.to_owned(),
+            hostname: needed("hostname")?,
+            port,
+            user: text("user")?.unwrap_or_default(),
+            alias: text("hostkeyalias")?,
+            jump: text("proxyjump")?.filter(|jump| jump != "none").unwrap_or_default(),
+        };
+        Ok(Self {
+            port,
+            alias,
+            files: [files("userknownhostsfile")?, files("globalknownhostsfile")?].concat(),
+            revoked: values("revokedhostkeys").first().map_or(Ok(Vec::new()), |file| revoked(file, &tokens))?,
+            authority_algorithms: text("casignaturealgorithms")?.as_deref().map(names),
+            host_key_algorithms: text("hostkeyalgorithms")?.as_deref().map(names),
+            identities: Identities::read(values, &tokens),
+            hostname: tokens.hostname,
         })
     }
 }
@@ -108,19 +139,36 @@ fn names(list: &str) -> Vec<String> {
     list.split(',').map(str::to_owned).collect()
 }
 
-/// ssh prints lists of files without quotes. What does not begin as a whole path does goes on with the one before.
-fn paths(list: &str) -> Vec<PathBuf> {
-    let mut paths: Vec<String> = Vec::new();
-    for word in list.split(' ') {
-        match paths.last_mut() {
-            Some(last) if !word.starts_with('/') => {
-                last.push(' ');
-                last.push_str(word);
-            }
-            _ => paths.push(word.to_owned()),
-        }
+/// The values of every line of `keyword`, in order.
+fn printed_values<'a>(printed: &'a [u8], keyword: &str) -> Vec<&'a OsStr> {
+    let lines = printed.split(|byte| *byte == b'\n');
+    let pairs = lines.filter_map(|line| {
+        let blank = line.iter().position(|byte| *byte == b' ')?;
+        Some((&line[..blank], &line[blank + 1..]))
+    });
+    pairs
+        .filter(|(name, _)| name.eq_ignore_ascii_case(keyword.as_bytes()))
+        .map(|(_, value)| OsStr::from_bytes(value))
+        .collect()
+}
+
+fn text_of(keyword: &str, value: Option<&OsStr>) -> std::result::Result<Option<String>, String> {
+    let Some(value) = value else { return Ok(None) };
+    value.to_str().map(|text| Some(text.to_owned())).ok_or_else(|| format!("{keyword} is no UTF-8"))
+}
+
+/// `RevokedHostKeys`. ssh prints the setting as it is configured, and not every version expands tokens in it. So each reading that
+/// is a file counts, and where none is, one that is missing: then no host is trusted, as in ssh.
+fn revoked(file: &OsStr, tokens: &Tokens) -> std::result::Result<Vec<PathBuf>, String> {
+    if file == "none" {
+        return Ok(Vec::new());
     }
-    paths.into_iter().filter(|path| path != "none").map(PathBuf::from).collect()
+    let plain = expand::tilde(file).map_err(|why| format!("revokedhostkeys: {why}"))?;
+    let expanded = tokens.expand(plain.as_os_str()).unwrap_or_else(|_| OsString::from(plain.as_os_str()));
+    let mut readings = vec![plain.clone()];
+    readings.extend(Some(PathBuf::from(expanded)).filter(|expanded| *expanded != plain));
+    let there: Vec<PathBuf> = readings.into_iter().filter(|path| path.symlink_metadata().is_ok()).collect();
+    Ok(if there.is_empty() { vec![plain] } else { there })
 }
 
 fn untold(host: &str, why: &str) -> Failure {
@@ -137,11 +185,30 @@ mod tests {
     fn what_ssh_prints_is_read() {
         let text = "host web\nhostname VM1.example.com\nport 2222\nhostkeyalias web\nrevokedhostkeys /x/revoked\n\
                     globalknownhostsfile none\nuserknownhostsfile /home/a/one /home/a/with a blank /home/a/two\n";
-        let config = Config::parse(text).unwrap();
+        let config = Config::parse("web", text.as_bytes()).unwrap();
         assert_eq!((config.hostname.as_str(), config.port), ("VM1.example.com", 2222));
         assert_eq!(config.alias.as_deref(), Some("web"));
         assert_eq!(config.files, ["/home/a/one", "/home/a/with a blank", "/home/a/two"].map(PathBuf::from));
         assert_eq!(config.revoked, [PathBuf::from("/x/revoked")]);
-        assert_eq!(Config::parse("hostname a\n"), None, "no port");
+        assert!(Config::parse("a", b"hostname a\n").is_err(), "no port");
+    }
+
+    #[test]
+    fn what_an_older_ssh_prints_is_expanded_and_what_is_missing_is_an_error() {
+        let home = expand::home().unwrap();
+        let text = "hostname a\nport 22\nuserknownhostsfile ~/.ssh/known_hosts ~/x\nglobalknownhostsfile ~/y\n\
+                    revokedhostkeys ~/revoked\nidentityfile ~/.ssh/%h-%p\nidentityfile ~/.ssh/b\nidentitiesonly yes\n\
+                    identityagent ~/agent\ncertificatefile %d/c\n";
+        let config = Config::parse("a", text.as_bytes()).unwrap();
+        assert_eq!(config.files, [".ssh/known_hosts", "x", "y"].map(|name| home.join(name)));
+        assert_eq!(config.revoked, [home.join("revoked")]);
+        assert_eq!(config.identities.files, [".ssh/a-22", ".ssh/b"].map(|name| home.join(name)));
+        assert_eq!(config.identities.certificates, [home.join("c")]);
+        assert_eq!((config.identities.agent, config.identities.only), (Some(home.join("agent")), true));
+        for keyword in ["hostname", "port", "userknownhostsfile", "globalknownhostsfile"] {
+            let lines: Vec<_> = text.lines().filter(|line| !line.starts_with(keyword)).collect();
+            let why = Config::parse("a", lines.join("\n").as_bytes()).unwrap_err();
+            assert!(why.contains(keyword), "{why}");
+        }
     }
 }

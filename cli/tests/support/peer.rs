@@ -25,7 +25,7 @@ use postern_proto::v1::{
     ListKnocksRequest, ListKnocksResponse, PolicyProblem, PortReport, Refusal, RequestAccessRequest,
     RequestAccessResponse, RevokeAccessRequest, RevokeAccessResponse, RollBackRequest, RollBackResponse, SignedMessage,
     ValidatePolicyRequest, ValidatePolicyResponse, WatchAuditRequest, WatchAuditResponse, WatchGrantsRequest,
-    WatchGrantsResponse, WhoAmIRequest, WhoAmIResponse,
+    WatchGrantsResponse, WhichKeysCountRequest, WhichKeysCountResponse, WhoAmIRequest, WhoAmIResponse,
     access_service_server::{AccessService, AccessServiceServer},
     host_service_server::{HostService, HostServiceServer},
 };
@@ -336,6 +336,11 @@ impl AccessService for Peer {
         };
         let findings = vec![format!("asked about {} from {}", request.ports.join(","), request.source.join(","))];
         Ok(Response::new(ExplainResponse { refusal: Some(refusal), findings, ..ExplainResponse::default() }))
+    }
+
+    /// As an older posternd: it knows no such call.
+    async fn which_keys_count(&self, _: Request<WhichKeysCountRequest>) -> Answer<WhichKeysCountResponse> {
+        Err(Status::unimplemented(""))
     }
 }
 

@@ -1,0 +1,137 @@
+//! The question which keys would count, which a client asks before it signs.
+//!
+//! Owns the answer ([`counts`]) and how often one source may ask ([`Askers`]). It never checks a signature, never reads a clock, and
+//! says no more than yes or no (docs/decisions/0055-the-keys-that-are-offered.md).
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use crate::envelope::{Claims, Fingerprint, Presented, Role};
+use crate::key::SynRate;
+use crate::policy::{Policy, RoleKind};
+use crate::rate;
+use crate::refusal::{Reason, Refusal};
+use crate::time::BootNanos;
+use crate::trust::{Moment, Trust};
+
+/// The most keys in one question. A person has a few; a client with more asks again.
+pub const MOST_KEYS: usize = 16;
+/// The most names in one certificate of a question. Each name costs a comparison with each pattern of the authority's lines.
+pub const MOST_PRINCIPALS: usize = 64;
+/// The longest name and the longest key id, in bytes, as in a certificate that counts.
+pub const MOST_TEXT: usize = 255;
+
+/// Questions of one source in a minute; so many may come at once. One command asks once or twice.
+const PER_MINUTE: u32 = 60;
+/// Sources with an account of their own. All others share one.
+const MOST_SOURCES: usize = 4096;
+const RATE: SynRate = SynRate::new(1, PER_MINUTE);
+
+/// A key that a client holds, and what its certificate says. The client says so; nothing is proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyToJudge {
+    /// Of the plain key.
+    pub key: Fingerprint,
+    /// What its certificate says; none for the plain key.
+    pub certificate: Option<Claims>,
+}
+
+/// Whether a signature of `asked` in `role` would count at `now`, in seconds since the Unix epoch: whether the trust file and the
+/// revocations admit the key, and whether the policy gives its holder a role that such a message needs. Ports and sources are not
+/// judged: that is the message's own matter.
+#[must_use]
+pub fn counts(trust: &Trust, policy: &Policy, role: Role, asked: &KeyToJudge, now: i64, clock_trusted: bool) -> bool {
+    let presented = Presented { role, key: asked.key, certificate: asked.certificate.clone() };
+    let admitted = trust.admit(&presented, Moment::new(now, clock_trusted));
+    admitted.is_ok_and(|signer| may_send(policy, &signer.principal, role))
+}
+
+/// Whether some role of `principal` lets them send a message of this kind at all.
+fn may_send(policy: &Policy, principal: &str, role: Role) -> bool {
+    use RoleKind::{Admin, Approver, Requester, Viewer};
+    let needed: &[RoleKind] = match role {
+        Role::Request => &[Requester],
+        Role::Approve => &[Approver, Admin],
+        Role::Admin => &[Admin],
+        Role::Read => &[Viewer, Requester, Approver, Admin],
+        // What is one's own may be ended by somebody who has lost every role.
+        Role::Revoke => return true,
+    };
+    needed.iter().any(|kind| policy.holds(principal, *kind))
+}
+
+/// How much each source has asked.
+#[derive(Clone, Debug)]
+pub struct Askers<S> {
+    /// When each bucket is full again, in nanoseconds of the boot clock.
+    full_at: HashMap<S, u64>,
+    others: u64,
+}
+
+impl<S> Default for Askers<S> {
+    fn default() -> Self {
+        Self { full_at: HashMap::new(), others: 0 }
+    }
+}
+
+impl<S: Copy + Eq + Hash> Askers<S> {
+    /// Takes one question of `source`.
+    ///
+    /// # Errors
+    /// [`Reason::RateLimited`]; nothing is spent then.
+    pub fn take(&mut self, source: S, now: BootNanos) -> Result<(), Refusal> {
+        let full_at = self.bucket(source, now.0);
+        let Some(next) = rate::take(RATE, *full_at, now.0) else {
+            let detail =
+                format!("a source may ask {PER_MINUTE} times a minute which keys count; try again in a second");
+            return Err(Refusal::new(Reason::RateLimited, detail));
+        };
+        *full_at = next;
+        Ok(())
+    }
+
+    fn bucket(&mut self, source: S, now: u64) -> &mut u64 {
+        if !self.full_at.contains_key(&source) && self.full_at.len() >= MOST_SOURCES {
+            // A bucket that is full again says nothing that a new one would not.
+            self.full_at.retain(|_, full_at| *full_at > now);
+            if self.full_at.len() >= MOST_SOURCES {
+                return &mut self.others;
+            }
+        }
+        self.full_at.entry(source).or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_source_asks_a_minutes_worth_at_once_and_then_one_a_second() {
+        let mut askers = Askers::default();
+        let mut answered = |source: u32, seconds: u64| {
+            let now = BootNanos(seconds * SECOND);
+            (0..1000).take_while(|_| askers.take(source, now).is_ok()).count()
+        };
+        assert_eq!(answered(1, 100), 60);
+        assert_eq!(answered(2, 100), 60, "another source has its own");
+        assert_eq!((answered(1, 100), answered(1, 101), answered(1, 105)), (0, 1, 4));
+        assert_eq!(answered(1, 1000), 60);
+    }
+
+    #[test]
+    fn many_sources_take_bounded_room_and_those_without_room_share() {
+        let mut askers = Askers::default();
+        let most = u32::try_from(MOST_SOURCES).unwrap();
+        for source in 0..2 * most {
+            let _ = askers.take(source, BootNanos(SECOND));
+        }
+        assert_eq!(askers.full_at.len(), MOST_SOURCES);
+        assert!(askers.take(3 * most, BootNanos(SECOND)).is_err(), "the rest has one bucket");
+        assert!(askers.take(1, BootNanos(SECOND)).is_ok(), "who has a bucket keeps it");
+        assert!(askers.take(3 * most, BootNanos(100 * SECOND)).is_ok(), "there is room again");
+        assert_eq!(askers.full_at.len(), 1);
+    }
+}

@@ -1,0 +1,38 @@
+//! Who asks which keys would count, and how often.
+//!
+//! Owns the accounts of the sources and the count of questions. What the answer is, the engine says.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use postern_core::question::Askers;
+use postern_core::refusal::Refusal;
+use postern_core::time::BootNanos;
+
+use super::peer::{Peer, Source};
+
+/// How the number of questions is called among the counters of the API.
+const ASKED: &str = "keys-asked";
+
+/// All sources that ask.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    askers: Mutex<Askers<Source>>,
+    asked: AtomicU64,
+}
+
+impl Questions {
+    /// Counts one question of `peer`.
+    ///
+    /// # Errors
+    /// [`postern_core::refusal::Reason::RateLimited`].
+    pub(super) fn take(&self, peer: Peer, now: BootNanos) -> Result<(), Refusal> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.askers.lock().unwrap_or_else(PoisonError::into_inner).take(peer.source(), now)
+    }
+
+    /// How many questions there were, for the host's status; none where nobody has asked.
+    pub(super) fn count(&self) -> Option<(&'static str, u64)> {
+        Some((ASKED, self.asked.load(Ordering::Relaxed))).filter(|(_, count)| *count > 0)
+    }
+}

@@ -1,0 +1,31 @@
+//! Which keys would count: a question that needs no signature.
+//!
+//! Owns asking the rules in force. It writes no record and asks nothing of the worker.
+
+use postern_core::envelope::Role;
+use postern_core::question::{self, KeyToJudge};
+use postern_core::time::BootNanos;
+
+use super::Engine;
+
+impl Engine {
+    /// Whether the host would accept a signature of each of `keys` in `role` now.
+    #[must_use]
+    pub fn which_keys_count(&self, role: Role, keys: &[KeyToJudge]) -> Vec<bool> {
+        let (rules, now) = (self.0.rules(), self.0.now());
+        // Rules that wait for their record already forbid reading, so what they forbid does not count any more.
+        let coming = self.0.coming();
+        let (seconds, knows) = (now.wall.as_second(), now.clock.knows_windows());
+        let all = [Some(rules), coming];
+        let counts = |key: &KeyToJudge| {
+            all.iter().flatten().all(|rules| question::counts(&rules.trust, &rules.policy, role, key, seconds, knows))
+        };
+        keys.iter().map(counts).collect()
+    }
+
+    /// The boot clock, for limits that count from moment to moment.
+    #[must_use]
+    pub fn boot_now(&self) -> BootNanos {
+        self.0.now().boot
+    }
+}

@@ -1,0 +1,170 @@
+//! One key that can sign, and who signs with it: we ourselves, an agent, or `ssh-keygen`.
+//!
+//! Owns the signing. Private keys stay in memory only as long as the command runs, and never leave an agent. It never chooses a key.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use ssh_key::{HashAlg, PrivateKey};
+
+use super::{
+    agent::{Agent, AgentKey},
+    certificate::Certificate,
+    file::KeyFiles,
+    keygen, sshsig, wire,
+};
+use crate::{
+    console::Console,
+    failure::{Failure, Kind, Result},
+    text,
+};
+
+/// A key. Nothing has been asked of the person yet.
+#[derive(Debug)]
+pub struct Key {
+    /// For people: where the key is, and its fingerprint.
+    pub label: String,
+    /// `SHA256:…` of the plain key, as the host names whoever asked; none where only ssh-keygen can tell.
+    pub fingerprint: Option<String>,
+    /// The certificate that is shown with the signature, if one is.
+    pub certificate: Option<Certificate>,
+    backend: Backend,
+}
+
+#[derive(Debug)]
+enum Backend {
+    File { key: Mutex<Box<PrivateKey>>, path: PathBuf, shown: Vec<u8> },
+    Agent { agent: Agent, held: Vec<u8>, shown: Vec<u8> },
+    Keygen { path: PathBuf, shown: Option<Vec<u8>> },
+}
+
+/// The plain key's bytes in a key or a certificate.
+pub(super) fn plain_of(blob: &[u8]) -> Vec<u8> {
+    Certificate::parse(blob).map_or_else(|| blob.to_vec(), |certificate| certificate.key_blob)
+}
+
+impl Key {
+    /// A key or certificate of the agent.
+    pub(super) fn held(agent: &Agent, key: &AgentKey) -> Self {
+        Self::shown_by(agent, key, &key.blob, &format!("{} in the agent", quoted(&key.comment)))
+    }
+
+    /// What `shown` certifies, or is, signed by the agent that holds `key`.
+    pub(super) fn shown_by(agent: &Agent, key: &AgentKey, shown: &[u8], place: &str) -> Self {
+        let backend = Backend::Agent { agent: agent.clone(), held: key.blob.clone(), shown: shown.to_vec() };
+        Self::of(place, Some(shown), backend)
+    }
+
+    /// A key of a file. An agent that holds the same key signs where the file cannot be read without a passphrase.
+    ///
+    /// # Errors
+    /// [`Kind::Key`] when hosts do not accept such a key, or its private half is nowhere.
+    pub(super) fn of_files(files: KeyFiles, agent: Option<&Agent>, held: &[AgentKey], path: &Path) -> Result<Self> {
+        let place = path.display().to_string();
+        if let Some(public) = &files.public {
+            wire::check_acceptable(&public.blob)
+                .map_err(|why| Failure::new(Kind::Key, format!("{place}: {why}")).next("choose another --key"))?;
+        }
+        let readable = files.key.as_ref().is_some_and(|key| !key.is_encrypted());
+        if let (false, Some(public), Some(agent)) = (readable, &files.public, agent)
+            && let Some(key) = held.iter().find(|key| key.blob == public.key_blob || key.blob == public.blob)
+        {
+            return Ok(Self::shown_by(agent, key, &public.blob, &place));
+        }
+        let blob = files.public.as_ref().map(|public| public.blob.clone());
+        let backend = match (files.key, blob.clone()) {
+            (Some(key), Some(shown)) => Backend::File { key: Mutex::new(Box::new(key)), path: files.private, shown },
+            _ if files.private_exists => Backend::Keygen { path: files.for_keygen, shown: blob.clone() },
+            _ => {
+                let message = format!("{place}: its private half is neither beside it nor in an ssh-agent");
+                return Err(Failure::new(Kind::Key, message).next("ssh-add the private key, or name its file"));
+            }
+        };
+        Ok(Self::of(&place, blob.as_deref(), backend))
+    }
+
+    fn of(place: &str, shown: Option<&[u8]>, backend: Backend) -> Self {
+        let certificate = shown.and_then(Certificate::parse);
+        let fingerprint = shown.map(|shown| wire::fingerprint(&plain_of(shown)));
+        let what = if certificate.is_some() { "certificate of " } else { "" };
+        let label = match &fingerprint {
+            Some(fingerprint) => format!("{what}{fingerprint} ({place})"),
+            None => place.to_owned(),
+        };
+        Self { label, fingerprint, certificate, backend }
+    }
+
+    /// The key or certificate that is shown with the signature; none where only ssh-keygen can tell.
+    pub(super) fn shown(&self) -> Option<&[u8]> {
+        match &self.backend {
+            Backend::File { shown, .. } | Backend::Agent { shown, .. } => Some(shown),
+            Backend::Keygen { shown, .. } => shown.as_deref(),
+        }
+    }
+
+    /// Asks for the passphrase now, if one will be needed. Blocks.
+    ///
+    /// # Errors
+    /// [`Kind::Key`] when it is wrong three times, or cannot be asked for.
+    pub fn unlock(&self, console: Console) -> Result<()> {
+        let Backend::File { key, path, .. } = &self.backend else { return Ok(()) };
+        let mut key = key.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..3 {
+            if !key.is_encrypted() {
+                return Ok(());
+            }
+            let passphrase = console.passphrase(&format!("Passphrase for {}: ", path.display()))?;
+            match key.decrypt(passphrase) {
+                Ok(open) => **key = open,
+                Err(_) => console.note("that is not the passphrase"),
+            }
+        }
+        if key.is_encrypted() {
+            Err(Failure::new(Kind::Key, format!("three wrong passphrases for {}", path.display())))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The armored SSHSIG over `message` in `namespace`. Blocks; call [`Self::unlock`] first.
+    ///
+    /// # Errors
+    /// [`Kind::Key`] when the key cannot sign.
+    pub fn sign(&self, namespace: &str, message: &[u8], console: Console) -> Result<String> {
+        match &self.backend {
+            Backend::Keygen { path, .. } => keygen::sign(path, namespace, message),
+            Backend::Agent { agent, held, shown } => {
+                if wire::is_security_key(held) {
+                    console.note("touch your security key to sign");
+                }
+                let signature = agent.sign(held, &sshsig::to_be_signed(namespace, message));
+                let signature = signature.map_err(|error| self.unsigned(&error))?;
+                Ok(sshsig::armor(shown, namespace, &signature))
+            }
+            Backend::File { key, path, shown } => {
+                let key = key.lock().unwrap_or_else(PoisonError::into_inner);
+                let failed =
+                    |error: ssh_key::Error| Failure::new(Kind::Key, format!("{} cannot sign: {error}", path.display()));
+                let inner = key.sign(namespace, HashAlg::Sha512, message).map_err(failed)?;
+                let signature = Vec::try_from(inner.signature().clone()).map_err(failed)?;
+                Ok(sshsig::armor(shown, namespace, &signature))
+            }
+        }
+    }
+
+    /// An agent does not say why it refuses, so all reasons are named.
+    fn unsigned(&self, error: &std::io::Error) -> Failure {
+        let failure = Failure::new(Kind::Key, format!("{error}: {}", self.label));
+        failure.next(
+            "if the key was added with ssh-add -c, agree when the agent asks; a key that was added with ssh-add -h signs only \
+             logins to its hosts; a locked agent signs nothing (ssh-add -X unlocks it); a security key wants a touch",
+        )
+    }
+}
+
+fn quoted(comment: &str) -> String {
+    let comment = text::clean(comment);
+    if comment.is_empty() { "without a comment".to_owned() } else { comment }
+}
