@@ -30,7 +30,10 @@ impl Netns {
             File::open("/proc/thread-self/ns/net").expect("the new namespace")
         });
         let this = Self { descriptor: Arc::new(made.join().expect("a namespace").into()) };
-        this.sysctl("net/ipv6/conf/default/accept_dad", "0");
+        // A machine that was booted without IPv6 has no such setting.
+        if std::path::Path::new("/proc/sys/net/ipv6").exists() {
+            this.sysctl("net/ipv6/conf/default/accept_dad", "0");
+        }
         this.ip("link set lo up");
         this
     }

@@ -123,9 +123,34 @@ fn run() -> Report {
     report
 }
 
+/// A boot of its own, with one scenario: on a kernel without IPv6.
+#[test]
+fn a_host_without_ipv6() {
+    if skipped() {
+        return;
+    }
+    let (kernel, folder) = (Kernel::chosen(), vm::folder());
+    let (root, disk) = (guest_root(&kernel, folder.path()), disk(folder.path()));
+    let (machine, mut guest) = Machine::start_with(&kernel, &root, &disk, GENERATIONS[0], None, "ipv6.disable=1");
+    let mut report = Report::default();
+    let ended = guest.listen(&mut report, PATIENCE);
+    if report.outcome("a_host_without_ipv6") != Some(&Outcome::Passed) {
+        panic!("{ended:?} {report:?}\n{}", machine.console());
+    }
+}
+
+/// Whether this machine cannot run the other one.
+fn skipped() -> bool {
+    let skipped = cfg!(not(target_arch = "x86_64"));
+    if skipped {
+        println!("skipped: the virtual machine is an x86-64 one, with Debian's kernel for that");
+    }
+    skipped
+}
+
 fn passed(name: &str) {
-    if cfg!(not(target_arch = "x86_64")) {
-        return println!("skipped: the virtual machine is an x86-64 one, with Debian's kernel for that");
+    if skipped() {
+        return;
     }
     match report().outcome(name) {
         Some(Outcome::Passed) => {}

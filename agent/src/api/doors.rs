@@ -1,7 +1,7 @@
 //! The TCP addresses of the API, those that could not be bound included.
 //!
-//! Owns the tries to bind them: one address that cannot be bound stops no other, and is tried again until it can be. It never touches
-//! the Unix socket, and accepts no connection.
+//! Owns the tries to bind them: one address that cannot be bound stops no other, and is tried again until it can be. It also looks
+//! whether addresses that are bound are still the host's. It never touches the Unix socket, and accepts no connection.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,7 +15,7 @@ use crate::config;
 
 /// How long after the first failure an address is tried again. The pause doubles until [`LONGEST_PAUSE`]: one try is three system calls.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// An address of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +90,14 @@ fn advice(error: &io::Error, address: SocketAddr) -> String {
              this host off it (docs/configuration.md, \"A port that nobody can take\")"
         ),
         io::ErrorKind::AddrNotAvailable => {
-            "no interface has this address: give it to an interface, or change api.tcp".to_owned()
+            "no interface has this address: give it to an interface, or change api.tcp. (An address inside a VRF cannot be bound by itself: \
+             write [::] under api.tcp and set net.ipv4.tcp_l3mdev_accept to 1)"
+                .to_owned()
         }
+        io::ErrorKind::InvalidInput if is_link_local(address) => format!(
+            "a link-local address needs the number of its interface (ip link shows it): for the interface 2 write [{}%2]:{port}",
+            address.ip()
+        ),
         io::ErrorKind::PermissionDenied => {
             "a port below 1024 needs CAP_NET_BIND_SERVICE (docs/configuration.md, \"A port that nobody can take\")"
                 .to_owned()
@@ -101,19 +107,35 @@ fn advice(error: &io::Error, address: SocketAddr) -> String {
     }
 }
 
-/// What is shown of the doors that are shut.
-pub(super) fn sentence(shut: &[Shut]) -> Option<String> {
-    let each: Vec<_> = shut.iter().map(|shut| shut.why.as_str()).collect();
+/// `fe80::/10` without an interface.
+fn is_link_local(address: SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(address) if address.ip().is_unicast_link_local() && address.scope_id() == 0)
+}
+
+/// What is shown of the doors that are shut, and of the `gone` ones.
+pub(super) fn sentence(shut: &[Shut], gone: &[SocketAddr]) -> Option<String> {
+    let gone = gone.iter().map(|address| {
+        format!(
+            "{address}: no interface has this address any more: posternd serves the address as soon as it is back; give it to an \
+             interface, or change api.tcp"
+        )
+    });
+    let each: Vec<_> = shut.iter().map(|shut| shut.why.clone()).chain(gone).collect();
     let all = each.join("; ");
     (!each.is_empty()).then(|| {
         format!("posternd cannot listen on every address of the API, and tries again every few seconds: {all}")
     })
 }
 
-/// Tries again, with pauses, until each is bound. `opened` gets each listener, and what is left then.
-pub(super) async fn until_open(mut shut: Vec<Shut>, mut opened: impl FnMut(Vec<(Door, TcpListener)>, &[Shut])) {
+/// Tries those that are `shut` again, with pauses, and looks whether the addresses of those that are `open` are still here. For ever.
+/// `changed` gets each listener, and the sentence that holds then.
+pub(super) async fn watch(
+    mut shut: Vec<Shut>,
+    mut open: Vec<Door>,
+    mut changed: impl FnMut(Vec<(Door, TcpListener)>, Option<String>),
+) {
     let mut pause = FIRST_PAUSE;
-    while !shut.is_empty() {
+    loop {
         tokio::time::sleep(pause).await;
         pause = LONGEST_PAUSE.min(pause * 2);
         let mut fresh = Vec::new();
@@ -125,7 +147,11 @@ pub(super) async fn until_open(mut shut: Vec<Shut>, mut opened: impl FnMut(Vec<(
             }
         }
         shut = left;
-        opened(fresh, &shut);
+        open.extend(fresh.iter().map(|(door, _)| *door));
+        // A listener stays bound to an address that goes, and serves it again when it is back.
+        let gone: Vec<_> =
+            open.iter().map(|door| door.address).filter(|address| listen::is_missing(*address)).collect();
+        changed(fresh, sentence(&shut, &gone));
     }
 }
 
@@ -201,14 +227,14 @@ mod tests {
         }
         // Freed, it is bound at the next try.
         let shut = vec![doors(&[&at], &[])[0].open().unwrap_err()];
-        assert!(sentence(&shut).unwrap().contains(&at));
+        assert!(sentence(&shut, &[]).unwrap().contains(&at));
         drop(taken);
-        let mut bound = Vec::new();
-        until_open(shut, |fresh, left| {
-            assert!(left.is_empty());
-            bound.extend(fresh);
-        })
-        .await;
-        assert_eq!(bound[0].1.local_addr().unwrap().to_string(), at);
+        let (sender, mut bound) = tokio::sync::mpsc::unbounded_channel();
+        let tries = tokio::spawn(watch(shut, Vec::new(), move |fresh, sentence| {
+            assert_eq!(sentence, None);
+            fresh.into_iter().for_each(|one| sender.send(one).unwrap());
+        }));
+        assert_eq!(bound.recv().await.unwrap().1.local_addr().unwrap().to_string(), at);
+        tries.abort();
     }
 }

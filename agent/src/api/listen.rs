@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use tokio::net::{TcpListener, UnixListener};
 
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt,
 };
@@ -53,6 +54,19 @@ pub fn tcp(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     bind(&socket, &address)?;
     listen(&socket, BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Whether no interface of the host has this address now: nothing can be bound to it, at whatever port. Other errors say nothing.
+#[must_use]
+pub fn is_missing(address: SocketAddr) -> bool {
+    if address.ip().is_unspecified() {
+        return false;
+    }
+    let mut any_port = address;
+    any_port.set_port(0);
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP));
+    socket.and_then(|socket| bind(&socket, &any_port)) == Err(Errno::ADDRNOTAVAIL)
 }
 
 /// The addresses at which other hosts reach a listener; none on loopback.

@@ -84,7 +84,7 @@ pub fn bind_with(
             }
         }
     }
-    doors.shut = doors::sentence(&shut);
+    doors.shut = doors::sentence(&shut, &[]);
     let no_tls = no_tls.filter(|_| !api.tcp.is_empty());
     let bound = Bound { local, open, shut, tls, no_tls, doors: watch::Sender::new(doors), limits };
     bound.log(&api.unix);
@@ -164,13 +164,14 @@ impl Bound {
             let tls = door.tls.then(|| tls.acceptor.clone());
             loops.spawn(accept::tcp(Arc::clone(&edge), listener, tls));
         };
+        let bound_now = open.iter().map(|(door, _)| *door).collect();
         open.into_iter().for_each(|one| serve(&mut loops, one));
-        let retries = tokio::spawn(doors::until_open(shut, move |fresh, left| {
+        let retries = tokio::spawn(doors::watch(shut, bound_now, move |fresh, sentence| {
             // Most tries change nothing, and nobody needs to be told of those.
             doors.send_if_modified(|doors| {
                 let before = doors.clone();
                 fresh.iter().for_each(|(door, listener)| doors.add(*door, listener));
-                doors.shut = doors::sentence(left);
+                doors.shut = sentence;
                 *doors != before
             });
             fresh.into_iter().for_each(|one| drop(bound.send(one)));

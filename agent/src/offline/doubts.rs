@@ -15,8 +15,9 @@ use postern_core::policy::{Policy, PortRule, RoleKind, RoleRule};
 use postern_core::time::Now;
 use postern_core::trust::{Entry, Trust};
 
-use crate::enforcer;
+use crate::api::listen;
 use crate::privilege::User;
+use crate::{config, enforcer};
 
 /// All doubts, the gravest kinds first.
 #[must_use]
@@ -32,6 +33,17 @@ pub fn of(policy: &Policy, trust: &Trust, now: &Now) -> Vec<String> {
 #[must_use]
 pub fn user(name: &str) -> Option<String> {
     User::named(name).err().map(|why| format!("posternd will stay root here: {why}"))
+}
+
+/// The addresses of the API that this machine does not have now.
+#[must_use]
+pub fn addresses(api: &config::Api) -> Vec<String> {
+    let missing = api.tcp.iter().chain(&api.plaintext).filter(|address| listen::is_missing(**address));
+    missing
+        .map(|address| {
+            format!("this host does not have the address of {address} now: posternd starts without it, and serves it as soon as it is here")
+        })
+        .collect()
 }
 
 /// The kernel tunnels on this machine's protected UDP ports, or why they could not be seen: that takes root.

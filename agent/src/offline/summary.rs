@@ -163,6 +163,7 @@ impl Summary {
             warnings: doubts::of(policy, trust, now)
                 .into_iter()
                 .chain(doubts::user(&config.user))
+                .chain(doubts::addresses(api))
                 .chain(doubts::above(roots(path, config)))
                 .collect(),
         }

@@ -51,13 +51,29 @@ impl Machine {
         generation: &str,
         incoming: Option<&Incoming>,
     ) -> (Self, Guest) {
+        Self::start_with(kernel, root, disk, generation, incoming, "")
+    }
+
+    /// As [`Machine::start`], with further words for the kernel's command line.
+    ///
+    /// # Panics
+    /// As [`Machine::start`].
+    #[must_use]
+    pub fn start_with(
+        kernel: &Kernel,
+        root: &Path,
+        disk: &Path,
+        generation: &str,
+        incoming: Option<&Incoming>,
+        words: &str,
+    ) -> (Self, Guest) {
         let directory = pins::directory();
         let disk = incoming.map_or(disk, |incoming| &incoming.disk);
         let place = |name: &str| directory.path().join(name).display().to_string();
         let log = File::create(place("emulator")).expect("a log");
         let mut command = Command::new(PROGRAM);
         command.args(FIXED.split(' ')).arg("-kernel").arg(kernel.image()).arg("-initrd").arg(root);
-        command.args(["-append", "console=ttyS0 panic=-1 quiet"]);
+        command.args(["-append", &format!("console=ttyS0 panic=-1 quiet {words}")]);
         command.args(["-serial", &format!("file:{}", place("console"))]);
         command.args(["-chardev", &format!("socket,id=talk,path={},server=on,wait=off", place("talk"))]);
         command.args(["-serial", "chardev:talk"]);

@@ -12,6 +12,7 @@ mod ipsec;
 mod roads;
 mod stage;
 mod vrf;
+mod without_ipv6;
 mod world;
 
 use stage::Stage;
@@ -37,10 +38,17 @@ const SECOND_BOOT: &[Scenario] = &[
     ("out_of_a_snapshot", again::out_of_a_snapshot),
 ];
 
+/// On a boot of its own, whose kernel has no IPv6.
+const WITHOUT_IPV6: &[Scenario] = &[("a_host_without_ipv6", without_ipv6::serves_and_enforces)];
+
 fn main() {
     let mut stage = Stage::open();
     let only = std::env::args().nth(1);
-    let scenarios = if again::is_rebooted() { SECOND_BOOT } else { FIRST_BOOT };
+    let scenarios = match (without_ipv6::is_so(), again::is_rebooted()) {
+        (true, _) => WITHOUT_IPV6,
+        (false, true) => SECOND_BOOT,
+        (false, false) => FIRST_BOOT,
+    };
     for (name, scenario) in scenarios {
         if only.as_deref().is_none_or(|wanted| wanted.split(',').any(|wanted| name.contains(wanted))) {
             stage.run(name, *scenario);
