@@ -179,10 +179,11 @@ impl Serving {
     /// proof for a TLS key of somebody else.
     fn prove(&mut self, payload: String) -> Answer {
         let prover = self.prover.get_or_insert_with(|| Prover::new(&self.duty.host_keys, payload.clone()));
-        match prover.payload() == payload {
-            true => Answer::HostKeys(prover.look()),
-            false => failed(&io::ErrorKind::PermissionDenied.into()),
+        if prover.payload() != payload {
+            return failed(&io::ErrorKind::PermissionDenied.into());
         }
+        let answer = Answer::HostKeys(prover.look());
+        if wire::fits(&answer) { answer } else { failed(&io::Error::other("the names of the key files are too long")) }
     }
 
     fn copy(&self) -> Answer {

@@ -58,7 +58,9 @@ impl PublicKey<'_> {
         let checked = match (self.algorithm, self.material) {
             (Algorithm::Rsa, Material::Rsa { e, n }) => {
                 let key = ring_signature::RsaPublicKeyComponents { n, e };
-                key.verify(&ring_signature::RSA_PKCS1_2048_8192_SHA512, message, blob)
+                // One number in 256 begins with a zero, which some agents leave out. ssh accepts that, and ring does not.
+                let whole = [&vec![0; n.len().saturating_sub(blob.len())], blob].concat();
+                key.verify(&ring_signature::RSA_PKCS1_2048_8192_SHA512, message, &whole)
             }
             (Algorithm::EcdsaP384, Material::Point(point)) => {
                 let fixed = fixed_width::<48>(blob)?;

@@ -119,9 +119,13 @@ impl Keeper {
     /// What the SSH host keys that are on the disk now sign of `payload`. It has to be the same text each time.
     ///
     /// # Errors
-    /// Where it is another text.
+    /// Where it is another text, or too long.
     pub(crate) fn host_keys(&self, payload: &str) -> io::Result<proof::Found> {
-        match self.ask(&Question::HostKeys(payload.to_owned()), None).0 {
+        let question = Question::HostKeys(payload.to_owned());
+        if !wire::fits(&question) {
+            return Err(io::Error::other("the names of this host are too long to be signed"));
+        }
+        match self.ask(&question, None).0 {
             Answer::HostKeys(found) => Ok(found),
             Answer::Failed(failed) => Err(failed.into()),
             other => gone(&format_args!("{other:?}")),

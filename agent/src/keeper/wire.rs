@@ -20,6 +20,11 @@ use crate::enforcer::{DirState, EnforcerError};
 /// The longest message, in bytes: a thousand names of pins, or a sentence.
 const MOST: usize = 64 * 1024;
 
+/// Whether a message is short enough to cross the socket: one that is not would end the talk, and with it posternd.
+pub(super) fn fits(message: &impl Serialize) -> bool {
+    serde_json::to_vec(message).is_ok_and(|bytes| bytes.len() <= MOST)
+}
+
 /// What the agent asks. Those about pins are [`crate::enforcer`]'s.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Question {

@@ -170,14 +170,17 @@ fn line(key: &Key) -> String {
 
 #[test]
 fn keys_that_are_made_after_the_start_prove_at_once() {
-    let scene = Scene::new();
+    let scene =
+        Scene::prepared("etc/ssh", |keys| fs::create_dir_all(keys).expect("a directory"), Options::without_shed());
     assert_eq!(scene.postern.client().who_am_i().expect("an answer").proof, "", "there is no key yet");
-    let made =
-        Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(scene.keys.join(ED25519)).status();
+    // As the first boot of a host does: all types, in the place below a prefix.
+    let prefix = scene.keys.parent().and_then(Path::parent).expect("the prefix");
+    let made = Command::new("ssh-keygen").args(["-q", "-A", "-f"]).arg(prefix).status();
     assert!(made.expect("ssh-keygen").success());
-    let key = scene.key(ED25519);
-    scene.knows(&[line(&key)]);
-    scene.is_trusted("made after the start");
+    for name in ["ssh_host_rsa_key", "ssh_host_ecdsa_key", ED25519] {
+        scene.knows(&[line(&scene.key(name))]);
+        scene.is_trusted(name);
+    }
     let asked = scene.asks(&["request", "vm1.test", "--port", "ssh", "--for", "10m"]);
     assert_eq!(asked.code, Some(0), "a message for that key is accepted: {}{}", asked.out, asked.err);
     assert_eq!(scene.wrong(), "");

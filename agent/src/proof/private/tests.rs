@@ -127,6 +127,45 @@ fn signatures_with_short_numbers_verify_too() {
     assert!(verifies(&path, &message, &wire::armor(&key.public, NAMESPACE, &signature)));
 }
 
+/// Whether this host, which checks people's signatures, takes the signature.
+fn is_taken(key: &PrivateKey, message: &[u8], signature: &[u8]) -> bool {
+    let armored = wire::armor(&key.public, NAMESPACE, signature);
+    let bytes = postern_core::envelope::dearmor(&armored).unwrap();
+    postern_core::envelope::SshSig::parse(&bytes).unwrap().verify(message).is_ok()
+}
+
+#[test]
+fn people_sign_with_short_numbers_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key");
+    for kind in [&["-t", "ecdsa", "-b", "256"][..], &["-t", "ecdsa", "-b", "384"], &["-t", "rsa", "-b", "3072"]] {
+        make(&path, kind);
+        let key = PrivateKey::parse(&fs::read_to_string(&path).unwrap()).unwrap();
+        let mut short = 0;
+        // One in 128 signatures of ECDSA has a short r or s, one in 256 of RSA begins with a zero.
+        for message in (0..10_000_u32).map(u32::to_be_bytes) {
+            let signature = key.sign(&wire::to_be_signed(NAMESPACE, &message)).unwrap();
+            assert!(is_taken(&key, &message, &signature), "{kind:?} {message:?}");
+            let mut rest = signature.as_slice();
+            let name = take_string(&mut rest).unwrap();
+            let value = take_string(&mut rest).unwrap();
+            if kind[1] == "rsa" {
+                // As some agents write it.
+                let without = without_zeros(value);
+                let again = blob(std::str::from_utf8(name).unwrap(), |out| put_string(out, without));
+                assert!(is_taken(&key, &message, &again), "{message:?}");
+                short += usize::from(without.len() < value.len());
+            } else {
+                short += usize::from(value.len() < kind[3].parse::<usize>().unwrap() / 8 * 2 + 8);
+            }
+            if short > 0 {
+                break;
+            }
+        }
+        assert!(short > 0, "{kind:?}");
+    }
+}
+
 #[test]
 fn what_is_no_key_is_refused_and_what_is_cut_off_too() {
     let dir = tempfile::tempdir().unwrap();
