@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use postern_core::{
-    packet::{Bytes, parse_ethernet},
+    packet::{Bytes, Flow, parse_ethernet},
     rate,
     verdict::{Exemption, Fate, Hook, Session, decide},
 };
@@ -58,7 +58,7 @@ fn drops(frame: &Frame, ifindex: u32) -> bool {
     if !flow.begins() {
         return false;
     }
-    let maps = Maps(|| (!is_local(&flow.destination)).then_some(Exemption::NotLocal), || Session::Unknown);
+    let maps = Maps(|| exemption(&flow), || Session::Unknown);
     let fate = match decide(&maps, flow.protocol, flow.port, flow.source).fate() {
         Some(fate) => fate,
         None if is_refused(flow.destination, flow.port, ifindex) && rate::is_too_fast(&Limits::<true>, &flow) => {
@@ -76,6 +76,15 @@ fn drops(frame: &Frame, ifindex: u32) -> bool {
     let fate = refuse(&maps, Hook::Shed, fate, flow.protocol, flow.port, flow.source);
     count(Hook::Shed, fate);
     !fate.passes()
+}
+
+/// An address of the host's own as the source is the lock's and the cut's to judge: they know over which device the host talks to itself.
+#[inline(always)]
+fn exemption(flow: &Flow) -> Option<Exemption> {
+    if !is_local(&flow.destination) {
+        return Some(Exemption::NotLocal);
+    }
+    is_local(&flow.source).then_some(Exemption::OwnTraffic)
 }
 
 /// The linear part of a frame: the one door to its bytes.

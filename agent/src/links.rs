@@ -304,8 +304,8 @@ fn link(message: &LinkMessage, defaults: &BTreeSet<u32>) -> Option<Link> {
     Some(Link {
         index,
         name: name?,
-        // Loopback has a type of its own.
-        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        // Loopback has a type of its own. What a VRF's device receives is the host's talk with itself.
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether && kind != Some(&InfoKind::Vrf),
         backed: parent || kind.is_none(),
         controller,
         controls: kind.is_some_and(controls),

@@ -34,7 +34,7 @@ fn link(bytes: &[u8], defaults: &BTreeSet<u32>) -> Option<Link> {
         index,
         name: text(name).to_owned(),
         // ARPHRD_ETHER
-        ethernet: bytes[2..4] == [1, 0],
+        ethernet: bytes[2..4] == [1, 0] && kind != Some("vrf"),
         backed: parent || kind.is_none(),
         controller: controller.map(|value| u32_at(value, 0)),
         controls: kind.is_some_and(|kind| controls.contains(&kind)),

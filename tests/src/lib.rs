@@ -28,6 +28,7 @@
 //! Never replaces a part of the kernel, of sshd or of OpenSSH by one of its own. Never kills a process it did not start.
 
 pub mod bpf;
+pub mod bulk;
 pub mod cgroup;
 pub mod client;
 pub mod clock;

@@ -28,6 +28,14 @@ pub fn until(postern: &Postern, device: &str, mode: ShedMode) -> Interface {
     await_interface(postern, device, |interface| interface.mode() == mode)
 }
 
+/// Waits until the prefilter of this device is in another mode, and returns what the status says of it.
+///
+/// # Panics
+/// As [`until`].
+pub fn until_not(postern: &Postern, device: &str, mode: ShedMode) -> Interface {
+    await_interface(postern, device, |interface| interface.mode() != mode)
+}
+
 fn await_interface(postern: &Postern, device: &str, is_right: impl Fn(&Interface) -> bool) -> Interface {
     let (client, start, patience) = (postern.client(), Instant::now(), patience(PATIENCE));
     loop {

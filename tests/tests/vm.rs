@@ -16,9 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const PROGRAMS: [&str; 4] = ["ssh-keygen", "ip", "wg", "unshare"];
 
 /// Drivers that a distribution's early boot would load, and the devices under test.
-const MODULES: [&str; 34] = [
+const MODULES: [&str; 36] = [
     "virtio_pci",
     "virtio_blk",
+    "virtio_net",
+    "macvlan",
     "veth",
     "inet_diag",
     "tcp_diag",
@@ -173,6 +175,7 @@ scenarios! {
     a_port_is_closed_granted_and_closed_again
     over_vlan_bond_wireguard_gre_ipip_and_sit
     own_traffic_in_a_vrf_passes_and_strangers_do_not
+    a_larger_mtu_loses_nothing_and_bonds_take_their_ports_back
     ipsec_ends_with_the_peers_grant
     time_asleep_counts
     steps_of_the_wall_clock_change_nothing_that_runs

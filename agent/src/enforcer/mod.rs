@@ -282,6 +282,12 @@ impl Enforcer {
         directory.into_iter().chain(layers).chain(self.beside()).collect()
     }
 
+    /// Whether another `sk_lookup` program runs beside the lock, which may hand a packet that the lock refuses to a socket.
+    #[must_use]
+    pub fn is_beside_another(&self) -> bool {
+        self.beside().is_some()
+    }
+
     /// Whether somebody's program runs beside the lock: where one hands a packet to a socket, the lock's refusal does not count.
     fn beside(&self) -> Option<Loss> {
         let lock = self.layers.iter().find(|l| l.hook == Hook::Lock)?;

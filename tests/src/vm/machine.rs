@@ -79,6 +79,12 @@ impl Machine {
         command.args(["-serial", "chardev:talk"]);
         command.args(["-qmp", &format!("unix:{},server=on,wait=off", place("monitor"))]);
         command.args(["-device", &format!("vmgenid,guid={generation}")]);
+        // Two network cards on one wire, without firmware to boot from them.
+        for (name, last) in [("one", 1), ("two", 2)] {
+            command.args(["-netdev", &format!("hubport,id={name},hubid=0")]);
+            let mac = format!("52:54:00:00:00:{last:02x}");
+            command.args(["-device", &format!("virtio-net-pci,netdev={name},mac={mac},romfile=")]);
+        }
         command.args(["-drive", &format!("file={},format=raw,if=virtio", disk.display())]);
         if let Some(Incoming { memory, .. }) = incoming {
             command.args(["-incoming", &format!("exec:cat {}", memory.display())]);

@@ -1,11 +1,11 @@
 //! A device under the prefilter keeps its traffic, its ports and its other owners, whatever somebody does with it meanwhile.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use postern_proto::v1::ShedMode;
 use postern_tests::bpf::{self, Pass};
+use postern_tests::bulk::{self, MANY};
 use postern_tests::flood::Flood;
 use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
 use postern_tests::netns::Netns;
@@ -17,7 +17,6 @@ use postern_tests::until::until;
 
 /// A port that nothing protects.
 const OPEN: u16 = 8443;
-const MANY: usize = 4 << 20;
 
 fn xdp(mode: &str, devices: &[&str]) -> Options {
     Options { shed: format!("{{ interfaces = {devices:?}, mode = {mode:?} }}"), ..Options::default() }
@@ -27,19 +26,8 @@ fn degraded(postern: &Postern) -> Vec<String> {
     postern.client().status().expect("a status").degraded
 }
 
-/// How many of [`MANY`] bytes arrive from the client, over one connection.
 fn arrived(net: &Net) -> usize {
-    let listener = net.server.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, OPEN))).expect("a listener");
-    let mut sender = probe::connect(&net.client, STRANGER.v4, (SERVER.v4, OPEN).into()).expect("an open port");
-    let (mut receiver, _) = listener.accept().expect("the connection");
-    receiver.set_read_timeout(Some(postern_tests::until::PATIENCE)).expect("a time-out");
-    let send = std::thread::spawn(move || sender.write_all(&vec![7; MANY]));
-    let (mut buffer, mut count) = (vec![0; 1 << 16], 0);
-    while let Ok(read @ 1..) = receiver.read(&mut buffer) {
-        count += read;
-    }
-    send.join().expect("a sender").expect("to send");
-    count
+    bulk::arrived(&net.client, STRANGER.v4, &net.server, (SERVER.v4, OPEN).into())
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! A port that the host translates is the one that the translation names, with and without the prefilter, at rest and in a flood.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use postern_proto::v1::ShedMode;
+use postern_tests::bpf;
 use postern_tests::flood::Flood;
 use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER, STRANGER, join};
 use postern_tests::netns::Netns;
@@ -142,6 +143,20 @@ fn redirects_tproxy_stateless_rewrites_and_routing_rules_keep_the_prefilter_away
     assert!(tc.status.success(), "{tc:?}");
     let said = prefilter::until(&postern, "eth0", ShedMode::Off);
     assert!(said.reason.contains("filters of tc"), "{said:?}");
+}
+
+/// Another `sk_lookup` program hands a connection to a socket, whatever the lock says.
+#[test]
+fn a_program_beside_the_lock_keeps_the_prefilter_away() {
+    let scene = Scene::new();
+    let server = &scene.net.server;
+    let listener = server.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, OPEN + 1))).expect("a listener");
+    let postern = Postern::start(server, Options::default());
+    let _flood = Flood::start(&scene.net, &[22]);
+    prefilter::until(&postern, "eth0", ShedMode::Tcx);
+    let _other = server.run(|| bpf::hijack(&listener, 22)).expect("another program");
+    let said = prefilter::until(&postern, "eth0", ShedMode::Off);
+    assert!(said.reason.contains("sk_lookup"), "{said:?}");
 }
 
 /// A router's and a firewall's rules translate nothing that comes in: they keep nobody's prefilter away.

@@ -78,7 +78,12 @@ impl World {
 
     /// What the shed sees of it.
     pub fn view(&self, flow: &Flow) -> Host<'_> {
-        let exempt = (!self.local.contains(&ip(flow.destination))).then_some(Exemption::NotLocal);
+        let own = |address| self.local.contains(&ip(address));
+        let exempt = match (own(flow.destination), own(flow.source)) {
+            (false, _) => Some(Exemption::NotLocal),
+            (true, true) => Some(Exemption::OwnTraffic),
+            (true, false) => None,
+        };
         self.view_of(exempt, Session::Unknown)
     }
 
@@ -93,6 +98,7 @@ impl World {
             && flow.flags & 0x12 == 0x02
             && !observes
             && self.local.contains(&ip(flow.destination))
+            && !self.local.contains(&ip(flow.source))
             && !self.twin_passes(flow, Session::Unknown)
     }
 

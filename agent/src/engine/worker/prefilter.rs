@@ -182,6 +182,11 @@ impl Worker {
             return;
         }
         self.prefilter.rules = lasts.then(|| self.prefilter.watch.ask(self.engine.0.keeper.as_ref()));
+        if self.enforcer.is_beside_another()
+            && let Some(Ok(rules)) = &mut self.prefilter.rules
+        {
+            rules.host.get_or_insert_with(|| "another sk_lookup program".to_owned());
+        }
         if !lasts {
             self.prefilter.watch.rest();
             self.prefilter.given_way.clear();

@@ -7,6 +7,7 @@
 mod again;
 mod asleep;
 mod clocks;
+mod devices;
 mod first;
 mod ipsec;
 mod roads;
@@ -25,6 +26,7 @@ const FIRST_BOOT: &[Scenario] = &[
     ("a_port_is_closed_granted_and_closed_again", first::closed_granted_and_closed_again),
     ("over_vlan_bond_wireguard_gre_ipip_and_sit", roads::every_device),
     ("own_traffic_in_a_vrf_passes_and_strangers_do_not", vrf::own_traffic_passes_and_strangers_do_not),
+    ("a_larger_mtu_loses_nothing_and_bonds_take_their_ports_back", devices::keep_their_traffic),
     ("ipsec_ends_with_the_peers_grant", ipsec::ends_with_the_peers_grant),
     ("time_asleep_counts", asleep::time_asleep_counts),
     ("steps_of_the_wall_clock_change_nothing_that_runs", clocks::steps_of_the_wall_clock),
