@@ -25,15 +25,14 @@ fn hosts(network: u8) -> [Ipv4Addr; 2] {
 /// Gives each host its card, by the name `nic0`.
 fn deal(world: &World) {
     for (last, namespace) in [(1, &world.net.server), (2, &world.net.client)] {
-        let name = card(last);
-        let lines = [
-            vec!["link", "set", &name, "down"],
-            vec!["link", "set", &name, "name", "nic0"],
-            vec!["link", "set", "nic0", "netns", &namespace.path()],
-        ];
-        for line in lines.iter().map(|line| line.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()) {
-            let done = Command::new("ip").args(&line).status().expect("ip");
-            assert!(done.success(), "ip {line:?}");
+        let (name, path) = (card(last), namespace.path());
+        for line in [
+            format!("link set {name} down"),
+            format!("link set {name} name nic0"),
+            format!("link set nic0 netns {path}"),
+        ] {
+            let done = Command::new("ip").args(line.split(' ')).status().expect("ip");
+            assert!(done.success(), "ip {line}");
         }
         let [server, client] = hosts(60);
         let own = if last == 1 { server } else { client };
