@@ -10,7 +10,6 @@ use postern_tests::flood::Flood;
 use postern_tests::netns::Netns;
 use postern_tests::postern::Options;
 use postern_tests::prefilter::{self, has_xdp, tcx_programs};
-use postern_tests::until;
 use std::net::Ipv4Addr;
 use std::process::Command;
 
