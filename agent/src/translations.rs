@@ -44,6 +44,9 @@ const IPVS: &str = "/proc/net/ip_vs";
 /// Lines of [`IPVS`] before the first service.
 const IPVS_HEAD: usize = 3;
 
+/// The answer until there is one.
+pub const READING: &str = "the host's rules are being read";
+
 /// What may send packets elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Translations {
@@ -85,7 +88,7 @@ impl Watch {
         }
         match &self.last {
             Some((when, answer)) if when.elapsed() < FRESH => answer.clone(),
-            _ => Err("the host's rules are being read".to_owned()),
+            _ => Err(READING.to_owned()),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::config::{Shed, Xdp};
 use crate::enforcer::{Enforcer, ShedMode, ShedStatus, Unattached};
 use crate::engine::ShedView;
 use crate::links::{self, Link, LinkState};
-use crate::translations::{self, Translations};
+use crate::translations::{self, READING, Translations};
 
 /// What is said of a device that has none at rest.
 const AT_REST: &str = "it is attached while a flood lasts";
@@ -101,6 +101,7 @@ impl Prefilter {
         }
         match &self.rules {
             None => return Ok(ShedMode::Standby),
+            Some(Err(error)) if error == READING => return Ok(ShedMode::Standby),
             Some(Err(error)) => return Err(error.clone()),
             Some(Ok(rules)) => {
                 if let Some(what) = rules.host.as_ref().or_else(|| rules.devices.get(&link.index)) {
