@@ -7,7 +7,7 @@ use crate::{
     console::Console,
     failure::{Failure, Kind, Result},
     known_hosts::{KnownHost, KnownHosts},
-    proof::Standing,
+    proof::{Fault, Standing},
     tls::Fingerprint,
 };
 
@@ -106,6 +106,9 @@ fn note_labels(store: &KnownHosts, shown: Shown<'_>, known: Option<&KnownHost>, 
 
 async fn ask(store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<()> {
     let warning = match shown.standing {
+        Standing::Unproven(Some(Fault::Command)) => {
+            format!("\n  {}, and it may revoke the host's key.", Fault::Command)
+        }
         Standing::Unproven(_) => {
             let why = reason(shown).map(|why| format!("\n  {why}.")).unwrap_or_default();
             format!(
@@ -147,6 +150,14 @@ fn reason(shown: Shown<'_>) -> Option<String> {
 
 fn not_proven(shown: Shown<'_>) -> Failure {
     let Shown { address, fingerprint, .. } = shown;
+    if shown.standing == Standing::Unproven(Some(Fault::Command)) {
+        let message = format!(
+            "{}, and the command may revoke the key of {address}; the host that answers shows {fingerprint}",
+            Fault::Command
+        );
+        return Failure::new(Kind::Identity, message)
+            .next(format!("compare with what the host prints, then pass --fingerprint {fingerprint}"));
+    }
     let why = reason(shown).map(|why| format!("{why}. ")).unwrap_or_default();
     let message = format!(
         "{why}Your ssh known_hosts has a key or an authority for {address}, but the host that answers does not prove to be that \

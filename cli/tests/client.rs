@@ -18,7 +18,7 @@ use postern_cli::{
 use postern_proto::v1::SignedMessage;
 use serde_json::{Value, json};
 use support::{
-    Home, payload,
+    Agent, Home, payload,
     peer::{CHALLENGE, GRANTS, HOST_ID, HOST_TIME, Peer, Serving, TlsKey, own_ip, runtime},
     stderr, stdout, succeed,
 };
@@ -440,4 +440,23 @@ fn a_known_hosts_file_that_is_damaged_trusts_nobody() {
     assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
     assert!(stderr(&output).contains("known_hosts.toml"), "{}", stderr(&output));
     assert!(peer.heard().is_empty());
+}
+
+#[test]
+fn a_host_that_does_not_say_which_keys_count_gets_the_first_one_and_a_note() {
+    let home = Home::new();
+    let agent = Agent::start(&home);
+    let keys = ["first", "second"].map(|name| home.keygen(name, &["-t", "ed25519"]));
+    keys.iter().for_each(|key| agent.add(&home, key));
+    let peer = Peer::seeing("192.0.2.7");
+    let serving = Serving::trusted(peer.clone(), &home);
+    let mut command = home.postern(&["list", &serving.address.to_string()]);
+    let output = succeed(command.env("SSH_AUTH_SOCK", &agent.socket));
+    assert!(stderr(&output).contains("does not say which keys count"), "{}", stderr(&output));
+    let heard: Vec<SignedMessage> = peer.heard().into_iter().flatten().collect();
+    let line = format!("alice {}", fs::read_to_string(keys[0].with_extension("pub")).unwrap());
+    assert!(
+        home.verifies(&line, "read@postern.v1", &heard[0].payload, &heard[0].signatures[0].sshsig),
+        "the first one"
+    );
 }

@@ -156,7 +156,11 @@ impl Key {
 
     /// An agent does not say why it refuses, so all reasons are named.
     fn unsigned(&self, error: &std::io::Error) -> Failure {
-        let failure = Failure::new(Kind::Key, format!("{error}: {}", self.label));
+        let what = match error.kind() {
+            std::io::ErrorKind::Other => error.to_string(),
+            _ => format!("the ssh-agent did not answer ({error})"),
+        };
+        let failure = Failure::new(Kind::Key, format!("{what}: {}", self.label));
         failure.next(
             "if the key was added with ssh-add -c, agree when the agent asks; a key that was added with ssh-add -h signs only \
              logins to its hosts; a locked agent signs nothing (ssh-add -X unlocks it); a security key wants a touch",

@@ -9,7 +9,7 @@ use crate::{
     ssh_hosts::Known,
 };
 
-/// Why a certificate by a known authority is worth nothing here.
+/// Why a certificate by a known authority, or all that is known, is worth nothing here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It is for a person.
@@ -28,6 +28,8 @@ pub enum Fault {
     Algorithm,
     /// The authority did not sign it.
     Signature,
+    /// `KnownHostsCommand` is not run here, and may revoke every key.
+    Command,
 }
 
 impl fmt::Display for Fault {
@@ -41,6 +43,7 @@ impl fmt::Display for Fault {
             Self::CriticalOptions => "Certificate contains unsupported critical options",
             Self::Algorithm => "Certificate signed with disallowed algorithm",
             Self::Signature => "Certificate invalid: incorrect signature",
+            Self::Command => "your ssh_config has a KnownHostsCommand, which is not run here",
         })
     }
 }

@@ -48,6 +48,11 @@ pub enum Standing {
 /// [`crate::failure::Kind::Identity`]: the host's key is revoked, or other ones are known; or the proof is not one.
 pub async fn judge(host: &str, who: &WhoAmIResponse, said: &Statement, known: &Known, now: u64) -> Result<Standing> {
     let lines = || known.lines();
+    // What the command says is not known: it may revoke the key that the files have.
+    let command = Standing::Unproven(Some(Fault::Command));
+    if lines().next().is_none() && known.revoked.is_empty() && known.has_command {
+        return Ok(command);
+    }
     if lines().next().is_none() && known.revoked.is_empty() {
         return Ok(Standing::Unknown);
     }
@@ -60,7 +65,7 @@ pub async fn judge(host: &str, who: &WhoAmIResponse, said: &Statement, known: &K
     match revoked.first() {
         // A host whose key was stolen and replaced shows the older one too until posternd starts again; sshd shows the new one.
         Some((shown, _)) if !matches!(standing, Ok(Standing::Proven(_))) => Err(words::revoked(host, &shown.key)),
-        _ => standing,
+        _ => standing.map(|standing| if known.has_command { command } else { standing }),
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Config {
     pub authority_algorithms: Option<Vec<String>>,
     /// `HostKeyAlgorithms`; none where ssh is not there to ask.
     pub host_key_algorithms: Option<Vec<String>>,
+    /// Whether there is a `KnownHostsCommand`. It is not run here.
+    pub has_command: bool,
     /// Which keys ssh would offer.
     pub identities: Identities,
 }
@@ -68,6 +70,7 @@ impl Config {
             revoked: Vec::new(),
             authority_algorithms: None,
             host_key_algorithms: None,
+            has_command: false,
             identities: Identities::plain(),
         }
     }
@@ -129,6 +132,7 @@ impl Config {
             revoked: values("revokedhostkeys").first().map_or(Ok(Vec::new()), |file| revoked(file, &tokens))?,
             authority_algorithms: text("casignaturealgorithms")?.as_deref().map(names),
             host_key_algorithms: text("hostkeyalgorithms")?.as_deref().map(names),
+            has_command: values("knownhostscommand").first().is_some_and(|command| *command != "none"),
             identities: Identities::read(values, &tokens),
             hostname: tokens.hostname,
         })

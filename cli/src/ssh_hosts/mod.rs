@@ -45,6 +45,8 @@ pub struct Known {
     pub revoked: Vec<PathBuf>,
     /// Whether the name leads to more than one machine, so that another key than the known one is no contradiction.
     pub leads_to_many: bool,
+    /// Whether a `KnownHostsCommand` knows more, which is not run here.
+    pub has_command: bool,
     /// With what its authorities may have signed; none for all that are checked here.
     pub authority_algorithms: Option<Vec<String>>,
     /// What ssh accepts of a host (`HostKeyAlgorithms`); none for all that are checked here.
@@ -81,8 +83,17 @@ impl Known {
     /// # Errors
     /// When a file is there but cannot be read: it might revoke a key.
     pub fn find(config: &Config) -> Result<Self> {
-        let Config { hostname, port, alias, files, revoked, authority_algorithms, host_key_algorithms, identities: _ } =
-            config;
+        let Config {
+            hostname,
+            port,
+            alias,
+            files,
+            revoked,
+            authority_algorithms,
+            host_key_algorithms,
+            has_command,
+            identities: _,
+        } = config;
         let hostname = &hostname.to_ascii_lowercase();
         let name = alias.clone().unwrap_or_else(|| names::with_port(hostname, *port));
         let principal = alias.as_ref().unwrap_or(hostname).clone();
@@ -92,6 +103,7 @@ impl Known {
             elsewhere: Vec::new(),
             revoked: revoked.clone(),
             leads_to_many: false,
+            has_command: *has_command,
             authority_algorithms: authority_algorithms.clone(),
             host_key_algorithms: host_key_algorithms.clone(),
             name,

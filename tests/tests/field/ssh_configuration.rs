@@ -174,6 +174,11 @@ fn what_is_not_understood_is_an_error() {
     assert_eq!(scene.asks().code, Some(7), "\"a b\" or \"a\" and \"b\"");
     scene.writes(".ssh/config", "");
     scene.accepts();
+    // What a command knows is not known here, and it may revoke every key.
+    scene.writes(".ssh/config", "Host *\n  KnownHostsCommand /bin/false\n");
+    scene.refuses(4, "KnownHostsCommand");
+    scene.writes(".ssh/config", "Host *\n  KnownHostsCommand none\n");
+    scene.accepts();
     // A ssh whose output lacks what this is about.
     let real = std::env::var("PATH").expect("a PATH");
     scene.laptop.set("REAL_PATH", &real);
