@@ -115,6 +115,20 @@ pub struct Destroyed {
     pub errno: Option<i32>,
 }
 
+/// Why no session could be ended now, in words; `None` where it could.
+#[must_use]
+pub fn cannot_end() -> Option<String> {
+    let why = match diag::cannot_destroy() {
+        Ok(None) => return None,
+        Ok(Some(errno)) => io::Error::from_raw_os_error(errno),
+        Err(error) => error,
+    };
+    Some(format!(
+        "the kernel does not list or destroy sockets for posternd, so sessions of ended grants hang silently: {why}; it takes \
+         CONFIG_INET_DIAG_DESTROY (modules inet_diag and tcp_diag) and CAP_NET_ADMIN"
+    ))
+}
+
 /// As [`destroy_but`], with no session that outlives its grant.
 ///
 /// # Errors

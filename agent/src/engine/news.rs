@@ -35,6 +35,11 @@ impl Engine {
         let _ = self.0.commands.send(Command::Degraded { part, why }).await;
     }
 
+    /// As [`Engine::degraded`], for a thread that ends with it. Blocks until the worker has room for it: not for a task.
+    pub fn degraded_by_thread(&self, part: Condition, why: String) {
+        let _ = self.0.commands.blocking_send(Command::Degraded { part, why: Some(why) });
+    }
+
     /// Notes that the machine was restored from a snapshot, or is a copy: what is open is closed, and no challenge from before is
     /// accepted. `secret` is 32 random bytes, drawn since.
     ///

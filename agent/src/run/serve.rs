@@ -56,6 +56,12 @@ impl Serving<'_> {
         let export = exported.map(|lines| journald::Export::start(lines, engine.clone()));
         let export = export.transpose().map_err(Failure::other)?;
         let watcher = tokio::spawn(links::follow(engine.clone()));
+        let unnoted = knocks.is_none().then(|| {
+            "who is refused is not noted: no kernel program was loaded when posternd started; once one is, start posternd again \
+             (systemctl restart posternd)"
+                .to_owned()
+        });
+        engine.degraded(Condition::KnocksUnnoted, unnoted).await;
         if let Some(knocks) = knocks {
             let engine = engine.clone();
             thread::Builder::new()
@@ -262,7 +268,13 @@ fn watch_clock(engine: Engine, log: Option<KernelLog>) -> io::Result<()> {
                 // Challenges of before a restore that was missed are of no use; clients ask for others by themselves.
                 Ok(news) if news.missed => engine.renew_challenges(&secret_or_abort()),
                 Ok(_) => engine.clock_changed(),
-                Err(error) => return tracing::error!(%error, "the clock is watched no longer"),
+                Err(error) => {
+                    tracing::error!(%error, "the clock is watched no longer");
+                    let why = format!(
+                        "the kernel does not tell any more when the clock is set or the machine restored: {error}"
+                    );
+                    return engine.degraded_by_thread(Condition::ClockUnwatched, why);
+                }
             }
         }
     };
@@ -285,7 +297,13 @@ fn note_knocks(mut knocks: enforcer::Knocks, engine: Engine) {
         let mut wanted = [PollFd::new(&knocks, PollFlags::IN)];
         match poll(&mut wanted, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return tracing::error!(%error, "knocks are noted no longer"),
+            Err(error) => {
+                tracing::error!(%error, "knocks are noted no longer");
+                let why = format!(
+                    "who is refused is not noted any more: {error}; start posternd again (systemctl restart posternd)"
+                );
+                return engine.degraded_by_thread(Condition::KnocksUnnoted, why);
+            }
         }
         let at = jiff::Timestamp::now();
         for knock in knocks.drain() {

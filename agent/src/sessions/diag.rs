@@ -65,13 +65,29 @@ fn list_in(protocol: u8, port: u16, states: StateFlags) -> io::Result<Vec<Socket
 /// addresses is hit.
 pub(super) fn destroy(protocol: u8, socket: &Socket) -> io::Result<Fate> {
     let request = SockDiagDestroy::new(request(socket.family, protocol, socket.id.clone(), states_of(protocol)));
-    let errno = Conversation::begin(NETLINK_SOCK_DIAG, NLM_F_ACK, request)?.acknowledgement::<SockDiagMessage>()?;
-    // A netlink acknowledgement carries an error number, 0 for success.
+    Ok(fate(Conversation::begin(NETLINK_SOCK_DIAG, NLM_F_ACK, request)?.acknowledgement::<SockDiagMessage>()?))
+}
+
+/// What an acknowledgement means: it carries an error number, 0 for success.
+fn fate(errno: i32) -> Fate {
     const GONE: [Errno; 3] = [Errno::NOENT, Errno::STALE, Errno::NOTCONN];
-    Ok(match errno {
+    match errno {
         0 => Fate::Destroyed,
         _ if GONE.iter().any(|gone| gone.raw_os_error() == errno) => Fate::Gone,
         _ => Fate::Refused(errno),
+    }
+}
+
+/// Why the kernel would not list or abort sockets, found out by asking for one that cannot exist: without the module for it, without
+/// `CONFIG_INET_DIAG_DESTROY`, or without CAP_NET_ADMIN.
+pub(super) fn cannot_destroy() -> io::Result<Option<i32>> {
+    // No service listens on port 1 (tcpmux), and a list of it is short.
+    list(TCP, 1)?;
+    let nobody = request(AF_INET, TCP, SocketId::new_v4(), states_of(TCP));
+    let mut asked = Conversation::begin(NETLINK_SOCK_DIAG, NLM_F_ACK, SockDiagDestroy::new(nobody))?;
+    Ok(match fate(asked.acknowledgement::<SockDiagMessage>()?) {
+        Fate::Refused(errno) => Some(errno),
+        Fate::Destroyed | Fate::Gone => None,
     })
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Owns the dispatch, who waits for what, and what a reload ends. What people ask for is decided in `people`.
 
-use postern_core::condition::Condition;
 use postern_core::envelope::{Role, Signer};
 use postern_core::grant::AccessRequest;
 use postern_core::ledger::{Action, Event, Seen};
@@ -163,11 +162,7 @@ impl Worker {
         match command {
             Command::Network(links::News::Links(state)) => self.network(state),
             Command::Network(links::News::Prefilter(shed)) => self.want_prefilter(shed),
-            Command::LimitSyns(addresses, rate) => {
-                if let Err(error) = self.enforcer.limit_syns(&addresses, rate) {
-                    self.degraded.insert(Condition::SynRate, error.to_string());
-                }
-            }
+            Command::LimitSyns(addresses, rate) => self.limit_syns(addresses, rate),
             Command::Degraded { part, why } => match why {
                 Some(why) => drop(self.degraded.insert(part, why)),
                 None => drop(self.degraded.remove(&part)),
@@ -237,12 +232,7 @@ impl Worker {
     fn network(&mut self, state: links::LinkState) {
         // A new interface may be a tunnel.
         self.tunnels.hurry();
-        if let Err(error) = self.enforcer.set_local(&state.addresses) {
-            self.degraded
-                .insert(Condition::OwnAddresses, format!("the kernel's list of own addresses is behind: {error}"));
-        } else {
-            self.degraded.remove(&Condition::OwnAddresses);
-        }
+        self.set_own(state.addresses.clone());
         self.follow_links(state);
     }
 }

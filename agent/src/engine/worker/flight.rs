@@ -272,6 +272,8 @@ impl Worker {
                 self.owed.drain(..flight.owed);
                 let records = records.split_off(flight.owed);
                 self.degraded.remove(&Condition::JournalUnwritten);
+                // The first record of a start says which mode the file has.
+                self.degraded.remove(&Condition::ModeUnrecorded);
                 self.barred.retain(|id, _| {
                     let (open, now) = (self.ledger.get(id).is_some_and(|held| held.ending.is_none()), &now);
                     open || self.ledger.keeping().sessions(now).any(|(grant, _)| grant == *id)

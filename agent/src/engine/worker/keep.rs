@@ -134,7 +134,10 @@ impl Worker {
         match sessions::destroy_but(&spared, over, &carried) {
             Ok(destroyed) => {
                 match destroyed.errno.map(std::io::Error::from_raw_os_error) {
-                    None => self.degraded.remove(&Condition::SessionsNotEnded),
+                    None => match sessions::cannot_end() {
+                        None => self.degraded.remove(&Condition::SessionsNotEnded),
+                        Some(why) => self.degraded.insert(Condition::SessionsNotEnded, why),
+                    },
                     Some(error) => self.degraded.insert(
                         Condition::SessionsNotEnded,
                         format!("{} sockets could not be destroyed, they hang silently: {error}", destroyed.refused),

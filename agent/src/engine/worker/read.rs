@@ -148,6 +148,14 @@ impl Worker {
         let losses = self.enforcer.losses();
         let lost = losses.iter().map(|loss| (loss.condition(), loss.sentence()));
         let noted = self.degraded.iter().map(|(&condition, why)| (condition, why.clone()));
+        let clock = self.clock_view().state;
+        let untrusted = (!clock.is_trusted()).then(|| {
+            let why = format!(
+                "the wall clock is not trusted: {}. Messages need a challenge, and ends and starts by the wall clock are refused",
+                clock.sentence()
+            );
+            (Condition::ClockUntrusted, why)
+        });
         let aside = self.shared().journal.left_aside().into_iter().map(|why| (Condition::JournalAside, why));
         let all = self.is_open_sentence().map(|why| (Condition::Open, why)).into_iter();
         let mut all: Vec<_> = all
@@ -155,6 +163,7 @@ impl Worker {
             .chain(lost)
             .chain(self.tunnel_conditions())
             .chain(noted)
+            .chain(untrusted)
             .chain(aside)
             .collect();
         all.sort_by_key(|(condition, _)| *condition);

@@ -35,6 +35,7 @@ use crate::engine::{
 use crate::journal::writer::{Writer, Written};
 use crate::journal::{Opened, SetAside, Unwritten};
 use crate::privilege::Confinement;
+use crate::sessions;
 use crate::surroundings::Surroundings;
 use crate::terminals::Terminals;
 
@@ -181,9 +182,8 @@ fn meet(
 ) -> Mode {
     let (observed, observes) = observing(&opened.ledger, rules.policy.mode, now);
     let closed = closed_before(opened, enforcer::is_pinned(settings) && !observed, &rules.policy);
-    if let Err(error) = keep::forget_closed(&mut opened.ledger, now) {
-        degraded.insert(Condition::SessionsNotEnded, error);
-    }
+    let unended = keep::forget_closed(&mut opened.ledger, now).err().or_else(sessions::cannot_end);
+    degraded.extend(unended.map(|why| (Condition::SessionsNotEnded, why)));
     let mut file = rules.policy.mode;
     if observes
         && !observed
