@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use postern_agent::keeper;
 use postern_agent::offline::{self, Question};
+use postern_agent::privilege;
 use postern_agent::run::{self, Failure};
 use postern_core::text;
 
@@ -101,6 +102,10 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Log).with_ansi(false).init();
     let was_root = rustix::process::geteuid().is_root();
     let outcome = match Arguments::parse().command {
+        Command::Run(_) | Command::Early(_) if !privilege::may_attach() => Err(Failure::Other(
+            "a user other than root cannot attach programs to the kernel: nothing was started and no port was closed"
+                .into(),
+        )),
         Command::Run(ConfigFile { config }) => run::run(&config),
         Command::CheckConfig { file, json } => offline::check(&file.config, json),
         Command::Explain { file, question, json } => match offline::explain(&file.config, &question, json) {

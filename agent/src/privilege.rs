@@ -27,6 +27,13 @@ mod user;
 
 pub use user::User;
 
+/// Whether this process may attach programs to the kernel: root may, and a user with CAP_NET_ADMIN.
+#[must_use]
+pub fn may_attach() -> bool {
+    rustix::process::geteuid().is_root()
+        || CapState::get_current().is_ok_and(|state| state.effective.has(Cap::NET_ADMIN))
+}
+
 /// The newest Landlock that this was written for. Older kernels enforce as much of it as they know.
 const LANDLOCK: ABI = ABI::V6;
 

@@ -70,6 +70,15 @@ impl FromStr for From {
     }
 }
 
+/// A grant's id, as `postern list` shows it.
+///
+/// # Errors
+/// What the text is not, in words.
+pub fn grant_id(text: &str) -> Result<uuid::Uuid, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is not a grant's id; postern list HOST --all shows the ids of your grants"))
+}
+
 /// An address or prefix to look for.
 ///
 /// # Errors
@@ -175,6 +184,14 @@ fn clock_time(text: &str) -> Option<civil::Time> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_grants_id_is_quoted_and_the_command_that_shows_ids_is_named() {
+        let wrong = grant_id("nonsense").unwrap_err();
+        assert!(wrong.contains("nonsense") && wrong.contains("postern list"), "{wrong}");
+        let id = "00000000-0000-4000-8000-000000000001";
+        assert_eq!(grant_id(id).map(|id| id.to_string()).as_deref(), Ok(id));
+    }
 
     #[test]
     fn ports_are_names_numbers_or_both() {

@@ -94,6 +94,10 @@ fn split(text: &str, default: u16) -> Result<(String, u16), String> {
     }
     match text.matches(':').count() {
         0 => Ok((text.to_owned(), default)),
+        1 if text.starts_with("unix:/") => {
+            let socket = text.trim_start_matches("unix:");
+            Err(format!("a Unix socket is written with three slashes: unix://{socket}"))
+        }
         1 => {
             let (host, port) = text.split_once(':').unwrap_or((text, ""));
             Ok((host.to_owned(), number(port)?))
@@ -169,6 +173,7 @@ mod tests {
             "http://192.0.2.1",
             "http://vm1",
             "unix://relative",
+            "unix:/run/postern/posternd.sock",
             "unix://",
         ] {
             assert!(shown(typed).starts_with("error: "), "{typed} → {}", shown(typed));

@@ -324,6 +324,20 @@ fn neither_part_lives_without_the_other() {
 }
 
 #[test]
+fn a_start_without_root_ends_at_once() {
+    let net = Net::pair();
+    let postern = Postern::prepared(&net.server, Options::without_shed());
+    for words in ["run", "early"] {
+        let mut command = net.server.command("timeout");
+        command.args(["30", "setpriv", "--reuid", "nobody", "--clear-groups"]).arg(postern_tests::postern::program());
+        let output = command.args([words, "--config"]).arg(postern.config()).output().expect("timeout and setpriv");
+        assert_eq!(output.status.code(), Some(1), "{words}: {output:?}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains("no port was closed") && errors.contains("not root"), "{words}: {errors}");
+    }
+}
+
+#[test]
 fn nobody_but_root_puts_an_unlocking_on_record() {
     let net = Net::pair();
     let mut postern = Postern::start(&net.server, Options::without_shed());

@@ -44,8 +44,8 @@ fn packages(missing: &[&Need]) -> Result<()> {
         return Err(format!(
             "may not install packages here (not root, or not Debian). Do this, then come back:\n\n  \
              sudo apt-get install --no-install-recommends {}\n\n\
-             Elsewhere than on Debian, install what provides the programs named above; in place of the first three \
-             packages, `rustup toolchain install nightly --component rust-src`.",
+             Elsewhere than on Debian, install what provides the programs named above; where Debian's packages of Rust \
+             are named, `rustup toolchain install nightly --component rust-src` takes their place.",
             names.join(" ")
         ));
     }

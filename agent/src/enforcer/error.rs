@@ -18,7 +18,7 @@ pub enum EnforcerError {
         advice: &'static str,
     },
     /// Another agent holds the pin directory.
-    #[error("another posternd holds {0}: stop it first (two agents would undo each other's work)")]
+    #[error("another posternd holds {0}: stop that one first (systemctl stop posternd)")]
     InUse(String),
     /// Not every layer is in force and pinned; those that are stay so.
     #[error("{0}")]

@@ -51,6 +51,7 @@ pub struct Extend {
     /// Where to (see `postern --help`)
     pub host: Target,
     /// Which grant; not needed when you have one live grant
+    #[arg(value_parser = parse::grant_id)]
     pub grant_id: Option<uuid::Uuid>,
     /// For how long from now: 30m, 1h30m, 90s, 2h
     #[arg(long = "for", short = 'f', value_name = "TIME", value_parser = parse::duration, conflicts_with = "until")]
@@ -72,6 +73,7 @@ pub struct GiveBack {
     /// Where to (see `postern --help`)
     pub host: Target,
     /// Which grant or request; not needed when you have one
+    #[arg(value_parser = parse::grant_id)]
     pub grant_id: Option<uuid::Uuid>,
     /// Why, for the record
     #[arg(long, short = 'r', value_name = "TEXT", default_value = "", hide_default_value = true)]
@@ -84,6 +86,7 @@ pub struct Approve {
     /// Where to (see `postern --help`)
     pub host: Target,
     /// Which request; `postern pending` shows it
+    #[arg(value_parser = parse::grant_id)]
     pub grant_id: uuid::Uuid,
     /// Approves without asking; for scripts that have looked at `postern pending --json`
     #[arg(long, short = 'y')]
@@ -99,6 +102,7 @@ pub struct Decline {
     /// Where to (see `postern --help`)
     pub host: Target,
     /// Which request; `postern pending` shows it
+    #[arg(value_parser = parse::grant_id)]
     pub grant_id: uuid::Uuid,
     /// Why; the requester reads it
     #[arg(long, short = 'r', value_name = "TEXT")]
@@ -111,6 +115,7 @@ pub struct Show {
     /// Where to (see `postern --help`)
     pub host: Target,
     /// Which grant; `postern list --all` shows it
+    #[arg(value_parser = parse::grant_id)]
     pub grant_id: uuid::Uuid,
 }
 
@@ -120,6 +125,7 @@ pub struct Revoke {
     /// Where to (see `postern --help`)
     pub host: Target,
     /// Which grant; `postern list` shows it
+    #[arg(value_parser = parse::grant_id)]
     pub grant_id: uuid::Uuid,
     /// Why, for the record
     #[arg(long, short = 'r', value_name = "TEXT", default_value = "", hide_default_value = true)]
@@ -142,6 +148,7 @@ pub struct Watch {
     /// Where to (see `postern --help`)
     pub host: Target,
     /// Only this grant; the command ends with it
+    #[arg(value_parser = parse::grant_id)]
     pub grant_id: Option<uuid::Uuid>,
 }
 
@@ -169,7 +176,7 @@ pub struct Sign {
     #[command(flatten)]
     pub what: What,
     /// Signs a revocation of this grant
-    #[arg(long, value_name = "GRANT_ID", conflicts_with_all = ["ports", "read", "payload"])]
+    #[arg(value_parser = parse::grant_id, long, value_name = "GRANT_ID", conflicts_with_all = ["ports", "read", "payload"])]
     pub revoke: Option<uuid::Uuid>,
     /// Signs a read
     #[arg(long, conflicts_with_all = ["ports", "payload"])]

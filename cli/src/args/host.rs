@@ -33,7 +33,7 @@ pub struct Audit {
     #[arg(long, value_name = "CODE", default_value = "", hide_default_value = true)]
     pub reason: String,
     /// Only the life of this request or grant
-    #[arg(long, value_name = "ID")]
+    #[arg(value_parser = parse::grant_id, long, value_name = "ID")]
     pub grant: Option<uuid::Uuid>,
     /// At most this many lines; 100 when it is not said, and all with --jsonl
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

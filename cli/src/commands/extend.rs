@@ -49,7 +49,8 @@ pub(super) async fn run(env: &Env, args: Extend) -> Result<()> {
 fn check(old: &Grant, lifetime: Lifetime, at: &Reading) -> Result<()> {
     let host = &at.session.address;
     if view::state(old) != "active" {
-        let failure = Failure::new(Kind::Refused, format!("it cannot be extended: it is {}", view::ended(old)));
+        let failure =
+            Failure::new(Kind::Refused, format!("the grant cannot be extended: the grant is {}", view::ended(old)));
         return Err(failure.next("make a new request with postern request"));
     }
     let remaining = view::remaining(old);

@@ -121,7 +121,10 @@ impl KeyFiles {
         };
         let own = match content.as_deref() {
             Some(text) if !text.contains("PRIVATE KEY-----") => {
-                return Err(Failure::new(Kind::Key, format!("{} is not a private key", private.display())));
+                let failure = Failure::new(Kind::Key, format!("{} is not a private key", private.display()));
+                return Err(
+                    failure.next("name the file that ssh-keygen wrote the private key to, such as ~/.ssh/id_ed25519")
+                );
             }
             // The private file itself says which key it is; a stale .pub beside it must not.
             Some(text) => wire::public_of_private(text),

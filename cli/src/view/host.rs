@@ -134,7 +134,8 @@ fn section(out: &mut Vec<String>, title: &str, rows: Vec<Vec<String>>) {
 
 fn protected(port: &ProtectedPort) -> Vec<String> {
     let most = format!("at most {}", left(Duration::from_secs(port.max_duration_seconds)));
-    let sources = if port.allowed_sources.is_empty() { "-".to_owned() } else { joined(&port.allowed_sources) };
+    let sources =
+        if port.allowed_sources.is_empty() { "any address".to_owned() } else { joined(&port.allowed_sources) };
     vec![clean(&port.port), clean(&port.name), most, format!("from {sources}")]
 }
 
