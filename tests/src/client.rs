@@ -152,6 +152,16 @@ impl Client {
     }
 }
 
+/// What keeps this host from being well, but for a clock that nobody synchronises: in the emulator nobody does.
+///
+/// # Panics
+/// Where root is not answered.
+#[must_use]
+pub fn unwell(client: &Client) -> Vec<String> {
+    let told = client.status().expect("a status").conditions.into_iter();
+    told.filter(|condition| condition.code != "clock-untrusted").map(|condition| condition.message).collect()
+}
+
 /// The stable reason in a refusal's `ErrorInfo`; empty when there is none.
 #[must_use]
 pub fn reason(status: &Status) -> String {

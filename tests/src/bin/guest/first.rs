@@ -2,6 +2,7 @@
 
 use crate::stage::Stage;
 use crate::world::{PORT, World, alive};
+use postern_tests::client::unwell;
 use postern_tests::net::{GRANTED, NEIGHBOUR, SERVER, STRANGER};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::until;
@@ -31,7 +32,7 @@ pub fn closed_granted_and_closed_again(stage: &mut Stage) {
     let mut session = world.session(GRANTED.v4.into());
     until("a grant of five seconds ends", || !alive(&mut session));
     world.assert(&all, false, "after its end");
-    let degraded = world.postern.client().status().expect("a status").degraded;
+    let degraded = unwell(&world.postern.client());
     assert!(degraded.is_empty(), "{degraded:?}");
     let log = world.postern.log();
     log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).for_each(|line| stage.note(line));
@@ -55,7 +56,7 @@ pub fn what_is_pinned_holds(stage: &mut Stage) {
     for layer in ["lock", "cut"] {
         world.postern.detach(layer);
         world.assert(&[STRANGER.v4.into(), NEIGHBOUR.v4.into()], false, "with a layer torn off");
-        until("the layer is back", || world.postern.client().status().is_ok_and(|status| status.degraded.is_empty()));
+        until("the layer is back", || unwell(&world.postern.client()).is_empty());
     }
     world.assert_granted_alone("with every layer back");
     stage.leave(world);

@@ -2,6 +2,7 @@
 
 use crate::stage::Stage;
 use crate::world::alive;
+use postern_tests::client::unwell;
 use postern_tests::net::{GRANTED, NEIGHBOUR, SERVER, STRANGER, join};
 use postern_tests::netns::Netns;
 use postern_tests::postern::{Options, Postern};
@@ -47,7 +48,7 @@ pub fn serves_and_enforces(stage: &mut Stage) {
     // The API is configured as on every host: "[::]:7322".
     let mut postern = Postern::start(&server, Options::default());
     let all_is_well = |postern: &Postern| {
-        let degraded = postern.client().status().expect("a status").degraded;
+        let degraded = unwell(&postern.client());
         assert!(degraded.is_empty(), "{degraded:?}");
     };
     all_is_well(&postern);
@@ -61,7 +62,7 @@ pub fn serves_and_enforces(stage: &mut Stage) {
     assert!(alive(&mut session));
     for layer in ["lock", "cut"] {
         postern.detach(layer);
-        until("the layer is back", || postern.client().status().is_ok_and(|status| status.degraded.is_empty()));
+        until("the layer is back", || unwell(&postern.client()).is_empty());
     }
     postern.revoke(&grant.id).expect("to revoke it");
     assert!(!alive(&mut session), "a session lives on without its grant");
