@@ -3,6 +3,7 @@
 //! Owns names, grammar and texts. It never does anything.
 
 mod access;
+mod environment;
 mod help;
 mod host;
 

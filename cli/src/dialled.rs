@@ -4,10 +4,9 @@
 //! fails because of it, and a file that cannot be read knows nothing. What follows from an address is decided by [`crate::my_ip`].
 
 use std::{
-    fs::{self, DirBuilder, File, TryLockError},
-    io::{self, Read as _, Write as _},
+    fs::{self, File, TryLockError},
+    io::{self, Write as _},
     net::IpAddr,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -15,7 +14,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::known_hosts::{KnownHosts, private};
+use crate::{
+    known_hosts::{KnownHosts, private},
+    state::{self, Folder},
+};
+
+const NAME: &str = "dialled.toml";
 
 const HEADER: &str =
     "# The addresses at which `postern` reached each host, by the host's key. `postern forget ADDRESS` removes one.\n";
@@ -27,16 +31,13 @@ pub const MOST_ADDRESSES: usize = 64;
 /// How many keys are kept, the newest. More hosts than one person uses; both bounds together keep the file below 1 MiB.
 pub const MOST_KEYS: usize = 256;
 
-/// A longer file was not written by this program. 256 keys with 64 IPv6 addresses each take about 0.7 MiB.
-const MOST_BYTES: u64 = 1024 * 1024;
-
 /// How long another command may hold the lock. It holds the lock for one write; a command that was stopped must not stop this one.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
 
 /// The file. It need not exist.
 #[derive(Clone, Debug)]
 pub struct Dialled {
-    path: PathBuf,
+    folder: Folder,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,21 +81,25 @@ impl Dialled {
     /// The file that belongs to `hosts`.
     #[must_use]
     pub fn beside(hosts: &KnownHosts) -> Self {
-        Self { path: hosts.path().with_file_name("dialled.toml") }
+        Self { folder: hosts.folder().clone() }
     }
 
-    /// Where it is.
+    /// Where it is; none where there is no place for it.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> Option<PathBuf> {
+        self.folder.file(NAME)
     }
 
-    /// The addresses that are known for the host with `key`.
+    /// The addresses that are known for the host with `key`, also from the file that an older version left.
     ///
     /// # Errors
-    /// When the file cannot be read or is damaged. No address is known then.
+    /// When a file cannot be read or is damaged. No address is known then.
     pub fn of(&self, key: &str) -> io::Result<Vec<IpAddr>> {
-        self.read().map(|contents| contents.of(key))
+        let mut found = Vec::new();
+        for path in self.files() {
+            found.extend(read(&path)?.of(key));
+        }
+        Ok(found)
     }
 
     /// Remembers that the host with `key` was reached at `addresses`. A damaged file is replaced.
@@ -108,85 +113,85 @@ impl Dialled {
     }
 
     fn add(&self, key: &str, addresses: &[IpAddr]) -> io::Result<()> {
-        let _lock = self.lock()?;
+        let path = self.folder.to_write(NAME)?;
+        let _lock = lock(&path)?;
         // What cannot be read is known to nobody, so nothing is lost with it.
-        let mut contents = self.read().unwrap_or_default();
+        let mut contents = read(&path).unwrap_or_default();
         contents.add(key, addresses);
-        self.replace(&contents)
+        replace(&path, &contents)
     }
 
     /// Forgets the host with `key`, and `address` for every host; true if one of them was known. A damaged file knows nothing.
     ///
     /// # Errors
-    /// When the file cannot be read or written.
+    /// When a file cannot be read or written.
     pub fn forget(&self, key: Option<&str>, address: Option<IpAddr>) -> io::Result<bool> {
-        if !self.path.try_exists()? {
-            return Ok(false);
-        }
-        let _lock = self.lock()?;
-        let mut contents = match self.read() {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(false),
-            read => read?,
-        };
-        let count = |contents: &Contents| contents.host.iter().map(|host| host.addresses.len()).sum::<usize>();
-        let before = count(&contents);
-        contents.host.retain(|host| Some(host.key.as_str()) != key);
-        for host in &mut contents.host {
-            host.addresses.retain(|known| Some(known.to_canonical()) != address);
-        }
-        contents.host.retain(|host| !host.addresses.is_empty());
-        let changed = count(&contents) != before;
-        if changed {
-            self.replace(&contents)?;
+        let mut changed = false;
+        for path in self.files() {
+            if read(&path).is_ok_and(|contents| contents == Contents::default()) {
+                continue;
+            }
+            let _lock = lock(&path)?;
+            changed |= forget(&path, key, address)?;
         }
         Ok(changed)
     }
 
-    fn read(&self) -> io::Result<Contents> {
-        let file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
-            Err(error) => return Err(error),
-        };
-        let mut text = String::new();
-        file.take(MOST_BYTES + 1).read_to_string(&mut text)?;
-        if text.len() as u64 > MOST_BYTES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is longer than {MOST_BYTES} bytes")));
-        }
-        toml::from_str(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.message().to_owned()))
+    fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.path().into_iter().chain(self.folder.older(NAME))
     }
+}
 
-    /// Makes the directory where it is missing, and waits for other commands.
-    fn lock(&self) -> io::Result<File> {
-        if let Some(directory) = self.path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        }
-        let lock = private(&self.path.with_extension("toml.lock"), false)?;
-        let start = Instant::now();
-        loop {
-            match lock.try_lock() {
-                Ok(()) => return Ok(lock),
-                Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_LIMIT => {
-                    thread::sleep(Duration::from_millis(10))
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "another command holds its lock"));
-                }
-                Err(TryLockError::Error(error)) => return Err(error),
+/// As [`Dialled::forget`], in one file whose lock is held.
+fn forget(path: &Path, key: Option<&str>, address: Option<IpAddr>) -> io::Result<bool> {
+    let mut contents = match read(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(false),
+        read => read?,
+    };
+    let count = |contents: &Contents| contents.host.iter().map(|host| host.addresses.len()).sum::<usize>();
+    let before = count(&contents);
+    contents.host.retain(|host| Some(host.key.as_str()) != key);
+    for host in &mut contents.host {
+        host.addresses.retain(|known| Some(known.to_canonical()) != address);
+    }
+    contents.host.retain(|host| !host.addresses.is_empty());
+    let changed = count(&contents) != before;
+    if changed {
+        replace(path, &contents)?;
+    }
+    Ok(changed)
+}
+
+fn read(path: &Path) -> io::Result<Contents> {
+    let Some(text) = state::read(path)? else { return Ok(Contents::default()) };
+    toml::from_str(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.message().to_owned()))
+}
+
+/// Waits for other commands.
+fn lock(path: &Path) -> io::Result<File> {
+    let lock = private(&path.with_extension("toml.lock"), false)?;
+    let start = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_LIMIT => thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "another command holds its lock"));
             }
+            Err(TryLockError::Error(error)) => return Err(error),
         }
     }
+}
 
-    /// Writes a new file and puts it in the place of the old one, so that a reader never sees half of it.
-    fn replace(&self, contents: &Contents) -> io::Result<()> {
-        let body = toml::to_string(contents).map_err(io::Error::other)?;
-        let new = self.path.with_extension("toml.new");
-        let mut file = private(&new, true)?;
-        file.write_all(HEADER.as_bytes())?;
-        file.write_all(body.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)
-    }
+/// Writes a new file and puts it in the place of the old one, so that a reader never sees half of it.
+fn replace(path: &Path, contents: &Contents) -> io::Result<()> {
+    let body = toml::to_string(contents).map_err(io::Error::other)?;
+    let new = path.with_extension("toml.new");
+    let mut file = private(&new, true)?;
+    file.write_all(HEADER.as_bytes())?;
+    file.write_all(body.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)
 }
 
 #[cfg(test)]
@@ -196,7 +201,7 @@ mod tests {
     use super::*;
 
     fn dialled(directory: &tempfile::TempDir) -> Dialled {
-        Dialled::beside(&KnownHosts::at(directory.path().join("postern/known_hosts.toml")))
+        Dialled::beside(&KnownHosts::at(&directory.path().join("postern")))
     }
 
     fn address(number: u32) -> IpAddr {
@@ -209,14 +214,17 @@ mod tests {
         let dialled = dialled(&directory);
         assert!(dialled.of("one").unwrap().is_empty());
         assert!(!dialled.forget(Some("one"), Some(address(1))).unwrap());
-        assert!(!dialled.path().parent().unwrap().exists(), "nothing is made for nothing");
+        assert!(!dialled.path().unwrap().parent().unwrap().exists(), "nothing is made for nothing");
         dialled.remember("one", &[address(1), "2001:db8::1".parse().unwrap()]).unwrap();
         dialled.remember("two", &[address(1)]).unwrap();
         assert_eq!(dialled.of("one").unwrap().len(), 2);
         assert_eq!(dialled.of("two").unwrap(), [address(1)]);
         assert!(dialled.of("three").unwrap().is_empty());
-        assert_eq!(fs::metadata(dialled.path()).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::metadata(dialled.path().parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(dialled.path().unwrap()).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(dialled.path().unwrap().parent().unwrap()).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
         assert!(dialled.forget(None, Some(address(1))).unwrap());
         assert!(!dialled.forget(None, Some(address(1))).unwrap());
         assert_eq!(dialled.of("one").unwrap(), ["2001:db8::1".parse::<IpAddr>().unwrap()]);
@@ -249,9 +257,9 @@ mod tests {
         let addresses: Vec<_> = (0..64).map(long).collect();
         let mut contents = Contents::default();
         (0..MOST_KEYS).for_each(|number| contents.add(&format!("SHA256:{number:0>64}"), &addresses));
-        let _lock = dialled.lock().unwrap();
-        dialled.replace(&contents).unwrap();
-        assert_eq!(dialled.read().unwrap(), contents);
+        let _lock = lock(&dialled.folder.to_write(NAME).unwrap()).unwrap();
+        replace(&dialled.path().unwrap(), &contents).unwrap();
+        assert_eq!(read(&dialled.path().unwrap()).unwrap(), contents);
     }
 
     #[test]
@@ -259,22 +267,22 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let dialled = dialled(&directory);
         dialled.remember("one", &[address(1)]).unwrap();
-        let whole = fs::read(dialled.path()).unwrap();
+        let whole = fs::read(dialled.path().unwrap()).unwrap();
         for length in HEADER.len() + 1..whole.len() {
-            fs::write(dialled.path(), &whole[..length]).unwrap();
+            fs::write(dialled.path().unwrap(), &whole[..length]).unwrap();
             assert_ne!(dialled.of("one").unwrap_or_default(), [address(2)]);
             let known = dialled.of("one").unwrap_or_default();
             // Only the final newline may be missing from a file that still says what was written.
             assert!(known.is_empty() || length + 1 >= whole.len(), "{length}: {known:?}");
         }
         for damaged in [&b"\xff"[..], b"[[host]]\nkey = 1\n", b"[[host]]\nkey = \"one\"\naddresses = [\"10.0.0\"]\n"] {
-            fs::write(dialled.path(), damaged).unwrap();
+            fs::write(dialled.path().unwrap(), damaged).unwrap();
             assert!(dialled.of("one").is_err());
             assert!(!dialled.forget(None, Some(address(1))).unwrap());
             dialled.remember("one", &[address(7)]).unwrap();
             assert_eq!(dialled.of("one").unwrap(), [address(7)]);
         }
-        fs::write(dialled.path(), vec![b'#'; 2 << 20]).unwrap();
+        fs::write(dialled.path().unwrap(), vec![b'#'; 2 << 20]).unwrap();
         assert!(dialled.of("one").is_err(), "too long");
     }
 
@@ -300,12 +308,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("postern"), "").unwrap();
         assert!(dialled(&directory).remember("one", &[address(1)]).is_err());
-        let nowhere = Dialled::beside(&KnownHosts::at("/proc/nowhere/known_hosts.toml"));
+        let nowhere = Dialled::beside(&KnownHosts::at(Path::new("/proc/nowhere")));
         assert!(nowhere.remember("one", &[address(1)]).is_err());
         let directory = tempfile::tempdir().unwrap();
         let dialled = dialled(&directory);
         dialled.remember("one", &[address(2)]).unwrap();
-        let _held = dialled.lock().unwrap();
+        let _held = lock(&dialled.folder.to_write(NAME).unwrap()).unwrap();
         assert!(dialled.remember("one", &[address(1)]).is_err(), "somebody else holds the lock for ever");
         dialled.remember("one", &[address(2)]).unwrap();
     }

@@ -1,12 +1,13 @@
 //! The hosts that this person trusts: one TLS fingerprint and host id for each address.
 //!
-//! Owns the file `known_hosts.toml` in `$XDG_CONFIG_HOME/postern` (`~/.config/postern`): reading, adding, forgetting.
-//! It never decides whether to trust; that is [`crate::trust`].
+//! Owns the file `known_hosts.toml` in the folder of this program ([`crate::state`]): reading, adding, forgetting. What an older version
+//! left elsewhere is read too. It never decides whether to trust, or what follows from a file that cannot be read; that is
+//! [`crate::trust`].
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     failure::{Failure, Kind, Result},
+    state::{self, Folder},
     tls::Fingerprint,
 };
 
@@ -42,52 +44,81 @@ struct Contents {
     host: Vec<KnownHost>,
 }
 
+const NAME: &str = "known_hosts.toml";
+
+/// What the files say about an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recalled {
+    /// The host is trusted.
+    Known(KnownHost),
+    /// Nothing is known.
+    Nothing,
+    /// A file is there and cannot be read, so nobody knows what it says; with the reason.
+    Unreadable(String),
+}
+
+impl Recalled {
+    /// The host, if it is known.
+    #[must_use]
+    pub const fn known(&self) -> Option<&KnownHost> {
+        match self {
+            Self::Known(host) => Some(host),
+            Self::Nothing | Self::Unreadable(_) => None,
+        }
+    }
+}
+
 /// The file. It need not exist.
 #[derive(Clone, Debug)]
 pub struct KnownHosts {
-    path: PathBuf,
+    folder: Folder,
 }
 
 impl KnownHosts {
     /// The file of the person who runs this process.
-    ///
-    /// # Errors
-    /// When neither `XDG_CONFIG_HOME` nor `HOME` says where it is.
-    pub fn of_user() -> Result<Self> {
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let config = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")));
-        let config = config.ok_or_else(|| {
-            Failure::new(Kind::Local, "neither XDG_CONFIG_HOME nor HOME is set, so there is no place for trusted hosts")
-                .next("set HOME, or XDG_CONFIG_HOME to a directory")
-        })?;
-        Ok(Self::at(config.join("postern/known_hosts.toml")))
-    }
-
-    /// The file at `path`.
-    pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
-    }
-
-    /// Where it is.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn of_user() -> Self {
+        Self { folder: Folder::of_user() }
+    }
+
+    /// The file `known_hosts.toml` in this folder.
+    #[must_use]
+    pub fn at(folder: &Path) -> Self {
+        Self { folder: Folder::at(folder) }
+    }
+
+    /// Where this file and others of this program are.
+    #[must_use]
+    pub const fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Where it is; none where there is no place for it.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        self.folder.file(NAME)
     }
 
     /// What is known about `address`.
     ///
     /// # Errors
-    /// When the file cannot be read or is damaged; then nothing is trusted.
-    pub fn find(&self, address: &str) -> Result<Option<KnownHost>> {
-        Ok(self.read()?.host.into_iter().find(|host| host.address == address))
+    /// When a file is damaged; then nothing is trusted.
+    pub fn find(&self, address: &str) -> Result<Recalled> {
+        match self.all()? {
+            Ok(hosts) => {
+                let found = hosts.into_iter().find(|host| host.address == address);
+                Ok(found.map_or(Recalled::Nothing, Recalled::Known))
+            }
+            Err(why) => Ok(Recalled::Unreadable(why)),
+        }
     }
 
-    /// What is known under a host id: more than one host may claim it.
+    /// What is known under a host id: more than one host may claim it. Nothing where a file cannot be read.
     ///
     /// # Errors
-    /// As [`Self::find`].
+    /// When a file is damaged.
     pub fn with_id(&self, host_id: &str) -> Result<Vec<KnownHost>> {
-        let mut hosts = self.read()?.host;
+        let mut hosts = self.all()?.unwrap_or_default();
         hosts.retain(|host| host.host_id == host_id);
         Ok(hosts)
     }
@@ -97,7 +128,8 @@ impl KnownHosts {
     /// # Errors
     /// When the file cannot be read or written.
     pub fn put(&self, host: KnownHost) -> Result<()> {
-        self.change(|hosts| {
+        let path = self.folder.to_write(NAME).map_err(|error| failed("write", self.path().as_deref(), &error))?;
+        change(&path, |hosts| {
             hosts.retain(|other| other.address != host.address);
             hosts.push(host);
             true
@@ -105,67 +137,95 @@ impl KnownHosts {
         .map(drop)
     }
 
-    /// Forgets `address`; true if it was known.
+    /// Forgets `address`, also in the file that an older version left; true if it was known.
     ///
     /// # Errors
-    /// When the file cannot be read or written.
+    /// When a file cannot be read or written.
     pub fn forget(&self, address: &str) -> Result<bool> {
-        self.change(|hosts| {
-            let before = hosts.len();
-            hosts.retain(|host| host.address != address);
-            hosts.len() != before
-        })
-    }
-
-    fn read(&self) -> Result<Contents> {
-        let text = match fs::read_to_string(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
-            Err(error) => return Err(self.failed("read", &error)),
-        };
-        toml::from_str(&text).map_err(|error| {
-            Failure::new(Kind::Local, format!("{}: {error}", self.path.display()))
-                .next("correct the file; until then no host in it is trusted")
-        })
-    }
-
-    /// Reads, changes and replaces the file under a lock, so that two commands at once lose nothing. `edit` returns
-    /// whether it changed anything.
-    fn change(&self, edit: impl FnOnce(&mut Vec<KnownHost>) -> bool) -> Result<bool> {
-        let _lock = self.lock().map_err(|error| self.failed("lock", &error))?;
-        let mut contents = self.read()?;
-        let changed = edit(&mut contents.host);
-        if changed {
-            self.replace(&contents)?;
+        let mut known = false;
+        for path in self.files() {
+            if parsed(&path)?.map_err(|why| Failure::new(Kind::Local, why))?.iter().any(|host| host.address == address)
+            {
+                known |= change(&path, |hosts| {
+                    let before = hosts.len();
+                    hosts.retain(|host| host.address != address);
+                    hosts.len() != before
+                })?;
+            }
         }
-        Ok(changed)
+        Ok(known)
     }
 
-    fn lock(&self) -> io::Result<File> {
-        if let Some(directory) = self.path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.path().into_iter().chain(self.folder.older(NAME))
+    }
+
+    /// All hosts. A host in the older file counts where the newer file does not have its address. The inner error says why a file
+    /// cannot be read.
+    fn all(&self) -> Result<std::result::Result<Vec<KnownHost>, String>> {
+        let mut all: Vec<KnownHost> = Vec::new();
+        for path in self.files() {
+            let hosts = match parsed(&path)? {
+                Ok(hosts) => hosts,
+                Err(why) => return Ok(Err(why)),
+            };
+            for host in hosts {
+                if !all.iter().any(|other| other.address == host.address) {
+                    all.push(host);
+                }
+            }
         }
-        let lock = private(&self.path.with_extension("toml.lock"), false)?;
+        Ok(Ok(all))
+    }
+}
+
+/// The hosts in one file. The inner error says why the file cannot be read.
+fn parsed(path: &Path) -> Result<std::result::Result<Vec<KnownHost>, String>> {
+    let text = match state::read(path) {
+        Ok(text) => text.unwrap_or_default(),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(failed("read", Some(path), &error)),
+        Err(error) => return Ok(Err(format!("cannot read {}: {error}", path.display()))),
+    };
+    let contents = toml::from_str::<Contents>(&text).map_err(|error| {
+        Failure::new(Kind::Local, format!("{}: {error}", path.display()))
+            .next("correct the file; until then no host in it is trusted")
+    })?;
+    Ok(Ok(contents.host))
+}
+
+/// Reads, changes and replaces the file under a lock, so that two commands at once lose nothing. `edit` returns
+/// whether it changed anything.
+fn change(path: &Path, edit: impl FnOnce(&mut Vec<KnownHost>) -> bool) -> Result<bool> {
+    let lock = || -> io::Result<File> {
+        let lock = private(&path.with_extension("toml.lock"), false)?;
         lock.lock()?;
         Ok(lock)
+    };
+    let _lock = lock().map_err(|error| failed("lock", Some(path), &error))?;
+    let mut hosts = parsed(path)?.map_err(|why| Failure::new(Kind::Local, why))?;
+    let changed = edit(&mut hosts);
+    if changed {
+        replace(path, &Contents { host: hosts })?;
     }
+    Ok(changed)
+}
 
-    fn replace(&self, contents: &Contents) -> Result<()> {
-        let body = toml::to_string(contents).map_err(|error| Failure::new(Kind::Local, error))?;
-        let new = self.path.with_extension("toml.new");
-        let write = || -> io::Result<()> {
-            let mut file = private(&new, true)?;
-            file.write_all(HEADER.as_bytes())?;
-            file.write_all(body.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &self.path)
-        };
-        write().map_err(|error| self.failed("write", &error))
-    }
+fn replace(path: &Path, contents: &Contents) -> Result<()> {
+    let body = toml::to_string(contents).map_err(|error| Failure::new(Kind::Local, error))?;
+    let new = path.with_extension("toml.new");
+    let write = || -> io::Result<()> {
+        let mut file = private(&new, true)?;
+        file.write_all(HEADER.as_bytes())?;
+        file.write_all(body.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    write().map_err(|error| failed("write", Some(path), &error))
+}
 
-    fn failed(&self, what: &str, error: &io::Error) -> Failure {
-        Failure::new(Kind::Local, format!("cannot {what} {}: {error}", self.path.display()))
-    }
+fn failed(what: &str, path: Option<&Path>, error: &io::Error) -> Failure {
+    let place = path.map_or_else(|| NAME.to_owned(), |path| path.display().to_string());
+    Failure::new(Kind::Local, format!("cannot {what} {place}: {error}"))
 }
 
 /// A file that only its owner may read. A `fresh` one replaces what has the name; another one is made if it does not exist. A link
@@ -230,28 +290,54 @@ mod tests {
     #[test]
     fn what_is_put_is_found_until_it_is_forgotten() {
         let directory = tempfile::tempdir().unwrap();
-        let known = KnownHosts::at(directory.path().join("postern/known_hosts.toml"));
-        assert_eq!(known.find("vm1:7322").unwrap(), None);
+        let known = KnownHosts::at(&directory.path().join("postern"));
+        assert_eq!(known.find("vm1:7322").unwrap(), Recalled::Nothing);
         known.put(host("vm1:7322", b"one")).unwrap();
         known.put(host("[2001:db8::1]:7322", b"two")).unwrap();
         known.put(host("vm1:7322", b"three")).unwrap();
-        assert_eq!(known.find("vm1:7322").unwrap(), Some(host("vm1:7322", b"three")));
-        assert_eq!(known.find("[2001:db8::1]:7322").unwrap(), Some(host("[2001:db8::1]:7322", b"two")));
-        let mode = fs::metadata(known.path()).unwrap().permissions().mode();
+        assert_eq!(known.find("vm1:7322").unwrap(), Recalled::Known(host("vm1:7322", b"three")));
+        assert_eq!(known.find("[2001:db8::1]:7322").unwrap(), Recalled::Known(host("[2001:db8::1]:7322", b"two")));
+        let mode = fs::metadata(known.path().unwrap()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(known.forget("vm1:7322").unwrap());
         assert!(!known.forget("vm1:7322").unwrap());
-        assert_eq!(known.find("vm1:7322").unwrap(), None);
+        assert_eq!(known.find("vm1:7322").unwrap(), Recalled::Nothing);
     }
 
     #[test]
     fn a_damaged_file_trusts_nobody_and_is_kept() {
         let directory = tempfile::tempdir().unwrap();
-        let known = KnownHosts::at(directory.path().join("known_hosts.toml"));
+        let known = KnownHosts::at(directory.path());
         let damaged = "[[host]]\naddress = \"vm1:7322\"\nfingerprint = \"SHA256:x\"\n";
-        fs::write(known.path(), damaged).unwrap();
+        fs::write(known.path().unwrap(), damaged).unwrap();
         assert_eq!(known.find("vm1:7322").unwrap_err().kind, Kind::Local);
         assert_eq!(known.put(host("vm2:7322", b"")).unwrap_err().kind, Kind::Local);
-        assert_eq!(fs::read_to_string(known.path()).unwrap(), damaged);
+        assert_eq!(fs::read_to_string(known.path().unwrap()).unwrap(), damaged);
+    }
+
+    #[test]
+    fn what_an_older_version_left_counts_until_it_is_forgotten_or_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let (now, before) = (directory.path().join("state"), directory.path().join("config/postern"));
+        let older = KnownHosts::at(&before);
+        older.put(host("vm1:7322", b"one")).unwrap();
+        older.put(host("vm2:7322", b"two")).unwrap();
+        let known = KnownHosts { folder: Folder::with_older(&now, &before) };
+        assert_eq!(known.find("vm1:7322").unwrap(), Recalled::Known(host("vm1:7322", b"one")));
+        known.put(host("vm1:7322", b"three")).unwrap();
+        assert_eq!(known.find("vm1:7322").unwrap(), Recalled::Known(host("vm1:7322", b"three")));
+        assert_eq!(known.find("vm2:7322").unwrap(), Recalled::Known(host("vm2:7322", b"two")));
+        assert!(known.forget("vm1:7322").unwrap() && !known.forget("vm1:7322").unwrap());
+        assert_eq!(known.find("vm1:7322").unwrap(), Recalled::Nothing, "the old record does not come back");
+        assert_eq!(known.find("vm2:7322").unwrap(), Recalled::Known(host("vm2:7322", b"two")));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_an_empty_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let known = KnownHosts::at(directory.path());
+        fs::create_dir(known.path().unwrap()).unwrap();
+        assert!(matches!(known.find("vm1:7322").unwrap(), Recalled::Unreadable(_)));
+        assert!(known.put(host("vm1:7322", b"one")).is_err());
     }
 }

@@ -21,6 +21,7 @@ pub mod ports;
 pub mod proof;
 pub mod session;
 pub mod ssh_hosts;
+pub mod state;
 pub mod statement;
 pub mod target;
 pub mod text;

@@ -16,6 +16,15 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return wrong_arguments(&error),
     };
+    let asked_for_json = Console { json: cli.common.json };
+    let common = match cli.common.with_environment(|name| std::env::var(name).ok()) {
+        Ok(common) => common,
+        Err(failure) => {
+            asked_for_json.fail(&failure);
+            return ExitCode::from(failure.kind.exit_code());
+        }
+    };
+    let cli = Cli { common, ..cli };
     let console = Console { json: cli.common.json };
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

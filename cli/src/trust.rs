@@ -6,8 +6,9 @@
 use crate::{
     console::Console,
     failure::{Failure, Kind, Result},
-    known_hosts::{KnownHost, KnownHosts},
+    known_hosts::{KnownHost, KnownHosts, Recalled},
     proof::{Fault, Standing},
+    state,
     tls::Fingerprint,
 };
 
@@ -48,9 +49,48 @@ pub struct Shown<'a> {
 /// # Errors
 /// [`Kind::Identity`] when it is not, or not yet, trusted; [`Kind::Local`] when the record fails.
 pub async fn settle(trust: &Trust, store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<()> {
-    let known = store.find(shown.address)?;
-    decide(trust, store, shown, known.as_ref(), console).await?;
-    note_labels(store, shown, known.as_ref(), console)
+    let recalled = store.find(shown.address)?;
+    if let Recalled::Unreadable(why) = &recalled {
+        return without_memory(trust, shown, why, console).await;
+    }
+    let known = recalled.known();
+    decide(trust, store, shown, known, console).await?;
+    note_labels(store, shown, known, console)
+}
+
+/// Decides where nobody knows what is on record: an earlier pin may name another key. What the person says on this command line counts,
+/// and what ssh knows. `--accept-new` does not: it is for a host that is not known yet, and nobody knows that.
+async fn without_memory(trust: &Trust, shown: Shown<'_>, why: &str, console: Console) -> Result<()> {
+    match trust.fingerprint {
+        Some(explicit) if explicit != shown.fingerprint => {
+            return Err(Failure::new(
+                Kind::Identity,
+                format!("{} shows {}, not {explicit} as --fingerprint says", shown.address, shown.fingerprint),
+            )
+            .next("ask the host's administrator for the fingerprint; nothing was sent"));
+        }
+        None if !matches!(shown.standing, Standing::Proven(_)) => {
+            let unknown = format!("{why}. So it is not known which TLS key you trusted");
+            return ask_once(trust, shown, &unknown, console).await;
+        }
+        Some(_) | None => {}
+    }
+    state::not_remembered(console, None, why);
+    Ok(())
+}
+
+/// Asks about a host whose trust cannot be remembered; without a terminal the host is refused, as by ssh.
+async fn ask_once(trust: &Trust, shown: Shown<'_>, why: &str, console: Console) -> Result<()> {
+    let Shown { address, fingerprint, .. } = shown;
+    if !trust.accept_new && console.can_ask() && console.ask(question(shown, why, "Trust it for this command?")).await?
+    {
+        return Ok(());
+    }
+    let message = format!("{address} is not trusted, and cannot be from now on: {why}. It shows {fingerprint}");
+    Err(Failure::new(Kind::Identity, message).next(format!(
+        "compare with what the host prints, then pass --fingerprint {fingerprint}; or name a folder that can be written: \
+         XDG_STATE_HOME"
+    )))
 }
 
 async fn decide(
@@ -68,11 +108,21 @@ async fn decide(
             Err(wrong_certificate(trust, store, shown.address, known.fingerprint, shown.fingerprint))
         }
         (Some(known), _) if known.fingerprint == shown.fingerprint => Ok(()),
-        (_, Some(_)) => record(store, shown, console, "as --fingerprint says"),
+        // The person named this key, so nothing has to be remembered for it.
+        (_, Some(_)) => {
+            if let Err(failure) = record(store, shown, console, "as --fingerprint says") {
+                state::not_remembered(console, None, failure.message);
+            }
+            Ok(())
+        }
         (None, None) if matches!(shown.standing, Standing::Proven(_)) => Ok(()),
         // Who is in the middle can leave out the proof; that must not be enough.
         (_, None) if trust.accept_new && matches!(shown.standing, Standing::Unproven(_)) => Err(not_proven(shown)),
-        (_, None) if trust.accept_new => record(store, shown, console, "as --accept-new says"),
+        // A host that cannot be remembered would be new each time, whoever answers.
+        (_, None) if trust.accept_new => match record(store, shown, console, "as --accept-new says") {
+            Err(failure) => ask_once(trust, shown, &failure.message, console).await,
+            Ok(()) => Ok(()),
+        },
         (_, None) if console.can_ask() => ask(store, shown, console).await,
         (_, None) if matches!(shown.standing, Standing::Unproven(_)) => Err(not_proven(shown)),
         (_, None) => Err(not_known(shown)),
@@ -91,7 +141,7 @@ fn note_labels(store: &KnownHosts, shown: Shown<'_>, known: Option<&KnownHost>, 
         ));
         // The label is for people: a store that cannot be written must not keep anybody from a host that is trusted.
         if let Err(failure) = store.put(KnownHost { host_id: host_id.to_owned(), ..before.clone() }) {
-            console.note(failure);
+            state::not_remembered(console, None, failure.message);
         }
     }
     for other in store.with_id(host_id)?.iter().filter(|other| other.fingerprint != fingerprint) {
@@ -107,24 +157,32 @@ fn note_labels(store: &KnownHosts, shown: Shown<'_>, known: Option<&KnownHost>, 
 async fn ask(store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<()> {
     let warning = match shown.standing {
         Standing::Unproven(Some(Fault::Command)) => {
-            format!("\n  {}, and it may revoke the host's key.", Fault::Command)
+            format!("{}, and it may revoke the host's key", Fault::Command)
         }
         Standing::Unproven(_) => {
-            let why = reason(shown).map(|why| format!("\n  {why}.")).unwrap_or_default();
-            format!(
-                "{why}\n  Your ssh known_hosts has a key or an authority for it, but it does not prove to be that host."
-            )
+            let why = reason(shown).map(|why| format!("{why}. ")).unwrap_or_default();
+            format!("{why}Your ssh known_hosts has a key or an authority for it, but it does not prove to be that host")
         }
         Standing::Unknown | Standing::Proven(_) => String::new(),
     };
-    let question = format!(
-        "{} is not known yet.{warning}\n  host id:         {}\n  TLS fingerprint: {}\nTrust it from now on?",
-        shown.address, shown.host_id, shown.fingerprint
-    );
-    if console.ask(question).await? {
-        return record(store, shown, console, "from now on");
+    if !console.ask(question(shown, &warning, "Trust it from now on?")).await? {
+        return Err(Failure::new(
+            Kind::Identity,
+            format!("{} is not trusted, so nothing was sent to it", shown.address),
+        ));
     }
-    Err(Failure::new(Kind::Identity, format!("{} is not trusted, so nothing was sent to it", shown.address)))
+    // The person looked at the key: for this command that is enough.
+    if let Err(failure) = record(store, shown, console, "from now on") {
+        state::not_remembered(console, None, failure.message);
+    }
+    Ok(())
+}
+
+fn question(Shown { address, host_id, fingerprint, .. }: Shown<'_>, warning: &str, ask: &str) -> String {
+    let warning = if warning.is_empty() { String::new() } else { format!("\n  {warning}.") };
+    format!(
+        "{address} is not known yet.{warning}\n  host id:         {host_id}\n  TLS fingerprint: {fingerprint}\n{ask}"
+    )
 }
 
 fn record(store: &KnownHosts, shown: Shown<'_>, console: Console, why: &str) -> Result<()> {
@@ -196,7 +254,7 @@ pub fn wrong_certificate(
     let message = format!(
         "THE IDENTITY OF {address} HAS CHANGED. Somebody may be in the middle right now, or the host has a new TLS key. \
          Nothing was sent.\n  trusted: {expected} (in {})\n  shown:   {shown}",
-        store.path().display()
+        store.path().unwrap_or_default().display()
     );
     Failure::new(Kind::Identity, message).next(format!(
         "ask the host's administrator for its fingerprint. Only if it is {shown}:\n\
@@ -225,7 +283,7 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, KnownHosts) {
         let directory = tempfile::tempdir().unwrap();
-        let store = KnownHosts::at(directory.path().join("known_hosts.toml"));
+        let store = KnownHosts::at(directory.path());
         (directory, store)
     }
 
@@ -240,7 +298,7 @@ mod tests {
         let named = Trust { fingerprint: Some(Fingerprint::of(b"two")), accept_new: false };
         assert_eq!(settle(&named, &store, shown(b"three", "a"), CONSOLE).await.unwrap_err().kind, Kind::Identity);
         settle(&named, &store, shown(b"two", "a"), CONSOLE).await.unwrap();
-        assert_eq!(store.find("vm1:7322").unwrap().unwrap().fingerprint, Fingerprint::of(b"two"));
+        assert_eq!(store.find("vm1:7322").unwrap().known().unwrap().fingerprint, Fingerprint::of(b"two"));
     }
 
     #[tokio::test]
@@ -250,7 +308,7 @@ mod tests {
         let key = Standing::Proven(ssh_key::Fingerprint::Sha256([7; 32]));
         let proven = Shown { standing: key, ..shown(b"one", "a") };
         settle(&Trust::default(), &store, proven, CONSOLE).await.unwrap();
-        assert_eq!(store.find("vm1:7322").unwrap(), None, "nothing is pinned");
+        assert_eq!(store.find("vm1:7322").unwrap(), Recalled::Nothing, "nothing is pinned");
         let unproven = Shown { standing: Standing::Unproven(None), ..shown(b"one", "a") };
         assert_eq!(settle(&accept, &store, unproven, CONSOLE).await.unwrap_err().kind, Kind::Identity);
         let named = Trust { fingerprint: Some(Fingerprint::of(b"one")), accept_new: false };
@@ -266,12 +324,44 @@ mod tests {
         let accept = Trust { accept_new: true, fingerprint: None };
         settle(&accept, &store, shown(b"one", "a"), CONSOLE).await.unwrap();
         settle(&Trust::default(), &store, shown(b"one", "b"), CONSOLE).await.unwrap();
-        let known = store.find("vm1:7322").unwrap().unwrap();
+        let known = store.find("vm1:7322").unwrap().known().unwrap().clone();
         assert_eq!((known.host_id.as_str(), known.fingerprint), ("b", Fingerprint::of(b"one")));
         // Another host that claimed the id first does not keep people from the one whose id it is.
         let claimed = Shown { address: "vm2:7322", ..shown(b"two", "b") };
         settle(&accept, &store, claimed, CONSOLE).await.unwrap();
         settle(&Trust::default(), &store, claimed, CONSOLE).await.unwrap();
         settle(&Trust::default(), &store, shown(b"one", "b"), CONSOLE).await.unwrap();
+    }
+
+    /// No file can be written or read, and nobody is there to ask.
+    #[tokio::test]
+    async fn without_a_memory_only_what_ssh_knows_or_the_person_names_is_trusted() {
+        let key = Standing::Proven(ssh_key::Fingerprint::Sha256([7; 32]));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let unreadable = tempfile::tempdir().unwrap();
+        std::fs::create_dir(unreadable.path().join("known_hosts.toml")).unwrap();
+        for (what, store) in
+            [("written", KnownHosts::at(&file.path().join("postern"))), ("read", KnownHosts::at(unreadable.path()))]
+        {
+            for (accept_new, fingerprint, standing, trusted) in [
+                (false, None, key, true),
+                (true, None, key, true),
+                (false, Some(Fingerprint::of(b"one")), Standing::Unknown, true),
+                (false, Some(Fingerprint::of(b"two")), Standing::Unknown, false),
+                (false, Some(Fingerprint::of(b"two")), key, false),
+                (true, None, Standing::Unknown, false),
+                (false, None, Standing::Unknown, false),
+                (true, None, Standing::Unproven(None), false),
+            ] {
+                let shown = Shown { standing, ..shown(b"one", "a") };
+                let settled = settle(&Trust { accept_new, fingerprint }, &store, shown, CONSOLE).await;
+                let kind = settled.err().map(|failure| failure.kind);
+                assert_eq!(
+                    kind,
+                    (!trusted).then_some(Kind::Identity),
+                    "{what} {accept_new} {fingerprint:?} {standing:?}"
+                );
+            }
+        }
     }
 }

@@ -251,7 +251,7 @@ fn plan(host: &str, directory: &Path) -> Plan {
     Plan {
         target: host.parse().unwrap(),
         trust: Trust { fingerprint: None, accept_new: true },
-        store: KnownHosts::at(directory.join("known_hosts.toml")),
+        store: KnownHosts::at(directory),
         ssh: SshHosts::at([]),
         console: Console { json: false },
         ports: Vec::new(),

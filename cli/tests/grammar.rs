@@ -67,7 +67,7 @@ proptest! {
     }
 
     #[test]
-    fn accepted_ports_are_what_the_host_accepts(typed in near()) {
+    fn accepted_ports_have_one_form_and_numbers_are_what_the_host_accepts(typed in near()) {
         if let Ok(port) = parse::port(&typed) {
             // What a name means, and which protocol a number alone, is for the host to say.
             let number = port.split('/').next().unwrap_or_default();

@@ -174,6 +174,16 @@ impl Laptop {
         &self.key
     }
 
+    /// Runs `postern` with these arguments at the end of a shell script, which changes what surrounds the program: variables, mounts,
+    /// the user. `$HOME` is this home at its beginning, `"$0"` the program and `"$@"` the arguments.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[must_use]
+    pub fn run_after(&self, script: &str, arguments: &[&str]) -> Run {
+        Run::of(self.scripted(script, client(), arguments).output().expect("to run postern"))
+    }
+
     /// The command with a home of its own.
     fn command(&self, arguments: &[&str]) -> Command {
         self.command_of(client(), arguments)
@@ -181,13 +191,20 @@ impl Laptop {
 
     /// Any program with that home.
     fn command_of(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
+        self.scripted(":", program, arguments)
+    }
+
+    fn scripted(&self, script: &str, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
         let mut command = self.namespace.command("unshare");
         let own = "for file in hosts passwd; do mount --bind \"$HOME/$file\" /etc/$file; done";
         let locked = "mount --bind \"$HOME\" \"$HOME\"; mount -o remount,bind,ro \"$HOME\"";
-        let own = format!("{own}; {}; exec \"$0\" \"$@\"", if self.read_only { locked } else { ":" });
+        let own = format!("{own}; {}; {script}; exec \"$0\" \"$@\"", if self.read_only { locked } else { ":" });
         command.args(["--mount", "sh", "-euc", &own]).arg(program);
         command.args(arguments).env("HOME", self.home.path());
-        command.env_remove("XDG_CONFIG_HOME").env_remove("SSH_AUTH_SOCK").stdin(Stdio::null());
+        for other in ["XDG_CONFIG_HOME", "XDG_STATE_HOME", "SSH_AUTH_SOCK"] {
+            command.env_remove(other);
+        }
+        command.stdin(Stdio::null());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }

@@ -14,7 +14,7 @@ use postern_tests::service::Service;
 use tempfile::TempDir;
 
 /// Where the pin would be.
-const PINS: &str = ".config/postern/known_hosts.toml";
+const PINS: &str = ".local/state/postern/known_hosts.toml";
 
 /// A host with an SSH host key of its own, and a laptop that knows nothing yet.
 struct Scene {

@@ -11,13 +11,16 @@ HOST is one of
   http://127.0.0.1:7323            plaintext, loopback only
 
 Trust: a host whose SSH host key, or the authority of its certificate, is in your ssh known_hosts proves itself and needs nothing \
-else; HOST is what it is to ssh, by your ssh_config. For any other, at the first use the host's TLS fingerprint is shown and asked about, then kept in ~/.config/postern/known_hosts.toml. \
+else; HOST is what it is to ssh, by your ssh_config. For any other, at the first use the host's TLS fingerprint is shown and asked about, then kept in $XDG_STATE_HOME/postern/known_hosts.toml (~/.local/state/postern). Where that cannot be written, it is asked about each time. \
 Without a terminal pass --fingerprint SHA256:… or --accept-new. A host that shows another key later is refused.
 
 Keys: without --key those that ssh would offer HOST are offered, in the order of ssh (IdentityFile, CertificateFile, IdentityAgent and \
 IdentitiesOnly of your ssh_config), and the first that the host counts signs. \
 --key takes a private key, a .pub or -cert.pub file whose key is in the agent, agent, agent:SHA256:… or agent:COMMENT. \
 A valid certificate beside a private key (KEY-cert.pub) is used where the host counts it.
+
+Environment, where the command line says nothing: POSTERN_KEY for --key, POSTERN_FINGERPRINT for --fingerprint, \
+POSTERN_ACCEPT_NEW=1 for --accept-new, POSTERN_JSON=1 for --json.
 
 With --json results are JSON on standard output, in the API's own form; notes and errors are JSON lines on standard \
 error: {\"note\": …} and {\"error\": {\"kind\", \"exitCode\", \"message\", \"reason\", \"rule\", \"next\"}}.

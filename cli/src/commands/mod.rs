@@ -47,6 +47,7 @@ use crate::{
     ports::{self, Port},
     session::{Plan, Reach, Session, limited},
     ssh_hosts::{SshHosts, config::Config},
+    state,
     target::Target,
     trust::Trust,
     within_ssh,
@@ -106,11 +107,13 @@ struct Env {
 impl Env {
     fn plan(&self, target: Target) -> Result<Plan> {
         let trust = Trust { fingerprint: self.common.fingerprint, accept_new: self.common.accept_new };
-        // The machine's own socket needs no record, so a missing HOME must not stop root on the host.
-        let store = match target {
-            Target::Tls { .. } | Target::Plaintext(_) => KnownHosts::of_user()?,
-            Target::Unix(_) => KnownHosts::of_user().unwrap_or_else(|_| KnownHosts::at("/nonexistent")),
-        };
+        let store = KnownHosts::of_user();
+        if matches!(target, Target::Tls { .. }) && !state::user_is_listed() {
+            let uid = rustix::process::getuid().as_raw();
+            self.console.note(format!(
+                "no list of users names uid {uid}, so ssh does not run: your ssh_config does not count, known_hosts does"
+            ));
+        }
         let told = self.told.get().map(|(name, config)| SshHosts::Told(name.clone(), Box::new(config.clone())));
         let ssh = told.unwrap_or(SshHosts::OfUser);
         Ok(Plan { target, trust, store, ssh, console: self.console, ports: Vec::new() })
@@ -230,8 +233,9 @@ fn grant_of(grant: Option<Grant>) -> Result<Grant> {
 }
 
 fn forget(env: &Env, target: &Target) -> Result<()> {
-    let store = KnownHosts::of_user()?;
-    let pinned = store.find(&target.to_string())?.map(|host| HostKey::Tls(host.fingerprint).to_string());
+    let store = KnownHosts::of_user();
+    let pinned = store.find(&target.to_string())?;
+    let pinned = pinned.known().map(|host| HostKey::Tls(host.fingerprint).to_string());
     let known = store.forget(&target.to_string())?;
     // A literal address is forgotten for every host: keys have no names here.
     let address = match target {
@@ -239,7 +243,8 @@ fn forget(env: &Env, target: &Target) -> Result<()> {
         Target::Plaintext(_) | Target::Unix(_) => None,
     };
     let dialled = Dialled::beside(&store);
-    let failed = |error| Failure::new(Kind::Local, format!("cannot change {}: {error}", dialled.path().display()));
+    let path = dialled.path().unwrap_or_default();
+    let failed = |error| Failure::new(Kind::Local, format!("cannot change {}: {error}", path.display()));
     let known = dialled.forget(pinned.as_deref(), address).map_err(failed)? || known;
     if env.console.json {
         return env.console.out_json(&serde_json::json!({ "forgotten": known }));

@@ -15,7 +15,7 @@ use crate::{
     own_addresses,
     parse::{From, host_prefix},
     session::{Reach, Session},
-    text,
+    state, text,
 };
 
 /// The sources to sign, and the ways over which the host said them.
@@ -39,8 +39,7 @@ impl Ways {
     /// Remembers them. Where that fails the person is asked again some day, so it is only said.
     pub(super) fn remember(&self, console: Console) {
         if let Err(error) = self.file.remember(&self.key, &self.dialled) {
-            let path = self.file.path().display();
-            console.note(format!("cannot remember the host's address in {path}: {error}"));
+            state::not_remembered(console, self.file.path().as_deref(), error);
         }
     }
 }
@@ -158,8 +157,8 @@ fn own_addresses(env: &Env, session: &Session) -> Vec<IpAddr> {
 /// The addresses at which this host was reached before; none where they cannot be read.
 fn known(env: &Env, ways: &Ways) -> Vec<IpAddr> {
     ways.file.of(&ways.key).unwrap_or_else(|error| {
-        let (path, error) = (ways.file.path().display(), text::clean(&error.to_string()));
-        env.console.note(format!("cannot read {path}, so no address of the host is known: {error}"));
+        let (path, error) = (ways.file.path().unwrap_or_default(), text::clean(&error.to_string()));
+        env.console.note(format!("cannot read {}, so no address of the host is known: {error}", path.display()));
         Vec::new()
     })
 }

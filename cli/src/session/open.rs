@@ -51,7 +51,7 @@ impl Plan {
     async fn open_known(&self, host: &str, config: &Config, addresses: &[SocketAddr], reach: Reach) -> Result<Session> {
         let ssh = Known::find(config)?;
         let known = self.store.find(&self.target.to_string())?;
-        let session = self.gather(host, addresses, self.trust.pin(known.as_ref()), reach).await?;
+        let session = self.gather(host, addresses, self.trust.pin(known.known()), reach).await?;
         one_identity(&session)?;
         self.settle(session, Some((host, &ssh))).await
     }

@@ -190,7 +190,7 @@ impl Serving {
             fingerprint: key.fingerprint(),
             added: "2026-11-21T08:00:00Z".parse().unwrap(),
         };
-        KnownHosts::at(home.path("config/postern/known_hosts.toml")).put(known).expect("a record");
+        KnownHosts::at(&home.path("config/postern")).put(known).expect("a record");
         serving
     }
 

@@ -299,7 +299,7 @@ fn an_address_that_the_person_wrote_is_signed_without_a_question_and_vouches_for
 fn a_memory_that_cannot_be_written_or_read_asks_again_and_fails_nothing() {
     let mut scene = Scene::new();
     scene.laptop.resolve(&[ip(RELAY[0])]);
-    let memory = scene.laptop.home().join(".config/postern/dialled.toml");
+    let memory = scene.laptop.home().join(".local/state/postern/dialled.toml");
     let (run, screen) = scene.answers(&REQUEST, &["yes"]);
     assert_eq!(run.code, Some(0), "{screen}");
     let known = fs::read(&memory).expect("the memory");
