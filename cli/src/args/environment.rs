@@ -26,7 +26,7 @@ impl Common {
                 Failure::usage(format!("POSTERN_FINGERPRINT: {error}")).next("write it as SHA256:…, or unset it")
             })?,
         };
-        Ok(Self { json, key, accept_new, fingerprint, ..self })
+        Ok(Self { json, key, accept_new, fingerprint })
     }
 }
 
