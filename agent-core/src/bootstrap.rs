@@ -1,7 +1,9 @@
 //! The way in that stays when a port becomes protected: for the sources of the sessions that were there.
 //!
-//! Owns [`plan`]: which records keep these sessions and let their sources in for a while, so that whoever sets Postern up over
-//! the network is not locked out by it. It never lists sessions, and never opens anything to a source without one.
+//! Owns [`plan`]: which records keep these sessions and let their sources in for a while, so that a person who sets Postern up over
+//! the network is not locked out by it. Nothing shows who opened a session that is older than the kernel programs, so all of them
+//! are kept. Only where somebody listens could the source connect anew, so only there it may. It never lists sessions, and never
+//! opens anything to a source without one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,21 +24,23 @@ pub const PRINCIPAL: &str = "bootstrap";
 pub const MOST_IN_A_RECORD: usize = 256;
 
 /// What keeps `established` sessions and lets their sources in: one grant for each port and up to [`MOST_ITEMS`] sources. `new_id`
-/// gives their ids.
+/// gives their ids. `served` are the cookies of the sessions that their sources could open anew, because somebody listens there. A
+/// source without such a session gets a grant that is over when it begins: its sessions go on, and it opens nothing.
 ///
 /// The second is what did not fit any more, if something did not: neither its sessions nor its sources get anything.
 pub fn plan(
     ledger: &Ledger,
     established: &[Session],
+    served: &BTreeSet<u64>,
     capacity: Capacity,
     now: &Now,
     mut new_id: impl FnMut() -> Uuid,
 ) -> (Vec<Event>, Option<Refusal>) {
     let (mut scratch, mut events) = (ledger.clone(), Vec::new());
-    for (port, sources) in by_port(established) {
+    for ((port, window), sources) in by_port(established, served) {
         let sources: Vec<_> = sources.into_iter().collect();
         for (part, sessions) in sources.chunks(MOST_ITEMS).map(|part| (part, sessions_of(established, port, part))) {
-            let grant = match grant(&scratch, new_id(), port, part, capacity, now) {
+            let grant = match grant(&scratch, new_id(), port, part, window, capacity, now) {
                 Ok(grant) => grant,
                 Err(refusal) => return (events, Some(refusal)),
             };
@@ -55,12 +59,19 @@ pub fn plan(
     (events, None)
 }
 
-fn by_port(established: &[Session]) -> BTreeMap<PortSpec, BTreeSet<Source>> {
-    let mut ports = BTreeMap::<PortSpec, BTreeSet<Source>>::new();
+/// The sources at each port, and how long they may open new connections there.
+fn by_port(established: &[Session], served: &BTreeSet<u64>) -> BTreeMap<(PortSpec, Seconds), BTreeSet<Source>> {
+    let mut windows = BTreeMap::<(PortSpec, Source), Seconds>::new();
     for session in established {
         if let (Some(port), Some(source)) = (port_of(session), source_of(session)) {
-            ports.entry(port).or_default().insert(source);
+            let window = if served.contains(&session.cookie) { BOOTSTRAP } else { Seconds(0) };
+            let longest = windows.entry((port, source)).or_insert(window);
+            *longest = window.max(*longest);
         }
+    }
+    let mut ports = BTreeMap::<_, BTreeSet<_>>::new();
+    for ((port, source), window) in windows {
+        ports.entry((port, window)).or_default().insert(source);
     }
     ports
 }
@@ -85,6 +96,7 @@ fn grant(
     id: Uuid,
     port: PortSpec,
     sources: &[Source],
+    window: Seconds,
     capacity: Capacity,
     now: &Now,
 ) -> Result<Grant, Refusal> {
@@ -93,7 +105,7 @@ fn grant(
         header: Header { id, audience: Vec::new(), not_after: now.wall, challenge: None },
         ports: vec![port],
         sources: sources.to_vec(),
-        end: End::After(BOOTSTRAP),
+        end: End::After(window),
         not_before: None,
         supersedes: None,
         justification: "they had sessions when the port became protected".to_owned(),
@@ -101,7 +113,7 @@ fn grant(
     };
     let judgement = Judgement {
         starts_boot: now.boot,
-        expires_boot: now.boot.plus_nanos(BOOTSTRAP.0 * 1_000_000_000),
+        expires_boot: now.boot.plus_nanos(window.0 * 1_000_000_000),
         chain_boot: None,
         missing: None,
         first_use_within: None,
@@ -129,9 +141,18 @@ mod tests {
     }
 
     fn planned(established: &[Session], capacity: Capacity) -> (Ledger, Vec<Grant>, Option<Refusal>) {
+        let served = established.iter().map(|session| session.cookie).collect();
+        planned_for(established, &served, capacity)
+    }
+
+    fn planned_for(
+        established: &[Session],
+        served: &BTreeSet<u64>,
+        capacity: Capacity,
+    ) -> (Ledger, Vec<Grant>, Option<Refusal>) {
         let (mut ledger, mut ids) = (Ledger::default(), 0..);
         let new_id = || Uuid::from_u128(ids.next().unwrap());
-        let (events, refusal) = plan(&ledger, established, capacity, &NOW, new_id);
+        let (events, refusal) = plan(&ledger, established, served, capacity, &NOW, new_id);
         for event in events {
             ledger.apply(&Record::next(&ledger, None, event, &NOW));
         }
@@ -156,6 +177,22 @@ mod tests {
         let rule = PortRule::new(grants[0].ports[0]);
         assert!(Policy { ports: vec![rule], ..Policy::default() }.still_allows(&grants[0]));
         assert!(!Policy::default().still_allows(&grants[0]));
+    }
+
+    #[test]
+    fn a_source_that_nobody_listens_for_keeps_its_sessions_and_gets_no_window() {
+        let there = [session(1, 22, "192.0.2.7"), session(2, 22, "192.0.2.8"), session(3, 22, "192.0.2.8")];
+        let (ledger, grants, refusal) = planned_for(&there, &BTreeSet::from([3]), ROOM);
+        assert_eq!((refusal, ledger.keeping().sessions(&NOW).count()), (None, 3));
+        let live: Vec<_> = grants.iter().filter(|grant| grant.is_live(NOW.boot)).collect();
+        let [open] = &live[..] else { panic!("one source has a window: {live:?}") };
+        assert_eq!(open.sources.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.8/32"]);
+        let policy = Policy { ports: vec![PortRule::new(open.ports[0])], ..Policy::default() };
+        let table = crate::table::compile(&policy, ledger.active(), NOW.boot);
+        assert_eq!(table.grants.len(), 1);
+        let table = table.keeping(ledger.keeping().flows(&NOW), NOW.boot);
+        assert_eq!((table.grants.len(), table.flows.len()), (2, 3));
+        assert!(planned_for(&there, &BTreeSet::new(), ROOM).1.iter().all(|grant| !grant.is_live(NOW.boot)));
     }
 
     #[test]

@@ -47,6 +47,7 @@ conditions! {
     SessionsNotKept "sessions-not-kept" "sessions that the policy lets outlive their grant end with it";
     BootstrapIncomplete "bootstrap-incomplete" "sessions that were there before their port was protected could not be kept";
     OwnAddresses "own-addresses" "the kernel's list of the host's own addresses is behind: the host's talk with itself may be refused";
+    OwnConnections "own-connections" "the host's own connections from protected ports may be refused";
     DevicesUnfollowed "devices-unfollowed" "new addresses and devices are not followed";
     ReservedPorts "reserved-ports" "the host's own connections may get a protected port as their source port, and be refused";
     JournalUnwritten "journal-unwritten" "the journal takes no record: nothing new is granted";

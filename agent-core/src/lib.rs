@@ -35,6 +35,7 @@ pub mod life;
 pub mod message;
 #[cfg(feature = "user")]
 pub mod mode;
+pub mod own;
 pub mod packet;
 pub mod peer;
 #[cfg(feature = "user")]

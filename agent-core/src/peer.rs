@@ -80,6 +80,39 @@ impl Peer {
     }
 }
 
+/// What shows that the host itself opened a socket's connection (docs/decisions/0051).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction<'a> {
+    /// The kernel's own record: an MPTCP connection, which knows who opened it.
+    Known {
+        /// Whether the host opened it.
+        ours: bool,
+    },
+    /// The mark that the socket got when it connected; `None` where it has none.
+    Marked(Option<&'a Address>),
+}
+
+/// Whether the host itself opened the connection of a packet's socket. `listens` is true for a TCP listener, which has no
+/// connection. `connected` is true for a UDP socket that is connected now.
+///
+/// A TCP socket gets its mark by its first SYN, and no socket is connected twice without another one. A UDP socket can be
+/// connected to somebody else at any time, and can send to anybody, so its mark counts for one address.
+#[inline(always)]
+#[must_use]
+pub fn is_ours(direction: Direction<'_>, protocol: u8, listens: bool, connected: bool, peer: &Peer) -> bool {
+    if protocol != UDP {
+        return !listens
+            && match direction {
+                Direction::Known { ours } => ours,
+                Direction::Marked(mark) => mark.is_some(),
+            };
+    }
+    let Direction::Marked(Some(mark)) = direction else {
+        return false;
+    };
+    connected && matches!(peer, Peer::One(address) if address == mark)
+}
+
 /// Decides over `table` whether a packet may pass between `port` (host byte order) of the host and `peer`, by `protocol`. Also
 /// says which address the verdict is about; `None` where no address was looked up.
 #[inline(always)]
@@ -139,6 +172,26 @@ mod tests {
             assert_eq!(of(true, protocol, Header::Own(B), connected), Peer::One(B));
             assert_eq!(of(true, protocol, Header::Other, connected), Peer::Unknown);
         }
+    }
+
+    #[test]
+    fn a_tcp_connection_is_ours_by_its_mark_or_by_the_kernels_record() {
+        let ours = |direction: Direction<'_>, listens| is_ours(direction, TCP, listens, false, &Peer::One(B));
+        assert!(ours(Direction::Marked(Some(&A)), false) && ours(Direction::Known { ours: true }, false));
+        assert!(!ours(Direction::Marked(None), false) && !ours(Direction::Known { ours: false }, false));
+        assert!(!ours(Direction::Marked(Some(&A)), true) && !ours(Direction::Known { ours: true }, true), "a listener");
+    }
+
+    #[test]
+    fn a_udp_socket_is_ours_for_the_address_that_it_was_connected_to() {
+        let ours = |direction: Direction<'_>, connected, peer: Peer| is_ours(direction, UDP, false, connected, &peer);
+        let mark = Direction::Marked(Some(&A));
+        assert!(ours(mark, true, Peer::One(A)));
+        assert!(!ours(mark, false, Peer::One(A)), "it is connected no longer");
+        assert!(!ours(mark, true, Peer::One(B)), "it is connected to somebody else");
+        assert!(!ours(mark, true, Peer::Both(A, B)), "it sends to somebody else");
+        assert!(!ours(Direction::Marked(None), true, Peer::One(A)) && !ours(mark, true, Peer::Unknown));
+        assert!(!ours(Direction::Known { ours: true }, true, Peer::One(A)));
     }
 
     #[test]

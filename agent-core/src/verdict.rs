@@ -55,6 +55,8 @@ pub enum Exemption {
     OtherNamespace,
     /// The destination is not an address of this host (the shed).
     NotLocal,
+    /// The host itself opened the socket's connection (the cut).
+    OwnConnection,
 }
 
 /// What [`decide`] says.
@@ -225,6 +227,8 @@ counted! {
         Observed = 12 "observed",
         /// Passed by the cut: a listener's packet, which carries no data, inside an encapsulation that hides where it goes.
         HandshakeOut = 13 "handshake-out",
+        /// Passed by the cut: the host itself opened the connection.
+        OwnConnection = 14 "own-connection",
     }
 }
 
@@ -243,7 +247,8 @@ impl Fate {
             | Self::ResetOut
             | Self::Established
             | Self::Observed
-            | Self::HandshakeOut => true,
+            | Self::HandshakeOut
+            | Self::OwnConnection => true,
         }
     }
 }
@@ -258,6 +263,7 @@ impl Verdict {
             Self::Exempt(Exemption::OwnTraffic) => Some(Fate::OwnTraffic),
             Self::Exempt(Exemption::OtherNamespace) => Some(Fate::OtherNamespace),
             Self::Exempt(Exemption::NotLocal) => Some(Fate::NotLocal),
+            Self::Exempt(Exemption::OwnConnection) => Some(Fate::OwnConnection),
             Self::Granted { .. } => Some(Fate::Granted),
             Self::Established => Some(Fate::Established),
             Self::OnlyEstablished => Some(Fate::OnlyEstablished),

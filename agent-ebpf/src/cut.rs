@@ -24,7 +24,7 @@ use postern_core::{
 
 use crate::{
     maps::{Limits, Maps, count, is_protected, note_refusal, refuse, used},
-    vrf,
+    own, vrf,
 };
 
 const DROP: i32 = 0;
@@ -48,7 +48,7 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 /// `ESTABLISHED`, `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`.
 const TCP_ESTABLISHED_STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 /// `ESTABLISHED`: a UDP socket that is connected.
-const UDP_CONNECTED_STATES: u32 = 1 << 1;
+pub const UDP_CONNECTED_STATES: u32 = 1 << 1;
 /// `LISTEN`.
 const TCP_LISTEN: u32 = 10;
 /// Every state but `LISTEN`.
@@ -99,17 +99,25 @@ fn cut(context: &SkBuffContext, inwards: bool) -> i32 {
     let Some(port) = protected_port(socket, protocol) else {
         return if inwards && is_too_fast(context, socket, protocol) { DROP } else { PASS };
     };
-    let hook = if inwards { Hook::CutIngress } else { Hook::CutEgress };
-    let fate = judge(context, socket, hook, protocol, port, inwards);
+    let (hook, fate) = if inwards {
+        (Hook::CutIngress, judge::<true>(context, socket, protocol, port))
+    } else {
+        (Hook::CutEgress, judge::<false>(context, socket, protocol, port))
+    };
     count(hook, fate);
     if fate.passes() { PASS } else { DROP }
 }
 
-#[inline(always)]
-fn judge(context: &SkBuffContext, socket: *mut bpf_sock, hook: Hook, protocol: u8, port: u16, inwards: bool) -> Fate {
-    let maps = Maps(|| exemption(context, socket), || session(context, socket, protocol));
+/// A function of its own in the kernel too, beside [`is_too_fast`] and not around it: the frames of a chain of calls have 512 bytes
+/// together.
+#[inline(never)]
+fn judge<const INWARDS: bool>(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8, port: u16) -> Fate {
+    let (inwards, hook) = (INWARDS, if INWARDS { Hook::CutIngress } else { Hook::CutEgress });
     let header = || header(context, socket, protocol, inwards);
     let peer = Peer::of(inwards, protocol, header, || connected(socket, protocol));
+    let is_ours = || own::is_ours(context, socket, protocol, &peer).then_some(Exemption::OwnConnection);
+    let exemption = || exemption(context, socket).or_else(is_ours);
+    let maps = Maps(exemption, || session(context, socket, protocol));
     let (verdict, address) = decide_packet(&maps, protocol, port, peer);
     if let Verdict::Granted { slot, now } = verdict {
         used(slot, now, u64::from(context.len()), inwards);
@@ -117,6 +125,9 @@ fn judge(context: &SkBuffContext, socket: *mut bpf_sock, hook: Hook, protocol: u
     let Some(fate) = verdict.fate() else {
         return Fate::NoGrant;
     };
+    if inwards && protocol == UDP {
+        own::note_met(socket, &maps, fate, port, &address);
+    }
     if fate.passes() {
         return fate;
     }
@@ -137,7 +148,9 @@ fn judge(context: &SkBuffContext, socket: *mut bpf_sock, hook: Hook, protocol: u
 
 /// Whether a packet to a listener begins one connection to the API too many (docs/decisions/0034). The kernel sends no answer
 /// to a SYN that is dropped here, so the other side sends the SYN again.
-#[inline(always)]
+///
+/// A function of its own in the kernel too, as [`judge`] is.
+#[inline(never)]
 fn is_too_fast(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> bool {
     let Some(flow) = beginning(context, socket, protocol) else {
         return false;
@@ -197,13 +210,19 @@ fn connection_port(socket: *mut bpf_sock) -> Option<u16> {
     if offset == 0 {
         return None;
     }
+    of_connection(socket, offset)
+}
+
+/// A field of the MPTCP connection that a subflow belongs to, at an offset that the kernel's BTF names.
+#[inline(always)]
+pub fn of_connection<T>(socket: *mut bpf_sock, offset: u64) -> Option<T> {
     // SAFETY: the socket is the context's and not null.
     let connection = unsafe { bpf_skc_to_mptcp_sock(socket.cast()) };
     if connection.is_null() {
         return None;
     }
-    // SAFETY: the helper survives any address, and this is a field of a live socket at the offset that the kernel's BTF names.
-    unsafe { bpf_probe_read_kernel::<u16>(connection.cast::<u8>().add(offset as usize).cast()) }.ok()
+    // SAFETY: the helper survives any address, and this is a field of a live socket.
+    unsafe { bpf_probe_read_kernel::<T>(connection.cast::<u8>().add(offset as usize).cast()) }.ok()
 }
 
 /// The socket's protocol; `None` for one that is neither TCP nor UDP. A mini socket is TCP.
@@ -280,7 +299,7 @@ fn netns_cookie(context: &SkBuffContext, socket: *mut bpf_sock) -> Option<u64> {
 
 /// The remote address of a connected socket, an IPv4 address also where an IPv6 socket carries IPv4.
 #[inline(always)]
-fn connected(socket: *mut bpf_sock, protocol: u8) -> Option<Address> {
+pub fn connected(socket: *mut bpf_sock, protocol: u8) -> Option<Address> {
     // SAFETY: not null; the verifier knows this field of it.
     let state = unsafe { (*socket).state };
     // The kernel leaves the address of a UDP socket's last peer where it was when the socket is no longer connected.

@@ -8,6 +8,7 @@
 mod cut;
 mod lock;
 mod maps;
+mod own;
 mod shed;
 mod sockets;
 mod vrf;

@@ -12,8 +12,9 @@ use aya_ebpf::{
 use postern_core::{
     key::{
         Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, Listener, ObservedValue, PROTECTED_WORDS,
-        RefusedAt, SlotUsage, SynRate, V4, max_prefix, protected_bit,
+        RefusedAt, SlotUsage, SynRate, UDP, V4, max_prefix, protected_bit,
     },
+    own::{MOST_MET, nobody},
     rate::{Buckets, take},
     search::{MOST_STEPS, Search},
     verdict::{COUNTERS as COUNTER_COUNT, Exemption, Fate, Hook, Session, Table, counter, observed_at},
@@ -68,6 +69,17 @@ static OBSERVE_FROM: Array<u64> = Array::with_max_entries(1, 0);
 /// counts, not grants.
 #[map]
 static OBSERVED: LruPerCpuHashMap<GrantKey, ObservedValue> = LruPerCpuHashMap::with_max_entries(4096, 0);
+
+/// The sockets that the host itself connected. The loader puts a socket storage with values of the type
+/// [`postern_core::own::OwnValue`] in its place, one that earlier runs of the agent have filled: the kernel makes no socket
+/// storage by such a definition.
+#[map]
+pub static OWN: HashMap<u32, u64> = HashMap::with_max_entries(1, 0);
+/// Who sent a datagram to an unconnected socket of a protected port, and was let in, by [`GrantKey`] of the whole address. The
+/// loader puts the map of earlier runs in its place. Never LRU: whoever is forgotten here could be taken for somebody that
+/// the host itself turned to.
+#[map]
+static MET: HashMap<GrantKey, u8> = HashMap::with_max_entries(MOST_MET, 0);
 
 /// For how long the prefilter relies on a refusal of lock or cut, in nanoseconds: one second. Then it lets packets through until
 /// they refuse one again, so whatever begins to keep packets from them (a rule that translates) is noticed within a second.
@@ -201,6 +213,29 @@ impl<const PREFILTER: bool> Buckets for Limits<PREFILTER> {
             full_at.map(|full_at| bucket.write_volatile(full_at)).is_some()
         }
     }
+}
+
+/// Notes that `source` was let in to an unconnected socket of UDP port `port`.
+#[inline(never)]
+pub fn note_met(port: u16, source: &Address) {
+    let key = GrantKey::new(*source, max_prefix(source.family), UDP, port);
+    if MET.get_ptr(&key).is_some() || MET.insert(&key, &1, 0).is_ok() {
+        return;
+    }
+    if let Some(full) = MET.get_ptr_mut(&nobody()) {
+        // SAFETY: a number that is only ever set to 1, whoever does it.
+        unsafe { full.write_volatile(1) };
+    }
+}
+
+/// Whether `peer` was ever let in to an unconnected socket of UDP port `port`, as far as is known: true once there was no room to
+/// note it.
+#[inline(always)]
+pub fn was_met(port: u16, peer: Address) -> bool {
+    let key = GrantKey::new(peer, max_prefix(peer.family), UDP, port);
+    // SAFETY: the look-up returned a pointer to a whole value, which stays mapped until the program ends.
+    let full = MET.get_ptr(&nobody()).is_none_or(|full| unsafe { full.read_volatile() } != 0);
+    full || MET.get_ptr(&key).is_some()
 }
 
 /// Whether the port is closed unless granted.

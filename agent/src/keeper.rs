@@ -222,6 +222,7 @@ fn ask(pins: &mut PinDir, question: &Question, fd: Option<BorrowedFd<'_>>) -> io
             Pinned::Absent => Answer::Found(Found::Nothing),
             Pinned::Foreign(what) => Answer::Found(Found::Foreign(what)),
             Pinned::Link(link) => return Ok((Answer::Found(Found::Link), Some(link))),
+            Pinned::Map(map) => return Ok((Answer::Found(Found::Map), Some(map))),
         },
         Question::Pin(name) => {
             pins.pin(plain(name)?, fd.ok_or(io::ErrorKind::InvalidInput)?)?;

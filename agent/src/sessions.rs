@@ -10,13 +10,14 @@ mod diag;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netlink_packet_sock_diag::inet::SocketId;
 use postern_core::grant::Grant;
 pub use postern_core::keep::Session;
 
+use crate::enforcer::OwnSockets;
 use crate::netlink::Socket;
 use diag::Fate;
 
@@ -100,6 +101,48 @@ pub fn established(scopes: &[Scope]) -> io::Result<Vec<Session>> {
     Ok(found.into_iter().map(session).collect())
 }
 
+/// As [`established`], without the sessions that the host itself opened: no grant carries those.
+///
+/// # Errors
+/// As [`established`], and those of `own`, which is asked where there is a session.
+pub fn inbound(scopes: &[Scope], own: impl Fn() -> io::Result<OwnSockets>) -> io::Result<Vec<Session>> {
+    let mut found = established(scopes)?;
+    if !found.is_empty() {
+        let own = own()?;
+        found.retain(|session| !own.contains(session.cookie, session.peer));
+    }
+    Ok(found)
+}
+
+/// The cookies of those of `sessions` that the other side could open anew: somebody listens at the session's own address. For TCP
+/// that is a listener, for UDP a socket that is bound and not connected.
+///
+/// Works on the network namespace of the calling thread.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn served(sessions: &[Session]) -> io::Result<BTreeSet<u64>> {
+    let mut served = BTreeSet::new();
+    let ports: BTreeSet<_> = sessions.iter().map(|session| (session.protocol, session.port)).collect();
+    for (protocol, port) in ports {
+        let listening: BTreeSet<IpAddr> = diag::list_listening(protocol, port)?.iter().map(local).collect();
+        let theirs = diag::list_established(protocol, port)?;
+        served.extend(theirs.iter().filter(|socket| listens_at(&listening, local(socket))).map(Socket::cookie));
+    }
+    Ok(served)
+}
+
+/// The local address; IPv4 also where the socket is one of IPv6.
+fn local(socket: &Socket) -> IpAddr {
+    socket.id.source_address.to_canonical()
+}
+
+/// Whether one of the addresses in `listening` takes what is for `address`. `::` takes IPv4 too, as far as is known.
+fn listens_at(listening: &BTreeSet<IpAddr>, address: IpAddr) -> bool {
+    let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    [address, any, Ipv6Addr::UNSPECIFIED.into()].iter().any(|at| listening.contains(at))
+}
+
 fn ports_of(scopes: &[Scope]) -> BTreeSet<(u8, u16)> {
     scopes.iter().map(|scope| (scope.protocol, scope.port)).collect()
 }
@@ -129,23 +172,29 @@ pub fn cannot_end() -> Option<String> {
     ))
 }
 
-/// As [`destroy_but`], with no session that outlives its grant.
+/// As [`destroy_but`], with no session that outlives its grant or that the host opened itself.
 ///
 /// # Errors
 /// As [`destroy_but`].
 pub fn destroy(over: &[Scope], kept: &[Scope]) -> io::Result<Destroyed> {
-    destroy_but(&BTreeSet::new(), over, kept)
+    destroy_but(&BTreeSet::new(), || Ok(OwnSockets::default()), over, kept)
 }
 
 /// Destroys the TCP connections (half-open ones too) and connected UDP sockets that a scope in `over` carried and none in
-/// `kept` carries, and says how many. The host's sessions with itself stay, and those whose cookies are in `spared`.
+/// `kept` carries, and says how many. The host's sessions with itself stay, those whose cookies are in `spared`, and those that
+/// the host itself opened (`own`).
 ///
 /// Works on the network namespace of the calling thread.
 ///
 /// # Errors
-/// When the kernel cannot be asked. A socket that it refuses to abort holds up no other and is counted; one that ended by
+/// When the kernel cannot be asked, or `own` fails: then nothing more is destroyed. A socket that it refuses to abort holds up no other and is counted; one that ended by
 /// itself in between is neither.
-pub fn destroy_but(spared: &BTreeSet<u64>, over: &[Scope], kept: &[Scope]) -> io::Result<Destroyed> {
+pub fn destroy_but(
+    spared: &BTreeSet<u64>,
+    own_sockets: impl Fn() -> io::Result<OwnSockets>,
+    over: &[Scope],
+    kept: &[Scope],
+) -> io::Result<Destroyed> {
     let mut outcome = Destroyed::default();
     let mut own = None;
     for (protocol, port) in ports_of(over) {
@@ -159,6 +208,11 @@ pub fn destroy_but(spared: &BTreeSet<u64>, over: &[Scope], kept: &[Scope]) -> io
                 None => own.insert(diag::own_addresses()?),
             };
             sockets.retain(|socket| !is_with_itself(&socket.id, own));
+            if !sockets.is_empty() {
+                // Asked after the list was made, so that no connection is in the list and has no mark yet.
+                let ours = own_sockets()?;
+                sockets.retain(|s| !ours.contains(s.cookie(), s.id.destination_address.to_canonical()));
+            }
             if !abort(protocol, &sockets, &mut outcome)? {
                 break;
             }
@@ -212,6 +266,17 @@ mod tests {
             assert_eq!(is_over(6, &socket, &over, &kept), want, "{socket:?}");
         }
         assert!(!is_over(17, &socket(22, "10.0.0.1", 4000), &over, &kept));
+    }
+
+    #[test]
+    fn a_session_is_served_where_somebody_listens_at_its_own_address() {
+        let at = |listening: &[&str], address: &str| {
+            let listening = listening.iter().map(|a| a.parse().unwrap()).collect();
+            listens_at(&listening, address.parse().unwrap())
+        };
+        assert!(at(&["0.0.0.0"], "192.0.2.1") && at(&["::"], "192.0.2.1") && at(&["::"], "2001:db8::1"));
+        assert!(at(&["192.0.2.1"], "192.0.2.1") && at(&["127.0.0.1", "192.0.2.1"], "192.0.2.1"));
+        assert!(!at(&[], "192.0.2.1") && !at(&["127.0.0.1"], "192.0.2.1") && !at(&["0.0.0.0"], "2001:db8::1"));
     }
 
     #[test]

@@ -383,10 +383,12 @@ impl Postern {
         self.client().revoke(request::revoke(&self.alice, AUDIENCE, grant))
     }
 
-    /// The names of what posternd has pinned: `lock`, `cut-ingress`, `cut-egress`, `shed-…`, `layout`.
+    /// The names of what posternd has pinned to keep ports closed: `lock`, `cut-ingress`, `cut-egress`, `shed-…`, `layout`. What
+    /// marks the host's own connections (`connect…`, `map-…`) closes nothing and is left out.
     #[must_use]
     pub fn pinned(&self) -> Vec<String> {
-        self.pins.names()
+        let closes = |name: &String| !name.starts_with("connect") && !name.starts_with("map-");
+        self.pins.names().into_iter().filter(closes).collect()
     }
 
     /// The directory of its pins.

@@ -281,7 +281,7 @@ fn the_verifier_has_room_to_spare() {
     let sizes = Sizes { grants: 1, flows: 1, slots: 1 };
     let mut walked = Vec::new();
     for load in [Programs::load, Programs::load_without_helper] {
-        let programs = load(sizes, &Table::default()).expect("to load (takes root)");
+        let programs = load(sizes, &Table::default(), None).expect("to load (takes root)");
         for &hook in Hook::ALL {
             let number = programs.verified_instructions(hook).expect("a number (Linux 5.16)");
             println!("{}: {number} instructions ({:?})", hook.code(), programs.cookie_source());
@@ -359,7 +359,7 @@ struct Kernel {
 
 impl Kernel {
     fn load() -> Self {
-        let programs = Programs::load(Sizes { grants: 256, flows: 8, slots: 8 }, &Table::default());
+        let programs = Programs::load(Sizes { grants: 256, flows: 8, slots: 8 }, &Table::default(), None);
         Self { programs: programs.expect("to load (takes root)"), installed: Table::default() }
     }
 

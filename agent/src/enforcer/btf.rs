@@ -18,6 +18,10 @@ pub struct Offsets {
     /// What shows that a VRF device has looped a packet back, in the order of `VRF_OFFSETS` of the programs. Zeros where a name
     /// is missing: then the host's own traffic inside a VRF is judged like a stranger's.
     pub vrf: [u64; 8],
+    /// `pm.server_side` in `struct mptcp_sock`, a byte, on a kernel with MPTCP.
+    pub server_side: Option<u64>,
+    /// Whether the kernel has MPTCP.
+    pub mptcp: bool,
 }
 
 impl Offsets {
@@ -32,10 +36,16 @@ impl Offsets {
     fn parse(bytes: &[u8]) -> Option<Self> {
         let btf = Btf::new(bytes)?;
         let common = btf.structure("sock_common")?;
-        let skc_num = btf.structure("mptcp_sock").and_then(|_| btf.member(common, "skc_num", NESTED));
+        let mptcp = btf.structure("mptcp_sock");
+        let skc_num = mptcp.and_then(|_| btf.member(common, "skc_num", NESTED));
+        let server_side = mptcp.and_then(|mptcp| {
+            let manager = btf.member(mptcp, "pm", NESTED)?;
+            Some(manager + btf.member(btf.structure("mptcp_pm_data")?, "server_side", NESTED)?)
+        });
         let net_cookie = btf.member(btf.structure("net")?, "net_cookie", NESTED)?;
         let skc_net = btf.member(common, "skc_net", NESTED)?;
-        Some(Self { skc_net, net_cookie, skc_num, vrf: vrf(&btf).unwrap_or_default() })
+        let vrf = vrf(&btf).unwrap_or_default();
+        Some(Self { skc_net, net_cookie, skc_num, server_side, mptcp: mptcp.is_some(), vrf })
     }
 }
 
@@ -205,6 +215,8 @@ mod tests {
         let [dev, head, mac, network, route, ops, address, kind] = offsets.vrf;
         assert!([dev, head, route, ops, address, kind].iter().all(|at| at.is_multiple_of(8)), "{offsets:?}");
         assert!(mac.is_multiple_of(2) && network.is_multiple_of(2) && mac > network && kind > 0, "{offsets:?}");
+        // A kernel with MPTCP records who opened a connection, somewhere behind the connection's socket.
+        assert_eq!(offsets.server_side.map(|at| at > 100), offsets.mptcp.then_some(true), "{offsets:?}");
     }
 
     #[test]

@@ -89,6 +89,7 @@ impl Link {
         let fd = match pins.find(pin) {
             Ok(Pinned::Absent) => return Err(None),
             Ok(Pinned::Link(fd)) => fd,
+            Ok(Pinned::Map(_)) => return foreign("a map"),
             Ok(Pinned::Foreign(what)) => return foreign(&what),
             Err(error) => return foreign(&error.to_string()),
         };
@@ -142,7 +143,7 @@ fn pin_state(pins: &Pins, name: &str, info: &LinkInfo) -> LayerState {
         // Nothing was seen of the pin, for want of a file descriptor. That is no loss; the next look will see it.
         Err(error) if error.raw_os_error() == Some(libc::EMFILE) => LayerState::InForce,
         Ok(Pinned::Absent) | Err(_) => LayerState::Unpinned,
-        Ok(Pinned::Link(_) | Pinned::Foreign(_)) => LayerState::ForeignPin,
+        Ok(Pinned::Link(_) | Pinned::Map(_) | Pinned::Foreign(_)) => LayerState::ForeignPin,
     }
 }
 

@@ -9,15 +9,19 @@ use aya::programs::ProgramFd;
 
 use super::{
     error::EnforcerError,
+    kept::Pins,
+    marks::Marks,
     programs::{Programs, Sizes},
 };
 
 /// How programs and maps are made.
-pub type Loader = fn(Sizes, &Table) -> Result<Programs, EnforcerError>;
+pub type Loader = fn(Sizes, &Table, Option<&Marks>) -> Result<Programs, EnforcerError>;
 
 /// The programs, as soon as the kernel takes them.
 pub struct Loaded {
     programs: Result<Programs, EnforcerError>,
+    /// Or why there are none.
+    marks: Result<Marks, String>,
     load: Loader,
     sizes: Sizes,
     /// What the maps hold at first. Edits are refused until there are maps, so this stays what everybody takes for installed.
@@ -25,13 +29,24 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Loads them, or keeps the reason.
-    pub fn load(sizes: Sizes, table: &Table, load: Loader) -> Self {
-        let programs = load(sizes, table);
+    /// Loads them, or keeps the reason. The maps that outlive every run are those in `pins`.
+    pub fn load(sizes: Sizes, table: &Table, load: Loader, pins: &Pins) -> Self {
+        let marks = Marks::find_or_make(pins).map_err(|error| error.to_string());
+        let programs = load(sizes, table, marks.as_ref().ok());
         if let Err(error) = &programs {
             tracing::error!(%error, "no kernel program could be loaded; this is tried again");
         }
-        Self { programs, load, sizes, table: table.clone() }
+        Self { programs, marks, load, sizes, table: table.clone() }
+    }
+
+    /// The maps that outlive every run, if there are any.
+    pub fn marks(&self) -> Option<&Marks> {
+        self.marks.as_ref().ok()
+    }
+
+    /// Why [`Self::marks`] is `None`; empty where it is not.
+    pub fn without_marks(&self) -> &str {
+        self.marks.as_ref().err().map_or("", |why| why)
     }
 
     /// The programs.
@@ -54,7 +69,7 @@ impl Loaded {
     pub fn load_again(&mut self) {
         match &mut self.programs {
             Ok(programs) => programs.load_again(),
-            Err(_) => self.programs = (self.load)(self.sizes, &self.table),
+            Err(_) => self.programs = (self.load)(self.sizes, &self.table, self.marks.as_ref().ok()),
         }
     }
 

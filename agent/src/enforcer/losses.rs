@@ -15,7 +15,7 @@ pub const UNRECORDED: &str = "unrecorded";
 /// refused it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
-    /// Which part: `lock`, `cut-ingress`, `cut-egress`, `pin-directory`.
+    /// Which part: `lock`, `cut-ingress`, `cut-egress`, `pin-directory`, `connect4`, `connect6`, `marks`.
     pub part: String,
     /// A stable name of what is wrong with it.
     pub state: &'static str,
@@ -38,6 +38,7 @@ impl Loss {
         match (self.part.as_str(), self.state) {
             (_, BESIDE) => Condition::OtherLookup,
             (PIN_DIRECTORY, _) => Condition::PinDirectory,
+            ("marks" | "connect4" | "connect6", _) => Condition::OwnConnections,
             (_, "unpinned" | "foreign-pin") => Condition::NotPinned,
             ("lock", _) => Condition::LockLost,
             _ => Condition::CutLost,
@@ -58,6 +59,20 @@ impl Loss {
                        socket in spite of the lock; the cut holds them back"
                 .to_owned(),
             UNRECORDED => format!("the {part} holds no record of our programs: the next start will replace them"),
+            "partial" => {
+                "this kernel does not show who opened an MPTCP connection (before Linux 5.19): the host's own TCP \
+                          connections from protected ports need a grant"
+                    .to_owned()
+            }
+            "missing" => {
+                "the host's own connections from protected ports cannot be told from others: they need a grant"
+                    .to_owned()
+            }
+            "unpinned" if part == "marks" => {
+                "the marks of the host's own connections are not pinned: the next posternd will \
+                                              cut those from protected ports"
+                    .to_owned()
+            }
             "detached" => format!("the {part} is not attached{}", missing(part)),
             "elsewhere" => format!("the {part} is attached, but not where it belongs{}", missing(part)),
             "other-program" => format!("the {part} runs another program than ours{}", missing(part)),
@@ -78,6 +93,7 @@ fn missing(part: &str) -> &'static str {
         "cut-ingress" => {
             " (without it sessions go on receiving after their grant's end, and only the lock refuses new ones)"
         }
+        "connect4" | "connect6" => " (without it the host's own connected UDP sockets on protected ports need a grant)",
         "cut-egress" => " (without it the host goes on sending to sessions after their grant's end)",
         _ => "",
     }

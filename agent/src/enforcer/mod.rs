@@ -14,12 +14,16 @@ mod layers;
 mod links;
 mod loaded;
 mod losses;
+mod marking;
+mod marks;
+mod own;
 mod pins;
 mod place;
 mod programs;
 mod shared;
 mod sheds;
 mod sys;
+mod sys_maps;
 mod tunnels;
 
 use std::{
@@ -42,6 +46,7 @@ pub use self::{
     knocks::{Knock, Knocks, Observed},
     links::LayerState,
     losses::Loss,
+    own::OwnSockets,
     pins::{ADVICE_PINS, DirState, PinDir, Pinned},
     programs::{CookieSource, Programs, Sizes},
     sheds::{ShedMode, ShedStatus, Unattached},
@@ -53,6 +58,7 @@ use self::{
     layers::{LAYERS, Layer},
     loaded::{Loaded, Loader},
     losses::{BESIDE, PIN_DIRECTORY, UNRECORDED},
+    own::Connects,
     sheds::Sheds,
     sys::Place,
 };
@@ -102,6 +108,10 @@ pub struct Enforcer {
     pins: Pins,
     layers: [Layer; 3],
     sheds: Sheds,
+    /// What marks the host's own UDP sockets.
+    connects: Connects,
+    /// Why the next start will not know the host's own sockets; empty when the marks are pinned.
+    marks_unpinned: String,
     /// What the start found in the place of what it would have adopted.
     found: Vec<Loss>,
     /// Why the next start will not know our programs; empty when their tags are on record.
@@ -135,16 +145,20 @@ impl Enforcer {
         let pins = Pins::open_if_usable(settings)?;
         let sizes = Sizes { grants: settings.grants, flows: settings.flows, slots: settings.slots };
         let mut this = Self {
-            programs: Loaded::load(sizes, table, load),
+            programs: Loaded::load(sizes, table, load, &pins),
             pins,
             layers: LAYERS.map(|hook| Layer::new(hook, settings.cgroup.as_deref())),
             sheds: Sheds::default(),
+            connects: Connects::new(settings.cgroup.as_deref()),
+            marks_unpinned: String::new(),
             found: Vec::new(),
             unrecorded: String::new(),
             rounds: 0,
         };
         // Before the first link runs them.
         this.record();
+        // Before the first program counts on it: who is met is to be known to the next run.
+        this.bring_own();
         this.found = LAYERS.into_iter().filter_map(|hook| this.bring(hook)).collect();
         if let Err(error) = Sheds::clear_pins(&this.pins) {
             tracing::error!(%error, "an older prefilter could not be taken away: remove the pins named shed-*");
@@ -189,7 +203,7 @@ impl Enforcer {
 
     /// Whether every layer will be in force without this process.
     fn whole(mut self) -> Result<(), EnforcerError> {
-        let is_layer = |loss: &Loss| loss.state != BESIDE;
+        let is_layer = |loss: &Loss| loss.state != BESIDE && !own::is_marking(&loss.part);
         if !self.losses().iter().any(is_layer) {
             return Ok(());
         }
@@ -279,7 +293,7 @@ impl Enforcer {
             (state != LayerState::InForce).then(|| Loss::new(layer.hook.code(), state.code()).because(&layer.why))
         };
         let layers = self.layers.iter().filter_map(lost);
-        directory.into_iter().chain(layers).chain(self.beside()).collect()
+        directory.into_iter().chain(layers).chain(self.beside()).chain(self.own_losses()).collect()
     }
 
     /// Whether another `sk_lookup` program runs beside the lock, which may hand a packet that the lock refuses to a socket.
@@ -314,6 +328,7 @@ impl Enforcer {
         for hook in self.layers().into_iter().filter(|l| l.state != LayerState::InForce).map(|l| l.hook) {
             let _ = self.bring(hook);
         }
+        self.bring_own();
         self.settle();
         directory
     }
@@ -389,8 +404,8 @@ impl Enforcer {
     /// # Errors
     /// A pin that could not be removed.
     pub fn unlock(self) -> Result<(), EnforcerError> {
-        let Self { pins, layers, sheds, .. } = self;
-        drop((layers, sheds));
+        let Self { pins, layers, sheds, connects, .. } = self;
+        drop((layers, sheds, connects));
         match pins {
             Pins::Own(pins) => clear(pins),
             Pins::Without(_) => Ok(()),

@@ -20,7 +20,10 @@ use postern_core::key::LAYOUT_VERSION;
 use rustix::fs::{Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
 
-use super::{error::EnforcerError, sys};
+use super::{
+    error::EnforcerError,
+    sys::{self, Kind},
+};
 
 /// Where bpffs belongs, and where it is mounted if nobody did.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -42,6 +45,8 @@ pub enum Pinned {
     Absent,
     /// A link, in a file that root alone can use. What it does is not known yet.
     Link(OwnedFd),
+    /// As `Link`, a map. What it holds is not known yet.
+    Map(OwnedFd),
     /// Something that is not to be used, and why.
     Foreign(String),
 }
@@ -183,10 +188,14 @@ impl PinDir {
             return Ok(Pinned::Foreign(what.to_owned()));
         }
         let fd = sys::open_pinned(&path)?;
-        Ok(if sys::is_link(fd.as_fd())? { Pinned::Link(fd) } else { Pinned::Foreign("a map or a program".to_owned()) })
+        Ok(match sys::kind(fd.as_fd())? {
+            Kind::Link => Pinned::Link(fd),
+            Kind::Map => Pinned::Map(fd),
+            Kind::Other => Pinned::Foreign("a program".to_owned()),
+        })
     }
 
-    /// Pins `link` as `name`, in the place of whatever lies there, without a moment in which neither is pinned.
+    /// Pins `link` (a link or a map) as `name`, in the place of whatever lies there, without a moment in which neither is pinned.
     pub fn pin(&self, name: &str, link: impl AsFd) -> io::Result<()> {
         let fresh = self.path.join(format!("{name}-new"));
         remove(&fresh)?;

@@ -27,6 +27,8 @@ use super::{
     btf::Offsets,
     error::{self, EnforcerError},
     knocks::{Knocks, Observed},
+    marking::{MARKING, load_marking, shows_direction},
+    marks::Marks,
     shared::Shared,
     sys,
 };
@@ -35,7 +37,7 @@ mod prefilter;
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern-ebpf"));
 
-const ADVICE_LOAD: &str = "posternd needs root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON) and Linux 5.17 or newer with BTF; \
+pub(super) const ADVICE_LOAD: &str = "posternd needs root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON) and Linux 5.17 or newer with BTF; \
                            what was pinned before stays in force";
 
 /// How big the maps are.
@@ -60,10 +62,10 @@ pub enum CookieSource {
 
 /// What the programs make of the kernel that they run on.
 #[derive(Clone, Copy, Debug)]
-struct Variant {
+pub(super) struct Variant {
     cookie: CookieSource,
     /// Whether subflows of MPTCP are judged by their connection.
-    subflows: bool,
+    pub(super) subflows: bool,
 }
 
 impl Variant {
@@ -76,9 +78,13 @@ impl Variant {
 
 /// The loaded programs and their maps.
 pub struct Programs {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     /// Programs that the kernel does not take, and why.
     refused: Vec<(Hook, String)>,
+    /// Why the kernel does not take what marks and lists the host's own sockets.
+    pub(super) marking_refused: Option<String>,
+    /// Whether the cut marks the host's own TCP connections.
+    pub(super) marks_streams: bool,
     variant: Variant,
     protected: Array<MapData, u64>,
     /// `PROTECTED` as it was written last.
@@ -107,12 +113,12 @@ impl Programs {
     ///
     /// # Errors
     /// No map could be made or filled.
-    pub fn load(sizes: Sizes, table: &Table) -> Result<Self, EnforcerError> {
+    pub fn load(sizes: Sizes, table: &Table, marks: Option<&Marks>) -> Result<Self, EnforcerError> {
         // Older kernels refuse one or the other helper in cgroup_skb. Any other reason shows again at each try. The maps of one
         // try go before those of the next are made.
         let (mut best, mut first) = (None, None);
         for variant in Variant::all() {
-            match Self::load_variant(sizes, table, variant) {
+            match Self::load_variant(sizes, table, variant, marks) {
                 Ok(programs) if programs.refused.is_empty() => return Ok(programs),
                 Ok(programs) => {
                     let refused = programs.refused.len();
@@ -124,7 +130,7 @@ impl Programs {
             }
         }
         match best {
-            Some((_, variant)) => Self::load_variant(sizes, table, variant),
+            Some((_, variant)) => Self::load_variant(sizes, table, variant, marks),
             None => Err(first.unwrap_or_else(|| missing("any variant"))),
         }
     }
@@ -133,19 +139,29 @@ impl Programs {
     ///
     /// # Errors
     /// As [`Self::load`], and where the kernel has no BTF.
-    pub fn load_without_helper(sizes: Sizes, table: &Table) -> Result<Self, EnforcerError> {
-        Self::load_variant(sizes, table, Variant { cookie: CookieSource::KernelMemory, subflows: true })
+    pub fn load_without_helper(sizes: Sizes, table: &Table, marks: Option<&Marks>) -> Result<Self, EnforcerError> {
+        Self::load_variant(sizes, table, Variant { cookie: CookieSource::KernelMemory, subflows: true }, marks)
     }
 
-    fn load_variant(sizes: Sizes, table: &Table, variant: Variant) -> Result<Self, EnforcerError> {
+    fn load_variant(
+        sizes: Sizes,
+        table: &Table,
+        variant: Variant,
+        marks: Option<&Marks>,
+    ) -> Result<Self, EnforcerError> {
         let offsets = match (Offsets::of_running_kernel(), variant) {
             (Ok(offsets), _) => offsets,
-            (Err(_), Variant { cookie: CookieSource::Helper, subflows: false }) => Offsets::default(),
+            (Err(_), Variant { cookie: CookieSource::Helper, subflows: false }) => {
+                // It may have MPTCP.
+                Offsets { mptcp: true, ..Offsets::default() }
+            }
             (Err(error), _) => {
                 return Err(EnforcerError::kernel("find the fields of a socket", &error, ADVICE_LOAD));
             }
         };
-        Self::with(load_object(sizes, cookie()?, variant, offsets)?, variant)?.filled(table)
+        let streams = marks.is_some() && shows_direction(variant, offsets);
+        let ebpf = load_object(sizes, cookie()?, variant, offsets, marks)?;
+        Self { marks_streams: streams, ..Self::with(ebpf, variant, marks.is_some())? }.filled(table)
     }
 
     /// Has the kernel look again at the programs that it refused: it may have had no memory for them.
@@ -162,12 +178,15 @@ impl Programs {
         Ok(self)
     }
 
-    fn with(mut ebpf: Ebpf, variant: Variant) -> Result<Self, EnforcerError> {
+    fn with(mut ebpf: Ebpf, variant: Variant, marks: bool) -> Result<Self, EnforcerError> {
         let load = |hook: &Hook| load_program(&mut ebpf, *hook).err().map(|why| (*hook, why));
         let refused = Hook::ALL.iter().filter_map(load).collect();
+        let marking_refused = if marks { load_marking(&mut ebpf) } else { None };
         let ring: RingBuf<MapData> = map(&mut ebpf, "EVENTS")?;
         Ok(Self {
             refused,
+            marking_refused,
+            marks_streams: false,
             variant,
             protected: map(&mut ebpf, "PROTECTED")?,
             protected_words: vec![0; PROTECTED_WORDS as usize],
@@ -362,8 +381,8 @@ impl Programs {
 
     /// The tags of all programs, as the kernel shows them in a link's `fdinfo`.
     pub(super) fn tags(&self) -> Vec<String> {
-        let tag = |hook: &Hook| Some(format!("{:016x}", self.ebpf.program(program_name(*hook))?.info().ok()?.tag()));
-        Hook::ALL.iter().filter_map(tag).collect()
+        let tag = |name: &str| Some(format!("{:016x}", self.ebpf.program(name)?.info().ok()?.tag()));
+        Hook::ALL.iter().map(|hook| program_name(*hook)).chain(MARKING).filter_map(tag).collect()
     }
 
     /// Runs a hook's program once on `packet` and `context` (`BPF_PROG_TEST_RUN`) and says what it returned.
@@ -380,10 +399,17 @@ fn cookie() -> Result<u64, EnforcerError> {
     sys::netns_cookie().map_err(|e| EnforcerError::kernel("read the network namespace's cookie", &e, ADVICE_LOAD))
 }
 
-fn load_object(sizes: Sizes, cookie: u64, variant: Variant, offsets: Offsets) -> Result<Ebpf, EnforcerError> {
+fn load_object(
+    sizes: Sizes,
+    cookie: u64,
+    variant: Variant,
+    offsets: Offsets,
+    marks: Option<&Marks>,
+) -> Result<Ebpf, EnforcerError> {
     let by_helper = u64::from(variant.cookie == CookieSource::Helper);
     let skc_num = offsets.skc_num.filter(|_| variant.subflows).unwrap_or(0);
-    let ebpf = EbpfLoader::new()
+    let server_side = offsets.server_side.filter(|_| variant.subflows).unwrap_or(0);
+    let mut ebpf = EbpfLoader::new()
         .map_max_entries("GRANTS", sizes.grants.saturating_add(sizes.flows).max(1))
         .map_max_entries("FLOWS", sizes.flows.max(1))
         .map_max_entries("USAGE", sizes.slots.max(1))
@@ -393,8 +419,15 @@ fn load_object(sizes: Sizes, cookie: u64, variant: Variant, offsets: Offsets) ->
         .override_global("NET_COOKIE_OFFSET", &offsets.net_cookie, true)
         .override_global("SKC_NUM_OFFSET", &skc_num, true)
         .override_global("VRF_OFFSETS", &offsets.vrf, true)
+        .override_global("SERVER_SIDE_OFFSET", &server_side, true)
+        .override_global("MARKS", &u64::from(marks.is_some()), true)
+        .override_global("MARKS_TCP", &u64::from(shows_direction(variant, offsets)), true)
         .load(OBJECT)
         .map_err(|e| EnforcerError::kernel("create the kernel's maps", &e, ADVICE_LOAD))?;
+    if let Some(marks) = marks {
+        let failed = |e| EnforcerError::kernel("use the maps of earlier runs", &e, ADVICE_LOAD);
+        marks.put_into(&mut ebpf).map_err(failed)?;
+    }
     Ok(ebpf)
 }
 

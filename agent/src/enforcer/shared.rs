@@ -7,6 +7,7 @@ use postern_core::key::{
     Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, Listener, ObservedValue, RefusedAt, SlotUsage,
     SynRate,
 };
+use postern_core::own::OwnValue;
 
 /// One of the types of [`postern_core::key`], byte for byte.
 #[repr(transparent)]
@@ -21,6 +22,21 @@ macro_rules! plain {
 }
 
 plain!(Address, FlowValue, GrantKey, GrantValue, Lengths, Listener, ObservedValue, RefusedAt, SlotUsage, SynRate);
+
+/// The marks of the host's own sockets, as the kernel writes them one behind the other. What is left at the end is none.
+#[must_use]
+pub fn own_values(bytes: &[u8]) -> Vec<OwnValue> {
+    // SAFETY: each chunk has the size of a value, every bit pattern is valid, and the read is unaligned.
+    let value = |bytes: &[u8]| unsafe { bytes.as_ptr().cast::<OwnValue>().read_unaligned() };
+    bytes.chunks_exact(size_of::<OwnValue>()).map(value).collect()
+}
+
+/// A key byte for byte.
+#[must_use]
+pub fn key_bytes(key: &GrantKey) -> [u8; size_of::<GrantKey>()] {
+    // SAFETY: `repr(C)` without padding, made of integers alone; the sizes are the same.
+    unsafe { std::mem::transmute(*key) }
+}
 
 /// The event in a ring-buffer entry; `None` if it has another size.
 #[must_use]

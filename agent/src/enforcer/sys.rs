@@ -17,9 +17,9 @@ use std::{
 const BPF_OBJ_PIN: c_int = 6;
 const BPF_OBJ_GET: c_int = 7;
 const BPF_PROG_TEST_RUN: c_int = 10;
-const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
+pub(super) const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
 const BPF_PROG_QUERY: c_int = 16;
-const BPF_LINK_CREATE: c_int = 28;
+pub(super) const BPF_LINK_CREATE: c_int = 28;
 const BPF_LINK_UPDATE: c_int = 29;
 const BPF_ITER_CREATE: c_int = 33;
 const BPF_LINK_DETACH: c_int = 34;
@@ -29,6 +29,10 @@ const BPF_LINK_DETACH: c_int = 34;
 pub const ATTACH_INGRESS: u32 = 0;
 /// `BPF_CGROUP_INET_EGRESS`.
 pub const ATTACH_EGRESS: u32 = 1;
+/// `BPF_CGROUP_INET4_CONNECT`.
+pub const ATTACH_CONNECT4: u32 = 10;
+/// `BPF_CGROUP_INET6_CONNECT`.
+pub const ATTACH_CONNECT6: u32 = 11;
 /// `BPF_TRACE_ITER`.
 pub const ATTACH_ITER: u32 = 28;
 /// `BPF_SK_LOOKUP`.
@@ -61,10 +65,10 @@ struct PinAttr {
 
 #[repr(C)]
 #[derive(Default)]
-struct InfoAttr {
-    fd: u32,
-    len: u32,
-    info: u64,
+pub(super) struct InfoAttr {
+    pub(super) fd: u32,
+    pub(super) len: u32,
+    pub(super) info: u64,
 }
 
 #[repr(C)]
@@ -154,18 +158,20 @@ impl Place {
     }
 }
 
-fn bpf<T>(command: c_int, attr: &mut T) -> io::Result<c_int> {
+/// One call of bpf(2). `attr` has to be the leading part of `union bpf_attr` for `command`.
+pub(super) fn bpf<T>(command: c_int, attr: &mut T) -> io::Result<c_int> {
     // SAFETY: `attr` is the leading part of `union bpf_attr` for `command`, and its size goes along with it.
     let result: c_long = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as c_int) }
 }
 
-fn owned(fd: RawFd) -> OwnedFd {
+/// Takes a descriptor that the kernel has just made.
+pub(super) fn owned(fd: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just given us this descriptor, and nothing else knows it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-fn check(result: c_int) -> io::Result<c_int> {
+pub(super) fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
@@ -173,7 +179,7 @@ fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
-fn raw(fd: impl AsFd) -> u32 {
+pub(super) fn raw(fd: impl AsFd) -> u32 {
     fd.as_fd().as_raw_fd() as u32
 }
 
@@ -271,14 +277,29 @@ pub fn attached_to_device(index: u32, attach_type: u32) -> io::Result<u32> {
     Ok(attr.count)
 }
 
-/// Whether the descriptor is a bpf link, and no map or program: their questions and answers look alike.
+/// What a descriptor is of: the questions about links, maps and programs, and their answers, look alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A link.
+    Link,
+    /// A map.
+    Map,
+    /// A program, or none of bpf's objects.
+    Other,
+}
+
+/// Tells links, maps and other objects apart.
 ///
 /// # Errors
 /// When /proc does not tell.
-pub fn is_link(object: BorrowedFd<'_>) -> io::Result<bool> {
+pub fn kind(object: BorrowedFd<'_>) -> io::Result<Kind> {
     let name = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
-    // The first is a link's own name, the second that of one opened anew.
-    Ok([&b"anon_inode:bpf_link"[..], b"anon_inode:bpf-link"].contains(&name.as_os_str().as_bytes()))
+    Ok(match name.as_os_str().as_bytes() {
+        // The first is a link's own name, the second that of one opened anew.
+        b"anon_inode:bpf_link" | b"anon_inode:bpf-link" => Kind::Link,
+        b"anon_inode:bpf-map" => Kind::Map,
+        _ => Kind::Other,
+    })
 }
 
 /// The tag (a hash of the instructions) of the program that a link runs. Minimum kernel 5.8. Asking the program itself would

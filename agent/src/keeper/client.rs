@@ -183,7 +183,8 @@ impl Keeper {
     pub(crate) fn find(&self, name: &str) -> io::Result<Pinned> {
         match self.ask(&Question::Find(name.to_owned()), None) {
             (Answer::Found(Found::Link), Some(link)) => Ok(Pinned::Link(link)),
-            (Answer::Found(Found::Link), None) => Err(no_room()),
+            (Answer::Found(Found::Map), Some(map)) => Ok(Pinned::Map(map)),
+            (Answer::Found(Found::Link | Found::Map), None) => Err(no_room()),
             (Answer::Found(Found::Nothing), _) => Ok(Pinned::Absent),
             (Answer::Found(Found::Foreign(what)), _) => Ok(Pinned::Foreign(what)),
             (Answer::Failed(failed), _) => Err(failed.into()),

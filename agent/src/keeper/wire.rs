@@ -84,6 +84,8 @@ pub(super) enum Found {
     Nothing,
     /// With its descriptor.
     Link,
+    /// With its descriptor.
+    Map,
     Foreign(String),
 }
 

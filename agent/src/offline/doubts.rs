@@ -26,7 +26,7 @@ pub fn of(policy: &Policy, trust: &Trust, now: &Now) -> Vec<String> {
     let ports = policy.ports.iter().flat_map(|rule| port(rule, policy, trust, at));
     let principals = principals(policy).into_iter().filter_map(|name| principal(name, policy, trust, at));
     let lines = trust.entries().filter_map(|entry| line(entry, policy, at));
-    ports.chain(principals).chain(lines).collect()
+    ports.chain(asked_from(policy)).chain(principals).chain(lines).collect()
 }
 
 /// What becomes of posternd on this machine, where its user is not there.
@@ -58,6 +58,32 @@ pub fn tunnels(policy: &Policy) -> Vec<String> {
         Ok(found) => found.iter().filter(|t| protected.contains(&t.port)).map(enforcer::Tunnel::sentence).collect(),
         Err(error) => vec![format!("posternd could not see whether kernel tunnels use protected UDP ports: {error}")],
     }
+}
+
+/// UDP ports from which the host's own programs are known to ask others without connecting their socket.
+const ASKED_FROM: [(u16, &str); 9] = [
+    (53, "a DNS server that asks from port 53"),
+    (68, "DHCP clients"),
+    (123, "ntpd, and other NTP clients that ask from port 123"),
+    (319, "PTP"),
+    (500, "IKE"),
+    (546, "DHCPv6 clients"),
+    (1194, "OpenVPN clients"),
+    (4500, "IKE"),
+    (5353, "mDNS"),
+];
+
+/// The protected UDP ports where the answers to the host's own questions are probably refused.
+fn asked_from(policy: &Policy) -> Vec<String> {
+    let protected: BTreeSet<(u8, u16)> = policy.protected().collect();
+    let asked = ASKED_FROM.iter().filter(|(port, _)| protected.contains(&(UDP, *port)));
+    let doubt = |(port, who): &(u16, &str)| {
+        format!(
+            "{port}/udp is also the port from which this host may ask others ({who}): answers to a socket that is not connected are \
+             refused without a grant for the other side; have the program connect its socket or use another port, or do not protect {port}/udp"
+        )
+    };
+    asked.map(doubt).collect()
 }
 
 /// Directories on the way to `paths` in which others than root may put something else in the place of what posternd takes for root's.
@@ -197,4 +223,23 @@ fn line(entry: Entry<'_>, policy: &Policy, at: i64) -> Option<String> {
         Some(name) => format!("{at_line}: {name} has a role, but only the first name of a line counts"),
         None => format!("{at_line}: no role names them, so they may do nothing"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postern_core::grant::Protocol;
+
+    #[test]
+    fn a_port_that_the_host_asks_from_is_a_doubt_for_udp_alone() {
+        let policy = |protocol| {
+            let port = PortSpec { number: 123, protocol };
+            Policy { ports: vec![PortRule::new(port)], ..Policy::default() }
+        };
+        assert_eq!(asked_from(&policy(Protocol::Tcp)), Vec::<String>::new());
+        for protocol in [Protocol::Udp, Protocol::Any] {
+            let doubts = asked_from(&policy(protocol));
+            assert!(doubts.len() == 1 && doubts[0].starts_with("123/udp"), "{doubts:?}");
+        }
+    }
 }

@@ -48,6 +48,12 @@ pub(super) fn list_established(protocol: u8, port: u16) -> io::Result<Vec<Socket
     list_in(protocol, port, established_states_of(protocol))
 }
 
+/// The sockets that take new sessions on local `port`.
+pub(super) fn list_listening(protocol: u8, port: u16) -> io::Result<Vec<Socket>> {
+    // A UDP socket that is bound and not connected counts as closed.
+    list_in(protocol, port, if protocol == TCP { StateFlags::LISTEN } else { StateFlags::CLOSE })
+}
+
 fn list_in(protocol: u8, port: u16, states: StateFlags) -> io::Result<Vec<Socket>> {
     let mut found = Vec::new();
     for (family, mut id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {

@@ -21,6 +21,7 @@ use postern_core::time::{BootNanos, Now};
 use uuid::Uuid;
 
 use super::{Batch, Worker, nanos};
+use crate::enforcer::OwnSockets;
 use crate::engine::Rules;
 use crate::sessions::{self, Scope};
 
@@ -53,8 +54,8 @@ impl Worker {
             return;
         }
         let scopes: Vec<_> = ending.iter().flat_map(sessions::scopes).collect();
-        let outcome =
-            forget_closed(&mut self.ledger, now).and_then(|()| sessions::established(&scopes).map_err(unasked));
+        let outcome = forget_closed(&mut self.ledger, now)
+            .and_then(|()| sessions::inbound(&scopes, || self.enforcer.own_sockets()).map_err(unasked));
         match outcome {
             Ok(established) => self.keep(&policy, &ending, &established, batch, now),
             Err(error) => drop(self.degraded.insert(Condition::SessionsNotKept, error)),
@@ -101,8 +102,8 @@ impl Worker {
     /// Keeps the sessions that `policy` meets on ports that are not in `closed`, which were open until now, and lets their
     /// sources in for a while.
     pub(super) fn bootstrap(&mut self, policy: &Policy, closed: &BTreeSet<(u8, u16)>, batch: &mut Batch, now: &Now) {
-        let planned = met(policy, closed, &self.ledger, now)
-            .map(|met| bootstrap::plan(&self.ledger, &met, self.capacity, now, Uuid::new_v4));
+        let planned = met(policy, closed, &self.ledger, || self.enforcer.own_sockets(), now)
+            .map(|(met, served)| bootstrap::plan(&self.ledger, &met, &served, self.capacity, now, Uuid::new_v4));
         let (events, refusal) = match planned {
             Ok(planned) => planned,
             Err(error) => return drop(self.degraded.insert(Condition::BootstrapIncomplete, error)),
@@ -131,7 +132,7 @@ impl Worker {
         let live = |grant: &&Grant| grant.is_live(now.boot);
         let carried: Vec<_> = self.ledger.active().filter(live).flat_map(sessions::scopes).collect();
         let spared: BTreeSet<_> = self.ledger.keeping().sessions(now).map(|(_, kept)| kept.cookie).collect();
-        match sessions::destroy_but(&spared, over, &carried) {
+        match sessions::destroy_but(&spared, || self.enforcer.own_sockets(), over, &carried) {
             Ok(destroyed) => {
                 match destroyed.errno.map(std::io::Error::from_raw_os_error) {
                     None => match sessions::cannot_end() {
@@ -187,16 +188,18 @@ pub(super) fn forbidden(rules: &Rules, ledger: &Ledger, now: &Now) -> Vec<(Uuid,
     living.chain(ended).collect()
 }
 
-/// The established sessions on ports that `policy` protects and that are not in `closed`, as many as there is room for.
+/// The established sessions on ports that `policy` protects and that are not in `closed`, as many as there is room for, and the
+/// cookies of those that the other side could open anew. None that the host itself opened, as far as `own` shows it.
 pub(super) fn met(
     policy: &Policy,
     closed: &BTreeSet<(u8, u16)>,
     ledger: &Ledger,
+    own: impl Fn() -> std::io::Result<OwnSockets>,
     now: &Now,
-) -> Result<Vec<Session>, String> {
+) -> Result<(Vec<Session>, BTreeSet<u64>), String> {
     let fresh = policy.protected().filter(|transport| !closed.contains(transport));
     let scopes: Vec<_> = fresh.flat_map(|(protocol, port)| everyone(protocol, port)).collect();
-    let mut met = sessions::established(&scopes).map_err(unasked)?;
+    let mut met = sessions::inbound(&scopes, own).map_err(unasked)?;
     let room = room(ledger, now);
     if met.len() > room {
         tracing::error!(
@@ -206,7 +209,8 @@ pub(super) fn met(
         );
         met.truncate(room);
     }
-    Ok(met)
+    let served = sessions::served(&met).map_err(unasked)?;
+    Ok((met, served))
 }
 
 fn room(ledger: &Ledger, now: &Now) -> usize {
@@ -234,6 +238,10 @@ pub(super) fn forget_closed(ledger: &mut Ledger, now: &Now) -> Result<(), String
 /// Whoever reads the log shall see who was let in.
 pub(super) fn tell_bootstrap(event: &Event) {
     match event {
+        Event::Granted { grant } if grant.expires_boot <= grant.starts_boot => tracing::warn!(
+            ports = ?grant.ports, sources = ?grant.sources, id = %grant.id,
+            "bootstrap: these had sessions when the port became protected, and nobody listens there: they may not connect anew"
+        ),
         Event::Granted { grant } => tracing::warn!(
             ports = ?grant.ports, sources = ?grant.sources, id = %grant.id,
             "bootstrap: these had sessions when the port became protected, and may connect anew for {}", bootstrap::BOOTSTRAP

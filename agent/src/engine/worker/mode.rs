@@ -155,7 +155,7 @@ impl Worker {
     fn way_in(&self, now: &Now) -> Result<Uuid, Refusal> {
         let policy = self.shared().rules().policy;
         let scopes: Vec<_> = policy.protected().flat_map(|(protocol, port)| keep::everyone(protocol, port)).collect();
-        let there = sessions::established(&scopes).map_err(keep::unasked);
+        let there = sessions::inbound(&scopes, || self.enforcer.own_sockets()).map_err(keep::unasked);
         let there = there.map_err(|why| Refusal::new(Reason::WayInUnproven, why))?;
         mode::way_in(&self.ledger, &there, now).ok_or_else(|| Refusal::new(Reason::WayInUnproven, ""))
     }

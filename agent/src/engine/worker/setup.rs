@@ -195,10 +195,11 @@ fn meet(
         );
         file = Mode::Enforce;
     }
-    match keep::met(&rules.policy, &closed, &opened.ledger, now) {
+    // A port that nobody watched until now has no connection whose direction is known.
+    match keep::met(&rules.policy, &closed, &opened.ledger, || Ok(enforcer::OwnSockets::default()), now) {
         // A host that only observes locks nobody out.
-        Ok(met) if met.is_empty() || observes => {}
-        Ok(met) => bootstrap(opened, &met, capacity, now, lines, degraded),
+        Ok((met, _)) if met.is_empty() || observes => {}
+        Ok((met, served)) => bootstrap(opened, (&met, &served), capacity, now, lines, degraded),
         Err(error) => drop(degraded.insert(Condition::BootstrapIncomplete, error)),
     }
     file
@@ -237,13 +238,13 @@ fn open_up(
 /// record. A journal that cannot be written keeps nobody in: the ports are closed all the same.
 fn bootstrap(
     opened: &mut Opened,
-    met: &[Session],
+    (met, served): (&[Session], &BTreeSet<u64>),
     capacity: Capacity,
     now: &Now,
     lines: &broadcast::Sender<Arc<Published>>,
     degraded: &mut BTreeMap<Condition, String>,
 ) {
-    let (events, refusal) = bootstrap::plan(&opened.ledger, met, capacity, now, Uuid::new_v4);
+    let (events, refusal) = bootstrap::plan(&opened.ledger, met, served, capacity, now, Uuid::new_v4);
     let (before, mut records) = (opened.ledger.clone(), Vec::new());
     for event in events {
         keep::tell_bootstrap(&event);

@@ -37,7 +37,7 @@ impl Worker {
         }
         let (mut words, host) = (Words::new(), self.host_name());
         let of = |warning: &Warning| self.ledger.get(&warning.grant).and_then(|held| held.grant());
-        let established = established(due.iter().filter_map(of));
+        let established = self.inbound(due.iter().filter_map(of));
         for warning in &due {
             let Some(view) = self.view(&warning.grant) else { continue };
             let Some(grant) = view.life.grant().cloned() else { continue };
@@ -56,6 +56,15 @@ impl Worker {
         }
     }
 
+    /// The sessions that one of `grants` may carry; none where the kernel cannot be asked, which ends no session later.
+    fn inbound<'a>(&self, grants: impl Iterator<Item = &'a Grant>) -> Vec<Session> {
+        let scopes: Vec<_> = grants.flat_map(sessions::scopes).collect();
+        if scopes.is_empty() {
+            return Vec::new();
+        }
+        sessions::inbound(&scopes, || self.enforcer.own_sockets()).unwrap_or_default()
+    }
+
     fn host_name(&self) -> String {
         self.shared().identity().names.first().cloned().unwrap_or_default()
     }
@@ -67,7 +76,7 @@ impl Worker {
         }
         let policy = self.shared().rules().policy;
         let ended: Vec<_> = batch.records.iter().filter_map(|record| self.ended(record)).collect();
-        let (mut words, established) = (Words::new(), established(ended.iter().map(|(grant, _)| grant)));
+        let (mut words, established) = (Words::new(), self.inbound(ended.iter().map(|(grant, _)| grant)));
         for (grant, ending) in ended {
             let lost = warn::lost(&self.ledger, &policy, &grant, &established, now);
             for (peer, theirs) in by_peer(lost) {
@@ -106,12 +115,6 @@ impl Worker {
 const fn is_a_surprise(cause: EndCause) -> bool {
     use EndCause::{GivenBack, Idle, PolicyChanged, Revoked, SignerUntrusted, Unused};
     matches!(cause, Unused | Idle | Revoked | GivenBack | SignerUntrusted | PolicyChanged)
-}
-
-/// The sessions that one of `grants` may carry; none where the kernel cannot be asked, which ends no session later.
-fn established<'a>(grants: impl Iterator<Item = &'a Grant>) -> Vec<Session> {
-    let scopes: Vec<_> = grants.flat_map(sessions::scopes).collect();
-    if scopes.is_empty() { Vec::new() } else { sessions::established(&scopes).unwrap_or_default() }
 }
 
 fn by_peer(sessions: Vec<Session>) -> BTreeMap<std::net::IpAddr, Vec<Session>> {
