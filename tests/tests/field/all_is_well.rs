@@ -86,7 +86,7 @@ const fn scene(condition: Condition) -> Scene {
         SubflowsUnjudged => Scene::Elsewhere,
         // A terminal whose file posternd may not write to takes a real sshd, a login record and a service without the group tty:
         // `service.rs` has these, and the agent's `terminals::tests` the refusal.
-        TerminalsSilent => Scene::Elsewhere,
+        TerminalsSilent | OwnConnections => Scene::Elsewhere,
     }
 }
 
