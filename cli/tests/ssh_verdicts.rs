@@ -171,6 +171,11 @@ fn configured() -> Vec<Case<'static>> {
         case("global file revokes", "vm1 {own}", Revoked).with("GlobalKnownHostsFile {dir}/revoking"),
         case("list of revoked keys", "vm1 {own}", Revoked).with("RevokedHostKeys {dir}/own.pub"),
         case("list of other revoked keys", "vm1 {own}", Trusted).with("RevokedHostKeys {dir}/other.pub"),
+        case("list with other blanks", "vm1 {own}", Revoked).with("RevokedHostKeys {dir}/blanks"),
+        case("list with a certificate", "vm1 {own}", Revoked).with("RevokedHostKeys {dir}/certified"),
+        case("list with a line that is no key", "vm1 {own}", Broken).with("RevokedHostKeys {dir}/spoiled"),
+        case("list with options", "vm1 {own}", Broken).with("RevokedHostKeys {dir}/options"),
+        case("list of others with a comment", "vm1 {own}", Trusted).with("RevokedHostKeys {dir}/comment"),
         case("binary list", "vm1 {own}", Revoked).with("RevokedHostKeys {dir}/krl"),
         case("binary list of others", "vm1 {ecdsa}", Trusted).holding(&["ecdsa"]).with("RevokedHostKeys {dir}/krl"),
         case("one type accepted", "vm1 {ecdsa}", Trusted)
@@ -290,6 +295,18 @@ impl Scene {
         }
         succeed(scene.command("ssh-keygen").args(["-q", "-k", "-f", "krl", "own.pub"]));
         fs::write(scene.path("second"), format!("vm1 {}\n", scene.public("own"))).unwrap();
+        let (own, other) = (scene.public("own"), scene.public("other"));
+        let lists = [
+            ("blanks", format!("\n \t{} \r\n", own.replace(' ', "\t "))),
+            ("spoiled", format!("no key\n{other}\n")),
+            ("options", format!("from=\"x\" {own}\n")),
+            ("comment", format!("# {own}\n\n\t# x\n{other}\n")),
+        ];
+        for (name, list) in lists {
+            fs::write(scene.path(name), list).unwrap();
+        }
+        succeed(scene.command("ssh-keygen").args(["-q", "-s", "ca", "-I", "x", "-h", "-n", "x", "own.pub"]));
+        fs::rename(scene.path("own-cert.pub"), scene.path("certified")).unwrap();
         fs::write(scene.path("revoking"), format!("@revoked * {}\n", scene.public("own"))).unwrap();
         // Where sshd's unprivileged half lives; systemd makes it on a host.
         let _ = fs::create_dir_all("/run/sshd");

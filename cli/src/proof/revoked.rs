@@ -4,11 +4,14 @@
 
 use std::{fs, path::Path, process::Stdio};
 
-use ssh_key::PublicKey;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use super::shown::Shown;
-use crate::failure::{Failure, Kind, Result};
+use crate::{
+    failure::{Failure, Kind, Result},
+    keys::{certificate::Certificate, wire::algorithm},
+};
 
 /// How a binary list begins (PROTOCOL.krl).
 const MAGIC: &[u8] = b"SSHKRL\n\0";
@@ -24,21 +27,36 @@ pub async fn listed(keys: &[Shown], files: &[std::path::PathBuf]) -> Result<Vec<
         for (shown, revoked) in keys.iter().zip(&mut listed) {
             *revoked |= match content.starts_with(MAGIC) {
                 true => asks_keygen(file, shown).await?,
-                false => is_listed(&String::from_utf8_lossy(&content), shown),
+                false => is_listed(&String::from_utf8_lossy(&content), shown).map_err(|why| unreadable(file, &why))?,
             };
         }
     }
     Ok(listed)
 }
 
-/// In a list of public keys, one in each line.
-fn is_listed(list: &str, shown: &Shown) -> bool {
-    let listed = list.lines().filter_map(|line| line.trim().parse::<PublicKey>().ok());
+/// In a list of public keys, one in each line. A line for a certificate lists the key in it. As in ssh, a line that is no key spoils the
+/// list: it may have been the one that revokes.
+fn is_listed(list: &str, shown: &Shown) -> std::result::Result<bool, String> {
+    let plain = shown.key.to_bytes().map_err(|error| error.to_string())?;
     let authority = shown.certificate.as_ref().map(|certificate| certificate.authority.as_slice());
-    let (plain, authority) = (shown.key.to_bytes().ok(), authority.map(<[u8]>::to_vec));
-    listed
-        .filter_map(|key| key.to_bytes().ok())
-        .any(|key| plain.as_ref() == Some(&key) || authority.as_ref() == Some(&key))
+    let mut listed = false;
+    for (at, line) in list.split('\n').enumerate() {
+        let line = line.trim_ascii();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let key = key_of(line).ok_or_else(|| format!("line {} is no public key", at + 1))?;
+        listed |= key == plain || Some(key.as_slice()) == authority;
+    }
+    Ok(listed)
+}
+
+/// Reads `TYPE BASE64 [COMMENT]`, with any blanks in between.
+fn key_of(line: &str) -> Option<Vec<u8>> {
+    let mut words = line.split_ascii_whitespace();
+    let (kind, encoded) = (words.next()?, words.next()?);
+    let blob = BASE64_STANDARD.decode(encoded).ok().filter(|blob| algorithm(blob) == Some(kind))?;
+    Some(Certificate::parse(&blob).map_or(blob, |certificate| certificate.key_blob))
 }
 
 async fn asks_keygen(file: &Path, shown: &Shown) -> Result<bool> {
