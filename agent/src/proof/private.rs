@@ -190,6 +190,10 @@ impl PrivateKey {
         if !(2048..=4096).contains(&bits) {
             return Err(Unusable::RsaBits(bits));
         }
+        // The remainders below take time by the product of both lengths, and a file may be a million bytes long.
+        if [d, p, q].iter().any(|part| part.len() > n.len()) {
+            return Err(Unusable::Inconsistent);
+        }
         let [d_p, d_q] = [p, q].map(|prime| exponent(d, prime));
         let components = KeyPairComponents {
             public_key: PublicKeyComponents { n, e },

@@ -211,3 +211,10 @@ fn remainders_are_right() {
         }
     }
 }
+
+#[test]
+fn numbers_longer_than_the_key_are_refused_at_once() {
+    let long = vec![0x55; 300_000];
+    let parts = Rsa { n: &[0xaa; 256], e: &[1, 0, 1], d: &long, p: &long, q: &[0xbb; 128], q_inverse: &[1] };
+    assert_eq!(PrivateKey::rsa(&parts).err(), Some(Unusable::Inconsistent));
+}
