@@ -17,7 +17,9 @@ fn main() -> ExitCode {
         Err(error) => return wrong_arguments(&error),
     };
     let asked_for_json = Console { json: cli.common.json };
-    let common = match cli.common.with_environment(|name| std::env::var(name).ok()) {
+    // What is no UTF-8 is no option either, and must not be read as nothing: another key would sign.
+    let variable = |name: &str| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
+    let common = match cli.common.with_environment(variable) {
         Ok(common) => common,
         Err(failure) => {
             asked_for_json.fail(&failure);
