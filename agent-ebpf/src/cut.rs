@@ -132,8 +132,7 @@ fn judge<const INWARDS: bool>(context: &SkBuffContext, socket: *mut bpf_sock, pr
         return fate;
     }
     // Asked last, so that nothing else pays for it.
-    let to = if inwards { Some(None) } else { remote(context, false).map(Some) };
-    if to.is_some_and(|to| vrf::is_own(context, to)) {
+    if remote(context, inwards).is_some_and(|address| vrf::is_own(context, address, inwards)) {
         return Fate::OwnTraffic;
     }
     if !inwards && protocol == TCP && is_reset(context) {

@@ -32,22 +32,23 @@ const ETHERNET: u16 = 14;
 /// `SKB_DST_NOREF` (include/linux/skbuff.h): the packet has borrowed its route, as packets do that come in.
 const BORROWED: u64 = 1;
 
-/// Whether the host sends the packet to itself through a VRF. `to` is the destination in the header of a packet that leaves; `None`
-/// for a packet that comes in.
+/// Whether the host sends the packet to itself through a VRF. `remote` is the header's source of a packet that comes in, and its
+/// destination of one that leaves.
+///
+/// The VRF device loops back what the host routes for others into the VRF, too: only an address of the host's is the host.
 #[inline(always)]
-pub fn is_own(context: &SkBuffContext, to: Option<Address>) -> bool {
-    if offset(KIND) == 0 {
+pub fn is_own(context: &SkBuffContext, remote: Address, inwards: bool) -> bool {
+    if offset(KIND) == 0 || !is_local(&remote) {
         return false;
     }
     let packet: *const c_void = context.skb.skb.cast();
     // SAFETY: the helper survives any address. The packet's own address goes through the helper, because the verifier lets nobody
     // calculate with the pointer to the context, which in the kernel's memory is the packet.
-    let packet: Option<u64> = unsafe { bpf_probe_read_kernel((&raw const packet).cast()) }.ok();
-    match to {
-        // What leaves by a VRF device goes to an address inside that VRF. Such an address that is the host's is the host.
-        Some(to) => is_local(&to) && packet.and_then(vrf_of).is_some(),
-        None => packet.and_then(is_looped).unwrap_or(false),
-    }
+    let Ok(packet) = (unsafe { bpf_probe_read_kernel::<u64>((&raw const packet).cast()) }) else {
+        return false;
+    };
+    // What leaves by a VRF device goes to an address inside that VRF.
+    if inwards { is_looped(packet).unwrap_or(false) } else { vrf_of(packet).is_some() }
 }
 
 /// Whether a VRF device has made the packet's Ethernet header, and the packet has its route from its way out.

@@ -4,9 +4,9 @@
 //! module for VRF devices; the build machine may not.
 
 use crate::stage::Stage;
-use crate::world::{OPEN, PORT, SPARE, World};
+use crate::world::{OPEN, PORT, SPARE, STREAM, World};
 use postern_tests::frame::{self, Ipv6, Tcp, protocol};
-use postern_tests::net::{SERVER, STRANGER, join};
+use postern_tests::net::{GRANTED, SERVER, STRANGER, join};
 use postern_tests::netns::Netns;
 use postern_tests::probe::{self, Outcome, PATIENCE};
 use postern_tests::service::Service;
@@ -14,7 +14,8 @@ use postern_tests::until;
 use postern_tests::wire::Wire;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 /// Hardware addresses of the two ends of the port of the first VRF.
 const PORT_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
@@ -244,6 +245,45 @@ fn counts(world: &World) -> [u64; 2] {
         .map(|reason| counters.iter().filter(|c| c.hook == "cut-ingress" && c.reason == reason).map(|c| c.count).sum())
 }
 
+/// How long the grant of [`routed_sessions_end`] lasts.
+const SHORT: Duration = Duration::from_secs(20);
+
+/// The host routes packets of others into the VRF by a leaked route of the main table, and the VRF device loops these packets back as
+/// it does with the host's own. Their sessions end with the grant, in the direction to the host too. Leaves posternd dead.
+fn routed_sessions_end(world: &mut World) {
+    let (server, client) = (&world.net.server, &world.net.client);
+    for (own, via, remote) in [
+        (OWN[0][1], IpAddr::from(SERVER.v4), IpAddr::from(GRANTED.v4)),
+        (OWN[1][1], SERVER.v6.into(), GRANTED.v6.into()),
+    ] {
+        server.ip(&format!("route add {own} dev red\nroute add vrf red {remote} dev eth0"));
+        client.ip(&format!("route add {own} via {via}"));
+    }
+    for name in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+        server.sysctl(name, "1");
+    }
+    world.grant(&["3389/tcp"], &GRANTED.both(), SHORT.as_secs());
+    let over = Instant::now() + SHORT + Duration::from_secs(1);
+    let sessions = GRANTED.both().into_iter().zip(OWN).map(|(from, own)| {
+        let to = SocketAddr::new(ip(own[1]), STREAM);
+        let listener = server.run(|| socket(Type::STREAM, "red", to));
+        listener.listen(1).expect("to listen");
+        let mut remote = probe::connect(client, from, to).expect("a session by a leaked route");
+        let mut inside = TcpListener::from(listener).accept().expect("the session").0;
+        inside.set_read_timeout(Some(PATIENCE * 4)).expect("a time-out");
+        remote.write_all(b"1").expect("to send");
+        inside.read_exact(&mut [0; 1]).expect("what was sent under the grant");
+        (from, remote, inside)
+    });
+    let sessions: Vec<_> = sessions.collect();
+    world.postern.kill();
+    until("the grant is over", || Instant::now() >= over);
+    for (from, mut remote, mut inside) in sessions {
+        remote.write_all(b"2").expect("to send");
+        assert!(inside.read(&mut [0; 1]).is_err(), "{from} reaches its session after the grant, by a leaked route");
+    }
+}
+
 fn mac(namespace: &Netns, device: &str) -> [u8; 6] {
     let mut command = namespace.command("ip");
     let output = command.args(["-o", "link", "show", "dev", device]).output().expect("ip");
@@ -282,15 +322,14 @@ pub fn own_traffic_passes_and_strangers_do_not(stage: &mut Stage) {
     let text = PORT_MAC.map(|byte| format!("{byte:02x}")).join(":");
     world.net.server.ip(&format!("link set red address {text}"));
     impostor.is_counted(&world, Road::Frame(PORT_MAC), 6, "with the same hardware address on port and VRF device");
-    world.postern.kill();
+    routed_sessions_end(&mut world);
     own_traffic(&world, "while posternd is dead");
     impostor.is_stopped(Road::Frame(PORT_MAC), "while posternd is dead");
     drop((own_client, services));
     world.net.server.ip("link del six\nlink del red\nlink del blue\nlink del port\nlink del other");
     world.net.client.ip("link del six");
-    for name in ["net/ipv4/tcp_l3mdev_accept", "net/ipv4/udp_l3mdev_accept"] {
-        world.net.server.sysctl(name, "0");
-    }
+    let switched = ["ipv4/tcp_l3mdev_accept", "ipv4/udp_l3mdev_accept", "ipv4/ip_forward", "ipv6/conf/all/forwarding"];
+    switched.iter().for_each(|name| world.net.server.sysctl(&format!("net/{name}"), "0"));
     world.postern.launch();
     stage.leave(world);
 }
