@@ -64,6 +64,11 @@ impl Loss {
                           connections from protected ports need a grant"
                     .to_owned()
             }
+            "full" => {
+                "more sources were let in to UDP sockets of protected ports than posternd has room for: UDP sockets that the host \
+                 itself connects from such ports need a grant until the host boots again"
+                    .to_owned()
+            }
             "missing" => {
                 "the host's own connections from protected ports cannot be told from others: they need a grant"
                     .to_owned()

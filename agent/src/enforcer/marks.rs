@@ -81,6 +81,12 @@ impl Marks {
         self.all().into_iter().filter(|(name, map)| !is_pinned(pins, name, *map)).map(|(name, _)| name)
     }
 
+    /// Whether there was no room to note somebody who was met: then no further UDP socket is marked. The programs take a missing
+    /// entry for a full map, too.
+    pub fn is_full(&self) -> bool {
+        !maps::get_byte(self.met.as_fd(), &shared::key_bytes(&nobody())).is_ok_and(|full| full == 0)
+    }
+
     /// Puts the two in the place of the maps that `ebpf` has for them. To be done before a program is loaded: the kernel looks
     /// at the descriptors then.
     ///

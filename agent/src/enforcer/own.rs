@@ -164,6 +164,9 @@ impl Enforcer {
         if marks.unpinned(&self.pins).next().is_some() {
             losses.push(Loss::new(MARKS, "unpinned").because(&self.marks_unpinned));
         }
+        if marks.is_full() {
+            losses.push(Loss::new(MARKS, "full"));
+        }
         if !programs.marks_streams() {
             losses.push(Loss::new(MARKS, "partial"));
         }

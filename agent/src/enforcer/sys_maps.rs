@@ -13,6 +13,7 @@ use super::sys::{ATTACH_ITER, BPF_LINK_CREATE, BPF_OBJ_GET_INFO_BY_FD, InfoAttr,
 
 // enum bpf_cmd, include/uapi/linux/bpf.h
 const BPF_MAP_CREATE: c_int = 0;
+const BPF_MAP_LOOKUP_ELEM: c_int = 1;
 const BPF_MAP_UPDATE_ELEM: c_int = 2;
 const BPF_BTF_LOAD: c_int = 18;
 
@@ -161,6 +162,22 @@ pub fn put_zero(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
         ..ElementAttr::default()
     };
     bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// The value of `key`, one byte.
+///
+/// # Errors
+/// Those of `BPF_MAP_LOOKUP_ELEM`.
+pub fn get_byte(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<u8> {
+    let mut value = 0u8;
+    let mut attr = ElementAttr {
+        map: raw(map),
+        key: key.as_ptr() as u64,
+        value: (&raw mut value) as u64,
+        ..ElementAttr::default()
+    };
+    bpf(BPF_MAP_LOOKUP_ELEM, &mut attr)?;
+    Ok(value)
 }
 
 /// Has the descriptor `of` be one of `object` from now on. What it was of before loses a holder.

@@ -2,7 +2,7 @@
 
 use postern_proto::v1::GrantState;
 use postern_tests::frame::{self, Seen, flag};
-use postern_tests::net::{GRANTED, Net, SERVER, STRANGER, disconnect};
+use postern_tests::net::{CLIENT_MAC, GRANTED, Net, SERVER, SERVER_MAC, STRANGER, disconnect};
 use postern_tests::netns::Netns;
 use postern_tests::postern::{Options, Postern, ROLES, port};
 use postern_tests::probe::{self, LONG_PATIENCE, Outcome, PATIENCE};
@@ -11,7 +11,7 @@ use postern_tests::until;
 use postern_tests::wire::Wire;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 /// The port that the host's own programs bind before they connect. Postern protects it.
 pub(super) const OWN: u16 = 831;
@@ -249,6 +249,31 @@ fn a_udp_socket_is_the_hosts_own_for_its_present_peer_alone() {
         assert!(talks_udp(&socket), "{like}: connected to another peer");
         assert!(!gets_in_udp(&net, GRANTED.like(like), NTP));
     }
+}
+
+/// A host that only observes lets in everybody, and nobody who was let in is forgotten.
+#[test]
+fn it_is_said_when_no_further_udp_socket_can_be_told_from_a_servers() {
+    let net = Net::pair();
+    let postern = Postern::start(&net.server, Options { extra: "mode = \"observe\"".to_owned(), ..options() });
+    let says = || postern.client().conditions().expect("root is answered").iter().any(|code| code == "own-connections");
+    let server: UdpSocket = bound(&net.server, Type::DGRAM, Protocol::UDP, own(STRANGER.v4.into(), NTP)).into();
+    server.set_nonblocking(true).expect("not to block");
+    let wire = net.client_wire();
+    let drained = || while server.recv(&mut [0; 8]).is_ok() {};
+    let from = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        let source = Ipv4Addr::new(10, 1, high, low);
+        let datagram = frame::udp((source.into(), FAR), (SERVER.v4.into(), NTP), b"ping");
+        let header = frame::Ipv4 { protocol: frame::protocol::UDP, ..frame::Ipv4::new(source, SERVER.v4) };
+        wire.send(&frame::ethernet(SERVER_MAC, CLIENT_MAC, frame::IPV4, &header.packet(&datagram)));
+        drained();
+    };
+    assert!(!says(), "before anybody was met");
+    until("it is said", || {
+        (0x1000..0x1000 + 8192 + 256).for_each(from);
+        says()
+    });
 }
 
 /// The far side announces the address `at` to whom it has an MPTCP connection with.
