@@ -133,7 +133,11 @@ impl Config {
             port,
             alias,
             files: [files("userknownhostsfile")?, files("globalknownhostsfile")?].concat(),
-            revoked: values("revokedhostkeys").first().map_or(Ok(Vec::new()), |file| revoked(file, &tokens))?,
+            revoked: values("revokedhostkeys")
+                .into_iter()
+                .map(|line| revoked(line, &tokens))
+                .collect::<std::result::Result<Vec<_>, _>>()?
+                .concat(),
             authority_algorithms: text("casignaturealgorithms")?.as_deref().map(names),
             host_key_algorithms: text("hostkeyalgorithms")?.as_deref().map(names),
             has_command: values("knownhostscommand").first().is_some_and(|command| *command != "none"),
@@ -165,9 +169,28 @@ fn text_of(keyword: &str, value: Option<&OsStr>) -> std::result::Result<Option<S
     value.to_str().map(|text| Some(text.to_owned())).ok_or_else(|| format!("{keyword} is no UTF-8"))
 }
 
-/// `RevokedHostKeys`. ssh prints the setting as it is configured, and not every version expands tokens in it. So each reading that
-/// is a file counts, and where none is, one that is missing: then no host is trusted, as in ssh.
-fn revoked(file: &OsStr, tokens: &Tokens) -> std::result::Result<Vec<PathBuf>, String> {
+/// A line of `RevokedHostKeys`: one file, or several in newer versions of ssh. ssh prints them without quotes, so where the line is no
+/// file as a whole, each word that begins as a whole path is one. A file that is missing stays in the list: then no host is trusted, as
+/// in ssh.
+fn revoked(line: &OsStr, tokens: &Tokens) -> std::result::Result<Vec<PathBuf>, String> {
+    let mut words: Vec<Vec<u8>> = Vec::new();
+    for word in line.as_bytes().split(|byte| *byte == b' ') {
+        match words.last_mut() {
+            Some(last) if !word.starts_with(b"/") && !word.starts_with(b"~") => last.extend([b" ", word].concat()),
+            _ => words.push(word.to_vec()),
+        }
+    }
+    let whole = readings(line, tokens)?;
+    if words.len() == 1 || whole.iter().any(|path| path.symlink_metadata().is_ok()) {
+        return Ok(whole);
+    }
+    let each = words.iter().map(|word| readings(OsStr::from_bytes(word), tokens));
+    Ok(each.collect::<std::result::Result<Vec<_>, _>>()?.concat())
+}
+
+/// ssh prints a name as it is configured, and not every version expands tokens in it. So each reading that is a file counts, and where
+/// none is, one that is missing.
+fn readings(file: &OsStr, tokens: &Tokens) -> std::result::Result<Vec<PathBuf>, String> {
     if file == "none" {
         return Ok(Vec::new());
     }
@@ -199,6 +222,24 @@ mod tests {
         assert_eq!(config.files, ["/home/a/one", "/home/a/with a blank", "/home/a/two"].map(PathBuf::from));
         assert_eq!(config.revoked, [PathBuf::from("/x/revoked")]);
         assert!(Config::parse("a", b"hostname a\n").is_err(), "no port");
+    }
+
+    #[test]
+    fn no_list_of_revoked_keys_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let (one, two) = (at("one").display().to_string(), at("two b").display().to_string());
+        let files = "userknownhostsfile none\nglobalknownhostsfile none\n";
+        let revoked = |lines: &str| {
+            let text = format!("hostname a\nport 22\n{files}{lines}\n");
+            Config::parse("a", text.as_bytes()).unwrap().revoked
+        };
+        let both = [at("one"), at("two b")];
+        assert_eq!(revoked(&format!("revokedhostkeys {one} {two}")), both);
+        assert_eq!(revoked(&format!("revokedhostkeys {one}\nrevokedhostkeys {two}")), both);
+        std::fs::write(at("two b"), "").unwrap();
+        assert_eq!(revoked(&format!("revokedhostkeys {two}")), both[1..]);
+        assert_eq!(revoked("revokedhostkeys none"), both[..0]);
     }
 
     #[test]
