@@ -190,6 +190,10 @@ impl PrivateKey {
         if !(2048..=4096).contains(&bits) {
             return Err(Unusable::RsaBits(bits));
         }
+        // ring signs with no other exponents; ssh-keygen made keys with 35 until 2010.
+        if e.len() < 3 || (e.len() == 3 && e < &[1, 0, 1][..]) {
+            return Err(Unusable::Type("ssh-rsa with an exponent below 65537".to_owned()));
+        }
         // The remainders below take time by the product of both lengths, and a file may be a million bytes long.
         if [d, p, q].iter().any(|part| part.len() > n.len()) {
             return Err(Unusable::Inconsistent);

@@ -217,4 +217,8 @@ fn numbers_longer_than_the_key_are_refused_at_once() {
     let long = vec![0x55; 300_000];
     let parts = Rsa { n: &[0xaa; 256], e: &[1, 0, 1], d: &long, p: &long, q: &[0xbb; 128], q_inverse: &[1] };
     assert_eq!(PrivateKey::rsa(&parts).err(), Some(Unusable::Inconsistent));
+    for e in [&[3][..], &[35], &[0xff, 0xff], &[1, 0, 0]] {
+        let why = PrivateKey::rsa(&Rsa { e, ..parts }).err().expect("no key").to_string();
+        assert!(why.contains("exponent"), "{why}");
+    }
 }
