@@ -88,6 +88,17 @@ impl Signed {
     }
 }
 
+/// Reads the text of a private key file and signs `message`: the public half and the signature, both in SSH's encoding. For the fuzz
+/// target; posternd signs with what [`HostKeys`] finds.
+///
+/// # Errors
+/// Why the text is no key that signs, in words.
+pub fn signed_by(text: &str, message: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
+    let key = private::PrivateKey::parse(text).map_err(|why| why.to_string())?;
+    let signature = key.sign(message).ok_or("the key does not sign")?;
+    Ok((key.public, signature))
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Payload<'a> {

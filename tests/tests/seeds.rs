@@ -16,8 +16,10 @@ mod valid;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use postern_core::trust::Trust;
 use postern_proto::{payload_type, v1};
 use postern_tests::corpus::{Transport, corpus};
@@ -43,7 +45,9 @@ type Seeds = Vec<(String, Vec<u8>)>;
 #[test]
 fn every_target_has_seeds_and_they_are_small() {
     let mut bytes = 0;
-    for (target, least) in [("config", 5), ("envelope", 20), ("netlink", 4), ("packet", 50), ("trust_file", 8)] {
+    for (target, least) in
+        [("config", 5), ("envelope", 20), ("host_key", 15), ("netlink", 4), ("packet", 50), ("trust_file", 8)]
+    {
         let files = fs::read_dir(folder().join(target)).unwrap_or_else(|error| panic!("{target}: {error}"));
         let files: Vec<_> = files.map(|file| file.expect("a file")).collect();
         assert!(files.len() >= least, "{target} has {} seeds", files.len());
@@ -57,6 +61,7 @@ fn every_target_has_seeds_and_they_are_small() {
 fn write_the_seeds() {
     write("config", configurations());
     write("envelope", [signatures(), texts(), messages(), short()].concat());
+    write("host_key", host_keys());
     write("netlink", kernel_answers());
     write("packet", frames());
     write("trust_file", trust_files());
@@ -266,6 +271,33 @@ fn trust_files() -> Seeds {
         ("words-list".to_owned(), b"k\0\x07\x09\x02\x64\x55\x03\0\0".to_vec()),
         ("words".to_owned(), b"w\0\0\0\0\x03\x03\0\x01\xff\0\x01".to_vec()),
     ]
+}
+
+/// Keys that ssh-keygen makes for nobody, in each of its types and formats: see fuzz/fuzz_targets/host_key.rs
+fn host_keys() -> Seeds {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut seeds = Seeds::new();
+    for (kind, bits) in [("ed25519", "256"), ("ecdsa", "256"), ("ecdsa", "384"), ("ecdsa", "521"), ("rsa", "2048")] {
+        for format in ["RFC4716", "PEM", "PKCS8"] {
+            let name = format!("{kind}-{bits}-{format}");
+            let path = dir.path().join(&name);
+            let mut keygen = Command::new("ssh-keygen");
+            keygen.args(["-q", "-N", "", "-C", "", "-t", kind, "-b", bits, "-m", format, "-f"]).arg(&path);
+            assert!(keygen.status().expect("ssh-keygen").success());
+            let text = fs::read_to_string(path).expect("a key");
+            let (label, rest) =
+                text.strip_prefix("-----BEGIN ").and_then(|rest| rest.split_once("-----")).expect("armor");
+            let body: String = rest.split("-----").next().expect("a body").split_whitespace().collect();
+            let first = match label {
+                "OPENSSH PRIVATE KEY" => b'o',
+                "RSA PRIVATE KEY" => b'r',
+                "EC PRIVATE KEY" => b'e',
+                _ => b'p',
+            };
+            seeds.push((name, [&[first][..], &STANDARD.decode(body).expect("base64")].concat()));
+        }
+    }
+    seeds
 }
 
 /// What the kernel says of sockets, links, addresses and routes in a namespace with some of each.
