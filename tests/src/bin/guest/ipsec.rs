@@ -156,6 +156,16 @@ fn streaming(world: &World, way: &Way) -> TcpStream {
     stream
 }
 
+/// Has the peer send a datagram to the server's port. From then on no socket at that port makes a connection of the host's own to
+/// this peer: it answers the peer.
+fn meet(world: &World, way: &Way) {
+    let server = world.net.server.run(|| UdpSocket::bind((SERVER.like(way.peer), SPARE))).expect("a socket");
+    let client = world.net.client.run(|| UdpSocket::bind((way.peer, 0))).expect("a socket");
+    server.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
+    let to = server.local_addr().expect("its address");
+    until("the peer's datagram", || client.send_to(b"tick", to).is_ok() && server.recv(&mut [0; 16]).is_ok());
+}
+
 /// A datagram to the client's peer by a socket of the server's, connected or not.
 fn datagram_arrives(world: &World, way: &Way, connected: bool, patience: Duration) -> bool {
     let server = world.net.server.run(|| UdpSocket::bind((SERVER.like(way.peer), SPARE))).expect("a socket");
@@ -190,6 +200,10 @@ pub fn ends_with_the_peers_grant(stage: &mut Stage) {
     };
     // The gateway's grant opens nothing for whom it stands in front of.
     let ports = ["22/tcp", "4000/any"];
+    let peers: Vec<IpAddr> = ways.iter().map(|way| way.peer).collect();
+    let met = world.grant(&ports, &peers, 3600);
+    ways.iter().for_each(|way| meet(&world, way));
+    world.revoke(&met.id);
     let gateway = world.grant(&ports, &STRANGER.both(), 3600);
     closed(&world, "with a grant for the gateway alone");
     for way in &ways {
@@ -197,7 +211,6 @@ pub fn ends_with_the_peers_grant(stage: &mut Stage) {
             assert!(!datagram_arrives(&world, way, connected, QUIET), "{} to {}: {connected}", way.name, way.peer);
         }
     }
-    let peers: Vec<IpAddr> = ways.iter().map(|way| way.peer).collect();
     let wire = world.net.client_wire();
     // Nor does a peer need a grant for the gateway.
     world.revoke(&gateway.id);
