@@ -164,6 +164,9 @@ fn a_connected_udp_socket_goes_on_and_a_server_socket_does_not() {
         server.set_read_timeout(Some(PATIENCE)).expect("a socket");
         world.install(&[from], &[], u64::MAX);
         assert_eq!(cookies(&world.established(from)), [].into());
+        // Else the connection below would be one that the host opens by itself.
+        client.send(b"hello").expect("to send");
+        server.recv(&mut [0; 8]).expect("a datagram under the grant");
         let forged = Session { cookie: cookie(&server), protocol: UDP, port: PORT, peer: from };
         world.install(&[], &[forged], u64::MAX);
         let _ = client.send(b"x");
