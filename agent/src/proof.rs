@@ -72,11 +72,18 @@ impl Signed {
         Self { signature: self.signature.clone(), public: self.public.clone(), certificate: Certificate::Last(line) }
     }
 
-    /// The key's certificate as it is now, a line without its comment. Empty where there is none.
+    /// Reads the certificate again, if its file has changed.
+    fn refresh(&self) {
+        if let Certificate::Beside(file) = &self.certificate {
+            file.refresh();
+        }
+    }
+
+    /// The key's certificate as it was at the last look, a line without its comment. Empty where there is none.
     #[must_use]
     pub fn certificate(&self) -> String {
         match &self.certificate {
-            Certificate::Beside(file) => file.line(),
+            Certificate::Beside(file) => file.last(),
             Certificate::Last(line) => line.clone(),
         }
     }

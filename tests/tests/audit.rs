@@ -86,7 +86,8 @@ fn an_auditor_finds_what_happened_by_person_port_source_time_and_kind() {
     for (call, arguments, wanted) in [
         (person(alice), ["--principal", alice], vec![ended, again, refused, granted]),
         (person(root), ["--principal", root], vec![]),
-        (port("22/tcp"), ["--port", "ssh"], vec![ended, refused, granted]),
+        (port("22/tcp"), ["--port", "22/tcp"], vec![ended, refused, granted]),
+        (port("22/any"), ["--port", "ssh"], vec![ended, again, refused, granted]),
         (port("22/udp"), ["--port", "22/udp"], vec![again]),
         (source(&own), ["--from", &own], vec![ended, refused, granted]),
         (source(around), ["--from", around], vec![again]),

@@ -50,7 +50,7 @@ impl CertificateFile {
         let mut path = private.as_os_str().to_owned();
         path.push(OsStr::from_bytes(SUFFIX));
         let this = Self { path: path.into(), key, seen: Mutex::default() };
-        let _ = this.line();
+        this.refresh();
         this
     }
 
@@ -59,26 +59,26 @@ impl CertificateFile {
         self.key == key && self.path.as_os_str().as_bytes().strip_suffix(SUFFIX) == Some(private.as_os_str().as_bytes())
     }
 
-    /// What was read at last; the file is not looked at.
+    /// Its content when it was read at last, type and base64; the file is not looked at. Empty where there is none that is about this
+    /// key.
     pub(super) fn last(&self) -> String {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).line.clone()
     }
 
-    /// Its content, type and base64. Empty where there is none that is about this key.
-    pub(super) fn line(&self) -> String {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Reads the file again, if it has changed. The disk may be slow, so nothing is held meanwhile.
+    pub(super) fn refresh(&self) {
         let now = std::fs::metadata(&self.path).ok().as_ref().map(version);
-        if seen.version != now {
-            seen.line = self.read().unwrap_or_else(|error| {
-                let absent = error.kind() == io::ErrorKind::NotFound;
-                if !absent {
-                    tracing::warn!(file = %self.path.display(), %error, "clients do not get this host certificate");
-                }
-                String::new()
-            });
-            seen.version = now;
+        if self.seen.lock().unwrap_or_else(PoisonError::into_inner).version == now {
+            return;
         }
-        seen.line.clone()
+        let line = self.read().unwrap_or_else(|error| {
+            let absent = error.kind() == io::ErrorKind::NotFound;
+            if !absent {
+                tracing::warn!(file = %self.path.display(), %error, "clients do not get this host certificate");
+            }
+            String::new()
+        });
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { version: now, line };
     }
 
     fn read(&self) -> io::Result<String> {
@@ -137,24 +137,28 @@ mod tests {
             let public = fs::read_to_string(dir.join("key.pub")).unwrap();
             let public = STANDARD.decode(public.split(' ').nth(1).unwrap()).unwrap();
             let certificate = CertificateFile::beside(&dir.join("key"), public);
-            assert_eq!(certificate.line(), "", "there is none yet");
+            let line = || {
+                certificate.refresh();
+                certificate.last()
+            };
+            assert_eq!(line(), "", "there is none yet");
             for principal in ["vm1", "vm2"] {
                 keygen(dir, &["-s", "ca", "-I", "id", "-h", "-n", principal, "key.pub"]);
                 let text = fs::read_to_string(&file).unwrap();
-                assert!(text.starts_with(&certificate.line()) && !certificate.line().is_empty(), "{principal}");
-                assert_eq!(certificate.line().split(' ').count(), 2);
+                assert!(text.starts_with(&line()) && !line().is_empty(), "{principal}");
+                assert_eq!(line().split(' ').count(), 2);
             }
             keygen(dir, &["-s", "ca", "-I", "id", "-n", "alice", "key.pub"]);
-            assert_eq!(certificate.line(), "", "it is a person's");
+            assert_eq!(line(), "", "it is a person's");
             keygen(dir, &["-s", "ca", "-I", "id", "-h", "-n", "vm1", "other.pub"]);
             fs::rename(dir.join("other-cert.pub"), &file).unwrap();
-            assert_eq!(certificate.line(), "", "it is about another key");
+            assert_eq!(line(), "", "it is about another key");
             fs::write(&file, "garbage").unwrap();
-            assert_eq!(certificate.line(), "");
+            assert_eq!(line(), "");
             keygen(dir, &["-s", "ca", "-I", "id", "-h", "-n", "vm1", "key.pub"]);
-            assert_ne!(certificate.line(), "");
+            assert_ne!(line(), "");
             fs::remove_file(&file).unwrap();
-            assert_eq!(certificate.line(), "", "it is gone");
+            assert_eq!(line(), "", "it is gone");
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use postern_core::condition::Condition;
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{sleep, timeout};
 
 use super::certificate::{Version, version};
@@ -22,6 +23,8 @@ use crate::keeper::Keeper;
 const EVERY: Duration = Duration::from_secs(1);
 /// How long a call waits for a disk that does not answer; then it gets what was shown before.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a start waits for the keys. After that it serves, and shows them as soon as they are read.
+const FIRST: Duration = Duration::from_secs(5);
 /// How often the part that stays root is asked where the agent's user may not look into the directory.
 const PAUSE: Duration = Duration::from_millis(100);
 /// A file that changed less than this before it was read may change again without another time of change: the kernel's clock for
@@ -33,10 +36,10 @@ pub struct HostKeys {
     dir: PathBuf,
     engine: Engine,
     tls_audience: String,
-    source: Arc<Mutex<Source>>,
+    source: Mutex<Source>,
     seen: Mutex<Seen>,
-    /// One look at a time.
-    looking: tokio::sync::Mutex<Option<String>>,
+    /// One look at a time, with what the status says after it.
+    looking: Arc<tokio::sync::Mutex<Option<String>>>,
     shown: RwLock<Arc<Proof>>,
 }
 
@@ -78,25 +81,29 @@ impl HostKeys {
             dir: dir.to_owned(),
             engine,
             tls_audience: format!("tls:{tls_fingerprint}"),
-            source: Arc::new(Mutex::new(source)),
+            source: Mutex::new(source),
             seen: Mutex::new(Seen { marks: None, at: Instant::now() }),
-            looking: tokio::sync::Mutex::default(),
+            looking: Arc::default(),
             shown: RwLock::new(Arc::new(Proof { payload, ..Proof::default() })),
         });
         // Messages may name the TLS key, whatever becomes of the others.
         this.engine.holds_keys(this.tls_audience.clone(), Vec::new());
-        this.look(true).await;
+        let _ = timeout(FIRST, this.looked(true)).await;
         this
     }
 
-    /// What to show now. Files that have changed are read first.
+    /// What to show now. Files that have changed are read first. A disk that does not answer delays this by [`PATIENCE`], and holds up
+    /// no thread that serves.
     pub async fn current(self: &Arc<Self>) -> Arc<Proof> {
-        if self.has_news() {
-            let this = Arc::clone(self);
-            // A look that takes longer goes on by itself.
-            let _ = timeout(PATIENCE, tokio::spawn(async move { this.look(false).await })).await;
-        }
+        let _ = timeout(PATIENCE, self.looked(false)).await;
         self.shown()
+    }
+
+    /// Waits for its turn, and then for a look. A look that takes longer than somebody waits goes on by itself.
+    async fn looked(self: &Arc<Self>, first: bool) {
+        let turn = Arc::clone(&self.looking).lock_owned().await;
+        let this = Arc::clone(self);
+        let _ = tokio::spawn(this.look(turn, first)).await;
     }
 
     /// Looks at the files again and again. Never ends.
@@ -112,24 +119,23 @@ impl HostKeys {
     }
 
     fn has_news(&self) -> bool {
+        let now = marks(&self.dir);
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match marks(&self.dir) {
+        match now {
             Ok(now) => seen.marks.as_ref() != Some(&now),
             Err(_) => seen.at.elapsed() >= PAUSE,
         }
     }
 
     /// Has changed files read and signed with, and shows what came of it.
-    async fn look(&self, first: bool) {
-        let mut told = self.looking.lock().await;
-        // Another call may have looked meanwhile.
-        if !first && !self.has_news() {
-            return;
-        }
-        let before = marks(&self.dir).ok().filter(are_settled);
-        let source = Arc::clone(&self.source);
-        let looked = tokio::task::spawn_blocking(move || source.lock().unwrap_or_else(PoisonError::into_inner).look());
-        let found = looked.await.unwrap_or_else(|error| Err(error.to_string()));
+    async fn look(self: Arc<Self>, mut told: OwnedMutexGuard<Option<String>>, first: bool) {
+        let this = Arc::clone(&self);
+        let looked = tokio::task::spawn_blocking(move || this.read(first)).await;
+        let (before, found) = match looked {
+            Ok(None) => return,
+            Ok(Some((before, found))) => (before, found),
+            Err(error) => (None, Err(error.to_string())),
+        };
         let why = match found {
             Ok(found) => {
                 let why = condition(&found.without);
@@ -146,6 +152,16 @@ impl HostKeys {
             self.engine.degraded(Condition::HostKeys, why.clone()).await;
             *told = why;
         }
+    }
+
+    /// Reads certificates that have changed, and the keys, if they have. All that waits for the disk is in here.
+    fn read(&self, first: bool) -> Option<(Option<Marks>, Result<Found, String>)> {
+        self.shown().signed.iter().for_each(|one| one.refresh());
+        if !first && !self.has_news() {
+            return None;
+        }
+        let before = marks(&self.dir).ok().filter(are_settled);
+        Some((before, self.source.lock().unwrap_or_else(PoisonError::into_inner).look()))
     }
 
     /// Messages may name a key before anybody is shown the proof by it.
