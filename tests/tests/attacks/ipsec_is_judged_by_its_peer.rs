@@ -139,6 +139,14 @@ fn arrives(to: &UdpSocket, patience: Duration, send: impl Fn(SocketAddr)) -> boo
     false
 }
 
+/// Has `client` send a datagram to the server first. A socket that connects to a peer from which none ever came makes a connection of
+/// the host's own, which no grant is asked for (docs/decisions/0051).
+fn meet(server: &UdpSocket, client: &UdpSocket) {
+    let to = server.local_addr().expect("its address");
+    server.set_read_timeout(Some(Duration::from_millis(20))).expect("a time-out");
+    until("the client's datagram", || client.send_to(b"me", to).is_ok() && server.recv(&mut [0; 16]).is_ok());
+}
+
 #[test]
 fn a_connected_udp_socket_sends_through_an_ungranted_gateway_to_its_own_peer() {
     let net = behind_a_gateway();
@@ -146,6 +154,7 @@ fn a_connected_udp_socket_sends_through_an_ungranted_gateway_to_its_own_peer() {
     let grant = postern.grant(&["3389/udp"], &GRANTED.both(), 600).expect("a grant");
     let sockets = GRANTED.both().map(|like| {
         let (server, client) = (datagrams(&net, SERVER.like(like)), waiting(&net, GRANTED, like));
+        meet(&server, &client);
         server.connect(client.local_addr().expect("its address")).expect("to connect");
         (server, client)
     });
@@ -167,6 +176,11 @@ fn a_connected_udp_socket_reaches_nobody_else() {
     let net = Net::pair();
     let postern = Postern::start(&net.server, Options::default());
     postern.grant(&["3389/udp"], &GRANTED.both(), 600).expect("a grant");
+    let once = postern.grant(&["3389/udp"], &NEIGHBOUR.both(), 600).expect("a grant");
+    for like in GRANTED.both() {
+        meet(&datagrams(&net, SERVER.like(like)), &waiting(&net, NEIGHBOUR, like));
+    }
+    postern.revoke(&once.id).expect("to end it");
     for like in GRANTED.both() {
         let (granted, other) = (waiting(&net, GRANTED, like), waiting(&net, NEIGHBOUR, like));
         let second = waiting(&net, GRANTED, like);
