@@ -8,6 +8,7 @@ use crate::netns::Netns;
 use crate::postern::{self, Postern};
 use crate::sys;
 use crate::terminal::Terminal;
+use crate::until;
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -86,6 +87,7 @@ impl Running {
     /// Where it is gone.
     pub fn signal(&self, signal: i32) {
         let child = self.0.as_ref().expect("a process");
+        until("postern handles the signal", || handles(child.id(), signal));
         sys::signal(child.id(), signal).expect("to signal postern");
     }
 
@@ -97,6 +99,14 @@ impl Running {
     pub fn wait(mut self) -> Run {
         Run::of(self.0.take().expect("a process").wait_with_output().expect("its end"))
     }
+}
+
+/// Whether the process has a handler for the signal (`SigCgt` in proc(5)). Before that a signal ends the process, or is lost where
+/// the tests were started with the signal ignored.
+fn handles(process: u32, signal: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or_default();
+    u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 impl Drop for Running {

@@ -26,7 +26,7 @@ pub struct Question {
     /// Who asks, as the trust file names them.
     #[arg(long)]
     pub principal: String,
-    /// For example 22/tcp, or the name of a [[port]]; may be given several times.
+    /// For example 22/tcp, or the name of a `[[port]]`; may be given several times.
     #[arg(long = "port", required = true)]
     pub ports: Vec<String>,
     /// A prefix that packets would come from; may be given several times.
