@@ -1,13 +1,13 @@
 //! Every promise or function that may not hold fully, as a condition with a stable code.
 //!
 //! Owns the list, each code, and the words for what does not hold. It never decides whether a condition is there: the agent does,
-//! and says the particulars and the remedy in a sentence of its own.
+//! and adds a sentence with the particulars and the remedy.
 
 macro_rules! conditions {
     ($($name:ident $code:literal $lacks:literal;)*) => {
         /// The kinds of condition, the gravest first: `GetStatus` shows them in this order. Codes are stable, and an old one never
         /// gets another meaning. `docs/conditions.md` says what to do about each, and a test walks all of them
-        /// (`tests/tests/field/all_is_well.rs`): whoever adds one adds a row and a case there.
+        /// (`tests/tests/field/all_is_well.rs`). A new condition needs a row on that page and a case in that test.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Condition { $(#[doc = concat!("`", $code, "`: ", $lacks, ".")] $name,)* }
 

@@ -5,8 +5,8 @@
 
 use crate::time::BootNanos;
 
-/// A flood begins at so many refused new connections a second. One costs a core about 5 microseconds (docs/decisions/0050), so
-/// half a percent of one core is what a host bears below this. A person's failed tries and a port scan stay far below.
+/// A flood begins at so many refused new connections a second. One refusal costs a core about 5 microseconds (docs/decisions/0050), so
+/// refusals below this rate cost half a percent of one core. A person's failed tries and a port scan have a much lower rate.
 pub const BEGINS_AT: u64 = 1_000;
 /// Below so many a second there is no flood.
 pub const ENDS_BELOW: u64 = 250;

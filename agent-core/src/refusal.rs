@@ -103,7 +103,7 @@ reasons! {
     ChallengeExpired Verified "CHALLENGE_EXPIRED" "the challenge is too old";
     ClockUntrusted Verified "CLOCK_UNTRUSTED" "the host cannot go by its clock now";
     Replayed Verified "REPLAYED" "a message with this id was already decided";
-    RateLimited Verified "RATE_LIMITED" "whoever asks has asked for more than their share for now";
+    RateLimited Verified "RATE_LIMITED" "the caller has used up their share for now";
     ReplayMemoryFull Verified "REPLAY_MEMORY_FULL" "the host remembers as many messages as it can";
     NotPermitted Verified "NOT_PERMITTED" "no role lets this person do this";
     PortNotProtected Verified "PORT_NOT_PROTECTED" "the policy does not name this port";

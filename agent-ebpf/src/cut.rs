@@ -108,8 +108,8 @@ fn cut(context: &SkBuffContext, inwards: bool) -> i32 {
     if fate.passes() { PASS } else { DROP }
 }
 
-/// A function of its own in the kernel too, beside [`is_too_fast`] and not around it: the frames of a chain of calls have 512 bytes
-/// together.
+/// The compiler does not inline this function. The kernel limits all frames of a chain of calls to 512 bytes together, and so
+/// [`is_too_fast`] is called beside this function and not from it.
 #[inline(never)]
 fn judge<const INWARDS: bool>(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8, port: u16) -> Fate {
     let (inwards, hook) = (INWARDS, if INWARDS { Hook::CutIngress } else { Hook::CutEgress });
@@ -148,7 +148,7 @@ fn judge<const INWARDS: bool>(context: &SkBuffContext, socket: *mut bpf_sock, pr
 /// Whether a packet to a listener begins one connection to the API too many (docs/decisions/0034). The kernel sends no answer
 /// to a SYN that is dropped here, so the other side sends the SYN again.
 ///
-/// A function of its own in the kernel too, as [`judge`] is.
+/// The compiler does not inline this function, for the same reason as [`judge`].
 #[inline(never)]
 fn is_too_fast(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> bool {
     let Some(flow) = beginning(context, socket, protocol) else {

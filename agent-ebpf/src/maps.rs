@@ -76,8 +76,8 @@ static OBSERVED: LruPerCpuHashMap<GrantKey, ObservedValue> = LruPerCpuHashMap::w
 #[map]
 pub static OWN: HashMap<u32, u64> = HashMap::with_max_entries(1, 0);
 /// Who sent a datagram to an unconnected socket of a protected port, and was let in, by [`GrantKey`] of the whole address. The
-/// loader puts the map of earlier runs in its place. Never LRU: whoever is forgotten here could be taken for somebody that
-/// the host itself turned to.
+/// loader puts the map of earlier runs in its place. This map is no LRU: if the kernel forgot a peer here, the host's answer to that peer would count as
+/// the host's own connection.
 #[map]
 static MET: HashMap<GrantKey, u8> = HashMap::with_max_entries(MOST_MET, 0);
 
@@ -223,7 +223,7 @@ pub fn note_met(port: u16, source: &Address) {
         return;
     }
     if let Some(full) = MET.get_ptr_mut(&nobody()) {
-        // SAFETY: a number that is only ever set to 1, whoever does it.
+        // SAFETY: every writer sets this number to 1 and to nothing else.
         unsafe { full.write_volatile(1) };
     }
 }

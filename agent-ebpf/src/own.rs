@@ -57,7 +57,8 @@ macro_rules! constant {
 
 /// Whether the host itself opened the connection of a packet's socket. Marks a TCP socket that opens one.
 ///
-/// A function of its own in the kernel too: its stack is then no part of the search's, and all frames together have 512 bytes.
+/// The compiler does not inline this function, so its frame is gone before the search begins. The kernel limits all frames of a chain of
+/// calls to 512 bytes together.
 #[inline(never)]
 pub fn is_ours(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8, peer: &Peer) -> bool {
     if constant!(MARKS) == 0 {

@@ -3,9 +3,9 @@
 //! Owns that home, and how a run ended. It never replaces any part of the client.
 
 use crate::keys::Key;
-use crate::net::SERVER;
+use crate::net::{Net, SERVER};
 use crate::netns::Netns;
-use crate::postern::{self, Postern};
+use crate::postern::{self, Options, Postern};
 use crate::sys;
 use crate::terminal::Terminal;
 use crate::until;
@@ -99,6 +99,19 @@ impl Running {
     pub fn wait(mut self) -> Run {
         Run::of(self.0.take().expect("a process").wait_with_output().expect("its end"))
     }
+}
+
+/// A host that proves itself by the keys in `keys`, and a laptop that knows nothing yet.
+///
+/// # Panics
+/// Where one of them does not start.
+#[must_use]
+pub fn beside_a_host(keys: &Path, options: Options) -> (Net, Postern, Laptop) {
+    let net = Net::pair();
+    let extra = format!("ssh_host_keys = {keys:?}");
+    let postern = Postern::start(&net.server, Options { extra, ..options });
+    let laptop = Laptop::new(&net.client, &postern);
+    (net, postern, laptop)
 }
 
 /// Whether the process has a handler for the signal (`SigCgt` in proc(5)). Before that a signal ends the process, or is lost where

@@ -2,14 +2,12 @@
 //!
 //! Owns the waiting for it. It attaches nothing.
 
-use std::time::Instant;
-
 use postern_proto::v1::{Interface, ShedMode};
 
 use crate::bpf;
 use crate::netns::Netns;
 use crate::postern::Postern;
-use crate::until::{PATIENCE, patience};
+use crate::until::find;
 
 /// What the status says of the prefilter on this device, once it says something.
 ///
@@ -37,15 +35,12 @@ pub fn until_not(postern: &Postern, device: &str, mode: ShedMode) -> Interface {
 }
 
 fn await_interface(postern: &Postern, device: &str, is_right: impl Fn(&Interface) -> bool) -> Interface {
-    let (client, start, patience) = (postern.client(), Instant::now(), patience(PATIENCE));
-    loop {
+    let client = postern.client();
+    find(|| {
         let seen = client.status().expect("a status").interfaces;
-        match seen.iter().find(|interface| interface.name == device && is_right(interface)) {
-            Some(found) => return found.clone(),
-            None => assert!(start.elapsed() < patience, "{device} in the status: {seen:?}\n{}", postern.log()),
-        }
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+        let found = seen.iter().find(|interface| interface.name == device && is_right(interface)).cloned();
+        found.ok_or_else(|| format!("{device} in the status: {seen:?}\n{}", postern.log()))
+    })
 }
 
 /// Whether the kernel has an XDP program on the device, by what `ip` shows.

@@ -14,14 +14,25 @@ pub(crate) fn patience(usual: Duration) -> Duration {
     asked.map_or(usual, Duration::from_secs)
 }
 
+/// Asks again and again until something is found. The error says what was there instead.
+///
+/// # Panics
+/// Where it was not found within half a minute.
+pub fn find<T>(mut look: impl FnMut() -> Result<T, String>) -> T {
+    let (start, patience) = (Instant::now(), patience(PATIENCE));
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(instead) => assert!(start.elapsed() < patience, "not within {patience:?}: {instead}"),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Asks again and again until `done`.
 ///
 /// # Panics
 /// Where `what` did not become true within half a minute.
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let (start, patience) = (Instant::now(), patience(PATIENCE));
-    while !done() {
-        assert!(start.elapsed() < patience, "{what}: not within {patience:?}");
-        thread::sleep(Duration::from_millis(5));
-    }
+    find(|| if done() { Ok(()) } else { Err(what.to_owned()) });
 }

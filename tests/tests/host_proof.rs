@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use postern_tests::keys::Key;
-use postern_tests::laptop::{Laptop, Run};
+use postern_tests::laptop::{Laptop, Run, beside_a_host};
 use postern_tests::net::{Net, SERVER};
 use postern_tests::postern::{Options, Postern};
 use postern_tests::probe::{self, Outcome};
@@ -33,10 +33,7 @@ impl Scene {
     }
 
     fn with(keys: TempDir, host_key: Key) -> Self {
-        let net = Net::pair();
-        let extra = format!("ssh_host_keys = {:?}", keys.path());
-        let postern = Postern::start(&net.server, Options { extra, ..Options::default() });
-        let laptop = Laptop::new(&net.client, &postern);
+        let (net, postern, laptop) = beside_a_host(keys.path(), Options::default());
         Self { net, postern, host_key, laptop, keys }
     }
 

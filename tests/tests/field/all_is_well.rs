@@ -7,7 +7,6 @@
 mod files;
 
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use postern_core::condition::Condition::{self, *};
 use postern_tests::bpf;
@@ -18,7 +17,7 @@ use postern_tests::postern::{Options, Postern, ROLES, port};
 use postern_tests::probe;
 use postern_tests::service::Service;
 use postern_tests::strace::{Fault, Scope};
-use postern_tests::{PATIENCE, until};
+use postern_tests::until::{find, until};
 
 /// What brings a condition about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,11 +147,10 @@ impl Host {
     /// Nothing is wrong any more, and that is said.
     fn is_well(&self) {
         let left = || self.postern.client().status().expect("root is answered").conditions;
-        let end = Instant::now() + PATIENCE;
-        while !left().is_empty() {
-            assert!(Instant::now() < end, "not all is well: {:?}", left());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        find(|| match left() {
+            left if left.is_empty() => Ok(()),
+            left => Err(format!("not all is well: {left:?}")),
+        });
         let shown = self.types(&["status"]);
         assert!(shown.code == Some(0) && shown.out.contains("all is well"), "{}{}", shown.out, shown.err);
     }

@@ -67,7 +67,7 @@ fn a_dead_posternd_leaves_nothing_on_a_device() {
     until("a free device", || !has_xdp(&net.server, "eth0"));
 }
 
-/// Whoever raises the MTU (DHCP, netplan) while the prefilter runs in the driver.
+/// DHCP or netplan raises the MTU while the prefilter runs in the driver.
 #[test]
 fn an_mtu_that_is_raised_during_a_flood_loses_nothing() {
     let net = Net::pair();

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use postern_tests::keys::Key;
-use postern_tests::laptop::{Laptop, Run, client};
+use postern_tests::laptop::{Laptop, Run, beside_a_host, client};
 use postern_tests::net::Net;
 use postern_tests::postern::{Options, Postern};
 use postern_tests::ssh::Sshd;
@@ -25,10 +25,7 @@ impl Scene {
     fn new() -> Self {
         let keys = tempfile::tempdir().expect("a directory");
         let host_key = Key::new(keys.path(), "ssh_host_ed25519_key");
-        let net = Net::pair();
-        let extra = format!("ssh_host_keys = {:?}", keys.path());
-        let postern = Postern::start(&net.server, Options { extra, ..Options::default() });
-        let laptop = Laptop::new(&net.client, &postern);
+        let (net, postern, laptop) = beside_a_host(keys.path(), Options::default());
         fs::create_dir_all(laptop.home().join(".ssh")).expect("the directory");
         Self { net, postern, host_key, laptop, keys }
     }

@@ -1,7 +1,7 @@
 //! The client works without a home that can be written.
 
 use postern_tests::keys::Key;
-use postern_tests::laptop::{Laptop, Run};
+use postern_tests::laptop::{Laptop, Run, beside_a_host};
 use postern_tests::net::Net;
 use postern_tests::postern::{Options, Postern};
 use postern_tests::terminal::Terminal;
@@ -30,10 +30,7 @@ impl Scene {
     fn new() -> Self {
         let keys = tempfile::tempdir().expect("a directory");
         let host_key = Key::new(keys.path(), "ssh_host_ed25519_key");
-        let net = Net::pair();
-        let extra = format!("ssh_host_keys = {:?}", keys.path());
-        let postern = Postern::start(&net.server, Options { extra, ..Options::without_shed() });
-        let laptop = Laptop::new(&net.client, &postern);
+        let (net, postern, laptop) = beside_a_host(keys.path(), Options::without_shed());
         Self { _net: net, postern, host_key, laptop, _keys: keys }
     }
 
