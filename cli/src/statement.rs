@@ -114,7 +114,21 @@ pub fn verify(
         return Err(wrong("another TLS key made it than the one of this connection"));
     }
     check_signature(who).map_err(|why| wrong(&why))?;
-    let text: Text = serde_json::from_str(&who.statement)
+    read(&who.statement, nonce, asked, tls)
+}
+
+/// Reads the text of a statement that the key `tls` has signed.
+///
+/// # Errors
+/// [`Fault::Wrong`].
+pub fn read(
+    statement: &str,
+    nonce: &Nonce,
+    asked: &[String],
+    tls: Fingerprint,
+) -> std::result::Result<Statement, Fault> {
+    let wrong = |why: &str| Fault::Wrong(why.to_owned());
+    let text: Text = serde_json::from_str(statement)
         .map_err(|error| wrong(&format!("it is malformed ({})", text::clean(&error.to_string()))))?;
     if text.nonce != BASE64_URL_SAFE_NO_PAD.encode(nonce) {
         return Err(wrong("the host made it for another call"));

@@ -23,6 +23,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use postern_core::trust::Trust;
 use postern_proto::{payload_type, v1};
 use postern_tests::corpus::{Transport, corpus};
+use postern_tests::keys::Key;
 use postern_tests::net::{GRANTED, Net, SERVER};
 use postern_tests::probe;
 use postern_tests::service::Service;
@@ -45,9 +46,15 @@ type Seeds = Vec<(String, Vec<u8>)>;
 #[test]
 fn every_target_has_seeds_and_they_are_small() {
     let mut bytes = 0;
-    for (target, least) in
-        [("config", 5), ("envelope", 20), ("host_key", 15), ("netlink", 4), ("packet", 50), ("trust_file", 8)]
-    {
+    for (target, least) in [
+        ("client", 6),
+        ("config", 5),
+        ("envelope", 20),
+        ("host_key", 15),
+        ("netlink", 4),
+        ("packet", 50),
+        ("trust_file", 8),
+    ] {
         let files = fs::read_dir(folder().join(target)).unwrap_or_else(|error| panic!("{target}: {error}"));
         let files: Vec<_> = files.map(|file| file.expect("a file")).collect();
         assert!(files.len() >= least, "{target} has {} seeds", files.len());
@@ -59,6 +66,7 @@ fn every_target_has_seeds_and_they_are_small() {
 #[test]
 #[ignore = "writes into the checkout"]
 fn write_the_seeds() {
+    write("client", from_hosts());
     write("config", configurations());
     write("envelope", [signatures(), texts(), messages(), short()].concat());
     write("host_key", host_keys());
@@ -271,6 +279,36 @@ fn trust_files() -> Seeds {
         ("words-list".to_owned(), b"k\0\x07\x09\x02\x64\x55\x03\0\0".to_vec()),
         ("words".to_owned(), b"w\0\0\0\0\x03\x03\0\x01\xff\0\x01".to_vec()),
     ]
+}
+
+/// What a host sends: see fuzz/fuzz_targets/client.rs
+fn from_hosts() -> Seeds {
+    let statement = |ports: Option<Value>| {
+        let mut text = json!({
+            "nonce": "@n", "hostId": "vm1", "names": ["vm1"], "hostTime": "2026-11-30T08:00:00.5Z", "clockTrusted": true,
+            "challenge": "c", "address": "192.0.2.7", "localAddress": "192.0.2.1", "tlsFingerprint": "@t",
+        });
+        if let Some(ports) = ports {
+            text["ports"] = ports;
+        }
+        format!("s{text}").into_bytes()
+    };
+    // "ssh" and "3389" in base64.
+    let answer = |asked: &str, port: &str| json!({"asked": asked, "ports": [port], "admitted": true});
+    let (ssh, rdp) = (answer("c3No", "2222/tcp"), answer("MzM4OQ", "3389/any"));
+    let mut seeds = vec![
+        ("statement".to_owned(), statement(None)),
+        ("statement-ports".to_owned(), statement(Some(json!([ssh, rdp])))),
+        ("statement-swapped".to_owned(), statement(Some(json!([rdp, ssh])))),
+        ("statement-one-port".to_owned(), statement(Some(json!([ssh])))),
+    ];
+    let dir = tempfile::tempdir().expect("a directory");
+    for kind in ["ed25519", "ecdsa"] {
+        let key = Key::of_type(dir.path(), kind, &["-t", kind]);
+        let armored = key.sign("host@postern.v1", b"message");
+        seeds.push((format!("signature-{kind}"), [b"a", armored.as_bytes()].concat()));
+    }
+    seeds
 }
 
 /// Keys that ssh-keygen makes for nobody, in each of its types and formats: see fuzz/fuzz_targets/host_key.rs
