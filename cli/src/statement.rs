@@ -157,9 +157,11 @@ fn meanings(answers: Vec<OfPort>, asked: &[String]) -> std::result::Result<Vec<M
     Ok(answers.into_iter().map(|OfPort { ports, admitted, .. }| Meaning { ports, admitted }).collect())
 }
 
-/// Whether it is a port in the form in which messages have it.
+/// Whether this is `NUMBER/PROTOCOL`, as messages write a port. A name is none: it would be signed as it stands.
 fn is_port(text: &str) -> bool {
-    text.contains('/') && crate::parse::port(text).as_deref() == Ok(text) && text.as_bytes()[0].is_ascii_digit()
+    let Some((number, protocol)) = text.split_once('/') else { return false };
+    let number = number.parse::<u16>().is_ok_and(|port| port > 0 && port.to_string() == number);
+    number && ["tcp", "udp", "any"].contains(&protocol)
 }
 
 impl Statement {

@@ -11,6 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use postern_cli::keys::sshsig::Sealed;
 use postern_cli::statement::{Fault, Nonce, Statement, read};
 use postern_cli::tls::Fingerprint;
+use postern_core::envelope::PublicKey;
 use serde_json::Value;
 
 const NONCE: Nonce = [7; 32];
@@ -73,7 +74,9 @@ fn signature(text: &str) {
     let Some(sealed) = Sealed::parse(text) else { return };
     // Nobody signed these bytes in this namespace.
     assert!(sealed.verify("host@postern.v1", text.as_bytes()).is_err());
-    if let Ok(twin) = ssh_key::SshSig::from_pem(text) {
+    // ssh-key also reads keys whose inner lengths are wrong. Nobody can sign for such a key, so it is no finding.
+    let is_key = PublicKey::parse(&sealed.key).is_ok();
+    if let Some(twin) = ssh_key::SshSig::from_pem(text).ok().filter(|_| is_key) {
         let key = ssh_key::PublicKey::from(twin.public_key().clone()).to_bytes();
         assert_eq!(key.ok().as_ref(), Some(&sealed.key), "another key than ssh-key finds");
     }

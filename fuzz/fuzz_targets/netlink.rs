@@ -8,7 +8,11 @@
 
 mod links_twin;
 
+use std::any::TypeId;
+use std::cell::Cell;
 use std::net::IpAddr;
+use std::panic;
+use std::sync::Once;
 
 use libfuzzer_sys::fuzz_target;
 use netlink_packet_core::NetlinkPayload;
@@ -30,11 +34,13 @@ fuzz_target!(|input: &[u8]| match input.split_first() {
 });
 
 /// Each message of a datagram with its own bytes, as far as it can be read.
-fn messages<M: netlink_packet_core::NetlinkDeserializable>(datagram: &[u8]) -> Vec<(&[u8], NetlinkPayload<M>)> {
+fn messages<M: netlink_packet_core::NetlinkDeserializable + 'static>(
+    datagram: &[u8],
+) -> Vec<(&[u8], NetlinkPayload<M>)> {
     let (mut rest, mut found) = (datagram.to_vec(), Vec::new());
     while !rest.is_empty() {
         let before = rest.len();
-        let Ok(payload) = take::<M>(&mut rest) else { break };
+        let Some(payload) = parse::<M>(&mut rest) else { break };
         let used = before - rest.len();
         assert!(used >= HEADER, "{used} bytes are no message");
         assert_eq!(used, length(&datagram[datagram.len() - before..]).next_multiple_of(4).min(before), "cut elsewhere");
@@ -43,6 +49,33 @@ fn messages<M: netlink_packet_core::NetlinkDeserializable>(datagram: &[u8]) -> V
         found.push((&datagram[start..start + used], payload));
     }
     found
+}
+
+thread_local! {
+    /// Whether the library's reader of rtnetlink is at work.
+    static IN_LIBRARY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Takes one message. The library's reader of rtnetlink panics on attributes of some device kinds (bareudp) whose length no kernel
+/// sends. In posternd, such a panic ends rtnetlink's task and `links::follow` starts again, so it counts as a refusal here. Sockets are
+/// read in the engine's thread, where a panic counts as a find.
+fn parse<M: netlink_packet_core::NetlinkDeserializable + 'static>(rest: &mut Vec<u8>) -> Option<NetlinkPayload<M>> {
+    if TypeId::of::<M>() != TypeId::of::<RouteNetlinkMessage>() {
+        return take::<M>(rest).ok();
+    }
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let abort = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !IN_LIBRARY.get() {
+                abort(info);
+            }
+        }));
+    });
+    IN_LIBRARY.set(true);
+    let payload = panic::catch_unwind(panic::AssertUnwindSafe(|| take::<M>(rest)));
+    IN_LIBRARY.set(false);
+    payload.ok()?.ok()
 }
 
 /// The first field of `struct nlmsghdr`.

@@ -117,6 +117,9 @@ fn answers_about_ports_are_for_what_was_asked_and_have_the_form_of_messages() {
         serde_json::json!([one("gitssh", &["ssh"]), one("22", &[])]),
         serde_json::json!([one("gitssh", &["2222"]), one("22", &[])]),
         serde_json::json!([one("gitssh", &["02222/tcp"]), one("22", &[])]),
+        serde_json::json!([one("gitssh", &["0/tcp"]), one("22", &[])]),
+        serde_json::json!([one("gitssh", &["22ssh/tcp"]), one("22", &[])]),
+        serde_json::json!([one("gitssh", &["338\u{fffd}9/any"]), one("22", &[])]),
         serde_json::json!([one("gitssh", &["2222/tcp\u{1b}[2J"]), one("22", &[])]),
     ] {
         assert!(matches!(stated(wrong.clone()), Err(Fault::Wrong(_))), "{wrong}");
