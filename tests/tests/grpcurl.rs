@@ -1,4 +1,4 @@
-//! OpenSSH, grpcurl and a shell are enough: the README's command line, as it stands there, and what else people type.
+//! OpenSSH, grpcurl and a shell are enough: the shell lines of docs/grpcurl.md as they stand there, and other calls that people type.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,10 +12,10 @@ use postern_tests::request::Access;
 use postern_tests::service::Service;
 use serde_json::{Value, json};
 
-/// The shell lines that the README shows.
-fn readme() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let text = std::fs::read_to_string(path).expect("the README");
+/// The marked shell lines of docs/grpcurl.md.
+fn script() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/grpcurl.md");
+    let text = std::fs::read_to_string(path).expect("docs/grpcurl.md");
     let (_, rest) = text.split_once("<!-- test: grpcurl -->\n```sh\n").expect("the marked block");
     rest.split_once("```").expect("its end").0.to_owned()
 }
@@ -27,7 +27,7 @@ fn run(mut command: Command) -> (Output, String) {
 }
 
 #[test]
-fn the_readmes_command_line_opens_the_port() {
+fn the_documented_shell_lines_open_the_port() {
     let Some(grpcurl) = grpcurl::program() else { return };
     let net = Net::pair();
     // As it is where nobody says otherwise: a host that has nobody to ask for the time takes no message without a challenge.
@@ -39,7 +39,7 @@ fn the_readmes_command_line_opens_the_port() {
         let mut shell = net.client.command("bash");
         let path =
             std::env::join_paths([grpcurl.parent().expect("a directory"), Path::new("/usr/bin"), Path::new("/bin")]);
-        shell.args(["-euc", &readme()]).env("PATH", path.expect("a path")).env("key", postern.alice.path());
+        shell.args(["-euc", &script()]).env("PATH", path.expect("a path")).env("key", postern.alice.path());
         shell.env("audience", AUDIENCE).env("source", postern_tests::request::prefix(source));
         shell.env("server", SocketAddr::new(SERVER.like(source), 7322).to_string());
         let (output, said) = run(shell);

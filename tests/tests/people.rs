@@ -169,7 +169,7 @@ fn grpcurl_and_ssh_keygen_approve_the_same_bytes() {
 
     let mut shell = office.net.client.command("bash");
     let path = std::env::join_paths([grpcurl.parent().expect("a directory"), Path::new("/usr/bin"), Path::new("/bin")]);
-    shell.args(["-euc", &readme()]).env("PATH", path.expect("a path")).env("key", office.carol.path());
+    shell.args(["-euc", &script()]).env("PATH", path.expect("a path")).env("key", office.carol.path());
     shell.env("read", envelope(&request::read(&office.carol, AUDIENCE)).to_string()).env("id", &asked.id);
     shell.env("server", SocketAddr::new(SERVER.like(source()), 7322).to_string());
     let (agreed, approved) = said(&mut shell);
@@ -177,10 +177,10 @@ fn grpcurl_and_ssh_keygen_approve_the_same_bytes() {
     assert!(office.answers(22), "open for both");
 }
 
-/// The shell lines that the README shows.
-fn readme() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let text = std::fs::read_to_string(path).expect("the README");
+/// The marked shell lines of docs/grpcurl.md.
+fn script() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/grpcurl.md");
+    let text = std::fs::read_to_string(path).expect("docs/grpcurl.md");
     let (_, rest) = text.split_once("<!-- test: approve -->\n```sh\n").expect("the marked block");
     rest.split_once("```").expect("its end").0.to_owned()
 }

@@ -90,11 +90,9 @@ fn configurations() -> Seeds {
         |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).expect(path);
     let mut seeds =
         vec![("host".to_owned(), host::CONFIG.to_owned()), ("shipped".to_owned(), read("systemd/postern.toml"))];
-    for (path, begin, end) in [
-        ("README.md", "```toml\n", "```"),
-        ("docs/configuration.md", "```toml\n", "```"),
-        ("agent/src/config/tests.rs", "r#\"", "\"#"),
-    ] {
+    for (path, begin, end) in
+        [("docs/configuration.md", "```toml\n", "```"), ("agent/src/config/tests.rs", "r#\"", "\"#")]
+    {
         let text = read(path);
         let blocks = text.split(begin).skip(1).map(|rest| rest.split(end).next().unwrap_or_default());
         seeds.extend(blocks.enumerate().map(|(at, block)| (format!("{path}-{at}"), block.to_owned())));
