@@ -1,12 +1,14 @@
 //! `run-test PROGRAM ARGUMENT…`: what cargo starts for each test program while `cargo xtask test` runs (cargo's `runner`).
 //!
-//! Owns which stage a test program belongs to, as whom it runs, and how many of its tests run at once. Every stage is built with the
+//! Owns the `cargo test` of each stage, which stage a test program belongs to, as whom it runs, and how many of its tests run at once. Every stage is built with the
 //! whole workspace chosen, because cargo compiles dependencies anew, with other features, for each choice of packages; so
 //! it is here that a stage leaves out what is not its own.
 
 use crate::sh::{self, Result};
+use crate::summary::Counts;
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// The variable that carries [`Stage`] through cargo.
 const VARIABLE: &str = "POSTERN_TEST_STAGE";
@@ -43,8 +45,32 @@ impl Stage {
     }
 }
 
+/// `cargo test` of one stage, with these arguments for cargo and these for the tests themselves.
+pub fn command(stage: Stage, targets: &[&str], arguments: &[&str]) -> Command {
+    let mut command = sh::cargo();
+    command.args(["test", "--locked", "--workspace", "--no-fail-fast"]).args(targets);
+    command.args(["--", "--show-output"]).args(arguments);
+    choose(&mut command, stage);
+    command
+}
+
+/// Runs a command and prints its output while counting it. Also returns whether the command itself succeeded.
+pub fn count(mut command: Command) -> Result<(Counts, bool)> {
+    let told = |error: std::io::Error| format!("cargo test: {error}");
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(told)?;
+    let mut counts = Counts::default();
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).split(b'\n') {
+            let line = String::from_utf8_lossy(&line.map_err(told)?).into_owned();
+            println!("{line}");
+            counts.read(&line);
+        }
+    }
+    Ok((counts, child.wait().map_err(told)?.success()))
+}
+
 /// Has a `cargo test` run the programs of this stage alone, each by [`run`].
-pub fn choose(command: &mut Command, stage: Stage) {
+fn choose(command: &mut Command, stage: Stage) {
     let own = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
     // Linux says so of a program that was built again while it runs.
     let runner = format!("{} run-test", own.trim_end_matches(" (deleted)"));

@@ -44,6 +44,12 @@ impl Counts {
     pub fn ran(&self) -> usize {
         (self.passed + self.failed).saturating_sub(self.skipped.len())
     }
+
+    /// The figures, one a line.
+    pub fn table(&self) -> String {
+        let wide = self.figures.keys().map(String::len).max().unwrap_or(0);
+        self.figures.iter().map(|(name, value)| format!("  {name:<wide$}  {value:>12}\n")).collect()
+    }
 }
 
 impl AddAssign for Counts {

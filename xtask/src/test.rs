@@ -7,8 +7,7 @@ use crate::runner::{self, Stage};
 use crate::sh::{self, Result};
 use crate::summary::Counts;
 use crate::{build_ebpf, fuzz, needs, tidy, torture};
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
 /// The whole run, as far as it has come.
@@ -34,10 +33,10 @@ pub fn run() -> Result<()> {
         run.stage("documents", documents);
         // With the tests, so that nothing has to be compiled with other features for them.
         run.stage("build", || sh::run(sh::cargo().args(["build", "--locked", "--workspace", "--all-targets"])));
-        run.tests("unit and property tests", command(Stage::Plain, &[], &[]));
+        run.tests("unit and property tests", runner::command(Stage::Plain, &[], &[]));
         // They wait more than they compute.
         let building = fuzz::build_beside();
-        run.tests("tests on the kernel", command(Stage::Kernel, &["--tests"], &[]));
+        run.tests("tests on the kernel", runner::command(Stage::Kernel, &["--tests"], &[]));
         run.tests("torture, the short form", torture::command(true));
         let _ended = building.join();
         run.fuzz();
@@ -68,7 +67,7 @@ impl Run {
     fn tests(&mut self, name: &str, command: Command) {
         self.announce(name);
         let start = Instant::now();
-        let outcome = count(command);
+        let outcome = runner::count(command);
         println!("--- {name}: {:.1} s", start.elapsed().as_secs_f32());
         match outcome {
             Ok((counts, succeeded)) => {
@@ -111,7 +110,7 @@ impl Run {
 
     fn finish(self) -> Result<()> {
         println!("\n=== summary ({:.0} s)", self.start.elapsed().as_secs_f32());
-        print!("{}", torture::figures(&self.counts));
+        print!("{}", self.counts.table());
         self.counts.failures.iter().for_each(|name| println!("FAILED test {name}"));
         self.counts.skipped.iter().for_each(|reason| println!("skipped: {reason}"));
         self.broken.iter().for_each(|stage| println!("FAILED {stage}"));
@@ -145,30 +144,6 @@ fn documents() -> Result<()> {
     command.args(["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"]);
     // Private items are documented too, so a link to one leads somewhere.
     sh::run(command.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links"))
-}
-
-/// `cargo test` of one stage, with these arguments for cargo and these for the tests themselves.
-pub fn command(stage: Stage, targets: &[&str], arguments: &[&str]) -> Command {
-    let mut command = sh::cargo();
-    command.args(["test", "--locked", "--workspace", "--no-fail-fast"]).args(targets);
-    command.args(["--", "--show-output"]).args(arguments);
-    runner::choose(&mut command, stage);
-    command
-}
-
-/// Passes a runner's output on while reading it; also says whether the runner itself succeeded.
-pub fn count(mut command: Command) -> Result<(Counts, bool)> {
-    let told = |error: std::io::Error| format!("cargo test: {error}");
-    let mut child = command.stdout(Stdio::piped()).spawn().map_err(told)?;
-    let mut counts = Counts::default();
-    if let Some(output) = child.stdout.take() {
-        for line in BufReader::new(output).split(b'\n') {
-            let line = String::from_utf8_lossy(&line.map_err(told)?).into_owned();
-            println!("{line}");
-            counts.read(&line);
-        }
-    }
-    Ok((counts, child.wait().map_err(told)?.success()))
 }
 
 fn parse_expected(text: &str) -> Result<usize> {

@@ -4,10 +4,10 @@
 //! `tests/tests/abuse` (a stage of `cargo xtask test` has had them before), and in the long form those of `tests/tests/vm.rs` on one more
 //! kernel.
 
-use crate::runner::Stage;
+use crate::runner::{self, Stage};
 use crate::sh::{self, Result};
 use crate::summary::Counts;
-use crate::{build_ebpf, fuzz, kernel, test};
+use crate::{build_ebpf, fuzz, kernel};
 use std::process::Command;
 
 /// How the short form differs: a run of everything has half an hour. Without it the walk has a thousand steps.
@@ -37,10 +37,10 @@ const LONG_FUZZ_SECONDS: u64 = 600;
 pub fn run(short: bool) -> Result<()> {
     build_ebpf::run()?;
     sh::run(sh::cargo().args(["build", "--locked", "--workspace", "--bins", "--test", "torture", "--test", "abuse"]))?;
-    let (mut counts, mut succeeded) = test::count(command(short))?;
+    let (mut counts, mut succeeded) = runner::count(command(short))?;
     let newer = (!short && cfg!(target_arch = "x86_64")).then(newer_kernel).transpose()?;
     for command in [floods()].into_iter().chain(newer) {
-        let (more, too) = test::count(command)?;
+        let (more, too) = runner::count(command)?;
         counts += more;
         succeeded &= too;
     }
@@ -56,7 +56,7 @@ pub fn run(short: bool) -> Result<()> {
 
 /// The tests.
 pub fn command(short: bool) -> Command {
-    let mut command = test::command(Stage::Kernel, &["--test", "torture"], &["--ignored"]);
+    let mut command = runner::command(Stage::Kernel, &["--test", "torture"], &["--ignored"]);
     let settings = if short { &SHORT[..] } else { &LONG };
     command.envs(settings.iter().filter(|(name, _)| std::env::var_os(name).is_none()).copied());
     command
@@ -64,25 +64,19 @@ pub fn command(short: bool) -> Command {
 
 /// The tests in a virtual machine, on the kernel of the next Debian: `test` has them on that of this one.
 fn newer_kernel() -> Result<Command> {
-    let mut command = test::command(Stage::Kernel, &["--test", "vm"], &[]);
+    let mut command = runner::command(Stage::Kernel, &["--test", "vm"], &[]);
     command.env("POSTERN_VM_KERNEL", kernel::fetch(Some(NEWER))?);
     Ok(command)
 }
 
 /// The floods of the API.
 fn floods() -> Command {
-    test::command(Stage::Kernel, &["--test", "abuse"], &[])
+    runner::command(Stage::Kernel, &["--test", "abuse"], &[])
 }
 
 /// What was tried and what held.
 fn table(counts: &Counts) -> String {
-    format!("=== torture: {} tests passed, {} failed\n{}", counts.passed, counts.failed, figures(counts))
-}
-
-/// One figure a line.
-pub fn figures(counts: &Counts) -> String {
-    let wide = counts.figures.keys().map(String::len).max().unwrap_or(0);
-    counts.figures.iter().map(|(name, value)| format!("  {name:<wide$}  {value:>12}\n")).collect()
+    format!("=== torture: {} tests passed, {} failed\n{}", counts.passed, counts.failed, counts.table())
 }
 
 #[cfg(test)]

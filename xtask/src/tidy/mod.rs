@@ -3,6 +3,10 @@
 //! Each rule is a function from one file to complaints. Reads the checkout; writes only with `--bless`, and then only
 //! `xtask/contracts`.
 
+mod cycles;
+mod imports;
+mod rust;
+
 use crate::sh::{self, Result};
 use crate::source::{self, File};
 use std::path::Path;
@@ -55,6 +59,7 @@ pub fn run(bless: bool) -> Result<()> {
     let files = source::files()?;
     let mut complaints: Vec<String> = files.iter().flat_map(check).collect();
     complaints.extend(contracts()?);
+    complaints.extend(cycles::check(&files));
     if complaints.is_empty() {
         println!("tidy: {} files keep the rules", files.len());
         return Ok(());
