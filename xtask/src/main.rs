@@ -4,6 +4,7 @@
 //! in seconds on a machine where nothing has been downloaded yet.
 
 mod build_ebpf;
+mod dependencies;
 mod fuzz;
 mod install;
 mod kernel;
@@ -31,6 +32,7 @@ cargo xtask COMMAND
   torture [--short]      crashes, faulty disks and floods, with one table of what held; minutes, or with --short as in `test`
   fuzz [--seconds N] [TARGET...]
                          made-up frames, messages, files and kernel answers, ten minutes each unless told otherwise
+  dependencies           licences, sources and advisories of the dependencies, and the Rust version that they need
   tidy [--bless]         the repository's own rules; --bless records changed layouts and wire contracts
   build-ebpf             build the eBPF programs that posternd embeds
   install [--root DIR] [--profile NAME]
@@ -57,6 +59,7 @@ fn dispatch(words: &[&str]) -> sh::Result<()> {
         ["torture"] => torture::run(false),
         ["torture", "--short"] => torture::run(true),
         ["fuzz", rest @ ..] => fuzz::run(rest),
+        ["dependencies"] => dependencies::run(),
         ["tidy"] => tidy::run(false),
         ["tidy", "--bless"] => tidy::run(true),
         ["build-ebpf"] => build_ebpf::run(),

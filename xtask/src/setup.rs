@@ -7,12 +7,24 @@ use crate::needs::{self, LLVM_PREFIX, Need, Source};
 use crate::sh::{self, Result};
 use std::process::Command;
 
-/// Installs what is missing.
+/// Installs what building and testing need and this machine lacks.
 ///
 /// # Errors
 /// Where it may not install (prints the exact command instead) or an installation fails.
 pub fn run() -> Result<()> {
-    let (optional, missing): (Vec<_>, Vec<_>) = needs::missing().into_iter().partition(|need| need.is_optional());
+    install_missing(needs::missing(), "building and testing")
+}
+
+/// Installs what the demo needs and this machine lacks.
+///
+/// # Errors
+/// As [`run`].
+pub fn for_demo() -> Result<()> {
+    install_missing(needs::missing().into_iter().filter(|need| need.demo).collect(), "the demo")
+}
+
+fn install_missing(missing: Vec<&Need>, purpose: &str) -> Result<()> {
+    let (optional, missing): (Vec<_>, Vec<_>) = missing.into_iter().partition(|need| need.is_optional());
     for need in optional {
         println!(
             "setup: without {} ({}): it takes Go, which is not here; its tests will say that they are skipped",
@@ -20,7 +32,7 @@ pub fn run() -> Result<()> {
         );
     }
     if missing.is_empty() {
-        println!("setup: everything that building and testing need is here");
+        println!("setup: everything that {purpose} needs is installed");
         return Ok(());
     }
     println!("setup: this is missing, and is installed now:");

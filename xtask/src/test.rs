@@ -6,7 +6,7 @@
 use crate::runner::{self, Stage};
 use crate::sh::{self, Result};
 use crate::summary::Counts;
-use crate::{build_ebpf, fuzz, needs, tidy, torture};
+use crate::{build_ebpf, dependencies, fuzz, needs, tidy, torture};
 use std::process::Command;
 use std::time::Instant;
 
@@ -16,6 +16,8 @@ struct Run {
     counts: Counts,
     /// Stages that failed, and why.
     broken: Vec<String>,
+    /// What this machine could not check, and no machine has to.
+    unchecked: Vec<String>,
 }
 
 /// Runs everything; the last line says how much passed and failed.
@@ -23,10 +25,15 @@ struct Run {
 /// # Errors
 /// Where a check or a test failed, or fewer tests ran than `xtask/expected-tests` says.
 pub fn run() -> Result<()> {
-    let mut run = Run { start: Instant::now(), counts: Counts::default(), broken: Vec::new() };
+    let mut run = Run { start: Instant::now(), counts: Counts::default(), broken: Vec::new(), unchecked: Vec::new() };
     run.stage("what the tests need", requirements);
     run.stage("format", format);
     run.stage("the repository's rules", || tidy::run(false));
+    run.stage("minimum Rust version", dependencies::minimum_rust);
+    run.stage("licences, bans and sources of dependencies", dependencies::rules);
+    let mut unchecked = None;
+    run.stage("advisories", || dependencies::advisories().map(|note| unchecked = note));
+    run.unchecked.extend(unchecked);
     let built = run.stage("eBPF programs", build_ebpf::run);
     if built {
         run.stage("lints", lints);
@@ -113,6 +120,7 @@ impl Run {
         print!("{}", self.counts.table());
         self.counts.failures.iter().for_each(|name| println!("FAILED test {name}"));
         self.counts.skipped.iter().for_each(|reason| println!("skipped: {reason}"));
+        self.unchecked.iter().for_each(|what| println!("not checked: {what}"));
         self.broken.iter().for_each(|stage| println!("FAILED {stage}"));
         let skipped_in_ci = if sh::is_ci() { self.counts.skipped.len() } else { 0 };
         let failed = self.counts.failed + self.broken.len() + skipped_in_ci;

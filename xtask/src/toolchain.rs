@@ -7,9 +7,6 @@ use crate::sh;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The oldest compiler that builds this workspace (`rust-version` in Cargo.toml).
-const OLDEST: (u32, u32) = (1, 89);
-
 /// The newest LLVM whose bitcode the bpf-linker that `setup` installs can read.
 pub const LLVM: u32 = 22;
 
@@ -42,7 +39,9 @@ fn usable(rustc: PathBuf) -> Option<Toolchain> {
     let cargo = rustc.with_file_name("cargo");
     let (release, llvm) = (numbers(&version, "release: ")?, numbers(&version, "LLVM version: ")?);
     let source = Path::new(&sysroot).join("lib/rustlib/src/rust/library/core/src/lib.rs");
-    (release >= OLDEST && source.exists() && cargo.exists()).then_some(Toolchain { rustc, cargo, llvm: llvm.0 })
+    // As cargo reads `rust-version` from Cargo.toml.
+    let oldest = numbers(concat!("oldest: ", env!("CARGO_PKG_RUST_VERSION")), "oldest: ")?;
+    (release >= oldest && source.exists() && cargo.exists()).then_some(Toolchain { rustc, cargo, llvm: llvm.0 })
 }
 
 /// The first two numbers of a version in `rustc -vV`.

@@ -11,7 +11,7 @@ use std::process::Command;
 /// # Errors
 /// Where something cannot be installed, built or run, or the run itself found a broken promise.
 pub fn run(arguments: &[&str]) -> Result<()> {
-    setup::run()?;
+    setup::for_demo()?;
     build_ebpf::run()?;
     println!("building what is shown (the first time takes minutes)");
     let bins = ["--bin", "posternd", "--bin", "demo"];
