@@ -5,6 +5,7 @@
 
 mod cycles;
 mod imports;
+mod names;
 mod rust;
 
 use crate::sh::{self, Result};
@@ -60,6 +61,7 @@ pub fn run(bless: bool) -> Result<()> {
     let mut complaints: Vec<String> = files.iter().flat_map(check).collect();
     complaints.extend(contracts()?);
     complaints.extend(cycles::check(&files));
+    complaints.extend(files.iter().flat_map(names::check));
     if complaints.is_empty() {
         println!("tidy: {} files keep the rules", files.len());
         return Ok(());
