@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::envelope::Signer;
 use crate::grant::{AccessRequest, End, Grant, Header, MOST_ITEMS, PortSpec, Protocol, Source};
-use crate::keep::{Kept, Session};
 use crate::ledger::{Capacity, Event, Ledger, Record};
 use crate::policy::{Judgement, SESSIONS_MOST};
 use crate::refusal::Refusal;
+use crate::retained::{RetainedSession, Session};
 use crate::time::{Now, Seconds};
 use uuid::Uuid;
 
@@ -47,7 +47,7 @@ pub fn plan(
             let id = grant.id;
             let mut ours = vec![Event::Granted { grant }];
             let until = now.boot.plus_nanos(SESSIONS_MOST.0 * 1_000_000_000);
-            let kept: Vec<_> = sessions.iter().filter_map(|session| Kept::new(session, until)).collect();
+            let kept: Vec<_> = sessions.iter().filter_map(|session| RetainedSession::new(session, until)).collect();
             let lines = kept.chunks(MOST_IN_A_RECORD);
             ours.extend(lines.map(|kept| Event::SessionsKept { grant: id, kept: kept.to_vec() }));
             for event in &ours {

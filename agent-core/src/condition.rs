@@ -72,7 +72,7 @@ conditions! {
     HostKeys "host-keys" "the host cannot prove itself by all of its SSH host keys";
     SynCookies "syn-cookies" "SYN cookies are off: a flood of SYNs can keep people out of the API";
     SynRate "syn-rate" "the kernel does not limit how fast one source begins connections to the API";
-    KnocksUnnoted "knocks-unnoted" "denied attempts are not noted";
+    DeniedUnnoted "denied-unnoted" "denied attempts are not noted";
     ClockUntrusted "clock-untrusted" "the wall clock is not trusted: ends and starts by it are refused";
     ClockUnwatched "clock-unwatched" "posternd does not learn at once that the clock was set or the machine was restored";
     TerminalsSilent "terminals-silent" "people at terminals may not be warned before their session ends";

@@ -2,7 +2,7 @@
 //!
 //! Owns the domain types and their parsing ("parse, don't validate"): a [`Source`] cannot hold host bits, a [`PortSpec`] cannot
 //! be port 0. It never decides whether something is allowed ([`crate::policy`] does), and what becomes of a request is
-//! [`crate::life`]'s.
+//! [`crate::request`]'s.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use crate::envelope::Signer;
 use crate::key::{Address, GrantKey, TCP, UDP};
-use crate::life::EndCause;
 use crate::refusal::{Reason, Refusal};
+use crate::request::EndCause;
 use crate::time::{BootNanos, Seconds};
 
 /// The most ports or sources that one request may name.

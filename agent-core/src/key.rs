@@ -414,7 +414,7 @@ impl ObservedValue {
 /// What the map `EVENTS` (a ring buffer) carries: somebody was turned away. 24 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KnockEvent {
+pub struct DeniedEvent {
     /// [`V4`] or [`V6`].
     pub family: u8,
     /// [`TCP`] or [`UDP`].
@@ -443,7 +443,7 @@ mod tests {
         assert_eq!(size_of::<Lengths>(), 32);
         assert_eq!(size_of::<SlotUsage>(), 48);
         assert_eq!(size_of::<Address>(), 24);
-        assert_eq!(size_of::<KnockEvent>(), 24);
+        assert_eq!(size_of::<DeniedEvent>(), 24);
         assert_eq!(size_of::<Listener>(), 32);
         assert_eq!(size_of::<RefusedAt>(), 32);
         assert_eq!(size_of::<SynRate>(), 16);

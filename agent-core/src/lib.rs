@@ -24,13 +24,9 @@ pub mod envelope;
 pub mod flood;
 #[cfg(feature = "user")]
 pub mod grant;
-#[cfg(feature = "user")]
-pub mod keep;
 pub mod key;
 #[cfg(feature = "user")]
 pub mod ledger;
-#[cfg(feature = "user")]
-pub mod life;
 #[cfg(feature = "user")]
 pub mod message;
 #[cfg(feature = "user")]
@@ -47,6 +43,10 @@ pub mod rate;
 pub mod refusal;
 #[cfg(feature = "user")]
 pub mod report;
+#[cfg(feature = "user")]
+pub mod request;
+#[cfg(feature = "user")]
+pub mod retained;
 pub mod search;
 #[cfg(feature = "text")]
 pub mod services;

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::grant::Grant;
-use crate::keep::Session;
 use crate::ledger::{Event, Ledger, Record};
+use crate::retained::Session;
 use crate::time::{BootNanos, Now, Seconds};
 
 /// The shortest trial: a new session takes a moment.
@@ -77,7 +77,7 @@ pub enum Enabling {
 
 /// Which mode the host is in, since when and because of whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct ModeState {
     /// What the configuration said when it was last read.
     #[serde(default)]
     pub file: Mode,
@@ -106,12 +106,12 @@ pub fn observe_from(file: Mode, enabling: &Enabling, boot_id: Uuid) -> u64 {
 impl Ledger {
     /// Whether the host enforces, as far as is on record.
     #[must_use]
-    pub const fn standing(&self) -> &Standing {
+    pub const fn standing(&self) -> &ModeState {
         &self.standing
     }
 }
 
-impl Standing {
+impl ModeState {
     /// Whether the host only observes at `now`.
     #[must_use]
     pub fn observes(&self, now: &Now) -> bool {
@@ -249,8 +249,8 @@ mod tests {
         Now { boot: BootNanos(boot), wall: Timestamp::UNIX_EPOCH, clock: ClockState::Synchronised, boot_id: BOOT }
     }
 
-    fn standing(file: Mode, enabling: Enabling) -> Standing {
-        Standing { file, enabling, ..Standing::default() }
+    fn standing(file: Mode, enabling: Enabling) -> ModeState {
+        ModeState { file, enabling, ..ModeState::default() }
     }
 
     fn trial(boot_id: Uuid) -> Trial {
@@ -261,7 +261,7 @@ mod tests {
     fn without_a_trial_the_file_says_it() {
         assert_eq!(observe_from(Mode::Enforce, &Enabling::None, BOOT), 0);
         assert_eq!(observe_from(Mode::Observe, &Enabling::None, BOOT), 1);
-        assert!(!Standing::default().observes(&now(u64::MAX)), "nothing known is closed");
+        assert!(!ModeState::default().observes(&now(u64::MAX)), "nothing known is closed");
     }
 
     #[test]

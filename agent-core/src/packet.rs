@@ -1,6 +1,6 @@
-//! The shed's parser: from the first byte of a frame to a [`Flow`], or [`NotSure`].
+//! The prefilter's parser: from the first byte of a frame to a [`Flow`], or [`NotSure`].
 //!
-//! Owns [`Bytes`], the only door to a packet's bytes, and the few shapes that the shed is sure of. It never decides and
+//! Owns [`Bytes`], the only door to a packet's bytes, and the few shapes that the prefilter is sure of. It never decides and
 //! never guesses: whatever it does not know for certain is [`NotSure`] and goes on to the lock and the cut, which let
 //! Linux itself do the parsing (DESIGN 3).
 

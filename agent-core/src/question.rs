@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use crate::envelope::{Claims, Fingerprint, Presented, Role};
+use crate::envelope::{Claims, Fingerprint, Presented, Purpose};
 use crate::key::SynRate;
-use crate::policy::{Policy, RoleKind};
+use crate::policy::{Policy, Role};
 use crate::rate;
 use crate::refusal::{Reason, Refusal};
 use crate::time::BootNanos;
@@ -40,22 +40,29 @@ pub struct KeyToJudge {
 /// revocations admit the key, and whether the policy gives its holder a role that such a message needs. Ports and sources are not
 /// judged: that is the message's own matter.
 #[must_use]
-pub fn counts(trust: &Trust, policy: &Policy, role: Role, asked: &KeyToJudge, now: i64, clock_trusted: bool) -> bool {
+pub fn counts(
+    trust: &Trust,
+    policy: &Policy,
+    role: Purpose,
+    asked: &KeyToJudge,
+    now: i64,
+    clock_trusted: bool,
+) -> bool {
     let presented = Presented { role, key: asked.key, certificate: asked.certificate.clone() };
     let admitted = trust.admit(&presented, Moment::new(now, clock_trusted));
     admitted.is_ok_and(|signer| may_send(policy, &signer.principal, role))
 }
 
 /// Whether some role of `principal` lets them send a message of this kind at all.
-fn may_send(policy: &Policy, principal: &str, role: Role) -> bool {
-    use RoleKind::{Admin, Approver, Requester, Viewer};
-    let needed: &[RoleKind] = match role {
-        Role::Request => &[Requester],
-        Role::Approve => &[Approver, Admin],
-        Role::Admin => &[Admin],
-        Role::Read => &[Viewer, Requester, Approver, Admin],
+fn may_send(policy: &Policy, principal: &str, role: Purpose) -> bool {
+    use Role::{Admin, Approver, Requester, Viewer};
+    let needed: &[Role] = match role {
+        Purpose::Request => &[Requester],
+        Purpose::Approve => &[Approver, Admin],
+        Purpose::Admin => &[Admin],
+        Purpose::Read => &[Viewer, Requester, Approver, Admin],
         // What is one's own may be ended by somebody who has lost every role.
-        Role::Revoke => return true,
+        Purpose::Revoke => return true,
     };
     needed.iter().any(|kind| policy.holds(principal, *kind))
 }

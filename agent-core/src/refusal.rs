@@ -7,7 +7,7 @@ use std::fmt;
 /// Who stands behind a refusal, which decides how it is recorded: what an unverified peer can cause is only
 /// counted, what a verified signer asked for is a line in the journal (DESIGN 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Standing {
+pub enum Attribution {
     /// No valid signature yet: counted and summarised.
     Unverified,
     /// A trusted key signed this: recorded durably.
@@ -70,7 +70,7 @@ macro_rules! reasons {
 
             /// Whether a trusted signature had been verified when it arose.
             #[must_use]
-            pub const fn standing(self) -> Standing { match self { $(Reason::$name => Standing::$standing,)* } }
+            pub const fn standing(self) -> Attribution { match self { $(Reason::$name => Attribution::$standing,)* } }
         }
     };
 }

@@ -34,7 +34,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// The entry that its source needs, so that shed and cut look for the session at all.
+    /// The entry that its source needs, so that prefilter and cut look for the session at all.
     #[must_use]
     pub fn key(&self) -> GrantKey {
         GrantKey::new(self.peer, max_prefix(self.peer.family), self.protocol, self.port)

@@ -53,7 +53,7 @@ pub enum Exemption {
     OwnTraffic,
     /// The socket belongs to another network namespace.
     OtherNamespace,
-    /// The destination is not an address of this host (the shed).
+    /// The destination is not an address of this host (the prefilter).
     NotLocal,
     /// The host itself opened the socket's connection (the cut).
     OwnConnection,
@@ -192,7 +192,7 @@ counted! {
         /// `cgroup_skb` egress: packets from a socket.
         CutEgress = 2 "cut-egress",
         /// The prefilter (TCX or XDP): frames before the stack.
-        Shed = 3 "shed",
+        Prefilter = 3 "xdp",
     }
 }
 
@@ -209,19 +209,19 @@ counted! {
         OwnTraffic = 3 "own-traffic",
         /// Passed: the socket belongs to another network namespace.
         OtherNamespace = 4 "other-namespace",
-        /// Passed by the shed: not for an address of this host.
+        /// Passed by the prefilter: not for an address of this host.
         NotLocal = 5 "not-local",
-        /// Passed by the shed: not a shape that it is sure of.
+        /// Passed by the prefilter: not a shape that it is sure of.
         NotSure = 6 "not-sure",
         /// Passed by the cut: a TCP reset leaves, so that the other side of an ended session knows.
         ResetOut = 7 "reset-out",
         /// Dropped by the cut: the packet of a protected port shows no remote address.
         Unreadable = 8 "unreadable",
-        /// Passed: the grant is over, its established sessions are not yet, and this is one of them (the shed: may be).
+        /// Passed: the grant is over, its established sessions are not yet, and this is one of them (the prefilter: may be).
         Established = 9 "established",
         /// Dropped: the grant is over, its established sessions are not yet, and this is none of them.
         OnlyEstablished = 10 "only-established",
-        /// Dropped by the cut, or under a flood by the shed: its source begins connections to the API too fast ([`crate::rate`]).
+        /// Dropped by the cut, or under a flood by the prefilter: its source begins connections to the API too fast ([`crate::rate`]).
         SynRate = 11 "syn-rate",
         /// Passed: it would have been dropped, but the host only observes.
         Observed = 12 "observed",

@@ -9,10 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 use postern_core::grant::{AccessRequest, End, Grant, PortSpec, Protocol, Use};
 use postern_core::key::{GrantKey, max_prefix};
 use postern_core::ledger::{Action, Capacity, Event, Ledger, Record, Seen};
-use postern_core::life::{EndCause, Ending};
 use postern_core::message::MAX_MESSAGE_LIFE;
-use postern_core::policy::{Asking, Justification, Policy, PortRule, RoleKind, RoleRule};
+use postern_core::policy::{Asking, Justification, Policy, PortRule, Role, RoleRule};
 use postern_core::refusal::Reason;
+use postern_core::request::{EndCause, Ending};
 use postern_core::table::{Table, compile};
 use postern_core::time::{BootNanos, Now, Seconds};
 use postern_core::wall::ClockState;
@@ -31,8 +31,8 @@ fn rule(port: &str, allowed: Option<&[&str]>) -> PortRule {
 
 fn policy() -> Policy {
     let roles = vec![
-        RoleRule::new(RoleKind::Requester, vec!["alice".into(), "bob".into()]),
-        RoleRule::new(RoleKind::Admin, vec!["root".into()]),
+        RoleRule::new(Role::Requester, vec!["alice".into(), "bob".into()]),
+        RoleRule::new(Role::Admin, vec!["root".into()]),
     ];
     let ports = vec![rule("22/tcp", Some(&["10.0.0.0/8", "2001:db8::/32"])), rule("53/any", None)];
     Policy { ports, roles, ..Policy::default() }
@@ -140,7 +140,7 @@ fn approvals_count_other_people_in_the_approver_role() {
     let mut policy = policy();
     policy.ports[0].approvals.count = 2;
     let approve = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    policy.roles.push(RoleRule::new(RoleKind::Approver, approve(&["alice", "carol", "dan"])));
+    policy.roles.push(RoleRule::new(Role::Approver, approve(&["alice", "carol", "dan"])));
     let asked = request(1, &["22/tcp"], &["10.0.0.1/32"], 60);
     for (approvers, want) in [
         (&[][..], Some(Reason::ApprovalsMissing)),

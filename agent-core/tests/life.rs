@@ -8,9 +8,9 @@ use std::collections::{BTreeSet, HashMap};
 use jiff::SignedDuration;
 use postern_core::grant::{AccessRequest, End, Grant, Header, Use};
 use postern_core::ledger::{Event, Ledger, Record, Room, lapse};
-use postern_core::life::{EndCause, Ending, Pending, State};
-use postern_core::policy::{Asking, MAX_LEAD, Policy, PortRule, RoleKind, RoleRule};
+use postern_core::policy::{Asking, MAX_LEAD, Policy, PortRule, Role, RoleRule};
 use postern_core::refusal::Reason;
+use postern_core::request::{EndCause, Ending, Pending, State};
 use postern_core::table::compile;
 use postern_core::time::{BootNanos, Now, Seconds};
 use postern_core::wall::ClockState;
@@ -36,8 +36,8 @@ fn policy(approvals: u32) -> Policy {
     let mut rule = PortRule { max_duration: Seconds(600), ..PortRule::new("22/tcp".parse().unwrap()) };
     rule.approvals.count = approvals;
     let roles = vec![
-        RoleRule::new(RoleKind::Requester, vec!["alice".into(), "bob".into()]),
-        RoleRule::new(RoleKind::Approver, vec!["carol".into(), "dan".into(), "alice".into()]),
+        RoleRule::new(Role::Requester, vec!["alice".into(), "bob".into()]),
+        RoleRule::new(Role::Approver, vec!["carol".into(), "dan".into(), "alice".into()]),
     ];
     Policy { ports: vec![rule], roles, ..Policy::default() }
 }

@@ -3,9 +3,9 @@
 mod support;
 
 use postern_core::grant::Grant;
-use postern_core::keep::{Kept, Session};
 use postern_core::ledger::{Event, Ledger, Record};
 use postern_core::mode::{Mode, Trial, observe_from, way_in};
+use postern_core::retained::{RetainedSession, Session};
 use postern_core::time::{BootNanos, Now};
 use support::{S, now, signer};
 use uuid::Uuid;
@@ -115,7 +115,7 @@ fn only_a_new_session_under_a_live_signed_grant_proves_a_way_in() {
         apply(&mut ledger, Event::Granted { grant }, &at);
     }
     let before = session(7, 22, "192.0.2.3");
-    let kept = vec![Kept::new(&before, BootNanos(1000 * S)).unwrap()];
+    let kept = vec![RetainedSession::new(&before, BootNanos(1000 * S)).unwrap()];
     apply(&mut ledger, Event::SessionsKept { grant: Uuid::from_u128(1), kept }, &at);
     let others = [
         before,

@@ -1,7 +1,7 @@
 //! A broken trust file takes trust away, and gives none.
 
 use jiff::tz::TimeZone;
-use postern_core::envelope::{Role, Signer};
+use postern_core::envelope::{Purpose, Signer};
 use postern_core::trust::{Remains, Revocations, Trust};
 use proptest::prelude::*;
 
@@ -32,7 +32,7 @@ fn signer(name: &str, n: u8) -> Signer {
     Signer { principal: name.to_owned(), fingerprint, certificate: None }
 }
 
-fn trusts(trust: &Trust, name: &str, n: u8, role: Role) -> bool {
+fn trusts(trust: &Trust, name: &str, n: u8, role: Purpose) -> bool {
     trust.trusts(&signer(name, n), role, 1_781_524_800, true)
 }
 
@@ -60,7 +60,7 @@ fn what_a_broken_file_takes_away_and_what_it_does_not() {
         let broken = Remains::of(filled(text).as_bytes(), None);
         assert!(!broken.errors().is_empty(), "{text}");
         let limited = last.limited_by(&broken);
-        let may = [("a", 1), ("b", 2), ("c", 3), ("d", 4)].map(|(name, n)| trusts(&limited, name, n, Role::Request));
+        let may = [("a", 1), ("b", 2), ("c", 3), ("d", 4)].map(|(name, n)| trusts(&limited, name, n, Purpose::Request));
         assert_eq!(may, expected, "{text}");
         let missing = broken.missing(&last).count();
         assert_eq!(limited.len() + missing, 3, "{text}");
@@ -77,7 +77,7 @@ fn what_a_broken_file_takes_away_and_what_it_does_not() {
 fn a_second_broken_file_gives_nothing_back() {
     let once = good("a K1\nb K2\n").limited_by(&Remains::of(filled("a K1\n?\n").as_bytes(), None));
     let twice = once.limited_by(&Remains::of(filled("a K1\nb K2\n?\n").as_bytes(), None));
-    assert!(trusts(&twice, "a", 1, Role::Request) && !trusts(&twice, "b", 2, Role::Request));
+    assert!(trusts(&twice, "a", 1, Purpose::Request) && !trusts(&twice, "b", 2, Purpose::Request));
 }
 
 #[test]
@@ -87,11 +87,11 @@ fn a_broken_list_of_revoked_keys_revokes_what_can_be_read_of_it() {
     let broken = revoked("K2\nnonsense\n");
     assert!(broken.error().is_some_and(|error| error.line == 2));
     let now = last.also_revoking(broken);
-    let may = [("a", 1), ("b", 2), ("c", 3)].map(|(name, n)| trusts(&now, name, n, Role::Request));
+    let may = [("a", 1), ("b", 2), ("c", 3)].map(|(name, n)| trusts(&now, name, n, Purpose::Request));
     assert_eq!(may, [false, false, true]);
     // A broken trust file leaves the revocations as they are.
     let both = now.limited_by(&Remains::of(filled("a K1\nb K2\nc K3\n?").as_bytes(), None));
-    assert!(!trusts(&both, "a", 1, Role::Request) && trusts(&both, "c", 3, Role::Request));
+    assert!(!trusts(&both, "a", 1, Purpose::Request) && trusts(&both, "c", 3, Purpose::Request));
 }
 
 proptest! {
@@ -110,7 +110,7 @@ proptest! {
         let zone = TimeZone::UTC;
         let limited = last.limited_by(&Remains::of(broken.as_bytes(), Some(&zone)));
         for (name, n) in [("a", 1), ("a", 2), ("b", 3), ("b", 4), ("a", 5), ("b", 5)] {
-            for role in Role::ALL {
+            for role in Purpose::ALL {
                 prop_assert!(!trusts(&limited, name, n, role) || trusts(&last, name, n, role), "{} {}", name, broken);
             }
         }

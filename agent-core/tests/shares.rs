@@ -5,9 +5,9 @@ mod support;
 use postern_core::envelope::Signer;
 use postern_core::grant::{AccessRequest, Grant, Use};
 use postern_core::ledger::{Capacity, Event, Ledger, Record, Room, Seen};
-use postern_core::life::{EndCause, Ending};
-use postern_core::policy::{Policy, PortRule, RoleKind, RoleRule};
+use postern_core::policy::{Policy, PortRule, Role, RoleRule};
 use postern_core::refusal::Reason;
+use postern_core::request::{EndCause, Ending};
 use postern_core::time::{Now, Seconds};
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ impl Story {
     fn new() -> Self {
         let people = vec!["alice".into(), "bob".into()];
         let rule = PortRule { max_duration: Seconds(600), ..PortRule::new("22/tcp".parse().unwrap()) };
-        let roles = vec![RoleRule::new(RoleKind::Requester, people)];
+        let roles = vec![RoleRule::new(Role::Requester, people)];
         let policy = Policy { ports: vec![rule], roles, ..Policy::default() };
         Self { ledger: Ledger::default(), policy, records: Vec::new() }
     }

@@ -1,4 +1,4 @@
-//! Postern's kernel programs: the lock, the cut and the shed (DESIGN 3).
+//! Postern's kernel programs: the lock, the cut and the prefilter (DESIGN 3).
 //!
 //! Owns how each hook learns {protocol, port, source} of a packet, and what its verdict means there. It never decides:
 //! [`postern_core::verdict::decide`] does, for all of them.
@@ -9,7 +9,7 @@ mod cut;
 mod lock;
 mod maps;
 mod own;
-mod shed;
+mod prefilter;
 mod sockets;
 mod vrf;
 

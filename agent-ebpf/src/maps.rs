@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use postern_core::{
     key::{
-        Address, FlowValue, GrantKey, GrantValue, KnockEvent, Lengths, Listener, ObservedValue, PROTECTED_WORDS,
+        Address, DeniedEvent, FlowValue, GrantKey, GrantValue, Lengths, Listener, ObservedValue, PROTECTED_WORDS,
         RefusedAt, SlotUsage, SynRate, UDP, V4, max_prefix, protected_bit,
     },
     own::{MOST_MET, nobody},
@@ -43,7 +43,7 @@ static LISTENERS: HashMap<Listener, SynRate> = HashMap::with_max_entries(64, 0);
 static BUCKETS: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
 /// The same for the prefilter. Its buckets are its own, so that no SYN is counted twice in one bucket.
 #[map]
-static SHED_BUCKETS: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
+static XDP_BUCKETS: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
 /// Where lock and cut refused a new TCP connection last. LRU: the prefilter drops nothing where an entry is missing.
 #[map]
 static REFUSED: LruHashMap<RefusedAt, u64> = LruHashMap::with_max_entries(4096, 0);
@@ -55,17 +55,17 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT,
 /// The loader sets the size.
 #[map]
 static USAGE: PerCpuArray<SlotUsage> = PerCpuArray::with_max_entries(1024, 0);
-/// [`KnockEvent`]s. A full buffer loses knocks, never packets.
+/// [`DeniedEvent`]s. A full buffer loses denied attempts, never packets.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
-/// Per CPU: the present window and the knocks reported in it.
+/// Per CPU: the present window and the denied attempts reported in it.
 #[map]
-static KNOCK_WINDOW: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
+static DENIED_WINDOW: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 
 /// From when on what is refused passes all the same (`CLOCK_BOOTTIME` in nanoseconds); 0: never.
 #[map]
 static OBSERVE_FROM: Array<u64> = Array::with_max_entries(1, 0);
-/// What would have been dropped, by source and port. LRU: no decision asks it, and whoever knocks under many names displaces
+/// What would have been dropped, by source and port. LRU: no decision asks it, and a sender that forges sources displaces
 /// counts, not grants.
 #[map]
 static OBSERVED: LruPerCpuHashMap<GrantKey, ObservedValue> = LruPerCpuHashMap::with_max_entries(4096, 0);
@@ -87,8 +87,8 @@ const TRUSTED_NS: u64 = 1_000_000_000;
 
 /// A window is this power of two of jiffies: 0.13 s at 1000 Hz, 1.3 s at 100 Hz.
 const WINDOW_SHIFT: u32 = 7;
-/// Knocks reported in a window by each CPU. A flood costs a counter then, not an event.
-const KNOCKS_PER_WINDOW: u64 = 16;
+/// Denied attempts reported in a window by each CPU. A flood costs a counter then, not an event.
+const DENIED_PER_WINDOW: u64 = 16;
 
 /// The decision's view of the maps, with what only the hook can know: why a packet is none of our business, and its session.
 pub struct Maps<E, S>(pub E, pub S);
@@ -200,7 +200,7 @@ impl<const PREFILTER: bool> Buckets for Limits<PREFILTER> {
     #[inline(always)]
     fn take(&self, source: Address, rate: SynRate) -> bool {
         let now = now();
-        let buckets = if PREFILTER { &SHED_BUCKETS } else { &BUCKETS };
+        let buckets = if PREFILTER { &XDP_BUCKETS } else { &BUCKETS };
         let Some(bucket) = buckets.get_ptr_mut(&source) else {
             // Where there is no room the source goes uncounted.
             let _ = take(rate, 0, now).map(|full_at| buckets.insert(&source, &full_at, 0));
@@ -314,13 +314,13 @@ pub fn used(slot: u32, now: u64, bytes: u64, inwards: bool) {
 }
 
 /// The last word on a packet that the decision refuses: dropped and reported, unless the host only observes. Then it passes,
-/// and is counted for its source. What the shed passes the other two will see, so it counts for nobody there.
+/// and is counted for its source. What the prefilter passes the other two will see, so it counts for nobody there.
 #[inline(always)]
 pub fn refuse(table: &impl Table, hook: Hook, fate: Fate, protocol: u8, port: u16, source: Address) -> Fate {
     let Some(now) = observed_at(table) else {
-        // What leaves is the host's own doing, not a knock.
+        // What leaves is the host's own doing, not a denied attempt.
         if hook as u8 != Hook::CutEgress as u8 {
-            knock(hook, fate, protocol, port, source);
+            report(hook, fate, protocol, port, source);
         }
         return fate;
     };
@@ -353,11 +353,11 @@ fn observed(hook: Hook, protocol: u8, port: u16, source: Address, now: u64) {
 
 /// Reports that somebody was turned away, unless this CPU has reported enough of late.
 #[inline(always)]
-fn knock(hook: Hook, fate: Fate, protocol: u8, port: u16, source: Address) {
+fn report(hook: Hook, fate: Fate, protocol: u8, port: u16, source: Address) {
     if !within_rate() {
         return;
     }
-    let event = KnockEvent {
+    let event = DeniedEvent {
         family: source.family,
         protocol,
         hook: hook as u8,
@@ -366,15 +366,15 @@ fn knock(hook: Hook, fate: Fate, protocol: u8, port: u16, source: Address) {
         zero: [0; 2],
         source: source.bytes(),
     };
-    // A full buffer loses the knock; the counter has it.
-    let _ = EVENTS.output::<KnockEvent>(&event, 0);
+    // A full buffer loses the denied attempt; the counter has it.
+    let _ = EVENTS.output::<DeniedEvent>(&event, 0);
 }
 
 #[inline(always)]
 fn within_rate() -> bool {
     // SAFETY: the helper takes nothing and cannot fail.
     let window = unsafe { bpf_jiffies64() } >> WINDOW_SHIFT;
-    let Some(state) = KNOCK_WINDOW.get_ptr_mut(0) else {
+    let Some(state) = DENIED_WINDOW.get_ptr_mut(0) else {
         return false;
     };
     // SAFETY: this CPU's own value of a per-CPU map.
@@ -383,5 +383,5 @@ fn within_rate() -> bool {
         *state = [window, 0];
     }
     state[1] += 1;
-    state[1] <= KNOCKS_PER_WINDOW
+    state[1] <= DENIED_PER_WINDOW
 }

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use postern_agent::keeper;
-use postern_agent::offline::{self, Question};
-use postern_agent::privilege;
-use postern_agent::run::{self, Failure};
+use postern_agent::commands::offline::{self, Question};
+use postern_agent::commands::run::{self, Failure};
+use postern_agent::sandbox::helper;
+use postern_agent::sandbox::privilege;
 use postern_core::text;
 
 /// Keeps management ports closed in the kernel and opens them for signed grants.
@@ -58,7 +58,7 @@ enum Command {
     Audit(Audit),
     /// The part of `run` that stays root; `run` starts it.
     #[command(hide = true)]
-    Keeper,
+    Helper,
 }
 
 #[derive(Subcommand)]
@@ -115,8 +115,8 @@ fn main() -> ExitCode {
         },
         Command::Early(ConfigFile { config }) => run::early(&config),
         Command::Unlock(ConfigFile { config }) => run::unlock(&config),
-        Command::Keeper => {
-            keeper::serve().map_err(|error| Failure::Usage(format!("`posternd run` starts this by itself: {error}")))
+        Command::Helper => {
+            helper::serve().map_err(|error| Failure::Usage(format!("`posternd run` starts this by itself: {error}")))
         }
         Command::Audit(Audit::Export { file, since }) => run::export(&file.config, since),
     };

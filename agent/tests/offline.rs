@@ -129,7 +129,7 @@ Host
   longest grant  8h
   requests       wait 30m for approvals
   API            /run/postern/posternd.sock, [::]:7322 (TLS)
-  shed           auto
+  xdp           auto
 
 Ports, closed without a grant
   22/tcp ssh     up to 2h, from 10.0.0.0/8, 192.0.2.0/24

@@ -7,7 +7,7 @@ use crate::{
     console::Console,
     failure::{Failure, Kind, Result},
     known_hosts::{KnownHost, KnownHosts, Recalled},
-    proof::{Fault, Standing},
+    proof::{Fault, HostTrust},
     state,
     tls::Fingerprint,
 };
@@ -39,7 +39,7 @@ pub struct Shown<'a> {
     /// Of its certificate.
     pub fingerprint: Fingerprint,
     /// What its proof is worth.
-    pub standing: Standing,
+    pub standing: HostTrust,
     /// Why it proves nothing, where the host says that.
     pub explanation: Option<&'a str>,
 }
@@ -69,7 +69,7 @@ async fn without_memory(trust: &Trust, shown: Shown<'_>, why: &str, console: Con
             )
             .next("ask the host's administrator for the fingerprint; nothing was sent"));
         }
-        None if !matches!(shown.standing, Standing::Proven(_)) => {
+        None if !matches!(shown.standing, HostTrust::Proven(_)) => {
             let unknown = format!("{why}. So it is not known which TLS key you trusted");
             return ask_once(trust, shown, &unknown, console).await;
         }
@@ -115,16 +115,16 @@ async fn decide(
             }
             Ok(())
         }
-        (None, None) if matches!(shown.standing, Standing::Proven(_)) => Ok(()),
+        (None, None) if matches!(shown.standing, HostTrust::Proven(_)) => Ok(()),
         // Who is in the middle can leave out the proof; that must not be enough.
-        (_, None) if trust.accept_new && matches!(shown.standing, Standing::Unproven(_)) => Err(not_proven(shown)),
+        (_, None) if trust.accept_new && matches!(shown.standing, HostTrust::Unproven(_)) => Err(not_proven(shown)),
         // A host that cannot be remembered would be new each time, whoever answers.
         (_, None) if trust.accept_new => match record(store, shown, console, "as --accept-new says") {
             Err(failure) => ask_once(trust, shown, &failure.message, console).await,
             Ok(()) => Ok(()),
         },
         (_, None) if console.can_ask() => ask(store, shown, console).await,
-        (_, None) if matches!(shown.standing, Standing::Unproven(_)) => Err(not_proven(shown)),
+        (_, None) if matches!(shown.standing, HostTrust::Unproven(_)) => Err(not_proven(shown)),
         (_, None) => Err(not_known(shown)),
     }
 }
@@ -156,14 +156,14 @@ fn note_labels(store: &KnownHosts, shown: Shown<'_>, known: Option<&KnownHost>, 
 
 async fn ask(store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<()> {
     let warning = match shown.standing {
-        Standing::Unproven(Some(Fault::Command)) => {
+        HostTrust::Unproven(Some(Fault::Command)) => {
             format!("{}, and it may revoke the host's key", Fault::Command)
         }
-        Standing::Unproven(_) => {
+        HostTrust::Unproven(_) => {
             let why = reason(shown).map(|why| format!("{why}. ")).unwrap_or_default();
             format!("{why}Your ssh known_hosts has a key or an authority for it, but it does not prove to be that host")
         }
-        Standing::Unknown | Standing::Proven(_) => String::new(),
+        HostTrust::Unknown | HostTrust::Proven(_) => String::new(),
     };
     if !console.ask(question(shown, &warning, "Trust it from now on?")).await? {
         return Err(Failure::new(
@@ -200,15 +200,15 @@ fn record(store: &KnownHosts, shown: Shown<'_>, console: Console, why: &str) -> 
 /// Why it proves nothing: ssh's reason first, then the host's own.
 fn reason(shown: Shown<'_>) -> Option<String> {
     match shown.standing {
-        Standing::Unproven(Some(fault)) => Some(fault.to_string()),
-        Standing::Unproven(None) => shown.explanation.map(str::to_owned),
-        Standing::Unknown | Standing::Proven(_) => None,
+        HostTrust::Unproven(Some(fault)) => Some(fault.to_string()),
+        HostTrust::Unproven(None) => shown.explanation.map(str::to_owned),
+        HostTrust::Unknown | HostTrust::Proven(_) => None,
     }
 }
 
 fn not_proven(shown: Shown<'_>) -> Failure {
     let Shown { address, fingerprint, .. } = shown;
-    if shown.standing == Standing::Unproven(Some(Fault::Command)) {
+    if shown.standing == HostTrust::Unproven(Some(Fault::Command)) {
         let message = format!(
             "{}, and the command may revoke the key of {address}; the host that answers shows {fingerprint}",
             Fault::Command
@@ -278,7 +278,7 @@ mod tests {
 
     fn shown(certificate: &[u8], host_id: &'static str) -> Shown<'static> {
         let fingerprint = Fingerprint::of(certificate);
-        Shown { address: "vm1:7322", host_id, fingerprint, standing: Standing::Unknown, explanation: None }
+        Shown { address: "vm1:7322", host_id, fingerprint, standing: HostTrust::Unknown, explanation: None }
     }
 
     fn store() -> (tempfile::TempDir, KnownHosts) {
@@ -305,11 +305,11 @@ mod tests {
     async fn a_proof_needs_no_flag_and_a_missing_one_is_not_accepted_unseen() {
         let (_directory, store) = store();
         let accept = Trust { accept_new: true, fingerprint: None };
-        let key = Standing::Proven(ssh_key::Fingerprint::Sha256([7; 32]));
+        let key = HostTrust::Proven(ssh_key::Fingerprint::Sha256([7; 32]));
         let proven = Shown { standing: key, ..shown(b"one", "a") };
         settle(&Trust::default(), &store, proven, CONSOLE).await.unwrap();
         assert_eq!(store.find("vm1:7322").unwrap(), Recalled::Nothing, "nothing is pinned");
-        let unproven = Shown { standing: Standing::Unproven(None), ..shown(b"one", "a") };
+        let unproven = Shown { standing: HostTrust::Unproven(None), ..shown(b"one", "a") };
         assert_eq!(settle(&accept, &store, unproven, CONSOLE).await.unwrap_err().kind, Kind::Identity);
         let named = Trust { fingerprint: Some(Fingerprint::of(b"one")), accept_new: false };
         settle(&named, &store, unproven, CONSOLE).await.unwrap();
@@ -336,7 +336,7 @@ mod tests {
     /// No file can be written or read, and nobody is there to ask.
     #[tokio::test]
     async fn without_a_memory_only_what_ssh_knows_or_the_person_names_is_trusted() {
-        let key = Standing::Proven(ssh_key::Fingerprint::Sha256([7; 32]));
+        let key = HostTrust::Proven(ssh_key::Fingerprint::Sha256([7; 32]));
         let file = tempfile::NamedTempFile::new().unwrap();
         let unreadable = tempfile::tempdir().unwrap();
         std::fs::create_dir(unreadable.path().join("known_hosts.toml")).unwrap();
@@ -346,12 +346,12 @@ mod tests {
             for (accept_new, fingerprint, standing, trusted) in [
                 (false, None, key, true),
                 (true, None, key, true),
-                (false, Some(Fingerprint::of(b"one")), Standing::Unknown, true),
-                (false, Some(Fingerprint::of(b"two")), Standing::Unknown, false),
+                (false, Some(Fingerprint::of(b"one")), HostTrust::Unknown, true),
+                (false, Some(Fingerprint::of(b"two")), HostTrust::Unknown, false),
                 (false, Some(Fingerprint::of(b"two")), key, false),
-                (true, None, Standing::Unknown, false),
-                (false, None, Standing::Unknown, false),
-                (true, None, Standing::Unproven(None), false),
+                (true, None, HostTrust::Unknown, false),
+                (false, None, HostTrust::Unknown, false),
+                (true, None, HostTrust::Unproven(None), false),
             ] {
                 let shown = Shown { standing, ..shown(b"one", "a") };
                 let settled = settle(&Trust { accept_new, fingerprint }, &store, shown, CONSOLE).await;

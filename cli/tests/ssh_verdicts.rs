@@ -14,7 +14,7 @@ use std::{
 };
 
 use postern_cli::{
-    proof::{self, NAMESPACE, Standing},
+    proof::{self, HostTrust, NAMESPACE},
     ssh_hosts::{Known, config::Config},
     statement::Statement,
     tls::Fingerprint,
@@ -408,8 +408,8 @@ impl Scene {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let tls = Fingerprint::of(b"certificate");
         match runtime.block_on(proof::judge(case.host, &self.answer(case, tls), &said(tls), &known, now)) {
-            Ok(Standing::Proven(_)) => Trusted,
-            Ok(Standing::Unknown | Standing::Unproven(_)) => New,
+            Ok(HostTrust::Proven(_)) => Trusted,
+            Ok(HostTrust::Unknown | HostTrust::Unproven(_)) => New,
             Err(failure) if failure.message.contains("REMOTE HOST IDENTIFICATION HAS CHANGED") => Changed,
             Err(failure) if failure.message.contains("REVOKED HOST KEY DETECTED") => Revoked,
             Err(failure) if failure.message.contains("RevokedHostKeys") => Broken,

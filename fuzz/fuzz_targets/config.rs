@@ -12,7 +12,7 @@ mod written;
 use std::collections::BTreeSet;
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
-use postern_agent::config::{Closing, Config, Problem, Shed};
+use postern_agent::config::{Closing, Config, PrefilterConfig, Problem};
 use postern_core::envelope::MOST_SIGNATURES;
 use postern_core::key::TCP;
 use postern_core::policy::{MAX_DURATION_RANGE, MAX_PENDING_TTL, OnExpiry, PortRule, SESSIONS_MOST};
@@ -81,7 +81,7 @@ fn accepted(config: &Config) {
     let paths = [&config.state_dir, &config.trust_file, &config.ssh_host_keys, &config.pin_dir, &config.api.unix];
     let others = [&config.revoked_keys, &config.cgroup];
     assert!(paths.into_iter().chain(others.into_iter().flatten()).all(|path| path.is_absolute()));
-    if let Shed::List(names) | Shed::Xdp(names, _) = &config.shed {
+    if let PrefilterConfig::List(names) | PrefilterConfig::Xdp(names, _) = &config.xdp {
         assert!(names.iter().all(|name| !name.trim().is_empty()));
     }
 }

@@ -31,12 +31,13 @@ use jiff::Timestamp;
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use postern_agent::config::Config;
 use postern_agent::engine::SignedBytes;
-use postern_agent::wire;
-use postern_core::envelope::{Envelope, Role, SshSig, Verified, dearmor, verify, verify_approval};
+use postern_agent::grpc::convert;
+use postern_agent::payload::access;
+use postern_core::envelope::{Envelope, Purpose, SshSig, Verified, dearmor, verify, verify_approval};
 use postern_core::grant::{AccessRequest, End, Grant, Header};
 use postern_core::ledger::{Capacity, Ledger};
 use postern_core::message::{self, CHALLENGE_LIFE, Freshness, MAX_MESSAGE_LIFE, Showing};
-use postern_core::policy::{Asking, Policy, PortRule, RoleKind};
+use postern_core::policy::{Asking, Policy, PortRule, Role};
 use postern_core::time::{BootNanos, Now};
 use postern_core::trust::Trust;
 use postern_proto::{payload_type, v1};
@@ -73,11 +74,11 @@ fuzz_target!(|input: &[u8]| {
             let signatures = signatures.iter().take(4).map(|byte| v1::Signature { sshsig: signers::named(*byte) });
             let signatures = signatures.collect();
             let message = v1::SignedMessage { payload: payload.into_bytes(), payload_type, signatures };
-            whole_way(wire::signed_bytes(message), *settings);
+            whole_way(convert::signed_bytes(message), *settings);
         }
         (b'p', Some((settings, bytes))) => {
             let Ok(request) = v1::RequestAccessRequest::decode(bytes) else { return };
-            let Ok(message) = wire::signed(request.message) else { return };
+            let Ok(message) = convert::signed(request.message) else { return };
             whole_way(message, *settings);
         }
         (b't', Some((settings, text))) => {
@@ -88,7 +89,7 @@ fuzz_target!(|input: &[u8]| {
                 payload_type: type_of(*settings).to_owned(),
                 signatures: signatures.split(' ').map(|text| v1::Signature { sshsig: text.to_owned() }).collect(),
             };
-            whole_way(wire::signed_bytes(message), *settings);
+            whole_way(convert::signed_bytes(message), *settings);
         }
         _ => {}
     }
@@ -147,30 +148,30 @@ fn whole_way(message: SignedBytes, settings: u8) {
         signatures: message.signatures.iter().map(String::as_str).collect(),
     };
     if let Ok(approved) = verify_approval(&envelope, &TRUST, now.wall.as_second(), now.clock.knows_windows()) {
-        assert_eq!((approved.role, approved.signers.len(), &message.payload_type[..]), (Role::Approve, 1, REQUEST));
+        assert_eq!((approved.role, approved.signers.len(), &message.payload_type[..]), (Purpose::Approve, 1, REQUEST));
         have_signed(&message.payload, &approved, &who);
     }
     let Ok(verified) = verify(&envelope, &TRUST, now.wall.as_second(), now.clock.knows_windows()) else { return };
-    assert_eq!(Some(verified.role), Role::of_payload_type(&message.payload_type));
+    assert_eq!(Some(verified.role), Purpose::of_payload_type(&message.payload_type));
     have_signed(&message.payload, &verified, &who);
     match verified.role {
-        Role::Request => request(&message.payload, &verified, &now),
-        Role::Revoke => {
-            if let Ok(revocation) = wire::revoke_request(&message.payload) {
+        Purpose::Request => request(&message.payload, &verified, &now),
+        Purpose::Revoke => {
+            if let Ok(revocation) = access::revoke_request(&message.payload) {
                 fresh(&revocation.header, Showing::Once, &now, &told(&message.payload));
             }
         }
-        Role::Read => {
-            if let Ok(header) = wire::read_request(&message.payload) {
+        Purpose::Read => {
+            if let Ok(header) = access::read_request(&message.payload) {
                 fresh(&header, Showing::Repeated, &now, &told(&message.payload));
             }
         }
-        Role::Approve | Role::Admin => panic!("no payload has this role"),
+        Purpose::Approve | Purpose::Admin => panic!("no payload has this role"),
     }
 }
 
 /// Each signer has signed this payload, in the role that counts, and counts once.
-fn have_signed(payload: &[u8], verified: &Verified, who: &BTreeSet<(Role, String)>) {
+fn have_signed(payload: &[u8], verified: &Verified, who: &BTreeSet<(Purpose, String)>) {
     let people: BTreeSet<_> = verified.signers.iter().map(|signer| &signer.principal).collect();
     assert_eq!(people.len(), verified.signers.len(), "somebody counts twice");
     // The seeds hold real signatures over this payload.
@@ -178,7 +179,7 @@ fn have_signed(payload: &[u8], verified: &Verified, who: &BTreeSet<(Role, String
         return;
     }
     for (at, signer) in verified.signers.iter().enumerate() {
-        let role = if at == 0 { verified.role } else { Role::Approve };
+        let role = if at == 0 { verified.role } else { Purpose::Approve };
         assert!(who.contains(&(role, signer.principal.clone())), "{signer:?} has not signed as {role:?}: {who:?}");
     }
 }
@@ -227,7 +228,7 @@ fn moment(told: &Value, names: &[&str]) -> Option<Timestamp> {
 }
 
 fn request(payload: &[u8], verified: &Verified, now: &Now) {
-    let Ok(request) = wire::access_request(payload) else { return };
+    let Ok(request) = access::access_request(payload) else { return };
     let told = told(payload);
     as_told(&request, &told);
     if !fresh(&request.header, Showing::Once, now, &told) {
@@ -278,7 +279,7 @@ fn seconds(told: &Value) -> Option<u64> {
 }
 
 fn granted(grant: &Grant, request: &AccessRequest, complete: bool, now: &Now) {
-    assert!(POLICY.holds(&grant.signer.principal, RoleKind::Requester));
+    assert!(POLICY.holds(&grant.signer.principal, Role::Requester));
     assert_eq!((&grant.ports, &grant.sources), (&request.ports, &request.sources));
     assert!(grant.starts_boot >= now.boot && grant.expires_boot > grant.starts_boot, "{grant:?}");
     let length = grant.expires_boot.0 - grant.starts_boot.0;

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use postern_agent::links::{Link, LinkState};
+use postern_agent::system::links::{Link, LinkState};
 
 /// What the accepted messages of a datagram add up to: each with its type and what is behind its header.
 pub fn state(messages: &[(u16, &[u8])]) -> LinkState {

@@ -18,10 +18,10 @@ use libfuzzer_sys::fuzz_target;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_sock_diag::SockDiagMessage;
-use postern_agent::config::Shed;
-use postern_agent::links::{LinkState, shed_targets};
-use postern_agent::netlink::{Socket, take};
-use postern_agent::translations::read;
+use postern_agent::config::PrefilterConfig;
+use postern_agent::system::links::{LinkState, prefilter_targets};
+use postern_agent::system::netlink::{Socket, take};
+use postern_agent::system::translations::read;
 
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -137,9 +137,10 @@ fn routes(datagram: &[u8]) {
     let state = LinkState::of(&links, &addresses, &routes);
     assert_eq!(state, links_twin::state(&read));
     let ethernet = |index: u32| state.links.iter().any(|link| link.index == index && link.ethernet);
-    let auto = shed_targets(&Shed::Auto, &state);
-    let all = shed_targets(&Shed::List(state.links.iter().map(|link| link.name.clone()).collect()), &state);
-    assert!(all.iter().all(|(index, _)| ethernet(*index)), "a shed on a device without an Ethernet header");
-    assert!(auto.iter().all(|target| all.contains(target)), "a shed that no list could ask for");
-    assert!(shed_targets(&Shed::Off, &state).is_empty());
+    let auto = prefilter_targets(&PrefilterConfig::Auto, &state);
+    let all =
+        prefilter_targets(&PrefilterConfig::List(state.links.iter().map(|link| link.name.clone()).collect()), &state);
+    assert!(all.iter().all(|(index, _)| ethernet(*index)), "a xdp on a device without an Ethernet header");
+    assert!(auto.iter().all(|target| all.contains(target)), "a xdp that no list could ask for");
+    assert!(prefilter_targets(&PrefilterConfig::Off, &state).is_empty());
 }

@@ -1,4 +1,4 @@
-//! Any frame meets any table: the parser, the shed's verdict and that of lock and cut against twins that share nothing with them.
+//! Any frame meets any table: the parser, the prefilter's verdict and that of lock and cut against twins that share nothing with them.
 //!
 //! A byte says how many entries follow, eight bytes each; then come a byte of settings and the frame. Entries are made from the
 //! frame's own flow, so that they concern it.
@@ -16,7 +16,7 @@ use libfuzzer_sys::fuzz_target;
 use postern_core::key::{Address, FlowValue, GrantKey, GrantValue, Listener, SynRate, TCP, UDP, max_prefix};
 use postern_core::packet::{Flow, parse_ethernet};
 use postern_core::rate::{Buckets, is_too_fast};
-use postern_core::table::{Entry, Flow as Kept, Table};
+use postern_core::table::{Entry, Flow as RetainedSession, Table};
 use postern_core::verdict::{Exemption, Fate, Session, Table as View, Verdict, decide, observed_at};
 use twin::{Host, World, ip, twin_flow};
 
@@ -32,10 +32,10 @@ fuzz_target!(|input: &[u8]| {
     let flow = parse_ethernet(frame).ok();
     let told = flow.map(|flow| (flow.protocol, flow.port, ip(flow.source), ip(flow.destination)));
     assert_eq!(told, twin_flow(frame), "the parsers differ");
-    // What is not sure passes the shed.
+    // What is not sure passes the prefilter.
     let Some(flow) = flow else { return };
     let (world, torn) = world(&flow, entries, settings);
-    shed(&world, &torn, &flow);
+    xdp(&world, &torn, &flow);
     lock_and_cut(&world, &torn, &flow);
     assert_eq!(flow.flags, twin_flags(frame, flow.protocol), "TCP's flags of {frame:?}");
     // An API at every address, or at one, in whose buckets there is nothing.
@@ -96,7 +96,7 @@ fn world(flow: &Flow, entries: &[u8], settings: u8) -> (World, BTreeSet<GrantKey
             torn.insert(key);
         }
         if shape & 16 != 0 {
-            let kept = Kept { protocol, port, peer: source, until_boot_ns: u64::from(until % 17) };
+            let kept = RetainedSession { protocol, port, peer: source, until_boot_ns: u64::from(until % 17) };
             table.flows.insert(u64::from(cookie % 4), kept);
         }
         if shape & 32 != 0 {
@@ -131,12 +131,12 @@ fn whole(world: &World, torn: &BTreeSet<GrantKey>) -> World {
     World { table, local: world.local.clone(), now: world.now }
 }
 
-/// The shed drops what is protected, for an address of the host, and covered by nothing that lives; nothing else.
-fn shed(world: &World, torn: &BTreeSet<GrantKey>, flow: &Flow) {
+/// The prefilter drops what is protected, for an address of the host, and covered by nothing that lives; nothing else.
+fn xdp(world: &World, torn: &BTreeSet<GrantKey>, flow: &Flow) {
     let maps = Maps { host: world.view(flow), torn };
     let verdict = decide(&maps, flow.protocol, flow.port, flow.source);
     let drops = flow.begins() && verdict.fate().is_some_and(|fate| !fate.passes()) && observed_at(&maps).is_none();
-    assert_eq!(drops, whole(world, torn).twin_drops(flow), "the shed: {verdict:?} for {flow:?} in {world:?}, {torn:?}");
+    assert_eq!(drops, whole(world, torn).twin_drops(flow), "the xdp: {verdict:?} for {flow:?} in {world:?}, {torn:?}");
     if drops {
         assert!(world.local.contains(&ip(flow.destination)), "not for this host");
         assert!(world.table.protected.contains(&(flow.protocol, flow.port)), "not protected");

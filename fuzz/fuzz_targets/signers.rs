@@ -5,12 +5,12 @@
 use std::collections::BTreeSet;
 
 use postern_agent::engine::SignedBytes;
-use postern_core::envelope::Role;
+use postern_core::envelope::Purpose;
 
 use crate::{host, valid};
 
 /// `message` with real signatures in their places, and who really signed: role and person.
-pub fn signed(mut message: SignedBytes) -> (SignedBytes, BTreeSet<(Role, String)>) {
+pub fn signed(mut message: SignedBytes) -> (SignedBytes, BTreeSet<(Purpose, String)>) {
     let mut who = BTreeSet::new();
     // No more than that is ever looked at.
     for text in message.signatures.iter_mut().take(16) {
@@ -35,7 +35,7 @@ pub fn signed(mut message: SignedBytes) -> (SignedBytes, BTreeSet<(Role, String)
 
 /// A place for a signature.
 struct Place {
-    role: Role,
+    role: Purpose,
     seed: u8,
     key: Key,
     /// Over other bytes.
@@ -58,7 +58,7 @@ fn place(text: &str) -> Option<Place> {
         _ => (Key::Plain, text),
     };
     let &[b'@', role, seed @ b'1'..=b'5'] = text.as_bytes() else { return None };
-    let role = Role::ALL.into_iter().zip(*b"ravxd").find(|(_, letter)| *letter == role)?.0;
+    let role = Purpose::ALL.into_iter().zip(*b"ravxd").find(|(_, letter)| *letter == role)?.0;
     Some(Place { role, seed: seed - b'0', key, elsewhere })
 }
 

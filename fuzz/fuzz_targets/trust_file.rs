@@ -19,7 +19,7 @@ use std::sync::LazyLock;
 
 use jiff::tz::TimeZone;
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
-use postern_core::envelope::{Envelope, Role, Signer, Vouched, verify};
+use postern_core::envelope::{Envelope, Purpose, Signer, Vouched, verify};
 use postern_core::trust::{Remains, Revocations, Trust, TrustError, TrustFile};
 
 /// What is valid: trust files, with a signature under each, and who made it.
@@ -104,7 +104,7 @@ fn limits(text: &str, list: &[u8]) {
         assert_eq!(limited.len() + broken.missing(&last).count(), last.len());
         let kept = Trust::parse(&broken.keep(good, Some(&zone)), b"").expect("lines of a valid trust file");
         assert_eq!(kept.len(), limited.len());
-        for (signer, role) in SIGNERS.iter().flat_map(|signer| Role::ALL.map(|role| (signer, role))) {
+        for (signer, role) in SIGNERS.iter().flat_map(|signer| Purpose::ALL.map(|role| (signer, role))) {
             let trusts = |trust: &Trust| trust.trusts(signer, role, 1_781_524_800, true);
             assert!(!trusts(&limited) || trusts(&last), "{signer:?} {role:?}");
         }
@@ -157,7 +157,7 @@ fn shown(text: &str, trust: &Trust) {
     assert!(trust.len() <= lines && trust.entries().count() == trust.len());
     for entry in trust.entries() {
         assert!((1..=lines).contains(&entry.line()) && entry.fingerprint().starts_with("SHA256:"));
-        assert!(!entry.principals().is_empty() && entry.purposes().count() <= Role::ALL.len());
+        assert!(!entry.principals().is_empty() && entry.purposes().count() <= Purpose::ALL.len());
         let first = entry.principals().into_iter().next().unwrap_or_default();
         assert!(entry.is_authority() || entry.names(&first), "a holder who does not hold his key");
         let _ = (entry.valid_after(), entry.valid_before(), entry.is_revoked());
@@ -180,13 +180,13 @@ const MOMENTS: [(i64, bool); 8] = [
 /// A list takes away whom it names, and nobody else.
 fn takes_away(with: &Trust, without: &Trust, signer: &Signer, list: &[u8]) {
     // No date counts with this clock.
-    let trusted = |trust: &Trust| trust.trusts(signer, Role::Request, 0, false);
+    let trusted = |trust: &Trust| trust.trusts(signer, Purpose::Request, 0, false);
     let left = trusted(without) && !trust_twin::revokes(list, signer);
     assert_eq!(trusted(with), left, "{signer:?}");
 }
 
 fn as_written(lines: &[trust_twin::Line], trust: &Trust, signer: &Signer) {
-    for role in [Role::Request, Role::Read, Role::Admin] {
+    for role in [Purpose::Request, Purpose::Read, Purpose::Admin] {
         for (now, clock_trusted) in MOMENTS {
             let twin = lines.iter().any(|line| line.trusts(signer, role, now, clock_trusted));
             let trusted = trust.trusts(signer, role, now, clock_trusted);
@@ -199,7 +199,7 @@ fn as_written(lines: &[trust_twin::Line], trust: &Trust, signer: &Signer) {
 fn signs(armored: &str, trust: &Trust) {
     for (now, clock_trusted) in [MOMENTS[4], MOMENTS[7]] {
         if let Some(signer) = signer(armored, trust, now, clock_trusted) {
-            assert!(trust.trusts(&signer, Role::Request, now, clock_trusted), "{signer:?} signed at {now}");
+            assert!(trust.trusts(&signer, Purpose::Request, now, clock_trusted), "{signer:?} signed at {now}");
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::STANDARD_NO_PAD};
 use jiff::Timestamp;
-use postern_core::envelope::{Role, Signer};
+use postern_core::envelope::{Purpose, Signer};
 
 /// A line that is neither empty nor a comment.
 pub struct Line {
@@ -40,7 +40,7 @@ fn line(text: &str) -> Option<Line> {
 
 impl Line {
     /// Whether it gives the signer's key, or authority, his name, for this role, at this time.
-    pub fn trusts(&self, signer: &Signer, role: Role, now: i64, clock_trusted: bool) -> bool {
+    pub fn trusts(&self, signer: &Signer, role: Purpose, now: i64, clock_trusted: bool) -> bool {
         let value = |name: &str| self.options.iter().find(|(own, _)| own == name).map(|(_, value)| &value[..]);
         let by_authority = value("cert-authority").is_some();
         let listed = signer.certificate.as_ref().map_or(&signer.fingerprint, |certificate| &certificate.authority);

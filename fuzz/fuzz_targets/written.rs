@@ -10,7 +10,7 @@ use postern_agent::config::Config;
 use postern_core::grant::{PortSpec, Protocol};
 use postern_core::mode::Mode;
 use postern_core::policy::{
-    DEFAULT_MAX_DURATION, DEFAULT_PENDING_TTL, Justification, MAX_DURATION_RANGE, OnExpiry, Policy, PortRule, RoleKind,
+    DEFAULT_MAX_DURATION, DEFAULT_PENDING_TTL, Justification, MAX_DURATION_RANGE, OnExpiry, Policy, PortRule, Role,
     RoleRule,
 };
 use postern_core::time::Seconds;
@@ -96,7 +96,7 @@ fn role(told: &Table, rule: &RoleRule, policy: &Policy) {
     let ports = texts(get("ports")).map(|ports| ports.iter().flat_map(|text| named(text, policy)).collect::<Vec<_>>());
     assert_eq!(rule.ports, ports);
     let narrowed = rule.ports.is_some() || rule.sources.is_some() || rule.max_duration.is_some();
-    assert!(!narrowed || matches!(rule.kind, RoleKind::Requester | RoleKind::Approver), "narrowed in vain");
+    assert!(!narrowed || matches!(rule.kind, Role::Requester | Role::Approver), "narrowed in vain");
 }
 
 /// The ports of that name, or the one that is written as 22/tcp.

@@ -23,8 +23,8 @@ pub const NO_LIMITS: &str = "requests_per_minute = 1000000\nrequests_per_day = 1
 /// What differs between the tests' configurations.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The value of `shed`, as TOML.
-    pub shed: String,
+    /// The value of `prefilter`, as TOML.
+    pub xdp: String,
     /// `[[port]]` and `[[role]]` tables, as TOML.
     pub rules: String,
     /// `[api] tcp`.
@@ -55,7 +55,7 @@ impl Default for Options {
     /// 22 and 3389 are protected, TCP and UDP; Alice may open them for 3 h to the test networks. The prefilter is for `eth0`.
     fn default() -> Self {
         Self {
-            shed: "{ interfaces = [\"eth0\"] }".to_owned(),
+            xdp: "{ interfaces = [\"eth0\"] }".to_owned(),
             rules: [port(22, "any"), port(3389, "any"), ROLES.to_owned()].concat(),
             tcp: vec!["[::]:7322".to_owned()],
             plaintext: Vec::new(),
@@ -73,19 +73,19 @@ impl Default for Options {
 }
 
 impl Options {
-    /// As the default, without the shed.
+    /// As the default, without the prefilter.
     #[must_use]
-    pub fn without_shed() -> Self {
-        Self { shed: "\"off\"".to_owned(), ..Self::default() }
+    pub fn without_xdp() -> Self {
+        Self { xdp: "\"off\"".to_owned(), ..Self::default() }
     }
 
-    /// As the default, without the shed, and with posternd in namespaces of its own, which `unshare` makes, once a shell there has run
+    /// As the default, without the prefilter, and with posternd in namespaces of its own, which `unshare` makes, once a shell there has run
     /// `line`.
     #[must_use]
     pub fn within(unshare: &[&str], line: &str) -> Self {
         let shell = format!("{line} && exec \"$0\" \"$@\"");
         let words = ["unshare"].into_iter().chain(unshare.iter().copied()).chain(["sh", "-c", &shell]);
-        Self { wrapper: words.map(str::to_owned).collect(), ..Self::without_shed() }
+        Self { wrapper: words.map(str::to_owned).collect(), ..Self::without_xdp() }
     }
 }
 

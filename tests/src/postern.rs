@@ -115,7 +115,7 @@ impl Postern {
     /// Where the disk refuses.
     pub fn configure(&self, options: &Options) {
         let Options {
-            shed,
+            xdp,
             rules,
             tcp,
             plaintext,
@@ -130,7 +130,7 @@ impl Postern {
             wrapper: _,
         } = options;
         let text = format!(
-            "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nuser = {user:?}\nshed = {shed}\n{extra}\n\
+            "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nuser = {user:?}\nshed = {xdp}\n{extra}\n\
              [limits]\n{limits}\n[clock]\nunsynchronised = {clock:?}\n[api]\nunix = {:?}\ntcp = {tcp:?}\nplaintext = {plaintext:?}\n{rules}",
             self.state,
             self.file("allowed_signers"),
@@ -219,11 +219,11 @@ impl Postern {
         self.process.as_mut().and_then(|child| child.try_wait().expect("its state"))
     }
 
-    /// Whether posternd was killed (SIGKILL), or has ended itself because its keeper was.
+    /// Whether posternd was killed (SIGKILL), or has ended itself because its helper was.
     #[must_use]
     pub fn is_crash(&self, status: ExitStatus) -> bool {
-        let lost_keeper = || self.log().lines().last().is_some_and(|line| line.contains("stays root is gone"));
-        status.signal() == Some(libc::SIGKILL) || status.signal() == Some(libc::SIGABRT) && lost_keeper()
+        let lost_helper = || self.log().lines().last().is_some_and(|line| line.contains("stays root is gone"));
+        status.signal() == Some(libc::SIGKILL) || status.signal() == Some(libc::SIGABRT) && lost_helper()
     }
 
     /// Whether posternd has crashed, now or within `patience`.

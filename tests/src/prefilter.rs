@@ -2,7 +2,7 @@
 //!
 //! Owns the waiting for it. It attaches nothing.
 
-use postern_proto::v1::{Interface, ShedMode};
+use postern_proto::v1::{Interface, XdpMode};
 
 use crate::bpf;
 use crate::netns::Netns;
@@ -22,7 +22,7 @@ pub fn of(postern: &Postern, device: &str) -> Interface {
 ///
 /// # Panics
 /// Where it is not for half a minute.
-pub fn until(postern: &Postern, device: &str, mode: ShedMode) -> Interface {
+pub fn until(postern: &Postern, device: &str, mode: XdpMode) -> Interface {
     await_interface(postern, device, |interface| interface.mode() == mode)
 }
 
@@ -30,7 +30,7 @@ pub fn until(postern: &Postern, device: &str, mode: ShedMode) -> Interface {
 ///
 /// # Panics
 /// As [`until`].
-pub fn until_not(postern: &Postern, device: &str, mode: ShedMode) -> Interface {
+pub fn until_not(postern: &Postern, device: &str, mode: XdpMode) -> Interface {
     await_interface(postern, device, |interface| interface.mode() != mode)
 }
 
@@ -71,5 +71,5 @@ pub fn tcx_programs(namespace: &Netns, device: &str) -> u32 {
 pub fn dropped(postern: &Postern) -> u64 {
     let counters = postern.client().status().expect("a status").counters;
     let drops = ["no-grant", "expired", "syn-rate"];
-    counters.iter().filter(|c| c.hook == "shed" && drops.contains(&c.reason.as_str())).map(|c| c.count).sum()
+    counters.iter().filter(|c| c.hook == "xdp" && drops.contains(&c.reason.as_str())).map(|c| c.count).sum()
 }

@@ -54,7 +54,7 @@ fn lines(found: &ListAuditResponse) -> Vec<(&str, &str, &str)> {
 #[test]
 fn an_auditor_finds_what_happened_by_person_port_source_time_and_kind() {
     let net = Net::pair();
-    let postern = Postern::start(&net.server, Options::without_shed());
+    let postern = Postern::start(&net.server, Options::without_xdp());
     let [v4, v6]: [IpAddr; 2] = GRANTED.both();
     let first = postern.grant(&["22/tcp"], &[v4], 600).expect("a grant").id;
     let refused = postern.grant(&["22/tcp"], &[v4], 24 * 3600).expect_err("too long");
@@ -114,7 +114,7 @@ fn an_auditor_finds_what_happened_by_person_port_source_time_and_kind() {
 #[test]
 fn viewers_and_admins_read_the_journal_and_a_changed_one_is_told_of() {
     let net = Net::pair();
-    let mut options = Options::without_shed();
+    let mut options = Options::without_xdp();
     let postern = Postern::start(&net.server, options.clone());
     postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 600).expect("a grant");
     let signed = |read: &SignedMessage| Call { read: Some(read.clone()), ..Call::default() };
@@ -161,7 +161,7 @@ fn viewers_and_admins_read_the_journal_and_a_changed_one_is_told_of() {
 fn with_approvals(net: &Net) -> (Postern, Key, Options) {
     let people = "[[role]]\nname = \"approver\"\nprincipals = [\"carol@example.com\"]\n";
     let rules = [&port(22, "tcp"), "approvals = 1\n", &port(3389, "tcp"), ROLES, people].concat();
-    let options = Options { rules, ..Options::without_shed() };
+    let options = Options { rules, ..Options::without_xdp() };
     let mut postern = Postern::start(&net.server, options.clone());
     postern.stop();
     let carol = Key::new(&postern.file(""), "carol");

@@ -69,7 +69,7 @@ fn journald_gets_each_line_with_its_fields_and_one_that_is_gone_delays_nothing()
     let folder = TempDir::new().expect("a folder");
     fs::create_dir(folder.path().join("journal")).expect("a folder");
     let socket = listen(folder.path());
-    let options = Options { run_systemd: Some(folder.path().to_owned()), ..Options::without_shed() };
+    let options = Options { run_systemd: Some(folder.path().to_owned()), ..Options::without_xdp() };
     let mut postern = Postern::start(&net.server, options);
     assert_eq!(next(&socket, "started")["PRIORITY"], "6");
     let grant = postern.grant(&["22/tcp", "22/udp"], &[GRANTED.v4.into()], 600).expect("a grant");
@@ -118,7 +118,7 @@ fn journald_gets_each_line_with_its_fields_and_one_that_is_gone_delays_nothing()
 #[test]
 fn the_lines_are_exported_from_the_disk_and_none_of_a_changed_journal() {
     let net = Net::pair();
-    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let mut postern = Postern::start(&net.server, Options::without_xdp());
     postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 600).expect("a grant");
     let config = postern.config();
     let export = |since: Option<&str>| {

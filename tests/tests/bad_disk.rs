@@ -39,7 +39,7 @@ impl Host {
     fn new(disk: SmallDisk) -> Self {
         let net = Net::pair();
         let services = [SSH, RDP].map(|port| Service::tcp_echo(&net.server, (SERVER.v4, port).into()));
-        let options = Options { state: Some(disk.path().to_owned()), ..Options::without_shed() };
+        let options = Options { state: Some(disk.path().to_owned()), ..Options::without_xdp() };
         let postern = Postern::start(&net.server, options);
         let flood = Flood::start(&net, &[SSH, RDP]);
         Self { postern, disk, flood, _services: services, net }
@@ -242,7 +242,7 @@ fn a_first_start_on_a_full_disk_says_so_leaves_the_ports_closed_and_serves_root(
     let _service = Service::tcp_echo(&net.server, at(SSH));
     let disk = SmallDisk::new(256);
     disk.fill();
-    let options = Options { state: Some(disk.path().to_owned()), ..Options::without_shed() };
+    let options = Options { state: Some(disk.path().to_owned()), ..Options::without_xdp() };
     let mut postern = Postern::prepared(&net.server, options);
     assert!(probe::tcp_answers(&net.client, GRANTED.v4, at(SSH)), "nothing is closed yet");
     for _ in 0..2 {

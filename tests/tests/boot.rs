@@ -33,7 +33,7 @@ fn is_open(net: &Net, from: postern_tests::net::Host, port: u16) -> bool {
 fn early_closes_and_posternd_takes_over_without_a_gap() {
     let net = Net::pair();
     let _services = [22, 3389].map(|port| Service::tcp_echo(&net.server, any(port)));
-    let mut postern = Postern::prepared(&net.server, Options::without_shed());
+    let mut postern = Postern::prepared(&net.server, Options::without_xdp());
     assert!(is_open(&net, STRANGER, 22), "nothing is in force yet");
     assert!(done(&posternd(&net, &postern, "early")).contains("4 ports are closed"));
     let flood = Flood::start(&net, &[22, 3389]);
@@ -66,7 +66,7 @@ fn a_broken_configuration_closes_what_can_be_read_and_the_default_ports() {
     for (what, line) in broken {
         let net = Net::pair();
         let _services = [22, 2222, 5986, 8080].map(|port| Service::tcp_echo(&net.server, any(port)));
-        let postern = Postern::prepared(&net.server, Options { rules: port(2222, "tcp"), ..Options::without_shed() });
+        let postern = Postern::prepared(&net.server, Options { rules: port(2222, "tcp"), ..Options::without_xdp() });
         let text = fs::read_to_string(postern.config()).expect("the configuration");
         fs::write(postern.config(), text + line).expect("the configuration");
         let output = posternd(&net, &postern, "early");
@@ -87,11 +87,11 @@ fn unlock_is_recorded_opens_and_gives_the_reserved_ports_back() {
         let read = || fs::read_to_string(format!("/proc/sys/{RESERVED}")).expect("the setting");
         net.server.run(read).trim().to_owned()
     };
-    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let mut postern = Postern::start(&net.server, Options::without_xdp());
     assert_eq!(reserved(), "22,3389,5000-5002");
     // A port that a reload adds is reserved too.
     let rules = [Options::default().rules, port(2222, "tcp")].concat();
-    postern.configure(&Options { rules, ..Options::without_shed() });
+    postern.configure(&Options { rules, ..Options::without_xdp() });
     postern.reload();
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while reserved() != "22,2222,3389,5000-5002" {

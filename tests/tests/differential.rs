@@ -8,7 +8,7 @@ use postern_core::{
     key::{Address, GrantKey, TCP, UDP},
     packet::{Flow, NotSure, parse_ethernet},
     peer::{Header, Peer, decide_packet},
-    table::{Edit, Entry, Flow as Kept, Table, diff},
+    table::{Edit, Entry, Flow as RetainedSession, Table, diff},
     time::BootNanos,
     verdict::{Fate, Hook, Session, Verdict, decide, observed_at},
 };
@@ -122,7 +122,7 @@ fn host_and_twin_agree_on_sessions() {
             let peer = if random.below(4) == 0 { address(random.address()) } else { flow.source };
             let port = if random.below(4) == 0 { random.port() } else { flow.port };
             let until_boot_ns = if random.below(3) == 0 { 1 + random.below(1000) } else { u64::MAX };
-            case.table.flows.insert(cookie, Kept { protocol: flow.protocol, port, peer, until_boot_ns });
+            case.table.flows.insert(cookie, RetainedSession { protocol: flow.protocol, port, peer, until_boot_ns });
         }
         for session in [Session::New, Session::Unknown].into_iter().chain((0..4).map(Session::Socket)) {
             let view = case.view_of(None, session);
@@ -208,7 +208,7 @@ fn lock_and_cut_run_in_the_kernel() {
     }
     assert_eq!((kernel.count(Hook::Lock, Fate::NoGrant), kernel.count(Hook::Lock, Fate::OwnTraffic)), (2, 1));
     // A source that keeps its sessions gets no new one.
-    let kept = Kept { protocol: TCP, port: 22, peer: Address::v4([192, 0, 2, 7]), until_boot_ns: u64::MAX };
+    let kept = RetainedSession { protocol: TCP, port: 22, peer: Address::v4([192, 0, 2, 7]), until_boot_ns: u64::MAX };
     let keeping = World { table: case.table.clone().keeping([(7, kept)], BootNanos(1)), local: Vec::new(), now: 0 };
     kernel.install(&keeping);
     let result = kernel.programs.test_run(Hook::Lock, &[], &context(2, 6, other, 22));
@@ -306,7 +306,7 @@ fn judge(kernel: &mut Kernel, case: &World, frame: &[u8]) -> Result<Verdict, Not
         context()
     );
     assert_eq!(host.is_ok_and(|(flow, _)| case.twin_drops(&flow)), drops, "the twin differs: {}", context());
-    let action = kernel.programs.test_run(Hook::Shed, frame, &[]).expect("XDP runs");
+    let action = kernel.programs.test_run(Hook::Prefilter, frame, &[]).expect("XDP runs");
     assert_eq!(action, if drops { XDP_DROP } else { XDP_PASS }, "the kernel differs: {}", context());
     // The same code again, so some are enough: to another hardware address than the loopback device's, and to that one.
     if frame.len().is_multiple_of(16) {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postern_agent::enforcer::{Enforcer, EnforcerError, LayerState, Settings, ShedMode, Unattached, unlock};
+use postern_agent::enforcer::{Enforcer, EnforcerError, LayerState, Settings, Unattached, XdpMode, unlock};
 use postern_core::{
     key::{Address, GrantKey, TCP, UDP},
     table::{Edit, Entry, Table, diff},
@@ -28,14 +28,14 @@ const PORT: u16 = 22;
 #[test]
 fn a_port_is_closed_opens_for_a_grant_and_closes_at_its_end() {
     let mut world = World::new();
-    let mut knocks = world.enforcer().take_knocks().expect("the first time");
+    let mut denied = world.enforcer().take_denied().expect("the first time");
     let listener = world.net.server.run(|| TcpListener::bind(("::", PORT))).expect("a listener");
 
-    // 1. Closed: the host answers as if nobody listened, and says who knocked.
+    // 1. Closed: the host answers as if nobody listened, and says who was denied.
     assert_eq!(world.probe(GRANTED.v4, SERVER.v4), Outcome::Refused);
     assert_eq!(world.probe(GRANTED.v6, SERVER.v6), Outcome::Refused);
     assert_eq!(world.fate(Hook::Lock, Fate::NoGrant), 2);
-    let seen: Vec<_> = knocks.drain().into_iter().map(|k| (k.source, k.port, k.hook, k.fate)).collect();
+    let seen: Vec<_> = denied.drain().into_iter().map(|k| (k.source, k.port, k.hook, k.fate)).collect();
     let refused = |source: IpAddr| (source, PORT, Hook::Lock, Fate::NoGrant);
     assert_eq!(seen, [refused(GRANTED.v4.into()), refused(GRANTED.v6.into())]);
 
@@ -107,7 +107,7 @@ fn a_host_that_observes_lets_all_pass_over_each_layer_alone_and_counts_it() {
             let packets = if gone.len() == 2 { 0..=0 } else { if o.protocol == UDP { 1..=1 } else { 2..=20 } };
             assert!(packets.contains(&o.packets), "without {gone:?}: {o:?}");
         }
-        // What leaves is nobody's knock, and is counted.
+        // What leaves is nobody's denied attempt, and is counted.
         assert_eq!(world.fate(Hook::CutEgress, Fate::Observed) > 0, gone.len() < 2, "without {gone:?}");
         // Its moment is the kernel's affair: no edit, no process.
         let soon = boot_ns() + 300_000_000;
@@ -242,17 +242,20 @@ fn a_lost_layer_is_seen_and_brought_back() {
 
 #[test]
 fn the_prefilter_drops_what_the_lock_refuses_and_ends_with_its_process() {
-    for mode in [ShedMode::Tcx, ShedMode::Native, ShedMode::Generic] {
+    for mode in [XdpMode::Tcx, XdpMode::Native, XdpMode::Generic] {
         let mut world = World::new();
         let _server = Service::tcp_echo(&world.net.server, any());
         let index = world.net.server.interface("eth0");
         world.enforcer().set_local(&own_addresses()).expect("addresses");
-        world.in_server(|e| e.attach_shed(index, mode)).expect("to attach");
-        world.in_server(|e| e.attach_shed(index, mode)).expect("to find it attached");
+        world.in_server(|e| e.attach_prefilter(index, mode)).expect("to attach");
+        world.in_server(|e| e.attach_prefilter(index, mode)).expect("to find it attached");
         // The lock answers the first one. The next ones the prefilter drops, for a second; a busy machine may need more tries.
         let before = world.enforcer().refused_connections();
         until("a silent drop", || world.probe(STRANGER.v4, SERVER.v4) == Outcome::Silent);
-        assert!(world.fate(Hook::Lock, Fate::NoGrant) >= 1 && world.fate(Hook::Shed, Fate::NoGrant) >= 1, "{mode:?}");
+        assert!(
+            world.fate(Hook::Lock, Fate::NoGrant) >= 1 && world.fate(Hook::Prefilter, Fate::NoGrant) >= 1,
+            "{mode:?}"
+        );
         assert!(world.enforcer().refused_connections() >= before + 2);
         // At an address where the lock has refused nobody it drops nothing.
         assert_eq!(world.probe(STRANGER.v4, SERVER_OTHER.v4), Outcome::Refused);
@@ -264,18 +267,18 @@ fn the_prefilter_drops_what_the_lock_refuses_and_ends_with_its_process() {
         let other = Settings { pin_dir: pins.path().to_owned(), ..world.settings.clone() };
         let refused = world.net.server.run(|| {
             let mut second = Enforcer::start(&other, &Table::default()).expect("another agent");
-            let refused = second.attach_shed(index, mode);
+            let refused = second.attach_prefilter(index, mode);
             second.unlock().expect("to open");
             refused
         });
         assert!(matches!(refused, Err(Unattached::Taken(_))), "{mode:?}: {refused:?}");
-        world.in_server(|e| e.check_shed(index)).expect("to be alone again");
+        world.in_server(|e| e.check_prefilter(index)).expect("to be alone again");
 
         // Nothing of it is pinned.
         world.enforcer = None;
         world.start();
-        until("a free device", || world.in_server(|e| e.attach_shed(index, ShedMode::Native)).is_ok());
-        world.enforcer().detach_shed(index);
+        until("a free device", || world.in_server(|e| e.attach_prefilter(index, XdpMode::Native)).is_ok());
+        world.enforcer().detach_prefilter(index);
         assert!(!prefilter::has_xdp(&world.net.server, "eth0"), "at once");
     }
 }
@@ -312,7 +315,7 @@ impl World {
         let pins = Pins::new();
         let settings = Settings {
             pin_dir: pins.path().to_owned(),
-            keeper: None,
+            helper: None,
             cgroup: None,
             grants: GRANTS,
             flows: 0,
@@ -390,5 +393,5 @@ fn any() -> SocketAddr {
 
 /// `CLOCK_BOOTTIME`.
 fn boot_ns() -> u64 {
-    postern_agent::clock::Clock::new(postern_core::wall::Unsynchronised::Trust).expect("a clock").boot().0
+    postern_agent::system::clock::Clock::new(postern_core::wall::Unsynchronised::Trust).expect("a clock").boot().0
 }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use postern_agent::{
-    enforcer::{Enforcer, EnforcerError, Settings, ShedMode},
-    sessions::{Scope, Session, established},
+    enforcer::{Enforcer, EnforcerError, Settings, XdpMode},
+    system::sessions::{Scope, Session, established},
 };
 use postern_core::{
     key::{Address, GrantKey, TCP, UDP},
@@ -37,7 +37,7 @@ fn a_session_outlives_its_grant_and_nothing_else_of_its_source_does() {
     for (at, like) in families() {
         let mut world = World::new();
         let (from, to) = (GRANTED.like(like), SERVER.like(like));
-        world.shed();
+        world.xdp();
         let listener = world.listen(at);
         world.install(&[from], &[], u64::MAX);
         let (mut kept, mut lost) = (world.session(&listener, from, to), world.session(&listener, from, to));
@@ -64,11 +64,12 @@ fn a_session_outlives_its_grant_and_nothing_else_of_its_source_does() {
                 && world.fate(Hook::CutEgress, Fate::OnlyEstablished) > 0
         });
         assert!(lost.is_silent(), "{from}");
-        // A new one is refused by the lock, which the shed lets it come to; others are as closed as ever.
+        // A new one is refused by the lock, which the prefilter lets it come to; others are as closed as ever.
         let before = world.fate(Hook::Lock, Fate::OnlyEstablished);
         assert_eq!(world.probe(from, to), Outcome::Refused);
         assert!(
-            world.fate(Hook::Lock, Fate::OnlyEstablished) > before && world.fate(Hook::Shed, Fate::Established) > 0
+            world.fate(Hook::Lock, Fate::OnlyEstablished) > before
+                && world.fate(Hook::Prefilter, Fate::Established) > 0
         );
         assert_ne!(world.probe(NEIGHBOUR.like(like), to), Outcome::Answered, "lock or prefilter");
 
@@ -272,7 +273,7 @@ impl World {
         let pins = Pins::new();
         let settings = Settings {
             pin_dir: pins.path().to_owned(),
-            keeper: None,
+            helper: None,
             cgroup: None,
             grants: 16,
             flows: FLOWS,
@@ -291,12 +292,12 @@ impl World {
         self.enforcer.as_mut().expect("a running enforcer")
     }
 
-    fn shed(&mut self) {
+    fn xdp(&mut self) {
         let index = interface_index(&self.net.server, "eth0");
         let own = [SERVER.both(), SERVER_OTHER.both()].concat();
         let enforcer = self.enforcer.as_mut().expect("a running enforcer");
         enforcer.set_local(&own).expect("addresses");
-        self.net.server.run(|| enforcer.attach_shed(index, ShedMode::Native)).expect("to attach");
+        self.net.server.run(|| enforcer.attach_prefilter(index, XdpMode::Native)).expect("to attach");
     }
 
     /// Grants without end for `granted`, and `kept` until `until`.

@@ -77,7 +77,7 @@ fn a_full_disk_opens_nothing_keeps_no_grant_alive_and_recovers() {
     let _service = Service::tcp_echo(&net.server, ssh);
     // The smallest segments, so that decisions fall on either side of a rotation and of a snapshot.
     let rules = format!("[journal]\nsegment_bytes = 4096\n{}", Options::default().rules);
-    let mut postern = Postern::start(&net.server, Options { rules, ..Options::without_shed() });
+    let mut postern = Postern::start(&net.server, Options { rules, ..Options::without_xdp() });
     postern.kill();
     let disk = Disk::mount(postern.file("state"), "2m");
     postern.launch();

@@ -130,7 +130,7 @@ fn a_damaged_journal_is_set_aside_and_a_challenge_still_gets_in() {
 #[test]
 fn an_interrupted_set_aside_is_finished_by_the_next_start() {
     let net = Net::pair();
-    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let mut postern = Postern::start(&net.server, Options::without_xdp());
     postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 600).expect("a grant");
     postern.kill();
     fs::rename(postern.file("state/journal"), postern.file("state/journal.damaged-20261121T000000Z"))
@@ -149,7 +149,7 @@ fn a_damaged_journal_does_not_keep_root_from_opening_the_ports_by_hand() {
     let net = Net::pair();
     let ssh = (SERVER.v4, 22).into();
     let _service = Service::tcp_echo(&net.server, ssh);
-    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let mut postern = Postern::start(&net.server, Options::without_xdp());
     postern.kill();
     fs::write(postern.file("state/journal/head"), "no head").expect("to damage it");
     let unlocked = net.server.command(program()).args(["unlock", "--config"]).arg(postern.config()).output();
@@ -185,7 +185,7 @@ fn history(state: &Path, lines: u64) {
 fn old_segments_go_and_the_chain_and_the_next_start_hold_without_them() {
     let net = Net::pair();
     let rules = format!("[journal]\nsegment_bytes = 4096\nkeep_days = 30\n{}", Options::default().rules);
-    let mut postern = Postern::start(&net.server, Options { rules, ..Options::without_shed() });
+    let mut postern = Postern::start(&net.server, Options { rules, ..Options::without_xdp() });
     postern.kill();
     fs::remove_dir_all(postern.file("state/journal")).expect("to begin anew");
     history(&postern.file("state"), 200);

@@ -58,7 +58,7 @@ fn state_of(postern: &Postern, id: &str) -> GrantState {
 
 #[test]
 fn a_grant_opens_its_port_to_its_source_and_nothing_else() {
-    for options in [Options::default(), Options::without_shed()] {
+    for options in [Options::default(), Options::without_xdp()] {
         let net = Net::pair();
         let postern = Postern::start(&net.server, options);
         let tcp = [Service::tcp_echo(&net.server, any(22)), Service::tcp_echo(&net.server, any(3389))];
@@ -95,7 +95,7 @@ fn a_grant_opens_its_port_to_its_source_and_nothing_else() {
 #[test]
 fn at_its_end_a_session_is_cut_in_both_directions_and_both_sides_know() {
     let net = Net::pair();
-    let postern = Postern::start(&net.server, Options::without_shed());
+    let postern = Postern::start(&net.server, Options::without_xdp());
     let _tcp = Service::tcp_chatter(&net.server, any(22));
     let _udp = Service::udp_chatter(&net.server, any(3389));
     let grant = postern.grant(&["22/tcp", "3389/udp"], &GRANTED.both(), 2).expect("a grant");
@@ -282,7 +282,7 @@ fn a_reload_ends_what_it_no_longer_allows_and_a_bad_file_changes_nothing() {
 #[test]
 fn a_start_ends_what_the_files_no_longer_allow() {
     let net = Net::pair();
-    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let mut postern = Postern::start(&net.server, Options::without_xdp());
     let _tcp = Service::tcp_echo(&net.server, any(22));
     let grant = postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
     let open = |(from, to)| is_open(&net.client, from, SocketAddr::new(to, 22), false);

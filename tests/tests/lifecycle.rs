@@ -17,7 +17,7 @@ use tonic::Streaming;
 /// How long something that happens at once may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A host with port 22 behind a rule, a requester, two approvers, and somebody to knock.
+/// A host with port 22 behind a rule, a requester, two approvers, and somebody to denied attempt.
 struct Lab {
     postern: Postern,
     carol: Key,
@@ -36,7 +36,7 @@ impl Lab {
     fn new(rule: &str, extra: &str) -> Self {
         let net = Net::pair();
         let rules = [&port(22, "tcp"), rule, ROLES, &approvers()].concat();
-        let options = Options { rules, extra: extra.to_owned(), ..Options::without_shed() };
+        let options = Options { rules, extra: extra.to_owned(), ..Options::without_xdp() };
         let postern = Postern::start(&net.server, options);
         let (carol, dan) = (Key::new(&postern.file(""), "carol"), Key::new(&postern.file(""), "dan"));
         let lab = Self {

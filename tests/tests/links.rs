@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use postern_agent::config::Shed;
-use postern_agent::links::{Link, LinkState, Watch, shed_targets};
+use postern_agent::config::PrefilterConfig;
+use postern_agent::system::links::{Link, LinkState, Watch, prefilter_targets};
 use postern_tests::netns::Netns;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
@@ -34,12 +34,12 @@ fn link<'a>(state: &'a LinkState, name: &str) -> Option<&'a Link> {
     state.links.iter().find(|link| link.name == name)
 }
 
-fn sheds(state: &LinkState) -> Vec<String> {
-    shed_targets(&Shed::Auto, state).into_iter().map(|(_, name)| name).collect()
+fn prefilters(state: &LinkState) -> Vec<String> {
+    prefilter_targets(&PrefilterConfig::Auto, state).into_iter().map(|(_, name)| name).collect()
 }
 
 #[test]
-fn changes_are_told_of_and_choose_the_sheds() {
+fn changes_are_told_of_and_choose_the_prefilters() {
     let host = Netns::new();
     host.run(|| {
         Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -47,11 +47,11 @@ fn changes_are_told_of_and_choose_the_sheds() {
             let first = watch.next().await.unwrap().unwrap();
             assert!(!link(&first, "lo").unwrap().ethernet);
             assert!(first.addresses.contains(&"127.0.0.1".parse::<IpAddr>().unwrap()));
-            assert!(sheds(&first).is_empty());
+            assert!(prefilters(&first).is_empty());
 
             host.ip("link add up0 type veth peer name far0\nlink set up0 up\nlink set far0 up");
             let state = until(&mut watch, "a veth pair", |s| link(s, "up0").is_some() && link(s, "far0").is_some()).await;
-            assert!(sheds(&state).is_empty(), "{state:?}");
+            assert!(prefilters(&state).is_empty(), "{state:?}");
 
             host.ip("addr add 192.0.2.1/24 dev up0\naddr add 2001:db8::1/64 dev up0 nodad");
             let new: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
@@ -59,7 +59,7 @@ fn changes_are_told_of_and_choose_the_sheds() {
 
             host.ip("route add default via 192.0.2.254");
             let state = until(&mut watch, "a default route", |s| link(s, "up0").unwrap().default_route).await;
-            assert_eq!(sheds(&state), ["up0"]);
+            assert_eq!(prefilters(&state), ["up0"]);
 
             host.ip("route del default\nlink add mac0 link up0 type macvlan\nlink add br0 type bridge\nlink set far0 master br0");
             let state = until(&mut watch, "a macvlan, a bridge", |s| {
@@ -68,7 +68,7 @@ fn changes_are_told_of_and_choose_the_sheds() {
             let state = state.await;
             assert_eq!(link(&state, "mac0").unwrap().below, Some(link(&state, "up0").unwrap().index));
             assert_eq!(link(&state, "far0").unwrap().controller, Some(link(&state, "br0").unwrap().index));
-            assert!(sheds(&state).is_empty(), "{state:?}");
+            assert!(prefilters(&state).is_empty(), "{state:?}");
 
             host.ip("link del up0");
             until(&mut watch, "the pair's end", |s| link(s, "up0").is_none() && !s.addresses.contains(&new[0])).await;

@@ -5,7 +5,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use postern_proto::v1::{
-    ConfirmRequest, EnableRequest, ExplainRequest, GrantState, ListKnocksRequest, Mode, RollBackRequest,
+    ConfirmRequest, EnableRequest, ExplainRequest, GrantState, ListDeniedRequest, Mode, RollBackRequest,
 };
 use postern_tests::client::reason;
 use postern_tests::clock::boot_ns;
@@ -141,22 +141,22 @@ fn what_would_be_dropped_passes_and_is_counted_for_each_port_and_source() {
         let sum = services.iter().fold((0, 0), |(t, u), s| (t + s.0.served(), u + s.1.served()));
         sum == (tcp, udp)
     });
-    let knocks = || {
+    let denied = || {
         let client = lab.postern.client();
-        client.wait(client.host().list_knocks(ListKnocksRequest::default())).expect("the knocks").into_inner().knocks
+        client.wait(client.host().list_denied(ListDeniedRequest::default())).expect("the denied").into_inner().denied
     };
-    let mut seen: Vec<_> = knocks().into_iter().map(|k| (k.address, k.port, k.new_flows)).collect();
+    let mut seen: Vec<_> = denied().into_iter().map(|k| (k.address, k.port, k.new_flows)).collect();
     seen.sort();
     wanted.sort();
     assert_eq!(seen, wanted, "every connection and every datagram, and nothing else");
-    assert!(knocks().iter().all(|k| k.observed && k.count >= k.new_flows && k.last_seen.is_some()), "{:?}", knocks());
-    let of_udp: u64 = knocks().iter().filter(|k| k.port.ends_with("udp")).map(|k| k.count).sum();
+    assert!(denied().iter().all(|k| k.observed && k.count >= k.new_flows && k.last_seen.is_some()), "{:?}", denied());
+    let of_udp: u64 = denied().iter().filter(|k| k.port.ends_with("udp")).map(|k| k.count).sum();
     assert_eq!(of_udp, udp, "a datagram counts once, however many layers saw it");
 
     // Whoever has a grant would not have been dropped.
     lab.postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
     assert!(GRANTED.both().into_iter().all(|from| lab.is_open(from)));
-    assert!(knocks().iter().all(|k| !GRANTED.both().map(|a| a.to_string()).contains(&k.address)));
+    assert!(denied().iter().all(|k| !GRANTED.both().map(|a| a.to_string()).contains(&k.address)));
     let status = lab.postern.client().status().expect("the status");
     let counted = |reason: &str| status.counters.iter().filter(|c| c.reason == reason).map(|c| c.count).sum::<u64>();
     assert!(counted("observed") >= tcp + udp && counted("granted") > 0, "{:?}", status.counters);
@@ -171,12 +171,12 @@ fn what_would_be_dropped_passes_and_is_counted_for_each_port_and_source() {
         ..ExplainRequest::default()
     };
     let said = lab.postern.client().explain(asked).expect("an explanation");
-    assert!(said.findings.iter().any(|f| f.contains("only observes")) && !said.knocks.is_empty(), "{said:?}");
+    assert!(said.findings.iter().any(|f| f.contains("only observes")) && !said.denied.is_empty(), "{said:?}");
     let told = Laptop::new(&lab.net.server, &lab.postern);
     let socket = format!("unix://{}", lab.postern.socket().display());
-    let (status, knocks) = (told.run(&["status", &socket]).out, told.run(&["knocks", &socket]).out);
+    let (status, denied) = (told.run(&["status", &socket]).out, told.run(&["denied", &socket]).out);
     assert!(status.contains("mode: OBSERVE") && status.contains("DEGRADED"), "{status}");
-    assert!(knocks.contains("would be dropped, 2 of them new"), "{knocks}");
+    assert!(denied.contains("would be dropped, 2 of them new"), "{denied}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use postern_proto::v1::ShedMode;
+use postern_proto::v1::XdpMode;
 use postern_tests::flood::Flood;
 use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
 use postern_tests::netns::Netns;
@@ -44,7 +44,7 @@ fn busy_ns(pid: u32) -> u64 {
 fn a_serving_posternd_can_do_its_work_and_little_else() {
     let net = Net::pair();
     let _services = [22, 2222].map(|port| Service::tcp_echo(&net.server, (Ipv6Addr::UNSPECIFIED, port).into()));
-    let options = Options { shed: "{ interfaces = [\"eth0\", \"eth9\"] }".to_owned(), ..Options::default() };
+    let options = Options { xdp: "{ interfaces = [\"eth0\", \"eth9\"] }".to_owned(), ..Options::default() };
     let postern = Postern::start(&net.server, options.clone());
     let client = postern.client();
     let whole = || client.status().expect("a status").degraded.is_empty();
@@ -52,9 +52,9 @@ fn a_serving_posternd_can_do_its_work_and_little_else() {
 
     let threads = of_each_thread(postern.pid(), "CapEff:");
     println!("{} threads with the capabilities {}", threads.len(), threads[0]);
-    let keeper = keeper_of(postern.pid()).expect("the part that stays root");
+    let helper = helper_of(postern.pid()).expect("the part that stays root");
     assert_ne!(id_of(USER), 0);
-    for (pid, user, rights) in [(postern.pid(), id_of(USER), NET_ADMIN), (keeper, 0, 0)] {
+    for (pid, user, rights) in [(postern.pid(), id_of(USER), NET_ADMIN), (helper, 0, 0)] {
         for name in ["CapEff:", "CapPrm:", "CapBnd:"] {
             for value in of_each_thread(pid, name) {
                 let left = u64::from_str_radix(&value, 16).expect("a number") & !BPF;
@@ -112,17 +112,17 @@ fn a_serving_posternd_can_do_its_work_and_little_else() {
     for _ in 0..2 {
         let far = Netns::new();
         net.server.ip(&format!("link add eth9 type veth peer name eth0 netns {}\nlink set eth9 up", far.path()));
-        let shed = || {
+        let xdp = || {
             client
                 .status()
                 .expect("a status")
                 .interfaces
                 .iter()
-                .any(|i| i.name == "eth9" && i.mode() == ShedMode::Standby)
+                .any(|i| i.name == "eth9" && i.mode() == XdpMode::Standby)
         };
-        until("its prefilter", shed);
+        until("its prefilter", xdp);
         net.server.ip("link del eth9");
-        until("the end of its prefilter", || !shed());
+        until("the end of its prefilter", || !xdp());
     }
     until("everything in force", whole);
     assert_ne!(probe::tcp(&net.client, STRANGER.v4, to), Outcome::Answered);
@@ -131,7 +131,7 @@ fn a_serving_posternd_can_do_its_work_and_little_else() {
 }
 
 /// The process that keeps an agent's pins.
-fn keeper_of(agent: u32) -> Option<u32> {
+fn helper_of(agent: u32) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).expect("its children");
     children.split_whitespace().next().map(|pid| pid.parse().expect("a number"))
 }
@@ -166,7 +166,7 @@ fn holds(net: &Net, when: &str) {
     assert_ne!(probe::tcp(&net.client, STRANGER.v4, (SERVER.v4, 22).into()), Outcome::Answered, "{when}");
 }
 
-/// Waits without knocking: who is connected when a port is closed may come again.
+/// Waits without denied attempts: who is connected when a port is closed may come again.
 fn reloaded(postern: &Postern) {
     until("the reload", || postern.log().contains("policy and trust reloaded"));
 }
@@ -179,10 +179,10 @@ fn degraded(postern: &Postern) -> String {
 fn what_root_began_its_user_goes_on_with_and_the_other_way_round() {
     let net = Net::pair();
     let _service = Service::tcp_echo(&net.server, (Ipv6Addr::UNSPECIFIED, 22).into());
-    let as_user = |user: &str| Options { user: user.to_owned(), ..Options::without_shed() };
+    let as_user = |user: &str| Options { user: user.to_owned(), ..Options::without_xdp() };
     let mut postern = Postern::start(&net.server, as_user("root"));
     assert_eq!(degraded(&postern), "");
-    assert_eq!(keeper_of(postern.pid()), None);
+    assert_eq!(helper_of(postern.pid()), None);
     assert_eq!(owners(postern.state()), [0].into());
     postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
     holds(&net, "by root");
@@ -224,7 +224,7 @@ fn a_state_directory_that_its_user_cannot_reach_is_worked_on_as_root() {
     let closed = tempfile::tempdir().expect("a directory");
     fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).expect("a mode");
     let state = Some(closed.path().join("state"));
-    let mut postern = Postern::start(&net.server, Options { state, ..Options::without_shed() });
+    let mut postern = Postern::start(&net.server, Options { state, ..Options::without_xdp() });
     assert!(degraded(&postern).contains("posternd runs as root: its user cannot use"), "{}", degraded(&postern));
     postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
     holds(&net, "as root");
@@ -239,7 +239,7 @@ fn a_state_directory_that_its_user_cannot_reach_is_worked_on_as_root() {
 fn a_folder_for_the_socket_is_made() {
     let net = Net::pair();
     for user in [USER, "root"] {
-        let mut postern = Postern::prepared(&net.server, Options { user: user.to_owned(), ..Options::without_shed() });
+        let mut postern = Postern::prepared(&net.server, Options { user: user.to_owned(), ..Options::without_xdp() });
         let folder = postern.file("run");
         let text = fs::read_to_string(postern.config()).expect("the configuration");
         let socket = postern.socket().display().to_string();
@@ -255,7 +255,7 @@ fn a_folder_for_the_socket_is_made() {
 fn where_nobody_has_mounted_cgroup_v2_it_works_too() {
     let net = Net::pair();
     let _service = Service::tcp_echo(&net.server, (Ipv6Addr::UNSPECIFIED, 22).into());
-    let postern = Postern::prepared(&net.server, Options::without_shed());
+    let postern = Postern::prepared(&net.server, Options::without_xdp());
     let unmounted =
         "grep ' cgroup2 ' /proc/mounts | cut -d ' ' -f 2 | xargs --no-run-if-empty umount --lazy && exec \"$@\"";
     let mut command = net.server.command("unshare");
@@ -277,7 +277,7 @@ fn where_nobody_has_mounted_cgroup_v2_it_works_too() {
 fn files_for_root_alone_are_reloaded() {
     let net = Net::pair();
     let _service = Service::tcp_echo(&net.server, (Ipv6Addr::UNSPECIFIED, 2222).into());
-    let options = Options::without_shed();
+    let options = Options::without_xdp();
     let postern = Postern::start(&net.server, options.clone());
     // Not the stranger: a session that is still there when the port is closed would let him come again.
     assert!(probe::tcp_answers(&net.client, GRANTED.v4, (SERVER.v4, 2222).into()));
@@ -295,27 +295,27 @@ fn files_for_root_alone_are_reloaded() {
 fn neither_part_lives_without_the_other() {
     let net = Net::pair();
     let _service = Service::tcp_echo(&net.server, (Ipv6Addr::UNSPECIFIED, 22).into());
-    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let mut postern = Postern::start(&net.server, Options::without_xdp());
     postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
     let flood = Flood::start(&net, &[22]);
     for _ in 0..3 {
         // What people and service managers tell all processes of this name is for the agent alone.
-        let keeper = keeper_of(postern.pid()).expect("a keeper");
+        let helper = helper_of(postern.pid()).expect("a helper");
         for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
-            send(keeper, signal);
+            send(helper, signal);
         }
-        // The keeper's part of the answer comes after the signals.
+        // The helper's part of the answer comes after the signals.
         assert_eq!(degraded(&postern), "");
-        holds(&net, "after signals to the keeper");
-        assert_eq!(keeper_of(postern.pid()), Some(keeper));
-        send(keeper, Signal::KILL);
+        holds(&net, "after signals to the helper");
+        assert_eq!(helper_of(postern.pid()), Some(helper));
+        send(helper, Signal::KILL);
         assert!(postern.has_crashed(PATIENCE), "it goes on without");
         holds(&net, "dead, both");
         postern.launch();
         holds(&net, "started again");
-        let keeper = keeper_of(postern.pid()).expect("a keeper");
+        let helper = helper_of(postern.pid()).expect("a helper");
         postern.kill();
-        until("the keeper's end", || !Path::new(&format!("/proc/{keeper}")).exists());
+        until("the helper's end", || !Path::new(&format!("/proc/{helper}")).exists());
         holds(&net, "dead, both");
         postern.launch();
         holds(&net, "started again");
@@ -326,7 +326,7 @@ fn neither_part_lives_without_the_other() {
 #[test]
 fn a_start_without_root_ends_at_once() {
     let net = Net::pair();
-    let postern = Postern::prepared(&net.server, Options::without_shed());
+    let postern = Postern::prepared(&net.server, Options::without_xdp());
     for words in ["run", "early"] {
         let mut command = net.server.command("timeout");
         command.args(["30", "setpriv", "--reuid", "nobody", "--clear-groups"]).arg(postern_tests::postern::program());
@@ -340,7 +340,7 @@ fn a_start_without_root_ends_at_once() {
 #[test]
 fn nobody_but_root_puts_an_unlocking_on_record() {
     let net = Net::pair();
-    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let mut postern = Postern::start(&net.server, Options::without_xdp());
     postern.stop();
     let before = postern_tests::journal::lines(postern.state()).len();
     for user in [postern_tests::postern::USER, "nobody"] {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use postern_proto::v1::{GetPolicyRequest, ListKnocksRequest, ValidatePolicyRequest};
+use postern_proto::v1::{GetPolicyRequest, ListDeniedRequest, ValidatePolicyRequest};
 use postern_tests::client::reason;
 use postern_tests::net::{NEIGHBOUR, Net, SERVER};
 use postern_tests::postern::{AUDIENCE, Options, Postern};
@@ -12,7 +12,7 @@ use postern_tests::request;
 #[test]
 fn the_rules_are_shown_and_others_are_checked_without_effect() {
     let net = Net::pair();
-    let postern = Postern::start(&net.server, Options::without_shed());
+    let postern = Postern::start(&net.server, Options::without_xdp());
     let client = postern.client();
     let shown = client.policy().expect("the policy");
     let ports: Vec<_> = shown.ports.iter().map(|port| port.port.as_str()).collect();
@@ -34,7 +34,7 @@ fn the_rules_are_shown_and_others_are_checked_without_effect() {
     let meant = good.policy.expect("what it would mean");
     assert_eq!((meant.ports[0].port.as_str(), meant.ports[0].approvals), ("22/tcp", 1));
     assert_eq!(client.policy().expect("the policy").digest, shown.digest, "nothing came into force");
-    // Who may ask: alice sees the rules, and neither has others checked nor sees who knocks; an admin may.
+    // Who may ask: alice sees the rules, and neither has others checked nor sees who denied attempts; an admin may.
     let read = |key| Some(request::read(key, AUDIENCE));
     let alice = GetPolicyRequest { read: read(&postern.alice) };
     assert!(client.wait(client.host().get_policy(alice)).is_ok());
@@ -44,12 +44,12 @@ fn the_rules_are_shown_and_others_are_checked_without_effect() {
     for source in NEIGHBOUR.both() {
         assert_ne!(probe::tcp(&net.client, source, SocketAddr::new(SERVER.like(source), 22)), Outcome::Answered);
     }
-    let knocks = |key| client.wait(client.host().list_knocks(ListKnocksRequest { read: read(key) }));
-    assert_eq!(knocks(&postern.alice).map_err(refused).expect_err("no"), "NOT_PERMITTED");
+    let denied = |key| client.wait(client.host().list_denied(ListDeniedRequest { read: read(key) }));
+    assert_eq!(denied(&postern.alice).map_err(refused).expect_err("no"), "NOT_PERMITTED");
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
-        let seen = knocks(&postern.admin).expect("the knocks").into_inner().knocks;
-        let from = |source: &std::net::IpAddr| seen.iter().any(|knock| knock.address == source.to_string());
+        let seen = denied(&postern.admin).expect("the denied").into_inner().denied;
+        let from = |source: &std::net::IpAddr| seen.iter().any(|attempt| attempt.address == source.to_string());
         if NEIGHBOUR.both().iter().all(from) {
             break;
         }

@@ -1,8 +1,8 @@
-//! What a host shows of itself: how its shed is attached, why it does not start, and one grant by its id.
+//! What a host shows of itself: how its prefilter is attached, why it does not start, and one grant by its id.
 
 use std::net::SocketAddr;
 
-use postern_proto::v1::{GetGrantRequest, ShedMode};
+use postern_proto::v1::{GetGrantRequest, XdpMode};
 use postern_tests::client::reason;
 use postern_tests::flood::Flood;
 use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
@@ -17,15 +17,15 @@ fn the_prefilter_takes_jumbo_frames_natively_and_says_where_it_does_not_go() {
     let net = Net::pair();
     net.client.ip("link set eth0 mtu 9000");
     net.server.ip("link set eth0 mtu 9000\nlink add br0 type bridge\nlink set br0 up");
-    let shed = "{ interfaces = [\"eth0\", \"br0\"], mode = \"native\" }".to_owned();
-    let postern = Postern::start(&net.server, Options { shed, ..Options::default() });
+    let xdp = "{ interfaces = [\"eth0\", \"br0\"], mode = \"native\" }".to_owned();
+    let postern = Postern::start(&net.server, Options { xdp, ..Options::default() });
     let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
     let bridge = prefilter::of(&postern, "br0");
-    assert_eq!(bridge.mode(), ShedMode::Off);
+    assert_eq!(bridge.mode(), XdpMode::Off);
     assert!(!bridge.reason.is_empty(), "the reason is named");
     postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
     let _flood = Flood::start(&net, &[22]);
-    prefilter::until(&postern, "eth0", ShedMode::Native);
+    prefilter::until(&postern, "eth0", XdpMode::Native);
     for (host, wanted) in [(GRANTED, true), (STRANGER, false)] {
         for source in host.both() {
             let to = SocketAddr::new(SERVER.like(source), 22);

@@ -62,7 +62,7 @@ ExecStart=systemd-sysusers
 
 const CONFIGURATION: &str = r#"
 names = ["vm1.example.com"]
-shed = { interfaces = "auto" }
+xdp = { interfaces = "auto" }
 [[port]]
 number = 22
 name = "ssh"

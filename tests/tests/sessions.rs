@@ -1,12 +1,12 @@
 //! Sessions of an ended grant end on the real kernel: both ends see an error at once, and nobody else sees anything.
 //!
-//! No posternd and no hook here: what ends these sessions is `postern_agent::sessions` alone.
+//! No posternd and no hook here: what ends these sessions is `postern_agent::system::sessions` alone.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use postern_agent::sessions::{Destroyed, Scope, destroy};
+use postern_agent::system::sessions::{Destroyed, Scope, destroy};
 use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER, SERVER_OTHER, defer_accept};
 use postern_tests::netns::Netns;
 use socket2::{Domain, Socket, Type};

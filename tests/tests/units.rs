@@ -1,7 +1,7 @@
 //! The files that `cargo xtask install` puts in place, judged by systemd's own tools.
 
 use postern_agent::config::Config;
-use postern_core::policy::RoleKind;
+use postern_core::policy::Role;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -116,9 +116,7 @@ fn the_default_configuration_says_what_posternd_understands() {
     let (_, example) = roles.split_once("Examples:\n").expect("examples of roles");
     let example: Vec<&str> = example.lines().map(|line| line.trim_start_matches(['#', ' '])).collect();
     let policy = Config::parse(&format!("{settings}\n{}", example.join("\n"))).expect("roles").policy();
-    assert!(
-        policy.holds("alice@example.com", RoleKind::Requester) && policy.holds("root@example.com", RoleKind::Admin)
-    );
+    assert!(policy.holds("alice@example.com", Role::Requester) && policy.holds("root@example.com", Role::Admin));
 }
 
 #[test]

@@ -23,8 +23,8 @@ fn with_all_layers() {
 }
 
 #[test]
-fn without_the_shed() {
-    unharmed(Options::without_shed(), false);
+fn without_the_prefilter() {
+    unharmed(Options::without_xdp(), false);
 }
 
 #[test]

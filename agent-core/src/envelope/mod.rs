@@ -41,7 +41,7 @@ pub struct Envelope<'a> {
 /// What a signature is for. Each has a namespace of its own, so no signature passes for another kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub enum Purpose {
     /// Asks for access.
     Request,
     /// Approves somebody else's request, by signing the same bytes.
@@ -54,7 +54,7 @@ pub enum Role {
     Read,
 }
 
-impl Role {
+impl Purpose {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Request, Self::Approve, Self::Revoke, Self::Admin, Self::Read];
 
@@ -137,7 +137,7 @@ pub struct Verified {
     /// At least one: first who signed in `role`, then the approvers. No principal twice.
     pub signers: Vec<Signer>,
     /// What the payload's type needs.
-    pub role: Role,
+    pub role: Purpose,
     /// SHA-256 of the payload.
     pub payload_digest: [u8; 32],
     /// By which the signers can be judged again, when the message takes effect.
@@ -175,14 +175,14 @@ pub fn verify_approval(
     now: i64,
     clock_trusted: bool,
 ) -> Result<Verified, Refusal> {
-    if check_form(envelope)? != Role::Request {
+    if check_form(envelope)? != Purpose::Request {
         return Err(Refusal::new(Reason::EnvelopeMalformed, "only requests are approved").at("payload_type"));
     }
-    verify_in(Role::Approve, envelope, trust, now, clock_trusted)
+    verify_in(Purpose::Approve, envelope, trust, now, clock_trusted)
 }
 
 fn verify_in(
-    role: Role,
+    role: Purpose,
     envelope: &Envelope<'_>,
     trust: &Trust,
     now: i64,
@@ -216,7 +216,7 @@ pub fn payload_digest(payload: &[u8]) -> [u8; 32] {
     bytes
 }
 
-fn check_form(envelope: &Envelope<'_>) -> Result<Role, Refusal> {
+fn check_form(envelope: &Envelope<'_>) -> Result<Purpose, Refusal> {
     if envelope.payload.len() > MOST_PAYLOAD {
         let detail = format!("a payload of {} bytes, at most {MOST_PAYLOAD}", envelope.payload.len());
         return Err(Refusal::new(Reason::MessageTooLarge, detail).at("payload"));
@@ -229,11 +229,11 @@ fn check_form(envelope: &Envelope<'_>) -> Result<Role, Refusal> {
         return Err(Refusal::new(Reason::MessageTooLarge, detail).at("signatures"));
     }
     let unknown = || Refusal::new(Reason::EnvelopeMalformed, "the payload's type is unknown").at("payload_type");
-    Role::of_payload_type(envelope.payload_type).ok_or_else(unknown)
+    Purpose::of_payload_type(envelope.payload_type).ok_or_else(unknown)
 }
 
-fn signature_role(role: Role, signature: &SshSig<'_>) -> Result<Role, Refusal> {
-    let made_for = Role::ALL.into_iter().find(|r| r.namespace().as_bytes() == signature.namespace());
+fn signature_role(role: Purpose, signature: &SshSig<'_>) -> Result<Purpose, Refusal> {
+    let made_for = Purpose::ALL.into_iter().find(|r| r.namespace().as_bytes() == signature.namespace());
     made_for.filter(|&r| role.admits(r)).ok_or_else(|| {
         let detail = format!("this payload is signed with -n {}", role.namespace());
         Refusal::new(Reason::NamespaceMismatch, detail).at("signatures")
@@ -241,7 +241,7 @@ fn signature_role(role: Role, signature: &SshSig<'_>) -> Result<Role, Refusal> {
 }
 
 /// Exactly one signature in the payload's own role, and nobody twice. `signed` has that role first.
-fn check_people(role: Role, signed: &[(Signer, Presented, SshSig<'_>)]) -> Result<(), Refusal> {
+fn check_people(role: Purpose, signed: &[(Signer, Presented, SshSig<'_>)]) -> Result<(), Refusal> {
     let malformed = |detail: &str| Err(Refusal::new(Reason::EnvelopeMalformed, detail).at("signatures"));
     if signed.iter().filter(|(_, presented, _)| presented.role == role).count() != 1 {
         return malformed(&format!("exactly one signature with -n {} is needed", role.namespace()));

@@ -5,14 +5,14 @@
 
 use super::public_key::Fingerprint;
 use super::sshsig::SigningKey;
-use super::{Role, Signer};
+use super::{Purpose, Signer};
 use crate::refusal::{Reason, Refusal};
 use crate::trust::{Moment, Trust};
 
 /// A key that signed for a purpose, and what its certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Presented {
-    pub(crate) role: Role,
+    pub(crate) role: Purpose,
     pub(crate) key: Fingerprint,
     pub(crate) certificate: Option<Claims>,
 }
@@ -35,7 +35,7 @@ pub struct Claims {
 }
 
 impl Presented {
-    pub(crate) fn new(key: &SigningKey<'_>, role: Role) -> Self {
+    pub(crate) fn new(key: &SigningKey<'_>, role: Purpose) -> Self {
         let certificate = match key {
             SigningKey::Plain(_) => None,
             SigningKey::Certified(c) => Some(Claims {

@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use crate::envelope::Signer;
 use crate::grant::{Grant, Header, PortSpec, Source, Use};
-use crate::keep::Kept;
-use crate::life::{Ending, Pending};
 use crate::mode::{Mode, Trial};
+use crate::request::{Ending, Pending};
+use crate::retained::RetainedSession;
 use crate::time::{BootNanos, Now};
 use crate::wall::ClockState;
 
@@ -134,7 +134,7 @@ pub enum Event {
         /// Which grant.
         grant: Uuid,
         /// Which sessions, and until when.
-        kept: Vec<Kept>,
+        kept: Vec<RetainedSession>,
     },
     /// The sessions that outlived a grant were ended before their time.
     SessionsCut {

@@ -14,7 +14,7 @@ pub struct Room {
     pub pending_bytes: usize,
     /// Ended grants and requests that are kept for `ListGrants`; the journal keeps all.
     pub history: usize,
-    /// Bytes that they take, as [`crate::life::Held::weight`] counts.
+    /// Bytes that they take, as [`crate::request::RequestRecord::weight`] counts.
     pub history_bytes: usize,
     /// Live grants of one principal.
     pub grants_each: usize,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Justification, MAX_LEAD, MIN_DURATION, Policy, PortRule, RoleKind, RoleRule};
+use super::{Justification, MAX_LEAD, MIN_DURATION, Policy, PortRule, Role, RoleRule};
 use crate::envelope::Signer;
 use crate::grant::{AccessRequest, End, Grant, PortSpec, Source};
 use crate::refusal::{Reason, Refusal};
@@ -84,7 +84,7 @@ impl Policy {
     ) -> Result<Judgement, Refusal> {
         let asking = asking.into();
         let asker = asking.principal;
-        if !self.holds(asker, RoleKind::Requester) {
+        if !self.holds(asker, Role::Requester) {
             let detail = format!("{asker} is in no requester role");
             return Err(Refusal::new(Reason::NotPermitted, detail).at("role"));
         }
@@ -134,7 +134,7 @@ impl Policy {
     /// Whether one of the asker's own roles covers this port whole: port, sources and length.
     fn judge_role(&self, asker: &str, port: PortSpec, request: &AccessRequest, length: u64) -> Result<(), Refusal> {
         let mut nearest = None;
-        for (index, role) in self.roles.iter().enumerate().filter(|(_, r)| r.kind == RoleKind::Requester) {
+        for (index, role) in self.roles.iter().enumerate().filter(|(_, r)| r.kind == Role::Requester) {
             if !role.binds(asker) {
                 continue;
             }
@@ -167,7 +167,7 @@ impl Policy {
     ) -> Option<Missing> {
         let needed = rule.approvals.count;
         let counts = |signer: &&Signer| {
-            let may = |&kind: &RoleKind| self.permits(&signer.principal, kind, port, &request.sources, length);
+            let may = |&kind: &Role| self.permits(&signer.principal, kind, port, &request.sources, length);
             signer.principal != asking.principal && rule.approvals.roles.iter().any(may)
         };
         let given = u32::try_from(asking.approvers.iter().filter(counts).count()).unwrap_or(u32::MAX);
@@ -179,14 +179,7 @@ impl Policy {
     }
 
     /// Whether `principal` holds a role of `kind` that covers the port, the sources and `length` nanoseconds.
-    pub(super) fn permits(
-        &self,
-        principal: &str,
-        kind: RoleKind,
-        port: PortSpec,
-        sources: &[Source],
-        length: u64,
-    ) -> bool {
+    pub(super) fn permits(&self, principal: &str, kind: Role, port: PortSpec, sources: &[Source], length: u64) -> bool {
         self.roles
             .iter()
             .filter(|role| role.kind == kind && role.binds(principal))

@@ -4,7 +4,7 @@ use super::*;
 use crate::envelope::Signer;
 use crate::grant::{AccessRequest, End, Header};
 use crate::ledger::Seen;
-use crate::life::Pending;
+use crate::request::Pending;
 use crate::time::{BootNanos, Seconds};
 
 const BOOT: Uuid = Uuid::from_u128(1);
@@ -147,7 +147,8 @@ fn the_latest_packet_of_all_grants_tells_who_was_there_last() {
     let by = |id, who| Event::Granted { grant: grant(id, who, &["22/tcp"], 1) };
     let three = [(1, by(1, "alice")), (1, by(2, "bob")), (-1, by(3, "carol"))];
     let last = |more: &[(i64, Event)], living: &[(u128, &str, Use)]| {
-        let lives: Vec<_> = living.iter().map(|(id, who, _)| Life::Granted(grant(*id, who, &["22/tcp"], 1))).collect();
+        let lives: Vec<_> =
+            living.iter().map(|(id, who, _)| Request::Granted(grant(*id, who, &["22/tcp"], 1))).collect();
         let live = lives.iter().zip(living).map(|(life, l)| Living { life, state: State::Active, usage: l.2 });
         let line = gather(&[&three[..], more].concat()).finish(live).ports[0].clone();
         (line.last_user, line.last_access.map(|t| t.as_second() - 1_000_000), line.live)
@@ -208,7 +209,8 @@ fn both_lists_have_an_end() {
 
 #[test]
 fn what_waits_is_counted_where_it_waits() {
-    let (waiting, open) = (Life::Pending(pending(1, "a", &["22/tcp"])), Life::Granted(grant(2, "b", &["3389/tcp"], 1)));
+    let (waiting, open) =
+        (Request::Pending(pending(1, "a", &["22/tcp"])), Request::Granted(grant(2, "b", &["3389/tcp"], 1)));
     let living = [(&waiting, State::Pending), (&open, State::Active), (&open, State::Scheduled)];
     let report = gather(&[]).finish(living.map(|(life, state)| Living { life, state, usage: Use::default() }));
     let now: Vec<_> = report.ports.iter().map(|line| (line.pending, line.live)).collect();

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::allowed_signers::{Line, Who};
 use super::{Moment, Trust};
-use crate::envelope::Role;
+use crate::envelope::Purpose;
 use crate::refusal::Refusal;
 
 /// One line of the trust file.
@@ -62,8 +62,8 @@ impl<'a> Entry<'a> {
     }
 
     /// What its holder may sign.
-    pub fn purposes(&self) -> impl Iterator<Item = Role> {
-        Role::ALL.into_iter().filter(|role| self.line.admits(role.namespace()))
+    pub fn purposes(&self) -> impl Iterator<Item = Purpose> {
+        Purpose::ALL.into_iter().filter(|role| self.line.admits(role.namespace()))
     }
 
     /// From when on; `None`: since ever.

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::ledger::{Event, Record};
-use crate::life::EndCause;
 use crate::policy::PortRule;
+use crate::request::EndCause;
 
 const S: u64 = 1_000_000_000;
 const BOOT: Uuid = Uuid::from_u128(7);
@@ -156,7 +156,7 @@ fn those_hear_it_whose_sessions_end() {
 fn sessions_that_outlive_a_grant_are_warned_of_their_own_end() {
     let grant = grant(1, &["23/tcp"], &["192.0.2.7/32"], (0, 1000));
     let (here, elsewhere) = (session(1, 23, "192.0.2.7"), session(2, 23, "192.0.2.7"));
-    let kept = Kept::new(&here, at(2000)).unwrap();
+    let kept = RetainedSession::new(&here, at(2000)).unwrap();
     let kept = Event::SessionsKept { grant: grant.id, kept: vec![kept] };
     let drained = |ended_as: Option<EndCause>| {
         let end = ended_as.map(|cause| ended(1, 1000, cause));

@@ -2,7 +2,7 @@
 
 mod valid;
 
-use postern_core::envelope::{Envelope, Fingerprint, PublicKey, Role, Signer, SshSig, Verified, dearmor, verify};
+use postern_core::envelope::{Envelope, Fingerprint, PublicKey, Purpose, Signer, SshSig, Verified, dearmor, verify};
 use postern_core::refusal::Refusal;
 use postern_core::trust::{Trust, TrustFile};
 use proptest::prelude::*;
@@ -112,16 +112,17 @@ fn the_unchanged_bytes_are_accepted() {
         assert!(accepted(&trust, &armor(&bytes)));
     }
     let (text, _) = &texts()[1];
-    let trusts =
-        |revoked: &[u8]| Trust::parse(text, revoked).expect("both files").trusts(&certified(), Role::Request, 0, true);
+    let trusts = |revoked: &[u8]| {
+        Trust::parse(text, revoked).expect("both files").trusts(&certified(), Purpose::Request, 0, true)
+    };
     assert!(trusts(b"") && !trusts(&revocation_list()));
 }
 
 #[test]
 fn a_certificate_counts_for_nothing_without_its_authority() {
     let (trust, original) = valid().remove(1);
-    assert_eq!(armor(&sign_forged(1, 2, 2, Role::Request, PAYLOAD)), armor(&original));
-    assert!(!accepted(&trust, &armor(&sign_forged(1, 5, 2, Role::Request, PAYLOAD))));
+    assert_eq!(armor(&sign_forged(1, 2, 2, Purpose::Request, PAYLOAD)), armor(&original));
+    assert!(!accepted(&trust, &armor(&sign_forged(1, 5, 2, Purpose::Request, PAYLOAD))));
 }
 
 proptest! {
@@ -167,7 +168,7 @@ proptest! {
         changes.iter().for_each(|change| change.apply(&mut bytes));
         let (text, _) = &texts()[1];
         if let Ok(trust) = Trust::parse(text, &bytes) {
-            let _ = trust.trusts(&certified(), Role::Request, 0, true);
+            let _ = trust.trusts(&certified(), Purpose::Request, 0, true);
         }
     }
 

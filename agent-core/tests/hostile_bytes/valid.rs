@@ -1,7 +1,7 @@
 //! Valid input to start from: signatures, trust files, revocation lists. The fuzz targets and their seeds use it too.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use postern_core::envelope::Role;
+use postern_core::envelope::Purpose;
 use ring::{digest, signature};
 use signature::KeyPair as _;
 
@@ -24,8 +24,8 @@ pub fn armor(bytes: &[u8]) -> String {
 /// Trust files, and the bytes of SSHSIGs over [`PAYLOAD`] that are valid under them: by a key, and by a certificate.
 pub fn texts() -> Vec<(String, Vec<u8>)> {
     vec![
-        (line("alice@example.com", 1), sign(1, Role::Request, PAYLOAD)),
-        (line("*@example.com cert-authority", 2), sign_certified(1, 2, Role::Request, PAYLOAD)),
+        (line("alice@example.com", 1), sign(1, Purpose::Request, PAYLOAD)),
+        (line("*@example.com cert-authority", 2), sign_certified(1, 2, Purpose::Request, PAYLOAD)),
     ]
 }
 
@@ -35,19 +35,19 @@ pub fn line(start: &str, seed: u8) -> String {
 }
 
 /// An SSHSIG by the key made from `seed`.
-pub fn sign(seed: u8, role: Role, payload: &[u8]) -> Vec<u8> {
+pub fn sign(seed: u8, role: Purpose, payload: &[u8]) -> Vec<u8> {
     let key = ed25519(seed);
     sshsig(&blob(&key), &key, role, payload)
 }
 
 /// As [`sign`], by a certificate that names alice@example.com, from the authority whose key is made from `by`.
-pub fn sign_certified(seed: u8, by: u8, role: Role, payload: &[u8]) -> Vec<u8> {
+pub fn sign_certified(seed: u8, by: u8, role: Purpose, payload: &[u8]) -> Vec<u8> {
     let (holder, authority) = (ed25519(seed), ed25519(by));
     sshsig(&certificate(&holder, &authority, &blob(&authority)), &holder, role, payload)
 }
 
 /// As [`sign_certified`], but in the name of the authority whose key is made from `named`: it knows nothing of the certificate.
-pub fn sign_forged(seed: u8, by: u8, named: u8, role: Role, payload: &[u8]) -> Vec<u8> {
+pub fn sign_forged(seed: u8, by: u8, named: u8, role: Purpose, payload: &[u8]) -> Vec<u8> {
     let (holder, forger) = (ed25519(seed), ed25519(by));
     sshsig(&certificate(&holder, &forger, &blob(&ed25519(named))), &holder, role, payload)
 }
@@ -60,7 +60,7 @@ fn blob(pair: &signature::Ed25519KeyPair) -> Vec<u8> {
     strings(&[b"ssh-ed25519", pair.public_key().as_ref()])
 }
 
-fn sshsig(key: &[u8], signer: &signature::Ed25519KeyPair, role: Role, payload: &[u8]) -> Vec<u8> {
+fn sshsig(key: &[u8], signer: &signature::Ed25519KeyPair, role: Purpose, payload: &[u8]) -> Vec<u8> {
     let namespace = role.namespace().as_bytes();
     let hash = digest::digest(&digest::SHA512, payload);
     let signed = [&b"SSHSIG"[..], &strings(&[namespace, b"", b"sha512", hash.as_ref()])].concat();

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use postern_core::envelope::Signer;
 use postern_core::grant::{AccessRequest, End, Grant, Header, PortSpec, Protocol, Source};
-use postern_core::policy::{Approvals, Justification, Live, Pattern, Policy, PortRule, RoleKind, RoleRule};
+use postern_core::policy::{Approvals, Justification, Live, Pattern, Policy, PortRule, Role, RoleRule};
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::{BootNanos, Now, Seconds};
 use postern_core::wall::ClockState;
@@ -102,8 +102,8 @@ fn people() -> impl Strategy<Value = Vec<String>> {
     subsequence(PEOPLE.to_vec(), 0..=4).prop_map(|names| names.into_iter().map(str::to_owned).collect())
 }
 
-fn kind() -> impl Strategy<Value = RoleKind> {
-    use RoleKind::{Admin, Approver, Requester, Viewer};
+fn kind() -> impl Strategy<Value = Role> {
+    use Role::{Admin, Approver, Requester, Viewer};
     prop_oneof![4 => Just(Requester), 2 => Just(Approver), 1 => Just(Viewer), 1 => Just(Admin)]
 }
 
@@ -111,7 +111,7 @@ fn rule() -> impl Strategy<Value = PortRule> {
     let pattern = Justification::Matching(Pattern::parse(&format!("^{PATTERN_PREFIX}")).unwrap());
     let justification =
         prop_oneof![3 => Just(Justification::Optional), 1 => Just(Justification::Required), 1 => Just(pattern)];
-    let kinds = subsequence(vec![RoleKind::Viewer, RoleKind::Requester, RoleKind::Approver, RoleKind::Admin], 0..=4);
+    let kinds = subsequence(vec![Role::Viewer, Role::Requester, Role::Approver, Role::Admin], 0..=4);
     let approvals = prop_oneof![
         2 => Just(Approvals::default()),
         2 => (0..4u32, kinds).prop_map(|(count, roles)| Approvals { count, roles }),
@@ -142,7 +142,7 @@ fn role() -> impl Strategy<Value = RoleRule> {
 fn requesters() -> impl Strategy<Value = RoleRule> {
     let limits = (rarely(nets()), rarely(5..30u64));
     (subsequence(PEOPLE.to_vec(), 2..=4), limits).prop_map(|(names, (sources, most))| {
-        let role = RoleRule::new(RoleKind::Requester, names.into_iter().map(str::to_owned).collect());
+        let role = RoleRule::new(Role::Requester, names.into_iter().map(str::to_owned).collect());
         RoleRule { sources, max_duration: most.map(Seconds), ..role }
     })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use postern_core::grant::{End, Grant, PortSpec, Source};
-use postern_core::policy::{Justification, PortRule, RoleKind, RoleRule};
+use postern_core::policy::{Justification, PortRule, Role, RoleRule};
 use postern_core::refusal::Reason;
 
 use crate::random::{Case, PATTERN_PREFIX};
@@ -38,7 +38,7 @@ pub fn judge(case: &Case) -> Opinion {
         }
     };
 
-    let requester = |role: &RoleRule| role.kind == RoleKind::Requester && role.principals.contains(who);
+    let requester = |role: &RoleRule| role.kind == Role::Requester && role.principals.contains(who);
     unless(policy.roles.iter().any(requester), Reason::NotPermitted);
 
     // From when until when.

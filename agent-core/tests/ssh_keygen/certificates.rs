@@ -1,6 +1,6 @@
 //! Signatures by keys with a certificate.
 
-use postern_core::envelope::{Role, dearmor};
+use postern_core::envelope::{Purpose, dearmor};
 use postern_core::refusal::Reason;
 
 use crate::lab::{ALICE, Case, Lab, PAYLOAD, SecurityKey, TOUCHED, VERIFIED, armor, reason};
@@ -16,7 +16,7 @@ fn certificates_of_every_algorithm_are_accepted() {
         for authority in [&authorities[at], &authorities[(at + 1) % kinds.len()]] {
             key.certify(authority, &["-n", "someone,alice@example.com", "-z", "42"]);
             let trust = format!("*@example.com,!eve@example.com cert-authority {}\n", authority.public());
-            let signature = key.sign_certified(Role::Request, PAYLOAD);
+            let signature = key.sign_certified(Purpose::Request, PAYLOAD);
             let verified = Case::new(&trust, &signature).agrees(&lab).expect(name);
             let signer = &verified.signers[0];
             assert_eq!((signer.principal.as_str(), &signer.fingerprint), (ALICE, &key.fingerprint()));
@@ -61,7 +61,7 @@ fn certificates_are_judged_as_ssh_keygen_does() {
     let candidates = &[ALICE, "carol@example.com", "eve@example.com", "alice@example.org", "*@example.com"];
     for (options, trust, expected) in cases {
         key.certify(&ca, options);
-        let signature = key.sign_certified(Role::Request, PAYLOAD);
+        let signature = key.sign_certified(Purpose::Request, PAYLOAD);
         let case = Case { candidates, ..Case::new(trust, &signature) };
         let answer = case.agrees(&lab).map(|v| v.signers[0].principal.clone()).map_err(|r| r.reason);
         assert_eq!(answer, expected.map(str::to_owned), "{options:?} {trust}");
@@ -76,10 +76,10 @@ fn restricted_certificates_are_refused() {
     // Stated exception: ssh-keygen -Y verify does not look at critical options.
     for option in ["force-command=ls", "source-address=192.0.2.0/24", "critical:x@example.com", "verify-required"] {
         key.certify(&ca, &["-n", ALICE, "-O", option]);
-        let signature = key.sign_certified(Role::Request, PAYLOAD);
+        let signature = key.sign_certified(Purpose::Request, PAYLOAD);
         let case = Case::new(&trust, &signature);
         assert_eq!(reason(case.ours()), Reason::CertificateInvalid, "{option}");
-        assert!(lab.ssh_accepts(&case, ALICE, Role::Request.namespace()));
+        assert!(lab.ssh_accepts(&case, ALICE, Purpose::Request.namespace()));
     }
 }
 
@@ -90,7 +90,7 @@ fn a_certificate_of_a_security_key_may_want_its_holder_checked() {
     let trust = format!("* cert-authority {}\n", ca.public());
     for (name, token) in [("sk1", SecurityKey::ed25519()), ("sk2", SecurityKey::p256())] {
         let key = lab.public_key(name, &token.public());
-        let sign = |flags| token.sshsig(&key.certificate(), Role::Request.namespace(), flags, PAYLOAD);
+        let sign = |flags| token.sshsig(&key.certificate(), Purpose::Request.namespace(), flags, PAYLOAD);
         key.certify(&ca, &["-n", ALICE]);
         let verified = Case::new(&trust, &sign(TOUCHED)).agrees(&lab).expect("a touch is enough");
         assert_eq!(verified.signers[0].fingerprint, key.fingerprint());
@@ -109,7 +109,7 @@ fn every_changed_byte_breaks_a_certificate() {
     let (key, ca) = (lab.key("key", "-t ed25519"), lab.key("ca", "-t ed25519"));
     key.certify(&ca, &["-n", ALICE]);
     let trust = format!("* cert-authority {}\n", ca.public());
-    let signature = key.sign_certified(Role::Request, PAYLOAD);
+    let signature = key.sign_certified(Purpose::Request, PAYLOAD);
     Case::new(&trust, &signature).agrees(&lab).expect("the signature as it is");
     let bytes = dearmor(&signature).expect("armor");
     for at in 0..bytes.len() {

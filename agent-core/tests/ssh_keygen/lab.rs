@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use postern_core::envelope::{Envelope, Role, Verified, verify};
+use postern_core::envelope::{Envelope, Purpose, Verified, verify};
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::trust::Trust;
 use ring::{digest, rand::SystemRandom, signature as ring_signature};
@@ -108,7 +108,7 @@ impl Key<'_> {
     }
 
     /// An armored signature for the namespace of `role`.
-    pub fn sign(&self, role: Role, payload: &[u8]) -> String {
+    pub fn sign(&self, role: Purpose, payload: &[u8]) -> String {
         self.sign_as(role.namespace(), payload, &[])
     }
 
@@ -124,7 +124,7 @@ impl Key<'_> {
     }
 
     /// An armored signature with the certificate that was made last.
-    pub fn sign_certified(&self, role: Role, payload: &[u8]) -> String {
+    pub fn sign_certified(&self, role: Purpose, payload: &[u8]) -> String {
         sign(&self.lab.path(&format!("{}-cert.pub", self.name)), role.namespace(), payload, &[])
     }
 }
@@ -181,7 +181,7 @@ impl<'a> Case<'a> {
     #[track_caller]
     pub fn agrees(&self, lab: &Lab) -> Result<Verified, Refusal> {
         let ours = self.ours();
-        let namespace = Role::Request.namespace();
+        let namespace = Purpose::Request.namespace();
         let theirs = self.candidates.iter().any(|principal| lab.ssh_accepts(self, principal, namespace));
         assert_eq!(ours.is_ok(), theirs, "we say {ours:?}, ssh-keygen says {theirs}, trust file:\n{}", self.trust);
         if let Ok(verified) = &ours {

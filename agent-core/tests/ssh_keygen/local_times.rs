@@ -4,7 +4,7 @@ use std::process::Command;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use postern_core::envelope::Role;
+use postern_core::envelope::Purpose;
 use postern_core::trust::Trust;
 
 use crate::lab::{ALICE, Lab, PAYLOAD};
@@ -47,7 +47,7 @@ const TIMES: &[&str] = &[
 fn a_time_without_a_zone_is_the_one_that_ssh_keygen_reads() {
     let lab = Lab::new();
     let key = lab.key("key", "-t ed25519");
-    let signature = lab.write("signature", key.sign(Role::Request, PAYLOAD));
+    let signature = lab.write("signature", key.sign(Purpose::Request, PAYLOAD));
     for name in ZONES {
         let zone = TimeZone::get(name).expect("the system's time zones");
         for time in TIMES {
@@ -58,7 +58,7 @@ fn a_time_without_a_zone_is_the_one_that_ssh_keygen_reads() {
             let accepts = |seconds: i64| {
                 let at = Timestamp::from_second(last.as_second() + seconds).expect("a time").strftime("%Y%m%d%H%M%SZ");
                 let mut command = Command::new("ssh-keygen");
-                command.env("TZ", name).args(["-Y", "verify", "-q", "-n", Role::Request.namespace(), "-I", ALICE]);
+                command.env("TZ", name).args(["-Y", "verify", "-q", "-n", Purpose::Request.namespace(), "-I", ALICE]);
                 command.arg(format!("-Overify-time={at}")).arg("-f").arg(&file).arg("-s").arg(&signature);
                 crate::lab::status(&mut command, PAYLOAD)
             };

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use postern_core::envelope::{Role, verify};
+use postern_core::envelope::{Purpose, verify};
 use postern_core::refusal::Reason;
 use postern_core::trust::{Trust, TrustFile};
 
@@ -15,7 +15,7 @@ fn revoked_keys_are_refused() {
     let lab = Lab::new();
     let (key, other) = (lab.key("key", "-t ed25519"), lab.key("other", "-t ecdsa"));
     let trust = format!("{ALICE} {}\n", key.public());
-    let signature = key.sign(Role::Request, PAYLOAD);
+    let signature = key.sign(Purpose::Request, PAYLOAD);
     let judge = |revoked: &str| Case { revoked: revoked.as_bytes(), ..Case::new(&trust, &signature) }.agrees(&lab);
     judge(&format!("# none of ours\n\n{}\n", other.public())).expect("another key is revoked");
     let both = format!("{}\n{} with a comment\n", other.public(), key.public());
@@ -34,7 +34,7 @@ fn revocation_reaches_certificates() {
     let (key, ca) = (lab.key("key", "-t ed25519"), lab.key("ca", "-t ed25519"));
     key.certify(&ca, &["-n", ALICE]);
     let trust = format!("* cert-authority {}\n", ca.public());
-    let signature = key.sign_certified(Role::Request, PAYLOAD);
+    let signature = key.sign_certified(Purpose::Request, PAYLOAD);
     for revoked in [key.public(), ca.public()] {
         let case = Case { revoked: revoked.as_bytes(), ..Case::new(&trust, &signature) };
         assert_eq!(reason(case.agrees(&lab)), Reason::KeyRevoked);
@@ -64,7 +64,7 @@ fn is_revoked(lab: &Lab, trust: &str, list: &[u8], subject: &Path, signature: &s
     assert_eq!(revoked, listed, "we say {revoked}, ssh-keygen -Q says {listed}");
     // The same after a reload, for a grant that was made before.
     let before = Case::new(trust, signature).ours().expect("not revoked without the list").signers.remove(0);
-    let after = Trust::parse(trust, list).expect("the list").trusts(&before, Role::Request, NOON, true);
+    let after = Trust::parse(trust, list).expect("the list").trusts(&before, Purpose::Request, NOON, true);
     assert_eq!(after, !revoked);
     revoked
 }
@@ -75,8 +75,8 @@ fn keys_are_revoked_in_each_form() {
     let (key, other, ca) = (lab.key("key", "-t ed25519"), lab.key("other", "-t ecdsa"), lab.key("ca", "-t ed25519"));
     let trust = format!("{ALICE} {}\n{ALICE} {}\n* cert-authority {}\n", key.public(), other.public(), ca.public());
     key.certify(&ca, &["-n", ALICE]);
-    let certified = key.sign_certified(Role::Request, PAYLOAD);
-    let (plain, others) = (key.sign(Role::Request, PAYLOAD), other.sign(Role::Request, PAYLOAD));
+    let certified = key.sign_certified(Purpose::Request, PAYLOAD);
+    let (plain, others) = (key.sign(Purpose::Request, PAYLOAD), other.sign(Purpose::Request, PAYLOAD));
     for specification in [
         key.public(),
         format!("key: {}", key.public()),
@@ -116,7 +116,7 @@ fn certificates_are_revoked_by_serial_and_key_id() {
     {
         for authority in [&ca, &other] {
             key.certify(authority, &["-n", ALICE, "-z", &serial.to_string()]);
-            let signature = key.sign_certified(Role::Request, PAYLOAD);
+            let signature = key.sign_certified(Purpose::Request, PAYLOAD);
             for list in &lists {
                 let revoked = is_revoked(&lab, &trust, list, &key.certificate_path(), &signature);
                 counts[usize::from(revoked)] += 1;
@@ -151,7 +151,7 @@ fn what_cannot_be_honoured_makes_the_list_invalid() {
     }
     // Serial 0 means that the authority does not count, so no list may name it; ssh-keygen reads none that does.
     let zero = 0_u64.to_be_bytes();
-    let signature = key.sign(Role::Request, PAYLOAD);
+    let signature = key.sign(Purpose::Request, PAYLOAD);
     let trust = format!("{ALICE} {}\n", key.public());
     for part in [
         [&b"\x20\0\0\0\x08"[..], &zero].concat(),
@@ -163,7 +163,7 @@ fn what_cannot_be_honoured_makes_the_list_invalid() {
         let list = [&krl(&lab, "", Some(&ca))[..], b"\x01", &strings(&[&section])].concat();
         assert!(error(&list).reason.contains("serial"), "{list:?}");
         let case = Case { revoked: &list, ..Case::new(&trust, &signature) };
-        assert!(!lab.ssh_accepts(&case, ALICE, Role::Request.namespace()));
+        assert!(!lab.ssh_accepts(&case, ALICE, Purpose::Request.namespace()));
     }
     let harmless = [&good[..], b"\xff\0\0\0\x0a\0\0\0\x01x\0\0\0\0\0"].concat();
     Trust::parse("", &harmless).expect("an extension that is not critical");

@@ -1,7 +1,7 @@
 //! Signatures by plain keys: algorithms, changed bytes, armor, namespaces.
 
-use postern_core::envelope::{Envelope, Role, dearmor, verify};
-use postern_core::refusal::{Reason, Standing};
+use postern_core::envelope::{Envelope, Purpose, dearmor, verify};
+use postern_core::refusal::{Attribution, Reason};
 use postern_core::trust::Trust;
 
 use crate::lab::{
@@ -20,9 +20,9 @@ fn every_algorithm_on_the_list_is_accepted() {
     ] {
         let key = lab.key(name, options);
         let trust = format!("{ALICE} {}\n", key.public());
-        let signature = key.sign(Role::Request, PAYLOAD);
+        let signature = key.sign(Purpose::Request, PAYLOAD);
         let verified = Case::new(&trust, &signature).agrees(&lab).expect(name);
-        assert_eq!(verified.role, Role::Request);
+        assert_eq!(verified.role, Purpose::Request);
         assert_eq!(verified.payload_digest[..], *ring::digest::digest(&ring::digest::SHA256, PAYLOAD).as_ref());
         let [signer] = &verified.signers[..] else { panic!("{verified:?}") };
         assert_eq!((signer.principal.as_str(), &signer.fingerprint), (ALICE, &key.fingerprint()));
@@ -39,7 +39,7 @@ fn both_hash_algorithms_are_accepted() {
     let trust = format!("{ALICE} {}\n", key.public());
     for hash in ["sha256", "sha512"] {
         let option = format!("hashalg={hash}");
-        let signature = key.sign_as(Role::Request.namespace(), PAYLOAD, &["-O", &option]);
+        let signature = key.sign_as(Purpose::Request.namespace(), PAYLOAD, &["-O", &option]);
         Case::new(&trust, &signature).agrees(&lab).expect(hash);
     }
 }
@@ -50,7 +50,7 @@ fn security_keys_are_accepted_when_touched() {
     for (name, token) in [("sk1", SecurityKey::ed25519()), ("sk2", SecurityKey::p256())] {
         let key = lab.public_key(name, &token.public());
         let trust = format!("{ALICE} {}\n", token.public());
-        let sign = |flags| token.sshsig(&key.blob(), Role::Request.namespace(), flags, PAYLOAD);
+        let sign = |flags| token.sshsig(&key.blob(), Purpose::Request.namespace(), flags, PAYLOAD);
         let verified = Case::new(&trust, &sign(TOUCHED)).agrees(&lab).expect(name);
         assert_eq!(verified.signers[0].fingerprint, key.fingerprint());
         Case::new(&trust, &sign(TOUCHED | VERIFIED)).agrees(&lab).expect(name);
@@ -59,7 +59,7 @@ fn security_keys_are_accepted_when_touched() {
             let signature = sign(untouched);
             let case = Case::new(&trust, &signature);
             assert_eq!(reason(case.ours()), Reason::UserPresenceMissing);
-            assert!(lab.ssh_accepts(&case, ALICE, Role::Request.namespace()), "the signature itself is right");
+            assert!(lab.ssh_accepts(&case, ALICE, Purpose::Request.namespace()), "the signature itself is right");
         }
         let touched = sign(TOUCHED);
         let tampered = Case { payload: b"{}", ..Case::new(&trust, &touched) };
@@ -81,9 +81,9 @@ fn algorithms_off_the_list_are_refused_in_the_file_and_in_the_signature() {
         let line = format!("{ALICE} {}\n", key.public());
         let error = Trust::parse(&format!("{good_line}{line}"), b"").expect_err(name);
         assert!(error.line == 2 && error.reason.contains(words), "{error}");
-        let signature = key.sign(Role::Request, PAYLOAD);
+        let signature = key.sign(Purpose::Request, PAYLOAD);
         assert_eq!(reason(Case::new(&good_line, &signature).ours()), Reason::AlgorithmNotAllowed);
-        assert!(lab.ssh_accepts(&Case::new(&line, &signature), ALICE, Role::Request.namespace()));
+        assert!(lab.ssh_accepts(&Case::new(&line, &signature), ALICE, Purpose::Request.namespace()));
     }
 }
 
@@ -95,7 +95,7 @@ fn rsa_with_sha256_is_refused() {
     let der = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, pem).expect("a PEM file");
     let pair = ring::signature::RsaKeyPair::from_pkcs8(&der).expect("an RSA key");
     let sign = |name: &[u8], padding: &'static dyn ring::signature::RsaEncoding| {
-        sshsig(&key.blob(), Role::Request.namespace(), PAYLOAD, |message| {
+        sshsig(&key.blob(), Purpose::Request.namespace(), PAYLOAD, |message| {
             let mut signature = vec![0; pair.public().modulus_len()];
             pair.sign(padding, &ring::rand::SystemRandom::new(), message, &mut signature).expect("a signature");
             strings(&[name, &signature])
@@ -108,7 +108,7 @@ fn rsa_with_sha256_is_refused() {
     let sha256 = sign(b"rsa-sha2-256", &ring::signature::RSA_PKCS1_SHA256);
     let case = Case::new(&trust, &sha256);
     assert_eq!(reason(case.ours()), Reason::AlgorithmNotAllowed);
-    assert!(lab.ssh_accepts(&case, ALICE, Role::Request.namespace()));
+    assert!(lab.ssh_accepts(&case, ALICE, Purpose::Request.namespace()));
 }
 
 #[test]
@@ -116,14 +116,14 @@ fn every_changed_byte_breaks_a_signature() {
     let lab = Lab::new();
     let key = lab.key("key", "-t ecdsa -b 256");
     let trust = format!("{ALICE} {}\n", key.public());
-    let signature = key.sign(Role::Request, PAYLOAD);
+    let signature = key.sign(Purpose::Request, PAYLOAD);
     let bytes = dearmor(&signature).expect("armor");
     for at in 0..bytes.len() {
         let mut changed = bytes.clone();
         changed[at] ^= 0x80;
         let armored = armor(&changed);
         let refusal = Case::new(&trust, &armored).agrees(&lab).expect_err("a changed byte");
-        assert_eq!(refusal.reason.standing(), Standing::Unverified, "{refusal:?}");
+        assert_eq!(refusal.reason.standing(), Attribution::Unverified, "{refusal:?}");
     }
     for length in 0..bytes.len() {
         Case::new(&trust, &armor(&bytes[..length])).ours().expect_err("a truncated signature");
@@ -141,10 +141,10 @@ fn a_signature_has_one_encoding() {
     let lab = Lab::new();
     let key = lab.key("key", "-t ecdsa -b 256");
     let trust = format!("{ALICE} {}\n", key.public());
-    let bytes = dearmor(&key.sign(Role::Request, PAYLOAD)).expect("armor");
+    let bytes = dearmor(&key.sign(Purpose::Request, PAYLOAD)).expect("armor");
     let version_0 = [b"SSHSIG\0\0\0\0", &bytes[10..]].concat();
     let with_reserved = {
-        let namespace = strings(&[Role::Request.namespace().as_bytes()]);
+        let namespace = strings(&[Purpose::Request.namespace().as_bytes()]);
         let after =
             bytes.windows(namespace.len()).position(|w| w == namespace).expect("the namespace") + namespace.len();
         [&bytes[..after], &strings(&[b"reserved"]), &bytes[after + 4..]].concat()
@@ -165,7 +165,7 @@ fn a_signature_has_one_encoding() {
         let armored = armor(&other);
         let case = Case::new(&trust, &armored);
         assert_eq!(reason(case.ours()), Reason::SignatureMalformed, "{name}");
-        assert!(lab.ssh_accepts(&case, ALICE, Role::Request.namespace()), "{name}");
+        assert!(lab.ssh_accepts(&case, ALICE, Purpose::Request.namespace()), "{name}");
     }
 }
 
@@ -174,7 +174,7 @@ fn the_armor_is_taken_strictly() {
     let lab = Lab::new();
     let key = lab.key("key", "-t ed25519");
     let trust = format!("{ALICE} {}\n", key.public());
-    let good = key.sign(Role::Request, PAYLOAD);
+    let good = key.sign(Purpose::Request, PAYLOAD);
     Case::new(&trust, &good).agrees(&lab).expect("the signature as it is");
     for bad in [
         String::new(),
@@ -210,11 +210,11 @@ fn a_signature_for_one_purpose_does_not_serve_another() {
     }
     let trust = Trust::parse(&trust, b"").expect("a trust file");
     for (payload_type, role) in [
-        (REQUEST, Role::Request),
-        ("application/vnd.postern.revoke-request.v1+json", Role::Revoke),
-        ("application/vnd.postern.read-request.v1+json", Role::Read),
+        (REQUEST, Purpose::Request),
+        ("application/vnd.postern.revoke-request.v1+json", Purpose::Revoke),
+        ("application/vnd.postern.read-request.v1+json", Purpose::Read),
     ] {
-        for signed in Role::ALL {
+        for signed in Purpose::ALL {
             let signature = key.sign(signed, PAYLOAD);
             let envelope = Envelope { payload: PAYLOAD, payload_type, signatures: vec![&signature] };
             let answer = verify(&envelope, &trust, NOON, true);
@@ -229,10 +229,10 @@ fn approvals_stand_beside_one_request() {
     let (alice, bob) = (lab.key("alice", "-t ed25519"), lab.key("bob", "-t ed25519"));
     let trust = format!("{ALICE} {}\nbob@example.com {}\n", alice.public(), bob.public());
     let trust = Trust::parse(&trust, b"").expect("a trust file");
-    let request = alice.sign(Role::Request, PAYLOAD);
-    let (approval, own) = (bob.sign(Role::Approve, PAYLOAD), alice.sign(Role::Approve, PAYLOAD));
-    let second = bob.sign(Role::Request, PAYLOAD);
-    let stray = bob.sign(Role::Approve, b"other bytes");
+    let request = alice.sign(Purpose::Request, PAYLOAD);
+    let (approval, own) = (bob.sign(Purpose::Approve, PAYLOAD), alice.sign(Purpose::Approve, PAYLOAD));
+    let second = bob.sign(Purpose::Request, PAYLOAD);
+    let stray = bob.sign(Purpose::Approve, b"other bytes");
     let judge = |signatures: &[&String]| {
         let signatures = signatures.iter().map(|s| s.as_str()).collect();
         verify(&Envelope { payload: PAYLOAD, payload_type: REQUEST, signatures }, &trust, NOON, true)

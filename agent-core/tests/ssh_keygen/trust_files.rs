@@ -1,6 +1,6 @@
 //! What the trust file says, at the time of a signature and after a reload.
 
-use postern_core::envelope::{Role, verify};
+use postern_core::envelope::{Purpose, verify};
 use postern_core::refusal::Reason;
 use postern_core::trust::Trust;
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ fn the_trust_file_says_who_may_sign_what() {
     let lab = Lab::new();
     let (key, other) = (lab.key("key", "-t ed25519"), lab.key("other", "-t ed25519"));
     let (public, stranger) = (key.public(), other.public());
-    let signature = key.sign(Role::Request, PAYLOAD);
+    let signature = key.sign(Purpose::Request, PAYLOAD);
     let cases: &[(&str, Result<&str, Reason>)] = &[
         ("", Err(Reason::KeyUnknown)),
         ("alice@example.com STRANGER", Err(Reason::KeyUnknown)),
@@ -78,7 +78,7 @@ fn random_trust_files_are_read_as_ssh_keygen_reads_them() {
     let lab = Lab::new();
     let (key, ca, other) = (lab.key("key", "-t ed25519"), lab.key("ca", "-t ed25519"), lab.key("other", "-t ed25519"));
     key.certify(&ca, &["-n", "bob,alice"]);
-    let signatures = [key.sign(Role::Request, PAYLOAD), key.sign_certified(Role::Request, PAYLOAD)];
+    let signatures = [key.sign(Purpose::Request, PAYLOAD), key.sign_certified(Purpose::Request, PAYLOAD)];
     let mut judged = std::collections::BTreeMap::new();
     let config = ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
@@ -103,7 +103,7 @@ fn random_trust_files_are_read_as_ssh_keygen_reads_them() {
 fn an_untrusted_clock_leaves_only_keys_without_dates() {
     let lab = Lab::new();
     let (key, ca) = (lab.key("key", "-t ed25519"), lab.key("ca", "-t ed25519"));
-    let signature = key.sign(Role::Request, PAYLOAD);
+    let signature = key.sign(Purpose::Request, PAYLOAD);
     let judge = |options: &str, signature: &str| {
         let trust = format!("{ALICE}{options} {}\n{ALICE} cert-authority {}\n", key.public(), ca.public());
         let trust = Trust::parse(&trust, b"").expect("a trust file");
@@ -113,9 +113,9 @@ fn an_untrusted_clock_leaves_only_keys_without_dates() {
     assert_eq!(reason(judge(" valid-before=\"20991231Z\"", &signature)), Reason::KeyWindowUnknowable);
     assert_eq!(reason(judge(" valid-after=\"20000101Z\"", &signature)), Reason::KeyWindowUnknowable);
     key.certify(&ca, &["-n", ALICE]);
-    judge("", &key.sign_certified(Role::Request, PAYLOAD)).expect("a certificate for ever");
+    judge("", &key.sign_certified(Purpose::Request, PAYLOAD)).expect("a certificate for ever");
     key.certify(&ca, &["-n", ALICE, "-V", "20260101:20270101"]);
-    let dated = judge("", &key.sign_certified(Role::Request, PAYLOAD));
+    let dated = judge("", &key.sign_certified(Purpose::Request, PAYLOAD));
     assert_eq!(reason(dated), Reason::KeyWindowUnknowable);
 }
 
@@ -127,8 +127,9 @@ fn a_reload_ends_trust_in_those_who_were_taken_out() {
         |text: &str| text.replace("CA", &ca.public()).replace("KEY", &key.public()).replace("OTHER", &other.public());
     let first = fill("alice@example.com KEY\n*@example.com cert-authority CA\n");
     key.certify(&ca, &["-n", ALICE, "-V", "20260101:20260616"]);
-    let plain = Case::new(&first, &key.sign(Role::Request, PAYLOAD)).ours().expect("the plain key").signers.remove(0);
-    let certified = key.sign_certified(Role::Request, PAYLOAD);
+    let plain =
+        Case::new(&first, &key.sign(Purpose::Request, PAYLOAD)).ours().expect("the plain key").signers.remove(0);
+    let certified = key.sign_certified(Purpose::Request, PAYLOAD);
     let certified = Case::new(&first, &certified).ours().expect("the certificate").signers.remove(0);
     let stored = |signer| serde_json::from_str(&serde_json::to_string(&signer).expect("JSON")).expect("the same");
     let (plain, certified) = (stored(plain), stored(certified));
@@ -151,13 +152,13 @@ fn a_reload_ends_trust_in_those_who_were_taken_out() {
         ("alice@example.com KEY\n*@example.com cert-authority CA", "CA", true, false),
     ] {
         let trust = Trust::parse(&fill(text), fill(revoked).as_bytes()).expect(text);
-        let judge = |signer| trust.trusts(signer, Role::Request, NOON, true);
+        let judge = |signer| trust.trusts(signer, Purpose::Request, NOON, true);
         assert_eq!((judge(&plain), judge(&certified)), (by_key, by_certificate), "{text:?}, revoked {revoked:?}");
     }
     // The certificate has ended, the grant that it asked for has not.
     let trust = Trust::parse(&first, b"").expect("the first file");
-    assert!(trust.trusts(&certified, Role::Request, NOON + 10 * 86_400, true));
+    assert!(trust.trusts(&certified, Purpose::Request, NOON + 10 * 86_400, true));
     // A clock that is not trusted ends nothing that runs.
     let dated = Trust::parse(&fill("alice@example.com valid-before=\"20260101Z\" KEY"), b"").expect("dates");
-    assert!(dated.trusts(&plain, Role::Request, 0, false));
+    assert!(dated.trusts(&plain, Purpose::Request, 0, false));
 }

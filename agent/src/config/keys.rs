@@ -25,7 +25,7 @@ pub(super) const TOP: Place = Place {
         "ssh_host_keys",
         "pin_dir",
         "cgroup",
-        "shed",
+        "xdp",
         "api",
         "limits",
         "journal",
@@ -39,8 +39,8 @@ pub(super) const TOP: Place = Place {
         "mode",
     ],
 };
-/// `shed = { … }`
-pub(super) const SHED: Place = Place { name: "shed", keys: &["interfaces", "mode"] };
+/// `xdp = { … }`
+pub(super) const XDP: Place = Place { name: "xdp", keys: &["interfaces", "mode"] };
 /// `[api]`
 pub(super) const API: Place = Place { name: "[api]", keys: &["unix", "tcp", "plaintext", "syn_rate"] };
 /// `syn_rate = { … }`
@@ -100,10 +100,16 @@ pub(super) const ROLE: Place =
 
 /// All of them.
 pub(super) const PLACES: &[Place] =
-    &[TOP, SHED, API, SYN_RATE, LIMITS, JOURNAL, AUDIT, CLOCK, PORT, JUSTIFICATION, APPROVALS, ROLE];
+    &[TOP, XDP, API, SYN_RATE, LIMITS, JOURNAL, AUDIT, CLOCK, PORT, JUSTIFICATION, APPROVALS, ROLE];
+
+/// Keys of earlier versions, and their names now.
+const RENAMED: &[(&str, &str)] = &[("shed", "xdp")];
 
 /// What to say of `key`, which `place` does not know.
 pub(super) fn unknown(key: &str, place: Place) -> String {
+    if let Some((old, new)) = RENAMED.iter().find(|(old, new)| *old == key && place.keys.contains(new)) {
+        return format!("the key '{old}' is called '{new}' now: write '{new}', with the same value");
+    }
     let known = place.keys.iter().copied();
     let elsewhere = PLACES.iter().filter(|other| other.keys.contains(&key)).map(|other| other.name).collect::<Vec<_>>();
     let hint = match nearest(key, known) {

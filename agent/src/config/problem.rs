@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn nothing_that_a_file_says_drives_a_terminal() {
         for text in [
-            "shed = \"\\u001b[2J\\n\"",
+            "xdp = \"\\u001b[2J\\n\"",
             "\"\\u001b[2J\" = 1",
             "[[port]]\nnumber = 22\n\"\\r\" = 1",
             "names = \"\u{9b}2J\"",

@@ -3,7 +3,7 @@
 //! Owns reading them into [`RoleRule`]s. Whose signature counts is the trust file's matter.
 
 use postern_core::grant::PortSpec;
-use postern_core::policy::{PortRule, RoleKind, RoleRule};
+use postern_core::policy::{PortRule, Role, RoleRule};
 
 use super::limits::Cap;
 use super::ports::prefixes;
@@ -11,12 +11,8 @@ use super::problem::suggestion;
 use super::value::{Section, Value};
 
 /// The roles by name.
-pub(super) const ROLES: &[(&str, RoleKind)] = &[
-    ("viewer", RoleKind::Viewer),
-    ("requester", RoleKind::Requester),
-    ("approver", RoleKind::Approver),
-    ("admin", RoleKind::Admin),
-];
+pub(super) const ROLES: &[(&str, Role)] =
+    &[("viewer", Role::Viewer), ("requester", Role::Requester), ("approver", Role::Approver), ("admin", Role::Admin)];
 /// What narrows a role.
 const NARROWING: [&str; 3] = ["ports", "sources", "max_duration"];
 
@@ -24,7 +20,7 @@ const NARROWING: [&str; 3] = ["ports", "sources", "max_duration"];
 pub(super) fn read(section: &Section<'_>, rules: &[PortRule], cap: &Cap) -> Option<RoleRule> {
     let kind = section.need("name").and_then(|value| value.choice(ROLES));
     let principals = section.need("principals").and_then(|value| value.texts());
-    if let Some(kind @ (RoleKind::Viewer | RoleKind::Admin)) = kind {
+    if let Some(kind @ (Role::Viewer | Role::Admin)) = kind {
         for value in NARROWING.iter().filter_map(|key| section.get(key)) {
             // Silently seeing or ending everything would be more than was written.
             value.wrong(format!("only requesters and approvers can be narrowed, and this is role \"{}\"", kind.name()));

@@ -1,7 +1,7 @@
 //! A full file, an empty one, and every mistake by name.
 
 use postern_core::key::SynRate;
-use postern_core::policy::{Approvals, Justification, OnExpiry, PortRule, RoleKind};
+use postern_core::policy::{Approvals, Justification, OnExpiry, PortRule, Role};
 use postern_core::time::Seconds;
 
 use super::*;
@@ -13,7 +13,7 @@ const FULL: &str = r#"
     revoked_keys = "/r"
     pin_dir = "/p"
     cgroup = "/c"
-    shed = { interfaces = ["eth0"] }
+    xdp = { interfaces = ["eth0"] }
     [api]
     unix = "/u"
     tcp = ["[::]:7322"]
@@ -49,15 +49,15 @@ const FULL: &str = r#"
 fn a_full_file() {
     let config = Config::parse(FULL).unwrap();
     let policy = config.policy();
-    assert_eq!(config.shed, Shed::List(vec!["eth0".into()]));
+    assert_eq!(config.xdp, PrefilterConfig::List(vec!["eth0".into()]));
     let (segment_bytes, keep_bytes, room) = (65536, 5_000_000_000, config.limits.room);
     assert_eq!(config.journal, Journal { segment_bytes, keep_days: Some(400), keep_bytes, room });
     assert_eq!(config.api.syn_rate, Some(SynRate::new(5, 7)));
     assert_eq!(policy.ports[0].max_duration, Seconds(5400));
     assert_eq!(policy.ports[1].max_duration, Seconds::hours(3));
     assert_eq!(policy.protected().collect::<Vec<_>>(), [(6, 22), (6, 3389), (17, 3389)]);
-    assert!(policy.holds("alice@example.com", RoleKind::Requester));
-    assert!(!policy.holds("alice@example.com", RoleKind::Admin));
+    assert!(policy.holds("alice@example.com", Role::Requester));
+    assert!(!policy.holds("alice@example.com", Role::Admin));
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn an_empty_file_closes_the_usual_ports_and_lets_nobody_in() {
     let config = Config::parse("").unwrap();
     assert_eq!(config.policy().ports.len(), 4);
     assert!(config.policy().roles.is_empty());
-    assert_eq!(config.shed, Shed::Auto);
+    assert_eq!(config.xdp, PrefilterConfig::Auto);
     assert!(config.api.plaintext.is_empty());
     assert_eq!(config.api.syn_rate, Some(SynRate::new(20, 40)));
 }
@@ -84,6 +84,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[api]\nunix = 'x", "2:10: api.unix: not valid TOML"),
     ("names = ['a']\nnames = ['b']", "2:1: names: not valid TOML: duplicate key"),
     ("color = 1", "1:1: color: unknown key 'color' in the top of the file; it knows names, "),
+    ("shed = 'off'", "1:1: shed: the key 'shed' is called 'xdp' now: write 'xdp', with the same value"),
     ("namse = ['x']", "1:1: namse: unknown key 'namse' in the top of the file; did you mean 'names'?"),
     ("ports = []", "1:1: ports: unknown key 'ports' in the top of the file; did you mean 'port'?"),
     (
@@ -103,10 +104,7 @@ const MISTAKES: &[(&str, &str)] = &[
         "3:1: port[0].trust_file: unknown key 'trust_file' in [[port]]; 'trust_file' belongs above the first section",
     ),
     ("[api]\nentries = 7", "2:1: api.entries: unknown key 'entries' in [api]; 'entries' belongs into [limits]"),
-    (
-        "shed = { interface = 'auto' }",
-        "1:10: shed.interface: unknown key 'interface' in shed; did you mean 'interfaces'?",
-    ),
+    ("xdp = { interface = 'auto' }", "1:9: xdp.interface: unknown key 'interface' in xdp; did you mean 'interfaces'?"),
     ("[[port]]\nname = 'x'", "1:1: port[0].number: is missing; [[port]] needs it"),
     ("[[port]]\nnumber = 0", "2:10: port[0].number: 0 is not from 1 to 65535"),
     ("[[port]]\nnumber = 65536", "2:10: port[0].number: 65536 is not from 1 to 65535"),
@@ -205,9 +203,9 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[journal]\nkeep_bytes = 8388608", "2:14: journal.keep_bytes: 8388608 bytes are kept, and must be two segments"),
     ("[journal]\nkeep_days = 0", "2:13: journal.keep_days: 0 is not 1 or more"),
     ("[journal]\nkeep_days = 4294967296", "2:13: journal.keep_days: 4294967296 is more than 4294967295"),
-    ("shed = 'on'", "1:8: shed: 'on' is none of \"off\""),
-    ("shed = { interfaces = 'eth0' }", "1:23: shed.interfaces: 'eth0' is none of \"auto\""),
-    ("shed = { }", "1:8: shed.interfaces: is missing"),
+    ("xdp = 'on'", "1:7: xdp: 'on' is none of \"off\""),
+    ("xdp = { interfaces = 'eth0' }", "1:22: xdp.interfaces: 'eth0' is none of \"auto\""),
+    ("xdp = { }", "1:7: xdp.interfaces: is missing"),
     ("names = 'x'", "1:9: names: the text 'x' where a list in [ ] belongs"),
     ("names = [true]", "1:10: names[0]: true where a text in quotes belongs"),
     ("names = ['v', 'tls:SHA256:a']", "1:9: names: 'tls:SHA256:a' looks like a host id or a key; leave it out"),
@@ -386,9 +384,9 @@ fn what_a_port_asks_for() {
         panic!("no pattern")
     };
     assert!(pattern.matches("CHG-17: disk") && !pattern.matches("see CHG-17"));
-    assert_eq!(port("approvals = 2").approvals, Approvals { count: 2, roles: vec![RoleKind::Approver] });
+    assert_eq!(port("approvals = 2").approvals, Approvals { count: 2, roles: vec![Role::Approver] });
     assert_eq!(port("approvals = { count = 2 }").approvals, port("approvals = 2").approvals);
-    let both = Approvals { count: 1, roles: vec![RoleKind::Admin, RoleKind::Approver] };
+    let both = Approvals { count: 1, roles: vec![Role::Admin, Role::Approver] };
     assert_eq!(port("approvals = { count = 1, roles = ['admin', 'approver'] }").approvals, both);
     assert_eq!(port("first_use_within = '10m'").first_use_within, Some(Seconds::minutes(10)));
     assert_eq!(port("idle_timeout = '1h30m'").idle_timeout, Some(Seconds(5400)));

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use postern_core::budget::Class;
 use postern_core::ledger::Record;
-use postern_core::life::Life;
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::report::{Gather, Living, PortLine, Unused};
+use postern_core::request::Request;
 use tokio::sync::broadcast;
 
-use super::{Engine, Filter as Wanted, GrantView, KnockView, Reader};
+use super::{DeniedView, Engine, Filter as Wanted, GrantView, Reader};
 use crate::journal::scan::{Entry, Filter, Page, entry};
 
 /// Living grants that one question to the worker brings.
@@ -25,7 +25,7 @@ pub struct Published {
     /// What it records.
     pub record: Record,
     /// The request or grant that it is about.
-    pub life: Option<Life>,
+    pub life: Option<Request>,
     /// As it stands in the journal.
     pub line: Vec<u8>,
 }
@@ -104,14 +104,14 @@ impl Engine {
         Ok(Summary { since, until, ports: report.ports, unused, damage })
     }
 
-    /// Everybody who knocked in vain, or would have.
+    /// Everybody who was denied in vain, or would have.
     ///
     /// # Errors
     /// [`Reason::NotPermitted`] for everybody but root, admins, approvers and viewers.
-    pub async fn all_knocks(&self, reader: &Reader) -> Result<Vec<KnockView>, Refusal> {
+    pub async fn all_denied(&self, reader: &Reader) -> Result<Vec<DeniedView>, Refusal> {
         let observed = self.observed().await?;
-        self.check_all(reader, "only viewers, approvers and admins see all knocks").await?;
-        Ok(latest_first(self.knocks().all(), observed))
+        self.check_all(reader, "only viewers, approvers and admins see all denied").await?;
+        Ok(latest_first(self.denied().all(), observed))
     }
 
     /// All that has not ended.
@@ -163,10 +163,10 @@ impl Engine {
 }
 
 /// Those that were dropped and those that would have been.
-pub(super) fn latest_first(dropped: Vec<KnockView>, observed: Vec<KnockView>) -> Vec<KnockView> {
-    let mut knocks = [dropped, observed].concat();
-    knocks.sort_by_key(|knock| std::cmp::Reverse(knock.last_seen));
-    knocks
+pub(super) fn latest_first(dropped: Vec<DeniedView>, observed: Vec<DeniedView>) -> Vec<DeniedView> {
+    let mut denied = [dropped, observed].concat();
+    denied.sort_by_key(|attempt| std::cmp::Reverse(attempt.last_seen));
+    denied
 }
 
 /// What the journal alone tells of a grant that nobody used.
@@ -175,7 +175,7 @@ fn from_record(unused: Unused) -> GrantView {
     GrantView {
         seq,
         state: ending.cause.state(false),
-        life: Life::Granted(grant),
+        life: Request::Granted(grant),
         ending: Some(ending),
         remaining_ns: 0,
         usage: postern_core::grant::Use::default(),

@@ -7,14 +7,14 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use postern_core::grant::{AccessRequest, End, Header, PortSpec, Source};
 use postern_core::ledger::Ledger;
-use postern_core::life::State;
 use postern_core::policy::{Judgement, Policy};
 use postern_core::refusal::Refusal;
+use postern_core::request::State;
 use postern_core::time::{Now, Seconds};
 use uuid::Uuid;
 
 use super::Reader;
-use super::view::{Explanation, GrantView, KnockView, Query};
+use super::view::{DeniedView, Explanation, GrantView, Query};
 
 /// Of the reader's grants, the newest that are looked at.
 pub(super) const MOST_GRANTS: usize = 200;
@@ -26,7 +26,7 @@ pub(super) struct Seen<'a> {
     /// The reader's, the newest first, ended ones too.
     pub grants: Vec<GrantView>,
     /// At the ports asked about.
-    pub knocks: Vec<KnockView>,
+    pub denied: Vec<DeniedView>,
     pub now: &'a Now,
     /// Nothing is dropped.
     pub observes: bool,
@@ -39,7 +39,7 @@ pub(super) fn explain(query: &Query, reader: &Reader, seen: Seen<'_>) -> Explana
     let touching = seen.grants.into_iter().filter(|g| g.life.ports().iter().any(|p| touches(query, *p)));
     let (living, ended): (Vec<_>, Vec<_>) = touching.partition(GrantView::is_living);
     let (live, coming): (Vec<_>, Vec<_>) = living.into_iter().partition(|g| g.state == State::Active);
-    let knocks: Vec<_> = seen.knocks.into_iter().filter(|k| may_see(reader, query, &live, k)).collect();
+    let denied: Vec<_> = seen.denied.into_iter().filter(|k| may_see(reader, query, &live, k)).collect();
     let mut findings: Vec<_> = seen.observes.then(only_observes).into_iter().collect();
     for port in &query.ports {
         findings.extend(unprotected(seen.policy, *port));
@@ -47,13 +47,13 @@ pub(super) fn explain(query: &Query, reader: &Reader, seen: Seen<'_>) -> Explana
             findings.extend(access(*port, *source, &live));
         }
     }
-    findings.extend(knocks.iter().filter_map(|knock| elsewhere(knock, query, &live)));
+    findings.extend(denied.iter().filter_map(|attempt| elsewhere(attempt, query, &live)));
     findings.extend(coming.iter().map(not_yet));
     findings.extend(ended.first().filter(|_| live.is_empty() && coming.is_empty()).map(last_ended));
     findings.extend(verdict.as_ref().map(|verdict| foretold(verdict, seen.policy)));
     let missing = verdict.as_ref().and_then(|verdict| verdict.as_ref().ok()?.missing.as_ref());
     let missing = missing.map_or(0, |missing| missing.count);
-    Explanation { refusal: verdict.and_then(Result::err), missing, grants: live, knocks, findings }
+    Explanation { refusal: verdict.and_then(Result::err), missing, grants: live, denied, findings }
 }
 
 fn only_observes() -> String {
@@ -103,11 +103,11 @@ fn touches(query: &Query, port: PortSpec) -> bool {
         .any(|p| p.number == port.number && (p.protocol.covers(port.protocol) || port.protocol.covers(p.protocol)))
 }
 
-/// Requesters see the knocks of the sources they asked about, and others only where they hold a live grant themselves.
-fn may_see(reader: &Reader, query: &Query, live: &[GrantView], knock: &KnockView) -> bool {
+/// Requesters see the denied attempts of the sources they asked about, and others only where they hold a live grant themselves.
+fn may_see(reader: &Reader, query: &Query, live: &[GrantView], attempt: &DeniedView) -> bool {
     reader.sees_all()
-        || covered(&query.sources, knock.address)
-        || live.iter().any(|g| g.life.ports().iter().any(|p| p.number == knock.port.number))
+        || covered(&query.sources, attempt.address)
+        || live.iter().any(|g| g.life.ports().iter().any(|p| p.number == attempt.port.number))
 }
 
 fn covered(sources: &[Source], address: IpAddr) -> bool {
@@ -131,15 +131,17 @@ fn access(port: PortSpec, source: Source, live: &[GrantView]) -> Option<String> 
     Some(format!("{port} is open for {source} for another {left} (grant {}){used}.", grant.life.id()))
 }
 
-/// The classic: granted from one address, knocking from another.
-fn elsewhere(knock: &KnockView, query: &Query, live: &[GrantView]) -> Option<String> {
-    let granted = live.iter().find(|g| g.life.ports().iter().any(|p| p.number == knock.port.number))?;
-    if covered(granted.life.sources(), knock.address) || live.iter().any(|g| covered(g.life.sources(), knock.address)) {
+/// The classic: granted from one address, denied attempts from another.
+fn elsewhere(attempt: &DeniedView, query: &Query, live: &[GrantView]) -> Option<String> {
+    let granted = live.iter().find(|g| g.life.ports().iter().any(|p| p.number == attempt.port.number))?;
+    if covered(granted.life.sources(), attempt.address)
+        || live.iter().any(|g| covered(g.life.sources(), attempt.address))
+    {
         return None;
     }
     let sources: Vec<_> = granted.life.sources().iter().map(ToString::to_string).collect();
-    let hint = if covered(&query.sources, knock.address) { "" } else { " If that is you, ask for that address." };
-    let (from, to) = (knock.address, knock.port);
+    let hint = if covered(&query.sources, attempt.address) { "" } else { " If that is you, ask for that address." };
+    let (from, to) = (attempt.address, attempt.port);
     Some(format!("You are granted from {}, but packets to {to} come from {from}.{hint}", sources.join(", ")))
 }
 

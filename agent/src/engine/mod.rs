@@ -4,9 +4,8 @@
 //! `worker`; [`Engine`] is the handle that everybody else holds. It never speaks gRPC (`api` does).
 
 mod audit;
-mod door;
+mod denied;
 mod explain;
-mod knocks;
 mod mode;
 mod news;
 mod pulse;
@@ -14,6 +13,7 @@ mod question;
 mod reader;
 mod share;
 mod tally;
+mod verifier;
 mod view;
 mod worker;
 
@@ -34,21 +34,21 @@ use postern_core::trust::Trust;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use uuid::Uuid;
 
-use crate::clock::Clock;
 use crate::journal::scan::Scanner;
-use crate::keeper::Keeper;
-use crate::links::News;
+use crate::sandbox::helper::Helper;
+use crate::system::clock::Clock;
+use crate::system::links::News;
 pub use audit::{Published, Summary};
-pub use door::SignedBytes;
-pub use knocks::Knocks;
+pub use denied::DeniedAttempts;
 use pulse::Pulse;
 pub use reader::{Person, Reader, Rights};
 pub use share::Place;
 use share::{Shares, Turns};
 use tally::Tally;
+pub use verifier::SignedBytes;
 pub use view::{
-    Change, ClockView, Explanation, Filter, GrantView, HostState, KnockView, LayerView, ModeView, Query, ShedView,
-    WhoAmI,
+    Change, ClockView, DeniedView, Explanation, Filter, GrantView, HostState, LayerView, ModeView, Query, WhoAmI,
+    XdpView,
 };
 pub use worker::{Setup, StartError, start};
 
@@ -80,14 +80,14 @@ struct Shared {
     unsure_until: AtomicU64,
     tally: Tally,
     shares: Shares,
-    repeats: door::Repeats,
+    repeats: verifier::Repeats,
     turns: Turns,
     journal: Scanner,
-    knocks: Knocks,
+    denied: DeniedAttempts,
     /// Where the configuration is: what it says decides whether a trial may be confirmed.
     config_file: PathBuf,
     /// Who opens it, where this process may not.
-    keeper: Option<Keeper>,
+    helper: Option<Helper>,
     commands: mpsc::Sender<Command>,
     /// For what does not wait behind other people's requests.
     first: mpsc::Sender<Command>,
@@ -193,7 +193,7 @@ enum Command {
     },
     /// What would have been dropped.
     Observed {
-        answer: oneshot::Sender<Vec<KnockView>>,
+        answer: oneshot::Sender<Vec<DeniedView>>,
     },
     Network(News),
     /// Where strangers reach the API, and how fast one of them may begin connections there.
@@ -296,7 +296,7 @@ impl Engine {
     /// # Errors
     /// Every [`Reason`] but those of approval and revocation. Nothing is open then.
     pub async fn request(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
-        let (door::Signed { signers, basis }, request, payload, _place) = self.access_request(message).await?;
+        let (verifier::Signed { signers, basis }, request, payload, _place) = self.access_request(message).await?;
         self.ask(|answer| Command::Request { signers, basis, request, payload, answer }).await?
     }
 
@@ -306,13 +306,13 @@ impl Engine {
     /// What can be wrong with a message, [`Reason::GrantNotFound`], [`Reason::NotPending`], [`Reason::SelfApproval`],
     /// [`Reason::PayloadDiffers`], and all that can refuse the request itself. Then the approval does not count.
     pub async fn approve(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
-        let (door::Signed { signers, basis }, id, payload, digest, _place) = self.approval(message).await?;
+        let (verifier::Signed { signers, basis }, id, payload, digest, _place) = self.approval(message).await?;
         let unsigned = || Refusal::new(Reason::Unsigned, "nobody signed");
         let signer = signers.into_iter().next().ok_or_else(unsigned)?;
         let answer = self.ask(|answer| Command::Approve { signer, basis, id, payload, answer }).await?;
         answer.inspect_err(|refusal| {
             if is_final(refusal.reason) {
-                self.burn(digest);
+                self.mark_rejected(digest);
             }
         })
     }
@@ -447,10 +447,10 @@ impl Engine {
         self.0.rules()
     }
 
-    /// Where knocks are noted.
+    /// Where denied attempts are noted.
     #[must_use]
-    pub fn knocks(&self) -> &Knocks {
-        &self.0.knocks
+    pub fn denied(&self) -> &DeniedAttempts {
+        &self.0.denied
     }
 
     /// Counts a message that was refused before any signature was verified.

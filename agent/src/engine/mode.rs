@@ -8,9 +8,9 @@ use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::Seconds;
 use uuid::Uuid;
 
-use super::{Command, Engine, KnockView, ModeView};
+use super::{Command, DeniedView, Engine, ModeView};
 use crate::config::Config;
-use crate::standing::Copies;
+use crate::config::effective::Copies;
 
 impl Engine {
     /// Has a host that only observes enforce until `within` is over, unless it is confirmed. `only_while_running`: also where nothing
@@ -38,10 +38,10 @@ impl Engine {
         confirmed
     }
 
-    /// Brings the last good copies of root's files up to date: by the keeper, else as root.
+    /// Brings the last good copies of root's files up to date: by the helper, else as root.
     pub async fn keep_copies(&self) {
-        let (path, keeper) = (self.0.config_file.clone(), self.0.keeper.clone());
-        let copy = move || keeper.map_or_else(|| Copies::of(&path).update(&path), |keeper| keeper.keep_copies());
+        let (path, helper) = (self.0.config_file.clone(), self.0.helper.clone());
+        let copy = move || helper.map_or_else(|| Copies::of(&path).update(&path), |helper| helper.keep_copies());
         let outcome = tokio::task::spawn_blocking(copy).await.unwrap_or_else(|error| Err(error.to_string()));
         self.degraded(Condition::CopiesNotKept, outcome.err()).await;
     }
@@ -58,16 +58,16 @@ impl Engine {
     ///
     /// # Errors
     /// [`Reason::Overloaded`].
-    pub(super) async fn observed(&self) -> Result<Vec<KnockView>, Refusal> {
+    pub(super) async fn observed(&self) -> Result<Vec<DeniedView>, Refusal> {
         self.ask(|answer| Command::Observed { answer }).await
     }
 
     /// What the next start and the next boot go by has to say the same, or what was confirmed would not last.
     async fn check_file(&self) -> Result<(), Refusal> {
-        let (path, keeper) = (self.0.config_file.clone(), self.0.keeper.clone());
+        let (path, helper) = (self.0.config_file.clone(), self.0.helper.clone());
         let busy = |_| Refusal::new(Reason::Overloaded, "try again in a moment");
         let read =
-            tokio::task::spawn_blocking(move || Config::load_through(keeper.as_ref(), &path)).await.map_err(busy)?;
+            tokio::task::spawn_blocking(move || Config::load_through(helper.as_ref(), &path)).await.map_err(busy)?;
         let refuse = |why: String| Err(Refusal::new(Reason::ModeNotInFile, why).at("mode"));
         match read.map(|config| config.policy().mode) {
             Ok(Mode::Enforce) => Ok(()),

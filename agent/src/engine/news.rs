@@ -10,8 +10,8 @@ use postern_core::key::SynRate;
 use postern_core::message::Challenger;
 
 use super::{Command, Engine};
-use crate::config::Shed;
-use crate::links::{LinkState, News};
+use crate::config::PrefilterConfig;
+use crate::system::links::{LinkState, News};
 
 impl Engine {
     /// Tells the worker what the network looks like now.
@@ -21,8 +21,8 @@ impl Engine {
     }
 
     /// Tells the worker where the prefilter is wanted from now on.
-    pub async fn prefilter(&self, shed: Shed) {
-        let _ = self.0.commands.send(Command::Network(News::Prefilter(shed))).await;
+    pub async fn prefilter(&self, xdp: PrefilterConfig) {
+        let _ = self.0.commands.send(Command::Network(News::Prefilter(xdp))).await;
     }
 
     /// Has the kernel limit how fast one source begins connections to these addresses of the API.

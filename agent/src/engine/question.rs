@@ -2,7 +2,7 @@
 //!
 //! Owns asking the rules in force. It writes no record and asks nothing of the worker.
 
-use postern_core::envelope::Role;
+use postern_core::envelope::Purpose;
 use postern_core::question::{self, KeyToJudge};
 use postern_core::time::BootNanos;
 
@@ -11,7 +11,7 @@ use super::Engine;
 impl Engine {
     /// Whether the host would accept a signature of each of `keys` in `role` now.
     #[must_use]
-    pub fn which_keys_count(&self, role: Role, keys: &[KeyToJudge]) -> Vec<bool> {
+    pub fn which_keys_count(&self, role: Purpose, keys: &[KeyToJudge]) -> Vec<bool> {
         let (rules, now) = (self.0.rules(), self.0.now());
         // Rules that wait for their record already forbid reading, so what they forbid does not count any more.
         let coming = self.0.coming();

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use postern_core::envelope::{Basis, Signer};
 use postern_core::grant::Header;
 use postern_core::message::MAX_MESSAGE_LIFE;
-use postern_core::policy::{Policy, RoleKind};
+use postern_core::policy::{Policy, Role};
 use postern_core::refusal::{self, Reason, Refusal};
 use postern_core::time::{BootNanos, Now};
 
@@ -81,14 +81,14 @@ impl Rights {
     /// # Errors
     /// [`Reason::NotPermitted`] for those without any role.
     fn of(policy: &Policy, principal: &str) -> Result<Self, Refusal> {
-        let holds = |kinds: &[RoleKind]| kinds.iter().any(|kind| policy.holds(principal, *kind));
-        let sees_all = holds(&[RoleKind::Viewer, RoleKind::Approver, RoleKind::Admin]);
-        if !sees_all && !holds(&[RoleKind::Requester]) {
+        let holds = |kinds: &[Role]| kinds.iter().any(|kind| policy.holds(principal, *kind));
+        let sees_all = holds(&[Role::Viewer, Role::Approver, Role::Admin]);
+        if !sees_all && !holds(&[Role::Requester]) {
             return Err(Refusal::new(Reason::NotPermitted, format!("{principal} has no role")).at("role"));
         }
         // To watch what everybody does is what a viewer is for.
-        let audits = holds(&[RoleKind::Viewer, RoleKind::Admin]);
-        Ok(Self { sees_all, audits, is_admin: holds(&[RoleKind::Admin]) })
+        let audits = holds(&[Role::Viewer, Role::Admin]);
+        Ok(Self { sees_all, audits, is_admin: holds(&[Role::Admin]) })
     }
 
     /// What both let see.
@@ -201,7 +201,7 @@ impl Engine {
 
     /// Counts why a watcher may watch no longer.
     pub fn count_watcher(&self, reason: Reason) {
-        if reason.standing() == refusal::Standing::Unverified {
+        if reason.standing() == refusal::Attribution::Unverified {
             self.count_unverified(reason);
         }
     }
@@ -210,7 +210,7 @@ impl Engine {
     pub(super) async fn lost(&self, reader: &Reader, refusal: Refusal) -> Refusal {
         match refusal.reason {
             Reason::NotPermitted => self.not_permitted(reader, &refusal.detail).await,
-            reason if reason.standing() == refusal::Standing::Unverified => {
+            reason if reason.standing() == refusal::Attribution::Unverified => {
                 self.count_unverified(reason);
                 refusal
             }

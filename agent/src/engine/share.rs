@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use postern_core::budget::{Budgets, Class, Rates};
-use postern_core::policy::{Policy, RoleKind};
+use postern_core::policy::{Policy, Role};
 use postern_core::refusal::Refusal;
 use tokio::sync::Semaphore;
 
@@ -118,7 +118,7 @@ impl Engine {
     /// Which budget a message of `principal` that ends something takes from.
     pub(super) fn ending_class(&self, principal: &str) -> Class {
         let policy = self.0.rules().policy;
-        let over_all = [RoleKind::Approver, RoleKind::Admin].iter().any(|kind| policy.holds(principal, *kind));
+        let over_all = [Role::Approver, Role::Admin].iter().any(|kind| policy.holds(principal, *kind));
         if over_all { Class::Revoke } else { Class::GiveBack }
     }
 

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use postern_core::condition::Condition;
 use postern_core::grant::{PortSpec, Source, Use};
-use postern_core::life::{Ending, Life, State, Step};
 use postern_core::mode::Mode;
 use postern_core::policy::PortRule;
 use postern_core::refusal::Refusal;
+use postern_core::request::{Ending, Request, State, Step};
 use postern_core::time::Seconds;
 use postern_core::wall::ClockState;
 use postern_core::warn::Warning;
@@ -20,7 +20,7 @@ pub struct GrantView {
     /// The record that made it: orders grants by age, and is a page token.
     pub seq: u64,
     /// What it is.
-    pub life: Life,
+    pub life: Request,
     /// Where it is in its life. What is over by the clock is over, even before the record says so.
     pub state: State,
     /// Set once it has ended.
@@ -113,15 +113,15 @@ pub struct Explanation {
     pub missing: u32,
     /// The caller's live grants that touch the ports.
     pub grants: Vec<GrantView>,
-    /// Who knocked in vain.
-    pub knocks: Vec<KnockView>,
+    /// Who was denied in vain.
+    pub denied: Vec<DeniedView>,
     /// What it means, in sentences.
     pub findings: Vec<String>,
 }
 
 /// Packets that found no live grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KnockView {
+pub struct DeniedView {
     /// From where.
     pub address: IpAddr,
     /// To which port.
@@ -166,7 +166,7 @@ pub struct LayerView {
 
 /// The prefilter on one interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShedView {
+pub struct XdpView {
     /// The interface's name.
     pub name: String,
     /// Its index.
@@ -208,7 +208,7 @@ pub struct HostState {
     /// Whether all of this has an effect.
     pub mode: ModeView,
     /// Interfaces with their prefilter.
-    pub sheds: Vec<ShedView>,
+    pub prefilters: Vec<XdpView>,
     /// The policy's ports.
     pub ports: Vec<PortRule>,
     /// Everything that is not as it should be, in words, the gravest first.

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::segments;
-use crate::guarded;
+use crate::system::guarded;
 
 /// Its name in the journal's directory.
 pub(super) const FILE: &str = "head";

@@ -12,7 +12,7 @@ use postern_core::ledger::Event;
 use postern_core::message::MAX_MESSAGE_LIFE;
 use postern_core::time::Now;
 
-use super::survey::Surveyed;
+use super::segment_index::IndexedSegment;
 use super::{Journal, Settings, segments};
 
 /// A day, in seconds.
@@ -25,11 +25,11 @@ impl Journal {
     /// kept whatever their age. Empty while an audit reads the journal, or before it was verified.
     #[must_use]
     pub fn outdated(&self, needed: u64, now: &Now) -> Vec<Event> {
-        let Ok(survey) = self.reader.survey.try_lock() else { return Vec::new() };
-        if !survey.is_whole() {
+        let Ok(index) = self.reader.index.try_lock() else { return Vec::new() };
+        if !index.is_whole() {
             return Vec::new();
         }
-        let known: Vec<_> = survey.segments().collect();
+        let known: Vec<_> = index.segments().collect();
         let mut bytes: u64 = known.iter().map(|segment| segment.bytes).sum();
         // The newest one is never removed, and what is known of it may be old.
         let closed = &known[..known.len().saturating_sub(1)];
@@ -51,7 +51,7 @@ impl Journal {
     /// The disk's; what is left then is removed another time.
     pub fn remove(&self, through: u64) -> io::Result<()> {
         // Nobody reads them meanwhile.
-        let _survey = self.reader.survey.lock().unwrap_or_else(PoisonError::into_inner);
+        let _index = self.reader.index.lock().unwrap_or_else(PoisonError::into_inner);
         let firsts = segments::list(&self.dir)?;
         for pair in firsts.windows(2).filter(|pair| pair[1] <= through + 1) {
             fs::remove_file(segments::path(&self.dir, pair[0]))?;
@@ -70,7 +70,7 @@ impl Settings {
 }
 
 /// Whether a segment's newest line is so new that a message in it may be fresh.
-fn is_recent(segment: &Surveyed, now: &Now) -> bool {
+fn is_recent(segment: &IndexedSegment, now: &Now) -> bool {
     if segment.boot_id == now.boot_id {
         return segment.boot.until(now.boot) <= LEAST.unsigned_abs() * 1_000_000_000;
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::head;
-use crate::guarded;
+use crate::system::guarded;
 
 /// Opens a file in the journal's directory. That directory and the one above are the agent's user's.
 pub(super) fn open(path: &Path, how: OFlags) -> io::Result<File> {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::chain::{self, Origin};
 use super::head::Head;
 use super::{schema, segments};
-use crate::host::write_durably;
+use crate::system::host::write_durably;
 
 /// How their names end; the number of the line comes before.
 const SUFFIX: &str = ".snapshot";

@@ -10,7 +10,7 @@ use std::thread;
 use postern_core::ledger::{Event, Record};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Journal, Unwritten};
+use super::{AppendFailure, Journal};
 
 /// A batch on its way to the disk.
 struct Batch {
@@ -25,7 +25,7 @@ pub struct Written {
     /// What was to be written.
     pub records: Vec<Record>,
     /// The lines as they stand in the journal, each with its end; or why there are none.
-    pub outcome: Result<Vec<u8>, Unwritten>,
+    pub outcome: Result<Vec<u8>, AppendFailure>,
 }
 
 /// The way to the thread.

@@ -17,7 +17,7 @@ use super::certificate::{Version, version};
 use super::prover::{Found, MOST, Prover, Without, files};
 use super::{Proof, Signed, payload};
 use crate::engine::Engine;
-use crate::keeper::Keeper;
+use crate::sandbox::helper::Helper;
 
 /// How often the files are looked at while nobody asks. Each call of `WhoAmI` looks at them too.
 const EVERY: Duration = Duration::from_secs(1);
@@ -47,14 +47,14 @@ pub struct HostKeys {
 enum Source {
     /// This process, where no part stays root.
     Own(Prover),
-    Kept(Keeper, String),
+    RetainedSession(Helper, String),
 }
 
 impl Source {
     fn look(&mut self) -> Result<Found, String> {
         match self {
             Self::Own(prover) => Ok(prover.look()),
-            Self::Kept(keeper, payload) => keeper.host_keys(payload).map_err(|error| error.to_string()),
+            Self::RetainedSession(helper, payload) => helper.host_keys(payload).map_err(|error| error.to_string()),
         }
     }
 }
@@ -71,10 +71,10 @@ type Marks = Vec<(PathBuf, Version)>;
 
 impl HostKeys {
     /// Reads the keys in `dir` and proves with them: `tls_fingerprint` is `SHA256:…` of the TLS certificate.
-    pub async fn start(dir: &Path, keeper: Option<Keeper>, engine: Engine, tls_fingerprint: &str) -> Arc<Self> {
+    pub async fn start(dir: &Path, helper: Option<Helper>, engine: Engine, tls_fingerprint: &str) -> Arc<Self> {
         let payload = payload(&engine.who_am_i(), tls_fingerprint);
-        let source = match keeper {
-            Some(keeper) => Source::Kept(keeper, payload.clone()),
+        let source = match helper {
+            Some(helper) => Source::RetainedSession(helper, payload.clone()),
             None => Source::Own(Prover::new(dir, payload.clone())),
         };
         let this = Arc::new(Self {

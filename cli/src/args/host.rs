@@ -1,4 +1,4 @@
-//! Commands about a host: its record, its rules, its knocks.
+//! Commands about a host: its record, its rules, its denied attempts.
 
 use std::{path::PathBuf, time::Duration};
 

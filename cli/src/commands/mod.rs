@@ -5,10 +5,10 @@
 mod approve;
 mod audit;
 mod break_glass;
+mod denied;
 mod explain;
 mod extend;
 mod files;
-mod knocks;
 mod list;
 mod mode;
 mod narrow;
@@ -81,7 +81,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Watch(args) => watch::run(&env, args).await,
         Command::Explain(args) => explain::run(&env, args).await,
         Command::Status(args) => status::run(&env, args.host).await,
-        Command::Knocks(args) => knocks::run(&env, args.host).await,
+        Command::Denied(args) => denied::run(&env, args.host).await,
         Command::Report(args) => report::run(&env, args).await,
         Command::Audit(args) => audit::run(&env, args).await,
         Command::Policy(args) => policy::run(&env, args).await,

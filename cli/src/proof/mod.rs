@@ -32,7 +32,7 @@ const MOST_WITHOUT: usize = 16;
 
 /// How a host stands with what ssh knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum HostTrust {
     /// Neither a key of it nor an authority for it is known.
     Unknown,
     /// One is known, but the host shows no proof that fits: none, or one by a key of another type. Where an authority is
@@ -46,15 +46,15 @@ pub enum Standing {
 ///
 /// # Errors
 /// [`crate::failure::Kind::Identity`]: the host's key is revoked, or other ones are known; or the proof is not one.
-pub async fn judge(host: &str, who: &WhoAmIResponse, said: &Statement, known: &Known, now: u64) -> Result<Standing> {
+pub async fn judge(host: &str, who: &WhoAmIResponse, said: &Statement, known: &Known, now: u64) -> Result<HostTrust> {
     let lines = || known.lines();
     // What the command says is not known: it may revoke the key that the files have.
-    let command = Standing::Unproven(Some(Fault::Command));
+    let command = HostTrust::Unproven(Some(Fault::Command));
     if lines().next().is_none() && known.revoked.is_empty() && known.has_command {
         return Ok(command);
     }
     if lines().next().is_none() && known.revoked.is_empty() {
-        return Ok(Standing::Unknown);
+        return Ok(HostTrust::Unknown);
     }
     let all = shown::all(who, said).map_err(|why| words::no_proof(host, &why))?;
     let listed = revoked::listed(&all, &known.revoked).await?;
@@ -64,13 +64,13 @@ pub async fn judge(host: &str, who: &WhoAmIResponse, said: &Statement, known: &K
     let standing = weighed(&held, known, now);
     match revoked.first() {
         // A host whose key was stolen and replaced shows the older one too until posternd starts again; sshd shows the new one.
-        Some((shown, _)) if !matches!(standing, Ok(Standing::Proven(_))) => Err(words::revoked(host, &shown.key)),
+        Some((shown, _)) if !matches!(standing, Ok(HostTrust::Proven(_))) => Err(words::revoked(host, &shown.key)),
         _ => standing.map(|standing| if known.has_command { command } else { standing }),
     }
 }
 
 /// Weighs what the host holds, but for what is revoked.
-fn weighed(held: &Held, known: &Known, now: u64) -> Result<Standing> {
+fn weighed(held: &Held, known: &Known, now: u64) -> Result<HostTrust> {
     let mut fault = None;
     match weigh::all(&known.own, held, known, now) {
         Weight::Fits(key) => return Ok(proven(key)),
@@ -89,7 +89,7 @@ fn weighed(held: &Held, known: &Known, now: u64) -> Result<Standing> {
         }
     }
     let named = known.lines().any(|line| line.says != Says::Revoked);
-    Ok(if named { Standing::Unproven(fault) } else { Standing::Unknown })
+    Ok(if named { HostTrust::Unproven(fault) } else { HostTrust::Unknown })
 }
 
 /// The types of keys that the host says it has without a proof.
@@ -114,8 +114,8 @@ pub fn explanation(who: &WhoAmIResponse, known: &Known) -> Option<String> {
     })
 }
 
-fn proven(key: &PublicKey) -> Standing {
-    Standing::Proven(key.fingerprint(HashAlg::Sha256))
+fn proven(key: &PublicKey) -> HostTrust {
+    HostTrust::Proven(key.fingerprint(HashAlg::Sha256))
 }
 
 /// Every SSH host key that the host proved to hold, whether or not anybody knows it. None where a proof is not one.

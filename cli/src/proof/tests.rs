@@ -75,7 +75,7 @@ fn payload(fingerprint: &str) -> String {
 }
 
 /// The verdict with these lines in `known_hosts`, hashed by `ssh-keygen -H`: it must be the one without hashing.
-fn verdict(who: &WhoAmIResponse, lines: &[String]) -> Result<Standing> {
+fn verdict(who: &WhoAmIResponse, lines: &[String]) -> Result<HostTrust> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("known_hosts");
     fs::write(&file, lines.join("\n") + "\n").unwrap();
@@ -101,14 +101,14 @@ fn the_known_key_proves_a_changed_or_revoked_one_is_refused() {
         let (who, own) = (host.proving(), host.public());
         let fingerprint = host.fingerprint();
         assert_eq!(proved(&who, &said()), [fingerprint]);
-        let proven = || Ok(Standing::Proven(fingerprint));
+        let proven = || Ok(HostTrust::Proven(fingerprint));
         let known = |key: &str| format!("{HOST} {key}");
-        assert_eq!(verdict(&who, &[]), Ok(Standing::Unknown));
-        assert_eq!(verdict(&who, &[format!("elsewhere {own}")]), Ok(Standing::Unknown));
-        assert_eq!(verdict(&who, &[format!("@cert-authority * {own}")]), Ok(Standing::Unproven(None)));
+        assert_eq!(verdict(&who, &[]), Ok(HostTrust::Unknown));
+        assert_eq!(verdict(&who, &[format!("elsewhere {own}")]), Ok(HostTrust::Unknown));
+        assert_eq!(verdict(&who, &[format!("@cert-authority * {own}")]), Ok(HostTrust::Unproven(None)));
         assert_eq!(verdict(&who, &[known(&own)]), proven());
         assert_eq!(verdict(&who, &[known(&other), known(&own)]), proven(), "one of several keys");
-        assert_eq!(verdict(&who, &[known(&other_type)]), Ok(Standing::Unproven(None)));
+        assert_eq!(verdict(&who, &[known(&other_type)]), Ok(HostTrust::Unproven(None)));
         let changed = verdict(&who, &[known(&other_type), known(&other)]).unwrap_err();
         assert_eq!(changed.kind, Kind::Identity);
         assert!(changed.message.contains("REMOTE HOST IDENTIFICATION HAS CHANGED"), "{changed}");
@@ -117,7 +117,7 @@ fn the_known_key_proves_a_changed_or_revoked_one_is_refused() {
         assert_eq!(revoked.kind, Kind::Identity);
         assert!(revoked.message.contains("REVOKED HOST KEY DETECTED"), "{revoked}");
         assert_eq!(verdict(&who, &[known(&own), format!("@revoked * {other}")]), proven());
-        assert_eq!(verdict(&WhoAmIResponse::default(), &[known(&own)]), Ok(Standing::Unproven(None)));
+        assert_eq!(verdict(&WhoAmIResponse::default(), &[known(&own)]), Ok(HostTrust::Unproven(None)));
     }
 }
 
@@ -144,5 +144,5 @@ fn a_proof_of_something_else_is_refused() {
         assert!(proved(&who, &said()).is_empty(), "{what}");
         assert!(failure.message.contains("that is none") && !failure.message.contains('\u{1b}'), "{what}: {failure}");
     }
-    assert_eq!(verdict(&good, &known), Ok(Standing::Proven(host.fingerprint())));
+    assert_eq!(verdict(&good, &known), Ok(HostTrust::Proven(host.fingerprint())));
 }

@@ -16,7 +16,7 @@ use crate::{
     connect::{self, Link, LinkError},
     failure::{Failure, Kind, Result},
     host_key::HostKey,
-    proof::{self, Standing},
+    proof::{self, HostTrust},
     ssh_hosts::{Known, config::Config, lines::Says},
     target::Target,
     tls::Fingerprint,
@@ -128,10 +128,10 @@ impl Plan {
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
         // One TLS key answers at every address, so a proof by any of them is one of the host, and a revoked key at any of them too.
-        let (mut standing, mut explanation) = (Standing::Unknown, None);
+        let (mut standing, mut explanation) = (HostTrust::Unknown, None);
         for (answer, (host, known)) in session.answers.iter().filter_map(|answer| Some((answer, ssh?))) {
             let judged = proof::judge(host, &answer.who, &answer.said, known, now).await?;
-            standing = if matches!(standing, Standing::Proven(_)) { standing } else { judged };
+            standing = if matches!(standing, HostTrust::Proven(_)) { standing } else { judged };
             explanation = explanation.or_else(|| proof::explanation(&answer.who, known));
         }
         let host_id = &first.said.host_id;
@@ -139,8 +139,8 @@ impl Plan {
         let shown = Shown { address: &session.address, host_id, fingerprint, standing, explanation };
         trust::settle(&self.trust, &self.store, shown, self.console).await?;
         let key = match standing {
-            Standing::Proven(key) => HostKey::Ssh(key),
-            Standing::Unknown | Standing::Unproven(_) => HostKey::Tls(fingerprint),
+            HostTrust::Proven(key) => HostKey::Ssh(key),
+            HostTrust::Unknown | HostTrust::Unproven(_) => HostKey::Tls(fingerprint),
         };
         Ok(Session { key: Some(key), ..session })
     }

@@ -1,10 +1,10 @@
-//! A host: its state, its rules, its knocks, and what was used.
+//! A host: its state, its rules, its denied attempts, and what was used.
 
 use std::time::Duration;
 
 use postern_proto::v1::{
-    Clock, GetReportResponse, GetStatusResponse, Interface, Knock, Mode, Policy, PolicyProblem, PortReport,
-    ProtectedPort, RoleBinding, ShedMode,
+    Clock, DeniedAttempt, GetReportResponse, GetStatusResponse, Interface, Mode, Policy, PolicyProblem, PortReport,
+    ProtectedPort, RoleBinding, XdpMode,
 };
 
 use super::{grants, joined, left_or_end, moment, or_dash};
@@ -12,18 +12,18 @@ use crate::text::{clean, left, local, sentence, table};
 
 /// Packets that found no live grant.
 #[must_use]
-pub fn knocks(knocks: &[Knock]) -> Vec<String> {
-    let row = |knock: &Knock| {
-        let seen = knock.last_seen.as_ref().map_or_else(|| "-".to_owned(), local);
-        let fate = match (knock.observed, knock.new_flows) {
+pub fn denied(denied: &[DeniedAttempt]) -> Vec<String> {
+    let row = |attempt: &DeniedAttempt| {
+        let seen = attempt.last_seen.as_ref().map_or_else(|| "-".to_owned(), local);
+        let fate = match (attempt.observed, attempt.new_flows) {
             (false, _) => "dropped".to_owned(),
             (true, 0) => "would be dropped".to_owned(),
             (true, new) => format!("would be dropped, {new} of them new"),
         };
-        let (address, port) = (clean(&knock.address), clean(&knock.port));
-        vec![address, port, format!("{} times", knock.count), format!("last {seen}"), fate]
+        let (address, port) = (clean(&attempt.address), clean(&attempt.port));
+        vec![address, port, format!("{} times", attempt.count), format!("last {seen}"), fate]
     };
-    table(&knocks.iter().map(row).collect::<Vec<_>>())
+    table(&denied.iter().map(row).collect::<Vec<_>>())
 }
 
 /// Whether a host enforces.
@@ -80,7 +80,7 @@ pub fn status(host: &GetStatusResponse) -> Vec<String> {
             })
             .collect(),
     );
-    section(&mut out, "shed", host.interfaces.iter().map(shed).collect());
+    section(&mut out, "xdp", host.interfaces.iter().map(xdp).collect());
     section(
         &mut out,
         "counters",
@@ -139,14 +139,14 @@ fn protected(port: &ProtectedPort) -> Vec<String> {
     vec![clean(&port.port), clean(&port.name), most, format!("from {sources}")]
 }
 
-fn shed(interface: &Interface) -> Vec<String> {
-    let mode = match ShedMode::try_from(interface.mode) {
-        Ok(ShedMode::Native) => "native",
-        Ok(ShedMode::Generic) => "generic",
-        Ok(ShedMode::Tcx) => "tcx",
-        Ok(ShedMode::Standby) => "standby",
-        Ok(ShedMode::Off) => "off",
-        Ok(ShedMode::Unspecified) | Err(_) => "unknown",
+fn xdp(interface: &Interface) -> Vec<String> {
+    let mode = match XdpMode::try_from(interface.mode) {
+        Ok(XdpMode::Native) => "native",
+        Ok(XdpMode::Generic) => "generic",
+        Ok(XdpMode::Tcx) => "tcx",
+        Ok(XdpMode::Standby) => "standby",
+        Ok(XdpMode::Off) => "off",
+        Ok(XdpMode::Unspecified) | Err(_) => "unknown",
     };
     vec![clean(&interface.name), mode.to_owned(), sentence(&interface.reason)]
 }

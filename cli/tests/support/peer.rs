@@ -21,8 +21,8 @@ use postern_proto::v1::{
     ApproveAccessRequest, ApproveAccessResponse, AuditEntry, BreakGlassRequest, BreakGlassResponse, Condition,
     ConfirmRequest, ConfirmResponse, EnableRequest, EnableResponse, ExplainRequest, ExplainResponse, GetGrantRequest,
     GetGrantResponse, GetPolicyRequest, GetPolicyResponse, GetReportRequest, GetReportResponse, GetStatusRequest,
-    GetStatusResponse, Grant, GrantState, ListAuditRequest, ListAuditResponse, ListGrantsRequest, ListGrantsResponse,
-    ListKnocksRequest, ListKnocksResponse, PolicyProblem, PortReport, Refusal, RequestAccessRequest,
+    GetStatusResponse, Grant, GrantState, ListAuditRequest, ListAuditResponse, ListDeniedRequest, ListDeniedResponse,
+    ListGrantsRequest, ListGrantsResponse, PolicyProblem, PortReport, Refusal, RequestAccessRequest,
     RequestAccessResponse, RevokeAccessRequest, RevokeAccessResponse, RollBackRequest, RollBackResponse, SignedMessage,
     ValidatePolicyRequest, ValidatePolicyResponse, WatchAuditRequest, WatchAuditResponse, WatchGrantsRequest,
     WatchGrantsResponse, WhichKeysCountRequest, WhichKeysCountResponse, WhoAmIRequest, WhoAmIResponse,
@@ -416,9 +416,9 @@ impl HostService for Peer {
         Ok(Response::new(ValidatePolicyResponse { problems, policy: None }))
     }
 
-    async fn list_knocks(&self, request: Request<ListKnocksRequest>) -> Answer<ListKnocksResponse> {
+    async fn list_denied(&self, request: Request<ListDeniedRequest>) -> Answer<ListDeniedResponse> {
         self.hear(request.into_inner().read)?;
-        Ok(Response::new(ListKnocksResponse::default()))
+        Ok(Response::new(ListDeniedResponse::default()))
     }
 
     async fn break_glass(&self, _: Request<BreakGlassRequest>) -> Answer<BreakGlassResponse> {

@@ -41,7 +41,7 @@ impl World {
         // This process holds the attackers' ends.
         limit_files(Command::new("prlimit"), std::process::id(), 8192);
         let net = Net::pair();
-        let options = Options { plaintext: vec![PLAINTEXT.to_owned()], ..Options::without_shed() };
+        let options = Options { plaintext: vec![PLAINTEXT.to_owned()], ..Options::without_xdp() };
         let postern = Postern::start(&net.server, options);
         let ready = (Instant::now(), cpu(postern.pid()));
         Self { net, postern, ready }
@@ -170,7 +170,7 @@ fn not_one_file_descriptor_left() {
     };
     // All numbers below are taken.
     limit(3);
-    // The engine looks after its layers twice a second. Each look asks the keeper, whose answers carry descriptors.
+    // The engine looks after its layers twice a second. Each look asks the helper, whose answers carry descriptors.
     let before = halt::sleeps(pid, engine);
     until("the engine's thread has looked a few times", || halt::sleeps(pid, engine) > before + 40);
     limit(400);

@@ -32,12 +32,12 @@ impl Host {
         let net = Net::pair();
         let _services =
             [22, 3389, 2222].map(|port| Service::tcp_echo(&net.server, SocketAddr::from(([0_u16; 8], port))));
-        let postern = Postern::prepared(&net.server, Options::without_shed());
+        let postern = Postern::prepared(&net.server, Options::without_xdp());
         let host = Self { postern, net, _services };
         fs::write(host.revoked(), "# nobody yet\n").expect("the list");
         let extra = format!("revoked_keys = {:?}", host.revoked());
         let rules = port(2222, "tcp") + &Options::default().rules;
-        host.postern.configure(&Options { extra, rules, ..Options::without_shed() });
+        host.postern.configure(&Options { extra, rules, ..Options::without_xdp() });
         host
     }
 
@@ -176,7 +176,7 @@ fn an_ssh_host_key_that_cannot_be_read_is_named_and_the_others_prove() {
     let ed25519 = Key::new(&keys, "ssh_host_ed25519_key");
     let _ecdsa = Key::of_type(&keys, "ssh_host_ecdsa_key", &["-t", "ecdsa"]);
     let rules = port(2222, "tcp") + &Options::default().rules;
-    host.postern.configure(&Options { extra: format!("ssh_host_keys = {keys:?}"), rules, ..Options::without_shed() });
+    host.postern.configure(&Options { extra: format!("ssh_host_keys = {keys:?}"), rules, ..Options::without_xdp() });
     host.postern.launch();
     let proofs = |host: &Host| host.postern.client().who_am_i().expect("an answer").proofs.len();
     assert_eq!((host.degraded(), proofs(&host)), (String::new(), 2));

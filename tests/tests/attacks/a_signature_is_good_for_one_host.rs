@@ -42,7 +42,7 @@ impl Scene {
         let approvers = format!("[[role]]\nname = \"approver\"\nprincipals = [\"{CAROL}\"]\n");
         let rules = format!("{}{}approvals = 1\n{ROLES}{approvers}", port(22, "tcp"), port(3389, "tcp"));
         let extra = format!("ssh_host_keys = {:?}", keys.path());
-        let mut postern = Postern::prepared(&net.server, Options { rules, extra, ..Options::without_shed() });
+        let mut postern = Postern::prepared(&net.server, Options { rules, extra, ..Options::without_xdp() });
         let carol = Key::new(&postern.file(""), "carol");
         let trust = fs::read_to_string(postern.file("allowed_signers")).expect("the trust file");
         let more = format!("{CAROL} namespaces=\"approve@postern.v1,read@postern.v1\" {}\n", carol.public());
@@ -258,7 +258,7 @@ fn a_clone_with_the_same_keys_does_not_take_the_originals_messages() {
     let state = tempfile::tempdir().expect("a directory");
     copy(&scene.postern.state().join("tls"), &state.path().join("tls"));
     let extra = format!("ssh_host_keys = {:?}", scene.keys.path());
-    let options = Options { extra, state: Some(state.path().to_owned()), ..Options::without_shed() };
+    let options = Options { extra, state: Some(state.path().to_owned()), ..Options::without_xdp() };
     let mut clone = Postern::prepared(&net.server, options);
     fs::copy(scene.postern.file("allowed_signers"), clone.file("allowed_signers")).expect("the trust file");
     clone.launch();

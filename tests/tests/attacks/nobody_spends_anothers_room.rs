@@ -116,7 +116,7 @@ impl Host {
             port(22, "tcp"),
             port(3389, "tcp"),
         );
-        let options = Options { rules, limits: limits.to_owned(), ..Options::without_shed() };
+        let options = Options { rules, limits: limits.to_owned(), ..Options::without_xdp() };
         let mut postern = Postern::prepared(&net.server, options);
         let [mallory, bob, carol, ruth, vera] = [1, 2, 3, 4, 5].map(Fast::new);
         let people = [(&mallory, MALLORY), (&bob, "bob@example.com"), (&carol, "carol@example.com")];
@@ -358,7 +358,7 @@ fn with_slow_key(postern: &Postern) {
 #[test]
 fn a_stranger_who_has_answers_signed_keeps_neither_root_nor_others_out() {
     let net = Net::pair();
-    let mut postern = Postern::prepared(&net.server, Options::without_shed());
+    let mut postern = Postern::prepared(&net.server, Options::without_xdp());
     with_slow_key(&postern);
     postern.launch();
     let root = postern.client();

@@ -63,7 +63,7 @@ impl World {
     }
 
     fn options(&self) -> Options {
-        Options { extra: self.cgroup.line(), ..Options::without_shed() }
+        Options { extra: self.cgroup.line(), ..Options::without_xdp() }
     }
 
     /// Puts the obstacle there; dropping what this returns takes it away.
@@ -290,7 +290,7 @@ fn a_layer_of_an_earlier_run_stays_where_the_new_one_cannot_be_attached() {
     postern.kill();
     // The file names another cgroup now, which is not there: the old cut is kept, with the new run's grants.
     let other = Cgroup::planned();
-    postern.configure(&Options { extra: other.line(), ..Options::without_shed() });
+    postern.configure(&Options { extra: other.line(), ..Options::without_xdp() });
     postern.launch();
     assert_eq!(missing(&postern), ["cut-ingress", "cut-egress"]);
     let layers = postern.client().status().expect("a status").layers;

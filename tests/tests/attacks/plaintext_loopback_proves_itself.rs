@@ -39,7 +39,7 @@ impl Scene {
         let net = Net::pair();
         let extra = format!("ssh_host_keys = {:?}", keys.path());
         let plaintext = vec![PLAINTEXT.to_string()];
-        let postern = Postern::start(&net.server, Options { plaintext, extra, ..Options::without_shed() });
+        let postern = Postern::start(&net.server, Options { plaintext, extra, ..Options::without_xdp() });
         let service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
         Self { net, postern, keys, squatter, service: Some(service) }
     }

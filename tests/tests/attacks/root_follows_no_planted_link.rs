@@ -62,7 +62,7 @@ impl Victim {
 impl Host {
     fn new() -> Self {
         let net = Net::pair();
-        let mut postern = Postern::start(&net.server, Options::without_shed());
+        let mut postern = Postern::start(&net.server, Options::without_xdp());
         postern.grant(&["22/tcp"], &GRANTED.both(), 60).expect("a grant");
         postern.stop();
         let pristine = postern.file("pristine");

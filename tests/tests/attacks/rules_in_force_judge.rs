@@ -43,8 +43,7 @@ impl Host {
         let net = Net::pair();
         let service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
         let rules = rules(true);
-        let mut postern =
-            Postern::start(&net.server, Options { rules, extra: extra.into(), ..Options::without_shed() });
+        let mut postern = Postern::start(&net.server, Options { rules, extra: extra.into(), ..Options::without_xdp() });
         postern.stop();
         let carol = Key::new(&postern.file(""), "carol");
         let host = Self { postern, carol, _service: service, net };
@@ -225,7 +224,7 @@ fn a_revoked_key_and_a_lost_role_count_at_once_too() {
     let revoked = host.postern.file("revoked");
     std::fs::write(&revoked, "").expect("an empty list");
     let extra = format!("revoked_keys = {revoked:?}\n");
-    let configured = |with_roles| Options { rules: rules(with_roles), extra: extra.clone(), ..Options::without_shed() };
+    let configured = |with_roles| Options { rules: rules(with_roles), extra: extra.clone(), ..Options::without_xdp() };
     let client = host.postern.client();
     let reload = |options: &Options, list: &str| {
         host.postern.configure(options);
@@ -280,7 +279,7 @@ fn an_approver_whose_key_was_replaced_approves_again() {
     let rules = rules(true)
         .replace("approvals = 1", "approvals = 2")
         .replace("[\"carol@example.com\"]", "[\"carol@example.com\", \"dave@example.com\"]");
-    host.postern.configure(&Options { rules, ..Options::without_shed() });
+    host.postern.configure(&Options { rules, ..Options::without_xdp() });
     let load = |carol: &Key| {
         host.trust(&[ALICE, ADMIN]);
         let approvers = format!("{CAROL} {}\ndave@example.com {}\n", carol.public(), dave.public());

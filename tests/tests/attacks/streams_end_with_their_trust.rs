@@ -66,7 +66,7 @@ fn trust(postern: &Postern, alice: &str, with_admin: bool) {
 #[test]
 fn idle_streams_of_a_removed_key_end_at_the_reload_and_others_go_on() {
     let net = Net::pair();
-    let postern = Postern::start(&net.server, Options::without_shed());
+    let postern = Postern::start(&net.server, Options::without_xdp());
     let client = postern.client();
     let (mut gone, mut gone_audit) =
         (grants(&client, read_for(&postern.admin, 300)), audit(&client, read_for(&postern.admin, 300)));
@@ -81,7 +81,7 @@ fn idle_streams_of_a_removed_key_end_at_the_reload_and_others_go_on() {
 #[test]
 fn an_idle_watcher_of_the_journal_who_lost_the_role_is_told_at_the_reload() {
     let net = Net::pair();
-    let options = Options::without_shed();
+    let options = Options::without_xdp();
     let postern = Postern::start(&net.server, options.clone());
     let client = postern.client();
     let mut lost = audit(&client, read_for(&postern.admin, 300));
@@ -93,7 +93,7 @@ fn an_idle_watcher_of_the_journal_who_lost_the_role_is_told_at_the_reload() {
 #[test]
 fn idle_streams_end_with_their_message() {
     let net = Net::pair();
-    let postern = Postern::start(&net.server, Options::without_shed());
+    let postern = Postern::start(&net.server, Options::without_xdp());
     let client = postern.client();
     let (mut short, mut short_audit) =
         (grants(&client, read_for(&postern.admin, 4)), audit(&client, read_for(&postern.admin, 4)));
@@ -106,7 +106,7 @@ fn idle_streams_end_with_their_message() {
 #[test]
 fn idle_streams_end_with_the_dates_of_the_key() {
     let net = Net::pair();
-    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let mut postern = Postern::start(&net.server, Options::without_xdp());
     postern.stop();
     let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(12);
     let dates = format!(",valid-before=\"{}\"", end.strftime("%Y%m%d%H%M%SZ"));

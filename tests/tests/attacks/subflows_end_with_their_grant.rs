@@ -80,7 +80,7 @@ fn a_subflow_on_a_port_of_its_own_ends_with_the_grant() {
         for from in GRANTED.both() {
             let net = hosts(from, from);
             let service = Service::mptcp_chatter(&net.server, at(from, PORT));
-            let mut postern = Postern::start(&net.server, Options::without_shed());
+            let mut postern = Postern::start(&net.server, Options::without_xdp());
             postern.grant(&["22/tcp"], &[from], 4).expect("a grant");
             let wire = net.client_wire();
             let stream = session(&net.client, from, PORT);
@@ -110,7 +110,7 @@ fn a_join_from_an_ungranted_address_carries_nothing() {
         let stream = session(&net.client, from, PORT);
         assert!(joined(&wire, stranger, DEADLINE), "{stranger}: no join on bare Linux");
         drop(stream);
-        let mut postern = Postern::start(&net.server, Options::without_shed());
+        let mut postern = Postern::start(&net.server, Options::without_xdp());
         postern.grant(&["22/tcp"], &[from], 600).expect("a grant");
         for when in ["with posternd", "while posternd is dead"] {
             let _before = wire.arrived();
@@ -132,7 +132,7 @@ fn a_connection_of_another_port_keeps_its_subflows() {
     for from in STRANGER.both() {
         let net = hosts(from, from);
         let _service = Service::mptcp_chatter(&net.server, at(from, OPEN));
-        let mut postern = Postern::start(&net.server, Options::without_shed());
+        let mut postern = Postern::start(&net.server, Options::without_xdp());
         for when in ["with posternd", "while posternd is dead"] {
             let wire = net.client_wire();
             let _stream = session(&net.client, from, OPEN);

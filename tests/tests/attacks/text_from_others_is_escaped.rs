@@ -103,7 +103,7 @@ impl Office {
         );
         let rules = format!("{}approvals = 1\n{}{roles}", port(22, "tcp"), port(3389, "tcp"));
         let run_systemd = Some(systemd.path().to_owned());
-        let mut postern = Postern::prepared(&net.server, Options { rules, run_systemd, ..Options::without_shed() });
+        let mut postern = Postern::prepared(&net.server, Options { rules, run_systemd, ..Options::without_xdp() });
         let key = |name: &str| Key::new(&postern.file(""), name);
         let (mallory, carl, carol, authority) = (key("mallory"), key("carl"), key("carol"), key("authority"));
         let mut certify = Command::new("ssh-keygen");

@@ -75,7 +75,7 @@ impl Host {
 #[test]
 fn a_local_user_who_holds_the_port_keeps_nobody_out() {
     for squatted in ["127.0.0.1:7322", "0.0.0.0:7322", "[::1]:7322", "[::]:7322"] {
-        let mut host = Host::new(Options::without_shed());
+        let mut host = Host::new(Options::without_xdp());
         let squatter = host.holds(squatted.parse().expect("an address"));
         host.postern.launch();
         let client = host.postern.client();
@@ -90,7 +90,7 @@ fn a_local_user_who_holds_the_port_keeps_nobody_out() {
 
 #[test]
 fn a_port_that_is_taken_in_the_gap_of_a_restart_keeps_grants_and_root() {
-    let mut host = Host::new(Options::without_shed());
+    let mut host = Host::new(Options::without_xdp());
     host.postern.launch();
     host.postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 600).expect("a grant");
     host.postern.kill();
@@ -98,14 +98,14 @@ fn a_port_that_is_taken_in_the_gap_of_a_restart_keeps_grants_and_root() {
     host.postern.launch();
     assert!(host.is_open(GRANTED.v4.into()) && !host.is_open(NEIGHBOUR.v4.into()));
     // A reload neither loses the condition nor protects the port that is still to be bound.
-    let protecting = Options::without_shed();
+    let protecting = Options::without_xdp();
     let rules = protecting.rules.clone() + &postern_tests::postern::port(API, "any");
     host.postern.configure(&Options { rules, tcp: vec!["[::]:7399".to_owned()], ..protecting });
     host.postern.reload();
     let client = host.postern.client();
     until("the policy is refused", || degraded(&client).contains("would be protected"));
     assert!(degraded(&client).contains("holds the port"));
-    host.postern.configure(&Options::without_shed());
+    host.postern.configure(&Options::without_xdp());
     host.postern.reload();
     until("the policy is right again", || !degraded(&client).contains("would be protected"));
     drop(squatter);
@@ -116,7 +116,7 @@ fn a_port_that_is_taken_in_the_gap_of_a_restart_keeps_grants_and_root() {
 #[test]
 fn one_address_that_cannot_be_bound_stops_no_other_and_a_late_one_is_bound() {
     let tcp = ["203.0.113.7:7322", "10.1.0.1:7322"].map(str::to_owned).to_vec();
-    let mut host = Host::new(Options { tcp, ..Options::without_shed() });
+    let mut host = Host::new(Options { tcp, ..Options::without_xdp() });
     host.postern.launch();
     let client = host.postern.client();
     assert!(host.serves_tls(), "the address that is there is served");
@@ -130,7 +130,7 @@ fn one_address_that_cannot_be_bound_stops_no_other_and_a_late_one_is_bound() {
 
 #[test]
 fn plaintext_that_cannot_be_bound_is_a_condition_too() {
-    let mut host = Host::new(Options { plaintext: vec!["127.0.0.1:7323".to_owned()], ..Options::without_shed() });
+    let mut host = Host::new(Options { plaintext: vec!["127.0.0.1:7323".to_owned()], ..Options::without_xdp() });
     let squatter = host.holds("127.0.0.1:7323".parse().expect("an address"));
     host.postern.launch();
     let client = host.postern.client();
@@ -165,7 +165,7 @@ fn a_tls_key_that_cannot_be_used_is_a_condition_and_is_never_replaced() {
         }),
     ];
     for (what, put) in faults {
-        let mut host = Host::new(Options::without_shed());
+        let mut host = Host::new(Options::without_xdp());
         host.postern.launch();
         assert!(host.postern.stop().success());
         let key = host.postern.state().join("tls/key-and-certificate.pem");
@@ -190,7 +190,7 @@ fn whatever_lies_in_the_place_of_the_unix_socket_root_is_served() {
         ("a FIFO", |path| spoil::fifo(path)),
     ];
     for (what, put) in faults {
-        let mut host = Host::new(Options::without_shed());
+        let mut host = Host::new(Options::without_xdp());
         let socket = host.postern.socket();
         put(&socket);
         let beside = PathBuf::from(format!("{}.root", socket.display()));

@@ -33,7 +33,7 @@ impl Host {
         std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .expect("a mode");
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("a mode");
-        let options = Options { watchdog: Some(PERIOD), notify: Some(path), ..Options::without_shed() };
+        let options = Options { watchdog: Some(PERIOD), notify: Some(path), ..Options::without_xdp() };
         let postern = Postern::start(&net.server, options);
         Self { postern, socket, _directory: directory, _net: net }
     }

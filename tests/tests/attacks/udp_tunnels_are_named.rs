@@ -26,7 +26,7 @@ const INNER_CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
 fn options() -> Options {
     let ports = [(22, "tcp"), (VXLAN, "udp"), (IPSEC, "udp"), (PLAIN, "udp")];
     let rules = ports.map(|(number, protocol)| port(number, protocol)).concat() + ROLES;
-    Options { rules, ..Options::without_shed() }
+    Options { rules, ..Options::without_xdp() }
 }
 
 /// Makes a VXLAN device with a fixed address and neighbour, so that nothing but what a test sends goes over it.
@@ -108,11 +108,11 @@ fn a_vxlan_on_a_protected_port_is_named_as_long_as_it_is_there() {
     postern.launch();
     until("the VXLAN is named after a start", || names(&postern, VXLAN, "VXLAN"));
     // A reload decides which ports are protected.
-    postern.configure(&Options { rules: port(22, "tcp") + ROLES, ..Options::without_shed() });
+    postern.configure(&Options { rules: port(22, "tcp") + ROLES, ..Options::without_xdp() });
     postern.reload();
     until("an unprotected port is nobody's concern", || named(&postern).is_empty());
     let rules = [port(22, "tcp"), port(UNPROTECTED, "udp"), ROLES.to_owned()].concat();
-    postern.configure(&Options { rules, ..Options::without_shed() });
+    postern.configure(&Options { rules, ..Options::without_xdp() });
     postern.reload();
     until("the other VXLAN is named", || names(&postern, UNPROTECTED, "VXLAN"));
     assert_eq!(named(&postern).len(), 1, "{:?}", named(&postern));

@@ -112,15 +112,15 @@ fn all_layers_hold_also_after_the_agents_death() {
 #[test]
 fn lock_and_cut_hold_without_the_shed() {
     let mut bare = Bare::new();
-    let postern = granting(&bare, Options::without_shed());
+    let postern = granting(&bare, Options::without_xdp());
     bare.assert_exact("lock and cut");
-    assert!(!postern.pinned().iter().any(|name| name.starts_with("shed")), "{:?}", postern.pinned());
+    assert!(!postern.pinned().iter().any(|name| name.starts_with("xdp")), "{:?}", postern.pinned());
 }
 
 #[test]
 fn the_lock_alone_holds() {
     let mut bare = Bare::new();
-    let mut postern = granting(&bare, Options::without_shed());
+    let mut postern = granting(&bare, Options::without_xdp());
     postern.kill();
     postern.detach("cut-");
     // Broadcast and multicast are the cut's alone.
@@ -134,7 +134,7 @@ fn the_lock_alone_holds() {
 #[test]
 fn the_cut_alone_holds() {
     let mut bare = Bare::new();
-    let mut postern = granting(&bare, Options::without_shed());
+    let mut postern = granting(&bare, Options::without_xdp());
     postern.kill();
     postern.detach("lock");
     bare.assert_exact("the cut alone");

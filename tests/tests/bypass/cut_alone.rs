@@ -209,7 +209,7 @@ fn a_source_spoofed_as_the_hosts_own() {
     assert_eq!(spoof(5003, QUIET), [false; 2], "with the cut alone");
 }
 
-/// The first subflow is granted, the second comes from an address that is not. Without the shed, which would drop the
+/// The first subflow is granted, the second comes from an address that is not. Without the prefilter, which would drop the
 /// join before the test could see that it was tried.
 #[test]
 fn an_mptcp_join_from_an_ungranted_address() {
@@ -221,7 +221,7 @@ fn an_mptcp_join_from_an_ungranted_address() {
     ));
     let _service = Service::mptcp_echo(&net.server, SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)));
     assert_eq!(join_outcome(&net), (true, true), "on bare Linux");
-    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let mut postern = Postern::start(&net.server, Options::without_xdp());
     postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 600).expect("a grant");
     assert_eq!(join_outcome(&net), (true, false), "with posternd");
     let second = postern.grant(&["22/tcp"], &[NEIGHBOUR.v4.into()], 600).expect("a grant");

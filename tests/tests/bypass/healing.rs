@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn a_layer_that_somebody_detaches_comes_back() {
     let net = Net::pair();
     let _service = Service::tcp_echo(&net.server, SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)));
-    let postern = Postern::start(&net.server, Options::without_shed());
+    let postern = Postern::start(&net.server, Options::without_xdp());
     postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
     let client = postern.client();
     let attached = |layer: &str| {

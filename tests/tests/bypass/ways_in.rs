@@ -1,6 +1,6 @@
-//! The same SYN by other roads: tunnels, translation, other devices and addresses.
+//! The same SYN by other paths: tunnels, translation, other devices and addresses.
 //!
-//! Each road is walked on bare Linux first. Then posternd closes it, a grant for exactly this source opens it, and its
+//! Each path is walked on bare Linux first. Then posternd closes it, a grant for exactly this source opens it, and its
 //! end closes it again, also while posternd is dead.
 
 use crate::PORT;
@@ -20,14 +20,14 @@ fn serve(net: &Net) -> Service {
     Service::tcp_echo(&net.server, SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)))
 }
 
-/// A road into the server: from one of the namespace's addresses to an address and port of the server's.
-struct Road<'a> {
+/// A path into the server: from one of the namespace's addresses to an address and port of the server's.
+struct Path<'a> {
     namespace: &'a Netns,
     from: IpAddr,
     to: SocketAddr,
 }
 
-impl Road<'_> {
+impl Path<'_> {
     /// Whether the server answers; waits longer where it should.
     fn answers(&self, expected: bool) -> bool {
         let Self { namespace, from, to } = *self;
@@ -44,16 +44,16 @@ fn patience(expected: bool) -> Duration {
     if expected { probe::LONG_PATIENCE } else { probe::PATIENCE }
 }
 
-/// Walks roads that were set up already, through the whole story at the top of this file.
-fn closed_but_for_grants(net: &Net, roads: &[Road<'_>]) {
-    with_service(net, &serve(net), roads);
+/// Walks paths that were set up already, through the whole story at the top of this file.
+fn closed_but_for_grants(net: &Net, paths: &[Path<'_>]) {
+    with_service(net, &serve(net), paths);
 }
 
-fn with_service(net: &Net, _service: &Service, roads: &[Road<'_>]) {
+fn with_service(net: &Net, _service: &Service, paths: &[Path<'_>]) {
     let each = |expected: bool, when: &str| {
-        for road in roads {
-            let answered = road.answers(expected);
-            assert_eq!(answered, expected, "{} to {}: answered = {answered} {when}", road.from, road.to);
+        for path in paths {
+            let answered = path.answers(expected);
+            assert_eq!(answered, expected, "{} to {}: answered = {answered} {when}", path.from, path.to);
         }
     };
     each(true, "on bare Linux");
@@ -61,7 +61,7 @@ fn with_service(net: &Net, _service: &Service, roads: &[Road<'_>]) {
     postern_tests::until("the sessions of bare Linux are over", || !has_sessions(&net.server));
     let mut postern = Postern::start(&net.server, Options::default());
     each(false, "with posternd");
-    let sources: Vec<_> = roads.iter().map(|road| road.from).collect();
+    let sources: Vec<_> = paths.iter().map(|path| path.from).collect();
     let grant = postern.grant(&["22/tcp"], &sources, 600).expect("a grant");
     each(true, "with a grant");
     postern.revoke(&grant.id).expect("to revoke it");
@@ -76,10 +76,10 @@ fn has_sessions(namespace: &Netns) -> bool {
     String::from_utf8_lossy(&listed.stdout).lines().any(|line| !line.starts_with("LISTEN"))
 }
 
-/// The roads between two pairs of addresses, IPv4 and IPv6.
-fn both<'a>(namespace: &'a Netns, from: [IpAddr; 2], to: [IpAddr; 2], port: u16) -> Vec<Road<'a>> {
-    let road = |(from, to)| Road { namespace, from, to: SocketAddr::new(to, port) };
-    from.into_iter().zip(to).map(road).collect()
+/// The paths between two pairs of addresses, IPv4 and IPv6.
+fn both<'a>(namespace: &'a Netns, from: [IpAddr; 2], to: [IpAddr; 2], port: u16) -> Vec<Path<'a>> {
+    let path = |(from, to)| Path { namespace, from, to: SocketAddr::new(to, port) };
+    from.into_iter().zip(to).map(path).collect()
 }
 
 /// Addresses of host `host` in `10.NUMBER.0.0/24` and `fd00:NUMBER::/64`.
@@ -162,7 +162,7 @@ fn ipv6_link_local() {
     let net = Net::pair();
     let scope = net.client.interface("eth0");
     let to = SocketAddrV6::new(SERVER_LINK_LOCAL, PORT, 0, scope).into();
-    closed_but_for_grants(&net, &[Road { namespace: &net.client, from: CLIENT_LINK_LOCAL.into(), to }]);
+    closed_but_for_grants(&net, &[Path { namespace: &net.client, from: CLIENT_LINK_LOCAL.into(), to }]);
 }
 
 #[test]
@@ -174,12 +174,12 @@ fn an_interface_made_while_the_agent_is_dead() {
     join(&net.client, "eth1", [2, 0, 0, 0, 9, 2], &net.server, "eth1", [2, 0, 0, 0, 9, 1]);
     address(&net.client, "eth1", 9, 2);
     address(&net.server, "eth1", 9, 1);
-    // The road is there: another port answers on it.
+    // The path is there: another port answers on it.
     let _open = Service::tcp_echo(&net.server, SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8022)));
     let answers = |port, expected| {
-        both(&net.client, subnet(9, 2), subnet(9, 1), port).iter().all(|road| road.answers(expected) == expected)
+        both(&net.client, subnet(9, 2), subnet(9, 1), port).iter().all(|path| path.answers(expected) == expected)
     };
-    assert!(answers(8022, true), "the road itself");
+    assert!(answers(8022, true), "the path itself");
     assert!(answers(PORT, false), "while posternd is dead");
     postern.launch();
     assert!(answers(PORT, false), "with posternd back");
@@ -266,15 +266,15 @@ fn another_namespaces_server_stays_reachable() {
     let _datagrams = [Service::udp_echo(&routed, all), Service::udp_echo(&bridged, all)];
     let mut postern = Postern::start(&net.server, Options::default());
     for when in ["with posternd", "while posternd is dead"] {
-        let roads =
+        let paths =
             [both(&net.client, subnet(8, 2), subnet(8, 3), PORT), both(&net.server, subnet(3, 1), subnet(3, 2), PORT)];
-        for road in roads.iter().flatten() {
-            assert!(road.answers(true), "{} {when}", road.to);
-            assert!(probe::udp_answers(road.namespace, road.from, road.to), "UDP {} {when}", road.to);
+        for path in paths.iter().flatten() {
+            assert!(path.answers(true), "{} {when}", path.to);
+            assert!(probe::udp_answers(path.namespace, path.from, path.to), "UDP {} {when}", path.to);
         }
         // The host's own is closed all the while.
-        for road in both(&net.client, STRANGER.both(), SERVER.both(), PORT) {
-            assert!(!road.answers(false), "{} {when}", road.to);
+        for path in both(&net.client, STRANGER.both(), SERVER.both(), PORT) {
+            assert!(!path.answers(false), "{} {when}", path.to);
         }
         if when == "with posternd" {
             postern.kill();

@@ -6,16 +6,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use postern_agent::clock::{Clock, Clocks};
 use postern_agent::config::Config;
 use postern_agent::enforcer;
 use postern_agent::engine::{self, Engine, GrantView, HostState, Rules, Setup, SignedBytes, WATCH_BACKLOG};
 use postern_agent::journal::Journal;
-use postern_agent::privilege::Confinement;
-use postern_agent::surroundings::Surroundings;
-use postern_core::life::State;
+use postern_agent::sandbox::privilege::Confinement;
+use postern_agent::system::clock::{Clock, Clocks};
+use postern_agent::system::surroundings::Surroundings;
 use postern_core::message::Identity;
 use postern_core::refusal::{Reason, Refusal};
+use postern_core::request::State;
 use postern_core::time::BootNanos;
 use postern_core::trust::Trust;
 use postern_core::wall::ClockState;
@@ -104,7 +104,7 @@ impl Host {
     /// Started for the first time. `unsynchronised` as in the configuration.
     pub fn start(clocks: Fake, unsynchronised: &str) -> Self {
         let net = Net::pair();
-        let options = Options { clock: unsynchronised.to_owned(), ..Options::without_shed() };
+        let options = Options { clock: unsynchronised.to_owned(), ..Options::without_xdp() };
         let postern = Postern::prepared(&net.server, options);
         std::fs::create_dir_all(postern.file("state")).expect("the state directory");
         let service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
@@ -128,13 +128,13 @@ impl Host {
             secret: [self.boot; 32],
             enforcer: enforcer::Settings {
                 pin_dir: config.pin_dir.clone(),
-                keeper: None,
+                helper: None,
                 cgroup: None,
                 grants: 1000,
                 flows: 100,
                 slots: 100,
             },
-            shed: config.shed.clone(),
+            xdp: config.xdp.clone(),
             surroundings: Surroundings::open(&config.pin_dir),
             config_file: self.postern.config(),
             confinement: Confinement::of(&self.postern.config(), &config),
@@ -143,7 +143,7 @@ impl Host {
         };
         // What is given up is given up for that thread and those that it starts.
         let started = self.net.server.run(|| engine::start(setup));
-        let (engine, thread, _knocks) = started.expect("the engine");
+        let (engine, thread, _denied) = started.expect("the engine");
         self.running = Some((engine, thread));
     }
 

@@ -5,8 +5,8 @@ mod host;
 mod program;
 
 use host::{Fake, Host};
-use postern_core::life::State;
 use postern_core::refusal::Reason;
+use postern_core::request::State;
 use postern_core::wall::ClockState;
 
 const DAY: i64 = 86_400;

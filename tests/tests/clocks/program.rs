@@ -11,7 +11,7 @@ use postern_tests::service::Service;
 #[test]
 fn in_a_time_namespace_the_ports_are_closed_and_posternd_does_not_start() {
     let net = Net::pair();
-    let postern = Postern::prepared(&net.server, Options::without_shed());
+    let postern = Postern::prepared(&net.server, Options::without_xdp());
     let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
     let to = SocketAddr::new(SERVER.v4.into(), 22);
     assert_eq!(probe::tcp(&net.client, GRANTED.v4, to), Outcome::Answered, "before");
@@ -26,7 +26,7 @@ fn in_a_time_namespace_the_ports_are_closed_and_posternd_does_not_start() {
 #[test]
 fn the_status_says_how_the_clock_stands() {
     let net = Net::pair();
-    let mut postern = Postern::start(&net.server, Options { clock: "challenge".to_owned(), ..Options::without_shed() });
+    let mut postern = Postern::start(&net.server, Options { clock: "challenge".to_owned(), ..Options::without_xdp() });
     let clock = |postern: &Postern| postern.client().status().expect("the status").clock.expect("the clock");
     let found = clock(&postern);
     // Whichever this machine is: the refusal fits what the status says.
@@ -34,10 +34,10 @@ fn the_status_says_how_the_clock_stands() {
     assert!(["synchronised", "unsynchronised"].contains(&&*found.state), "{found:?}");
     assert_eq!((found.trusted, found.challenge_needed), (found.state == "synchronised", refused), "{found:?}");
     assert_eq!(refused, !found.reason.is_empty());
-    let unnoticed = postern_agent::clock::KernelLog::open().err().unwrap_or_default();
+    let unnoticed = postern_agent::system::clock::KernelLog::open().err().unwrap_or_default();
     assert_eq!((found.restores, &found.restores_unnoticed), (0, &unnoticed));
     postern.stop();
-    postern.configure(&Options::without_shed());
+    postern.configure(&Options::without_xdp());
     postern.launch();
     let found = clock(&postern);
     assert!(found.trusted && !found.challenge_needed && found.reason.is_empty(), "{found:?}");

@@ -3,7 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
-use postern_proto::v1::ShedMode;
+use postern_proto::v1::XdpMode;
 use postern_tests::bpf::{self, Pass};
 use postern_tests::bulk::{self, MANY};
 use postern_tests::flood::Flood;
@@ -19,7 +19,7 @@ use postern_tests::until::until;
 const OPEN: u16 = 8443;
 
 fn xdp(mode: &str, devices: &[&str]) -> Options {
-    Options { shed: format!("{{ interfaces = {devices:?}, mode = {mode:?} }}"), ..Options::default() }
+    Options { xdp: format!("{{ interfaces = {devices:?}, mode = {mode:?} }}"), ..Options::default() }
 }
 
 fn degraded(postern: &Postern) -> Vec<String> {
@@ -35,16 +35,16 @@ fn at_rest_nothing_is_attached_and_a_flood_brings_the_prefilter_and_takes_it_awa
     let net = Net::pair();
     let _service = Service::tcp_echo(&net.server, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 22));
     let postern = Postern::start(&net.server, Options::default());
-    prefilter::until(&postern, "eth0", ShedMode::Standby);
+    prefilter::until(&postern, "eth0", XdpMode::Standby);
     assert!(!has_xdp(&net.server, "eth0") && tcx_programs(&net.server, "eth0") == 0, "at rest");
     assert_eq!(degraded(&postern), [""; 0]);
     postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
 
     let flood = Flood::start(&net, &[22]);
-    prefilter::until(&postern, "eth0", ShedMode::Tcx);
+    prefilter::until(&postern, "eth0", XdpMode::Tcx);
     assert!(!has_xdp(&net.server, "eth0") && tcx_programs(&net.server, "eth0") == 1);
     until("SYNs that the prefilter drops", || dropped(&postern) > 1000);
-    assert!(!postern.pinned().iter().any(|name| name.starts_with("shed")), "what nobody watches is not pinned");
+    assert!(!postern.pinned().iter().any(|name| name.starts_with("xdp")), "what nobody watches is not pinned");
     for source in GRANTED.both() {
         assert!(probe::tcp_answers(&net.client, source, (SERVER.like(source), 22).into()), "{source} has a grant");
     }
@@ -52,7 +52,7 @@ fn at_rest_nothing_is_attached_and_a_flood_brings_the_prefilter_and_takes_it_awa
     assert_eq!(degraded(&postern), [""; 0], "a flood that is dropped is no fault");
     println!("{:?}", flood.held());
     drop(flood);
-    prefilter::until(&postern, "eth0", ShedMode::Standby);
+    prefilter::until(&postern, "eth0", XdpMode::Standby);
     assert_eq!(tcx_programs(&net.server, "eth0"), 0, "after the flood");
 }
 
@@ -62,7 +62,7 @@ fn a_dead_posternd_leaves_nothing_on_a_device() {
     let net = Net::pair();
     let mut postern = Postern::start(&net.server, xdp("native", &["eth0"]));
     let _flood = Flood::start(&net, &[22]);
-    prefilter::until(&postern, "eth0", ShedMode::Native);
+    prefilter::until(&postern, "eth0", XdpMode::Native);
     postern.kill();
     until("a free device", || !has_xdp(&net.server, "eth0"));
 }
@@ -72,10 +72,10 @@ fn a_dead_posternd_leaves_nothing_on_a_device() {
 fn an_mtu_that_is_raised_during_a_flood_loses_nothing() {
     let net = Net::pair();
     let postern = Postern::start(&net.server, xdp("native", &["eth0"]));
-    prefilter::until(&postern, "eth0", ShedMode::Standby);
+    prefilter::until(&postern, "eth0", XdpMode::Standby);
     assert_eq!(arrived(&net), MANY, "at rest");
     let _flood = Flood::start(&net, &[22]);
-    prefilter::until(&postern, "eth0", ShedMode::Native);
+    prefilter::until(&postern, "eth0", XdpMode::Native);
     assert!(has_xdp(&net.server, "eth0"));
     assert_eq!(arrived(&net), MANY, "under a flood");
     net.client.ip("link set eth0 mtu 9000");
@@ -87,7 +87,7 @@ fn an_mtu_that_is_raised_during_a_flood_loses_nothing() {
     println!("XDP was off {:?} after the change of MTU, as seen through ip(8)", start.elapsed());
     assert_eq!(arrived(&net), MANY, "after the change");
     let said = prefilter::of(&postern, "eth0");
-    assert_eq!((said.mode(), said.reason.contains("was changed")), (ShedMode::Off, true), "{said:?}");
+    assert_eq!((said.mode(), said.reason.contains("was changed")), (XdpMode::Off, true), "{said:?}");
 }
 
 /// What changes about a device without a change of its addresses takes XDP off as well.
@@ -105,9 +105,9 @@ fn takes_xdp_off(change: impl Fn(&Netns)) {
     let net = Net::pair();
     let postern = Postern::start(&net.server, xdp("native", &["eth0"]));
     let _flood = Flood::start(&net, &[22]);
-    prefilter::until(&postern, "eth0", ShedMode::Native);
+    prefilter::until(&postern, "eth0", XdpMode::Native);
     change(&net.server);
-    prefilter::until(&postern, "eth0", ShedMode::Off);
+    prefilter::until(&postern, "eth0", XdpMode::Off);
     assert!(!has_xdp(&net.server, "eth0"));
 }
 
@@ -124,7 +124,7 @@ fn xdp_keeps_off_devices_that_others_depend_on() {
         let _flood = Flood::start(&net, &[22]);
         for device in ["br0", "in0", "out0"] {
             let said = prefilter::of(&postern, device);
-            assert_eq!(said.mode(), ShedMode::Off, "{said:?}");
+            assert_eq!(said.mode(), XdpMode::Off, "{said:?}");
             assert!(!has_xdp(&net.server, device), "{mode}: {device}");
         }
         until("the condition", || degraded(&postern).iter().any(|said| said.contains("br0") && said.contains("ports")));
@@ -141,7 +141,7 @@ fn another_agents_xdp_has_the_device() {
     let postern = Postern::start(&net.server, Options::default());
     let theirs = other().expect("room for XDP at rest");
     let flood = Flood::start(&net, &[22]);
-    prefilter::until(&postern, "eth0", ShedMode::Tcx);
+    prefilter::until(&postern, "eth0", XdpMode::Tcx);
     drop(theirs);
     let mut theirs = None;
     // The kernel takes a program off a little after its link is closed.
@@ -156,7 +156,7 @@ fn another_agents_xdp_has_the_device() {
     // Where XDP was asked for, it gives way and says so.
     let postern = Postern::start(&net.server, xdp("native", &["eth0"]));
     let flood = Flood::start(&net, &[22]);
-    let said = prefilter::until(&postern, "eth0", ShedMode::Off);
+    let said = prefilter::until(&postern, "eth0", XdpMode::Off);
     assert!(said.reason.contains("another XDP program"), "{said:?}");
     assert!(degraded(&postern).iter().any(|why| why.contains("eth0") && why.contains("another XDP program")));
     assert!(has_xdp(&net.server, "eth0"), "theirs is still there");
@@ -165,9 +165,9 @@ fn another_agents_xdp_has_the_device() {
     // An administrator makes room for it: at once, without a restart.
     let postern = Postern::start(&net.server, xdp("native", &["eth0"]));
     let _flood = Flood::start(&net, &[22]);
-    prefilter::until(&postern, "eth0", ShedMode::Native);
+    prefilter::until(&postern, "eth0", XdpMode::Native);
     other().expect_err("two in one place");
-    postern.configure(&Options { shed: "{ interfaces = [] }".to_owned(), ..Options::default() });
+    postern.configure(&Options { xdp: "{ interfaces = [] }".to_owned(), ..Options::default() });
     postern.reload();
     until("room for another", || other().is_ok());
     assert_eq!(degraded(&postern), [""; 0], "nothing was promised");
@@ -180,9 +180,9 @@ fn another_program_of_tcx_makes_the_prefilter_give_way() {
     let index = net.server.interface("eth0");
     let postern = Postern::start(&net.server, Options::default());
     let _flood = Flood::start(&net, &[22]);
-    prefilter::until(&postern, "eth0", ShedMode::Tcx);
+    prefilter::until(&postern, "eth0", XdpMode::Tcx);
     let _theirs = net.server.run(|| bpf::attach_device(Pass::Tcx, index)).expect("room for another");
-    let said = prefilter::until(&postern, "eth0", ShedMode::Off);
+    let said = prefilter::until(&postern, "eth0", XdpMode::Off);
     assert!(said.reason.contains("another program"), "{said:?}");
     assert_eq!(tcx_programs(&net.server, "eth0"), 1, "theirs alone");
     assert!(degraded(&postern).iter().any(|why| why.contains("another program")));

@@ -34,7 +34,7 @@ pub(super) struct Scene {
 impl Scene {
     /// posternd runs, and there is no host key yet.
     pub(super) fn new() -> Self {
-        Self::prepared("keys", |keys| fs::create_dir(keys).expect("a directory"), Options::without_shed())
+        Self::prepared("keys", |keys| fs::create_dir(keys).expect("a directory"), Options::without_xdp())
     }
 
     /// posternd is started after `before` has worked on the path of the directory of the keys, which is `at`.
@@ -171,7 +171,7 @@ fn line(key: &Key) -> String {
 #[test]
 fn keys_that_are_made_after_the_start_prove_at_once() {
     let scene =
-        Scene::prepared("etc/ssh", |keys| fs::create_dir_all(keys).expect("a directory"), Options::without_shed());
+        Scene::prepared("etc/ssh", |keys| fs::create_dir_all(keys).expect("a directory"), Options::without_xdp());
     assert_eq!(scene.postern.client().who_am_i().expect("an answer").proof, "", "there is no key yet");
     // As the first boot of a host does: all types, in the place below a prefix.
     let prefix = scene.keys.parent().and_then(Path::parent).expect("the prefix");
@@ -189,7 +189,7 @@ fn keys_that_are_made_after_the_start_prove_at_once() {
 #[test]
 fn a_directory_that_is_made_after_the_start_counts() {
     for user in ["nobody", "root"] {
-        let options = Options { user: user.to_owned(), ..Options::without_shed() };
+        let options = Options { user: user.to_owned(), ..Options::without_xdp() };
         let scene = Scene::prepared("late", |_| {}, options);
         fs::create_dir(&scene.keys).expect("the directory");
         let key = scene.new_key(ED25519, &["-t", "ed25519"]);
@@ -204,7 +204,7 @@ fn a_directory_for_root_alone_is_watched_too() {
         fs::create_dir(keys).expect("a directory");
         fs::set_permissions(keys, fs::Permissions::from_mode(0o700)).expect("its mode");
     };
-    let scene = Scene::prepared("keys", private, Options::without_shed());
+    let scene = Scene::prepared("keys", private, Options::without_xdp());
     let key = scene.new_key(ED25519, &["-t", "ed25519"]);
     scene.knows(&[line(&key)]);
     until("it proves", || scene.asks(&["status", "vm1.test"]).code == Some(0));
@@ -213,7 +213,7 @@ fn a_directory_for_root_alone_is_watched_too() {
 #[test]
 fn during_a_rotation_the_old_key_and_the_new_one_prove() {
     for user in ["nobody", "root"] {
-        let options = Options { user: user.to_owned(), ..Options::without_shed() };
+        let options = Options { user: user.to_owned(), ..Options::without_xdp() };
         let mut scene = Scene::prepared("keys", |keys| fs::create_dir(keys).expect("a directory"), options);
         let old = line(&scene.new_key(ED25519, &["-t", "ed25519"]));
         let sshd = scene.sshd(&[ED25519]);

@@ -18,7 +18,7 @@ fn door(ip: &str) -> SocketAddr {
 }
 
 fn options(tcp: &[String]) -> Options {
-    Options { tcp: tcp.to_vec(), ..Options::without_shed() }
+    Options { tcp: tcp.to_vec(), ..Options::without_xdp() }
 }
 
 /// What the condition says; nothing where there is none.

@@ -123,14 +123,14 @@ fn without_a_bpf_file_system_it_is_told_from_the_start_and_enable_refuses() {
     let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
     let folder = tempfile::tempdir().expect("a directory");
     let observe = "mode = \"observe\"".to_owned();
-    let options = || Options { extra: observe.clone(), ..Options::without_shed() };
+    let options = || Options { extra: observe.clone(), ..Options::without_xdp() };
     let mut postern = Postern::start_pinned(&net.server, options(), folder.path().join("pins"));
     is_told(&net, &postern, "not-pinned", "only as long as posternd lives");
     assert!(codes(&postern).contains(&"pin-directory".to_owned()));
     let refused = types(&net, &postern, &["enable", "--json"]);
     assert_eq!(refused.error()["reason"], "NOTHING_OUTLIVES", "{}", refused.err);
     postern.stop();
-    postern.configure(&Options::without_shed());
+    postern.configure(&Options::without_xdp());
     postern.launch();
     is_told(&net, &postern, "not-pinned", "only as long as posternd lives");
     assert!(!is_open(&net), "it is closed as long as posternd lives");
@@ -150,7 +150,7 @@ fn a_cut_at_a_part_of_the_cgroups_is_told_and_sessions_elsewhere_outlive_their_g
     let (inside, outside) = (Cgroup::new(), "[::]:22".parse().expect("an address"));
     let _outside = Service::tcp_chatter(&net.server, outside);
     let _inside = inside.within(|| Service::tcp_chatter(&net.server, "[::]:3389".parse().expect("an address")));
-    let mut postern = Postern::start(&net.server, Options { extra: inside.line(), ..Options::without_shed() });
+    let mut postern = Postern::start(&net.server, Options { extra: inside.line(), ..Options::without_xdp() });
     is_told(&net, &postern, "cgroup-part", "outlive");
     postern.grant(&["22/tcp", "3389/tcp"], &[GRANTED.v4.into()], 3).expect("a grant");
     let connect = |port| {

@@ -22,7 +22,7 @@ const RULES: &str = "[[port]]\nnumber = 2222\nname = \"ssh\"\n\
 /// The net, posternd with these ports, and somebody's machine.
 fn scene() -> (Net, Postern, Laptop) {
     let net = Net::pair();
-    let postern = Postern::start(&net.server, Options { rules: [RULES, ROLES].concat(), ..Options::without_shed() });
+    let postern = Postern::start(&net.server, Options { rules: [RULES, ROLES].concat(), ..Options::without_xdp() });
     let laptop = Laptop::new(&net.client, &postern);
     (net, postern, laptop)
 }
@@ -137,7 +137,7 @@ fn a_name_means_what_the_rules_in_force_say() {
     let (_net, postern, laptop) = scene();
     assert_eq!(granted(&ask(&laptop, "gitssh")), ["2223/tcp"]);
     let rules = RULES.replace("2223", "2224");
-    postern.configure(&Options { rules: [&rules, ROLES].concat(), ..Options::without_shed() });
+    postern.configure(&Options { rules: [&rules, ROLES].concat(), ..Options::without_xdp() });
     let before = postern.client().policy().expect("the rules").digest;
     postern.reload();
     postern_tests::until::until("the new rules", || postern.client().policy().is_ok_and(|now| now.digest != before));

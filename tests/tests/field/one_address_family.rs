@@ -25,7 +25,7 @@ fn scene(rules: &str) -> (Net, Postern, Laptop) {
     let net = Net::pair();
     let route = |server: IpAddr| format!("route replace {server} dev eth0 src {}\n", STRANGER.like(server));
     net.client.ip(&SERVER.both().map(route).concat());
-    let postern = Postern::start(&net.server, Options { rules: rules.to_owned(), ..Options::without_shed() });
+    let postern = Postern::start(&net.server, Options { rules: rules.to_owned(), ..Options::without_xdp() });
     let laptop = Laptop::new(&net.client, &postern);
     (net, postern, laptop)
 }

@@ -22,7 +22,7 @@ pub(super) const FAR: u16 = 7000;
 
 pub(super) fn options() -> Options {
     let rules = [port(OWN, "any"), port(NTP, "udp"), ROLES.to_owned()].concat();
-    Options { rules, ..Options::without_shed() }
+    Options { rules, ..Options::without_xdp() }
 }
 
 /// The other host's services, over IPv4 and IPv6.

@@ -31,7 +31,7 @@ fn unlock(net: &Net, postern: &Postern) {
 fn the_ports_come_back_and_what_others_wrote_stays() {
     let net = Net::pair();
     net.server.sysctl(RESERVED, "5000-5002,3389");
-    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let mut postern = Postern::start(&net.server, Options::without_xdp());
     assert_eq!(reserved(&net.server), "22,3389,5000-5002");
     // A program with a list of its own; one that empties the list; one that names a port of ours itself.
     for (written, whole) in [("9000", "22,3389,9000"), ("", "22,3389"), ("22,8080-8082", "22,3389,8080-8082")] {
@@ -51,7 +51,7 @@ fn the_ports_come_back_and_what_others_wrote_stays() {
 #[test]
 fn what_was_written_while_posternd_was_dead_stays() {
     let net = Net::pair();
-    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let mut postern = Postern::start(&net.server, Options::without_xdp());
     assert_eq!(reserved(&net.server), "22,3389");
     postern.kill();
     net.server.sysctl(RESERVED, "22,9000");
@@ -59,7 +59,7 @@ fn what_was_written_while_posternd_was_dead_stays() {
     until("the ports are reserved again", || reserved(&net.server) == "22,3389,9000");
     // A reload adds a port, and takes out none.
     let rules = [Options::default().rules, port(2222, "tcp")].concat();
-    postern.configure(&Options { rules, ..Options::without_shed() });
+    postern.configure(&Options { rules, ..Options::without_xdp() });
     postern.reload();
     until("the new port is reserved", || reserved(&net.server) == "22,2222,3389,9000");
     net.server.sysctl(RESERVED, "9001");
@@ -72,7 +72,7 @@ fn what_was_written_while_posternd_was_dead_stays() {
 #[test]
 fn a_program_that_never_gives_in_is_a_condition_and_no_fight() {
     let net = Net::pair();
-    let postern = Postern::start(&net.server, Options::without_shed());
+    let postern = Postern::start(&net.server, Options::without_xdp());
     let client = postern.client();
     let mut overwritten = 0;
     until("the quarrel is named", || {
@@ -111,7 +111,7 @@ impl Drop for ReadOnly {
 #[test]
 fn where_the_list_cannot_be_written_a_condition_names_the_ports() {
     let net = Net::pair();
-    let postern = Postern::prepared(&net.server, Options::without_shed());
+    let postern = Postern::prepared(&net.server, Options::without_xdp());
     let _posternd = ReadOnly::start(&net, &postern);
     until("posternd answers", || Client::unix(&postern.socket()).is_ok_and(|client| client.who_am_i().is_ok()));
     let client = postern.client();
@@ -129,7 +129,7 @@ fn where_the_list_cannot_be_written_a_condition_names_the_ports() {
 #[test]
 fn syn_cookies_are_looked_at_all_the_time() {
     let net = Net::pair();
-    let postern = Postern::start(&net.server, Options::without_shed());
+    let postern = Postern::start(&net.server, Options::without_xdp());
     let client = postern.client();
     assert!(!has(&client, "syn-cookies"));
     net.server.sysctl(COOKIES, "0");

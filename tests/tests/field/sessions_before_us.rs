@@ -53,13 +53,13 @@ fn a_session_that_the_host_opened_before_the_first_start_goes_on_and_opens_nothi
 fn a_port_that_a_reload_protects_keeps_its_sessions_and_opens_only_where_somebody_listens() {
     let net = Net::pair();
     let _far = far_services(&net);
-    let postern = Postern::start(&net.server, Options { rules: ROLES.to_owned(), ..Options::without_shed() });
+    let postern = Postern::start(&net.server, Options { rules: ROLES.to_owned(), ..Options::without_xdp() });
     let mut streams = SERVER.both().map(|like| connect(&net.server, like).expect("a connection"));
     let served = Service::tcp_echo(&net.server, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), SERVED));
     let to = SocketAddr::new(SERVER.v4.into(), SERVED);
     let mut session = probe::connect(&net.client, GRANTED.v4, to).expect("an open port");
     let rules = [options().rules, port(SERVED, "tcp")].concat();
-    postern.configure(&Options { rules, ..Options::without_shed() });
+    postern.configure(&Options { rules, ..Options::without_xdp() });
     postern.reload();
     until("the reload", || loads(&postern) == 1);
     assert!(streams.iter_mut().all(talks) && talks(&mut session), "a session ended");

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
-use postern_proto::v1::ShedMode;
+use postern_proto::v1::XdpMode;
 use postern_tests::bpf;
 use postern_tests::flood::Flood;
 use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER, STRANGER, join};
@@ -63,15 +63,15 @@ fn a_port_that_is_translated_to_a_container_is_the_containers() {
     let scene = Scene::new();
     scene.net.server.nft(&nat("fib daddr type local tcp dport 3389 dnat to 172.17.0.2"));
     assert!(scene.answers(STRANGER.v4, 3389), "bare Linux");
-    for options in [Options::without_shed(), Options::default()] {
+    for options in [Options::without_xdp(), Options::default()] {
         let postern = Postern::start(&scene.net.server, options.clone());
-        assert!(scene.answers(STRANGER.v4, 3389), "at rest: {}", options.shed);
+        assert!(scene.answers(STRANGER.v4, 3389), "at rest: {}", options.xdp);
         let _flood = Flood::start(&scene.net, &[22]);
-        if options.shed != "\"off\"" {
-            let said = prefilter::until(&postern, "eth0", ShedMode::Off);
+        if options.xdp != "\"off\"" {
+            let said = prefilter::until(&postern, "eth0", XdpMode::Off);
             assert!(said.reason.contains("dnat in table nat"), "{said:?}");
         }
-        assert!(scene.answers(STRANGER.v4, 3389), "in a flood: {}", options.shed);
+        assert!(scene.answers(STRANGER.v4, 3389), "in a flood: {}", options.xdp);
         assert!(scene.is_closed(STRANGER.v4, 22), "the host's own port");
         let degraded = postern.client().status().expect("a status").degraded;
         assert_eq!(degraded, [""; 0], "a fact, and no fault");
@@ -85,7 +85,7 @@ fn a_port_that_is_translated_for_one_source_is_the_containers_for_that_source() 
     scene.net.server.nft(&nat(&format!("ip saddr {} tcp dport 22 dnat to 172.17.0.2", STRANGER.v4)));
     let postern = Postern::start(&scene.net.server, Options::default());
     let _flood = Flood::start(&scene.net, &[22]);
-    prefilter::until(&postern, "eth0", ShedMode::Off);
+    prefilter::until(&postern, "eth0", XdpMode::Off);
     assert!(scene.answers(STRANGER.v4, 22));
     assert!(scene.is_closed(NEIGHBOUR.v4, 22));
 }
@@ -96,14 +96,14 @@ fn a_translation_that_comes_during_a_flood_is_honoured() {
     let scene = Scene::new();
     let postern = Postern::start(&scene.net.server, Options::default());
     let _flood = Flood::start(&scene.net, &[22]);
-    prefilter::until(&postern, "eth0", ShedMode::Tcx);
+    prefilter::until(&postern, "eth0", XdpMode::Tcx);
     assert!(scene.is_closed(STRANGER.v4, 22));
     scene.net.server.nft(&nat(&format!("ip saddr {} tcp dport 22 dnat to 172.17.0.2", STRANGER.v4)));
-    prefilter::until(&postern, "eth0", ShedMode::Off);
+    prefilter::until(&postern, "eth0", XdpMode::Off);
     assert!(scene.answers(STRANGER.v4, 22));
     // Somebody stops it again.
     scene.net.server.nft("delete table ip nat");
-    prefilter::until(&postern, "eth0", ShedMode::Tcx);
+    prefilter::until(&postern, "eth0", XdpMode::Tcx);
     assert!(scene.is_closed(STRANGER.v4, 22));
 }
 
@@ -114,10 +114,10 @@ fn redirects_tproxy_stateless_rewrites_and_routing_rules_keep_the_prefilter_away
     let server = &scene.net.server;
     let postern = Postern::start(server, Options::default());
     let _flood = Flood::start(&scene.net, &[22]);
-    prefilter::until(&postern, "eth0", ShedMode::Tcx);
+    prefilter::until(&postern, "eth0", XdpMode::Tcx);
     let redirect = format!("ip saddr {} tcp dport 22 redirect to :{OPEN}", GRANTED.v4);
     server.nft(&nat(&redirect));
-    prefilter::until(&postern, "eth0", ShedMode::Off);
+    prefilter::until(&postern, "eth0", XdpMode::Off);
     assert!(scene.answers(GRANTED.v4, 22), "a redirect");
     server.nft("delete table ip nat");
     let filter = |rule: &str| {
@@ -127,21 +127,21 @@ fn redirects_tproxy_stateless_rewrites_and_routing_rules_keep_the_prefilter_away
         format!("ip saddr {} tcp dport 22 tproxy to :{OPEN}", GRANTED.v4),
         format!("ip saddr {} tcp dport 22 tcp dport set {OPEN}", GRANTED.v4),
     ] {
-        prefilter::until(&postern, "eth0", ShedMode::Tcx);
+        prefilter::until(&postern, "eth0", XdpMode::Tcx);
         server.nft(&filter(&rule));
-        let said = prefilter::until(&postern, "eth0", ShedMode::Off);
+        let said = prefilter::until(&postern, "eth0", XdpMode::Off);
         assert!(said.reason.contains("table other"), "{rule}: {said:?}");
         server.nft("delete table ip other");
     }
-    prefilter::until(&postern, "eth0", ShedMode::Tcx);
+    prefilter::until(&postern, "eth0", XdpMode::Tcx);
     server.ip("rule add pref 10 lookup local\nrule add pref 5 iif eth0 lookup 77\nrule del pref 0");
-    let said = prefilter::until(&postern, "eth0", ShedMode::Off);
+    let said = prefilter::until(&postern, "eth0", XdpMode::Off);
     assert!(said.reason.contains("routing rule"), "{said:?}");
     server.ip("rule del pref 5\nrule del pref 10\nrule add pref 0 lookup local");
-    prefilter::until(&postern, "eth0", ShedMode::Tcx);
+    prefilter::until(&postern, "eth0", XdpMode::Tcx);
     let tc = server.command("tc").args(["qdisc", "add", "dev", "eth0", "clsact"]).output().expect("tc");
     assert!(tc.status.success(), "{tc:?}");
-    let said = prefilter::until(&postern, "eth0", ShedMode::Off);
+    let said = prefilter::until(&postern, "eth0", XdpMode::Off);
     assert!(said.reason.contains("filters of tc"), "{said:?}");
 }
 
@@ -153,9 +153,9 @@ fn a_program_beside_the_lock_keeps_the_prefilter_away() {
     let listener = server.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, OPEN + 1))).expect("a listener");
     let postern = Postern::start(server, Options::default());
     let _flood = Flood::start(&scene.net, &[22]);
-    prefilter::until(&postern, "eth0", ShedMode::Tcx);
+    prefilter::until(&postern, "eth0", XdpMode::Tcx);
     let _other = server.run(|| bpf::hijack(&listener, 22)).expect("another program");
-    let said = prefilter::until(&postern, "eth0", ShedMode::Off);
+    let said = prefilter::until(&postern, "eth0", XdpMode::Off);
     assert!(said.reason.contains("sk_lookup"), "{said:?}");
 }
 
@@ -170,7 +170,7 @@ fn rules_that_only_look_mark_and_masquerade_keep_nothing_away() {
     );
     let postern = Postern::start(&scene.net.server, Options::default());
     let flood = Flood::start(&scene.net, &[22]);
-    prefilter::until(&postern, "eth0", ShedMode::Tcx);
+    prefilter::until(&postern, "eth0", XdpMode::Tcx);
     until("SYNs that the prefilter drops", || prefilter::dropped(&postern) > 100);
     let _ = flood.held();
 }

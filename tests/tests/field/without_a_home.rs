@@ -30,7 +30,7 @@ impl Scene {
     fn new() -> Self {
         let keys = tempfile::tempdir().expect("a directory");
         let host_key = Key::new(keys.path(), "ssh_host_ed25519_key");
-        let (net, postern, laptop) = beside_a_host(keys.path(), Options::without_shed());
+        let (net, postern, laptop) = beside_a_host(keys.path(), Options::without_xdp());
         Self { _net: net, postern, host_key, laptop, _keys: keys }
     }
 

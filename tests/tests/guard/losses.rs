@@ -53,7 +53,7 @@ fn replace(pins: &Path, name: &str, pass: Pass) {
 fn every_loss_is_seen_healed_and_recorded_under_a_flood() {
     let net = Net::pair();
     let service = Service::tcp_echo(&net.server, any());
-    let postern = Postern::start(&net.server, Options::without_shed());
+    let postern = Postern::start(&net.server, Options::without_xdp());
     postern.grant(&["22/tcp"], &GRANTED.both(), 3600).expect("a grant");
     let flood = Flood::start(&net, &[PORT]);
     for loss in LOSSES {
@@ -104,7 +104,7 @@ fn without_its_bpf_file_system_it_goes_on_and_pins_again_when_there_is_one() {
     let bpffs = ["-t", "bpf", "-o", "mode=0700", "bpf"];
     run("mount", &bpffs);
     let pins = mount.path().join("postern");
-    let mut postern = Postern::start_pinned(&net.server, Options::without_shed(), pins.clone());
+    let mut postern = Postern::start_pinned(&net.server, Options::without_xdp(), pins.clone());
     let flood = Flood::start(&net, &[PORT]);
     let client = postern.client();
     run("umount", &["--lazy"]);
@@ -133,7 +133,7 @@ fn without_its_bpf_file_system_it_goes_on_and_pins_again_when_there_is_one() {
 fn a_program_beside_the_lock_is_told_of_and_the_cut_holds() {
     let net = Net::pair();
     let listener = net.server.run(|| std::net::TcpListener::bind(any()).expect("a listener"));
-    let postern = Postern::start(&net.server, Options::without_shed());
+    let postern = Postern::start(&net.server, Options::without_xdp());
     let flood = Flood::start(&net, &[PORT]);
     let client = postern.client();
     let other = net.server.run(|| bpf::hijack(&listener, PORT)).expect("another program");
@@ -159,7 +159,7 @@ fn one_layer_at_a_time_at_any_moment_lets_no_new_flow_in() {
     const ROUNDS: usize = 24;
     let net = Net::pair();
     let _service = Service::tcp_echo(&net.server, any());
-    let postern = Postern::start(&net.server, Options::without_shed());
+    let postern = Postern::start(&net.server, Options::without_xdp());
     let flood = Flood::start(&net, &[PORT]);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {

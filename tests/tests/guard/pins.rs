@@ -71,7 +71,7 @@ fn a_foreign_object_under_our_name_is_replaced() {
         let pins = made("foreign");
         put(&pins.join("lock"));
         put(&pins.join("lock-new"));
-        let postern = Postern::start_pinned(&net.server, Options::without_shed(), pins);
+        let postern = Postern::start_pinned(&net.server, Options::without_xdp(), pins);
         assert_eq!(recorded(&postern, "lock"), ["foreign-pin", "in-force"], "{what}");
         let status = postern.client().status().expect("a status");
         assert!(is_whole(&status), "{what}: {status:?}");
@@ -84,7 +84,7 @@ fn a_foreign_object_under_our_name_is_replaced() {
 fn a_link_that_was_changed_while_nobody_looked_is_not_believed() {
     let net = Net::pair();
     let _service = Service::tcp_echo(&net.server, any());
-    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let mut postern = Postern::start(&net.server, Options::without_xdp());
     let flood = Flood::start(&net, &[PORT]);
     let lock = postern.pin_dir().join("lock");
     // As it was left, it is adopted.
@@ -120,7 +120,7 @@ fn a_directory_that_others_may_use_is_taken_back() {
         foreign(&pins);
         chown(&pins, Some(owner), None).expect("an owner");
         fs::set_permissions(&pins, Permissions::from_mode(mode)).expect("a mode");
-        let postern = Postern::start_pinned(&net.server, Options::without_shed(), pins.clone());
+        let postern = Postern::start_pinned(&net.server, Options::without_xdp(), pins.clone());
         let now = fs::metadata(&pins).expect("the pins");
         assert_eq!((now.uid(), now.mode() & 0o7777), (0, 0o700), "{what}");
         assert!(is_whole(&postern.client().status().expect("a status")), "{what}");
@@ -128,7 +128,7 @@ fn a_directory_that_others_may_use_is_taken_back() {
         let _ = fs::remove_dir_all(aside(&pins));
     }
     // A pin of ours that others may use is not ours any more.
-    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let mut postern = Postern::start(&net.server, Options::without_xdp());
     postern.kill();
     fs::set_permissions(postern.pin_dir().join("lock"), Permissions::from_mode(0o666)).expect("a mode");
     chown(postern.pin_dir().join("cut-egress"), Some(1000), None).expect("an owner");
@@ -142,7 +142,7 @@ fn a_directory_that_others_may_use_is_taken_back() {
 fn no_symbolic_link_and_no_second_agent() {
     let net = Net::pair();
     let _service = Service::tcp_echo(&net.server, any());
-    let mut postern = Postern::start(&net.server, Options::without_shed());
+    let mut postern = Postern::start(&net.server, Options::without_xdp());
     let said = refusal(&net.server, &postern.config());
     assert!(said.contains("another posternd runs on this state directory"), "{said}");
     // Another state directory, the same pins.
@@ -173,7 +173,7 @@ fn no_symbolic_link_and_no_second_agent() {
     let output = Command::new(program()).args(["unlock", "--config"]).arg(through(&link)).output().expect("posternd");
     assert!(!output.status.success() && is_closed(&net), "{output:?}");
     // One in the place of the directory itself is moved aside.
-    let postern = Postern::start_pinned(&net.server, Options::without_shed(), link.clone());
+    let postern = Postern::start_pinned(&net.server, Options::without_xdp(), link.clone());
     assert!(fs::symlink_metadata(&link).expect("the pins").is_dir());
     let layers = postern.client().status().expect("a status").layers;
     assert!(layers.iter().all(|layer| layer.attached) && is_closed(&net), "{layers:?}");

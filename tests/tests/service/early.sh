@@ -12,15 +12,15 @@ ip netns exec eve bash -c 'while :; do echo try; timeout 1 bash -c "exec 3<>/dev
 knocking=$!
 tries() { grep -c try $attempts; }
 enough() { [ "$(tries)" -ge "$1" ]; }
-show "somebody knocks all the time"                   within 20 enough 20
+show "somebody denied all the time"                   within 20 enough 20
 show "posternd takes over"                            systemctl start posternd.service
 show "a signed request is granted"                    request 5m
 show "the grant's source reaches it"                  reaches alice 10.77.0.1 22
 show "a restart of the early unit changes nothing"    systemctl restart postern-early.service
 show "the grant's source still reaches it"            reaches alice 10.77.0.1 22
-show "more knocks"                                    within 20 enough $(($(tries) + 20))
+show "more denied"                                    within 20 enough $(($(tries) + 20))
 kill $knocking; wait $knocking 2>/dev/null
-echo "        knocks in all: $(tries)"
+echo "        denied in all: $(tries)"
 show "none of them got in"                            test "$(grep -c in $attempts)" = 0
 show "opened by hand"                                 eval 'systemctl stop posternd.service && posternd unlock'
 show "everybody reaches it"                           reaches eve 10.77.0.1 22

@@ -4,11 +4,11 @@ show "posternd is ready"                              within 20 systemctl --quie
 show "the ports were closed before the network"       before postern-early.service network-pre.target
 show "the ports were closed before it started"        before postern-early.service posternd.service
 status() { awk -v name="$2:" '$1 == name {print $2}' "/proc/$1/status"; }
-keeper() { tr -d ' ' <"/proc/$(main_pid)/task/$(main_pid)/children"; }
+helper() { tr -d ' ' <"/proc/$(main_pid)/task/$(main_pid)/children"; }
 show "it is a user of its own"                        test "$(status "$(main_pid)" Uid)" = "$(id -u postern)"
 show "no right but one"                               test "$(status "$(main_pid)" CapEff)" = 0000000000001000
 show "none can be had any more"                       test "$(status "$(main_pid)" CapBnd)" = 0000000000001000
-show "what stays root has no right at all"            test "$(status "$(keeper)" Uid) $(status "$(keeper)" CapEff) $(status "$(keeper)" CapBnd)" = "0 0000000000000000 0000000000000000"
+show "what stays root has no right at all"            test "$(status "$(helper)" Uid) $(status "$(helper)" CapEff) $(status "$(helper)" CapBnd)" = "0 0000000000000000 0000000000000000"
 show "nothing is amiss"                               eval '! postern status unix:///run/postern/posternd.sock | grep -i degraded'
 # Whatever machine this is: one that the hypervisor would tell of a restore, or not.
 unnoticed() { postern status unix:///run/postern/posternd.sock | grep -o 'a restore from a snapshot would not be noticed.*'; }

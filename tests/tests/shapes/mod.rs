@@ -1,6 +1,6 @@
 //! Random packets for the differential test.
 //!
-//! Owns the shapes: well-formed ones, those the shed must not be sure of, and plain damage.
+//! Owns the shapes: well-formed ones, those the prefilter must not be sure of, and plain damage.
 
 pub mod twin;
 

@@ -76,7 +76,7 @@ impl World {
         self.local.clone()
     }
 
-    /// What the shed sees of it.
+    /// What the prefilter sees of it.
     pub fn view(&self, flow: &Flow) -> Host<'_> {
         let own = |address| self.local.contains(&ip(address));
         let exempt = match (own(flow.destination), own(flow.source)) {
@@ -91,7 +91,7 @@ impl World {
         Host { table: &self.table, lengths: self.table.lengths(), now: self.now, exempt, session }
     }
 
-    /// What the shed does.
+    /// What the prefilter does.
     pub fn twin_drops(&self, flow: &Flow) -> bool {
         let observes = (1..=self.now).contains(&self.table.observe_from);
         flow.protocol == TCP

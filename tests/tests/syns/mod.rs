@@ -93,7 +93,7 @@ impl Made {
         &self.frame[..self.len]
     }
 
-    /// Whether the shed can know that it is a SYN to the API.
+    /// Whether the prefilter can know that it is a SYN to the API.
     fn counts(&self) -> bool {
         let own = usize::from(self.source.is_ipv6());
         let listens = self.port == EVERYWHERE || (self.port == FIRST_ALONE && self.destination == HERE[own][0]);
@@ -167,7 +167,7 @@ fn limited(rate: SynRate) -> Kernel {
 }
 
 fn passes(kernel: &Kernel, frame: &[u8]) -> bool {
-    match kernel.programs.test_run(Hook::Shed, frame, &[]).expect("XDP runs") {
+    match kernel.programs.test_run(Hook::Prefilter, frame, &[]).expect("XDP runs") {
         XDP_PASS => true,
         XDP_DROP => false,
         other => panic!("{other}"),
@@ -199,7 +199,10 @@ fn kernel_host_and_twin_agree_on_syns_to_the_api() {
     }
     println!("{counted} SYNs to the API, {refused} refused, {closed} to a closed port");
     assert!(refused > 1000 && counted - refused > 3000 && closed > 1000);
-    assert_eq!((kernel.count(Hook::Shed, Fate::SynRate), kernel.count(Hook::Shed, Fate::NoGrant)), (refused, closed));
+    assert_eq!(
+        (kernel.count(Hook::Prefilter, Fate::SynRate), kernel.count(Hook::Prefilter, Fate::NoGrant)),
+        (refused, closed)
+    );
 }
 
 #[test]

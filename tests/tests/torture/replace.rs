@@ -1,4 +1,4 @@
-//! posternd is killed, stopped, upgraded and reloaded without a pause while SYNs pour in and strangers knock.
+//! posternd is killed, stopped, upgraded and reloaded without a pause while SYNs pour in and strangers denied attempt.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -109,9 +109,9 @@ fn replacing_posternd_under_a_flood_lets_nothing_in_and_nobody_out() {
         flood.wait_for_more();
         assert_eq!(flood.counted().leaked, 0, "{when}: SYN-ACKs to a source without a grant");
     }
-    let (counted, knocks) = (flood.held(), strangers.end());
-    println!("{replaced:?} of {KINDS:?}, {counted:?}, {knocks} knocks");
-    assert!(replaced.iter().all(|count| *count >= least / KINDS.len() as u64) && knocks > 0);
+    let (counted, denied) = (flood.held(), strangers.end());
+    println!("{replaced:?} of {KINDS:?}, {counted:?}, {denied} denied");
+    assert!(replaced.iter().all(|count| *count >= least / KINDS.len() as u64) && denied > 0);
     KINDS.iter().zip(replaced).for_each(|(kind, count)| figure::print(kind.figure(), count));
     figure::print("replacements under flood", replaced.iter().sum());
     figure::print("flood SYNs held off", counted.sent);

@@ -103,26 +103,26 @@ pub struct World {
     carol: Key,
     _services: [Service; 2],
     /// Whether the prefilter is configured.
-    shed: bool,
+    xdp: bool,
     /// The hosts.
     pub net: Net,
 }
 
 impl World {
-    /// Everything up and closed, without the prefilter unless `shed`.
-    pub fn new(shed: bool) -> Self {
-        Self::with_state(shed, None)
+    /// Everything up and closed, without the prefilter unless `prefilter`.
+    pub fn new(xdp: bool) -> Self {
+        Self::with_state(xdp, None)
     }
 
     /// As [`World::new`], with this state directory.
-    pub fn with_state(shed: bool, state: Option<PathBuf>) -> Self {
+    pub fn with_state(xdp: bool, state: Option<PathBuf>) -> Self {
         let net = Net::pair();
         let any = |port| SocketAddr::new("::".parse().expect("an address"), port);
         let _services = PORTS.map(|port| Service::tcp_echo(&net.server, any(port)));
-        let options = Options { state, ..options(Rules::default(), shed) };
+        let options = Options { state, ..options(Rules::default(), xdp) };
         let postern = Postern::start(&net.server, options);
         let carol = Key::new(&postern.file(""), "carol");
-        let world = Self { postern, carol, _services, shed, net };
+        let world = Self { postern, carol, _services, xdp, net };
         world.write(Rules::default());
         world.reload();
         world
@@ -130,7 +130,7 @@ impl World {
 
     /// Writes configuration and trust file; nobody reads them yet.
     pub fn write(&self, rules: Rules) {
-        self.postern.configure(&options(rules, self.shed));
+        self.postern.configure(&options(rules, self.xdp));
         let mut trust = format!(
             "{ALICE} namespaces=\"request@postern.v1,revoke@postern.v1\" {}\n\
              {ADMIN} namespaces=\"revoke@postern.v1,read@postern.v1,admin@postern.v1\" {}\n",
@@ -184,7 +184,7 @@ impl World {
         let strangers = STRANGER.both();
         let pairs = SOURCES.iter().chain(&strangers).flat_map(|source| PORTS.map(|port| (*source, port)));
         let open = std::thread::scope(|scope| {
-            // All at once: where a shed drops them, each waits for its whole time.
+            // All at once: where a prefilter drops them, each waits for its whole time.
             let probes: Vec<_> = pairs.map(|pair| scope.spawn(move || (pair, self.answers(pair)))).collect();
             probes.into_iter().map(|probe| probe.join().expect("a probe")).collect()
         });
@@ -205,7 +205,7 @@ pub fn is_alive(pid: u32) -> bool {
         .is_some_and(|rest| !rest.trim_start().is_empty() && !rest.trim_start().starts_with(['Z', 'X']))
 }
 
-fn options(rules: Rules, shed: bool) -> Options {
+fn options(rules: Rules, xdp: bool) -> Options {
     let narrow = |text: String| text.replace("\"10.0.0.0/8\"", &format!("\"{}/32\"", GRANTED.v4));
     let second = port(PORTS[1], "any");
     let roles = format!(
@@ -213,6 +213,6 @@ fn options(rules: Rules, shed: bool) -> Options {
          [[role]]\nname = \"admin\"\nprincipals = [\"{ADMIN}\"]\n"
     );
     let rules = [port(PORTS[0], "any"), if rules.narrow { narrow(second) } else { second }, roles].concat();
-    let options = if shed { Options::default() } else { Options::without_shed() };
+    let options = if xdp { Options::default() } else { Options::without_xdp() };
     Options { rules, ..options }
 }

@@ -103,8 +103,8 @@ fn death_at_every_write_of_an_upgrade() {
 }
 
 impl Trial {
-    fn new(operation: Operation, shed: bool) -> Self {
-        let world = World::new(shed);
+    fn new(operation: Operation, xdp: bool) -> Self {
+        let world = World::new(xdp);
         let flood = Flood::start(&world.net, &PORTS);
         grant(&world, Who::Alice, 22, 0, 3600);
         let to = SocketAddr::new(SERVER.like(SOURCES[0]), 22);
@@ -167,7 +167,7 @@ impl Trial {
                     self.world.postern.kill();
                     break;
                 };
-                // Of the two processes either may be the one that makes that call; without its keeper the agent ends itself.
+                // Of the two processes either may be the one that makes that call; without its helper the agent ends itself.
                 assert!(self.world.postern.is_crash(status), "{fault:?}: {status}");
                 (kills, made) = (kills + 1, made + 1);
                 self.check(&format!("{what}, {fault:?}, dead"));

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use postern_core::ledger::{Event, Record};
-use postern_core::life::{EndCause, Ending};
+use postern_core::request::{EndCause, Ending};
 use postern_core::time::Now;
 use postern_core::wall::ClockState;
 use uuid::Uuid;
@@ -80,7 +80,7 @@ impl Worker {
         }
         for id in outlived {
             let why = EndCause::Restored.sentence().to_owned();
-            self.cut_kept(batch, id, None, String::new(), why, now);
+            self.cut_retained(batch, id, None, String::new(), why, now);
         }
     }
 

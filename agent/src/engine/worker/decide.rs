@@ -2,17 +2,17 @@
 //!
 //! Owns the dispatch, who waits for what, and what a reload ends. What people ask for is decided in `people`.
 
-use postern_core::envelope::{Role, Signer};
+use postern_core::envelope::{Purpose, Signer};
 use postern_core::grant::AccessRequest;
 use postern_core::ledger::{Action, Event, Seen};
-use postern_core::life::{EndCause, Ending, Held, Life};
 use postern_core::refusal::{Reason, Refusal};
+use postern_core::request::{EndCause, Ending, Request, RequestRecord};
 use postern_core::time::Now;
 use uuid::Uuid;
 
-use super::{Batch, Waiting, Worker, keep};
+use super::{Batch, Waiting, Worker, retained};
 use crate::engine::{Answer, Command, GrantView, Reader, Rules};
-use crate::links;
+use crate::system::links;
 
 impl Command {
     /// Whether it may change the ledger or the kernel; the others only read.
@@ -131,7 +131,7 @@ impl Worker {
             }
             Command::Reload { rules, answer } => {
                 // These are newer than what still waits for a disk.
-                self.owed_rules = None;
+                self.unrecorded_rules = None;
                 let ended = self.reload(&rules, batch, now);
                 self.load_policy(&rules, batch, now);
                 batch.waiting.push(Waiting::Reloaded(rules, ended, answer));
@@ -161,7 +161,7 @@ impl Worker {
     pub(super) fn note(&mut self, command: Command, now: &Now) {
         match command {
             Command::Network(links::News::Links(state)) => self.network(state),
-            Command::Network(links::News::Prefilter(shed)) => self.want_prefilter(shed),
+            Command::Network(links::News::Prefilter(xdp)) => self.want_prefilter(xdp),
             Command::LimitSyns(addresses, rate) => self.limit_syns(addresses, rate),
             Command::Degraded { part, why } => match why {
                 Some(why) => drop(self.degraded.insert(part, why)),
@@ -188,8 +188,8 @@ impl Worker {
             Ok(grant) => Waiting::Grant(grant, answer),
             Err(refusal) => {
                 let (ledger, who) = (&self.ledger, &asked.signer.principal);
-                let burns = burns(&refusal) && ledger.has_room_for_refused(who, asked.action, now);
-                self.refuse(batch, asked, &refusal, seen.filter(|_| burns), now);
+                let marks = marks(&refusal) && ledger.has_room_for_refused(who, asked.action, now);
+                self.refuse(batch, asked, &refusal, seen.filter(|_| marks), now);
                 Waiting::Refused(refusal, answer)
             }
         };
@@ -212,7 +212,7 @@ impl Worker {
 
     /// Ends what new rules no longer allow, sessions that outlived their grant too, and drops the approvals that count no longer; says how much it ended.
     pub(super) fn reload(&mut self, rules: &Rules, batch: &mut Batch, now: &Now) -> usize {
-        let gone = keep::forbidden(rules, &self.ledger, now);
+        let gone = retained::forbidden(rules, &self.ledger, now);
         self.end_each(&gone, batch, now);
         gone.len()
     }
@@ -223,7 +223,7 @@ impl Worker {
             if self.ledger.get(&id).is_some_and(|held| held.ending.is_none()) {
                 self.end(batch, id, Ending::by_itself(now.wall, cause), None, now);
             } else if self.ledger.keeping().sessions(now).any(|(grant, _)| grant == id) {
-                self.cut_kept(batch, id, None, String::new(), cause.sentence().to_owned(), now);
+                self.cut_retained(batch, id, None, String::new(), cause.sentence().to_owned(), now);
             }
         }
     }
@@ -239,21 +239,21 @@ impl Worker {
 
 impl Rules {
     /// Whether a signature made earlier still counts.
-    pub(super) fn trusts(&self, signer: &Signer, role: Role, now: &Now) -> bool {
+    pub(super) fn trusts(&self, signer: &Signer, role: Purpose, now: &Now) -> bool {
         self.trust.trusts(signer, role, now.wall.as_second(), now.clock.knows_windows())
     }
 
     /// Why these rules no longer let this be, if they do not.
-    pub(super) fn forbid(&self, held: &Held, now: &Now) -> Option<EndCause> {
+    pub(super) fn forbid(&self, held: &RequestRecord, now: &Now) -> Option<EndCause> {
         let (signer, allowed, unsigned) = match &held.life {
             // Approvals are looked at again when the last one comes.
-            Life::Pending(pending) => (&pending.signer, self.policy.still_lets_ask(pending), false),
-            Life::Granted(grant) => (&grant.signer, self.policy.still_allows(grant), grant.is_unsigned()),
+            Request::Pending(pending) => (&pending.signer, self.policy.still_lets_ask(pending), false),
+            Request::Granted(grant) => (&grant.signer, self.policy.still_allows(grant), grant.is_unsigned()),
         };
         let approved = |grant: &postern_core::grant::Grant| {
-            grant.approvers.iter().all(|signer| self.trusts(signer, Role::Approve, now))
+            grant.approvers.iter().all(|signer| self.trusts(signer, Purpose::Approve, now))
         };
-        let trusted = unsigned || (self.trusts(signer, Role::Request, now) && held.grant().is_none_or(approved));
+        let trusted = unsigned || (self.trusts(signer, Purpose::Request, now) && held.grant().is_none_or(approved));
         match (trusted, allowed) {
             (false, _) => Some(EndCause::SignerUntrusted),
             (true, false) => Some(EndCause::PolicyChanged),
@@ -272,7 +272,7 @@ struct Refused {
 
 /// Whether the id of a refused message is remembered. One that is no longer fresh, or already known, need not be; one that the
 /// memory is too full for cannot be.
-fn burns(refusal: &Refusal) -> bool {
+fn marks(refusal: &Refusal) -> bool {
     !matches!(
         refusal.reason,
         Reason::MessageExpired | Reason::MessageTooLongLived | Reason::Replayed | Reason::ReplayMemoryFull

@@ -15,10 +15,10 @@ use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::{BootNanos, Now, Seconds};
 use uuid::Uuid;
 
-use super::{Batch, Worker, keep};
+use super::{Batch, Worker, retained};
 use crate::enforcer::Observed;
-use crate::engine::{KnockView, ModeView, Rules};
-use crate::sessions;
+use crate::engine::{DeniedView, ModeView, Rules};
+use crate::system::sessions;
 
 /// Who asks over the Unix socket, and nobody else may.
 const ROOT: &str = "root";
@@ -41,7 +41,7 @@ impl Worker {
 
     /// What the file says, as far as the kernel may know: it may close before that is on record, and not open.
     pub(super) fn file(&self) -> Mode {
-        let untold = self.found.is_some() || self.flight.as_ref().is_some_and(|flight| flight.found.is_some());
+        let untold = self.found.is_some() || self.commit.as_ref().is_some_and(|commit| commit.found.is_some());
         match self.shared().rules().policy.mode {
             Mode::Enforce if untold => Mode::Enforce,
             _ => self.ledger.standing().file,
@@ -140,12 +140,12 @@ impl Worker {
     }
 
     /// What would have been dropped at any of `ports`; at all where none is named.
-    pub(super) fn observed(&self, ports: &[PortSpec], now: &Now) -> Vec<KnockView> {
+    pub(super) fn observed(&self, ports: &[PortSpec], now: &Now) -> Vec<DeniedView> {
         let wanted = |port: PortSpec| {
             ports.is_empty() || ports.iter().any(|p| p.number == port.number && p.protocol.covers(port.protocol))
         };
         let views = self.enforcer.observed().into_iter().filter_map(|observed| view(&observed, now));
-        views.filter(|knock| wanted(knock.port)).collect()
+        views.filter(|attempt| wanted(attempt.port)).collect()
     }
 
     fn need_trial(&self, now: &Now) -> Result<(), Refusal> {
@@ -154,8 +154,9 @@ impl Worker {
 
     fn way_in(&self, now: &Now) -> Result<Uuid, Refusal> {
         let policy = self.shared().rules().policy;
-        let scopes: Vec<_> = policy.protected().flat_map(|(protocol, port)| keep::everyone(protocol, port)).collect();
-        let there = sessions::inbound(&scopes, || self.enforcer.own_sockets()).map_err(keep::unasked);
+        let scopes: Vec<_> =
+            policy.protected().flat_map(|(protocol, port)| retained::everyone(protocol, port)).collect();
+        let there = sessions::inbound(&scopes, || self.enforcer.own_sockets()).map_err(retained::unasked);
         let there = there.map_err(|why| Refusal::new(Reason::WayInUnproven, why))?;
         mode::way_in(&self.ledger, &there, now).ok_or_else(|| Refusal::new(Reason::WayInUnproven, ""))
     }
@@ -167,12 +168,12 @@ pub(super) fn policy_loaded(rules: &Rules) -> Event {
     Event::PolicyLoaded { rules: digest.to_string(), protected, mode: policy.mode }
 }
 
-fn view(observed: &Observed, now: &Now) -> Option<KnockView> {
+fn view(observed: &Observed, now: &Now) -> Option<DeniedView> {
     let Observed { source: address, protocol, port: number, lookups, packets, last_boot_ns } = *observed;
     let port = PortSpec { number, protocol: Protocol::of_number(protocol)? };
     // Each hook sees a packet once, and not each sees all of them.
     let (count, last_seen) = (lookups.max(packets), now.wall_at(BootNanos(last_boot_ns)));
-    Some(KnockView { address, port, last_seen, count, observed: true, new_flows: lookups })
+    Some(DeniedView { address, port, last_seen, count, observed: true, new_flows: lookups })
 }
 
 /// What the mode keeps from holding.

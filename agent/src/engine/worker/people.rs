@@ -3,13 +3,13 @@
 //! Owns the order of a message's last checks: freshness → replay → policy → capacity, and what comes of it: a grant, now or later,
 //! or a request that waits. It never touches the disk, and of the kernel only the counters of a new grant.
 
-use postern_core::envelope::{Role, Signer};
+use postern_core::envelope::{Purpose, Signer};
 use postern_core::grant::{AccessRequest, End, Header, RevokeRequest};
 use postern_core::ledger::{Event, Seen, lapse};
-use postern_core::life::{EndCause, Ending, Pending, State};
 use postern_core::message::{self, Showing};
-use postern_core::policy::{Asking, Judgement, MAX_DURATION_RANGE, RoleKind};
+use postern_core::policy::{Asking, Judgement, MAX_DURATION_RANGE, Role};
 use postern_core::refusal::{Reason, Refusal};
+use postern_core::request::{EndCause, Ending, Pending, State};
 use postern_core::time::Now;
 use uuid::Uuid;
 
@@ -96,7 +96,7 @@ impl Worker {
         // The request waited, perhaps over a restart under other names or keys, or under an older posternd.
         self.shared().identity().check_audience(&pending.request.header.audience)?;
         // Shown again it changes nothing, and nobody gets to fill the journal with it.
-        let counts = |known: &Signer| rules.trusts(known, Role::Approve, now);
+        let counts = |known: &Signer| rules.trusts(known, Purpose::Approve, now);
         if pending.approvers.iter().any(|known| known.principal == signer.principal && counts(known)) {
             return Ok(id);
         }
@@ -136,14 +136,14 @@ impl Worker {
         let not_found = || Refusal::new(Reason::GrantNotFound, request.grant_id).at("grant_id");
         let held = self.ledger.get(&request.grant_id).ok_or_else(not_found)?;
         let principal = &signer.principal;
-        let own = held.life.signer().principal == *principal && policy.holds(principal, RoleKind::Requester);
-        let over_all = [RoleKind::Approver, RoleKind::Admin].iter().any(|kind| policy.holds(principal, *kind));
+        let own = held.life.signer().principal == *principal && policy.holds(principal, Role::Requester);
+        let over_all = [Role::Approver, Role::Admin].iter().any(|kind| policy.holds(principal, *kind));
         if !own && !over_all {
             return Err(not_found());
         }
         if held.ending.is_some() && self.ledger.keeping().sessions(now).any(|(grant, _)| grant == request.grant_id) {
             let seen = Some(Seen::from(&request.header));
-            self.cut_kept(batch, request.grant_id, seen, principal.clone(), request.reason.clone(), now);
+            self.cut_retained(batch, request.grant_id, seen, principal.clone(), request.reason.clone(), now);
             return Ok(request.grant_id);
         }
         if let Some(ending) = &held.ending {
@@ -205,7 +205,7 @@ fn check_approver(rules: &Rules, signer: &Signer, pending: &Pending, payload: &s
         let detail = format!("{} may not approve this", signer.principal);
         return Err(Refusal::new(Reason::NotPermitted, detail).at("role"));
     }
-    if !rules.trusts(&pending.signer, Role::Request, now) {
+    if !rules.trusts(&pending.signer, Purpose::Request, now) {
         let detail = format!("{} may ask no longer", pending.signer.principal);
         return Err(Refusal::new(Reason::NotPermitted, detail).at("role"));
     }

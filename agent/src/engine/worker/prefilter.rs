@@ -10,18 +10,18 @@ use postern_core::flood::Flood;
 use postern_core::time::Now;
 
 use super::Worker;
-use crate::config::{Shed, Xdp};
-use crate::enforcer::{Enforcer, ShedMode, ShedStatus, Unattached};
-use crate::engine::ShedView;
-use crate::links::{self, Link, LinkState};
-use crate::translations::{self, READING, Translations};
+use crate::config::{PrefilterConfig, Xdp};
+use crate::enforcer::{Enforcer, Unattached, XdpMode, XdpStatus};
+use crate::engine::XdpView;
+use crate::system::links::{self, Link, LinkState};
+use crate::system::translations::{self, READING, Translations};
 
 /// What is said of a device that has none at rest.
 const AT_REST: &str = "it is attached while a flood lasts";
 
 /// What the worker knows of floods and devices.
 pub(super) struct Prefilter {
-    wanted: Shed,
+    wanted: PrefilterConfig,
     network: LinkState,
     flood: Flood,
     /// Whether a flood lasts, and then what may send packets elsewhere.
@@ -31,12 +31,12 @@ pub(super) struct Prefilter {
     attached: BTreeMap<u32, Link>,
     /// The devices that get it no more during this flood, and why.
     given_way: BTreeMap<u32, Unattached>,
-    statuses: Vec<ShedStatus>,
+    statuses: Vec<XdpStatus>,
 }
 
 impl Prefilter {
     /// Attached to nothing, until the network and a flood are known.
-    pub(super) fn new(wanted: Shed) -> Self {
+    pub(super) fn new(wanted: PrefilterConfig) -> Self {
         Self {
             wanted,
             network: LinkState::default(),
@@ -50,8 +50,8 @@ impl Prefilter {
     }
 
     /// What the status shows.
-    pub(super) fn views(&self) -> Vec<ShedView> {
-        let view = |ShedStatus { ifindex, name, mode, reason }: &ShedStatus| ShedView {
+    pub(super) fn views(&self) -> Vec<XdpView> {
+        let view = |XdpStatus { ifindex, name, mode, reason }: &XdpStatus| XdpView {
             name: name.clone(),
             index: *ifindex,
             mode: mode.code(),
@@ -60,17 +60,17 @@ impl Prefilter {
         self.statuses.iter().map(view).collect()
     }
 
-    fn mode(&self) -> ShedMode {
+    fn mode(&self) -> XdpMode {
         match self.wanted {
-            Shed::Xdp(_, Xdp::Native) => ShedMode::Native,
-            Shed::Xdp(_, Xdp::Generic) => ShedMode::Generic,
-            Shed::Off | Shed::Auto | Shed::List(_) => ShedMode::Tcx,
+            PrefilterConfig::Xdp(_, Xdp::Native) => XdpMode::Native,
+            PrefilterConfig::Xdp(_, Xdp::Generic) => XdpMode::Generic,
+            PrefilterConfig::Off | PrefilterConfig::Auto | PrefilterConfig::List(_) => XdpMode::Tcx,
         }
     }
 
     /// Brings every device to what it has to have now.
     fn settle(&mut self, enforcer: &mut Enforcer) {
-        let targets = links::shed_targets(&self.wanted, &self.network);
+        let targets = links::prefilter_targets(&self.wanted, &self.network);
         let targets: Vec<Link> =
             self.network.links.iter().filter(|link| targets.iter().any(|t| t.0 == link.index)).cloned().collect();
         let gone: Vec<_> = self.attached.keys().copied().filter(|i| targets.iter().all(|t| t.index != *i)).collect();
@@ -78,30 +78,30 @@ impl Prefilter {
         self.statuses = targets.iter().map(|link| self.settle_one(link, enforcer)).collect();
     }
 
-    fn settle_one(&mut self, link: &Link, enforcer: &mut Enforcer) -> ShedStatus {
+    fn settle_one(&mut self, link: &Link, enforcer: &mut Enforcer) -> XdpStatus {
         let (mode, reason) = match self.place(link, enforcer) {
-            Ok(mode) => (mode, if mode == ShedMode::Standby { AT_REST.to_owned() } else { String::new() }),
-            Err(reason) => (ShedMode::Off, reason),
+            Ok(mode) => (mode, if mode == XdpMode::Standby { AT_REST.to_owned() } else { String::new() }),
+            Err(reason) => (XdpMode::Off, reason),
         };
         if !mode.is_attached() {
             self.take_off(link.index, enforcer);
         }
-        ShedStatus { ifindex: link.index, name: link.name.clone(), mode, reason }
+        XdpStatus { ifindex: link.index, name: link.name.clone(), mode, reason }
     }
 
     /// Attaches the prefilter to the device where that does no harm.
     ///
     /// # Errors
     /// Why it is not to be there, in words.
-    fn place(&mut self, link: &Link, enforcer: &mut Enforcer) -> Result<ShedMode, String> {
+    fn place(&mut self, link: &Link, enforcer: &mut Enforcer) -> Result<XdpMode, String> {
         let mode = self.mode();
-        let xdp = mode != ShedMode::Tcx;
+        let xdp = mode != XdpMode::Tcx;
         if let Some(obstacle) = links::obstacle(link, &self.network.links, xdp) {
             return Err(obstacle.to_owned());
         }
         match &self.rules {
-            None => return Ok(ShedMode::Standby),
-            Some(Err(error)) if error == READING => return Ok(ShedMode::Standby),
+            None => return Ok(XdpMode::Standby),
+            Some(Err(error)) if error == READING => return Ok(XdpMode::Standby),
             Some(Err(error)) => return Err(error.clone()),
             Some(Ok(rules)) => {
                 if let Some(what) = rules.host.as_ref().or_else(|| rules.devices.get(&link.index)) {
@@ -124,9 +124,9 @@ impl Prefilter {
             Some(before) if xdp && before != link => {
                 Err(unfit(Unattached::Refused("the device was changed while the prefilter was attached".to_owned())))
             }
-            Some(_) => enforcer.check_shed(link.index).map(|()| mode).map_err(unfit),
+            Some(_) => enforcer.check_prefilter(link.index).map(|()| mode).map_err(unfit),
             None => {
-                enforcer.attach_shed(link.index, mode).map_err(unfit)?;
+                enforcer.attach_prefilter(link.index, mode).map_err(unfit)?;
                 tracing::info!(name = %link.name, mode = mode.code(), "a flood: the prefilter is attached");
                 self.attached.insert(link.index, link.clone());
                 Ok(mode)
@@ -136,15 +136,15 @@ impl Prefilter {
 
     fn take_off(&mut self, index: u32, enforcer: &mut Enforcer) {
         if let Some(link) = self.attached.remove(&index) {
-            enforcer.detach_shed(index);
+            enforcer.detach_prefilter(index);
             tracing::info!(name = %link.name, "the prefilter is detached");
         }
     }
 
     /// The condition: devices on which the prefilter gives way to somebody else, or does not work in the way that was asked for.
     fn condition(&self) -> Option<String> {
-        let asked = matches!(self.wanted, Shed::Xdp(..));
-        let said = self.statuses.iter().filter(|status| status.mode == ShedMode::Off).filter(|status| {
+        let asked = matches!(self.wanted, PrefilterConfig::Xdp(..));
+        let said = self.statuses.iter().filter(|status| status.mode == XdpMode::Off).filter(|status| {
             let given_way = self.given_way.get(&status.ifindex);
             asked && self.rules.is_none() || given_way.is_some_and(|why| asked || matches!(why, Unattached::Taken(_)))
         });
@@ -161,7 +161,7 @@ impl Worker {
     }
 
     /// Follows the configuration.
-    pub(super) fn want_prefilter(&mut self, wanted: Shed) {
+    pub(super) fn want_prefilter(&mut self, wanted: PrefilterConfig) {
         if wanted == self.prefilter.wanted {
             return;
         }
@@ -175,14 +175,14 @@ impl Worker {
 
     /// Looks whether a flood lasts, and follows it.
     pub(super) fn watch_flood(&mut self, now: &Now) {
-        if self.prefilter.wanted == Shed::Off {
+        if self.prefilter.wanted == PrefilterConfig::Off {
             return;
         }
         let lasts = self.prefilter.flood.look(self.enforcer.refused_connections(), now.boot);
         if !lasts && self.prefilter.rules.is_none() {
             return;
         }
-        self.prefilter.rules = lasts.then(|| self.prefilter.watch.ask(self.engine.0.keeper.as_ref()));
+        self.prefilter.rules = lasts.then(|| self.prefilter.watch.ask(self.engine.0.helper.as_ref()));
         if self.enforcer.is_beside_another()
             && let Some(Ok(rules)) = &mut self.prefilter.rules
         {

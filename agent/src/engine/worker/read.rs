@@ -4,8 +4,8 @@
 
 use postern_core::condition::Condition;
 use postern_core::grant::Use;
-use postern_core::life::{Held, Life, State};
 use postern_core::refusal::{Reason, Refusal};
+use postern_core::request::{Request, RequestRecord, State};
 use postern_core::time::{BootNanos, Now};
 use postern_core::verdict::Hook;
 use uuid::Uuid;
@@ -59,7 +59,7 @@ impl Worker {
             policy: &shared.rules().policy,
             ledger: &self.ledger,
             grants: self.list(reader, &all, None, explain::MOST_GRANTS),
-            knocks: latest_first(shared.knocks.at(&query.ports), self.observed(&query.ports, &now)),
+            denied: latest_first(shared.denied.at(&query.ports), self.observed(&query.ports, &now)),
             now: &now,
             observes: self.ledger.standing().observes(&now),
         };
@@ -69,14 +69,14 @@ impl Worker {
     fn get(&self, reader: &Reader, id: &Uuid) -> Result<GrantView, Refusal> {
         let held = self.ledger.get(id).filter(|held| reader.may_see(&held.life.signer().principal));
         // Only here, for who approves: what is signed may be long.
-        let whole = |held: &Held| GrantView { life: held.life.clone(), ..self.view_of(held) };
+        let whole = |held: &RequestRecord| GrantView { life: held.life.clone(), ..self.view_of(held) };
         held.map(whole).ok_or_else(|| Refusal::new(Reason::GrantNotFound, id).at("id"))
     }
 
     fn list(&self, reader: &Reader, filter: &Filter, before: Option<u64>, limit: usize) -> Vec<GrantView> {
         let now = self.shared().now();
         let visible =
-            |held: &&Held| filter.wants(state_of(held, &now)) && reader.may_see(&held.life.signer().principal);
+            |held: &&RequestRecord| filter.wants(state_of(held, &now)) && reader.may_see(&held.life.signer().principal);
         let grants = self.ledger.newest_before(before.unwrap_or(u64::MAX));
         grants.filter(visible).take(limit).map(|held| self.view_of(held)).collect()
     }
@@ -85,7 +85,7 @@ impl Worker {
         self.ledger.get(id).map(|held| self.view_of(held))
     }
 
-    fn view_of(&self, held: &Held) -> GrantView {
+    fn view_of(&self, held: &RequestRecord) -> GrantView {
         let now = self.shared().now();
         let state = state_of(held, &now);
         let active = held.grant().filter(|_| state == State::Active);
@@ -102,7 +102,7 @@ impl Worker {
     }
 
     /// What a live grant's packets have added up to: what an earlier run noted and what the kernel has counted since.
-    pub(super) fn usage(&self, held: &Held, now: &Now) -> Use {
+    pub(super) fn usage(&self, held: &RequestRecord, now: &Now) -> Use {
         let Some(grant) = held.grant().filter(|grant| held.opened && grant.boot_id == now.boot_id) else {
             return held.usage;
         };
@@ -132,7 +132,7 @@ impl Worker {
             clock: self.clock_view(),
             layers,
             mode,
-            sheds: self.prefilter.views(),
+            prefilters: self.prefilter.views(),
             ports: shared.rules().policy.ports.clone(),
             counters: self.counters(),
             unverified: shared.tally.totals(),
@@ -185,12 +185,12 @@ impl Worker {
 }
 
 /// Where it is in its life: the kernel does not wait for the record of an end.
-fn state_of(held: &Held, now: &Now) -> State {
+fn state_of(held: &RequestRecord, now: &Now) -> State {
     match (held.state(), &held.life) {
-        (State::Active, Life::Granted(grant)) if grant.boot_id != now.boot_id || !grant.is_live(now.boot) => {
+        (State::Active, Request::Granted(grant)) if grant.boot_id != now.boot_id || !grant.is_live(now.boot) => {
             State::Expired
         }
-        (State::Pending, Life::Pending(pending)) if pending.lapses_boot <= now.boot => State::Expired,
+        (State::Pending, Request::Pending(pending)) if pending.lapses_boot <= now.boot => State::Expired,
         (state, _) => state,
     }
 }

@@ -14,30 +14,30 @@ use postern_core::bootstrap;
 use postern_core::budget::Rates;
 use postern_core::condition::Condition;
 use postern_core::grant::PortSpec;
-use postern_core::keep::Session;
 use postern_core::ledger::{Capacity, Event, Ledger, Record};
 use postern_core::message::{Challenger, Identity, MAX_MESSAGE_LIFE};
 use postern_core::mode::{self, Mode};
 use postern_core::policy::Policy;
+use postern_core::retained::Session;
 use postern_core::time::{BootNanos, Now};
 use tokio::sync::{broadcast, mpsc, watch};
 use uuid::Uuid;
 
 use super::mode::policy_loaded;
 use super::upkeep::Upkeep;
-use super::{Batch, Queues, Worker, keep, publish, thread};
-use crate::clock::Clock;
-use crate::config::Shed;
+use super::{Batch, Queues, Worker, publish, retained, thread};
+use crate::config::PrefilterConfig;
 use crate::enforcer::{self, Enforcer, EnforcerError, LayerState};
 use crate::engine::{
-    Command, Engine, Published, QUEUE, Rules, Shared, Shares, Turns, WATCH_BACKLOG, door, knocks, pulse, tally,
+    Command, Engine, Published, QUEUE, Rules, Shared, Shares, Turns, WATCH_BACKLOG, denied, pulse, tally, verifier,
 };
 use crate::journal::writer::{Writer, Written};
-use crate::journal::{Opened, SetAside, Unwritten};
-use crate::privilege::Confinement;
-use crate::sessions;
-use crate::surroundings::Surroundings;
-use crate::terminals::Terminals;
+use crate::journal::{AppendFailure, Opened, SetAside};
+use crate::sandbox::privilege::Confinement;
+use crate::system::clock::Clock;
+use crate::system::sessions;
+use crate::system::surroundings::Surroundings;
+use crate::system::terminals::Terminals;
 
 /// Everything a worker needs.
 pub struct Setup {
@@ -54,7 +54,7 @@ pub struct Setup {
     /// How the kernel part is set up.
     pub enforcer: enforcer::Settings,
     /// Where the prefilter is wanted.
-    pub shed: Shed,
+    pub xdp: PrefilterConfig,
     /// What is given up as soon as lock and cut are in force, and no thread runs yet.
     pub confinement: Confinement,
     /// Where posternd runs.
@@ -82,21 +82,21 @@ pub enum StartError {
 ///
 /// # Errors
 /// [`StartError`]; nothing is open then that was not open before.
-pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::Knocks>), StartError> {
-    let (secret, rates, shed) = (setup.secret, setup.rates, setup.shed);
+pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::DeniedAttempts>), StartError> {
+    let (secret, rates, xdp) = (setup.secret, setup.rates, setup.xdp);
     let surroundings = super::surroundings::Watch::new(setup.surroundings);
     let Setup { mut opened, clock, identity, rules, enforcer: settings, lines, confinement, config_file, .. } = setup;
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
     clock.resume(opened.ledger.high(), opened.ledger.clock_of(clock.boot_id()));
     let now = clock.now();
     let mut degraded = passed_over(&opened.passed_over);
-    let file = meet(&mut opened, &rules, &settings, capacity, &now, &lines, &mut degraded);
-    let barred: BTreeMap<_, _> = keep::forbidden(&rules, &opened.ledger, &now).into_iter().collect();
-    let installed = keep::table(&rules.policy, &opened.ledger, &barred.keys().copied().collect(), file, &now);
+    let file = record_existing_sessions(&mut opened, &rules, &settings, capacity, &now, &lines, &mut degraded);
+    let blocked: BTreeMap<_, _> = retained::forbidden(&rules, &opened.ledger, &now).into_iter().collect();
+    let installed = retained::table(&rules.policy, &opened.ledger, &blocked.keys().copied().collect(), file, &now);
     let mut enforcer = Enforcer::start(&settings, &installed)?;
     let tunnels = super::tunnels::Watch::new();
     confine(confinement, &enforcer, &mut degraded);
-    let knocks_reader = enforcer.take_knocks();
+    let denied_reader = enforcer.take_denied();
     let ((commands, first, queues), (pulse, beat)) = (queues(), pulse::pulse());
     let engine = Engine(Arc::new(Shared {
         names: [&identity.names[..], &identity.host_keys].concat(),
@@ -109,12 +109,12 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         rules_changed: watch::channel(()).0,
         unsure_until: AtomicU64::new(unsure_until(&opened, &now).0),
         tally: tally::Tally::new(),
-        repeats: door::Repeats::default(),
+        repeats: verifier::Repeats::default(),
         turns: Turns::new(),
         journal: opened.journal.reader(),
-        knocks: knocks::Knocks::default(),
+        denied: denied::DeniedAttempts::default(),
         config_file,
-        keeper: settings.keeper.clone(),
+        helper: settings.helper.clone(),
         commands,
         first,
         pulse,
@@ -130,28 +130,28 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         engine: engine.clone(),
         journal: Some(opened.journal),
         writer: Writer::start(done).map_err(StartError::Thread)?,
-        flight: None,
+        commit: None,
         backlog: VecDeque::new(),
         first: VecDeque::new(),
-        owed_rules: None,
+        unrecorded_rules: None,
         readers: Vec::new(),
-        owed: Vec::new(),
+        unrecorded: Vec::new(),
         gap: None,
         found: Some(Found { torn: opened.torn, set_aside: opened.set_aside }),
-        barred,
+        blocked,
         stopping: false,
         ledger: opened.ledger,
         enforcer,
         installed,
         capacity,
-        prefilter: super::prefilter::Prefilter::new(shed),
+        prefilter: super::prefilter::Prefilter::new(xdp),
         degraded,
         started: now.wall,
         started_boot: now.boot,
         use_due: Some(now.boot), // Soon: what is open by then may have limits on its use.
         looked: BootNanos(0),
         warned: now.boot, // What was due while nobody was there is not made up for.
-        spoke: BootNanos(0),
+        last_pause: BootNanos(0),
         terminals,
         tally_due: None,
         guard: super::guard::Guard::new(),
@@ -160,7 +160,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::K
         restores: super::clock::Restores::default(),
         retry_due: None,
     };
-    Ok((engine, spawn(worker, queues, written, &now).map_err(StartError::Thread)?, knocks_reader))
+    Ok((engine, spawn(worker, queues, written, &now).map_err(StartError::Thread)?, denied_reader))
 }
 
 /// Gives up what is not needed once the layers are in force.
@@ -171,7 +171,7 @@ fn confine(confinement: Confinement, enforcer: &Enforcer, degraded: &mut BTreeMa
 }
 
 /// Has it on record what closing meets, or that nothing is closed. Which mode may hold then.
-fn meet(
+fn record_existing_sessions(
     opened: &mut Opened,
     rules: &Rules,
     settings: &enforcer::Settings,
@@ -182,7 +182,7 @@ fn meet(
 ) -> Mode {
     let (observed, observes) = observing(&opened.ledger, rules.policy.mode, now);
     let closed = closed_before(opened, enforcer::is_pinned(settings) && !observed, &rules.policy);
-    let unended = keep::forget_closed(&mut opened.ledger, now).err().or_else(sessions::cannot_end);
+    let unended = retained::forget_closed(&mut opened.ledger, now).err().or_else(sessions::cannot_end);
     degraded.extend(unended.map(|why| (Condition::SessionsNotEnded, why)));
     let mut file = rules.policy.mode;
     if observes
@@ -196,7 +196,7 @@ fn meet(
         file = Mode::Enforce;
     }
     // A port that nobody watched until now has no connection whose direction is known.
-    match keep::met(&rules.policy, &closed, &opened.ledger, || Ok(enforcer::OwnSockets::default()), now) {
+    match retained::met(&rules.policy, &closed, &opened.ledger, || Ok(enforcer::OwnSockets::default()), now) {
         // A host that only observes locks nobody out.
         Ok((met, _)) if met.is_empty() || observes => {}
         Ok((met, served)) => bootstrap(opened, (&met, &served), capacity, now, lines, degraded),
@@ -225,7 +225,7 @@ fn open_up(
     rules: &Rules,
     now: &Now,
     lines: &broadcast::Sender<Arc<Published>>,
-) -> Result<(), Unwritten> {
+) -> Result<(), AppendFailure> {
     tracing::error!("the configuration says mode = \"observe\": every protected port is open");
     let record = Record::next(&opened.ledger, None, policy_loaded(rules), now);
     let written = opened.journal.append(std::slice::from_ref(&record))?;
@@ -247,7 +247,7 @@ fn bootstrap(
     let (events, refusal) = bootstrap::plan(&opened.ledger, met, served, capacity, now, Uuid::new_v4);
     let (before, mut records) = (opened.ledger.clone(), Vec::new());
     for event in events {
-        keep::tell_bootstrap(&event);
+        retained::tell_bootstrap(&event);
         let record = Record::next(&opened.ledger, None, event, now);
         opened.ledger.apply(&record);
         records.push(record);
@@ -255,7 +255,7 @@ fn bootstrap(
     match opened.journal.append(&records) {
         Ok(written) => {
             publish(lines, &opened.ledger, &records, &written);
-            degraded.extend(refusal.map(|refusal| (Condition::BootstrapIncomplete, keep::no_room(&refusal))));
+            degraded.extend(refusal.map(|refusal| (Condition::BootstrapIncomplete, retained::no_room(&refusal))));
         }
         Err(error) => {
             opened.ledger = before;
@@ -338,7 +338,7 @@ impl Worker {
         let over = self.forget_over(&now);
         let (before, mut batch) = (self.ledger.clone(), Batch { over, ..Batch::default() });
         self.tell_late(&mut batch, &now);
-        self.depart_and_wait(before, batch, &now);
+        self.submit_and_wait(before, batch, &now);
     }
 
     pub(super) fn tell_start(&mut self, found: &Found, batch: &mut Batch, now: &Now) {

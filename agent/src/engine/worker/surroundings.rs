@@ -12,8 +12,8 @@ use postern_core::time::{BootNanos, Now};
 
 use super::{Worker, nanos};
 use crate::enforcer::LayerState;
-use crate::surroundings::Surroundings;
-use crate::sysctl;
+use crate::system::surroundings::Surroundings;
+use crate::system::sysctl;
 
 /// How often the surroundings are looked at, with a look at the layers that is due anyway. It reads two lists of mounts.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@
 
 use postern_core::grant::Grant;
 use postern_core::ledger::Record;
-use postern_core::life::{EndCause, Ending};
+use postern_core::request::{EndCause, Ending};
 use postern_core::time::{BootNanos, Now};
 use uuid::Uuid;
 

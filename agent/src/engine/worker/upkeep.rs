@@ -121,7 +121,9 @@ impl Worker {
             return;
         }
         // A snapshot is of what is on record, no more.
-        let Some(snapshot) = journal.snapshot(self.ledger.clone()).filter(|_| self.owed.is_empty()) else { return };
+        let Some(snapshot) = journal.snapshot(self.ledger.clone()).filter(|_| self.unrecorded.is_empty()) else {
+            return;
+        };
         (self.upkeep.records, self.upkeep.bytes, self.upkeep.due) = (0, 0, false);
         if !stopping {
             self.upkeep.give(Chore::Snapshot(Box::new(snapshot)));

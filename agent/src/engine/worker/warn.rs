@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use postern_core::grant::Grant;
-use postern_core::keep::Session;
 use postern_core::ledger::{Event, Record};
-use postern_core::life::{EndCause, Ending};
 use postern_core::policy::Policy;
+use postern_core::request::{EndCause, Ending};
+use postern_core::retained::Session;
 use postern_core::time::Now;
 use postern_core::warn::{self, Ends, Warning};
 
 use super::{Batch, Worker, nanos};
 use crate::engine::Change;
-use crate::sessions;
-use crate::terminals::Words;
+use crate::system::sessions;
+use crate::system::terminals::Words;
 
 /// How long sshd gets to send what was just written to a terminal, before the cut stops its packets.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -86,11 +86,11 @@ impl Worker {
         if words.is_empty() {
             return;
         }
-        if now.boot < self.spoke.plus_nanos(nanos(LAST_WORDS_EVERY)) {
+        if now.boot < self.last_pause.plus_nanos(nanos(LAST_WORDS_EVERY)) {
             // They are written, but may come too late to be sent.
             return self.terminals.tell(words);
         }
-        self.spoke = now.boot;
+        self.last_pause = now.boot;
         if self.terminals.tell_now(words) > 0 {
             std::thread::sleep(LAST_WORDS);
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use postern_core::envelope::Signer;
 use postern_core::grant::{Grant, Use};
-use postern_core::life::EndCause;
+use postern_core::request::EndCause;
 use postern_core::time::BootNanos;
 
 use super::*;

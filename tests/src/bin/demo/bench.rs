@@ -36,7 +36,7 @@ fn report(what: &str, aim: &str, value: impl std::fmt::Display) {
 fn map_write(lab: &Lab) -> Result<()> {
     let settings = Settings {
         pin_dir: "/sys/fs/bpf/bench".into(),
-        keeper: None,
+        helper: None,
         cgroup: None,
         grants: 1024,
         flows: 0,

@@ -62,7 +62,7 @@ impl Lab {
     /// Takes posternd and everything of it out of the kernel.
     pub fn unload(&mut self) {
         self.postern.kill();
-        ["lock", "cut", "shed"]
+        ["lock", "cut", "xdp"]
             .iter()
             .filter(|layer| self.has_pinned(layer))
             .for_each(|layer| self.postern.detach(layer));
@@ -87,10 +87,10 @@ impl Drop for Lab {
     }
 }
 
-/// The shed is off: it drops in silence, and what is shown here is what the other two hooks answer.
+/// The prefilter is off: it drops in silence, and what is shown here is what the other two hooks answer.
 fn options() -> Options {
     let ports = [SSH, PLAIN, BULK].map(|number| port(number, "tcp")).concat();
-    Options { rules: ports + ROLES, tcp: vec![format!("{HOST}:{API}")], ..Options::without_shed() }
+    Options { rules: ports + ROLES, tcp: vec![format!("{HOST}:{API}")], ..Options::without_xdp() }
 }
 
 /// A real sshd that lets alice's key in as root.

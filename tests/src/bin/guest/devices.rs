@@ -4,7 +4,7 @@
 
 use crate::stage::Stage;
 use crate::world::{World, options};
-use postern_proto::v1::ShedMode;
+use postern_proto::v1::XdpMode;
 use postern_tests::bulk::{self, MANY};
 use postern_tests::flood::Flood;
 use postern_tests::netns::Netns;
@@ -51,8 +51,8 @@ fn card(last: u8) -> String {
     path.file_name().expect("a name").to_string_lossy().into_owned()
 }
 
-fn want(world: &World, shed: &str) {
-    world.postern.configure(&Options { shed: shed.to_owned(), ..options() });
+fn want(world: &World, xdp: &str) {
+    world.postern.configure(&Options { xdp: xdp.to_owned(), ..options() });
     world.postern.reload();
 }
 
@@ -77,7 +77,7 @@ fn is_quiet(server: &Netns, device: &str) -> bool {
 fn a_larger_mtu(stage: &mut Stage, world: &World) {
     let server = &world.net.server;
     want(world, "{ interfaces = \"auto\" }");
-    prefilter::until(&world.postern, "nic0", ShedMode::Standby);
+    prefilter::until(&world.postern, "nic0", XdpMode::Standby);
     assert!(is_quiet(server, "nic0"), "at rest");
     all_arrives(world, 60, "at rest");
     mtu(world, 9000);
@@ -85,7 +85,7 @@ fn a_larger_mtu(stage: &mut Stage, world: &World) {
     mtu(world, 1500);
 
     let flood = Flood::start(&world.net, &[22]);
-    let attached = prefilter::until_not(&world.postern, "nic0", ShedMode::Standby);
+    let attached = prefilter::until_not(&world.postern, "nic0", XdpMode::Standby);
     stage.note(&format!("in a flood: {attached:?}"));
     mtu(world, 9000);
     assert!(!has_xdp(server, "nic0"));
@@ -93,7 +93,7 @@ fn a_larger_mtu(stage: &mut Stage, world: &World) {
     // The flood takes an emulated processor for itself. The prefilter stays for seconds.
     drop(flood);
     all_arrives(world, 60, "with a larger MTU in a flood");
-    prefilter::until(&world.postern, "nic0", ShedMode::Standby);
+    prefilter::until(&world.postern, "nic0", XdpMode::Standby);
     mtu(world, 1500);
 }
 
@@ -122,10 +122,10 @@ fn bonds(stage: &mut Stage, world: &World) {
             stage.note(&format!("{when}: everything arrives over network {network}"));
         }
     };
-    prefilter::until(&world.postern, "bond0", ShedMode::Standby);
+    prefilter::until(&world.postern, "bond0", XdpMode::Standby);
     leave_and_return(stage, "at rest");
     let flood = Flood::start(&world.net, &[22]);
-    let attached = prefilter::until_not(&world.postern, "bond0", ShedMode::Standby);
+    let attached = prefilter::until_not(&world.postern, "bond0", XdpMode::Standby);
     stage.note(&format!("in a flood: {attached:?}"));
     assert!(!has_xdp(server, "bond0") && !has_xdp(server, "nic0"));
     drop(flood);
@@ -141,6 +141,6 @@ pub fn keep_their_traffic(stage: &mut Stage) {
     deal(&world);
     a_larger_mtu(stage, &world);
     bonds(stage, &world);
-    want(&world, &options().shed);
+    want(&world, &options().xdp);
     stage.leave(world);
 }

@@ -10,8 +10,8 @@ mod clocks;
 mod devices;
 mod first;
 mod ipsec;
-mod roads;
 mod stage;
+mod tunnels;
 mod vrf;
 mod without_ipv6;
 mod world;
@@ -24,7 +24,7 @@ type Scenario = (&'static str, fn(&mut Stage));
 /// On the first boot, in this order. The last one never ends.
 const FIRST_BOOT: &[Scenario] = &[
     ("a_port_is_closed_granted_and_closed_again", first::closed_granted_and_closed_again),
-    ("over_vlan_bond_wireguard_gre_ipip_and_sit", roads::every_device),
+    ("over_vlan_bond_wireguard_gre_ipip_and_sit", tunnels::every_device),
     ("own_traffic_in_a_vrf_passes_and_strangers_do_not", vrf::own_traffic_passes_and_strangers_do_not),
     ("a_larger_mtu_loses_nothing_and_bonds_take_their_ports_back", devices::keep_their_traffic),
     ("ipsec_ends_with_the_peers_grant", ipsec::ends_with_the_peers_grant),

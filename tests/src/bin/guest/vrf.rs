@@ -158,7 +158,7 @@ fn remotes(world: &World, granted: [bool; 2], when: &str) {
     for (family, own) in REMOTE.into_iter().zip(OWN) {
         for (from, granted) in family.into_iter().zip(granted) {
             let (from, to) = (ip(from), ip(own[0]));
-            assert!(probe::tcp_answers(client, from, (to, OPEN).into()), "no road from {from} {when}");
+            assert!(probe::tcp_answers(client, from, (to, OPEN).into()), "no path from {from} {when}");
             for port in [PORT, SPARE] {
                 let to = SocketAddr::new(to, port);
                 let answered = if granted {
@@ -191,16 +191,16 @@ struct Impostor<'a> {
     _inside: Wire,
 }
 
-/// By which road a claim comes.
+/// By which path a claim comes.
 #[derive(Clone, Copy)]
-enum Road {
+enum Path {
     /// In a frame for this hardware address.
     Frame([u8; 6]),
     Tunnel,
 }
 
 impl Impostor<'_> {
-    fn claims(&self, road: Road, to_port: u16, kind: u8) {
+    fn claims(&self, path: Path, to_port: u16, kind: u8) {
         for own in OWN[1] {
             let header = Ipv6::new(own.parse().expect("IPv6"), OWN[1][0].parse().expect("IPv6"));
             let (from, to) = (IpAddr::from(header.source), IpAddr::from(header.destination));
@@ -209,31 +209,31 @@ impl Impostor<'_> {
                 _ => Tcp::syn(OWN_CLIENT + 1, to_port).segment(from, to),
             };
             let packet = header.packet(kind, &payload);
-            match road {
-                Road::Frame(mac) => self.wire.send(&frame::ethernet(mac, STRANGER_MAC, frame::IPV6, &packet)),
-                Road::Tunnel => self.tunnel.send(&packet),
+            match path {
+                Path::Frame(mac) => self.wire.send(&frame::ethernet(mac, STRANGER_MAC, frame::IPV6, &packet)),
+                Path::Tunnel => self.tunnel.send(&packet),
             }
         }
     }
 
     /// Sends handshakes and datagrams to the protected ports, then datagrams to an open one: what reaches that one shows that the
     /// others were looked at.
-    fn is_stopped(&self, road: Road, when: &str) {
+    fn is_stopped(&self, path: Path, when: &str) {
         let (datagrams, open) = (self.services.datagrams.served(), self.services.open.served());
         for port in [PORT, SPARE] {
-            self.claims(road, port, protocol::TCP);
+            self.claims(path, port, protocol::TCP);
         }
-        self.claims(road, SPARE, protocol::UDP);
+        self.claims(path, SPARE, protocol::UDP);
         // A frame for the VRF device's own hardware address is for another host: it reaches no port at all.
-        self.claims(if let Road::Tunnel = road { road } else { Road::Frame(PORT_MAC) }, OPEN_UDP, protocol::UDP);
+        self.claims(if let Path::Tunnel = path { path } else { Path::Frame(PORT_MAC) }, OPEN_UDP, protocol::UDP);
         until("datagrams to an open port arrive", || self.services.open.served() >= open + 2);
         assert_eq!(self.services.datagrams.served(), datagrams, "datagrams that reached the socket {when}");
     }
 
     /// As [`Impostor::is_stopped`], and the cut counts each of them for a stranger's.
-    fn is_counted(&self, world: &World, road: Road, each: u64, when: &str) {
+    fn is_counted(&self, world: &World, path: Path, each: u64, when: &str) {
         let [own, refused] = counts(world);
-        self.is_stopped(road, when);
+        self.is_stopped(path, when);
         assert_eq!(counts(world), [own, refused + each], "[own traffic, refused] {when}");
     }
 }
@@ -315,16 +315,16 @@ pub fn own_traffic_passes_and_strangers_do_not(stage: &mut Stage) {
         tunnel: open(&world.net.client, "six"),
         _inside: open(&world.net.server, "red"),
     };
-    impostor.is_counted(&world, Road::Frame(PORT_MAC), 6, "with posternd");
-    impostor.is_counted(&world, Road::Frame(vrf_mac), 0, "with the hardware address of the VRF device");
-    impostor.is_counted(&world, Road::Tunnel, 6, "through a tunnel");
+    impostor.is_counted(&world, Path::Frame(PORT_MAC), 6, "with posternd");
+    impostor.is_counted(&world, Path::Frame(vrf_mac), 0, "with the hardware address of the VRF device");
+    impostor.is_counted(&world, Path::Tunnel, 6, "through a tunnel");
     // Not what anybody should do, and the port's frames look like the VRF device's then.
     let text = PORT_MAC.map(|byte| format!("{byte:02x}")).join(":");
     world.net.server.ip(&format!("link set red address {text}"));
-    impostor.is_counted(&world, Road::Frame(PORT_MAC), 6, "with the same hardware address on port and VRF device");
+    impostor.is_counted(&world, Path::Frame(PORT_MAC), 6, "with the same hardware address on port and VRF device");
     routed_sessions_end(&mut world);
     own_traffic(&world, "while posternd is dead");
-    impostor.is_stopped(Road::Frame(PORT_MAC), "while posternd is dead");
+    impostor.is_stopped(Path::Frame(PORT_MAC), "while posternd is dead");
     drop((own_client, services));
     world.net.server.ip("link del six\nlink del red\nlink del blue\nlink del port\nlink del other");
     world.net.client.ip("link del six");

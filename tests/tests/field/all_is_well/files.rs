@@ -194,7 +194,7 @@ fn copies_that_cannot_be_kept() {
     let place = host.postern.file("postern.toml.last-good");
     fs::write(&place, "no directory").expect("a file");
     host.postern.launch();
-    host.tells_all(Scene::Kept);
+    host.tells_all(Scene::RetainedSession);
     host.postern.kill();
     fs::remove_file(place).expect("to remove it");
     host.postern.launch();

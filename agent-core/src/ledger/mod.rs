@@ -1,0 +1,442 @@
+//! What has been decided so far: the pure fold of the journal.
+//!
+//! Owns [`Ledger`]. It changes only by [`Ledger::apply`], with the durable records in their order. It never writes or reads a clock.
+
+mod admit;
+mod event;
+mod history;
+mod replay;
+mod room;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use imbl::{HashMap, OrdMap, OrdSet};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+pub use event::{Action, Event, Record, Seen};
+pub use room::Room;
+
+use crate::envelope::Signer;
+use crate::grant::{Grant, PortSpec, Use};
+use crate::message::MAX_MESSAGE_LIFE;
+use crate::mode::ModeState;
+use crate::policy::Live;
+use crate::refusal::{Reason, Refusal};
+use crate::request::{EndCause, Ending, Pending, Request, RequestRecord, State, Step};
+use crate::retained::{RetainedSession, RetainedSessions};
+use crate::time::{BootNanos, Now, Seconds};
+use crate::wall::{self, ClockState};
+use history::History;
+use replay::{Part, Replay};
+
+/// How much the kernel's maps hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Entries of the grants map.
+    pub entries: usize,
+    /// Slots of the usage map: the most live grants.
+    pub slots: u32,
+}
+
+/// The state that the journal adds up to. A copy shares what it has in common with the original, so the engine keeps one for each
+/// batch that might have to be undone, however much is remembered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    held: OrdMap<u64, RequestRecord>,
+    by_id: HashMap<Uuid, u64>,
+    /// What has not ended: pending, scheduled and active.
+    live: OrdSet<u64>,
+    seen: Replay,
+    ended: History,
+    /// How much of all that there may be.
+    #[serde(skip)]
+    room: Room,
+    last_seq: u64,
+    wall_high: Timestamp,
+    /// The newest moment on record while the wall clock was trusted.
+    #[serde(default)]
+    wall_trusted_high: Timestamp,
+    /// The clocks as the newest record has them.
+    #[serde(default)]
+    clock: Option<wall::Seen>,
+    /// The sessions that outlive their grants.
+    #[serde(default)]
+    keeping: RetainedSessions,
+    /// What was closed by default when the agent last said so; nothing once it was opened by hand.
+    #[serde(default)]
+    protected: Vec<PortSpec>,
+    #[serde(default)]
+    pub(crate) standing: ModeState,
+    /// When messages that were used may have been forgotten, on which boot, until all of them are stale.
+    #[serde(default)]
+    forgot: Option<(BootNanos, Uuid)>,
+}
+
+impl Ledger {
+    /// Takes in one durable record.
+    pub fn apply(&mut self, record: &Record) {
+        self.note_clock(record);
+        self.last_seq = record.seq;
+        self.standing.apply(record);
+        if let Some(seen) = record.message {
+            self.seen.remember(seen, record, &self.room);
+        }
+        match &record.event {
+            Event::Requested { pending } => self.wait(record, pending),
+            Event::Approved { grant, signer, missing } => self.approve(record, grant, signer, *missing),
+            Event::Granted { grant } | Event::BreakGlass { grant } => self.hold(record, grant),
+            Event::Activated { grant } => self.open(record, grant),
+            Event::Ended { grant, ending, usage } => self.end(grant, ending, *usage),
+            Event::SessionsKept { grant, kept } => self.keep(record, *grant, kept),
+            Event::SessionsCut { grant, by, reason } => self.cut(record, *grant, by, reason),
+            Event::Stopped { usage } => self.note_usage(usage),
+            Event::Started { protected, .. } | Event::PolicyLoaded { protected, .. } => {
+                self.protected.clone_from(protected);
+            }
+            Event::Unlocked => self.protected.clear(),
+            Event::SetAside { .. } => self.forgot = Some((record.boot, record.boot_id)),
+            // Until the next boot: its copy, or what it did after the snapshot, may have used any message.
+            Event::Clock { state: ClockState::Restored } => self.forgot = Some((BootNanos(u64::MAX), record.boot_id)),
+            Event::Enabled { .. }
+            | Event::Confirmed { .. }
+            | Event::RolledBack { .. }
+            | Event::Refused { .. }
+            | Event::Refusals { .. }
+            | Event::Unverified { .. }
+            | Event::Layer { .. }
+            | Event::Repaired { .. }
+            | Event::Clock { .. }
+            | Event::Pruned { .. }
+            | Event::Unrecorded { .. } => {}
+        }
+    }
+
+    /// What the record says of the clocks.
+    fn note_clock(&mut self, record: &Record) {
+        let (unsure_until, known) = (self.unsure_until(record.boot_id), self.clock_of(record.boot_id));
+        if self.clock.is_some() && known.is_none() {
+            // Another boot. The disk may be an older one: then what was used since is not on it.
+            self.forgot = Some((BootNanos(0), record.boot_id));
+        }
+        if record.boot >= unsure_until {
+            self.forgot = None;
+        }
+        let state = match record.event {
+            Event::Clock { state } => state,
+            _ => known.map_or(ClockState::default(), |seen| seen.state),
+        };
+        if state.knows_windows() {
+            self.wall_high = self.wall_high.max(record.time);
+        }
+        if state.is_trusted() {
+            self.wall_trusted_high = self.wall_trusted_high.max(record.time);
+        }
+        self.clock = Some(wall::Seen { boot: record.boot, wall: record.time, boot_id: record.boot_id, state });
+    }
+
+    fn insert(&mut self, record: &Record, life: Request) -> &mut RequestRecord {
+        let (seq, id) = (record.seq, life.id());
+        self.by_id.insert(id, seq);
+        self.live.insert(seq);
+        self.held.entry(seq).or_insert(RequestRecord {
+            seq,
+            life,
+            opened: false,
+            ending: None,
+            usage: Use::default(),
+            steps: Vec::new(),
+            superseded_by: None,
+        })
+    }
+
+    fn wait(&mut self, record: &Record, pending: &Pending) {
+        let held = self.insert(record, Request::Pending(pending.clone()));
+        let reason = pending.request.justification.clone();
+        held.steps.push(step(State::Pending, record, &pending.signer.principal, reason));
+        for approver in &pending.approvers {
+            held.steps.push(step(State::Pending, record, &approver.principal, "approved".into()));
+        }
+    }
+
+    fn approve(&mut self, record: &Record, id: &Uuid, signer: &Signer, missing: u32) {
+        let Some(held) = self.held_mut(id) else { return };
+        held.steps.push(step(State::Pending, record, &signer.principal, "approved".into()));
+        if let Request::Pending(pending) = &mut held.life {
+            pending.approvers.push(signer.clone());
+            pending.missing = missing;
+        }
+    }
+
+    fn hold(&mut self, record: &Record, grant: &Grant) {
+        let now = grant.starts_boot <= record.boot;
+        let state = if now { State::Active } else { State::Scheduled };
+        let known = self.by_id.contains_key(&grant.id);
+        let held = match self.by_id.get(&grant.id).and_then(|seq| self.held.get_mut(seq)) {
+            Some(held) => held,
+            None => self.insert(record, Request::Granted(grant.clone())),
+        };
+        held.life = Request::Granted(grant.clone());
+        held.opened = now;
+        let (by, reason) =
+            if known { ("", "approved by enough people") } else { (&*grant.signer.principal, &*grant.justification) };
+        held.steps.push(step(state, record, by, reason.into()));
+        if let Some(old) = grant.supersedes.and_then(|id| self.held_mut(&id)) {
+            old.superseded_by = Some(grant.id);
+        }
+    }
+
+    fn open(&mut self, record: &Record, id: &Uuid) {
+        if let Some(held) = self.held_mut(id) {
+            held.opened = true;
+            held.steps.push(step(State::Active, record, "", String::new()));
+        }
+    }
+
+    fn keep(&mut self, record: &Record, id: Uuid, kept: &[RetainedSession]) {
+        self.keeping.keep(record.boot_id, id, kept);
+        if let Some(held) = self.held_mut(&id) {
+            let reason = format!("sessions that may outlive it: {}", kept.len());
+            held.steps.push(step(held.state(), record, "", reason));
+        }
+    }
+
+    fn cut(&mut self, record: &Record, id: Uuid, by: &str, reason: &str) {
+        self.keeping.cut(id);
+        if let Some(held) = self.held_mut(&id) {
+            let colon = if reason.is_empty() { "" } else { ": " };
+            held.steps.push(step(
+                held.state(),
+                record,
+                by,
+                format!("the sessions that outlived it were ended{colon}{reason}"),
+            ));
+        }
+    }
+
+    fn end(&mut self, id: &Uuid, ending: &Ending, usage: Use) {
+        self.keeping.ended(*id, ending.cause);
+        let Some(seq) = self.by_id.get(id) else { return };
+        self.live.remove(seq);
+        if let Some(held) = self.held.get_mut(seq) {
+            let state = ending.cause.state(held.life.pending().is_some());
+            let sentence = ending.cause.sentence();
+            let reason =
+                if ending.reason.is_empty() { sentence.to_owned() } else { format!("{sentence}: {}", ending.reason) };
+            held.steps.push(Step { state, at: ending.at, by: ending.by.clone(), reason });
+            held.ending = Some(ending.clone());
+            held.usage = usage;
+        }
+        if let Some(held) = self.held.get_mut(seq) {
+            held.drop_payload();
+            self.ended.add(&held.life.signer().principal, held.seq, held.weight());
+        }
+        self.forget_excess();
+    }
+
+    fn forget_excess(&mut self) {
+        while let Some(seq) = self.ended.pop_excess(&self.room) {
+            if let Some(gone) = self.held.remove(&seq) {
+                self.by_id.remove(&gone.life.id());
+            }
+        }
+    }
+
+    /// From now on the ledger holds so much.
+    pub fn set_room(&mut self, room: Room) {
+        self.room = room;
+        self.forget_excess();
+    }
+
+    fn note_usage(&mut self, usage: &BTreeMap<Uuid, Use>) {
+        for (id, used) in usage {
+            if let Some(held) = self.held_mut(id).filter(|held| held.ending.is_none()) {
+                held.usage = *used;
+            }
+        }
+    }
+
+    fn held_mut(&mut self, id: &Uuid) -> Option<&mut RequestRecord> {
+        self.held.get_mut(self.by_id.get(id)?)
+    }
+
+    /// The number of the newest record; 0 when there is none.
+    #[must_use]
+    pub fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// The newest wall-clock moments on record, but for those of a clock that had jumped.
+    #[must_use]
+    pub const fn high(&self) -> wall::High {
+        wall::High { trusted: self.wall_trusted_high, any: self.wall_high }
+    }
+
+    /// The clocks as the newest record has them, when that is of `boot_id`.
+    #[must_use]
+    pub fn clock_of(&self, boot_id: Uuid) -> Option<wall::Seen> {
+        self.clock.filter(|seen| seen.boot_id == boot_id)
+    }
+
+    /// Until when, on the boot clock of `boot_id`, messages may be fresh whose use nobody remembers: since a journal was set aside, since
+    /// the machine was restored, and at the beginning of each boot, because the disk may be an older one. Another boot than the
+    /// one that forgot knows only how long it has run itself.
+    #[must_use]
+    pub fn unsure_until(&self, boot_id: Uuid) -> BootNanos {
+        let booted = self.clock.filter(|seen| seen.boot_id != boot_id).map(|_| BootNanos(0));
+        let since = self.forgot.map(|(boot, id)| if id == boot_id { boot } else { BootNanos(0) }).or(booted);
+        since.map_or(BootNanos(0), |since| since.plus_nanos(MAX_MESSAGE_LIFE.0 * 1_000_000_000))
+    }
+
+    /// Whether a message with this id was decided before.
+    ///
+    /// # Errors
+    /// [`Reason::Replayed`].
+    pub fn check_unseen(&self, id: Uuid) -> Result<(), Refusal> {
+        if self.seen.contains(&id) || self.by_id.contains_key(&id) {
+            return Err(Refusal::new(Reason::Replayed, "make a new one with a new id").at("id"));
+        }
+        Ok(())
+    }
+
+    /// Whether one more message of `principal` that asks for something could be remembered. What ends something is always remembered:
+    /// there are no more of those than there was to end.
+    ///
+    /// # Errors
+    /// [`Reason::ReplayMemoryFull`].
+    pub fn check_room_to_remember(&self, principal: &str, now: &Now) -> Result<(), Refusal> {
+        self.seen.check_room(principal, Part::Asking, &self.room, now)
+    }
+
+    /// Whether the id of a message of `principal` that was refused could be remembered too.
+    #[must_use]
+    pub fn has_room_for_refused(&self, principal: &str, action: Action, now: &Now) -> bool {
+        self.seen.check_room(principal, Part::of(action), &self.room, now).is_ok()
+    }
+
+    /// What has not ended, in the order it was made: pending, scheduled and active.
+    pub fn living(&self) -> impl Iterator<Item = &RequestRecord> + '_ {
+        self.live.iter().filter_map(|seq| self.held.get(seq))
+    }
+
+    /// The number of the record with which the oldest thing began that has not ended.
+    #[must_use]
+    pub fn oldest_open(&self) -> Option<u64> {
+        self.live.get_min().copied()
+    }
+
+    /// The grants that have not ended, scheduled ones too, in the order they were made.
+    pub fn live(&self) -> impl Iterator<Item = &Grant> + '_ {
+        self.living().filter_map(RequestRecord::grant)
+    }
+
+    /// The grants that are open as far as is on record: what the kernel should hold.
+    pub fn active(&self) -> impl Iterator<Item = &Grant> + '_ {
+        self.living().filter(|held| held.opened).filter_map(RequestRecord::grant)
+    }
+
+    /// The requests that wait for approvals.
+    pub fn pending(&self) -> impl Iterator<Item = &Pending> + '_ {
+        self.living().filter_map(|held| held.life.pending())
+    }
+
+    /// One request or grant.
+    #[must_use]
+    pub fn get(&self, id: &Uuid) -> Option<&RequestRecord> {
+        self.held.get(self.by_id.get(id)?)
+    }
+
+    /// What was asked for before the record `before`, the newest first.
+    pub fn newest_before(&self, before: u64) -> impl Iterator<Item = &RequestRecord> + '_ {
+        self.held.range(..before).rev().map(|(_, held)| held)
+    }
+
+    /// When something is due next: a start, an end, of a session or of a trial too, or the last moment to approve.
+    #[must_use]
+    pub fn next_due(&self) -> Option<BootNanos> {
+        let due = |held: &RequestRecord| match &held.life {
+            Request::Pending(pending) => pending.lapses_boot,
+            Request::Granted(grant) if held.opened => grant.expires_boot,
+            Request::Granted(grant) => grant.starts_boot,
+        };
+        self.living().map(due).chain(self.keeping.next_end()).chain(self.standing.due()).min()
+    }
+
+    /// The sessions that outlive their grants.
+    #[must_use]
+    pub const fn keeping(&self) -> &RetainedSessions {
+        &self.keeping
+    }
+
+    /// Forgets the sessions whose own end has come, and returns them. What is over needs no record: the kernel ended it.
+    pub fn forget_over(&mut self, now: &Now) -> Vec<RetainedSession> {
+        self.keeping.forget(now)
+    }
+
+    /// Forgets the sessions that ended by themselves: all but those whose sockets are among `alive`.
+    pub fn forget_closed(&mut self, alive: &BTreeSet<u64>) {
+        self.keeping.forget_closed(alive);
+    }
+
+    /// What was closed by default when the agent last said so; nothing once it was opened by hand.
+    #[must_use]
+    pub fn protected(&self) -> &[PortSpec] {
+        &self.protected
+    }
+
+    /// Scheduled grants whose start has come, though no record says so yet.
+    #[must_use]
+    pub fn due_to_open(&self, now: &Now) -> Vec<Uuid> {
+        let due = |grant: &&Grant| grant.boot_id == now.boot_id && grant.is_live(now.boot);
+        self.living()
+            .filter(|held| !held.opened)
+            .filter_map(RequestRecord::grant)
+            .filter(due)
+            .map(|grant| grant.id)
+            .collect()
+    }
+
+    /// What is over at `now` though no record says so yet, and why: its time is up, another grant extends it, or it belongs to
+    /// another boot.
+    #[must_use]
+    pub fn overdue(&self, now: &Now) -> Vec<(Uuid, EndCause)> {
+        let cause = |held: &RequestRecord| match &held.life {
+            Request::Pending(pending) if pending.boot_id != now.boot_id => Some(EndCause::Rebooted),
+            Request::Pending(pending) => (pending.lapses_boot <= now.boot).then_some(EndCause::Lapsed),
+            Request::Granted(grant) if grant.boot_id != now.boot_id => Some(EndCause::Rebooted),
+            Request::Granted(_) if held.superseded_by.is_some() => Some(EndCause::Superseded),
+            Request::Granted(grant) => (grant.expires_boot <= now.boot).then_some(EndCause::Expired),
+        };
+        self.living().filter_map(|held| Some((held.life.id(), cause(held)?))).collect()
+    }
+}
+
+fn step(state: State, record: &Record, by: &str, reason: String) -> Step {
+    Step { state, at: record.time, by: by.to_owned(), reason }
+}
+
+impl Live for Ledger {
+    fn count(&self, port: PortSpec, except: Option<Uuid>) -> usize {
+        let touches = |p: &PortSpec| p.number == port.number && port.protocol.covers(p.protocol);
+        self.live().filter(|grant| Some(grant.id) != except && grant.ports.iter().any(touches)).count()
+    }
+
+    fn extendable(&self, id: Uuid) -> Result<&Grant, Refusal> {
+        let refuse = |reason| Refusal::new(reason, id).at("supersedes");
+        let held = self.get(&id).ok_or_else(|| refuse(Reason::GrantNotFound))?;
+        match (held.state(), held.grant()) {
+            (State::Active, Some(grant)) => Ok(grant),
+            (State::Pending | State::Scheduled, _) => {
+                Err(Refusal::new(Reason::GrantNotFound, format!("{id} is not open yet")).at("supersedes"))
+            }
+            _ => Err(refuse(Reason::GrantEnded)),
+        }
+    }
+}
+
+/// When a request that is accepted at `now` and waits for `ttl` is given up.
+#[must_use]
+pub fn lapse(now: &Now, ttl: Seconds) -> BootNanos {
+    now.boot.plus_nanos(ttl.0.saturating_mul(1_000_000_000))
+}

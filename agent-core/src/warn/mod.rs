@@ -1,0 +1,221 @@
+//! Warnings before a cut: which are due, which sessions they are for, and what they say.
+//!
+//! Owns the moments and the words. It never looks for a terminal and never writes to one: the agent does. Nothing that somebody
+//! else wrote gets into the words but as plain ASCII, so that it cannot command a terminal.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use uuid::Uuid;
+
+use crate::grant::{Grant, PortSpec};
+use crate::ledger::Ledger;
+use crate::policy::{OnExpiry, Policy, SESSIONS_MOST};
+use crate::request::Ending;
+use crate::retained::{RetainedSession, Session};
+use crate::text::Shown;
+use crate::time::{BootNanos, Now, Seconds};
+
+/// How long before an end people are warned where the configuration says nothing.
+pub const DEFAULT_WARN_BEFORE: [Seconds; 2] = [Seconds::minutes(5), Seconds::minutes(1)];
+/// The most warnings before one end: more is noise.
+pub const MOST_WARNINGS: usize = 8;
+/// The most characters of one text that somebody else wrote.
+const MOST_QUOTED: usize = 100;
+
+/// What is about to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// A grant: its ports close.
+    Grant,
+    /// The sessions that outlived a grant.
+    Sessions,
+}
+
+/// A warning that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Of which grant.
+    pub grant: Uuid,
+    /// What ends.
+    pub ends: Ends,
+    /// The grant's ports that it is about.
+    pub ports: Vec<PortSpec>,
+    /// When it ends.
+    pub end: BootNanos,
+    /// How long that is from now, in seconds that have begun.
+    pub left: Seconds,
+}
+
+impl Warning {
+    fn new(grant: Uuid, ends: Ends, ports: Vec<PortSpec>, end: BootNanos, now: &Now) -> Self {
+        Self { grant, ends, ports, end, left: Seconds(now.boot.until(end).div_ceil(1_000_000_000)) }
+    }
+}
+
+/// The warnings whose moment came after `since` and has come at `now`: one at the most for each end, whatever was missed in between. A
+/// moment that lies before the grant's start never comes: whoever asked for so little knows it.
+#[must_use]
+pub fn due(policy: &Policy, ledger: &Ledger, since: BootNanos, now: &Now) -> Vec<Warning> {
+    let ours = ledger.active().filter(|grant| grant.boot_id == now.boot_id && grant.is_live(now.boot));
+    let grants = ours.filter_map(|grant| {
+        let is_due = |port: &&PortSpec| moment_came(policy, **port, grant.starts_boot, grant.expires_boot, since, now);
+        let ports: Vec<_> = grant.ports.iter().filter(is_due).copied().collect();
+        (!ports.is_empty()).then(|| Warning::new(grant.id, Ends::Grant, ports, grant.expires_boot, now))
+    });
+    grants.chain(due_to_sessions(policy, ledger, since, now)).collect()
+}
+
+/// The same for the sessions that outlived their grants.
+fn due_to_sessions(policy: &Policy, ledger: &Ledger, since: BootNanos, now: &Now) -> Vec<Warning> {
+    let mut due: Vec<Warning> = Vec::new();
+    for (grant, kept) in ledger.keeping().sessions(now) {
+        let Some(ended) = ledger.get(&grant).and_then(|held| held.grant()) else { continue };
+        // Until its grant has ended, it is the grant's end that people hear of.
+        if now.boot < ended.expires_boot
+            || !moment_came(policy, kept.port, ended.expires_boot, kept.until_boot, since, now)
+        {
+            continue;
+        }
+        match due.iter_mut().find(|known| known.grant == grant && known.end == kept.until_boot) {
+            Some(known) if known.ports.contains(&kept.port) => {}
+            Some(known) => known.ports.push(kept.port),
+            None => due.push(Warning::new(grant, Ends::Sessions, vec![kept.port], kept.until_boot, now)),
+        }
+    }
+    due
+}
+
+fn moment_came(policy: &Policy, port: PortSpec, start: BootNanos, end: BootNanos, since: BootNanos, now: &Now) -> bool {
+    let before = policy.rule(port).map(|(_, rule)| &rule.warn_before[..]).unwrap_or_default();
+    before.iter().any(|before| {
+        let moment = BootNanos(end.0.saturating_sub(before.0.saturating_mul(1_000_000_000)));
+        start < moment && since < moment && moment <= now.boot
+    })
+}
+
+/// Those of the `established` sessions that end with `warning`: no other live grant carries them for longer, and they do not outlive
+/// another one.
+#[must_use]
+pub fn losing(ledger: &Ledger, warning: &Warning, established: &[Session], now: &Now) -> Vec<Session> {
+    let of = |session: &Session| match warning.ends {
+        Ends::Grant => {
+            let about = |port: &PortSpec| warning.ports.contains(port);
+            let grant = ledger.get(&warning.grant).and_then(|held| held.grant());
+            grant.is_some_and(|grant| session.is_carried_by(grant, about))
+        }
+        Ends::Sessions => ledger
+            .keeping()
+            .sessions(now)
+            .any(|(grant, kept)| grant == warning.grant && kept.until_boot == warning.end && names(kept, session)),
+    };
+    let lost = established.iter().filter(|session| of(session));
+    lost.filter(|session| !goes_on(ledger, warning.grant, warning.end, session, now)).copied().collect()
+}
+
+/// Those of the `established` sessions that `grant` carried, or left behind, which has just been ended: nothing else carries them at
+/// `now`.
+#[must_use]
+pub fn lost(ledger: &Ledger, policy: &Policy, grant: &Grant, established: &[Session], now: &Now) -> Vec<Session> {
+    let told = |port: &PortSpec| policy.rule(*port).is_some_and(|(_, rule)| !rule.warn_before.is_empty());
+    let lost = established.iter().filter(|session| session.is_carried_by(grant, told));
+    lost.filter(|session| !goes_on(ledger, grant.id, now.boot, session, now)).copied().collect()
+}
+
+/// Whether another grant than `grant` carries the session beyond `end`, or it may outlive its own.
+fn goes_on(ledger: &Ledger, grant: Uuid, end: BootNanos, session: &Session, now: &Now) -> bool {
+    let mut others = ledger.active().filter(|other| other.id != grant && other.boot_id == now.boot_id);
+    let carried = |other: &Grant| end < other.expires_boot && session.is_carried_by(other, |_| true);
+    let mut kept = ledger.keeping().sessions(now);
+    others.any(carried) || kept.any(|(_, kept)| end < kept.until_boot && names(kept, session))
+}
+
+fn names(kept: &RetainedSession, session: &Session) -> bool {
+    kept.cookie == session.cookie
+}
+
+/// What the people hear who sit at the terminals of `sessions`, all of them from `peer`: lines without their ends. `host` is what
+/// they may call this host.
+#[must_use]
+pub fn words(
+    policy: &Policy,
+    grant: &Grant,
+    warning: &Warning,
+    sessions: &[Session],
+    peer: IpAddr,
+    host: &str,
+    now: &Now,
+) -> Vec<String> {
+    let (ports, fates) = touched(policy, sessions, peer);
+    let at = now.wall_at(warning.end).strftime("%H:%M:%S UTC");
+    let (whose, left) = (plain(&grant.signer.principal), warning.left);
+    let mut lines = match warning.ends {
+        Ends::Grant => vec![format!("postern: access to {ports} from {peer} ({whose}) ends in {left}, at {at}.")],
+        Ends::Sessions => vec![format!("postern: this session to {ports} from {peer} is cut in {left}, at {at}.")],
+    };
+    if warning.ends == Ends::Grant {
+        lines.extend(fates.into_iter().map(|fate| format!("         {fate}")));
+    }
+    lines.push(format!("         To stay: {}", remedy(grant, warning, host)));
+    lines
+}
+
+/// What to run on one's own machine so as to have access for longer. `host` is what people may call this host.
+#[must_use]
+pub fn remedy(grant: &Grant, warning: &Warning, host: &str) -> String {
+    let host = if host.is_empty() { "HOST".to_owned() } else { plain(host) };
+    if warning.ends == Ends::Grant && !grant.is_unsigned() {
+        return format!("postern extend {host} --for 1h");
+    }
+    let ports = warning.ports.iter().map(|port| format!(" --port {port}")).collect::<String>();
+    format!("postern request {host}{ports} --for 1h")
+}
+
+/// The last words: `grant` ends now, and not by the clock.
+#[must_use]
+pub fn last_words(policy: &Policy, grant: &Grant, ending: &Ending, sessions: &[Session], peer: IpAddr) -> Vec<String> {
+    let (ports, _) = touched(policy, sessions, peer);
+    let (whose, why) = (plain(&grant.signer.principal), ending.cause.sentence());
+    let by = match (&*ending.by, &*ending.reason) {
+        ("", "") => String::new(),
+        ("", reason) => format!(" ({})", plain(reason)),
+        (by, "") => format!(" (by {})", plain(by)),
+        (by, reason) => format!(" (by {}: {})", plain(by), plain(reason)),
+    };
+    vec![
+        format!("postern: access to {ports} from {peer} ({whose}) ends now: {why}{by}."),
+        "         Its sessions are cut.".to_owned(),
+    ]
+}
+
+/// The ports of the sessions from `peer`, and what becomes of those at the end of their grant.
+fn touched(policy: &Policy, sessions: &[Session], peer: IpAddr) -> (String, BTreeSet<String>) {
+    let ports = sessions.iter().filter(|session| session.peer == peer).filter_map(Session::port_spec);
+    let ports: BTreeSet<_> = ports.collect();
+    let rules = ports.iter().filter_map(|port| policy.rule(*port));
+    let fates = rules.map(|(_, rule)| fate(rule.on_expiry)).collect();
+    (listed(ports), fates)
+}
+
+fn listed(ports: impl IntoIterator<Item = PortSpec>) -> String {
+    ports.into_iter().map(|port| port.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// What becomes of sessions at the end of their grant, as a sentence.
+#[must_use]
+pub fn fate(on_expiry: OnExpiry) -> String {
+    match on_expiry {
+        OnExpiry::Cut => "Sessions are cut then.".to_owned(),
+        OnExpiry::Drain(seconds) => format!("Sessions go on for {} after that.", seconds.min(SESSIONS_MOST)),
+        OnExpiry::Keep => format!("Sessions go on for up to {SESSIONS_MOST} after that."),
+    }
+}
+
+/// `text` as a terminal shows it whatever it understands: ASCII without control characters, the rest escaped; and not much of it.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    Shown::new(text).in_ascii().at_most(MOST_QUOTED).to_string()
+}
+
+#[cfg(test)]
+mod tests;

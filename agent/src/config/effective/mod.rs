@@ -1,0 +1,303 @@
+//! What holds where a file cannot be used: what held before, less what the file takes away.
+//!
+//! Owns reading configuration, trust file and list of revoked keys so that a start and a reload always have an answer
+//! (docs/decisions/0042). It never decides about a request, and writes nothing: [`Copies`] does.
+
+mod copies;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use postern_core::condition::Condition;
+use postern_core::mode::Mode;
+use postern_core::policy::{Policy, PortRule};
+use postern_core::trust::{Entry, Remains, Revocations, Trust, TrustError};
+use ring::digest::{Context, SHA256};
+
+use crate::config::lints;
+use crate::config::{self, Config, check_and_read, examine};
+use crate::engine::Rules;
+use crate::sandbox::helper::{self, Helper};
+
+pub use copies::Copies;
+
+/// What to do about each finding.
+const MEND: &str =
+    "Mend the file (posternd check-config names the mistakes) and reload posternd (systemctl reload posternd)";
+/// What to do about a configuration without a setting, in which there is no mistake to find.
+const WRITE: &str = "Write the settings into the file, or mode = \"enforce\" for the defaults, and reload posternd \
+                     (systemctl reload posternd)";
+/// Names in one sentence; more are counted.
+const NAMED: usize = 20;
+
+/// A condition, and what is wrong, in words; `None`: nothing.
+pub type Finding = (Condition, Option<String>);
+
+/// What a start or a reload goes by.
+pub struct Effective {
+    /// The configuration: the file's, or the one that held before, or as much as can be known.
+    pub config: Config,
+    /// Policy and trust.
+    pub rules: Rules,
+    /// Nobody knows which configuration was meant: it closes, and trusts nobody.
+    pub is_bare: bool,
+    /// One for each file.
+    pub findings: Vec<Finding>,
+}
+
+/// What held before, each with the words for it ("the last good copy, of …").
+#[derive(Default)]
+pub struct Last {
+    /// The configuration.
+    pub config: Option<(Config, String)>,
+    /// Whose signatures counted.
+    pub trust: Option<(Trust, String)>,
+    /// Whether the revocations in `trust` are known.
+    pub revoked: Option<String>,
+    /// What stands for all of it in a digest.
+    pub seal: Vec<u8>,
+}
+
+impl Last {
+    /// What is in force while posternd runs.
+    #[must_use]
+    pub fn running(config: &Config, rules: &Rules) -> Self {
+        let words = || "what was in force before".to_owned();
+        // A trial that was confirmed enforces, whatever was read when posternd started.
+        let policy = Policy { mode: rules.policy.mode, ..config.policy() };
+        Self {
+            config: Some((config.clone().with_policy(policy), words())),
+            trust: Some(((*rules.trust).clone(), words())),
+            revoked: Some(words()),
+            seal: rules.digest.as_bytes().to_vec(),
+        }
+    }
+}
+
+/// A file as it is.
+#[derive(Default)]
+struct Found {
+    bytes: Option<Vec<u8>>,
+    wrong: Option<String>,
+}
+
+impl Found {
+    fn at(path: &Path, open: &dyn Fn(&Path) -> std::io::Result<File>) -> Self {
+        let (bytes, wrong) = examine(open(path));
+        Self { bytes, wrong }
+    }
+}
+
+/// Reads the configuration at `path` and the files that it names; by way of a helper, where that has to open them. Never fails: what
+/// cannot be used is replaced by `last`, and said.
+#[must_use]
+pub fn read(path: &Path, helper: Option<&Helper>, last: &Last) -> Effective {
+    let open = |path: &Path| helper::open(helper, path);
+    let (config, why, is_bare) = configuration(path, helper, last);
+    let mut findings = vec![(Condition::Configuration, why)];
+    let mut files = Context::new(&SHA256);
+    let mut seal = |found: &Found| {
+        let bytes = found.bytes.as_deref().unwrap_or_default();
+        files.update(&(bytes.len() as u64).to_be_bytes());
+        files.update(bytes);
+    };
+    seal(&Found::at(path, &open));
+    let trust = if is_bare {
+        Trust::default()
+    } else {
+        let signers = Found::at(&config.trust_file, &open);
+        let revoked = config.revoked_keys.as_deref().map(|path| (path, Found::at(path, &open)));
+        seal(&signers);
+        seal(revoked.as_ref().map_or(&Found::default(), |(_, found)| found));
+        let (trust, why) = signers_of(&config.trust_file, &signers, last);
+        findings.push((Condition::TrustFile, why));
+        let (trust, why) = match &revoked {
+            None => (trust.revoking(Revocations::default()), None),
+            Some((path, found)) => revoke(trust, path, found, last),
+        };
+        findings.push((Condition::RevokedKeys, why));
+        trust
+    };
+    if findings.iter().any(|(_, why)| why.is_some()) {
+        files.update(&last.seal);
+    }
+    let digest = files.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let rules = Rules { policy: Arc::new(config.policy()), trust: Arc::new(trust), digest: digest.into() };
+    Effective { config, rules, is_bare, findings }
+}
+
+/// Which configuration holds, what is wrong with the file, and whether it is only what can be known.
+fn configuration(path: &Path, helper: Option<&Helper>, last: &Last) -> (Config, Option<String>, bool) {
+    let (error, mend) = match Config::load_through(helper, path) {
+        // Whoever wants the defaults says something; a file that was cut to nothing would open ports that are closed.
+        Ok(config)
+            if last.config.as_ref().is_some_and(|(last, _)| *last != config)
+                && says_nothing(&Found::at(path, &|path| helper::open(helper, path))) =>
+        {
+            (format!("{}: the file says nothing", path.display()), WRITE)
+        }
+        Ok(config) => return (config, None, false),
+        Err(error) => (error.brief(), MEND),
+    };
+    match &last.config {
+        Some((config, when)) => (config.clone(), Some(format!("{error}. posternd goes by {when}. {mend}")), false),
+        None => {
+            // What others than root could have written decides nothing: it might say that the host only observes.
+            let bytes = check_and_read(helper::open(helper, path)).unwrap_or_default();
+            let config = Config::bare(&String::from_utf8_lossy(&bytes));
+            let why = format!(
+                "{error}. There is no last good copy, so nobody is trusted. posternd closes the ports that it can read from the file, \
+                 the default ports and those that were closed before. Root gets in by break-glass. Mend the file (posternd \
+                 check-config names the mistakes) and start posternd again (systemctl restart posternd)"
+            );
+            (config, Some(why), true)
+        }
+    }
+}
+
+/// Why posternd does not go by the configuration at `path`, although the file has no mistake: the file has no setting, and a good copy
+/// has others than the defaults.
+#[must_use]
+pub fn emptied(path: &Path) -> Option<String> {
+    let (last, when) = Copies::of(path).last().config?;
+    let differs = Config::load(path).is_ok_and(|config| config != last);
+    let path = (differs && says_nothing(&Found::at(path, &config::open))).then(|| path.display())?;
+    Some(format!("{path}: the file says nothing, so posternd goes by {when} and not by the defaults. {WRITE}"))
+}
+
+/// Whether a configuration has not one key in it.
+fn says_nothing(found: &Found) -> bool {
+    let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+    String::from_utf8_lossy(found.bytes.as_deref().unwrap_or_default()).lines().all(is_blank)
+}
+
+/// Whether the configuration at `path` has not one key in it although a good copy does.
+#[must_use]
+pub fn is_emptied(path: &Path) -> bool {
+    says_nothing(&Found::at(path, &config::open)) && Copies::of(path).last().config.is_some()
+}
+
+/// Whose signatures count by the trust file, and what is wrong with that. Its revocations are those of `last`, or none where the file
+/// is good.
+fn signers_of(path: &Path, found: &Found, last: &Last) -> (Trust, Option<String>) {
+    let bytes = found.bytes.as_deref().unwrap_or_default();
+    let remains = Remains::of(bytes, Some(&TimeZone::system()));
+    let Some(wrong) = wrong(path, found, remains.errors()) else {
+        return (Trust::of(remains, Revocations::default()), None);
+    };
+    let Some((trust, when)) = &last.trust else {
+        return (Trust::default(), Some(format!("{wrong}. There is no last good copy, so nobody is trusted. {MEND}")));
+    };
+    if found.bytes.is_none() || is_noise(bytes, &remains, trust) {
+        let all = named(trust.entries());
+        return (trust.clone(), Some(format!("{wrong}. posternd goes by {when}, with the keys of {all}. {MEND}")));
+    }
+    let gone = named(remains.missing(trust));
+    let gone = if gone.is_empty() {
+        gone
+    } else {
+        format!(" Not trusted any more, because the file does not list them: {gone}.")
+    };
+    let why = format!(
+        "{wrong}. posternd goes by {when}, without what the file takes away, and the file adds nobody.{gone} {MEND}"
+    );
+    (trust.limited_by(&remains), Some(why))
+}
+
+/// Bytes that are no text, and in which not one key can be found, are no trust file from which somebody took lines away. Text in an
+/// older encoding than UTF-8 is text: it has no control characters.
+fn is_noise(bytes: &[u8], remains: &Remains, before: &Trust) -> bool {
+    let is_control = |byte: &u8| byte.is_ascii_control() && !byte.is_ascii_whitespace();
+    let is_text = std::str::from_utf8(bytes).is_ok() || !bytes.iter().any(is_control);
+    !is_text && remains.missing(before).count() == before.len()
+}
+
+/// `trust` with the revocations of the file, and what is wrong with that.
+fn revoke(trust: Trust, path: &Path, found: &Found, last: &Last) -> (Trust, Option<String>) {
+    let read = Revocations::of(found.bytes.as_deref().unwrap_or_default());
+    let Some(wrong) = wrong(path, found, read.error().map_or(&[], std::slice::from_ref)) else {
+        return (trust.revoking(read), None);
+    };
+    match (&last.revoked, &last.trust) {
+        (Some(when), Some((before, _))) => {
+            let why = format!(
+                "{wrong}. posternd takes as revoked the keys of {when}, and those that it can read from the file. {MEND}"
+            );
+            (trust.revoking_as(before).also_revoking(read), Some(why))
+        }
+        _ => {
+            let why = format!(
+                "{wrong}. There is no last good copy, so any key may be revoked, and nobody is trusted. {MEND}"
+            );
+            (Trust::default(), Some(why))
+        }
+    }
+}
+
+/// What is wrong with a file: as a whole, else its first line that is.
+fn wrong(path: &Path, found: &Found, errors: &[TrustError]) -> Option<String> {
+    let more = match errors.len() {
+        0 | 1 => String::new(),
+        many => format!(" (other lines with mistakes: {})", many - 1),
+    };
+    let text = errors.first().map(|error| format!("{error}{more}"));
+    let why = found.wrong.clone().or(text)?;
+    Some(format!("{}: {why}", path.display()))
+}
+
+/// Principals and fingerprints.
+fn named<'a>(entries: impl Iterator<Item = Entry<'a>>) -> String {
+    let all: Vec<_> =
+        entries.map(|entry| format!("{} ({})", entry.principals().join(","), entry.fingerprint())).collect();
+    let more = all.len().saturating_sub(NAMED);
+    let shown = all.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}
+
+/// Says so where no signature can open any port; `at` is in seconds since the Unix epoch.
+#[must_use]
+pub fn way_in(rules: &Rules, at: i64) -> Finding {
+    let ports = lints::unaskable(&rules.policy, &rules.trust, at);
+    let nobody = rules.policy.mode == Mode::Enforce && !ports.is_empty() && ports.len() == rules.policy.ports.len();
+    let ports = ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let why = format!(
+        "nobody can open {ports}: no requester whose role covers it has a key in the trust file that counts now. Root gets in by \
+         break-glass; posternd check-config has the details"
+    );
+    (Condition::NoWayIn, nobody.then_some(why))
+}
+
+/// Keeps closed what the record says was closed, besides what `rules` close.
+pub fn keep_closed(rules: &mut Rules, before: &[postern_core::grant::PortSpec]) {
+    let mut policy = (*rules.policy).clone();
+    for port in before {
+        let protected: Vec<_> = policy.protected().collect();
+        if port.transports().any(|transport| !protected.contains(&transport)) {
+            policy.ports.retain(|rule| rule.port != *port);
+            policy.ports.push(PortRule::new(*port));
+        }
+    }
+    rules.policy = Arc::new(policy);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn without_a_copy_the_words_of_others_are_not_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("postern.toml");
+        fs::write(&path, "mode = \"observe\"\nstate_dir = \"/nonexistent\"\n[api]\ntcp = [\"[::]:1\"]\n").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        let Effective { config, is_bare, findings, .. } = read(&path, None, &Last::default());
+        assert!(is_bare && findings[0].1.is_some());
+        assert_eq!(config.policy().mode, Mode::Enforce);
+        assert!(config.api.tcp.is_empty() && config.state_dir == Path::new("/var/lib/postern"), "{config:?}");
+    }
+}

@@ -1,0 +1,285 @@
+//! The configuration file.
+//!
+//! Owns the TOML grammar and its checks, and hands out domain types ([`Policy`]). A file that others could have written
+//! is refused. It never looks at anything but that file.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use postern_core::grant::{PortSpec, Protocol};
+use postern_core::mode::Mode;
+use postern_core::policy::{Policy, PortRule};
+use postern_core::warn::DEFAULT_WARN_BEFORE;
+use toml::de::DeTable;
+
+mod api;
+mod audit;
+mod clock;
+pub mod effective;
+mod journal;
+mod keys;
+mod limits;
+pub mod lints;
+mod owned;
+mod ports;
+mod problem;
+mod roles;
+mod salvage;
+mod services;
+mod syntax;
+mod value;
+mod xdp;
+
+pub use api::Api;
+pub use audit::Audit;
+pub use clock::Clock;
+pub use journal::Journal;
+pub use limits::Limits;
+pub use owned::{check_and_read, examine, open, read_owned, read_plain};
+pub use problem::Problem;
+pub use salvage::Closing;
+pub use xdp::{PrefilterConfig, Xdp};
+
+use crate::sandbox::helper::{self, Helper};
+use limits::Cap;
+use problem::Report;
+use value::{Section, Value};
+
+/// Why a configuration is refused.
+#[derive(Debug)]
+pub struct ConfigError {
+    path: PathBuf,
+    why: Why,
+}
+
+#[derive(Debug)]
+enum Why {
+    /// The file as a whole.
+    File(String),
+    /// What is in it.
+    Text(Vec<Problem>),
+}
+
+impl ConfigError {
+    /// What is wrong with the text; nothing when it could not be read at all.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        match &self.why {
+            Why::File(_) => &[],
+            Why::Text(problems) => problems,
+        }
+    }
+
+    /// The first problem alone, in one line, with file and line.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        let path = self.path.display();
+        match &self.why {
+            Why::File(reason) => format!("{path}: {reason}"),
+            Why::Text(problems) => {
+                let first = problems.first().map(ToString::to_string).unwrap_or_default();
+                let more = problems.len().saturating_sub(1);
+                let more = if more > 0 { format!(" (mistakes besides this one: {more})") } else { String::new() };
+                format!("{path}:{first}{more}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    /// Each problem with file, line, column, setting and a picture.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match &self.why {
+            Why::File(reason) => write!(f, "{path}: {reason}"),
+            Why::Text(problems) => {
+                for (index, problem) in problems.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { "\n" };
+                    write!(f, "{separator}{path}:{problem}\n{}", problem.picture())?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Audiences this host answers to, besides its id.
+    pub names: Vec<String>,
+    /// Journal, host id, TLS key.
+    pub state_dir: PathBuf,
+    /// Who is trusted: OpenSSH's `allowed_signers`.
+    pub trust_file: PathBuf,
+    /// Keys that are trusted no longer.
+    pub revoked_keys: Option<PathBuf>,
+    /// Who posternd is once it has read its files; it stays root where this is `root`.
+    pub user: String,
+    /// The directory with OpenSSH's host keys: one of them proves to clients who this host is.
+    pub ssh_host_keys: PathBuf,
+    /// Where links are pinned; below a bpffs.
+    pub pin_dir: PathBuf,
+    /// The cgroup v2 directory whose sockets the cut covers; found in `/proc/mounts` when absent.
+    pub cgroup: Option<PathBuf>,
+    /// Where the prefilter is attached.
+    pub xdp: PrefilterConfig,
+    /// How people reach the agent.
+    pub api: Api,
+    /// How much the kernel's maps hold.
+    pub limits: Limits,
+    /// How long the record is kept.
+    pub journal: Journal,
+    /// Where the journal's lines go besides.
+    pub audit: Audit,
+    /// What the wall clock is worth.
+    pub clock: Clock,
+    /// `[[port]]` and `[[role]]`.
+    policy: Policy,
+}
+
+/// Where links are pinned when the file says nothing else.
+const PIN_DIR: &str = "/sys/fs/bpf/postern";
+
+/// Who posternd is when the file says nothing else; the package makes this user.
+const USER: &str = "postern";
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read, could have been written by others than root, or does not hold a valid configuration.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_through(None, path)
+    }
+
+    /// As [`Self::load`], by way of a helper where this process may not open the file itself.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_through(helper: Option<&Helper>, path: &Path) -> Result<Self, ConfigError> {
+        let fail = |why: Why| ConfigError { path: path.to_owned(), why };
+        let bytes = check_and_read(helper::open(helper, path)).map_err(|reason| fail(Why::File(reason)))?;
+        let text = String::from_utf8(bytes).map_err(|error| fail(Why::File(not_text(&error))))?;
+        Self::parse(&text).map_err(|problems| fail(Why::Text(problems)))
+    }
+
+    /// Checks the text of a configuration file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, in the order of the text; of a text that is not TOML, the first thing.
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        let report = Report::of(text);
+        let config = match DeTable::parse(text) {
+            Ok(table) => {
+                let field = String::new();
+                Some(Self::read(&Section::new(table.get_ref(), 0..0, field, keys::TOP, &report)))
+            }
+            Err(error) => {
+                syntax::note(&report, text, &error);
+                None
+            }
+        };
+        let problems = report.into_problems();
+        config.filter(|_| problems.is_empty()).ok_or(problems)
+    }
+
+    /// What can be known of the text of a configuration that is not valid, where nothing better is there: everything that can be read is
+    /// closed, and the default ports; nobody has a role; TCP only where the text says so.
+    #[must_use]
+    pub fn bare(text: &str) -> Self {
+        let closing = Closing::from_text(text);
+        let ports = closing.protected.iter().filter_map(|&(protocol, number)| {
+            Some(PortRule::new(PortSpec { number, protocol: Protocol::of_number(protocol)? }))
+        });
+        salvage::with_top(text, |top| {
+            let config = Self::read(top);
+            let says = |key| top.get("api").and_then(|api| api.section(keys::API)?.get(key)).is_some();
+            let own = |key, addresses: Vec<_>| if says(key) { addresses } else { Vec::new() };
+            let api = Api {
+                tcp: own("tcp", config.api.tcp.clone()),
+                plaintext: own("plaintext", config.api.plaintext.clone()),
+                ..config.api.clone()
+            };
+            let policy = Policy { roles: Vec::new(), ports: ports.collect(), ..config.policy.clone() };
+            Self { api, policy, ..config }
+        })
+    }
+
+    fn read(top: &Section<'_>) -> Self {
+        let path = |key| top.get(key).and_then(|value| value.path());
+        let or = |key, default: &str| path(key).unwrap_or_else(|| default.into());
+        let cap = Cap::of(top);
+        let warn_before = limits::warn_before(top).unwrap_or_else(|| DEFAULT_WARN_BEFORE.to_vec());
+        let (ports, named) = ports::read(&top.tables("port", keys::PORT), &cap, &warn_before);
+        let roles = top.tables("role", keys::ROLE);
+        let limits = top.get("limits").map(|value| limits::read(&value)).unwrap_or_default();
+        let journal = top.get("journal").map(|value| journal::read(&value)).unwrap_or_default();
+        let api = top.get("api").and_then(|value| value.section(keys::API));
+        Self {
+            names: top.get("names").and_then(|value| names(&value)).unwrap_or_default(),
+            state_dir: or("state_dir", "/var/lib/postern"),
+            trust_file: or("trust_file", "/etc/postern/allowed_signers"),
+            revoked_keys: path("revoked_keys"),
+            user: top.get("user").and_then(|value| value.text()).unwrap_or(USER).to_owned(),
+            ssh_host_keys: or("ssh_host_keys", "/etc/ssh"),
+            pin_dir: or("pin_dir", PIN_DIR),
+            cgroup: path("cgroup"),
+            xdp: top.get("xdp").and_then(|value| xdp::read(&value)).unwrap_or_default(),
+            journal: Journal { room: limits.room, ..journal },
+            limits,
+            audit: top.get("audit").map(|value| audit::read(&value)).unwrap_or_default(),
+            clock: top.get("clock").map(|value| clock::read(&value)).unwrap_or_default(),
+            api: api::read(api.as_ref(), &ports, &named),
+            policy: Policy {
+                roles: roles.iter().filter_map(|role| roles::read(role, &ports, &cap)).collect(),
+                ports,
+                max_duration: cap.most,
+                pending_ttl: limits::pending_ttl(top),
+                mode: mode(top),
+            },
+        }
+    }
+
+    /// The rules.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.policy.clone()
+    }
+
+    /// The same with other rules.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
+}
+
+/// A name that looks like an id or a key would count without the other.
+fn names(value: &Value<'_>) -> Option<Vec<String>> {
+    let names = value.texts()?;
+    let is_key = |name: &str| ["sha256:", "tls:"].iter().any(|kind| name.to_ascii_lowercase().starts_with(kind));
+    let is_id = |name: &str| name.len() == 36 && name.parse::<uuid::Uuid>().is_ok();
+    if let Some(name) = names.iter().find(|name| is_key(name) || is_id(name)) {
+        value.wrong(format!("'{name}' looks like a host id or a key; leave it out"));
+        return None;
+    }
+    Some(names)
+}
+
+/// What is not said, or not understood, enforces.
+fn mode(top: &Section<'_>) -> Mode {
+    let spelt = [Mode::Enforce, Mode::Observe].map(|mode| (mode.name(), mode));
+    top.get("mode").and_then(|value| value.choice(&spelt)).unwrap_or_default()
+}
+
+/// Where in a file the first byte is that is not UTF-8.
+fn not_text(error: &std::string::FromUtf8Error) -> String {
+    let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+    let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+    format!("line {line}: is not UTF-8 text")
+}
+
+#[cfg(test)]
+mod tests;

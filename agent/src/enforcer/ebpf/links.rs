@@ -1,0 +1,155 @@
+//! One pinned link: adopt it, make it, ask about it.
+//!
+//! Owns the order of steps in which a program comes into force without a gap. It does not know what the programs do.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
+
+use super::{
+    pin_store::Pins,
+    pins::Pinned,
+    sys::{self, LinkInfo, Place},
+};
+
+/// How a link is made where none can be adopted.
+#[derive(Clone, Copy)]
+pub struct Attachment<'a> {
+    /// Name of the pin.
+    pub pin: &'a str,
+    /// Where the link has to be.
+    pub place: Place,
+    /// A descriptor's number, or a device's index.
+    pub target: u32,
+    /// `BPF_…` attach type.
+    pub attach_type: u32,
+    /// `BPF_LINK_CREATE` flags.
+    pub flags: u32,
+}
+
+/// A link of ours.
+pub struct Link {
+    fd: OwnedFd,
+}
+
+/// What the kernel says about a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerState {
+    /// Attached where it belongs, with our program, and pinned.
+    InForce,
+    /// The kernel or somebody detached it.
+    Detached,
+    /// Attached, but to another cgroup or network namespace than it has to be, by an earlier run.
+    Elsewhere,
+    /// Attached, but another program runs there.
+    OtherProgram,
+    /// In force as long as this process lives, because somebody took its pin away.
+    Unpinned,
+    /// As `Unpinned`, and something that is not ours has its name.
+    ForeignPin,
+}
+
+impl LayerState {
+    /// A stable name.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::InForce => "in-force",
+            Self::Detached => "detached",
+            Self::Elsewhere => "elsewhere",
+            Self::OtherProgram => "other-program",
+            Self::Unpinned => "unpinned",
+            Self::ForeignPin => "foreign-pin",
+        }
+    }
+}
+
+impl LayerState {
+    /// Whether packets meet our program there now, whatever becomes of it when this process ends.
+    #[must_use]
+    pub const fn holds(self) -> bool {
+        matches!(self, Self::InForce | Self::Unpinned | Self::ForeignPin)
+    }
+}
+
+impl Link {
+    /// A new link. It is not pinned.
+    pub fn create(attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<Self> {
+        let Attachment { target, attach_type, flags, .. } = attachment;
+        sys::create_link(program, target, attach_type, flags).map(|fd| Self { fd })
+    }
+
+    /// The pinned link, if it runs a program of ours, wherever it is attached. Else what there is instead; `None` for nothing.
+    pub fn adopt(pins: &Pins, pin: &str) -> Result<Self, Option<LayerState>> {
+        let foreign = |what: &str| {
+            tracing::warn!(pin, found = what, "what is pinned under our name is not ours; it is replaced");
+            Err(Some(LayerState::ForeignPin))
+        };
+        let fd = match pins.find(pin) {
+            Ok(Pinned::Absent) => return Err(None),
+            Ok(Pinned::Link(fd)) => fd,
+            Ok(Pinned::Map(_)) => return foreign("a map"),
+            Ok(Pinned::Foreign(what)) => return foreign(&what),
+            Err(error) => return foreign(&error.to_string()),
+        };
+        match sys::program_tag(fd.as_fd()) {
+            Ok(tag) if pins.knows(&tag) => Ok(Self { fd }),
+            Ok(tag) => foreign(&format!("a link that runs program {tag}")),
+            Err(error) => foreign(&error.to_string()),
+        }
+    }
+
+    /// Has the link run `program` from now on.
+    pub fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        sys::update_link(self.fd.as_fd(), program)
+    }
+
+    /// Where the kernel says that it is attached.
+    pub fn place(&self) -> Option<Place> {
+        sys::link_info(self.fd.as_fd()).ok().map(|info| info.place)
+    }
+
+    /// Whether the kernel says that the link is at `place`.
+    pub fn is_at(&self, place: Place) -> bool {
+        self.place() == Some(place)
+    }
+
+    /// What the kernel says about this link now.
+    pub fn state(&self, pins: &Pins, attachment: Attachment<'_>, program: Option<u32>) -> LayerState {
+        match sys::link_info(self.fd.as_fd()) {
+            Ok(info) if info.place != attachment.place => LayerState::Detached,
+            Ok(info) if Some(info.program) != program => LayerState::OtherProgram,
+            Ok(info) => pin_state(pins, attachment.pin, &info),
+            Err(_) => LayerState::Detached,
+        }
+    }
+
+    /// Pins it, unless it is.
+    pub fn pin(&self, pins: &Pins, attachment: Attachment<'_>) -> io::Result<()> {
+        match sys::link_info(self.fd.as_fd()).map(|info| pin_state(pins, attachment.pin, &info)) {
+            Ok(LayerState::InForce) => Ok(()),
+            _ => pins.pin(attachment.pin, self.fd.as_fd()),
+        }
+    }
+}
+
+/// Whether the pin is of the link that `info` describes.
+fn pin_state(pins: &Pins, name: &str, info: &LinkInfo) -> LayerState {
+    match pins.find(name) {
+        Ok(Pinned::Link(fd)) if sys::link_info(fd.as_fd()).is_ok_and(|pinned| pinned.id == info.id) => {
+            LayerState::InForce
+        }
+        // Nothing was seen of the pin, for want of a file descriptor. That is no loss; the next look will see it.
+        Err(error) if error.raw_os_error() == Some(libc::EMFILE) => LayerState::InForce,
+        Ok(Pinned::Absent) | Err(_) => LayerState::Unpinned,
+        Ok(Pinned::Link(_) | Pinned::Map(_) | Pinned::Foreign(_)) => LayerState::ForeignPin,
+    }
+}
+
+/// Whether a link of ours is pinned as `name` and attached at `place`.
+pub fn is_in_force(pins: &Pins, name: &str, place: Place) -> bool {
+    let Ok(Pinned::Link(fd)) = pins.find(name) else { return false };
+    sys::program_tag(fd.as_fd()).is_ok_and(|tag| pins.knows(&tag))
+        && sys::link_info(fd.as_fd()).is_ok_and(|info| info.place == place)
+}

@@ -1,0 +1,107 @@
+//! The programs with their maps, or why there are none yet.
+//!
+//! Owns the second try: a kernel that had no memory for the maps, or whose security module forbade them, may take them later. It
+//! attaches nothing.
+
+use postern_core::{table::Table, verdict::Hook};
+
+use aya::programs::ProgramFd;
+
+use super::{
+    error::EnforcerError,
+    marks::Marks,
+    pin_store::Pins,
+    programs::{Programs, Sizes},
+};
+
+/// How programs and maps are made.
+pub type Loader = fn(Sizes, &Table, Option<&Marks>) -> Result<Programs, EnforcerError>;
+
+/// The programs, as soon as the kernel takes them.
+pub struct Loaded {
+    programs: Result<Programs, EnforcerError>,
+    /// Or why there are none.
+    marks: Result<Marks, String>,
+    load: Loader,
+    sizes: Sizes,
+    /// What the maps hold at first. Edits are refused until there are maps, so this stays what everybody takes for installed.
+    table: Table,
+}
+
+impl Loaded {
+    /// Loads them, or keeps the reason. The maps that outlive every run are those in `pins`.
+    pub fn load(sizes: Sizes, table: &Table, load: Loader, pins: &Pins) -> Self {
+        let marks = Marks::find_or_make(pins).map_err(|error| error.to_string());
+        let programs = load(sizes, table, marks.as_ref().ok());
+        if let Err(error) = &programs {
+            tracing::error!(%error, "no kernel program could be loaded; this is tried again");
+        }
+        Self { programs, marks, load, sizes, table: table.clone() }
+    }
+
+    /// The maps that outlive every run, if there are any.
+    pub fn marks(&self) -> Option<&Marks> {
+        self.marks.as_ref().ok()
+    }
+
+    /// Why [`Self::marks`] is `None`; empty where it is not.
+    pub fn without_marks(&self) -> &str {
+        self.marks.as_ref().err().map_or("", |why| why)
+    }
+
+    /// The programs.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub fn get(&self) -> Result<&Programs, EnforcerError> {
+        self.programs.as_ref().map_err(again)
+    }
+
+    /// As [`Self::get`].
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn get_mut(&mut self) -> Result<&mut Programs, EnforcerError> {
+        self.programs.as_mut().map_err(|error| again(error))
+    }
+
+    /// Has the kernel look again at what it refused.
+    pub fn load_again(&mut self) {
+        match &mut self.programs {
+            Ok(programs) => programs.load_again(),
+            Err(_) => self.programs = (self.load)(self.sizes, &self.table, self.marks.as_ref().ok()),
+        }
+    }
+
+    /// As [`Programs::fd`].
+    ///
+    /// # Errors
+    /// As [`Programs::fd`] and [`Self::get`].
+    pub fn fd(&self, hook: Hook) -> Result<&ProgramFd, EnforcerError> {
+        self.get()?.fd(hook)
+    }
+
+    /// As [`Programs::id`].
+    pub fn id(&self, hook: Hook) -> Option<u32> {
+        self.get().ok()?.id(hook)
+    }
+
+    /// As [`Programs::tags`].
+    pub fn tags(&self) -> Vec<String> {
+        self.get().map(Programs::tags).unwrap_or_default()
+    }
+}
+
+/// The same reason once more.
+fn again(error: &EnforcerError) -> EnforcerError {
+    match error {
+        EnforcerError::Kernel { what, cause, advice } => {
+            EnforcerError::Kernel { what: what.clone(), cause: cause.clone(), advice }
+        }
+        other => EnforcerError::Kernel {
+            what: "load the kernel programs".to_owned(),
+            cause: other.to_string(),
+            advice: "posternd tries again every ten seconds",
+        },
+    }
+}

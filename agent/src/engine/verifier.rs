@@ -1,0 +1,258 @@
+//! From bytes off the wire to a verified, parsed message.
+//!
+//! Owns the order of cheap before costly: size → repeats → envelope and signature → strict payload. Signatures are checked off the
+//! reactor, by a bounded number of threads. It never decides what a message may do.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use postern_core::budget::Class;
+use postern_core::envelope::{self, Basis, Envelope, Purpose, Signer, Verified};
+use postern_core::grant::{AccessRequest, Header, RevokeRequest};
+use postern_core::ledger::Action;
+use postern_core::message::{self, Freshness, Showing};
+use postern_core::refusal::{Attribution, Reason, Refusal};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::reader::Person;
+use super::{Command, Engine, Place, Reader};
+use crate::payload::access;
+
+/// The most bytes of a payload (DESIGN 7: a whole gRPC message has at most 64 KiB).
+const MOST_PAYLOAD: usize = 32 * 1024;
+/// How long a message waits for its turn to be verified.
+const VERIFY_WAIT: Duration = Duration::from_secs(1);
+/// Decided messages whose repeats are refused before their signature is checked again.
+const MOST_REPEATS: usize = 16_384;
+
+/// A signed message as it came off the wire: nothing in it is believed yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedBytes {
+    /// Exactly the bytes that were signed.
+    pub payload: Vec<u8>,
+    /// What they claim to be.
+    pub payload_type: String,
+    /// Armored SSHSIGs.
+    pub signatures: Vec<String>,
+}
+
+/// Whose verified message it is.
+pub(super) struct Signed {
+    /// First who asks, then the approvers.
+    pub signers: Vec<Signer>,
+    /// By which they are judged again when the message takes effect.
+    pub basis: Basis,
+}
+
+/// Digests of payloads that were decided. A mere saving: the ledger's ids are what protects from replay.
+#[derive(Default)]
+pub(super) struct Repeats(Mutex<Digests>);
+
+#[derive(Default)]
+struct Digests {
+    all: HashSet<[u8; 32]>,
+    by_age: VecDeque<[u8; 32]>,
+}
+
+impl Repeats {
+    fn contains(&self, digest: &[u8; 32]) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).all.contains(digest)
+    }
+
+    fn insert(&self, digest: [u8; 32]) {
+        let mut digests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if digests.all.insert(digest) {
+            digests.by_age.push_back(digest);
+        }
+        if digests.by_age.len() > MOST_REPEATS
+            && let Some(oldest) = digests.by_age.pop_front()
+        {
+            digests.all.remove(&oldest);
+        }
+    }
+}
+
+impl Engine {
+    /// Who signed, what for, and exactly which bytes.
+    pub(super) async fn access_request(
+        &self,
+        message: SignedBytes,
+    ) -> Result<(Signed, AccessRequest, String, Place), Refusal> {
+        let payload = String::from_utf8_lossy(&message.payload).into_owned();
+        let any = |_: &Signer, _: &Basis, request| Ok(request);
+        let (signed, request, place) =
+            self.parsed(message, Purpose::Request, Action::Request, access::access_request, any).await?;
+        Ok((signed, request, payload, place))
+    }
+
+    pub(super) async fn revoke_request(
+        &self,
+        message: SignedBytes,
+    ) -> Result<(Signer, Basis, RevokeRequest, Place), Refusal> {
+        let any = |_: &Signer, _: &Basis, request| Ok(request);
+        let (signed, request, place) =
+            self.parsed(message, Purpose::Revoke, Action::Revoke, access::revoke_request, any).await?;
+        let Signed { signers, basis } = signed;
+        let signer = signers.into_iter().next().ok_or_else(|| Refusal::new(Reason::Unsigned, "nobody signed"))?;
+        Ok((signer, basis, request, place))
+    }
+
+    /// Who approves which request, the bytes that were approved, and what [`Engine::mark_rejected`] takes if it is refused. Many people
+    /// show the same payload here, so a repeat is one of payload, person and
+    /// rules.
+    pub(super) async fn approval(
+        &self,
+        message: SignedBytes,
+    ) -> Result<(Signed, Uuid, String, [u8; 32], Place), Refusal> {
+        let verified = self.verified(&message, Purpose::Approve).await;
+        let (signed, signer, digest) = verified.inspect_err(|refusal| self.count_unverified(refusal.reason))?;
+        let rules = self.0.rules().digest;
+        let rejected = envelope::payload_digest(&[&digest[..], signer.principal.as_bytes(), rules.as_bytes()].concat());
+        if self.0.repeats.contains(&rejected) {
+            let refusal = Refusal::new(Reason::PayloadRepeated, "this approval was refused before");
+            self.count_unverified(refusal.reason);
+            return Err(refusal);
+        }
+        // The approver's budget, never the requester's.
+        let place = self.begin(&signer.principal, Class::Approve, message.payload.len())?;
+        match access::access_request(&message.payload) {
+            Ok(request) => {
+                let payload = String::from_utf8_lossy(&message.payload).into_owned();
+                Ok((signed, request.header.id, payload, rejected, place))
+            }
+            Err(refusal) => {
+                self.mark_rejected(rejected);
+                Err(self.recorded(signer, Action::Approve, refusal).await)
+            }
+        }
+    }
+
+    /// Has a message that was refused cost no more than a look from now on.
+    pub(super) fn mark_rejected(&self, digest: [u8; 32]) {
+        self.0.repeats.insert(digest);
+    }
+
+    pub(super) async fn read_request(&self, message: SignedBytes) -> Result<(Reader, Place), Refusal> {
+        let digest = envelope::payload_digest(&message.payload);
+        let permit = |signer: &Signer, basis: &Basis, header: Header| self.reader_of(signer, basis, &header, digest);
+        let (_, reader, place) =
+            self.parsed(message, Purpose::Read, Action::Read, access::read_request, permit).await?;
+        Ok((reader, place))
+    }
+
+    fn reader_of(&self, signer: &Signer, basis: &Basis, header: &Header, message: [u8; 32]) -> Result<Reader, Refusal> {
+        let (shared, now) = (&self.0, self.0.now());
+        let shown = (Showing::Repeated, Freshness::Clock);
+        message::check(header, &shared.identity(), &shared.challenger(), shown, &now)?;
+        shared.reread(&Reader::Person(Person::new(signer, basis, header, message, &now).into()))
+    }
+
+    /// Refuses something to a reader, and has it written down: once for each message that was shown, since one may be shown again
+    /// and again, and must not fill the journal.
+    pub async fn not_permitted(&self, reader: &Reader, detail: &str) -> Refusal {
+        let refusal = Refusal::new(Reason::NotPermitted, detail).at("role");
+        let Reader::Person(person) = reader else { return refusal };
+        let rejected = envelope::payload_digest(&[&person.message[..], detail.as_bytes()].concat());
+        if self.0.repeats.contains(&rejected) {
+            self.count_unverified(Reason::PayloadRepeated);
+            return refusal;
+        }
+        self.mark_rejected(rejected);
+        self.recorded(person.signer.clone(), Action::Read, refusal).await
+    }
+
+    /// Verifies and parses; what a verified signer got wrong is recorded.
+    async fn parsed<M, T>(
+        &self,
+        message: SignedBytes,
+        role: Purpose,
+        action: Action,
+        parse: impl Fn(&[u8]) -> Result<M, Refusal>,
+        permit: impl Fn(&Signer, &Basis, M) -> Result<T, Refusal>,
+    ) -> Result<(Signed, T, Place), Refusal> {
+        let verified = self.verified(&message, role).await;
+        let (signed, signer, digest) = verified.inspect_err(|refusal| self.count_unverified(refusal.reason))?;
+        let class = match action {
+            Action::Request => Class::Request,
+            Action::Approve => Class::Approve,
+            Action::Revoke => self.ending_class(&signer.principal),
+            Action::Read => Class::Read,
+        };
+        // Before the message leaves any trace: it is its signer's own, and may be shown again while it is fresh.
+        let place = self.begin(&signer.principal, class, message.payload.len())?;
+        // What changes something is shown once. A read message may be shown again, unless it was refused: a captured one
+        // must not fill the journal.
+        if action != Action::Read {
+            self.0.repeats.insert(digest);
+        }
+        match parse(&message.payload).and_then(|parsed| permit(&signer, &signed.basis, parsed)) {
+            Ok(parsed) => Ok((signed, parsed, place)),
+            Err(refusal) => {
+                // The rules may have changed since the signature was verified.
+                if refusal.reason.standing() == Attribution::Unverified {
+                    self.count_unverified(refusal.reason);
+                    return Err(refusal);
+                }
+                self.0.repeats.insert(digest);
+                Err(self.recorded(signer, action, refusal).await)
+            }
+        }
+    }
+
+    async fn verified(&self, message: &SignedBytes, role: Purpose) -> Result<(Signed, Signer, [u8; 32]), Refusal> {
+        if message.payload.len() > MOST_PAYLOAD {
+            let detail = format!("{} bytes of payload, at most {MOST_PAYLOAD}", message.payload.len());
+            return Err(Refusal::new(Reason::MessageTooLarge, detail).at("message.payload"));
+        }
+        let seen = envelope::payload_digest(&message.payload);
+        if role != Purpose::Approve && self.0.repeats.contains(&seen) {
+            return Err(Refusal::new(Reason::PayloadRepeated, "make a new message with a new id"));
+        }
+        let verified = self.verify(message.clone(), role).await?;
+        if verified.role != role {
+            let detail = format!("this call takes a message signed under {}", role.namespace());
+            return Err(Refusal::new(Reason::EnvelopeMalformed, detail).at("message.payload_type"));
+        }
+        let first = verified.signer().cloned().ok_or_else(|| Refusal::new(Reason::Unsigned, "no signature"))?;
+        Ok((Signed { signers: verified.signers, basis: verified.basis }, first, seen))
+    }
+
+    /// Checks the signatures on a thread for blocking work, when one of the few is free.
+    async fn verify(&self, message: SignedBytes, role: Purpose) -> Result<Verified, Refusal> {
+        let busy = || Refusal::new(Reason::Overloaded, "try again in a moment");
+        let turn = async {
+            let (all, closers) = (self.0.turns.verifiers.acquire(), self.0.turns.closers.acquire());
+            if role != Purpose::Revoke {
+                return all.await;
+            }
+            // A message that says that it ends something also has one of its own. That is not proved yet, so it is no more than one.
+            tokio::select! { biased; turn = all => turn, turn = closers => turn }
+        };
+        let turn = tokio::time::timeout(VERIFY_WAIT, turn).await;
+        let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
+        let (trust, now) = (self.0.rules().trust, self.0.now());
+        let check = move || {
+            let envelope = Envelope {
+                payload: &message.payload,
+                payload_type: &message.payload_type,
+                signatures: message.signatures.iter().map(String::as_str).collect(),
+            };
+            let verify = if role == Purpose::Approve { envelope::verify_approval } else { envelope::verify };
+            verify(&envelope, &trust, now.wall.as_second(), now.clock.knows_windows())
+        };
+        tokio::task::spawn_blocking(check).await.map_err(|_| busy())?
+    }
+
+    /// Has the worker write down a refusal of a verified message, and gives it back.
+    async fn recorded(&self, signer: Signer, action: Action, refusal: Refusal) -> Refusal {
+        let (answer, reply) = oneshot::channel();
+        let command = Command::Refuse { signer, action, refusal: refusal.clone(), answer };
+        if self.enqueue(command) {
+            reply.await.unwrap_or(refusal)
+        } else {
+            Refusal::new(Reason::Overloaded, "try again in a moment")
+        }
+    }
+}

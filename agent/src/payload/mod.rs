@@ -1,0 +1,71 @@
+//! The JSON that people sign, as domain types.
+//!
+//! Owns strict JSON and the parsing of every field. Nothing in it knows of protobuf or gRPC.
+
+pub mod access;
+mod strict_json;
+
+use postern_core::grant::{PortSpec, Source, checked_list};
+use postern_core::policy::DEFAULT_MAX_DURATION;
+use postern_core::refusal::{Reason, Refusal};
+use postern_core::text::commands;
+use postern_core::time::Seconds;
+use uuid::Uuid;
+
+/// The longest justification, or reason of a revocation, in characters.
+pub(crate) const MOST_JUSTIFICATION: usize = 1000;
+/// The longest duration that makes sense anywhere, so that no sum overflows: a hundred years.
+pub(crate) const MOST_SECONDS: u64 = 100 * 366 * 24 * 3600;
+
+/// A UUID in the one form that is accepted, so that one id has one spelling in every record.
+///
+/// # Errors
+/// [`Reason::PayloadMalformed`] at `field`.
+pub fn uuid(text: &str, field: &str) -> Result<Uuid, Refusal> {
+    let parsed = text.parse::<Uuid>().ok().filter(|id| id.to_string() == text);
+    parsed.ok_or_else(|| malformed(field, "it is not a UUID in lower case with hyphens"))
+}
+
+/// "22/tcp", … : all well-formed, no repeats.
+pub(crate) fn ports(items: &[String]) -> Result<Vec<PortSpec>, Refusal> {
+    let parsed = items.iter().enumerate().map(|(i, item)| {
+        let item = text(item.clone(), &format!("ports[{i}]"), 16)?;
+        item.parse().map_err(|why: String| malformed(&format!("ports[{i}]"), why))
+    });
+    checked_list(parsed.collect::<Result<_, _>>()?, "ports")
+}
+
+/// "192.0.2.7/32", … : all well-formed, no repeats.
+pub(crate) fn sources(items: &[String]) -> Result<Vec<Source>, Refusal> {
+    let parsed = items.iter().enumerate().map(|(i, item)| {
+        let field = format!("source[{i}]");
+        let item = text(item.clone(), &field, 64)?;
+        item.parse().map_err(|why: String| Refusal::new(Reason::SourceInvalid, why).at(field))
+    });
+    checked_list(parsed.collect::<Result<_, _>>()?, "source")
+}
+
+/// A duration of whole seconds, more than none.
+pub(crate) fn whole_seconds(duration: pbjson_types::Duration) -> Result<Seconds, Refusal> {
+    let pbjson_types::Duration { seconds, nanos } = duration;
+    let seconds = u64::try_from(seconds).ok().filter(|s| (1..=MOST_SECONDS).contains(s) && nanos == 0);
+    let wrong =
+        || malformed("duration", format!("it has to be whole seconds, for example {}s", DEFAULT_MAX_DURATION.0));
+    seconds.map(Seconds).ok_or_else(wrong)
+}
+
+/// Text of at most `most` characters without any that could command a terminal. What else is not to be shown as it is (see
+/// [`postern_core::text`]) is taken, and escaped where it is shown.
+pub(crate) fn text(value: String, field: &str, most: usize) -> Result<String, Refusal> {
+    if value.chars().count() > most {
+        return Err(malformed(field, format!("it is longer than {most} characters")));
+    }
+    if value.chars().any(commands) {
+        return Err(malformed(field, "it contains control characters"));
+    }
+    Ok(value)
+}
+
+pub(crate) fn malformed(field: &str, why: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Reason::PayloadMalformed, why).at(field)
+}

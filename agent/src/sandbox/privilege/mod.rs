@@ -1,0 +1,235 @@
+//! What posternd gives up once lock and cut are in force (docs/decisions/0031-privileges.md).
+//!
+//! Owns the user, capabilities, Landlock and seccomp of this process. Each step is independent of the others, and what the kernel
+//! does not have is reported, never fatal: a way in that does not start is a lock-out.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use capctl::caps::{Cap, CapSet, CapState, bounding};
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope, make_bitflags,
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+
+use crate::config::Config;
+use crate::config::effective::Copies;
+use crate::grpc::listen;
+use crate::sandbox::helper::{Duty, Helper};
+
+mod calls;
+mod user;
+
+pub use user::User;
+
+/// Whether this process may attach programs to the kernel: root may, and a user with CAP_NET_ADMIN.
+#[must_use]
+pub fn may_attach() -> bool {
+    rustix::process::geteuid().is_root()
+        || CapState::get_current().is_ok_and(|state| state.effective.has(Cap::NET_ADMIN))
+}
+
+/// The newest Landlock that this was written for. Older kernels enforce as much of it as they know.
+const LANDLOCK: ABI = ABI::V6;
+
+/// What may be done where.
+#[derive(Clone, Debug, Default)]
+pub struct Confinement {
+    reads: Vec<PathBuf>,
+    writes: Vec<PathBuf>,
+    /// Names may come and go below, but no file's contents.
+    pins: Option<PathBuf>,
+    /// Capabilities that stay.
+    kept: CapSet,
+    /// What was not given up before, in words.
+    besides: Option<String>,
+}
+
+impl Confinement {
+    /// As the configuration at `path` needs it.
+    #[must_use]
+    pub fn of(path: &Path, config: &Config) -> Self {
+        // Folders, since files are replaced by renaming others over them.
+        let files = [Some(path), Some(&config.trust_file), config.revoked_keys.as_deref()];
+        let reads = files.into_iter().flatten().map(folder).chain([existing(&config.ssh_host_keys)]);
+        // A listener's port below 1024 takes a capability.
+        let low_port =
+            config.api.tcp.iter().chain(&config.api.plaintext).any(|address| (1..1024).contains(&address.port()));
+        // What the kernel tells; the people's terminals, whom a warning may go to; time zones.
+        let system = ["/proc", "/sys", "/run/systemd", "/run/utmp", "/etc/localtime", "/usr/share/zoneinfo"];
+        Self {
+            reads: reads.chain(system.map(PathBuf::from)).collect(),
+            writes: [config.state_dir.clone(), Copies::of(path).path().to_owned()]
+                .into_iter()
+                .chain(sockets(&config.api.unix))
+                .collect(),
+            pins: Some(above_the_mount(&config.pin_dir)),
+            kept: [Cap::NET_ADMIN].into_iter().chain(low_port.then_some(Cap::NET_BIND_SERVICE)).collect(),
+            besides: None,
+        }
+    }
+
+    /// What a helper needs: names of pins, one socket, a reload's files, and the SSH host keys. No capability.
+    #[must_use]
+    pub fn of_helper(duty: &Duty) -> Self {
+        Self {
+            // Time zones: dates of keys may be local ones.
+            reads: duty
+                .files
+                .iter()
+                .map(|file| folder(file))
+                .chain([existing(&duty.host_keys)])
+                .chain(["/proc", "/etc/localtime", "/usr/share/zoneinfo"].map(PathBuf::from))
+                .collect(),
+            writes: sockets(&duty.socket).chain([Copies::of(&duty.config).path().to_owned()]).collect(),
+            pins: Some(above_the_mount(&duty.pin_dir)),
+            ..Self::default()
+        }
+    }
+
+    /// Of a process that has a helper, or that says why it has none although it should.
+    #[must_use]
+    pub fn with_helper(mut self, config: &Config, helper: Result<&Option<Helper>, &String>) -> Self {
+        if matches!(helper, Ok(Some(_))) {
+            self.pins = None;
+            self.writes = vec![config.state_dir.clone()];
+        }
+        Self { besides: helper.err().cloned(), ..self }
+    }
+
+    /// Of a process that still has to load programs into the kernel, if it does.
+    #[must_use]
+    pub fn with_loading(mut self, has_to_load: bool) -> Self {
+        if has_to_load {
+            self.kept.add(Cap::PERFMON);
+        }
+        self
+    }
+
+    /// Gives up, for the calling thread and those that it starts, what is not needed any more. `works` says whether the
+    /// kernel's tables can still be used; with what it says, CAP_BPF goes or stays.
+    ///
+    /// What could not be given up, in words.
+    #[must_use]
+    pub fn apply(&self, works: impl Fn() -> bool) -> Vec<String> {
+        let capabilities = self.drop_capabilities(works).err().map(|e| format!("capabilities were kept: {e}"));
+        let gains = capctl::prctl::set_no_new_privs().err().map(|e| format!("no_new_privs was not set: {e}"));
+        let files = match self.restrict_files() {
+            Ok(RulesetStatus::NotEnforced) => {
+                Some("the kernel has no Landlock: files are kept by owner and mode alone".into())
+            }
+            Ok(_) => None,
+            Err(error) => Some(format!("Landlock was not set up: {error}")),
+        };
+        [self.besides.clone(), capabilities, gains, files].into_iter().flatten().collect()
+    }
+
+    fn drop_capabilities(&self, works: impl Fn() -> bool) -> capctl::Result<()> {
+        let mut kept = self.kept;
+        kept.add(Cap::BPF);
+        let mut state = CapState::get_current()?;
+        kept &= state.permitted;
+        // Linux 5.19 and later do not ask for CAP_BPF where a program or map is held already. (CAP_SYS_ADMIN would do for it.)
+        let mut without = kept;
+        without.drop(Cap::BPF);
+        CapState { effective: without, ..state }.set_current()?;
+        if works() {
+            kept = without;
+        }
+        state.set_current()?;
+        // Needs CAP_SETPCAP, which a unit may have taken already; then the set is as narrow as it was made there.
+        for cap in bounding::probe() - kept {
+            let _ = bounding::drop(cap);
+        }
+        (state.permitted, state.effective, state.inheritable) = (kept, kept, CapSet::empty());
+        state.set_current()
+    }
+
+    fn restrict_files(&self) -> Result<RulesetStatus, landlock::RulesetError> {
+        let read = AccessFs::from_read(LANDLOCK) & !AccessFs::Execute;
+        let write = AccessFs::from_all(LANDLOCK) & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock);
+        let names = read | make_bitflags!(AccessFs::{MakeDir | MakeReg | MakeSym | RemoveDir | RemoveFile | Refer});
+        let mut rules = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(LANDLOCK))?
+            .handle_access(AccessNet::ConnectTcp)?
+            .scope(Scope::Signal)?
+            .create()?;
+        let reads = self.reads.iter().map(|path| (path, read));
+        let writes = self.writes.iter().map(|path| (path, write));
+        let pins = self.pins.iter().map(|path| (path, names));
+        let terminals = (Path::new("/dev/pts").to_owned(), read | AccessFs::WriteFile);
+        for (path, access) in reads.chain(writes).chain(pins).chain([(&terminals.0, terminals.1)]) {
+            rules = allow(rules, path, access)?;
+        }
+        Ok(rules.restrict_self()?.ruleset)
+    }
+}
+
+/// Allows what fits: of a plain file there is less to allow. What is not there needs no rule.
+fn allow(
+    rules: landlock::RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+) -> Result<landlock::RulesetCreated, landlock::RulesetError> {
+    let Ok(fd) = PathFd::new(path) else { return Ok(rules) };
+    let access = if path.is_dir() { access } else { access & AccessFs::from_file(LANDLOCK) };
+    rules.add_rule(PathBeneath::new(fd, access))
+}
+
+/// The folders in which the Unix socket may come to lie.
+fn sockets(path: &Path) -> impl Iterator<Item = PathBuf> {
+    [path.to_owned()].into_iter().chain(listen::fallbacks(path)).map(|path| folder(&path))
+}
+
+fn folder(file: &Path) -> PathBuf {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// The directory, or the one above it while that one alone is there: a first boot makes it later.
+fn existing(directory: &Path) -> PathBuf {
+    if directory.exists() { directory.to_owned() } else { folder(directory) }
+}
+
+/// The directory that holds the mount point of the file system that `path` lies on: a rule for it is a rule for whatever
+/// is mounted there next.
+fn above_the_mount(path: &Path) -> PathBuf {
+    let device = |path: &Path| fs::metadata(path).map(|m| m.dev()).ok();
+    let known = path.ancestors().find(|part| part.exists()).unwrap_or(Path::new("/"));
+    let other = known.ancestors().find(|part| device(part) != device(known));
+    other.unwrap_or(Path::new("/")).to_owned()
+}
+
+/// Forbids, for all threads and for good, the system calls that posternd has no use for. To be called when every listener is
+/// bound: none can be made on a Unix socket after it.
+///
+/// # Errors
+/// What the kernel refused, in words.
+pub fn forbid_calls() -> Result<(), String> {
+    let failed = |e: &dyn std::fmt::Display| format!("seccomp was not set up: {e}");
+    let denied = calls::denied().map_err(|e| failed(&e))?;
+    // glibc takes this answer for "an older kernel" and makes threads by clone, whose arguments can be looked at.
+    let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    for (rules, errno) in [(denied, libc::EPERM), (absent, libc::ENOSYS)] {
+        let program = program(rules, errno).map_err(|e| failed(&e))?;
+        seccompiler::apply_filter_all_threads(&program).map_err(|e| failed(&e))?;
+    }
+    Ok(())
+}
+
+fn program(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> Result<BpfProgram, seccompiler::BackendError> {
+    let arch = std::env::consts::ARCH.try_into()?;
+    SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno.unsigned_abs()), arch)?.try_into()
+}
+
+fn condition(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+}
+
+#[cfg(test)]
+mod tests;

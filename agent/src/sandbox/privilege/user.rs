@@ -1,0 +1,297 @@
+//! The user that posternd becomes.
+//!
+//! Owns finding that user, handing over the state directory, and the change itself. It never looks at what is in a file.
+
+use std::ffi::CStr;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+
+use capctl::caps::{Cap, CapSet, CapState, cap_set_ids};
+use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, accessat, chownat, fstat, openat};
+use rustix::io::Errno;
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use crate::system::guarded;
+
+/// Where users and groups are. Not asked by way of NSS: that may ask the network, which is not there before posternd.
+const USERS: &str = "/etc/passwd";
+const GROUPS: &str = "/etc/group";
+/// Who may write to people's terminals.
+const TERMINALS: &str = "tty";
+/// Directories below directories: the state directory has two levels.
+const DEEPEST: u32 = 8;
+
+/// What a start takes when it is not root any more, if it had it; see `Confinement` for what of it goes before posternd serves.
+const STARTING: [Cap; 7] = [
+    Cap::BPF,
+    Cap::PERFMON,
+    Cap::NET_ADMIN,
+    Cap::NET_BIND_SERVICE,
+    Cap::SYS_RESOURCE,
+    Cap::SETPCAP,
+    // Where nobody has mounted cgroup v2 it mounts it, for itself alone.
+    Cap::SYS_ADMIN,
+];
+
+/// A user and its first group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    uid: Uid,
+    gid: Gid,
+}
+
+impl User {
+    /// Who may do everything.
+    pub const ROOT: Self = Self { uid: Uid::ROOT, gid: Gid::ROOT };
+
+    /// The user with these numbers, whether this host's list has it or not.
+    #[must_use]
+    pub fn new(uid: u32, gid: u32) -> Self {
+        Self { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) }
+    }
+
+    /// As this host's list of users has it.
+    ///
+    /// # Errors
+    /// That there is none, in words.
+    pub fn named(name: &str) -> Result<Self, String> {
+        let users = fs::read_to_string(USERS).map_err(|e| format!("{USERS}: {e}"))?;
+        let [uid, gid] = numbers(&users, name)
+            .ok_or_else(|| format!("there is no user {name:?} (systemd-sysusers makes it; else set `user`)"))?;
+        Ok(Self::new(uid, gid))
+    }
+
+    /// Makes everything in `state` this user's, as far as it can be. The directory is made (0700) if it is missing.
+    ///
+    /// Where the directory was not root's, its owner may be an agent that was taken over, which may have given a file of root's a name in
+    /// it. So a file changes hands only if it has one name and was that owner's; a file of root's only where the kernel protects root's
+    /// files from second names, since an old name may be gone.
+    ///
+    /// # Errors
+    /// In words, what the disk or the kernel refused, where that leaves the directory itself another user's. What in it could not change
+    /// hands is logged.
+    pub fn own(&self, state: &Path) -> Result<(), String> {
+        let failed = |e: io::Error| format!("{} could not become its: {e}", state.display());
+        DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(failed)?;
+        // The administrator may have put a link here; below it nobody has.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(CWD, state, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
+        let owner = fstat(&directory).map_err(|e| failed(e.into()))?.st_uid;
+        let hand = HandOver { to: *self, owner, roots_too: owner == 0 || guarded::links_are_protected() };
+        hand.below(&directory, DEEPEST).unwrap_or_else(
+            |error| tracing::warn!(%error, path = %state.display(), "not all of it could change hands"),
+        );
+        self.take(&directory).map_err(failed)
+    }
+
+    fn take(&self, fd: impl AsFd) -> io::Result<()> {
+        let found = fstat(&fd)?;
+        if (found.st_uid, found.st_gid) == (self.uid.as_raw(), self.gid.as_raw()) {
+            return Ok(());
+        }
+        Ok(chownat(&fd, c"", Some(self.uid), Some(self.gid), AtFlags::EMPTY_PATH)?)
+    }
+
+    /// Whether this user can work in `state`: that is tried, since a directory on the way may be closed to it. A disk that takes no writing
+    /// takes none from anybody.
+    ///
+    /// # Errors
+    /// That it cannot, in words.
+    pub fn reaches(&self, state: &Path) -> Result<(), String> {
+        let tried = self.with_rights(|| {
+            let (read, write) = (Access::READ_OK | Access::EXEC_OK, Access::WRITE_OK);
+            match accessat(CWD, state, read | write, AtFlags::EACCESS) {
+                Err(Errno::ROFS) => accessat(CWD, state, read, AtFlags::EACCESS),
+                other => other,
+            }
+        });
+        tried.and_then(|tried| tried).map_err(|e| format!("its user cannot use {}: {e}", state.display()))
+    }
+
+    /// Runs `work` with this user's rights to files, in the calling thread. Its own rights are back when this returns. Nobody may send it
+    /// signals or trace it meanwhile who could not before: the real user stays root.
+    ///
+    /// # Errors
+    /// The kernel refused the change, and `work` was not run.
+    ///
+    /// # Panics
+    /// The process ends (abort) where the kernel does not give the rights back: going on with others is not safe.
+    pub fn with_rights<T>(&self, work: impl FnOnce() -> T) -> rustix::io::Result<T> {
+        let groups = rustix::process::getgroups()?;
+        let gid = rustix::process::getegid();
+        let back = || {
+            set_thread_res_uid(None, Uid::ROOT, None)?;
+            set_thread_res_gid(None, gid, None)?;
+            set_thread_groups(&groups)
+        };
+        let lent = set_thread_groups(&[])
+            .and_then(|()| set_thread_res_gid(None, self.gid, None))
+            .and_then(|()| set_thread_res_uid(None, self.uid, None));
+        let outcome = lent.map(|()| work());
+        if let Err(error) = back() {
+            tracing::error!(%error, "root's rights did not come back");
+            std::process::abort();
+        }
+        outcome
+    }
+
+    /// Becomes this user for good, with what a start takes and no more. For the calling thread and those that it starts.
+    ///
+    /// # Errors
+    /// What the kernel refused, in words.
+    pub fn become_it(&self) -> Result<(), String> {
+        let failed = |e: capctl::Error| format!("the user could not be changed: {e}");
+        let groups: Vec<u32> = fs::read_to_string(GROUPS)
+            .ok()
+            .and_then(|text| numbers(&text, TERMINALS))
+            .into_iter()
+            .map(|[gid]| gid)
+            .collect();
+        let outcome = cap_set_ids(Some(self.uid.as_raw()), Some(self.gid.as_raw()), Some(&groups)).map_err(failed);
+        let mut state = CapState::get_current().map_err(failed)?;
+        if outcome.is_ok() {
+            state.permitted &= STARTING.into_iter().collect::<CapSet>();
+        }
+        // It goes on as root if that failed, with what it had.
+        state.effective = state.permitted;
+        state.set_current().map_err(failed)?;
+        outcome
+    }
+}
+
+/// A directory's change of hands.
+struct HandOver {
+    to: User,
+    /// Whose the directory was.
+    owner: u32,
+    /// Whether files of root's change hands too.
+    roots_too: bool,
+}
+
+impl HandOver {
+    /// The first failure, after all else. What is looked at is what changes hands: all by descriptor.
+    fn below(&self, directory: &OwnedFd, deepest: u32) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for entry in Dir::read_from(directory)? {
+            let entry = entry?;
+            if ![&b"."[..], b".."].contains(&entry.file_name().to_bytes()) {
+                outcome = outcome.and(self.entry(directory, entry.file_name(), deepest));
+            }
+        }
+        outcome
+    }
+
+    fn entry(&self, directory: &OwnedFd, name: &CStr, deepest: u32) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(directory, name, flags, Mode::empty())?;
+        let found = fstat(&fd)?;
+        let changes = match found.st_uid {
+            0 => self.roots_too,
+            // Nobody but root puts a third user's file into a directory of root's.
+            user => user == self.owner || self.owner == 0,
+        };
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory if deepest > 0 && changes => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let below = openat(directory, name, flags, Mode::empty())?;
+                // Another directory may have been put in its place meanwhile: that one was not looked at.
+                let same = fstat(&below).map(|now| (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino))?;
+                if same { self.below(&below, deepest - 1).and(self.to.take(&below)) } else { Ok(()) }
+            }
+            // With a second name it may be anybody's file.
+            FileType::RegularFile if found.st_nlink == 1 && changes => self.to.take(&fd),
+            FileType::RegularFile if found.st_uid != self.to.uid.as_raw() => Err(io::Error::other(format!(
+                "{} belongs to user {} and has {} names: remove it or chown it yourself",
+                name.to_string_lossy(),
+                found.st_uid,
+                found.st_nlink
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The numbers of `name` in a text whose lines are `NAME:PASSWORD:NUMBER…`.
+fn numbers<const N: usize>(text: &str, name: &str) -> Option<[u32; N]> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let found: Vec<u32> = line.split(':').skip(1).take(N).map(str::parse).collect::<Result<_, _>>().ok()?;
+    found.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_whole_name() {
+        let text = "root:x:0:0:root:/root:/bin/sh\npostern-x:x:1:2::/:\npostern:x:997:996::/:\nbad:x:y:1::/:\n";
+        assert_eq!(numbers::<2>(text, "postern"), Some([997, 996]));
+        assert_eq!(numbers::<1>("tty:x:5:\n", "tty"), Some([5]));
+        for name in ["bad", "post", "nobody", ""] {
+            assert_eq!(numbers::<2>(text, name), None, "{name}");
+        }
+        assert_eq!(User::named("root"), Ok(User::ROOT));
+        assert!(User::named("no such user").unwrap_err().contains("systemd-sysusers"));
+    }
+
+    #[test]
+    fn a_directory_changes_hands_and_nothing_outside_does() {
+        if !rustix::process::geteuid().is_root() {
+            return println!("skipped: needs root");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (state, outside) = (dir.path().join("state"), dir.path().join("outside"));
+        let user = User { uid: Uid::from_raw(12345), gid: Gid::from_raw(23456) };
+        user.own(&state).unwrap();
+        fs::create_dir(state.join("tls")).unwrap();
+        fs::write(state.join("tls/key"), "").unwrap();
+        fs::write(&outside, "").unwrap();
+        symlink(&outside, state.join("symbolic")).unwrap();
+        fs::hard_link(&outside, state.join("hard")).unwrap();
+        user.own(&state).unwrap();
+        let owner = |path: &Path| fs::symlink_metadata(path).map(|m| (m.uid(), m.gid())).unwrap();
+        for path in ["", "tls", "tls/key"] {
+            assert_eq!(owner(&state.join(path)), (12345, 23456), "{path}");
+        }
+        assert_eq!(owner(&outside), (0, 0));
+        // What root has made meanwhile, below a directory that is the user's.
+        chown(state.join("tls/key"), Some(0), Some(0)).unwrap();
+        user.own(&state).unwrap();
+        assert_eq!(owner(&state.join("tls/key")), (12345, 23456));
+        User::ROOT.own(&state).unwrap();
+        assert_eq!(owner(&state.join("tls")), (0, 0));
+        // In a directory of another user's, where the kernel protects no file of root's from second names.
+        let directory = File::open(&state).unwrap().into();
+        fs::write(state.join("theirs"), "").unwrap();
+        chown(state.join("theirs"), Some(54321), None).unwrap();
+        let hand = HandOver { to: user, owner: 54321, roots_too: false };
+        hand.below(&directory, DEEPEST).unwrap_err();
+        assert_eq!(owner(&state.join("theirs")), (12345, 23456), "the one before hands its own over");
+        assert_eq!(owner(&state.join("tls/key")), (0, 0), "and nothing of root's");
+    }
+
+    #[test]
+    fn it_is_tried_whether_the_user_gets_there() {
+        if !rustix::process::geteuid().is_root() {
+            return println!("skipped: needs root");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let user = User { uid: Uid::from_raw(12345), gid: Gid::from_raw(23456) };
+        user.own(&state).unwrap();
+        let permit = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+        permit(0o700);
+        assert!(user.reaches(&state).unwrap_err().contains("cannot use"));
+        permit(0o711);
+        user.reaches(&state).unwrap();
+        User::ROOT.own(&state).unwrap();
+        assert!(user.reaches(&state).is_err());
+        assert!(rustix::process::geteuid().is_root() && fs::read("/etc/shadow").is_ok(), "it is root as before");
+    }
+}

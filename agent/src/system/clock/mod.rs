@@ -1,0 +1,192 @@
+//! The one place that reads a clock.
+//!
+//! Owns [`Clock`] and what tells it of the kernel's clocks ([`Clocks`]), so that a test may have clocks of its own. It never
+//! decides what a moment means, nor whether the wall clock may be believed: `postern_core::wall` does.
+
+use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use jiff::Timestamp;
+use postern_core::time::{BootNanos, Now};
+use postern_core::wall::{High, Reading, Seen, Unsynchronised, WallClock};
+use rustix::time::{ClockId, clock_gettime};
+use uuid::Uuid;
+
+use crate::enforcer::ntp_error;
+
+mod events;
+mod log;
+
+pub use events::{News, Watch};
+pub use log::KernelLog;
+
+/// What a boot clock, a wall clock and the kernel's opinion of it are read from.
+pub trait Clocks: Send + Sync {
+    /// `CLOCK_BOOTTIME`.
+    fn boot(&self) -> BootNanos;
+
+    /// The wall clock.
+    fn wall(&self) -> Timestamp;
+
+    /// The wall clock's largest error in microseconds, while somebody keeps it synchronised.
+    fn max_error(&self) -> Option<u64>;
+}
+
+/// The clocks of this boot.
+#[derive(Clone)]
+pub struct Clock(Arc<Inner>);
+
+struct Inner {
+    boot_id: Uuid,
+    clocks: Box<dyn Clocks>,
+    unsynchronised: Unsynchronised,
+    wall: Mutex<WallClock>,
+    restores: AtomicU64,
+    /// Why none would be noted.
+    unnoticed: OnceLock<String>,
+}
+
+impl Clock {
+    /// The kernel's, of the running boot.
+    ///
+    /// # Errors
+    /// When `/proc/sys/kernel/random/boot_id` cannot be read or is no UUID.
+    pub fn new(unsynchronised: Unsynchronised) -> std::io::Result<Self> {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let boot_id = text.trim().parse().map_err(std::io::Error::other)?;
+        Ok(Self::with(Box::new(Kernel), boot_id, unsynchronised))
+    }
+
+    /// Others, of the boot `boot_id`.
+    #[must_use]
+    pub fn with(clocks: Box<dyn Clocks>, boot_id: Uuid, unsynchronised: Unsynchronised) -> Self {
+        let wall = Mutex::new(WallClock::new(unsynchronised, High::default(), None));
+        let (restores, unnoticed) = (AtomicU64::new(0), OnceLock::new());
+        Self(Arc::new(Inner { boot_id, clocks, unsynchronised, wall, restores, unnoticed }))
+    }
+
+    /// Goes on from what is on record: the newest moments, and the newest record of this boot.
+    pub fn resume(&self, high: High, seen: Option<Seen>) {
+        *self.wall() = WallClock::new(self.0.unsynchronised, high, seen);
+    }
+
+    /// Has the newest moments on record in mind from now on.
+    pub fn recorded(&self, high: High) {
+        self.wall().recorded(high);
+    }
+
+    /// Notes that the machine was restored from a snapshot, or is a copy.
+    pub fn note_restore(&self) {
+        self.0.restores.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often that was noted.
+    #[must_use]
+    pub fn restores(&self) -> u64 {
+        self.0.restores.load(Ordering::SeqCst)
+    }
+
+    /// Notes why a restore would not be noted; the first reason stays.
+    pub fn notices_no_restore(&self, why: String) {
+        let _ = self.0.unnoticed.set(why);
+    }
+
+    /// Why a restore would not be noted, where that is so.
+    #[must_use]
+    pub fn unnoticed(&self) -> Option<&str> {
+        self.0.unnoticed.get().map(String::as_str)
+    }
+
+    /// Which boot.
+    #[must_use]
+    pub fn boot_id(&self) -> Uuid {
+        self.0.boot_id
+    }
+
+    /// The present, and how the wall clock stands.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        // Looks are taken one after another, so that none is compared with a later one.
+        let mut watched = self.wall();
+        let clocks = &self.0.clocks;
+        let (boot, wall) = (clocks.boot(), clocks.wall());
+        let clock = watched.look(&Reading { boot, wall, max_error: clocks.max_error(), restores: self.restores() });
+        Now { boot, wall, clock, boot_id: self.0.boot_id }
+    }
+
+    /// The boot clock.
+    #[must_use]
+    pub fn boot(&self) -> BootNanos {
+        self.0.clocks.boot()
+    }
+
+    fn wall(&self) -> MutexGuard<'_, WallClock> {
+        self.0.wall.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The kernel's clocks.
+struct Kernel;
+
+impl Clocks for Kernel {
+    fn boot(&self) -> BootNanos {
+        let t = clock_gettime(ClockId::Boottime);
+        let nanos = i128::from(t.tv_sec) * 1_000_000_000 + i128::from(t.tv_nsec);
+        BootNanos(u64::try_from(nanos).unwrap_or_default())
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn max_error(&self) -> Option<u64> {
+        // Where it cannot be asked, nobody has said that the clock is right.
+        ntp_error().ok().flatten()
+    }
+}
+
+/// Whether this process counts the boot clock otherwise than the kernel's programs do, and by how much: in a time namespace
+/// (Linux 5.6) with an offset, in words.
+#[must_use]
+pub fn boot_clock_offset() -> Option<String> {
+    // No such file: a kernel without time namespaces.
+    offset_in(&fs::read_to_string("/proc/self/timens_offsets").ok()?)
+}
+
+/// `boottime`, seconds, nanoseconds; Linux 5.6 wrote the clock's number for its name.
+fn offset_in(text: &str) -> Option<String> {
+    let mut lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines.find_map(|fields| match &fields[..] {
+        ["boottime" | "7", seconds, nanos] if [*seconds, *nanos] != ["0", "0"] => {
+            Some(format!("{seconds} s and {nanos} ns"))
+        }
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_offset_of_the_boot_clock_counts() {
+        let text = |boot: &str| format!("monotonic           5         0\nboottime   {boot}\n");
+        assert_eq!(offset_in(&text("0 0")), None);
+        for other in ["86400 0", "-3 0", "0 1"] {
+            assert!(offset_in(&text(other)).is_some(), "{other}");
+        }
+        assert!(offset_in("1 0 0\n7 9 0\n").is_some());
+        assert_eq!(boot_clock_offset(), None, "these tests run where posternd could");
+    }
+
+    #[test]
+    fn the_kernel_can_be_asked() {
+        ntp_error().unwrap();
+        let clock = Clock::new(Unsynchronised::Trust).unwrap();
+        let (one, two) = (clock.now(), clock.now());
+        assert!(one.boot < two.boot && one.wall_trusted());
+        clock.note_restore();
+        assert!(!clock.now().wall_trusted());
+    }
+}

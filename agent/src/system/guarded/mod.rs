@@ -1,0 +1,166 @@
+//! Files in a directory that belongs to a less trusted user: the state directory, which is the agent's user's.
+//!
+//! Owns the one way in which posternd opens files there. A link, a FIFO, a device or a file with a second name that this user has
+//! planted is refused, and root acts with this user's rights (docs/decisions/0049-root-in-the-agents-directory.md). This module never
+//! looks at what is in a file.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fcntl_setfl, fstat, openat, statat};
+use rustix::io::Errno;
+
+use crate::sandbox::privilege::User;
+
+/// For [`open`]: to read a file that is there.
+pub const READ: OFlags = OFlags::RDONLY;
+/// To read and write a file, which is made (0600) if it is missing.
+pub const WRITE: OFlags = OFlags::RDWR.union(OFlags::CREATE);
+/// To read a file and to append to it. It is made (0600) if it is missing.
+pub const APPEND: OFlags = WRITE.union(OFlags::APPEND);
+/// To write a file that is there.
+pub const REWRITE: OFlags = OFlags::WRONLY;
+/// To write a file that must not be there yet.
+pub const NEW: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL);
+
+/// What a directory on the way is opened with.
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// No text that posternd keeps in a file of its own there is longer. A file of zeros takes no room on the disk, and all memory here.
+const MOST_TEXT: u64 = 1 << 20;
+const NOT_PLAIN: &str = "it is not a plain file";
+
+/// Opens the plain file at `path`, whose last `levels` names are in a less trusted user's directory: of these none may be a link or
+/// lead out of the directory. What is before them may be links: the administrator made those. Never waits for a FIFO or a device.
+///
+/// Each name is opened by itself, below the directory before it: `openat2`, which could do all at once, is what systemd takes away with
+/// `RestrictSUIDSGID=`.
+///
+/// # Errors
+/// The kernel's; or, in words, that this is no plain file, that it belongs to a third user, or that root would write to a file with a
+/// second name.
+pub fn open(path: &Path, levels: usize, how: OFlags) -> io::Result<File> {
+    let base = path.ancestors().nth(levels).filter(|base| !base.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.strip_prefix(base).unwrap_or(path);
+    let directory = openat(CWD, base, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty())?;
+    let fd = beneath(&directory, name, how).map_err(|errno| match errno {
+        Errno::LOOP => refused("a symbolic link is in its place, and posternd follows none in its state directory"),
+        // What a FIFO answers that nobody reads.
+        Errno::NXIO => refused(NOT_PLAIN),
+        other => other.into(),
+    })?;
+    check(&directory, &fd, how)?;
+    // Only the opening was not to wait.
+    fcntl_setfl(&fd, how & OFlags::APPEND)?;
+    Ok(fd.into())
+}
+
+/// Makes the names in a directory durable. Never waits for what may be in its place.
+///
+/// # Errors
+/// The disk's.
+pub fn sync_dir(directory: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    File::from(openat(CWD, directory, flags, Mode::empty())?).sync_all()
+}
+
+/// A file's text, as [`open`] finds it.
+///
+/// # Errors
+/// As [`open`]'s and [`text`]'s.
+pub fn read_to_string(path: &Path, levels: usize) -> io::Result<String> {
+    text(&open(path, levels, READ)?)
+}
+
+/// The text of a file that [`open`] has opened.
+///
+/// # Errors
+/// It is not UTF-8, or longer than any text of posternd's.
+pub fn text(file: &File) -> io::Result<String> {
+    let text = io::read_to_string(file.take(MOST_TEXT + 1))?;
+    if text.len() as u64 > MOST_TEXT {
+        return Err(refused(&format!("it is longer than {MOST_TEXT} bytes")));
+    }
+    Ok(text)
+}
+
+fn beneath(directory: &OwnedFd, name: &Path, how: OFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = how | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let mode = if how.contains(OFlags::CREATE) { Mode::RUSR | Mode::WUSR } else { Mode::empty() };
+    let mut above: Option<OwnedFd> = None;
+    let mut names = name.components().peekable();
+    while let Some(name) = names.next() {
+        // Neither `..` nor the root of another path.
+        let Component::Normal(name) = name else { return Err(Errno::INVAL) };
+        let at = above.as_ref().unwrap_or(directory);
+        if names.peek().is_none() {
+            return openat(at, name, flags, mode);
+        }
+        above = Some(openat(at, name, DIRECTORY, Mode::empty()).map_err(|errno| link_or(at, name, errno))?);
+    }
+    Err(Errno::INVAL)
+}
+
+/// The kernel says of a link in a directory's place that it is no directory.
+fn link_or(at: &OwnedFd, name: &OsStr, errno: Errno) -> Errno {
+    let is_link = |found: rustix::fs::Stat| FileType::from_raw_mode(found.st_mode) == FileType::Symlink;
+    let found = statat(at, name, AtFlags::SYMLINK_NOFOLLOW);
+    if errno == Errno::NOTDIR && found.is_ok_and(is_link) { Errno::LOOP } else { errno }
+}
+
+/// All by descriptor: what is looked at is what will be used.
+fn check(directory: &OwnedFd, fd: &OwnedFd, how: OFlags) -> io::Result<()> {
+    let (found, above) = (fstat(fd)?, fstat(directory)?);
+    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+        return Err(refused(NOT_PLAIN));
+    }
+    let own = rustix::process::geteuid();
+    if ![0, above.st_uid, own.as_raw()].contains(&found.st_uid) {
+        return Err(refused(&format!("it belongs to user {}, not to user {}", found.st_uid, above.st_uid)));
+    }
+    // With a second name the file may be anybody's, and root may write to all of them.
+    if how.intersects(OFlags::WRONLY | OFlags::RDWR) && own.is_root() && found.st_nlink != 1 {
+        return Err(refused(&format!(
+            "it has {} names (hard links); root writes only to a file with one",
+            found.st_nlink
+        )));
+    }
+    Ok(())
+}
+
+fn refused(why: &str) -> io::Error {
+    io::Error::other(why.to_owned())
+}
+
+/// Runs `work` with the rights to files that the owner of `directory` has, where root calls this and the directory is another user's:
+/// then no name in the directory can lead to a file that this user could not have used without posternd. For the calling thread
+/// alone; the rights are back when this returns.
+///
+/// # Errors
+/// The directory cannot be examined, or the kernel refuses the change of rights. Then `work` was not run.
+pub fn as_owner<T>(directory: &Path, work: impl FnOnce() -> T) -> io::Result<T> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(work());
+    }
+    let found = match fs::metadata(directory) {
+        // Nobody has planted anything in it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(work()),
+        found => found?,
+    };
+    if found.uid() == 0 {
+        return Ok(work());
+    }
+    Ok(User::new(found.uid(), found.gid()).with_rights(work)?)
+}
+
+/// Whether the kernel lets nobody make a second name for a file that is not their own (`fs.protected_hardlinks`).
+#[must_use]
+pub fn links_are_protected() -> bool {
+    fs::read_to_string("/proc/sys/fs/protected_hardlinks").is_ok_and(|text| text.trim() == "1")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,400 @@
+//! The host's interfaces and addresses, as they are now and whenever they change.
+//!
+//! Owns the conversation with rtnetlink and the choice of interfaces for the prefilter. It never attaches anything (the engine
+//! does) and no promise depends on it: lock and cut know no interfaces.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkEvent, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use postern_core::condition::Condition;
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::PrefilterConfig;
+use crate::engine::Engine;
+use crate::system::netlink::own_addresses;
+
+/// The least time between two looks. Events come in bursts (a new interface brings half a dozen): the first is answered at
+/// once, the others together.
+const SETTLE: Duration = Duration::from_millis(20);
+/// How long to wait before asking again after rtnetlink failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// One interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its index in this network namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether its frames begin with an Ethernet header, and it is not loopback.
+    pub ethernet: bool,
+    /// Whether hardware or a hypervisor backs it: it has a parent device (`IFLA_PARENT_DEV_NAME`, Linux 5.14), or no kind
+    /// (`IFLA_INFO_KIND`), which software devices have; that serves older kernels.
+    pub backed: bool,
+    /// The bridge, bond, team or VRF that it is a port of (`IFLA_MASTER`).
+    pub controller: Option<u32>,
+    /// Whether other devices can be its ports.
+    pub controls: bool,
+    /// The largest packet (`IFLA_MTU`), in bytes.
+    pub mtu: u32,
+    /// How often its features were changed since the watch began (`IFLA_EVENT_FEATURES`).
+    pub changes: u32,
+    /// The device below it, through which all its frames come (`IFLA_LINK` of a VLAN, macvlan or ipvlan).
+    pub below: Option<u32>,
+    /// Whether a default route leads over it.
+    pub default_route: bool,
+}
+
+/// The network as the host sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkState {
+    /// By index.
+    pub links: Vec<Link>,
+    /// Every address of the host in this network namespace.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What the machine tells the engine of its network.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// How it is now.
+    Links(LinkState),
+    /// Where the configuration wants the prefilter from now on.
+    Prefilter(PrefilterConfig),
+}
+
+/// The interfaces that get the prefilter under a flood: (index, name).
+///
+/// `Auto` takes Ethernet devices at which packets reach the IP layer, which ports of bonds, bridges, teams and VRFs are not: those that
+/// hardware or a hypervisor backs, those above them, and those that carry a default route. Never the host ends of containers'
+/// veths, never devices without an Ethernet header.
+#[must_use]
+pub fn prefilter_targets(xdp: &PrefilterConfig, state: &LinkState) -> Vec<(u32, String)> {
+    let served = served(&state.links);
+    let wanted = |link: &&Link| match xdp {
+        PrefilterConfig::Off => false,
+        PrefilterConfig::Auto => link.controller.is_none() && (link.default_route || served.contains(&link.index)),
+        PrefilterConfig::List(names) | PrefilterConfig::Xdp(names, _) => names.contains(&link.name),
+    };
+    let targets = state.links.iter().filter(|link| link.ethernet).filter(wanted);
+    targets.map(|link| (link.index, link.name.clone())).collect()
+}
+
+/// Why the prefilter would do harm at this device, or nothing at all; `None` where it may be attached. XDP may keep a kernel from
+/// taking a port into a bond, and sees the packets of devices above without the VLAN tag that the hardware took off.
+#[must_use]
+pub fn obstacle(link: &Link, links: &[Link], xdp: bool) -> Option<&'static str> {
+    if link.controller.is_some() {
+        return Some(
+            "it is a port of another device, whose packets the prefilter does not judge: name that device instead",
+        );
+    }
+    if !xdp {
+        return None;
+    }
+    if link.controls {
+        return Some("other devices can be its ports, and XDP may keep them from it");
+    }
+    let above = links.iter().any(|other| other.below == Some(link.index));
+    above.then_some("another device is stacked on it, whose packets XDP cannot tell from its own")
+}
+
+/// The devices that hardware or a hypervisor backs, and those stacked on them.
+fn served(links: &[Link]) -> BTreeSet<u32> {
+    let mut served: BTreeSet<u32> = links.iter().filter(|l| l.ethernet && l.backed).map(|l| l.index).collect();
+    loop {
+        let before = served.len();
+        for link in links {
+            if link.below.is_some_and(|below| served.contains(&below)) {
+                served.insert(link.index);
+            }
+            if let Some(controller) = link.controller.filter(|_| served.contains(&link.index)) {
+                served.insert(controller);
+            }
+        }
+        if served.len() == before {
+            return served;
+        }
+    }
+}
+
+/// Tells the engine what the network looks like, now and after each change, for ever. Nothing wakes it up in between.
+pub async fn follow(engine: Engine) {
+    loop {
+        let error = match follow_once(&engine).await {
+            Ok(()) => "rtnetlink closed the connection".to_owned(),
+            Err(error) => error,
+        };
+        tracing::warn!(%error, "interfaces are not followed");
+        engine.degraded(Condition::DevicesUnfollowed, Some(format!("interfaces are not followed: {error}"))).await;
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn follow_once(engine: &Engine) -> Result<(), String> {
+    let mut watch = Watch::open()?;
+    while let Some(state) = watch.next().await? {
+        engine.network_changed(state).await;
+        engine.degraded(Condition::DevicesUnfollowed, None).await;
+    }
+    Ok(())
+}
+
+/// The network as it is, and as it becomes, of the network namespace in which the watch was opened.
+pub struct Watch {
+    handle: Handle,
+    events: BoxStream<'static, NetlinkPayload<RouteNetlinkMessage>>,
+    known: Option<LinkState>,
+    looked: Option<Instant>,
+    /// How often the features of each device were changed.
+    changes: BTreeMap<u32, u32>,
+}
+
+impl Watch {
+    /// Subscribes. Takes a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel refuses the socket or a group.
+    pub fn open() -> Result<Self, String> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ];
+        let (connection, handle, events) = new_multicast_connection(&groups).map_err(|e| e.to_string())?;
+        tokio::spawn(connection);
+        let events = events.map(|(message, _)| message.payload).boxed();
+        Ok(Self { handle, events, known: None, looked: None, changes: BTreeMap::new() })
+    }
+
+    /// The state at once when first asked, then each state that differs from the one before; nothing when the connection
+    /// is gone.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn next(&mut self) -> Result<Option<LinkState>, String> {
+        loop {
+            if let Some(looked) = self.looked {
+                let Some(()) = self.event().await else { return Ok(None) };
+                sleep_until(looked + SETTLE).await;
+                // What has queued up in the meantime is answered by the same look.
+                while let Some(event) = self.events.next().now_or_never().flatten() {
+                    self.count(&event);
+                }
+            }
+            self.looked = Some(Instant::now());
+            let mut state = snapshot(&self.handle).await.map_err(|e| e.to_string())?;
+            for link in &mut state.links {
+                link.changes = self.changes.get(&link.index).copied().unwrap_or_default();
+            }
+            if self.known.as_ref() != Some(&state) {
+                self.known = Some(state.clone());
+                return Ok(Some(state));
+            }
+        }
+    }
+
+    /// Waits for an event that can matter. One that was lost (`ENOBUFS`) can: what counts is the next look.
+    async fn event(&mut self) -> Option<()> {
+        loop {
+            let event = self.events.next().await?;
+            self.count(&event);
+            if matters(&event) {
+                return Some(());
+            }
+        }
+    }
+
+    /// A change of features shows in no attribute, so it is counted.
+    fn count(&mut self, event: &NetlinkPayload<RouteNetlinkMessage>) {
+        let NetlinkPayload::InnerMessage(message) = event else { return };
+        match message {
+            RouteNetlinkMessage::NewLink(link)
+                if link.attributes.contains(&LinkAttribute::Event(LinkEvent::Features)) =>
+            {
+                *self.changes.entry(link.header.index).or_default() += 1;
+            }
+            RouteNetlinkMessage::DelLink(link) => drop(self.changes.remove(&link.header.index)),
+            _ => {}
+        }
+    }
+}
+
+/// Routes come and go by the thousand on some hosts; only default routes matter here.
+fn matters(event: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
+    match event {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)) => {
+            route.header.destination_prefix_length == 0
+        }
+        _ => true,
+    }
+}
+
+/// Everything at once.
+async fn snapshot(handle: &Handle) -> Result<LinkState, rtnetlink::Error> {
+    let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+    let mut routes: Vec<RouteMessage> = handle.route().get(v4).execute().try_collect().await?;
+    routes.extend(handle.route().get(v6).execute().try_collect::<Vec<_>>().await?);
+    let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
+    let addresses: Vec<_> = handle.address().get().execute().try_collect().await?;
+    Ok(LinkState::of(&links, &addresses, &routes))
+}
+
+impl LinkState {
+    /// What the kernel's answers add up to.
+    #[must_use]
+    pub fn of(links: &[LinkMessage], addresses: &[AddressMessage], routes: &[RouteMessage]) -> Self {
+        let defaults = default_routes(routes);
+        let own: BTreeSet<IpAddr> = addresses.iter().flat_map(own_addresses).collect();
+        let mut links: Vec<_> = links.iter().filter_map(|message| link(message, &defaults)).collect();
+        links.sort_by_key(|link| link.index);
+        Self { links, addresses: own.into_iter().collect() }
+    }
+}
+
+/// Indices of the interfaces that default routes lead over.
+fn default_routes(routes: &[RouteMessage]) -> BTreeSet<u32> {
+    let is_default = |route: &&RouteMessage| {
+        // The kernel's own "unreachable" default leads nowhere.
+        route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
+    };
+    let defaults = routes.iter().filter(is_default);
+    let interface = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Oif(index) => Some(vec![*index]),
+        RouteAttribute::MultiPath(hops) => Some(hops.iter().map(|hop| hop.interface_index).collect()),
+        _ => None,
+    };
+    defaults.flat_map(|route| route.attributes.iter().filter_map(interface).flatten()).collect()
+}
+
+fn link(message: &LinkMessage, defaults: &BTreeSet<u32>) -> Option<Link> {
+    let index = message.header.index;
+    let (mut name, mut controller, mut lower, mut mtu) = (None, None, None, 0);
+    let (mut kind, mut parent, mut elsewhere) = (None, false, false);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text.clone()),
+            LinkAttribute::Controller(index) => controller = Some(*index),
+            LinkAttribute::Link(index) => lower = Some(*index),
+            LinkAttribute::Mtu(bytes) => mtu = *bytes,
+            // The device below is in another network namespace (IFLA_LINK_NETNSID, Linux 4.0).
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::ParentDevName(_) => parent = true,
+            LinkAttribute::LinkInfo(infos) => kind = infos.iter().find_map(kind_of),
+            _ => {}
+        }
+    }
+    // A tunnel's lower device carries its frames wrapped up, a veth's is its other end: neither prefilters for it.
+    let stacked = matches!(
+        kind,
+        Some(InfoKind::Vlan | InfoKind::MacVlan | InfoKind::MacVtap | InfoKind::IpVlan | InfoKind::IpVtap)
+    );
+    Some(Link {
+        index,
+        name: name?,
+        // Loopback has a type of its own. What a VRF's device receives is the host's talk with itself.
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether && kind != Some(&InfoKind::Vrf),
+        backed: parent || kind.is_none(),
+        controller,
+        controls: kind.is_some_and(controls),
+        mtu,
+        changes: 0,
+        below: lower.filter(|_| stacked && !elsewhere),
+        default_route: defaults.contains(&index),
+    })
+}
+
+/// Whether devices of this kind have ports.
+fn controls(kind: &InfoKind) -> bool {
+    use InfoKind::{BatAdv, Bond, Bridge, Dsa, Hsr, Other, Team, Vrf};
+    match kind {
+        Bond | Bridge | Team | Vrf | Hsr | BatAdv | Dsa => true,
+        Other(name) => ["openvswitch", "failover", "net_failover"].contains(&name.as_str()),
+        _ => false,
+    }
+}
+
+fn kind_of(info: &LinkInfo) -> Option<&InfoKind> {
+    match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::slice;
+
+    fn link(index: u32, ethernet: bool, backed: bool, default_route: bool) -> Link {
+        let (name, mtu) = (format!("if{index}"), 1500);
+        let (controller, below, controls, changes) = (None, None, false, 0);
+        Link { index, name, ethernet, backed, controller, controls, mtu, changes, below, default_route }
+    }
+
+    fn auto(links: Vec<Link>) -> Vec<u32> {
+        let state = LinkState { links, addresses: Vec::new() };
+        prefilter_targets(&PrefilterConfig::Auto, &state).into_iter().map(|(index, _)| index).collect()
+    }
+
+    #[test]
+    fn the_prefilter_is_for_ethernet_devices_that_lead_outside() {
+        let links = vec![
+            link(1, false, true, false),
+            link(2, true, true, false),
+            link(3, true, false, false),
+            link(4, true, false, true),
+            link(5, false, false, true),
+        ];
+        assert_eq!(auto(links.clone()), [2, 4]);
+        let state = LinkState { links, addresses: Vec::new() };
+        assert!(prefilter_targets(&PrefilterConfig::Off, &state).is_empty());
+        let named = vec!["if3".to_owned(), "if5".into(), "none".into()];
+        assert_eq!(prefilter_targets(&PrefilterConfig::List(named.clone()), &state), [(3, "if3".to_owned())]);
+        assert_eq!(
+            prefilter_targets(&PrefilterConfig::Xdp(named, crate::config::Xdp::Native), &state),
+            [(3, "if3".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_packet_is_judged_where_it_reaches_the_ip_layer() {
+        let port = Link { controller: Some(7), ..link(2, true, true, false) };
+        let bond = Link { controller: Some(8), controls: true, ..link(7, true, false, false) };
+        let bridge = Link { controls: true, ..link(8, true, false, true) };
+        let vlan = Link { below: Some(8), ..link(9, true, false, true) };
+        assert_eq!(auto(vec![port.clone(), bond.clone(), bridge.clone(), vlan.clone()]), [8, 9]);
+        let quiet = Link { default_route: false, ..bridge.clone() };
+        assert_eq!(auto(vec![port, bond, quiet.clone()]), [8], "a bridge above hardware");
+        let container = Link { controller: Some(8), ..link(3, true, false, false) };
+        assert_eq!(auto(vec![container.clone(), bridge]), [8], "it has the default route");
+        assert!(auto(vec![container, quiet]).is_empty(), "a bridge of veths alone");
+        assert_eq!(auto(vec![vlan]), [9]);
+    }
+
+    #[test]
+    fn xdp_keeps_off_whatever_has_ports_or_devices_above() {
+        let plain = link(2, true, true, true);
+        let bond = Link { controls: true, ..plain.clone() };
+        let port = Link { controller: Some(7), ..plain.clone() };
+        let vlan = Link { below: Some(2), ..link(9, true, false, false) };
+        for xdp in [false, true] {
+            assert_eq!(obstacle(&plain, slice::from_ref(&plain), xdp), None);
+            assert!(obstacle(&port, slice::from_ref(&port), xdp).is_some());
+            assert_eq!(obstacle(&bond, slice::from_ref(&bond), xdp).is_some(), xdp);
+            assert_eq!(obstacle(&plain, &[plain.clone(), vlan.clone()], xdp).is_some(), xdp);
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What posternd reads from the operating system, and the few settings that it changes there.
+//!
+//! Owns the clocks, the host's identity, files that other users own, network devices, sockets and terminals. It decides nothing.
+
+pub mod clock;
+pub mod guarded;
+pub mod host;
+pub mod links;
+pub mod netlink;
+pub mod sessions;
+pub mod surroundings;
+pub mod sysctl;
+pub mod terminals;
+pub mod translations;
