@@ -196,7 +196,7 @@ pub const NEEDS: &[Need] = &[
     },
     Need {
         what: "grpcurl",
-        why: "the real client of others, in the README's command line",
+        why: "the client of people without `postern`, in the shell lines of docs/grpcurl.md",
         source: Source::Go("github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3"),
         demo: false,
         present: || sh::find("grpcurl").is_some(),
