@@ -130,7 +130,7 @@ impl Postern {
             wrapper: _,
         } = options;
         let text = format!(
-            "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nuser = {user:?}\nshed = {xdp}\n{extra}\n\
+            "names = [\"{AUDIENCE}\"]\nstate_dir = {:?}\ntrust_file = {:?}\npin_dir = {:?}\nuser = {user:?}\nxdp = {xdp}\n{extra}\n\
              [limits]\n{limits}\n[clock]\nunsynchronised = {clock:?}\n[api]\nunix = {:?}\ntcp = {tcp:?}\nplaintext = {plaintext:?}\n{rules}",
             self.state,
             self.file("allowed_signers"),

@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn where_it_is_pinned_is_read_too() {
-        let text = "pin_dir = \"/sys/fs/bpf/other\"\ncgroup = \"/sys/fs/cgroup\"\nshed = 7\n";
+        let text = "pin_dir = \"/sys/fs/bpf/other\"\ncgroup = \"/sys/fs/cgroup\"\nxdp = 7\n";
         let closing = Closing::from_text(text);
         assert_eq!(closing.pin_dir, Path::new("/sys/fs/bpf/other"));
         assert_eq!(closing.cgroup.as_deref(), Some(Path::new("/sys/fs/cgroup")));
