@@ -53,8 +53,8 @@ fn main() -> ExitCode {
 fn dispatch(words: &[&str]) -> sh::Result<()> {
     match words {
         ["setup"] => setup::run(),
-        ["demo"] => workloads::run(&[]),
-        ["bench"] => workloads::run(&["bench"]),
+        ["demo"] => workloads::demo(),
+        ["bench"] => workloads::bench(),
         ["test" | "ci"] => test::run(),
         ["torture"] => torture::run(false),
         ["torture", "--short"] => torture::run(true),

@@ -92,9 +92,10 @@ fn is_public_name(file: &File, tokens: &[Token], at: usize) -> bool {
     if !file.is_rust() {
         return false;
     }
-    let is_string = token.text.starts_with('"');
-    let is_key =
-        is_string && (path.ends_with("config/keys.rs") || before(1) == "(" && ["get", "need"].contains(&before(2)));
+    let is_string = token.text.starts_with('"') && !token.text.contains(' ');
+    let is_key = is_string
+        && (path.ends_with("config/keys.rs") && before(1) != "("
+            || before(1) == "(" && ["get", "need"].contains(&before(2)));
     let is_command_line = tokens.iter().any(|token| ["Parser", "Subcommand", "Args"].contains(&token.text));
     let is_type = ["struct", "enum", "trait", "type", "union"].contains(&before(1)) && token.is_word();
     is_type
@@ -175,7 +176,7 @@ mod tests {
                 "proto/postern/v1/host.proto",
                 "// A shed.\nmessage Lifetime { bool finished = 1; string role = 2; reserved \"shed\"; }",
             ),
-            ("agent/src/config/retired.rs", "const RENAMED: [(&str, &str); 1] = [(\"shed\", \"xdp\")];"),
+            ("agent/src/config/keys.rs", "const RENAMED: [(&str, &str); 1] = [(\"shed\", \"xdp\")];"),
             ("agent/src/config/ports.rs", "match x { \"keep\" => section.get(\"keep_days\") }"),
             ("agent/src/a.rs", "fn f() { let held = true; }\nstruct Lock; struct Found; enum Role {}"),
             ("docs/a.md", "struct Knock"),
