@@ -84,7 +84,7 @@ Examples
   postern audit vm1 --jsonl > vm1.jsonl                            the whole journal, the oldest line first
   postern audit vm1 --follow --event granted,break-glass
 
-Viewers, approvers, admins and root see the journal. The exit code is 6 when the journal was changed or lacks lines.";
+Viewers, admins and root see the journal. The exit code is 6 when the journal was changed or lacks lines.";
 
 pub(super) const SIGN: &str = "\
 Examples
