@@ -150,6 +150,14 @@ impl Client {
     pub fn conditions(&self) -> Result<Vec<String>, Status> {
         self.status().map(|status| status.conditions.into_iter().map(|condition| condition.code).collect())
     }
+
+    /// The details of the conditions in `GetStatus`, as root.
+    ///
+    /// # Errors
+    /// The status.
+    pub fn details(&self) -> Result<Vec<String>, Status> {
+        self.status().map(|status| status.conditions.into_iter().map(|condition| condition.detail).collect())
+    }
 }
 
 /// What keeps this host from being well, but for a clock that nobody synchronises: in the emulator nobody does.
@@ -159,7 +167,7 @@ impl Client {
 #[must_use]
 pub fn unwell(client: &Client) -> Vec<String> {
     let told = client.status().expect("a status").conditions.into_iter();
-    told.filter(|condition| condition.code != "clock-untrusted").map(|condition| condition.message).collect()
+    told.filter(|condition| condition.code != "clock-untrusted").map(|condition| condition.detail).collect()
 }
 
 /// The stable reason in a refusal's `ErrorInfo`; empty when there is none.

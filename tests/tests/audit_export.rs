@@ -94,7 +94,7 @@ fn journald_gets_each_line_with_its_fields_and_one_that_is_gone_delays_nothing()
 
     // journald goes away: people get what they ask for, and the host says what is missing where.
     drop(socket);
-    let degraded = || postern.client().status().expect("the status").degraded.join("; ");
+    let degraded = || postern.client().details().expect("the status").join("; ");
     assert_eq!(degraded(), "");
     postern.revoke(&grant.id).expect("its end");
     let end = Instant::now() + PATIENCE;

@@ -68,7 +68,7 @@ impl Host {
     }
 
     fn degraded(&self) -> String {
-        self.postern.client().status().expect("its state").degraded.join("\n")
+        self.postern.client().details().expect("its state").join("\n")
     }
 
     /// A grant is refused for want of a record, with this reason.
@@ -248,7 +248,7 @@ fn a_first_start_on_a_full_disk_says_so_leaves_the_ports_closed_and_serves_root(
     for _ in 0..2 {
         postern.launch();
         assert_ne!(probe::tcp(&net.client, GRANTED.v4, at(SSH)), Outcome::Answered, "closed");
-        let why = postern.client().status().expect("root is answered").degraded.join("\n");
+        let why = postern.client().details().expect("root is answered").join("\n");
         assert!(why.contains("No space left on device") && why.contains("make room"), "{why}");
         break_glass(&postern.client(), GRANTED.v4.into()).expect("root may");
         postern.kill();

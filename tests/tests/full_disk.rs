@@ -54,7 +54,7 @@ fn run(command: &mut Command) {
 }
 
 fn degraded(postern: &Postern) -> String {
-    postern.client().status().expect("its state").degraded.join("\n")
+    postern.client().details().expect("its state").join("\n")
 }
 
 fn is_whole(postern: &Postern) -> bool {

@@ -119,7 +119,7 @@ fn a_damaged_journal_is_set_aside_and_a_challenge_still_gets_in() {
         assert!(probe::tcp_answers(&net.client, GRANTED.v4, ssh), "{name}: the new grant is kept");
         let refused = postern.client().request(access().seal(&postern.alice)).expect_err("still unknown");
         assert_eq!(reason(&refused), "CLOCK_UNTRUSTED", "{name}");
-        let degraded = || postern.client().status().expect("its state").degraded.join("\n");
+        let degraded = || postern.client().details().expect("its state").join("\n");
         assert!(degraded().contains(&aside[0].display().to_string()), "{name}: {}", degraded());
         assert_eq!(contents(&aside[0]), evidence, "{name}: it is as it was found");
         fs::rename(&aside[0], postern.file("evidence")).expect("to do what was said");
@@ -236,7 +236,7 @@ fn old_segments_go_and_the_chain_and_the_next_start_hold_without_them() {
     fs::write(&oldest, changed).expect("to change it");
     postern.launch();
     let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    let degraded = || postern.client().status().expect("its state").degraded.join("\n");
+    let degraded = || postern.client().details().expect("its state").join("\n");
     while !degraded().contains("the journal was changed or damaged: line ") {
         assert!(std::time::Instant::now() < end, "{}", postern.log());
         std::thread::sleep(std::time::Duration::from_millis(20));

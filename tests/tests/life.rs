@@ -268,7 +268,7 @@ fn a_reload_ends_what_it_no_longer_allows_and_a_bad_file_changes_nothing() {
     let open = |port: u16| is_open(&net.client, from, SocketAddr::new(to, port), false);
     std::fs::write(postern.config(), "[[port]]\nnumber = 0\n").expect("a bad file");
     postern.reload();
-    until("the failure is told", || !postern.client().status().expect("the status").degraded.is_empty());
+    until("the failure is told", || !postern.client().details().expect("the status").is_empty());
     assert!(open(22) && open(3389));
     let rules = [port(3389, "any"), postern_tests::postern::ROLES.to_owned()].concat();
     postern.configure(&Options { rules, ..Options::default() });
@@ -276,7 +276,7 @@ fn a_reload_ends_what_it_no_longer_allows_and_a_bad_file_changes_nothing() {
     until("the grant ends", || state_of(&postern, &grant.id) == GrantState::Revoked);
     assert!(open(22), "a port that is no longer ours is left alone");
     assert!(!open(3389), "the grant is gone");
-    assert!(postern.client().status().expect("the status").degraded.is_empty());
+    assert!(postern.client().details().expect("the status").is_empty());
 }
 
 #[test]

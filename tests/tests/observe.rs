@@ -36,7 +36,7 @@ impl Lab {
     }
 
     fn degraded(&self) -> String {
-        self.postern.client().status().expect("the status").degraded.join("\n")
+        self.postern.client().details().expect("the status").join("\n")
     }
 
     /// Whether ssh's port takes a connection from there.

@@ -47,7 +47,7 @@ fn a_serving_posternd_can_do_its_work_and_little_else() {
     let options = Options { xdp: "{ interfaces = [\"eth0\", \"eth9\"] }".to_owned(), ..Options::default() };
     let postern = Postern::start(&net.server, options.clone());
     let client = postern.client();
-    let whole = || client.status().expect("a status").degraded.is_empty();
+    let whole = || client.details().expect("a status").is_empty();
     until("everything in force", whole);
 
     let threads = of_each_thread(postern.pid(), "CapEff:");
@@ -172,7 +172,7 @@ fn reloaded(postern: &Postern) {
 }
 
 fn degraded(postern: &Postern) -> String {
-    postern.client().status().expect("a status").degraded.join("\n")
+    postern.client().details().expect("a status").join("\n")
 }
 
 #[test]
@@ -262,7 +262,8 @@ fn where_nobody_has_mounted_cgroup_v2_it_works_too() {
     command.args(["--mount", "--propagation", "private", "sh", "-c", unmounted, "sh"]).arg(program());
     let mut child = command.args(["run", "--config"]).arg(postern.config()).spawn().expect("unshare");
     let mut ended = || child.try_wait().expect("its state");
-    let whole = || postern.connect().is_ok_and(|client| client.status().is_ok_and(|status| status.degraded.is_empty()));
+    let whole =
+        || postern.connect().is_ok_and(|client| client.status().is_ok_and(|status| status.conditions.is_empty()));
     until("a posternd", || whole() || ended().is_some());
     let state = ended();
     let seen =

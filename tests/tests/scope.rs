@@ -47,7 +47,7 @@ fn with_a_cgroup_that_is_none_posternd_says_so_and_what_was_closed_stays_closed(
     postern.stop();
     postern.configure(&Options { extra: format!("cgroup = {:?}", postern.file("state")), ..Options::default() });
     postern.launch();
-    let told = postern.client().status().expect("root is answered").degraded.join("\n");
+    let told = postern.client().details().expect("root is answered").join("\n");
     assert!(told.contains("cut-ingress") && told.contains("not a directory of cgroup v2"), "it says why: {told}");
     for source in STRANGER.both() {
         let to = SocketAddr::new(SERVER.like(source), 22);

@@ -47,8 +47,8 @@ use share::{Shares, Turns};
 use tally::Tally;
 pub use verifier::SignedBytes;
 pub use view::{
-    Change, ClockView, DeniedView, Explanation, Filter, GrantView, HostState, LayerView, ModeView, Query, WhoAmI,
-    XdpView,
+    Change, ClockView, ConditionView, DeniedView, Explanation, Filter, GrantView, HostState, LayerView, ModeView,
+    Query, WhoAmI, XdpView,
 };
 pub use worker::{Setup, StartError, start};
 

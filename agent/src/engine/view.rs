@@ -190,6 +190,17 @@ pub struct ClockView {
     pub restores: u64,
 }
 
+/// A promise or a function that does not hold fully.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConditionView {
+    /// Which.
+    pub condition: Condition,
+    /// What does not hold and why, and what to do, in words.
+    pub detail: String,
+    /// Since when, as far as this posternd noticed.
+    pub since: Timestamp,
+}
+
 /// Everything that `GetStatus` shows.
 #[derive(Clone, Debug)]
 pub struct HostState {
@@ -211,8 +222,8 @@ pub struct HostState {
     pub prefilters: Vec<XdpView>,
     /// The policy's ports.
     pub ports: Vec<PortRule>,
-    /// Everything that is not as it should be, in words, the gravest first.
-    pub conditions: Vec<(Condition, String)>,
+    /// Everything that does not hold, the gravest first.
+    pub conditions: Vec<ConditionView>,
     /// (hook, reason, count).
     pub counters: Vec<(&'static str, &'static str, u64)>,
     /// (reason, count) of messages refused before a signature was verified.

@@ -15,6 +15,9 @@ use super::{JournalError, segments};
 /// What their names begin with; the moment follows.
 const PREFIX: &str = "journal.damaged-";
 
+/// The moment in these names.
+const FORMAT: &str = "%Y%m%dT%H%M%SZ";
+
 /// A damaged journal that was put aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetAside {
@@ -42,7 +45,7 @@ impl SetAside {
 /// The one it was called with, when that is not damage; or the disk's.
 pub fn set_aside(state: &Path, why: JournalError, now: Timestamp) -> Result<SetAside, JournalError> {
     let JournalError::Damaged { path: file, line, reason } = why else { return Err(why) };
-    let name = format!("{PREFIX}{}", now.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ"));
+    let name = format!("{PREFIX}{}", now.to_zoned(TimeZone::UTC).strftime(FORMAT));
     let mut path = state.join(&name);
     for again in 2.. {
         if !path.exists() {
@@ -64,16 +67,25 @@ pub(super) fn unrecorded(state: &Path) -> io::Result<Option<SetAside>> {
 }
 
 /// What to do, once for each.
-pub(super) fn reminders(state: &Path) -> Vec<String> {
+pub(super) fn reminders(state: &Path) -> Vec<(Option<Timestamp>, String)> {
     let remind = |path: PathBuf| {
-        format!(
+        let why = format!(
             "{}: the journal was damaged and lies there as it was found; the grants in it were closed. Find out what happened \
              (its lines are JSON, the event \"set-aside\" in the present journal says which was wrong), then move it to where you \
              keep evidence",
             path.display()
-        )
+        );
+        (moment(&path), why)
     };
     list(state).unwrap_or_default().into_iter().map(remind).collect()
+}
+
+/// The moment in a name that [`set_aside`] made.
+fn moment(path: &Path) -> Option<Timestamp> {
+    let name = path.file_name()?.to_str()?.strip_prefix(PREFIX)?;
+    // A second journal of the same second has a number behind: "-2".
+    let text = name.split('-').next()?;
+    jiff::civil::DateTime::strptime(FORMAT, text).ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
 }
 
 /// The oldest first.

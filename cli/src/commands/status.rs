@@ -6,6 +6,7 @@ use super::{Env, Reading};
 use crate::{
     failure::{Failure, Kind, Result},
     target::Target,
+    text::clean,
     view,
 };
 
@@ -17,11 +18,10 @@ pub(super) async fn run(env: &Env, host: Target) -> Result<()> {
     } else {
         env.console.out(view::status(&status).join("\n"))?;
     }
-    let codes: Vec<_> = view::conditions(&status).into_iter().map(|[code, _]| code).collect();
+    let codes: Vec<_> = status.conditions.iter().map(|condition| clean(&condition.code)).collect();
     if codes.is_empty() {
         return Ok(());
     }
     let why = format!("not all is well on this host: {}", codes.join(", "));
-    Err(Failure::new(Kind::Degraded, why)
-        .next("each condition's message says what to do; docs/conditions.md lists the codes"))
+    Err(Failure::new(Kind::Degraded, why).next("each condition names what to do; docs/conditions.md lists the codes"))
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use postern_proto::v1::{
-    Clock, DeniedAttempt, GetReportResponse, GetStatusResponse, Interface, Mode, Policy, PolicyProblem, PortReport,
-    ProtectedPort, RoleBinding, XdpMode,
+    Clock, Condition, DeniedAttempt, GetReportResponse, GetStatusResponse, Interface, Mode, Policy, PolicyProblem,
+    PortReport, ProtectedPort, RoleBinding, XdpMode,
 };
 
 use super::{grants, joined, left_or_end, moment, or_dash};
@@ -97,20 +97,17 @@ pub fn status(host: &GetStatusResponse) -> Vec<String> {
             vec![vec![clean(&journal.path), format!("line {}", journal.sequence), clean(&journal.head)]],
         );
     }
-    match conditions(host) {
-        rows if rows.is_empty() => out.push("all is well".to_owned()),
-        rows => section(&mut out, "DEGRADED", rows.into_iter().map(Vec::from).collect()),
+    section(&mut out, "DEGRADED", host.conditions.iter().map(condition).collect());
+    if host.conditions.is_empty() {
+        out.push("all is well".to_owned());
     }
     out
 }
 
-/// The code and the message of everything that keeps a promise or a function of the host from holding fully. A posternd from before
-/// there were codes says the messages alone.
-#[must_use]
-pub fn conditions(host: &GetStatusResponse) -> Vec<[String; 2]> {
-    let uncoded =
-        host.degraded.iter().filter(|_| host.conditions.is_empty()).map(|why| ["-".to_owned(), sentence(why)]);
-    host.conditions.iter().map(|one| [clean(&one.code), sentence(&one.message)]).chain(uncoded).collect()
+/// A condition: its code, since when the host has it, and what to do.
+fn condition(condition: &Condition) -> Vec<String> {
+    let since = condition.since.as_ref().map(|since| format!("since {}", local(since))).unwrap_or_default();
+    vec![clean(&condition.code), since, sentence(&condition.detail)]
 }
 
 fn clock(clock: &Clock) -> String {

@@ -14,7 +14,7 @@ use postern_proto::v1::{ExplainResponse, Grant, GrantState};
 pub use self::{
     approval::question,
     grant::{approved, ended, granted, grants, history, left_or_end, outcome, pending, revoked, warning},
-    host::{conditions, denied, mode, policy, problem, report, status},
+    host::{denied, mode, policy, problem, report, status},
     record::{audit, audit_line},
 };
 use crate::{

@@ -348,12 +348,10 @@ impl AccessService for Peer {
 impl HostService for Peer {
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
         self.hear(request.into_inner().read)?;
-        let degraded = vec!["the lock is \u{1b}[2Jgone".to_owned(), ESCAPED.to_owned()];
-        let condition =
-            |(code, message): (&str, &String)| Condition { code: code.to_owned(), message: message.clone() };
-        let conditions = ["lock-lost\u{1b}[2J", "trust-file"].into_iter().zip(&degraded).map(condition).collect();
+        let told = [("lock-lost\u{1b}[2J", "the lock is \u{1b}[2Jgone"), ("trust-file", ESCAPED)];
+        let conditions = told.map(|(code, detail)| Condition { code: code.into(), detail: detail.into(), since: None });
         let host_id = HOST_ID.to_owned();
-        Ok(Response::new(GetStatusResponse { host_id, degraded, conditions, ..GetStatusResponse::default() }))
+        Ok(Response::new(GetStatusResponse { host_id, conditions: conditions.into(), ..GetStatusResponse::default() }))
     }
 
     /// Two lines of a journal that somebody changed, on two pages.

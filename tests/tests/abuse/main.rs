@@ -176,7 +176,7 @@ fn not_one_file_descriptor_left() {
     limit(400);
     world.ask(GRANTED.v4);
     // A look for which there was no descriptor is a condition until the next one.
-    let told = || world.postern.client().status().expect("its state").degraded.join("; ");
+    let told = || world.postern.client().details().expect("its state").join("; ");
     until("all is well again", || told().is_empty());
     let lines = postern_tests::journal::lines(world.postern.state());
     assert!(lines.iter().all(|line| line["event"] != "layer"), "no layer was lost: {lines:?}");

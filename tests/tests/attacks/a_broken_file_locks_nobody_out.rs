@@ -61,7 +61,7 @@ impl Host {
     }
 
     fn degraded(&self) -> String {
-        self.postern.client().status().expect("root is answered").degraded.join("\n")
+        self.postern.client().details().expect("root is answered").join("\n")
     }
 
     fn is_open(&self, from: IpAddr, port: u16) -> bool {

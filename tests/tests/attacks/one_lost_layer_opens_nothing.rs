@@ -142,7 +142,7 @@ fn missing(postern: &Postern) -> Vec<String> {
 /// What is not as it should be, but for the cgroup of the test's own, which is a part of the host's.
 fn degraded(postern: &Postern) -> Vec<String> {
     let told = postern.client().status().expect("a status").conditions.into_iter();
-    told.filter(|condition| condition.code != "cgroup-part").map(|condition| condition.message).collect()
+    told.filter(|condition| condition.code != "cgroup-part").map(|condition| condition.detail).collect()
 }
 
 fn is_whole(postern: &Postern) -> bool {

@@ -387,7 +387,7 @@ fn a_reload_that_the_disk_refused_comes_into_force_by_itself() {
     host.trust(&[ADMIN, CAROL]);
     host.postern.reload();
     until("the port closes", || !host.is_open(from));
-    let told = || client.status().expect("its state").degraded.join("\n");
+    let told = || client.details().expect("its state").join("\n");
     until("the status says so", || told().contains("reload"));
     drop(broken);
     until("the record of the reload", || host.loaded() > before);

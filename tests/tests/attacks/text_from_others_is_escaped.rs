@@ -238,8 +238,9 @@ fn neither_the_log_nor_journald_nor_posternds_own_commands_show_it_raw() {
     let plain = office.carol.run(&["status", "vm1.test", "--accept-new", "--key", &key]);
     harmless(&plain, "status");
     // posternd has escaped the mistake already: the client does not escape it again.
-    for why in status().json()["degraded"].as_array().expect("conditions") {
-        assert!(plain.out.contains(why.as_str().expect("a sentence")), "{why} in {}", plain.out);
+    for condition in status().json()["conditions"].as_array().expect("conditions") {
+        let why = condition["detail"].as_str().expect("a sentence");
+        assert!(plain.out.contains(why), "{why} in {}", plain.out);
     }
     is_harmless(&office.posternd(&["check-config"]), "check-config of a wrong file");
     is_harmless(&office.postern.log(), "the log");

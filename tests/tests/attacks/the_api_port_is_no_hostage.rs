@@ -24,7 +24,7 @@ fn any(port: u16) -> SocketAddr {
 }
 
 fn degraded(client: &Client) -> String {
-    client.status().expect("the status").degraded.join("\n")
+    client.details().expect("the status").join("\n")
 }
 
 fn break_glass(client: &Client, source: IpAddr) -> Grant {

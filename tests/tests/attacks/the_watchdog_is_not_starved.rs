@@ -70,7 +70,7 @@ fn a_disk_that_hangs_with_a_crowd_behind_it_does_not_stop_the_pings() {
             std::thread::spawn(move || client.request(message))
         })
         .collect();
-    let told = || host.postern.client().status().expect("its state").degraded.join("\n");
+    let told = || host.postern.client().details().expect("its state").join("\n");
     until("the disk hangs", || told().contains("the disk is slow"));
     host.forget();
     for _ in 0..4 {

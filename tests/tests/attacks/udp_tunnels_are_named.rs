@@ -75,7 +75,7 @@ fn take_for_esp(socket: &UdpSocket) {
 
 /// The conditions that name a tunnel.
 fn named(postern: &Postern) -> Vec<String> {
-    let degraded = postern.client().status().expect("a status").degraded;
+    let degraded = postern.client().details().expect("a status");
     degraded.into_iter().filter(|said| said.contains("kernel tunnel")).collect()
 }
 
@@ -198,7 +198,7 @@ fn with_the_lock_nothing_comes_in_through_the_tunnel_after_the_end() {
         programs.len() >= MOST_ATTACHED
     });
     until("the loss is said", || {
-        let degraded = postern.client().status().expect("a status").degraded;
+        let degraded = postern.client().details().expect("a status");
         degraded.iter().any(|said| said.contains("the lock is not attached") && said.contains("tunnels"))
     });
     drop(programs);

@@ -23,7 +23,7 @@ fn xdp(mode: &str, devices: &[&str]) -> Options {
 }
 
 fn degraded(postern: &Postern) -> Vec<String> {
-    postern.client().status().expect("a status").degraded
+    postern.client().details().expect("a status")
 }
 
 fn arrived(net: &Net) -> usize {

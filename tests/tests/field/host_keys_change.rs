@@ -95,8 +95,8 @@ impl Scene {
 
     /// What posternd says is wrong with the host keys.
     pub(super) fn wrong(&self) -> String {
-        let status = self.postern.client().status().expect("the status");
-        status.degraded.into_iter().filter(|why| why.contains("host key")).collect::<Vec<_>>().join("\n")
+        let details = self.postern.client().details().expect("the status");
+        details.into_iter().filter(|why| why.contains("host key")).collect::<Vec<_>>().join("\n")
     }
 
     fn sshd(&self, keys: &[&str]) -> Sshd {

@@ -24,7 +24,7 @@ fn options(tcp: &[String]) -> Options {
 /// What the condition says; nothing where there is none.
 fn shut(client: &Client) -> String {
     let conditions = client.status().expect("a status").conditions;
-    conditions.into_iter().filter(|c| c.code == "api-address").map(|c| c.message).collect()
+    conditions.into_iter().filter(|c| c.code == "api-address").map(|c| c.detail).collect()
 }
 
 fn accepts(namespace: &Netns, at: SocketAddr) -> bool {

@@ -114,7 +114,7 @@ fn a_connection_from_a_protected_port_outlives_restarts_and_an_upgrade() {
     postern.launch();
     postern.reload();
     all_talk("after an upgrade");
-    assert_eq!(postern.client().status().expect("the status").degraded, Vec::<String>::new());
+    assert_eq!(postern.client().details().expect("the status"), Vec::<String>::new());
     // Nobody gets in by it, not even from where the connection goes.
     let any = |port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
     let _service = (Service::tcp_echo(&net.server, any(OWN)), Service::udp_echo(&net.server, any(3000)));

@@ -117,7 +117,7 @@ fn where_the_list_cannot_be_written_a_condition_names_the_ports() {
     let client = postern.client();
     let message = || {
         let conditions = client.status().expect("a status").conditions;
-        conditions.into_iter().find(|condition| condition.code == "reserved-ports").map(|condition| condition.message)
+        conditions.into_iter().find(|condition| condition.code == "reserved-ports").map(|condition| condition.detail)
     };
     until("the ports are missing", || message().is_some_and(|message| message.contains("22,3389")));
     net.server.sysctl(RESERVED, "22,3389");

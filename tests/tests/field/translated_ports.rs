@@ -73,7 +73,7 @@ fn a_port_that_is_translated_to_a_container_is_the_containers() {
         }
         assert!(scene.answers(STRANGER.v4, 3389), "in a flood: {}", options.xdp);
         assert!(scene.is_closed(STRANGER.v4, 22), "the host's own port");
-        let degraded = postern.client().status().expect("a status").degraded;
+        let degraded = postern.client().details().expect("a status");
         assert_eq!(degraded, [""; 0], "a fact, and no fault");
     }
 }

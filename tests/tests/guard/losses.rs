@@ -79,7 +79,7 @@ fn suffer(postern: &Postern, (part, state, tear): &Loss, check: impl Fn(&str)) {
         let mut seen = false;
         let ((), took) = until("the healing", || {
             let status = client.status().expect("a status");
-            seen |= !status.degraded.is_empty();
+            seen |= !status.conditions.is_empty();
             let healed = recorded(postern, part).split_off(before).last().is_some_and(|state| state == "in-force");
             (healed && is_whole(&status)).then_some(())
         });
@@ -110,9 +110,9 @@ fn without_its_bpf_file_system_it_goes_on_and_pins_again_when_there_is_one() {
     run("umount", &["--lazy"]);
     let (told, took) = until("the loss", || {
         let status = client.status().expect("a status");
-        status.degraded.iter().any(|why| why.contains("bpf file system")).then_some(status)
+        status.conditions.iter().any(|one| one.detail.contains("bpf file system")).then_some(status)
     });
-    println!("unmounted: noticed after {} ms: {:?}", took.as_millis(), told.degraded);
+    println!("unmounted: noticed after {} ms: {:?}", took.as_millis(), told.conditions);
     assert!(told.layers.iter().any(|layer| layer.detail == "unpinned"), "{:?}", told.layers);
     // Nothing is lost as long as posternd lives, and a grant can be given.
     postern.grant(&["22/tcp"], &GRANTED.both(), 3600).expect("a grant");
@@ -136,11 +136,16 @@ fn a_program_beside_the_lock_is_told_of_and_the_cut_holds() {
     let postern = Postern::start(&net.server, Options::without_xdp());
     let flood = Flood::start(&net, &[PORT]);
     let client = postern.client();
+    let before = jiff::Timestamp::now().as_second();
     let other = net.server.run(|| bpf::hijack(&listener, PORT)).expect("another program");
-    let (why, took) = until("the other program", || client.status().expect("a status").degraded.pop());
+    let (why, took) = until("the other program", || client.details().expect("a status").pop());
     println!("told of after {} ms: {why}", took.as_millis());
     assert!(why.contains("another sk_lookup program"), "{why}");
+    let since = || client.status().expect("a status").conditions[0].since.expect("since when");
+    let first = since();
+    assert!((before..=jiff::Timestamp::now().as_second()).contains(&first.seconds), "{first:?}");
     let _ = until("the record", || (recorded(&postern, "lookup") == ["other-program-beside"]).then_some(()));
+    assert_eq!(since().seconds, first.seconds, "the condition began once");
     println!("{:?}", flood.held());
     // That it does get past the lock: with the cut gone too, strangers are let in, until posternd brings the cut back.
     drop(flood);

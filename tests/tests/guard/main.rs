@@ -39,5 +39,5 @@ fn recorded(postern: &Postern, part: &str) -> Vec<String> {
 }
 
 fn is_whole(status: &GetStatusResponse) -> bool {
-    status.degraded.is_empty() && status.layers.iter().all(|layer| layer.attached)
+    status.conditions.is_empty() && status.layers.iter().all(|layer| layer.attached)
 }

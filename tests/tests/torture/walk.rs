@@ -399,7 +399,7 @@ impl Walk {
         }
         self.compare(&record, what, &[]);
         let status = self.world.postern.client().status().expect("the status");
-        assert!(status.degraded.is_empty(), "{what}: {:?}", status.degraded);
+        assert!(status.conditions.is_empty(), "{what}: {:?}", status.conditions);
     }
 
     /// Both have the same grants and ends, except those that are `touched` and those that ended by the clock.

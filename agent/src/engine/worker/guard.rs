@@ -82,9 +82,10 @@ impl Worker {
         self.guard.due = now.boot.plus_nanos(nanos(LOOK_EVERY));
         let losses = self.enforcer.losses();
         self.note_losses(&losses, now);
-        let failed = if losses.is_empty() { None } else { self.enforcer.heal().err() };
+        let (mut left, mut failed) = (Vec::new(), None);
         if !losses.is_empty() {
-            let left = self.enforcer.losses();
+            failed = self.enforcer.heal().err();
+            left = self.enforcer.losses();
             self.note_losses(&left, now);
         }
         self.watch_flood(now);
@@ -92,6 +93,7 @@ impl Worker {
             Some(error) => drop(self.degraded.insert(Condition::PinDirectory, error.to_string())),
             None => drop(self.degraded.remove(&Condition::PinDirectory)),
         }
+        self.follow_conditions(&left, now);
     }
 
     fn note_losses(&mut self, losses: &[Loss], now: &Now) {

@@ -32,6 +32,7 @@ mod clock;
 mod commit;
 mod decide;
 mod guard;
+mod health;
 mod mode;
 mod people;
 mod prefilter;
@@ -89,6 +90,7 @@ pub(super) struct Worker {
     prefilter: prefilter::Prefilter,
     /// Parts that do not work as they should, with the reason.
     degraded: BTreeMap<Condition, String>,
+    since: health::Since,
     started: jiff::Timestamp,
     /// When the agent started, on the boot clock.
     started_boot: BootNanos,

@@ -2,7 +2,6 @@
 //!
 //! Owns the views of grants and of the host. It never changes anything.
 
-use postern_core::condition::Condition;
 use postern_core::grant::Use;
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::request::{Request, RequestRecord, State};
@@ -10,10 +9,10 @@ use postern_core::time::{BootNanos, Now};
 use postern_core::verdict::Hook;
 use uuid::Uuid;
 
-use super::{Worker, mode};
+use super::Worker;
 use crate::enforcer::{LayerState, LayerStatus};
 use crate::engine::audit::latest_first;
-use crate::engine::{Command, Explanation, Filter, GrantView, HostState, LayerView, ModeView, Query, Reader, explain};
+use crate::engine::{Command, Explanation, Filter, GrantView, HostState, LayerView, Query, Reader, explain};
 
 impl Worker {
     pub(super) fn serve(&mut self, command: Command) {
@@ -31,7 +30,8 @@ impl Worker {
                 drop(answer.send(reader.map(|reader| self.explain(&query, &reader))));
             }
             Command::Status { reader, answer } => {
-                drop(answer.send(self.shared().reread(&reader).map(|_| self.status())));
+                let reread = self.shared().reread(&reader);
+                drop(answer.send(reread.map(|_| self.status())));
             }
             Command::Observed { answer } => drop(answer.send(self.observed(&[], &self.shared().now()))),
             Command::Request { .. }
@@ -118,17 +118,19 @@ impl Worker {
         })
     }
 
-    fn status(&self) -> HostState {
+    fn status(&mut self) -> HostState {
+        let now = self.shared().now();
+        let mode = self.mode(&now);
+        let conditions = self.conditions(&mode, &now);
         let shared = self.shared();
         let network = self.surroundings.network();
         let layers: Vec<_> = self.enforcer.layers().into_iter().map(|layer| layer_view(layer, network)).collect();
-        let mode = self.mode(&shared.now());
         HostState {
             host_id: shared.identity().host_id,
             names: shared.identity().names.clone(),
             started: self.started,
-            boot_id: shared.now().boot_id,
-            conditions: self.conditions(&mode),
+            boot_id: now.boot_id,
+            conditions,
             clock: self.clock_view(),
             layers,
             mode,
@@ -141,40 +143,6 @@ impl Worker {
             journal_head: shared.journal.head(),
             journal_path: shared.journal.path().display().to_string(),
         }
-    }
-
-    /// Everything that is not as it should be, the gravest first.
-    pub(super) fn conditions(&self, mode: &ModeView) -> Vec<(Condition, String)> {
-        let losses = self.enforcer.losses();
-        let lost = losses.iter().map(|loss| (loss.condition(), loss.sentence()));
-        let noted = self.degraded.iter().map(|(&condition, why)| (condition, why.clone()));
-        let clock = self.clock_view().state;
-        let untrusted = (!clock.is_trusted()).then(|| {
-            let why = format!(
-                "the wall clock is not trusted: {}. Messages need a challenge, and ends and starts by the wall clock are refused",
-                clock.sentence()
-            );
-            (Condition::ClockUntrusted, why)
-        });
-        let aside = self.shared().journal.left_aside().into_iter().map(|why| (Condition::JournalAside, why));
-        let all = self.is_open_sentence().map(|why| (Condition::Open, why)).into_iter();
-        let mut all: Vec<_> = all
-            .chain(mode::condition(mode))
-            .chain(lost)
-            .chain(self.tunnel_conditions())
-            .chain(noted)
-            .chain(untrusted)
-            .chain(aside)
-            .collect();
-        all.sort_by_key(|(condition, _)| *condition);
-        all
-    }
-
-    /// The one condition that comes before all others.
-    fn is_open_sentence(&self) -> Option<String> {
-        let said = "OPEN: neither the lock nor the cut is attached, so the protected ports are open to everybody; posternd tries \
-                    again twice a second";
-        self.enforcer.is_open().then(|| said.to_owned())
     }
 
     /// What happened at all, by hook and reason.

@@ -93,8 +93,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::D
     let file = record_existing_sessions(&mut opened, &rules, &settings, capacity, &now, &lines, &mut degraded);
     let blocked: BTreeMap<_, _> = retained::forbidden(&rules, &opened.ledger, &now).into_iter().collect();
     let installed = retained::table(&rules.policy, &opened.ledger, &blocked.keys().copied().collect(), file, &now);
-    let mut enforcer = Enforcer::start(&settings, &installed)?;
-    let tunnels = super::tunnels::Watch::new();
+    let (mut enforcer, tunnels) = (Enforcer::start(&settings, &installed)?, super::tunnels::Watch::new());
     confine(confinement, &enforcer, &mut degraded);
     let denied_reader = enforcer.take_denied();
     let ((commands, first, queues), (pulse, beat)) = (queues(), pulse::pulse());
@@ -146,6 +145,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::D
         capacity,
         prefilter: super::prefilter::Prefilter::new(xdp),
         degraded,
+        since: super::health::Since::default(),
         started: now.wall,
         started_boot: now.boot,
         use_due: Some(now.boot), // Soon: what is open by then may have limits on its use.

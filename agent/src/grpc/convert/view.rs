@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use postern_core::condition::Condition;
 use postern_core::grant::Use;
 use postern_core::refusal::Refusal;
 use postern_core::request::{Ending, Request, State, Step};
@@ -16,7 +15,8 @@ use postern_proto::v1;
 
 use super::policy::protected_port;
 use crate::engine::{
-    Change, ClockView, DeniedView, Explanation, GrantView, HostState, LayerView, ModeView, WhoAmI, XdpView,
+    Change, ClockView, ConditionView, DeniedView, Explanation, GrantView, HostState, LayerView, ModeView, WhoAmI,
+    XdpView,
 };
 use crate::proof::{Proof, Signed};
 
@@ -244,7 +244,6 @@ pub fn status(state: HostState, lost: &[(&'static str, u64)], tls_fingerprint: &
         layers: layers.into_iter().map(layer).collect(),
         interfaces: prefilters.into_iter().map(interface).collect(),
         ports: ports.iter().map(protected_port).collect(),
-        degraded: conditions.iter().map(|(_, why)| why.clone()).collect(),
         conditions: conditions.into_iter().map(condition).collect(),
         counters: counters.into_iter().chain(api).map(counter).collect(),
         live_grants,
@@ -255,8 +254,9 @@ pub fn status(state: HostState, lost: &[(&'static str, u64)], tls_fingerprint: &
     }
 }
 
-fn condition((condition, message): (Condition, String)) -> v1::Condition {
-    v1::Condition { code: condition.code().to_owned(), message }
+fn condition(view: ConditionView) -> v1::Condition {
+    let ConditionView { condition, detail, since } = view;
+    v1::Condition { code: condition.code().to_owned(), detail, since: Some(stamp(since)) }
 }
 
 fn clock(view: ClockView) -> v1::Clock {

@@ -116,9 +116,9 @@ impl Scanner {
         self.head.read().unwrap_or_else(PoisonError::into_inner).hash.clone()
     }
 
-    /// One sentence for each damaged journal that still lies in the state directory.
+    /// For each damaged journal that is still in the state directory: when posternd set the journal aside, and a sentence.
     #[must_use]
-    pub fn left_aside(&self) -> Vec<String> {
+    pub fn left_aside(&self) -> Vec<(Option<Timestamp>, String)> {
         aside::reminders(self.dir.parent().unwrap_or(&self.dir))
     }
 

@@ -144,7 +144,7 @@ const TUNNELS: [(&str, u16, &str); 4] = [
 /// Tunnels whose ports are protected for a moment: this kernel's sockets show what takes their datagrams.
 fn tunnels_on_protected_ports_are_named(world: &World) {
     let named = |(kind, port, _): &(&str, u16, &str)| {
-        let degraded = world.postern.client().status().expect("a status").degraded;
+        let degraded = world.postern.client().details().expect("a status");
         degraded.iter().any(|said| said.starts_with(&format!("{port}/udp ")) && said.contains(kind))
     };
     for (_, _, lines) in TUNNELS {

@@ -132,7 +132,7 @@ impl Host {
         assert!(!text.out.contains("all is well"), "{code}: {}", text.out);
         let value = json.json();
         let all = value["conditions"].as_array().expect("conditions");
-        let said = all.iter().find(|one| one["code"] == code).expect("it")["message"].as_str().expect("words");
+        let said = all.iter().find(|one| one["code"] == code).expect("it")["detail"].as_str().expect("words");
         assert!(json.code == Some(8) && !said.is_empty() && json.error()["kind"] == "degraded", "{code}: {}", json.err);
     }
 
