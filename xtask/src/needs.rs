@@ -60,7 +60,7 @@ pub const NEEDS: &[Need] = &[
     },
     Need {
         what: "bpf-linker",
-        why: "the linker of Rust's BPF target",
+        why: "the linker of Rust's BPF target; LLVM does its work, so our part of it needs no optimisation",
         source: Source::Cargo(&[
             "bpf-linker",
             "--version",
@@ -69,6 +69,9 @@ pub const NEEDS: &[Need] = &[
             "--no-default-features",
             "--features",
             "llvm-22",
+            "--debug",
+            "--config",
+            "profile.dev.debug=false",
         ]),
         demo: true,
         present: || sh::find("bpf-linker").is_some(),
@@ -89,7 +92,7 @@ pub const NEEDS: &[Need] = &[
     },
     Need {
         what: "cargo-deny",
-        why: "`cargo xtask test` checks licences, bans and sources (deny.toml); built without optimisation, which takes a third of the time",
+        why: "`cargo xtask test` checks licences, bans and sources (deny.toml); a debug build, because a check takes two seconds all the same",
         source: Source::Cargo(&[
             "cargo-deny",
             "--version",
