@@ -69,40 +69,64 @@ const NOT_YET: &[&str] = &[
     "road",
 ];
 
+/// What names a file has that the list is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Names of types alone.
+    Code,
+    Configuration,
+    CommandLine,
+    Contract,
+}
+
+impl Place {
+    /// The place of a Rust file.
+    fn of(file: &File, tokens: &[Token]) -> Self {
+        let is_command_line = || tokens.iter().any(|token| ["Parser", "Subcommand", "Args"].contains(&token.text));
+        if file.is_test() {
+            Self::Code
+        } else if file.path.starts_with("agent/src/config") {
+            Self::Configuration
+        } else if is_command_line() {
+            Self::CommandLine
+        } else {
+            Self::Code
+        }
+    }
+}
+
 /// Complaints about retired names in one file.
 pub fn check(file: &File) -> Vec<String> {
+    let is_contract = file.path.extension().is_some_and(|extension| extension == "proto");
+    if !file.is_rust() && !is_contract {
+        return Vec::new();
+    }
     let tokens = rust::tokens(&file.text);
+    let place = if is_contract { Place::Contract } else { Place::of(file, &tokens) };
     let complain = |token: &Token| {
-        let in_force = RETIRED.iter().filter(|retired| cfg!(test) || !NOT_YET.contains(&retired.words));
-        let retired = in_force.into_iter().find(|retired| has(&words(token.text), retired.words))?;
+        let words = words(token.text);
+        let mut in_force = RETIRED.iter().filter(|retired| cfg!(test) || !NOT_YET.contains(&retired.words));
+        let retired = in_force.find(|retired| has(&words, retired.words))?;
         let (path, Token { text, line }) = (file.path.display(), token);
         Some(format!("{path}:{line}: the name {text} is retired: write {} ({})", retired.now, retired.why))
     };
-    (0..tokens.len()).filter(|&at| is_public_name(file, &tokens, at)).filter_map(|at| complain(&tokens[at])).collect()
+    (0..tokens.len()).filter(|&at| counts(place, &tokens, at)).filter_map(|at| complain(&tokens[at])).collect()
 }
 
-/// Whether the token names a type, or is a name in a file whose names people use.
-fn is_public_name(file: &File, tokens: &[Token], at: usize) -> bool {
+/// Whether the token names a type, or what people use in such a place.
+fn counts(place: Place, tokens: &[Token], at: usize) -> bool {
     let before = |steps: usize| at.checked_sub(steps).map_or("", |at| tokens[at].text);
     let token = &tokens[at];
-    let path = file.path.to_str().unwrap_or_default();
-    if path.ends_with(".proto") {
-        return token.is_word();
+    let is_text = token.text.starts_with('"') && !token.text.contains(' ');
+    let is_type = || token.is_word() && ["struct", "enum", "trait", "type", "union"].contains(&before(1));
+    match place {
+        Place::Contract => token.is_word(),
+        Place::CommandLine => token.is_word() || is_text && before(1) == "=",
+        // A key stands in a list, or is asked for. The names of earlier versions stand in pairs.
+        Place::Configuration if is_text => before(1) != "(" || ["get", "need"].contains(&before(2)),
+        Place::Configuration => is_type() || token.is_word() && declares_field(tokens, at),
+        Place::Code => is_type(),
     }
-    if !file.is_rust() {
-        return false;
-    }
-    let is_string = token.text.starts_with('"') && !token.text.contains(' ');
-    let is_key = is_string
-        && (path.ends_with("config/keys.rs") && before(1) != "("
-            || before(1) == "(" && ["get", "need"].contains(&before(2)));
-    let is_command_line = tokens.iter().any(|token| ["Parser", "Subcommand", "Args"].contains(&token.text));
-    let is_type = ["struct", "enum", "trait", "type", "union"].contains(&before(1)) && token.is_word();
-    is_type
-        || is_command_line && !file.is_test() && (token.is_word() || is_string && before(1) == "=")
-        || path.starts_with("agent/src/config")
-            && !file.is_test()
-            && (is_key || token.is_word() && declares_field(tokens, at))
 }
 
 /// Whether a struct's field is declared here: a name, a colon and a type.
