@@ -7,12 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::envelope::Signer;
 use crate::grant::{AccessRequest, End, Grant, Header, MOST_ITEMS, PortSpec, Protocol, Source};
 use crate::ledger::{Capacity, Event, Ledger, Record};
 use crate::policy::{Judgement, SESSIONS_MOST};
 use crate::refusal::Refusal;
 use crate::retained::{RetainedSession, Session};
+use crate::signer::Signer;
 use crate::time::{Now, Seconds};
 use uuid::Uuid;
 

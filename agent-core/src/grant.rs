@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde::{Deserializer, Serializer, de::Error as _};
 use uuid::Uuid;
 
-use crate::envelope::Signer;
 use crate::key::{Address, GrantKey, TCP, UDP};
 use crate::refusal::{Reason, Refusal};
 use crate::request::EndCause;
+use crate::signer::Signer;
 use crate::time::{BootNanos, Seconds};
 
 /// The most ports or sources that one request may name.

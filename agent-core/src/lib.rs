@@ -5,12 +5,8 @@
 //! no randomness, no logging, no unsafe code. Time is always an argument.
 //!
 //! The kernel part (`key`, `packet`, `rate`, `search`, `verdict`) is `no_std` and is compiled into the eBPF objects as well.
-//! The user part needs the feature `user`, which is on by default. `text` alone (with `services`) needs no more than an allocator, and
-//! the client uses nothing else of this crate.
-#![cfg_attr(not(feature = "user"), no_std)]
-
-#[cfg(feature = "text")]
-extern crate alloc;
+//! The user part needs the feature `user`, which is on by default. The client needs only `ssh`: the formats of SSH and safe text.
+#![cfg_attr(not(feature = "ssh"), no_std)]
 
 #[cfg(feature = "user")]
 pub mod bootstrap;
@@ -48,11 +44,13 @@ pub mod request;
 #[cfg(feature = "user")]
 pub mod retained;
 pub mod search;
-#[cfg(feature = "text")]
-pub mod services;
+#[cfg(feature = "user")]
+pub mod signer;
+#[cfg(feature = "ssh")]
+pub mod ssh;
 #[cfg(feature = "user")]
 pub mod table;
-#[cfg(feature = "text")]
+#[cfg(feature = "ssh")]
 pub mod text;
 #[cfg(feature = "user")]
 pub mod time;

@@ -6,11 +6,12 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use crate::envelope::{Claims, Fingerprint, Presented, Purpose};
 use crate::key::SynRate;
 use crate::policy::{Policy, Role};
 use crate::rate;
 use crate::refusal::{Reason, Refusal};
+use crate::signer::{Claims, Presented, Purpose};
+use crate::ssh::Fingerprint;
 use crate::time::BootNanos;
 use crate::trust::{Moment, Trust};
 

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::envelope::Signer;
 use crate::grant::{AccessRequest, Grant, PortSpec, Source, Use};
+use crate::signer::Signer;
 use crate::time::BootNanos;
 
 /// Where a request is in its life.

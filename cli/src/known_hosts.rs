@@ -247,14 +247,14 @@ pub(crate) fn private(path: &Path, fresh: bool) -> io::Result<File> {
 mod as_text {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    use crate::tls::Fingerprint;
+    use crate::tls::{Fingerprint, fingerprint};
 
     pub fn serialize<S: Serializer>(value: &Fingerprint, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Fingerprint, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        fingerprint(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 

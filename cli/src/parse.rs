@@ -9,7 +9,8 @@ use std::{
 };
 
 use ipnet::IpNet;
-use jiff::{SignedDuration, Timestamp, civil, tz::TimeZone};
+use jiff::{Timestamp, civil, tz::TimeZone};
+use postern_core::text;
 use postern_proto::MOST_PORT_TEXT;
 
 /// Checks what somebody typed for a port: `22`, `22/tcp`, `53/udp`, `3389/any`, or a name. Numbers come back in their one form. What
@@ -34,7 +35,7 @@ pub fn port(text: &str) -> Result<String, String> {
 /// The name of a port, as the configuration of a host may have it.
 fn name(text: &str) -> Result<String, String> {
     let sane = !text.is_empty() && text.trim() == text && !text.starts_with(['/', '-']) && !text.ends_with('/');
-    if !sane || text.chars().any(char::is_control) || text.chars().count() > MOST_PORT_TEXT {
+    if !sane || text.chars().any(text::commands) || text.chars().count() > MOST_PORT_TEXT {
         return Err(format!("{text:?} is no port; write a number such as 22 or 53/udp, or a name such as ssh"));
     }
     Ok(text.to_owned())
@@ -117,12 +118,10 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format!("{text:?} has no unit; {hint}"));
     }
-    let span: SignedDuration = text.parse().map_err(|_| format!("{text:?} is not a time span; {hint}"))?;
-    let duration = Duration::try_from(span).map_err(|_| format!("{text:?} lies in the past; {hint}"))?;
-    if duration.is_zero() || duration.subsec_nanos() != 0 {
-        return Err(format!("{text:?} is not a positive number of whole seconds; {hint}"));
-    }
-    Ok(duration)
+    let seconds = text::seconds(text).filter(|seconds| *seconds > 0);
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("{text:?} is not a positive number of whole seconds; {hint}"))
 }
 
 /// A point in time: `18:00` (the next one in this machine's zone), `2026-11-21 18:00`, or RFC 3339 with an offset.

@@ -3,7 +3,7 @@
 //! Owns turning what was typed into what is signed: by the host's answer where a host is asked, else by the table of services. It never
 //! asks a host, and what is signed has numbers alone.
 
-use postern_core::services::{SERVICES, port_of};
+use postern_core::text::services::{SERVICES, port_of};
 
 use crate::{
     failure::{Failure, Result},

@@ -4,13 +4,9 @@
 //! trusted because it was pinned. What it never does is skip the handshake's signature: whoever shows the pinned
 //! certificate must also hold its key.
 
-use std::{
-    fmt,
-    str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
+pub use postern_core::ssh::Fingerprint;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerIncompatible, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -18,44 +14,13 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-/// SHA-256 of a certificate's DER, written as ssh writes key fingerprints: `SHA256:` and unpadded base64.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Fingerprint([u8; 32]);
-
-impl Fingerprint {
-    /// The fingerprint of a certificate in DER form.
-    #[must_use]
-    pub fn of(certificate: &[u8]) -> Self {
-        let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest.as_ref());
-        Self(bytes)
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SHA256:{}", BASE64_STANDARD_NO_PAD.encode(self.0))
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for Fingerprint {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let encoded = text.strip_prefix("SHA256:").map(|rest| rest.trim_end_matches('='));
-        let bytes = encoded.and_then(|encoded| BASE64_STANDARD_NO_PAD.decode(encoded).ok());
-        let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
-        bytes
-            .map(Self)
-            .ok_or_else(|| format!("{text:?} is not a fingerprint; it looks like SHA256:47DEQpj8HBSa+/TImW+5JC…"))
-    }
+/// Reads the fingerprint of a certificate in DER form, with or without the padding of base64.
+///
+/// # Errors
+/// A sentence for people.
+pub fn fingerprint(text: &str) -> Result<Fingerprint, String> {
+    let wrong = |_| format!("{text:?} is not a fingerprint; it looks like SHA256:47DEQpj8HBSa+/TImW+5JC…");
+    text.trim_end_matches('=').parse().map_err(wrong)
 }
 
 /// Accepts one certificate (or, before the first use, any) and remembers which one it saw.
@@ -147,9 +112,9 @@ mod tests {
     fn fingerprints_are_written_as_ssh_writes_them() {
         let empty = Fingerprint::of(b"");
         assert_eq!(empty.to_string(), "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU");
-        assert_eq!("SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".parse(), Ok(empty));
+        assert_eq!(fingerprint("SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="), Ok(empty));
         for text in ["", "SHA256:", "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU", "SHA256:47DE", "MD5:00:11"] {
-            assert!(text.parse::<Fingerprint>().is_err(), "{text:?}");
+            assert!(fingerprint(text).is_err(), "{text:?}");
         }
     }
 }

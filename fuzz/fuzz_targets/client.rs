@@ -8,10 +8,9 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use libfuzzer_sys::fuzz_target;
-use postern_cli::keys::sshsig::Sealed;
 use postern_cli::statement::{Fault, Nonce, Statement, read};
 use postern_cli::tls::Fingerprint;
-use postern_core::envelope::PublicKey;
+use postern_core::ssh::{Accept, PublicKey, SshSig, dearmor};
 use serde_json::Value;
 
 const NONCE: Nonce = [7; 32];
@@ -71,13 +70,13 @@ fn is_port(text: &str) -> bool {
 }
 
 fn signature(text: &str) {
-    let Some(sealed) = Sealed::parse(text) else { return };
-    // Nobody signed these bytes in this namespace.
-    assert!(sealed.verify("host@postern.v1", text.as_bytes()).is_err());
+    let Some(signature) = dearmor(text).ok().and_then(|bytes| SshSig::parse(&bytes).ok()) else { return };
+    let key = PublicKey::parse(&signature.key, Accept::HostKeys);
+    // Nobody signed these bytes.
+    assert!(key.as_ref().is_ok_and(|key| signature.verify(key, text.as_bytes()).is_err()) || key.is_err());
     // ssh-key also reads keys whose inner lengths are wrong. Nobody can sign for such a key, so it is no finding.
-    let is_key = PublicKey::parse(&sealed.key).is_ok();
-    if let Some(twin) = ssh_key::SshSig::from_pem(text).ok().filter(|_| is_key) {
+    if let Some(twin) = ssh_key::SshSig::from_pem(text).ok().filter(|_| key.is_ok()) {
         let key = ssh_key::PublicKey::from(twin.public_key().clone()).to_bytes();
-        assert_eq!(key.ok().as_ref(), Some(&sealed.key), "another key than ssh-key finds");
+        assert_eq!(key.ok().as_ref(), Some(&signature.key), "another key than ssh-key finds");
     }
 }

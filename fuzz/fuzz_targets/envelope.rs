@@ -33,7 +33,7 @@ use postern_agent::config::Config;
 use postern_agent::engine::SignedBytes;
 use postern_agent::grpc::convert;
 use postern_agent::payload::access;
-use postern_core::envelope::{Envelope, Purpose, SshSig, Verified, dearmor, verify, verify_approval};
+use postern_core::envelope::{Envelope, Purpose, Signature, Verified, verify, verify_approval};
 use postern_core::grant::{AccessRequest, End, Grant, Header};
 use postern_core::ledger::{Capacity, Ledger};
 use postern_core::message::{self, CHALLENGE_LIFE, Freshness, MAX_MESSAGE_LIFE, Showing};
@@ -119,7 +119,7 @@ fn accepted(trust: &Trust, armored: &str) -> bool {
 }
 
 fn signature(bytes: &[u8]) {
-    let _ = SshSig::parse(bytes).map(|signature| signature.verify(valid::PAYLOAD));
+    let _ = Signature::parse(bytes).map(|signature| signature.verify(valid::PAYLOAD));
     for (trust, original) in VALID.iter() {
         assert_eq!(accepted(trust, &valid::armor(bytes)), bytes == *original);
     }

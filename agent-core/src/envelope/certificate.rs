@@ -1,111 +1,88 @@
-//! OpenSSH user certificates (PROTOCOL.certkeys).
+//! The user certificates that a host accepts.
 //!
-//! Owns their encoding and the check of the authority's signature. It never decides whether the authority is trusted or
-//! whom it may vouch for ([`crate::trust`]).
+//! Owns the bounds on what is stored of a certificate, and the restrictions that a host honours. It never decides whether the authority
+//! is trusted or whom it may vouch for ([`crate::trust`]).
 
-use super::public_key::{Algorithm, KeyError, PublicKey, shown};
-use super::reader::{Malformed, Reader};
-use super::signature::Person;
 use crate::refusal::{Reason, Refusal};
+use crate::signer::Claims;
+use crate::ssh::wire::Reader;
+use crate::ssh::{Accept, Certificate, Error, Person, PublicKey, shown};
+use crate::text;
 
-/// The certificate type "user".
-const USER: u32 = 1;
 /// The most principals that OpenSSH reads from one certificate.
 const MOST_PRINCIPALS: usize = 256;
 /// The longest key id or principal, in bytes: they are stored with each grant.
 const MOST_TEXT: usize = 255;
 
-/// A user certificate, borrowed from its encoding. Its signature is not checked yet.
+/// A certificate of a person. Its signature is not checked yet.
 #[derive(Clone, Debug)]
-pub(crate) struct Certificate<'a> {
-    /// The key that it is about.
-    pub(crate) key: PublicKey<'a>,
-    /// Chosen by the authority; 0 if it does not count.
-    pub(crate) serial: u64,
-    /// Chosen by the authority, for logs and revocation.
-    pub(crate) key_id: &'a str,
-    /// The names that the authority gives to the key's holder.
-    pub(crate) principals: Vec<&'a str>,
-    /// The first second in which it is valid.
-    pub(crate) valid_after: u64,
-    /// The first second in which it is valid no longer.
-    pub(crate) valid_before: u64,
-    /// The key that signed it.
-    pub(crate) authority: PublicKey<'a>,
+pub(super) struct UserCertificate {
+    certificate: Certificate,
+    authority: PublicKey,
+    key_id: String,
     verify_required: bool,
-    signed: &'a [u8],
-    signature: &'a [u8],
 }
 
 fn invalid(detail: impl std::fmt::Display) -> Refusal {
     Refusal::new(Reason::CertificateInvalid, detail)
 }
 
-impl<'a> Certificate<'a> {
-    /// Reads what follows the type in `blob`.
+impl UserCertificate {
+    /// Reads a certificate.
     ///
     /// # Errors
     /// Malformed, not a user certificate, restricted in a way that cannot be honoured here, or signed by a key that is
     /// not on the list.
-    pub(crate) fn parse(algorithm: Algorithm, blob: &'a [u8]) -> Result<Self, Refusal> {
-        let mut reader = Reader::new(blob);
-        reader.string("certificate type")?;
-        reader.string("nonce")?;
-        let key = PublicKey::read(algorithm, &mut reader)?;
-        let serial = reader.u64("serial")?;
-        if reader.u32("kind")? != USER {
+    pub(super) fn parse(blob: &[u8]) -> Result<Self, Refusal> {
+        let certificate = Certificate::parse(blob, Accept::Signers)?;
+        if certificate.of_host {
             return Err(invalid("it is not a user certificate"));
         }
-        let key_id = bounded(reader.text("key id")?, "key id")?;
-        let principals = principals(reader.string("principals")?)?;
-        let (valid_after, valid_before) = (reader.u64("valid after")?, reader.u64("valid before")?);
-        let verify_required = critical_options(reader.string("critical options")?)?;
-        let (_extensions, _reserved) = (reader.string("extensions")?, reader.string("reserved")?);
-        let authority = authority(reader.string("authority")?)?;
-        let signed = blob.get(..blob.len() - reader.rest().len()).unwrap_or_default();
-        let signature = reader.string("authority's signature")?;
-        reader.finish("certificate's end")?;
-        Ok(Self {
-            key,
-            serial,
-            key_id,
-            principals,
-            valid_after,
-            valid_before,
-            authority,
-            verify_required,
-            signed,
-            signature,
-        })
+        let key_id = std::str::from_utf8(&certificate.key_id).map_err(|_| Error::Malformed("key id"))?.to_owned();
+        check_text(&key_id, "key id")?;
+        if certificate.principals.len() > MOST_PRINCIPALS {
+            return Err(invalid(format_args!("it has more than {MOST_PRINCIPALS} principals")));
+        }
+        certificate.principals.iter().try_for_each(|name| check_text(name, "principal"))?;
+        let verify_required = critical_options(&certificate.critical_options)?;
+        let authority = PublicKey::parse(&certificate.authority, Accept::Signers).map_err(|error| {
+            match error.is_not_accepted() {
+                true => Refusal::new(Reason::AlgorithmNotAllowed, format_args!("the certificate's authority: {error}")),
+                false => error.into(),
+            }
+        })?;
+        Ok(Self { certificate, authority, key_id, verify_required })
+    }
+
+    /// The key that it is about.
+    pub(super) const fn key(&self) -> &PublicKey {
+        &self.certificate.key
+    }
+
+    /// What it says about the holder of its key.
+    pub(super) fn claims(&self) -> Claims {
+        let Certificate { serial, valid_after, valid_before, .. } = self.certificate;
+        let principals = self.certificate.principals.clone();
+        let (authority, key_id) = (self.authority.fingerprint(), self.key_id.clone());
+        Claims { authority, serial, key_id, principals, valid_after, valid_before }
     }
 
     /// Checks the authority's signature, and what the certificate demands of its holder.
     ///
     /// # Errors
     /// The signature does not fit, or the security key did not check its holder although the certificate wants it.
-    pub(crate) fn verify(&self, person: Person) -> Result<(), Refusal> {
+    pub(super) fn verify(&self, person: Person) -> Result<(), Refusal> {
         if self.verify_required && !person.verified {
-            return Err(invalid("it wants the security key's PIN or finger print for each signature"));
+            return Err(invalid("it requires the security key's PIN or fingerprint for each signature"));
         }
-        let checked = self.authority.verify(self.signature, self.signed);
-        checked.map(drop).map_err(|refusal| invalid(format_args!("its own signature: {refusal}")))
+        let checked = self.certificate.verify(Accept::Signers);
+        checked.map_err(|error| invalid(format_args!("its own signature: {}", Refusal::from(error))))
     }
 }
 
-fn bounded<'a>(text: &'a str, field: &'static str) -> Result<&'a str, Malformed> {
-    if text.len() <= MOST_TEXT { Ok(text) } else { Err(Malformed(field)) }
-}
-
-fn principals(packed: &[u8]) -> Result<Vec<&str>, Refusal> {
-    let mut reader = Reader::new(packed);
-    let mut names = Vec::new();
-    while !reader.rest().is_empty() {
-        if names.len() == MOST_PRINCIPALS {
-            return Err(invalid(format_args!("it has more than {MOST_PRINCIPALS} principals")));
-        }
-        names.push(bounded(reader.text("principal")?, "principal")?);
-    }
-    Ok(names)
+fn check_text(text: &str, field: &'static str) -> Result<(), Error> {
+    let fits = text.len() <= MOST_TEXT && !text.chars().any(text::commands);
+    if fits { Ok(()) } else { Err(Error::Malformed(field)) }
 }
 
 /// Whether `verify-required` is among the options. All others restrict in ways that a grant cannot honour: a certificate
@@ -121,13 +98,4 @@ fn critical_options(packed: &[u8]) -> Result<bool, Refusal> {
         verify_required = true;
     }
     Ok(verify_required)
-}
-
-fn authority(blob: &[u8]) -> Result<PublicKey<'_>, Refusal> {
-    PublicKey::parse(blob).map_err(|error| match error {
-        KeyError::Malformed(_) => error.into(),
-        KeyError::NotAllowed(_) | KeyError::RsaSize(_) => {
-            Refusal::new(Reason::AlgorithmNotAllowed, format_args!("the certificate's authority: {error}"))
-        }
-    })
 }

@@ -3,23 +3,19 @@
 //! Owns the order of checks from an envelope to [`Verified`] (DESIGN 5), cheap before costly. It never looks into the
 //! payload: what was signed are bytes.
 
+mod basis;
 mod certificate;
-mod presented;
-mod public_key;
-mod reader;
 mod signature;
-mod sshsig;
 
 use ring::digest;
-use serde::{Deserialize, Serialize};
 
-pub(crate) use presented::Presented;
-pub use presented::{Basis, Claims};
-pub use public_key::{Algorithm, Fingerprint, KeyError, PublicKey};
-pub(crate) use reader::{Malformed, Reader};
-pub use sshsig::{MOST_ARMOR, SshSig, dearmor};
+pub use basis::Basis;
+pub use signature::Signature;
 
 use crate::refusal::{Reason, Refusal};
+use crate::signer::Presented;
+pub use crate::signer::{Claims, Purpose, Signer, Vouched};
+use crate::ssh::dearmor;
 use crate::trust::{Moment, Trust};
 
 /// The largest payload, in bytes.
@@ -36,99 +32,6 @@ pub struct Envelope<'a> {
     pub payload_type: &'a str,
     /// Armored SSHSIGs.
     pub signatures: Vec<&'a str>,
-}
-
-/// What a signature is for. Each has a namespace of its own, so no signature passes for another kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Purpose {
-    /// Asks for access.
-    Request,
-    /// Approves somebody else's request, by signing the same bytes.
-    Approve,
-    /// Ends a grant.
-    Revoke,
-    /// Changes the host's configuration.
-    Admin,
-    /// Reads what the host knows.
-    Read,
-}
-
-impl Purpose {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Request, Self::Approve, Self::Revoke, Self::Admin, Self::Read];
-
-    /// The SSHSIG namespace.
-    #[must_use]
-    pub const fn namespace(self) -> &'static str {
-        match self {
-            Self::Request => "request@postern.v1",
-            Self::Approve => "approve@postern.v1",
-            Self::Revoke => "revoke@postern.v1",
-            Self::Admin => "admin@postern.v1",
-            Self::Read => "read@postern.v1",
-        }
-    }
-
-    /// The role that a payload of this type must be signed in, if there is such a type.
-    #[must_use]
-    pub fn of_payload_type(payload_type: &str) -> Option<Self> {
-        match payload_type {
-            "application/vnd.postern.access-request.v1+json" => Some(Self::Request),
-            "application/vnd.postern.revoke-request.v1+json" => Some(Self::Revoke),
-            "application/vnd.postern.read-request.v1+json" => Some(Self::Read),
-            _ => None,
-        }
-    }
-
-    /// Whether `signature` may stand on an envelope whose payload needs this role.
-    const fn admits(self, signature: Self) -> bool {
-        matches!(
-            (self, signature),
-            (Self::Request, Self::Request | Self::Approve)
-                | (Self::Approve, Self::Approve)
-                | (Self::Revoke, Self::Revoke)
-                | (Self::Admin, Self::Admin)
-                | (Self::Read, Self::Read)
-        )
-    }
-}
-
-/// Who signed: what the journal stores, and all that [`Trust::trusts`] needs to judge him again after a reload.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Signer {
-    /// As the trust file names them, or as an authority that the trust file lists does.
-    pub principal: String,
-    /// `SHA256:…` of the key that signed.
-    pub fingerprint: String,
-    /// The certificate that named them; absent where the trust file lists the key itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<Vouched>,
-}
-
-impl Signer {
-    /// Whether nobody signed: the host itself or its root acts. Every signer's key has a fingerprint.
-    #[must_use]
-    pub const fn is_nobody(&self) -> bool {
-        self.fingerprint.is_empty()
-    }
-
-    /// How many bytes its texts have.
-    pub(crate) fn weight(&self) -> usize {
-        let vouched = self.certificate.as_ref().map_or(0, |c| c.authority.len() + c.key_id.len());
-        self.principal.len() + self.fingerprint.len() + vouched
-    }
-}
-
-/// The facts of a certificate by which it can be revoked later.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Vouched {
-    /// `SHA256:…` of the certificate authority's key.
-    pub authority: String,
-    /// The certificate's serial number; 0 if its authority does not count.
-    pub serial: u64,
-    /// The certificate's key id.
-    pub key_id: String,
 }
 
 /// What a valid envelope proves.
@@ -192,9 +95,9 @@ fn verify_in(
     let bytes = envelope.signatures.iter().map(|text| dearmor(text)).collect::<Result<Vec<_>, _>>()?;
     let mut signed = Vec::with_capacity(bytes.len());
     for bytes in &bytes {
-        let signature = SshSig::parse(bytes)?;
+        let signature = Signature::parse(bytes)?;
         let signed_role = signature_role(role, &signature)?;
-        let presented = Presented::new(&signature.key, signed_role);
+        let presented = signature.presented(signed_role);
         let signer = trust.admit(&presented, moment)?;
         signed.push((signer, presented, signature));
     }
@@ -232,7 +135,7 @@ fn check_form(envelope: &Envelope<'_>) -> Result<Purpose, Refusal> {
     Purpose::of_payload_type(envelope.payload_type).ok_or_else(unknown)
 }
 
-fn signature_role(role: Purpose, signature: &SshSig<'_>) -> Result<Purpose, Refusal> {
+fn signature_role(role: Purpose, signature: &Signature) -> Result<Purpose, Refusal> {
     let made_for = Purpose::ALL.into_iter().find(|r| r.namespace().as_bytes() == signature.namespace());
     made_for.filter(|&r| role.admits(r)).ok_or_else(|| {
         let detail = format!("this payload is signed with -n {}", role.namespace());
@@ -241,7 +144,7 @@ fn signature_role(role: Purpose, signature: &SshSig<'_>) -> Result<Purpose, Refu
 }
 
 /// Exactly one signature in the payload's own role, and nobody twice. `signed` has that role first.
-fn check_people(role: Purpose, signed: &[(Signer, Presented, SshSig<'_>)]) -> Result<(), Refusal> {
+fn check_people(role: Purpose, signed: &[(Signer, Presented, Signature)]) -> Result<(), Refusal> {
     let malformed = |detail: &str| Err(Refusal::new(Reason::EnvelopeMalformed, detail).at("signatures"));
     if signed.iter().filter(|(_, presented, _)| presented.role == role).count() != 1 {
         return malformed(&format!("exactly one signature with -n {} is needed", role.namespace()));

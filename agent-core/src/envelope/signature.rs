@@ -1,110 +1,90 @@
-//! Checks one signature of one key over one message.
+//! One signature on an envelope: an SSHSIG by a key or a user certificate that hosts accept.
 //!
-//! Owns the signature encodings and the calls into ring. It never decides whose key it is.
+//! Owns what a host refuses of well-formed SSHSIGs. It never decides whose key it is.
 
-use ring::{digest, signature as ring_signature};
-
-use super::public_key::{Algorithm, Material, PublicKey, shown};
-use super::reader::{Malformed, Reader};
+use super::certificate::UserCertificate;
 use crate::refusal::{Reason, Refusal};
+use crate::signer::{Presented, Purpose};
+use crate::ssh::wire::type_of;
+use crate::ssh::{self, Accept, Algorithm, PublicKey, SshSig};
 
-/// A security key's flag "somebody touched it" (CTAP2, authenticator data).
-const USER_PRESENT: u8 = 0x01;
-/// A security key's flag "it knows who touched it", by PIN or finger.
-const USER_VERIFIED: u8 = 0x04;
-
-/// What a security key says about the person who used it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Person {
-    /// The key checked a PIN or a finger.
-    pub(crate) verified: bool,
+/// A signature whose key a host may accept. Nothing in it is checked yet.
+#[derive(Clone, Debug)]
+pub struct Signature {
+    key: Key,
+    sshsig: SshSig,
 }
 
-impl From<Malformed> for Refusal {
-    fn from(Malformed(field): Malformed) -> Self {
-        Self::new(Reason::SignatureMalformed, format_args!("its {field} is malformed"))
-    }
+#[derive(Clone, Debug)]
+enum Key {
+    Plain(PublicKey),
+    Certified(Box<UserCertificate>),
 }
 
-impl PublicKey<'_> {
-    /// Checks that `signature` (algorithm, blob and, for security keys, flags and counter) is by this key over `message`.
+impl Signature {
+    /// Reads the bytes that [`ssh::dearmor`] gives.
     ///
     /// # Errors
-    /// The signature is malformed, of another algorithm, made without a touch, or does not fit.
-    pub(crate) fn verify(&self, signature: &[u8], message: &[u8]) -> Result<Person, Refusal> {
-        let mut reader = Reader::new(signature);
-        let name = reader.string("signature algorithm")?;
-        if name != self.algorithm.signature_name().as_bytes() {
-            let detail = format!("{} by a key of type {}", shown(name), self.algorithm.name());
-            return Err(Refusal::new(Reason::AlgorithmNotAllowed, detail));
-        }
-        let blob = reader.string("signature blob")?;
-        if !matches!(self.algorithm, Algorithm::SkEd25519 | Algorithm::SkEcdsaP256) {
-            reader.finish("signature's end")?;
-            self.verify_raw(blob, message)?;
-            return Ok(Person { verified: false });
-        }
-        let flags = reader.u8("flags")?;
-        let counter = reader.array::<4>("counter")?;
-        reader.finish("signature's end")?;
-        if flags & USER_PRESENT == 0 {
-            return Err(Refusal::new(Reason::UserPresenceMissing, ""));
-        }
-        self.verify_raw(blob, &security_key_message(self.application, flags, *counter, message))?;
-        Ok(Person { verified: flags & USER_VERIFIED != 0 })
-    }
-
-    fn verify_raw(&self, blob: &[u8], message: &[u8]) -> Result<(), Refusal> {
-        let checked = match (self.algorithm, self.material) {
-            (Algorithm::Rsa, Material::Rsa { e, n }) => {
-                let key = ring_signature::RsaPublicKeyComponents { n, e };
-                // One number in 256 begins with a zero, which some agents leave out. ssh accepts that, and ring does not.
-                let whole = [&vec![0; n.len().saturating_sub(blob.len())], blob].concat();
-                key.verify(&ring_signature::RSA_PKCS1_2048_8192_SHA512, message, &whole)
-            }
-            (Algorithm::EcdsaP384, Material::Point(point)) => {
-                let fixed = fixed_width::<48>(blob)?;
-                verify_with(&ring_signature::ECDSA_P384_SHA384_FIXED, point, message, &fixed)
-            }
-            (_, Material::Point(point)) => {
-                let fixed = fixed_width::<32>(blob)?;
-                verify_with(&ring_signature::ECDSA_P256_SHA256_FIXED, point, message, &fixed)
-            }
-            (_, Material::Ed25519(key)) => verify_with(&ring_signature::ED25519, key, message, blob),
-            (_, Material::Rsa { .. }) => Err(ring::error::Unspecified),
+    /// Malformed bytes, an unknown version, an algorithm that is not on the list, or a certificate that cannot be used.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
+        let sshsig = SshSig::parse(bytes)?;
+        let name = type_of(&sshsig.key).unwrap_or_default();
+        let key = match Algorithm::of_certificate_name(name.as_bytes()) {
+            Some(_) => Key::Certified(Box::new(UserCertificate::parse(&sshsig.key)?)),
+            None => Key::Plain(PublicKey::parse(&sshsig.key, Accept::Signers)?),
         };
-        checked.map_err(|_| Refusal::new(Reason::SignatureInvalid, ""))
+        Ok(Self { key, sshsig })
+    }
+
+    /// The namespace that the signer chose.
+    #[must_use]
+    pub fn namespace(&self) -> &[u8] {
+        &self.sshsig.namespace
+    }
+
+    /// The key that signed, without its certificate if it has one.
+    #[must_use]
+    pub fn public_key(&self) -> &PublicKey {
+        match &self.key {
+            Key::Plain(key) => key,
+            Key::Certified(certificate) => certificate.key(),
+        }
+    }
+
+    /// Checks the signature over `message`, and its certificate's. Whether the key or the authority is trusted is
+    /// another question.
+    ///
+    /// # Errors
+    /// The signature does not fit, is of an algorithm that is not on the list, or was made without a touch.
+    pub fn verify(&self, message: &[u8]) -> Result<(), Refusal> {
+        let person = self.sshsig.verify(self.public_key(), message)?;
+        match &self.key {
+            Key::Plain(_) => Ok(()),
+            Key::Certified(certificate) => certificate.verify(person),
+        }
+    }
+
+    /// What the key claims about its holder, for a signature in the role `role`.
+    pub(super) fn presented(&self, role: Purpose) -> Presented {
+        let certificate = match &self.key {
+            Key::Plain(_) => None,
+            Key::Certified(certificate) => Some(certificate.claims()),
+        };
+        Presented { role, key: self.public_key().fingerprint(), certificate }
     }
 }
 
-fn verify_with(
-    algorithm: &'static dyn ring_signature::VerificationAlgorithm,
-    key: &[u8],
-    message: &[u8],
-    signature: &[u8],
-) -> Result<(), ring::error::Unspecified> {
-    ring_signature::UnparsedPublicKey::new(algorithm, key).verify(message, signature)
-}
-
-/// An ECDSA signature as r and s of `WIDTH` bytes each, which is how ring wants it.
-fn fixed_width<const WIDTH: usize>(blob: &[u8]) -> Result<Vec<u8>, Malformed> {
-    let mut reader = Reader::new(blob);
-    let mut fixed = Vec::with_capacity(WIDTH * 2);
-    for field in ["signature's r", "signature's s"] {
-        let number = reader.mpint(field)?;
-        let padding = WIDTH.checked_sub(number.len()).ok_or(Malformed(field))?;
-        fixed.extend(std::iter::repeat_n(0, padding));
-        fixed.extend_from_slice(number);
+impl From<ssh::Error> for Refusal {
+    fn from(error: ssh::Error) -> Self {
+        let reason = match error {
+            ssh::Error::NotTouched => return Self::new(Reason::UserPresenceMissing, ""),
+            ssh::Error::Wrong => return Self::new(Reason::SignatureInvalid, ""),
+            ssh::Error::TooLong(_) => Reason::MessageTooLarge,
+            ssh::Error::Malformed(_) | ssh::Error::Form(_) | ssh::Error::Version(_) => Reason::SignatureMalformed,
+            ssh::Error::KeyType(_) | ssh::Error::RsaSize { .. } | ssh::Error::Algorithm(_) => {
+                Reason::AlgorithmNotAllowed
+            }
+        };
+        Self::new(reason, error)
     }
-    reader.finish("signature's end")?;
-    Ok(fixed)
-}
-
-/// What a security key signs (OpenSSH's PROTOCOL.u2f).
-fn security_key_message(application: &[u8], flags: u8, counter: [u8; 4], message: &[u8]) -> Vec<u8> {
-    let mut out = digest::digest(&digest::SHA256, application).as_ref().to_vec();
-    out.push(flags);
-    out.extend_from_slice(&counter);
-    out.extend_from_slice(digest::digest(&digest::SHA256, message).as_ref());
-    out
 }

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 
 use super::room::without_roots_part;
 use super::{Capacity, Ledger, Room};
-use crate::envelope::Signer;
 use crate::grant::{AccessRequest, Grant};
 use crate::policy::Judgement;
 use crate::refusal::{Reason, Refusal};
+use crate::signer::Signer;
 use crate::time::Now;
 
 impl Ledger {

@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::envelope::Signer;
 use crate::grant::{Grant, Header, PortSpec, Source, Use};
 use crate::mode::{Mode, Trial};
 use crate::request::{Ending, Pending};
 use crate::retained::RetainedSession;
+use crate::signer::Signer;
 use crate::time::{BootNanos, Now};
 use crate::wall::ClockState;
 

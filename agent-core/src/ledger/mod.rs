@@ -18,7 +18,6 @@ use uuid::Uuid;
 pub use event::{Action, Event, Record, Seen};
 pub use room::Room;
 
-use crate::envelope::Signer;
 use crate::grant::{Grant, PortSpec, Use};
 use crate::message::MAX_MESSAGE_LIFE;
 use crate::mode::ModeState;
@@ -26,6 +25,7 @@ use crate::policy::Live;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{EndCause, Ending, Pending, Request, RequestRecord, State, Step};
 use crate::retained::{RetainedSession, RetainedSessions};
+use crate::signer::Signer;
 use crate::time::{BootNanos, Now, Seconds};
 use crate::wall::{self, ClockState};
 use history::History;

@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 
 use super::{Justification, MAX_LEAD, MIN_DURATION, Policy, PortRule, Role, RoleRule};
-use crate::envelope::Signer;
 use crate::grant::{AccessRequest, End, Grant, PortSpec, Source};
 use crate::refusal::{Reason, Refusal};
+use crate::signer::Signer;
 use crate::time::{BootNanos, Now, Seconds};
 use uuid::Uuid;
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::{Policy, PortRule};
 use crate::grant::{PortSpec, Protocol, Source};
-use crate::services;
+use crate::text::services;
 
 impl Policy {
     /// The ports that `text` means on this host; empty where no port has this name.

@@ -1,10 +1,10 @@
 //! Reports of hand-made records.
 
 use super::*;
-use crate::envelope::Signer;
 use crate::grant::{AccessRequest, End, Header};
 use crate::ledger::Seen;
 use crate::request::Pending;
+use crate::signer::Signer;
 use crate::time::{BootNanos, Seconds};
 
 const BOOT: Uuid = Uuid::from_u128(1);

@@ -6,9 +6,13 @@
 //!
 //! It cannot tell letters that merely look alike, and letters of scripts that are written from right to left keep their own order.
 
-use alloc::borrow::Cow;
-use alloc::string::{String, ToString as _};
-use core::fmt::{self, Write as _};
+pub mod services;
+mod span;
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+
+pub use span::seconds;
 
 /// Characters without a shape of their own that the standard library calls printable (Unicode 16, `Default_Ignorable_Code_Point`, and
 /// the empty Braille cell). All others without one it knows: its `escape_debug` escapes what is a control, a format character, a
@@ -35,7 +39,7 @@ pub fn is_hidden(c: char) -> bool {
     // Behind another character, so that marks that belong to it (an umlaut's dots) count as printable.
     let mut pair = [b'x', 0, 0, 0, 0];
     let length = c.encode_utf8(&mut pair[1..]).len();
-    let printable = core::str::from_utf8(&pair[..=length]).is_ok_and(|pair| pair.escape_debug().nth(1) == Some(c));
+    let printable = std::str::from_utf8(&pair[..=length]).is_ok_and(|pair| pair.escape_debug().nth(1) == Some(c));
     !printable || UNSEEN.iter().any(|(first, last)| (*first..=*last).contains(&c))
 }
 

@@ -6,9 +6,9 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::tz::TimeZone;
 
-use super::pattern::{PatternList, is_literal};
 use super::window::{Window, parse_time};
-use crate::envelope::{Algorithm, Fingerprint, PublicKey};
+use crate::ssh::pattern::{PatternList, is_literal};
+use crate::ssh::{Accept, Algorithm, Fingerprint, PublicKey};
 use crate::text::Shown;
 
 /// The longest name, in bytes: it is stored with each grant.
@@ -198,12 +198,13 @@ pub(super) fn parse_key(text: &str) -> Result<Fingerprint, String> {
         );
     }
     let blob = STANDARD.decode(words.next().ok_or("the key's base64 part is missing")?);
-    let key = PublicKey::parse(&blob.map_err(|_| "the key is not base64")?).map_err(|e| e.to_string())?.identity();
-    if key.0.name() != kind {
+    let blob = blob.map_err(|_| "the key is not base64")?;
+    let key = PublicKey::parse(&blob, Accept::Signers).map_err(|error| error.to_string())?;
+    if key.algorithm().name() != kind {
         // Lists of revoked keys may hold anything.
-        return Err(format!("the key says {} but is {}", Shown::new(kind), key.0.name()));
+        return Err(format!("the key says {} but is {}", Shown::new(kind), key.algorithm().name()));
     }
-    Ok(key.1)
+    Ok(key.fingerprint())
 }
 
 #[cfg(test)]

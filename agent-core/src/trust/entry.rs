@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::allowed_signers::{Line, Who};
 use super::{Moment, Trust};
-use crate::envelope::Purpose;
 use crate::refusal::Refusal;
+use crate::signer::Purpose;
 
 /// One line of the trust file.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,8 @@
 //! hole. What it could read of such a list revokes all the same.
 
 use super::revoked::{Certificates, Revoked};
-use crate::envelope::{Fingerprint, Malformed, Reader};
+use crate::ssh::wire::Reader;
+use crate::ssh::{Error, Fingerprint};
 
 /// What a list starts with.
 pub(super) const MAGIC: &[u8; 8] = b"SSHKRL\n\0";
@@ -23,9 +24,9 @@ const SERIAL_BITMAP: u8 = 0x22;
 const KEY_ID: u8 = 0x23;
 const CERTIFICATE_EXTENSION: u8 = 0x39;
 
-impl From<Malformed> for String {
-    fn from(Malformed(field): Malformed) -> Self {
-        format!("its {field} is malformed")
+impl From<Error> for String {
+    fn from(error: Error) -> Self {
+        error.to_string()
     }
 }
 
@@ -68,7 +69,7 @@ fn read_section(kind: u8, mut section: Reader<'_>, revoked: &mut Revoked) -> Res
     while !section.rest().is_empty() {
         let entry = section.string("key")?;
         let key = match kind {
-            EXPLICIT_KEYS => Fingerprint::of_blob(entry),
+            EXPLICIT_KEYS => Fingerprint::of(entry),
             _ => Fingerprint(entry.try_into().map_err(|_| "its hash is malformed")?),
         };
         revoked.keys.insert(key);
@@ -88,7 +89,7 @@ fn read_extension(mut section: Reader<'_>) -> Result<(), String> {
 fn read_certificates(mut section: Reader<'_>, revoked: &mut Revoked) -> Result<(), String> {
     let authority = section.string("authority")?;
     section.string("reserved field")?;
-    let authority = (!authority.is_empty()).then(|| Fingerprint::of_blob(authority));
+    let authority = (!authority.is_empty()).then(|| Fingerprint::of(authority));
     let certificates = revoked.certificates.entry(authority).or_default();
     while !section.rest().is_empty() {
         let (kind, part) = (section.u8("certificates' type")?, Reader::new(section.string("certificates")?));

@@ -6,7 +6,6 @@
 mod allowed_signers;
 mod entry;
 mod krl;
-mod pattern;
 mod remains;
 mod revoked;
 mod window;
@@ -22,8 +21,9 @@ use revoked::Revoked;
 pub(crate) use window::Moment;
 use window::Window;
 
-use crate::envelope::{Fingerprint, Presented, Purpose, Signer, Vouched};
 use crate::refusal::{Reason, Refusal};
+use crate::signer::{Presented, Purpose, Signer, Vouched};
+use crate::ssh::Fingerprint;
 
 /// The largest file of either kind, in bytes.
 pub const MOST_FILE: usize = 4 * 1024 * 1024;

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use super::allowed_signers::{Line, Who};
 use super::revoked::Revoked;
 use super::{Entry, MOST_FILE, MOST_LINE, Trust, TrustError, TrustFile};
-use crate::envelope::{Fingerprint, PublicKey};
+use crate::ssh::{Accept, Fingerprint, PublicKey};
 
 /// An `allowed_signers` file, line by line: those that can be read, and the keys in those that cannot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,7 +97,7 @@ fn keys_in(line: &str) -> Vec<Fingerprint> {
     if line.trim_start().starts_with('#') {
         return Vec::new();
     }
-    let key = |word: &str| Some(PublicKey::parse(&STANDARD.decode(word).ok()?).ok()?.identity().1);
+    let key = |word: &str| Some(PublicKey::parse(&STANDARD.decode(word).ok()?, Accept::Signers).ok()?.fingerprint());
     line.split(|c: char| c.is_whitespace() || c.is_control()).filter_map(key).collect()
 }
 

@@ -6,7 +6,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::allowed_signers::parse_key;
 use super::{TrustError, TrustFile, krl};
-use crate::envelope::{Fingerprint, Vouched};
+use crate::signer::Vouched;
+use crate::ssh::Fingerprint;
 
 /// What is revoked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 
 mod valid;
 
-use postern_core::envelope::{Envelope, Fingerprint, PublicKey, Purpose, Signer, SshSig, Verified, dearmor, verify};
+use postern_core::envelope::{Envelope, Purpose, Signature, Signer, Verified, verify};
 use postern_core::refusal::Refusal;
+use postern_core::ssh::{Accept, Certificate, Fingerprint, PublicKey, dearmor};
 use postern_core::trust::{Trust, TrustFile};
 use proptest::prelude::*;
 use valid::{PAYLOAD, armor, revocation_list, sign_forged, texts};
@@ -153,8 +154,11 @@ proptest! {
     #[test]
     fn random_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..512), text in ".{0,256}") {
         let _ = dearmor(&text);
-        let _ = SshSig::parse(&bytes).map(|signature| signature.verify(PAYLOAD));
-        let _ = PublicKey::parse(&bytes);
+        let _ = Signature::parse(&bytes).map(|signature| signature.verify(PAYLOAD));
+        for accept in [Accept::Signers, Accept::HostKeys, Accept::All] {
+            let _ = PublicKey::parse(&bytes, accept);
+            let _ = Certificate::parse(&bytes, accept).map(|certificate| certificate.verify(accept));
+        }
         let _ = text.parse::<Fingerprint>();
         let _ = Trust::parse(&text, &bytes);
         let _ = Trust::parse("", &[&b"SSHKRL\n\0"[..], &bytes].concat());

@@ -1,7 +1,8 @@
 //! Signatures by keys with a certificate.
 
-use postern_core::envelope::{Purpose, dearmor};
+use postern_core::envelope::Purpose;
 use postern_core::refusal::Reason;
+use postern_core::ssh::dearmor;
 
 use crate::lab::{ALICE, Case, Lab, PAYLOAD, SecurityKey, TOUCHED, VERIFIED, armor, reason};
 

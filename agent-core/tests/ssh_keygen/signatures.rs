@@ -1,7 +1,8 @@
 //! Signatures by plain keys: algorithms, changed bytes, armor, namespaces.
 
-use postern_core::envelope::{Envelope, Purpose, dearmor, verify};
+use postern_core::envelope::{Envelope, Purpose, verify};
 use postern_core::refusal::{Attribution, Reason};
+use postern_core::ssh::dearmor;
 use postern_core::trust::Trust;
 
 use crate::lab::{

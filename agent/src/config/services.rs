@@ -1,8 +1,8 @@
 //! Ports by the names of the services that people manage machines with, as the configuration's grammar has them.
 //!
-//! Owns the words about a name that is not in the table. The table is [`postern_core::services`].
+//! Owns the words about a name that is not in the table. The table is [`postern_core::text::services`].
 
-use postern_core::services::{SERVICES, port_of as known};
+use postern_core::text::services::{SERVICES, port_of as known};
 
 use super::problem::suggestion;
 

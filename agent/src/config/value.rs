@@ -8,7 +8,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use jiff::SignedDuration;
+use postern_core::text;
 use postern_core::time::Seconds;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
@@ -99,9 +99,7 @@ impl<'a> Value<'a> {
 
     /// The same, where `text` is a part of it.
     pub(super) fn duration_of(&self, text: &str) -> Option<Seconds> {
-        let duration: Option<SignedDuration> = text.parse().ok().filter(|d: &SignedDuration| d.subsec_nanos() == 0);
-        let seconds = duration.and_then(|d| u64::try_from(d.as_secs()).ok());
-        seconds.map(Seconds).or_else(|| self.refuse(format!("'{text}' is not {DURATION}")))
+        text::seconds(text).map(Seconds).or_else(|| self.refuse(format!("'{text}' is not {DURATION}")))
     }
 
     /// One of a few words.

@@ -12,11 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use postern_core::ssh::wire::type_of;
+use postern_core::ssh::{Accept, Certificate};
 
 use crate::config;
-
-/// The certificate type "host".
-const HOST: &[u8; 4] = &[0, 0, 0, 2];
 
 /// What ssh-keygen adds to the name of the key's file.
 const SUFFIX: &[u8] = b"-cert.pub";
@@ -86,29 +85,12 @@ impl CertificateFile {
         let mut words = text.split_ascii_whitespace();
         let (kind, encoded) = words.next().zip(words.next()).ok_or(io::ErrorKind::InvalidData)?;
         let blob = STANDARD.decode(encoded).map_err(io::Error::other)?;
-        match is_about(&blob, kind, &self.key) {
-            Some(true) => Ok(format!("{kind} {encoded}")),
-            Some(false) => Err(io::Error::other("it is not a host certificate of the key beside it")),
-            None => Err(io::ErrorKind::InvalidData.into()),
+        let certificate = Certificate::parse(&blob, Accept::All).map_err(io::Error::other)?;
+        match certificate.of_host && certificate.key.blob() == self.key && type_of(&blob) == Some(kind) {
+            true => Ok(format!("{kind} {encoded}")),
+            false => Err(io::Error::other("it is not a host certificate of the key beside it")),
         }
     }
-}
-
-/// Whether `blob` begins as a host certificate of type `kind` about `key` does (PROTOCOL.certkeys): its type, a nonce, what
-/// follows the type of the plain key, a serial number of eight bytes, and what it is a certificate of.
-fn is_about(blob: &[u8], kind: &str, key: &[u8]) -> Option<bool> {
-    let (certificate_type, rest) = string(blob)?;
-    let (_nonce, rest) = string(rest)?;
-    let (key_type, fields) = string(key)?;
-    let expected = [key_type, b"-cert-v01@openssh.com"].concat();
-    let after = rest.strip_prefix(fields).and_then(|rest| rest.get(8..12));
-    Some(kind.as_bytes() == expected && certificate_type == expected && after == Some(HOST.as_slice()))
-}
-
-/// A string with its length before it, and what follows.
-fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! Owns taking one element after the other off the front. It knows no key and never panics.
 
+use postern_core::ssh::wire::without_zeros;
+
 pub(super) const INTEGER: u8 = 0x02;
 pub(super) const BIT_STRING: u8 = 0x03;
 pub(super) const OCTET_STRING: u8 = 0x04;
@@ -32,12 +34,6 @@ pub(super) fn take<'a>(input: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
 pub(super) fn number<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     let bytes = take(input, INTEGER)?;
     (*bytes.first()? < 0x80).then(|| without_zeros(bytes))
-}
-
-/// A big-endian number without the zeros before it.
-pub(super) fn without_zeros(number: &[u8]) -> &[u8] {
-    let zeros = number.iter().take_while(|byte| **byte == 0).count();
-    number.get(zeros..).unwrap_or_default()
 }
 
 #[cfg(test)]

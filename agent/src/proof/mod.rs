@@ -8,12 +8,10 @@ mod der;
 mod host_keys;
 mod private;
 mod prover;
-mod wire;
 
 use std::path::Path;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-use ring::digest::{SHA256, digest};
+use postern_core::ssh::Fingerprint;
 use serde::Serialize;
 
 use self::certificate::CertificateFile;
@@ -91,7 +89,7 @@ impl Signed {
     /// `SHA256:…` of the key.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        format!("SHA256:{}", STANDARD_NO_PAD.encode(digest(&SHA256, &self.public)))
+        Fingerprint::of(&self.public).to_string()
     }
 }
 

@@ -9,12 +9,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use postern_core::ssh::{self, wire::type_of};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::NAMESPACE;
 use super::private::{PrivateKey, Unusable};
-use super::{NAMESPACE, wire};
 use crate::config;
 
 /// More key files than that are not looked at, and no more proofs are shown. The client of older versions refuses a host with more.
@@ -163,8 +164,8 @@ impl Prover {
 
 fn prove(file: &Path, text: &str, payload: &str) -> Result<ByKey, Unusable> {
     let key = PrivateKey::parse(text)?;
-    let signature = key.sign(&wire::to_be_signed(NAMESPACE, payload.as_bytes())).ok_or(Unusable::Inconsistent)?;
-    let signature = wire::armor(&key.public, NAMESPACE, &signature);
+    let signature = key.sign(&ssh::to_be_signed(NAMESPACE, payload.as_bytes())).ok_or(Unusable::Inconsistent)?;
+    let signature = ssh::armor(&key.public, NAMESPACE, &signature);
     Ok(ByKey { file: file.to_owned(), public: STANDARD.encode(&key.public), signature })
 }
 
@@ -173,7 +174,7 @@ fn public_kind(file: &Path) -> Option<String> {
     let text = config::read_plain(file).ok()?;
     let mut words = text.split_ascii_whitespace();
     let (kind, encoded) = (words.next()?, words.next()?);
-    (wire::kind(&STANDARD.decode(encoded).ok()?) == kind).then(|| kind.to_owned())
+    (type_of(&STANDARD.decode(encoded).ok()?) == Some(kind)).then(|| kind.to_owned())
 }
 
 /// The type that sshd's own names of files mean, as far as they tell: of ECDSA they do not tell the curve.
@@ -190,5 +191,5 @@ fn kind_of_name(file: &Path) -> String {
 /// ssh's own order of preference.
 fn rank(blob: &[u8]) -> usize {
     let order = ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa"];
-    order.iter().position(|kind| *kind == wire::kind(blob)).unwrap_or(order.len())
+    order.iter().position(|kind| Some(*kind) == type_of(blob)).unwrap_or(order.len())
 }

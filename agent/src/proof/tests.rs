@@ -14,7 +14,7 @@ fn keygen(dir: &Path, file: &str, arguments: &[&str]) {
 }
 
 fn kinds(found: &Found) -> Vec<String> {
-    found.proofs.iter().map(|proof| wire::kind(&proof.blob()).to_owned()).collect()
+    found.proofs.iter().map(|proof| postern_core::ssh::wire::type_of(&proof.blob()).unwrap().to_owned()).collect()
 }
 
 #[test]

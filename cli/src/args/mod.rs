@@ -46,7 +46,7 @@ pub struct Common {
     #[arg(long, global = true, help_heading = "Options of every command")]
     pub accept_new: bool,
     /// Trusts exactly this TLS certificate, now and from now on
-    #[arg(long, global = true, help_heading = "Options of every command", value_name = "SHA256:…")]
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "SHA256:…", value_parser = crate::tls::fingerprint)]
     pub fingerprint: Option<Fingerprint>,
 }
 

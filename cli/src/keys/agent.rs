@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::wire::{algorithm, put_string, take_string, take_u32};
+use postern_core::ssh::wire::{Reader, put_string, type_of};
 
 const REQUEST_IDENTITIES: u8 = 11;
 const IDENTITIES_ANSWER: u8 = 12;
@@ -58,18 +58,18 @@ impl Agent {
     /// # Errors
     /// When it refuses (a locked agent, an untouched security key), or answers with another algorithm than asked for.
     pub fn sign(&self, blob: &[u8], data: &[u8]) -> io::Result<Vec<u8>> {
-        let rsa = algorithm(blob).is_some_and(|algorithm| algorithm.starts_with("ssh-rsa"));
+        let rsa = type_of(blob).is_some_and(|kind| kind.starts_with("ssh-rsa"));
         let mut request = vec![SIGN_REQUEST];
         put_string(&mut request, blob);
         put_string(&mut request, data);
         request.extend_from_slice(&(if rsa { RSA_SHA2_512 } else { 0 }).to_be_bytes());
         let answer = self.call(&request, None)?;
         let signature = match answer.split_first() {
-            Some((&SIGN_RESPONSE, mut rest)) => take_string(&mut rest).map(<[u8]>::to_vec),
+            Some((&SIGN_RESPONSE, rest)) => Reader::new(rest).string("signature").map(<[u8]>::to_vec),
             _ => return Err(io::Error::other("the ssh-agent refused to sign")),
         };
-        let signature = signature.ok_or_else(|| io::Error::other("the ssh-agent's signature is not readable"))?;
-        if rsa && algorithm(&signature) != Some("rsa-sha2-512") {
+        let signature = signature.map_err(|_| io::Error::other("the ssh-agent's signature is not readable"))?;
+        if rsa && type_of(&signature) != Some("rsa-sha2-512") {
             return Err(io::Error::other("the ssh-agent cannot sign with rsa-sha2-512"));
         }
         Ok(signature)
@@ -94,15 +94,15 @@ impl Agent {
 }
 
 fn parse_keys(answer: &[u8]) -> Option<Vec<AgentKey>> {
-    let (&kind, mut rest) = answer.split_first()?;
-    if kind != IDENTITIES_ANSWER {
+    let mut rest = Reader::new(answer);
+    if rest.u8("kind").ok()? != IDENTITIES_ANSWER {
         return None;
     }
-    let count = take_u32(&mut rest)?;
+    let count = rest.u32("count").ok()?;
     let mut keys = Vec::new();
     for _ in 0..count {
-        let blob = take_string(&mut rest)?.to_vec();
-        let comment = String::from_utf8_lossy(take_string(&mut rest)?).into_owned();
+        let blob = rest.string("key").ok()?.to_vec();
+        let comment = String::from_utf8_lossy(rest.string("key").ok()?).into_owned();
         keys.push(AgentKey { blob, comment });
     }
     Some(keys)

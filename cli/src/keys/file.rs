@@ -10,12 +10,12 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use postern_core::ssh::{
+    Accept, Certificate,
+    wire::{Reader, type_of},
+};
 use ssh_key::PrivateKey;
 
-use super::{
-    certificate::Certificate,
-    wire::{self, algorithm},
-};
 use crate::failure::{Failure, Kind, Result};
 
 /// How the names of public halves end. The longer one is looked for first.
@@ -127,11 +127,11 @@ impl KeyFiles {
                 );
             }
             // The private file itself says which key it is; a stale .pub beside it must not.
-            Some(text) => wire::public_of_private(text),
+            Some(text) => public_of_private(text),
             None => None,
         };
         let key = match (&own, content.as_deref()) {
-            (Some(own), Some(text)) if wire::signs_here(own) => Some(parse_private(&private, text)?),
+            (Some(own), Some(text)) if signs_here(own) => Some(parse_private(&private, text)?),
             _ => None,
         };
         let public = match (own, public) {
@@ -145,6 +145,25 @@ impl KeyFiles {
         };
         Ok(Self { private_exists: content.is_some(), private, key, public, for_keygen })
     }
+}
+
+/// Whether we sign with such a key file ourselves: with Ed25519, which most people have. Not with the others, while
+/// everybody who has one has ssh-keygen: security keys need their hardware; ssh-key 0.6 reads the second prime of an RSA
+/// key wrongly, and the rsa crate behind it has an open timing advisory (RUSTSEC-2023-0071); and it refuses one ECDSA key
+/// in 256, whose secret number happens to be a byte shorter.
+fn signs_here(blob: &[u8]) -> bool {
+    type_of(blob).is_some_and(|kind| kind.starts_with("ssh-ed25519"))
+}
+
+/// The public key in a private key file of OpenSSH's format, which is readable also when the rest is encrypted.
+fn public_of_private(pem: &str) -> Option<Vec<u8>> {
+    let body = pem.split_once("-----BEGIN OPENSSH PRIVATE KEY-----")?.1.split_once("-----END")?.0;
+    let bytes = BASE64_STANDARD.decode(body.split_whitespace().collect::<String>()).ok()?;
+    let mut rest = Reader::new(bytes.strip_prefix(b"openssh-key-v1\0")?);
+    for field in ["cipher", "function", "options"] {
+        rest.string(field).ok()?;
+    }
+    (rest.u32("count").ok()? == 1).then(|| rest.string("public half").ok().map(<[u8]>::to_vec))?
 }
 
 fn parse_private(path: &Path, text: &str) -> Result<PrivateKey> {
@@ -163,13 +182,13 @@ fn parse_public(text: &str) -> Option<PublicFile> {
     let mut words = text.split_whitespace();
     let (kind, encoded) = (words.next()?, words.next()?);
     let blob = BASE64_STANDARD.decode(encoded).ok()?;
-    if algorithm(&blob)? != kind {
+    if type_of(&blob)? != kind {
         return None;
     }
     if !kind.contains("-cert-v0") {
         return Some(PublicFile { key_blob: blob.clone(), blob });
     }
-    let key_blob = Certificate::parse(&blob)?.key_blob;
+    let key_blob = Certificate::parse(&blob, Accept::All).ok()?.key.blob().to_vec();
     Some(PublicFile { blob, key_blob })
 }
 
@@ -187,8 +206,8 @@ pub fn certificate(path: &Path) -> Result<Option<PublicFile>> {
         return Ok(None);
     }
     let public = read_public(path)?;
-    match Certificate::parse(&public.blob) {
-        Some(certificate) if !certificate.of_host => Ok(Some(public)),
+    match Certificate::parse(&public.blob, Accept::All) {
+        Ok(certificate) if !certificate.of_host => Ok(Some(public)),
         _ => Err(Failure::new(Kind::Key, format!("{} is no certificate of a person", path.display()))),
     }
 }

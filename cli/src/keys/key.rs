@@ -7,13 +7,17 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use postern_core::ssh::{
+    self, Accept, Certificate, Fingerprint,
+    certificate::{key_in, plain_of},
+    wire::type_of,
+};
 use ssh_key::{HashAlg, PrivateKey};
 
 use super::{
     agent::{Agent, AgentKey},
-    certificate::Certificate,
     file::KeyFiles,
-    keygen, sshsig, wire,
+    keygen,
 };
 use crate::{
     console::Console,
@@ -40,11 +44,6 @@ enum Backend {
     Keygen { path: PathBuf, shown: Option<Vec<u8>> },
 }
 
-/// The plain key's bytes in a key or a certificate.
-pub(super) fn plain_of(blob: &[u8]) -> Vec<u8> {
-    Certificate::parse(blob).map_or_else(|| blob.to_vec(), |certificate| certificate.key_blob)
-}
-
 impl Key {
     /// A key or certificate of the agent.
     pub(super) fn held(agent: &Agent, key: &AgentKey) -> Self {
@@ -64,7 +63,7 @@ impl Key {
     pub(super) fn of_files(files: KeyFiles, agent: Option<&Agent>, held: &[AgentKey], path: &Path) -> Result<Self> {
         let place = path.display().to_string();
         if let Some(public) = &files.public {
-            wire::check_acceptable(&public.blob)
+            key_in(&public.blob, Accept::Signers)
                 .map_err(|why| Failure::new(Kind::Key, format!("{place}: {why}")).next("choose another --key"))?;
         }
         let readable = files.key.as_ref().is_some_and(|key| !key.is_encrypted());
@@ -86,8 +85,8 @@ impl Key {
     }
 
     fn of(place: &str, shown: Option<&[u8]>, backend: Backend) -> Self {
-        let certificate = shown.and_then(Certificate::parse);
-        let fingerprint = shown.map(|shown| wire::fingerprint(&plain_of(shown)));
+        let certificate = shown.and_then(|shown| Certificate::parse(shown, Accept::All).ok());
+        let fingerprint = shown.map(|shown| Fingerprint::of(&plain_of(shown)).to_string());
         let what = if certificate.is_some() { "certificate of " } else { "" };
         let label = match &fingerprint {
             Some(fingerprint) => format!("{what}{fingerprint} ({place})"),
@@ -136,12 +135,12 @@ impl Key {
         match &self.backend {
             Backend::Keygen { path, .. } => keygen::sign(path, namespace, message),
             Backend::Agent { agent, held, shown } => {
-                if wire::is_security_key(held) {
+                if type_of(held).is_some_and(|kind| kind.starts_with("sk-")) {
                     console.note("touch your security key to sign");
                 }
-                let signature = agent.sign(held, &sshsig::to_be_signed(namespace, message));
+                let signature = agent.sign(held, &ssh::to_be_signed(namespace, message));
                 let signature = signature.map_err(|error| self.unsigned(&error))?;
-                Ok(sshsig::armor(shown, namespace, &signature))
+                Ok(ssh::armor(shown, namespace, &signature))
             }
             Backend::File { key, path, shown } => {
                 let key = key.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,7 +148,7 @@ impl Key {
                     |error: ssh_key::Error| Failure::new(Kind::Key, format!("{} cannot sign: {error}", path.display()));
                 let inner = key.sign(namespace, HashAlg::Sha512, message).map_err(failed)?;
                 let signature = Vec::try_from(inner.signature().clone()).map_err(failed)?;
-                Ok(sshsig::armor(shown, namespace, &signature))
+                Ok(ssh::armor(shown, namespace, &signature))
             }
         }
     }

@@ -3,14 +3,10 @@
 //! Owns the choice: what `--key` names, else what ssh would offer, and of those what the host says counts. It asks no host itself.
 
 pub mod agent;
-pub mod certificate;
 mod file;
 mod key;
 mod keygen;
 mod offer;
-pub mod sshsig;
-pub mod verify;
-pub(crate) mod wire;
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +15,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use postern_core::ssh::Fingerprint;
 use postern_proto::v1::KeyToJudge;
 
 pub use self::key::Key;
@@ -223,10 +220,10 @@ fn to_judge(key: &Arc<Key>) -> Option<KeyToJudge> {
     let Some(certificate) = &key.certificate else { return Some(KeyToJudge { fingerprint, ..KeyToJudge::default() }) };
     Some(KeyToJudge {
         fingerprint,
-        authority: wire::fingerprint(&certificate.authority),
+        authority: Fingerprint::of(&certificate.authority).to_string(),
         principals: certificate.principals.iter().take(MOST_PRINCIPALS).cloned().collect(),
         serial: certificate.serial,
-        key_id: certificate.key_id.clone(),
+        key_id: String::from_utf8_lossy(&certificate.key_id).into_owned(),
         valid_after: certificate.valid_after,
         valid_before: certificate.valid_before,
     })

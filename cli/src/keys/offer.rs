@@ -5,12 +5,15 @@
 
 use std::path::Path;
 
+use postern_core::ssh::{
+    Accept, Certificate, Fingerprint,
+    certificate::{key_in, plain_of},
+};
+
 use super::{
     agent::{Agent, AgentKey},
-    certificate::Certificate,
     file::{self, KeyFiles},
-    key::{Key, plain_of},
-    wire,
+    key::Key,
 };
 use crate::{
     failure::{Failure, Kind, Result},
@@ -38,8 +41,9 @@ impl Held {
         let agent = Agent::at(socket);
         let keys =
             agent.keys().map_err(|error| format!("the ssh-agent at {} cannot be asked: {error}", socket.display()))?;
-        let of_person = |key: &AgentKey| Certificate::parse(&key.blob).is_none_or(|certificate| !certificate.of_host);
-        let usable = keys.into_iter().filter(|key| wire::check_acceptable(&key.blob).is_ok() && of_person(key));
+        let of_person =
+            |key: &AgentKey| !Certificate::parse(&key.blob, Accept::All).is_ok_and(|certificate| certificate.of_host);
+        let usable = keys.into_iter().filter(|key| key_in(&key.blob, Accept::Signers).is_ok() && of_person(key));
         Ok(Self { keys: usable.collect(), agent: Some(agent) })
     }
 
@@ -103,8 +107,8 @@ pub(super) fn of_agent(identities: &Identities, wanted: Option<&str>) -> Result<
     // `ssh-add -l` prints the fingerprint of the plain key for a certificate too.
     let fits = |key: &&AgentKey| {
         wanted.is_none_or(|wanted| {
-            let prints = [wire::fingerprint(&plain_of(&key.blob)), wire::fingerprint(&key.blob)];
-            prints.iter().any(|print| print == wanted) || key.comment == wanted
+            let prints = [Fingerprint::of(&plain_of(&key.blob)), Fingerprint::of(&key.blob)];
+            prints.iter().any(|print| print.to_string() == wanted) || key.comment == wanted
         })
     };
     let found: Vec<Key> = held.keys.iter().filter(fits).filter_map(|key| held.key(key)).collect();

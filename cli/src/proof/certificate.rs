@@ -4,10 +4,9 @@
 
 use std::fmt;
 
-use crate::{
-    keys::certificate::{BadSignature, Certificate},
-    ssh_hosts::Known,
-};
+use postern_core::ssh::{Accept, Certificate};
+
+use crate::ssh_hosts::Known;
 
 /// Why a certificate by a known authority, or all that is known, is worth nothing here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +53,7 @@ impl fmt::Display for Fault {
 /// # Errors
 /// The first reason against it.
 pub fn check(certificate: &Certificate, known: &Known, now: u64) -> Result<(), Fault> {
-    let Certificate { of_host, principals, valid_after, valid_before, has_critical_options, .. } = certificate;
+    let Certificate { of_host, principals, valid_after, valid_before, critical_options, .. } = certificate;
     let signed_with = certificate.signature_algorithm();
     let allowed = known.authority_algorithms.as_ref().is_none_or(|all| all.iter().any(|one| one == signed_with));
     let faults = [
@@ -63,14 +62,12 @@ pub fn check(certificate: &Certificate, known: &Known, now: u64) -> Result<(), F
         (now >= *valid_before, Fault::Expired),
         (principals.is_empty(), Fault::NoPrincipals),
         (!principals.contains(&known.principal), Fault::OtherName),
-        (*has_critical_options, Fault::CriticalOptions),
+        (!critical_options.is_empty(), Fault::CriticalOptions),
         (!allowed, Fault::Algorithm),
     ];
     if let Some((_, fault)) = faults.into_iter().find(|(holds, _)| *holds) {
         return Err(fault);
     }
-    certificate.verify().map_err(|bad| match bad {
-        BadSignature::Wrong => Fault::Signature,
-        BadSignature::Unsupported => Fault::Algorithm,
-    })
+    let checked = certificate.verify(Accept::HostKeys);
+    checked.map_err(|error| if error.is_not_accepted() { Fault::Algorithm } else { Fault::Signature })
 }

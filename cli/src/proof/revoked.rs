@@ -5,13 +5,11 @@
 use std::{fs, path::Path, process::Stdio};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use postern_core::ssh::{certificate::plain_of, wire::type_of};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use super::shown::Shown;
-use crate::{
-    failure::{Failure, Kind, Result},
-    keys::{certificate::Certificate, wire::algorithm},
-};
+use crate::failure::{Failure, Kind, Result};
 
 /// How a binary list begins (PROTOCOL.krl).
 const MAGIC: &[u8] = b"SSHKRL\n\0";
@@ -55,8 +53,8 @@ fn is_listed(list: &str, shown: &Shown) -> std::result::Result<bool, String> {
 fn key_of(line: &str) -> Option<Vec<u8>> {
     let mut words = line.split_ascii_whitespace();
     let (kind, encoded) = (words.next()?, words.next()?);
-    let blob = BASE64_STANDARD.decode(encoded).ok().filter(|blob| algorithm(blob) == Some(kind))?;
-    Some(Certificate::parse(&blob).map_or(blob, |certificate| certificate.key_blob))
+    let blob = BASE64_STANDARD.decode(encoded).ok().filter(|blob| type_of(blob) == Some(kind))?;
+    Some(plain_of(&blob))
 }
 
 async fn asks_keygen(file: &Path, shown: &Shown) -> Result<bool> {

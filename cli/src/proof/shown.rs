@@ -3,15 +3,13 @@
 //! Owns checking that each proof is about the statement that the host made on this connection. Whether anybody knows its key is decided elsewhere.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use postern_core::ssh::{self, Accept, Certificate, SshSig, dearmor};
 use postern_proto::v1::{HostProof, WhoAmIResponse};
 use serde::Deserialize;
 use ssh_key::PublicKey;
 
 use super::NAMESPACE;
-use crate::{
-    keys::{certificate::Certificate, sshsig::Sealed, verify, wire::algorithm},
-    statement::Statement,
-};
+use crate::{statement::Statement, tls};
 
 /// More proofs than that are not looked at: a host has one for each type of key, and a few by keys that it had before.
 const MOST: usize = 16;
@@ -45,7 +43,7 @@ pub fn all(who: &WhoAmIResponse, said: &Statement) -> Result<Vec<Shown>, String>
     let keys = proofs.iter().take(MOST).map(|proof| key(proof, payload)).collect::<Result<Vec<_>, _>>()?;
     let Payload { host_id, names, tls_fingerprint } =
         serde_json::from_slice(payload).map_err(|error| format!("its content is malformed: {error}"))?;
-    if said.tls.is_none_or(|tls| tls_fingerprint.parse() != Ok(tls)) {
+    if said.tls.is_none_or(|tls| tls::fingerprint(&tls_fingerprint) != Ok(tls)) {
         return Err("it is for another TLS key than the one shown".to_owned());
     }
     if host_id != said.host_id || names != said.names {
@@ -56,12 +54,15 @@ pub fn all(who: &WhoAmIResponse, said: &Statement) -> Result<Vec<Shown>, String>
 
 /// None for a type of key that is not checked here: the host may be newer than this client.
 fn key(proof: &HostProof, payload: &[u8]) -> Result<Option<Shown>, String> {
-    let sealed = Sealed::parse(&proof.signature).ok_or("it is malformed")?;
-    if algorithm(&sealed.key).is_some_and(|kind| !verify::is_supported(kind)) {
-        return Ok(None);
-    }
-    let key = PublicKey::from_bytes(&sealed.key).map_err(|error| format!("its key is malformed: {error}"))?;
-    sealed.verify(NAMESPACE, payload).map_err(|_| "its signature does not fit".to_owned())?;
+    let malformed = |error: ssh::Error| format!("it is malformed: {error}");
+    let signature = SshSig::parse(&dearmor(&proof.signature).map_err(malformed)?).map_err(malformed)?;
+    let key = match ssh::PublicKey::parse(&signature.key, Accept::HostKeys) {
+        Err(ssh::Error::KeyType(_)) => return Ok(None),
+        key => key.map_err(malformed)?,
+    };
+    let fits = signature.namespace == NAMESPACE.as_bytes() && signature.verify(&key, payload).is_ok();
+    let key = fits.then(|| PublicKey::from_bytes(&signature.key)).ok_or("its signature does not fit")?;
+    let key = key.map_err(|error| format!("its key is malformed: {error}"))?;
     let certificate = match proof.certificate.as_str() {
         "" => None,
         line => Some(certificate(line, &key).ok_or("its certificate is malformed or about another key")?),
@@ -72,5 +73,6 @@ fn key(proof: &HostProof, payload: &[u8]) -> Result<Option<Shown>, String> {
 /// Reads a line `TYPE BASE64` about `key`.
 fn certificate(line: &str, key: &PublicKey) -> Option<Certificate> {
     let blob = BASE64_STANDARD.decode(line.split_ascii_whitespace().nth(1)?).ok()?;
-    Certificate::parse(&blob).filter(|certificate| key.to_bytes().is_ok_and(|key| key == certificate.key_blob))
+    let certificate = Certificate::parse(&blob, Accept::All).ok()?;
+    key.to_bytes().is_ok_and(|key| key == certificate.key.blob()).then_some(certificate)
 }

@@ -2,18 +2,16 @@
 //!
 //! Owns the comparison, as ssh makes it (`check_host_key`), for all keys of the host at once. It never reads a file.
 
+use postern_core::ssh::Certificate;
 use ssh_key::{Algorithm, EcdsaCurve, PublicKey};
 
 use super::{
     certificate::{self, Fault},
     shown::Shown,
 };
-use crate::{
-    keys::certificate::Certificate,
-    ssh_hosts::{
-        Known,
-        lines::{Line, Says},
-    },
+use crate::ssh_hosts::{
+    Known,
+    lines::{Line, Says},
 };
 
 /// What the lines say.

@@ -5,11 +5,12 @@
 
 use std::fmt;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use postern_core::envelope::{Purpose, Signer};
 use postern_core::grant::{AccessRequest, End, Grant, Header, PortSpec, Source, checked_list};
 use postern_core::policy::{Asking, Live, Policy};
 use postern_core::refusal::{Reason, Refusal};
+use postern_core::text;
 use postern_core::time::{Now, Seconds};
 use postern_core::trust::Trust;
 use serde::Serialize;
@@ -48,9 +49,7 @@ pub struct Question {
 
 fn duration(text: &str) -> Result<Seconds, String> {
     let wrong = || format!("'{text}' is not a duration in whole seconds, for example 90m");
-    let duration: SignedDuration = text.parse().map_err(|_| wrong())?;
-    let whole = u64::try_from(duration.as_secs()).ok().filter(|_| duration.subsec_nanos() == 0);
-    whole.map(Seconds).ok_or_else(wrong)
+    text::seconds(text).map(Seconds).ok_or_else(wrong)
 }
 
 /// What would become of the request.

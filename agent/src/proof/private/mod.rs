@@ -9,6 +9,7 @@ use std::fmt;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use p521::ecdsa::signature::Signer as _;
 use p521::elliptic_curve::sec1::ToEncodedPoint as _;
+use postern_core::ssh::wire::{Reader, put_mpint, put_string, without_zeros};
 use ring::rand::SystemRandom;
 use ring::rsa::{self, KeyPairComponents, PublicKeyComponents};
 use ring::signature::{
@@ -17,8 +18,7 @@ use ring::signature::{
 };
 use zeroize::Zeroizing;
 
-use super::der::{self, without_zeros};
-use super::wire::{put_number, put_string, take_number, take_string, take_u32};
+use super::der;
 
 /// OpenSSH's own format begins with this (PROTOCOL.key).
 const MAGIC: &[u8] = b"openssh-key-v1\0";
@@ -120,8 +120,8 @@ impl PrivateKey {
         let pair = |fixed: &[u8]| {
             let (r, s) = fixed.split_at(fixed.len() / 2);
             let mut value = Vec::new();
-            put_number(&mut value, r);
-            put_number(&mut value, s);
+            put_mpint(&mut value, r);
+            put_mpint(&mut value, s);
             value
         };
         let value = match &self.secret {
@@ -210,8 +210,8 @@ impl PrivateKey {
         };
         let key = rsa::KeyPair::from_components(&components).map_err(|_| Unusable::Inconsistent)?;
         let public = blob("ssh-rsa", |out| {
-            put_number(out, e);
-            put_number(out, n);
+            put_mpint(out, e);
+            put_mpint(out, n);
         });
         Ok(Self { public, algorithm: "rsa-sha2-512".to_owned(), secret: Secret::Rsa(Box::new(key)) })
     }
@@ -243,43 +243,52 @@ fn armored(text: &str) -> Option<(&str, &str)> {
 }
 
 fn of_openssh(bytes: &[u8]) -> Result<PrivateKey, Unusable> {
-    let mut rest = bytes.strip_prefix(MAGIC).ok_or(Unusable::Malformed)?;
-    let mut head = || take_string(&mut rest).ok_or(Unusable::Malformed);
-    let (cipher, _function, _options) = (head()?, head()?, head()?);
+    let mut rest = Reader::new(bytes.strip_prefix(MAGIC).ok_or(Unusable::Malformed)?);
+    let (cipher, _function, _options) = (rest.string("cipher")?, rest.string("function")?, rest.string("options")?);
     if cipher != b"none" {
         return Err(Unusable::Passphrase);
     }
-    let (count, _public, secret) =
-        (take_u32(&mut rest), take_string(&mut rest), take_string(&mut rest).ok_or(Unusable::Malformed)?);
-    let mut secret = secret;
-    let (one, two) = (take_u32(&mut secret), take_u32(&mut secret));
-    if count != Some(1) || one.is_none() || one != two {
+    let (count, _public) = (rest.u32("count")?, rest.string("public half")?);
+    let mut secret = Reader::new(rest.string("private half")?);
+    let (one, two) = (secret.u32("check")?, secret.u32("check")?);
+    if count != 1 || one != two {
         return Err(Unusable::Malformed);
     }
     of_fields(&mut secret)
 }
 
 /// Reads the key's type and its fields, as in OpenSSH's format.
-fn of_fields(fields: &mut &[u8]) -> Result<PrivateKey, Unusable> {
-    let kind = take_string(fields).and_then(|kind| std::str::from_utf8(kind).ok()).ok_or(Unusable::Malformed)?;
-    let mut string = || take_string(fields).ok_or(Unusable::Malformed);
+fn of_fields(fields: &mut Reader<'_>) -> Result<PrivateKey, Unusable> {
+    let kind = std::str::from_utf8(fields.string("type")?).map_err(|_| Unusable::Malformed)?;
     if kind == "ssh-ed25519" {
-        let (public, both) = (string()?, string()?);
+        let (public, both) = (fields.string("public half")?, fields.string("private half")?);
         // The seed, and the public half once more.
         return PrivateKey::ed25519(both.get(..32).ok_or(Unusable::Malformed)?, Some(public));
     }
     if let Some(curve) = kind.strip_prefix("ecdsa-sha2-") {
         let curve = Curve::ALL.into_iter().find(|one| one.facts().0 == curve);
         let curve = curve.ok_or_else(|| Unusable::Type(shown(kind)))?;
-        let (_name, point) = (string()?, string()?);
-        return PrivateKey::ecdsa(curve, take_number(fields).ok_or(Unusable::Malformed)?, point);
+        let (_name, point) = (fields.string("curve")?, fields.string("point")?);
+        return PrivateKey::ecdsa(curve, number(fields)?, point);
     }
     if kind != "ssh-rsa" {
         return Err(Unusable::Type(shown(kind)));
     }
-    let mut number = || take_number(fields).ok_or(Unusable::Malformed);
+    let mut number = || number(fields);
     let (n, e, d, q_inverse, p, q) = (number()?, number()?, number()?, number()?, number()?, number()?);
     PrivateKey::rsa(&Rsa { n, e, d, p, q, q_inverse })
+}
+
+/// A positive number, without the zeros before it. ssh reads any count of them.
+fn number<'a>(fields: &mut Reader<'a>) -> Result<&'a [u8], Unusable> {
+    let bytes = fields.string("number")?;
+    if bytes.first().is_some_and(|high| *high >= 0x80) { Err(Unusable::Malformed) } else { Ok(without_zeros(bytes)) }
+}
+
+impl From<postern_core::ssh::Error> for Unusable {
+    fn from(_: postern_core::ssh::Error) -> Self {
+        Self::Malformed
+    }
 }
 
 /// RFC 8017, appendix A.1.2.

@@ -5,8 +5,11 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use postern_core::envelope::Signature;
+use postern_core::ssh::{armor, dearmor, to_be_signed};
+
 use super::*;
-use crate::proof::{NAMESPACE, wire};
+use crate::proof::NAMESPACE;
 
 fn keygen(arguments: &[&str]) {
     let output = Command::new("ssh-keygen").arg("-q").args(arguments).output().unwrap();
@@ -19,7 +22,7 @@ fn make(path: &Path, arguments: &[&str]) {
 }
 
 fn signature(key: &PrivateKey, message: &[u8]) -> String {
-    wire::armor(&key.public, NAMESPACE, &key.sign(&wire::to_be_signed(NAMESPACE, message)).unwrap())
+    armor(&key.public, NAMESPACE, &key.sign(&to_be_signed(NAMESPACE, message)).unwrap())
 }
 
 /// Whether the real ssh-keygen takes the signature for one by the key in `path`.
@@ -95,17 +98,17 @@ fn a_number_that_takes_fewer_bytes_is_a_number() {
 fn number_of(text: &str) -> Vec<u8> {
     let body: String = armored(text).unwrap().1.split_whitespace().collect();
     let bytes = STANDARD.decode(body).unwrap();
-    let mut rest = bytes.strip_prefix(MAGIC).unwrap();
+    let mut rest = Reader::new(bytes.strip_prefix(MAGIC).unwrap());
     for _ in 0..3 {
-        take_string(&mut rest).unwrap();
+        rest.string("head").unwrap();
     }
-    take_u32(&mut rest).unwrap();
-    take_string(&mut rest).unwrap();
-    let mut secret = take_string(&mut rest).unwrap().get(8..).unwrap();
+    rest.u32("count").unwrap();
+    rest.string("public half").unwrap();
+    let mut secret = Reader::new(rest.string("private half").unwrap().get(8..).unwrap());
     for _ in 0..3 {
-        take_string(&mut secret).unwrap();
+        secret.string("field").unwrap();
     }
-    take_number(&mut secret).unwrap().to_vec()
+    number(&mut secret).unwrap().to_vec()
 }
 
 #[test]
@@ -116,22 +119,22 @@ fn signatures_with_short_numbers_verify_too() {
     let key = PrivateKey::parse(&fs::read_to_string(&path).unwrap()).unwrap();
     // r or s takes 31 bytes once in 128 signatures.
     let short = (0..10_000_u32).map(u32::to_be_bytes).find_map(|message| {
-        let signature = key.sign(&wire::to_be_signed(NAMESPACE, &message)).unwrap();
-        let mut rest = signature.as_slice();
-        take_string(&mut rest).unwrap();
-        let mut value = take_string(&mut rest).unwrap();
-        let both = [take_number(&mut value).unwrap().len(), take_number(&mut value).unwrap().len()];
+        let signature = key.sign(&to_be_signed(NAMESPACE, &message)).unwrap();
+        let mut rest = Reader::new(&signature);
+        rest.string("name").unwrap();
+        let mut value = Reader::new(rest.string("value").unwrap());
+        let both = [number(&mut value).unwrap().len(), number(&mut value).unwrap().len()];
         both.iter().any(|length| *length < 32).then_some((message, signature))
     });
     let (message, signature) = short.unwrap();
-    assert!(verifies(&path, &message, &wire::armor(&key.public, NAMESPACE, &signature)));
+    assert!(verifies(&path, &message, &armor(&key.public, NAMESPACE, &signature)));
 }
 
 /// Whether this host, which checks people's signatures, takes the signature.
 fn is_taken(key: &PrivateKey, message: &[u8], signature: &[u8]) -> bool {
-    let armored = wire::armor(&key.public, NAMESPACE, signature);
-    let bytes = postern_core::envelope::dearmor(&armored).unwrap();
-    postern_core::envelope::SshSig::parse(&bytes).unwrap().verify(message).is_ok()
+    let armored = armor(&key.public, NAMESPACE, signature);
+    let bytes = dearmor(&armored).unwrap();
+    Signature::parse(&bytes).unwrap().verify(message).is_ok()
 }
 
 #[test]
@@ -144,11 +147,11 @@ fn people_sign_with_short_numbers_too() {
         let mut short = 0;
         // One in 128 signatures of ECDSA has a short r or s, one in 256 of RSA begins with a zero.
         for message in (0..10_000_u32).map(u32::to_be_bytes) {
-            let signature = key.sign(&wire::to_be_signed(NAMESPACE, &message)).unwrap();
+            let signature = key.sign(&to_be_signed(NAMESPACE, &message)).unwrap();
             assert!(is_taken(&key, &message, &signature), "{kind:?} {message:?}");
-            let mut rest = signature.as_slice();
-            let name = take_string(&mut rest).unwrap();
-            let value = take_string(&mut rest).unwrap();
+            let mut rest = Reader::new(&signature);
+            let name = rest.string("name").unwrap();
+            let value = rest.string("name").unwrap();
             if kind[1] == "rsa" {
                 // As some agents write it.
                 let without = without_zeros(value);

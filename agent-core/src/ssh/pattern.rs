@@ -1,8 +1,10 @@
-//! Pattern lists as OpenSSH reads them (ssh_config(5), PATTERNS).
+//! Pattern lists as OpenSSH reads them (ssh_config(5), PATTERNS): in `allowed_signers` and `known_hosts`.
+//!
+//! Owns the match. It never reads a file and never decides what a match means.
 
 /// Comma-separated patterns with `*`, `?` and `!`, as in `*@example.com,!eve@example.com`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PatternList(Vec<Pattern>);
+pub struct PatternList(Vec<Pattern>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pattern {
@@ -11,7 +13,9 @@ struct Pattern {
 }
 
 impl PatternList {
-    pub(super) fn new(list: &str) -> Self {
+    /// Reads a list as it is written.
+    #[must_use]
+    pub fn new(list: &str) -> Self {
         let pattern = |item: &str| match item.strip_prefix('!') {
             Some(rest) => Pattern { negated: true, text: rest.to_owned() },
             None => Pattern { negated: false, text: item.to_owned() },
@@ -20,12 +24,13 @@ impl PatternList {
     }
 
     /// As it is written.
-    pub(super) fn words(&self) -> impl Iterator<Item = String> {
+    pub fn words(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(|p| if p.negated { format!("!{}", p.text) } else { p.text.clone() })
     }
 
     /// Whether one pattern matches and no negated one does.
-    pub(super) fn matches(&self, name: &str) -> bool {
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
         let hit = |p: &&Pattern| glob(name.as_bytes(), p.text.as_bytes());
         let negated = self.0.iter().filter(|p| p.negated).any(|p| hit(&p));
         !negated && self.0.iter().filter(|p| !p.negated).any(|p| hit(&p))
@@ -33,7 +38,8 @@ impl PatternList {
 }
 
 /// Whether `text` says nothing but one name.
-pub(super) fn is_literal(text: &str) -> bool {
+#[must_use]
+pub fn is_literal(text: &str) -> bool {
     !text.starts_with('!') && !text.contains(['*', '?'])
 }
 
