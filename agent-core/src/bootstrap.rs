@@ -131,7 +131,7 @@ mod tests {
     const NOW: Now = Now {
         boot: BootNanos(7),
         wall: jiff::Timestamp::UNIX_EPOCH,
-        clock: crate::wall::ClockState::Synchronised,
+        clock: crate::time::ClockState::Synchronised,
         boot_id: Uuid::from_u128(9),
     };
     const ROOM: Capacity = Capacity { entries: 1000, slots: 100 };

@@ -14,7 +14,6 @@ use uuid::Uuid;
 
 use crate::key::{Address, GrantKey, TCP, UDP};
 use crate::refusal::{Reason, Refusal};
-use crate::request::EndCause;
 use crate::signer::Signer;
 use crate::time::{BootNanos, Seconds};
 
@@ -403,18 +402,6 @@ impl Grant {
     #[must_use]
     pub fn chain_start(&self) -> BootNanos {
         self.chain_boot.unwrap_or(self.starts_boot)
-    }
-
-    /// When it has to be used next, or else is over, and why; `None` where nothing limits that. `last` is its latest packet, zero
-    /// for none; `used_before` tells of packets that were counted before the agent started at `started`.
-    #[must_use]
-    pub fn use_by(&self, last: BootNanos, used_before: bool, started: BootNanos) -> Option<(BootNanos, EndCause)> {
-        let after = |from: BootNanos, limit: Seconds| from.plus_nanos(limit.0.saturating_mul(1_000_000_000));
-        let opened = self.starts_boot.max(started);
-        let unused = last.0 == 0 && !used_before;
-        let first = self.first_use_within.filter(|_| unused).map(|limit| (after(opened, limit), EndCause::Unused));
-        let idle = self.idle_timeout.map(|limit| (after(opened.max(last), limit), EndCause::Idle));
-        first.into_iter().chain(idle).min_by_key(|(due, _)| *due)
     }
 
     /// The kernel's keys of this grant.

@@ -161,7 +161,7 @@ fn check_window(header: &Header, now: &Now) -> Result<(), Refusal> {
 mod tests {
     use super::*;
     use crate::grant::Header;
-    use crate::wall::ClockState;
+    use crate::time::ClockState;
     use jiff::{SignedDuration, Timestamp};
 
     const S: u64 = 1_000_000_000;

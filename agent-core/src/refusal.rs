@@ -51,7 +51,7 @@ impl Refusal {
 }
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident $standing:ident $code:literal $sentence:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident $attribution:ident $code:literal $sentence:literal;)*) => {
         /// The kinds of refusal. Codes are stable: they are the API's `ErrorInfo.reason` and the journal's `reason`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Reason { $($(#[$doc])* #[doc = concat!("`", $code, "`: ", $sentence, ".")] $name,)* }
@@ -70,7 +70,7 @@ macro_rules! reasons {
 
             /// Whether a trusted signature had been verified when it arose.
             #[must_use]
-            pub const fn standing(self) -> Attribution { match self { $(Reason::$name => Attribution::$standing,)* } }
+            pub const fn attribution(self) -> Attribution { match self { $(Reason::$name => Attribution::$attribution,)* } }
         }
     };
 }

@@ -186,7 +186,7 @@ mod tests {
         Now {
             boot: BootNanos(boot),
             wall: jiff::Timestamp::UNIX_EPOCH,
-            clock: crate::wall::ClockState::Synchronised,
+            clock: crate::time::ClockState::Synchronised,
             boot_id: BOOT,
         }
     }

@@ -37,29 +37,29 @@ fn enabled(at: &Now) -> Event {
 fn on_trial() -> Ledger {
     let mut ledger = Ledger::default();
     apply(&mut ledger, started(Mode::Observe), &now(1));
-    assert_eq!(ledger.standing().since, Some(now(1).wall));
+    assert_eq!(ledger.mode_state().since, Some(now(1).wall));
     apply(&mut ledger, enabled(&now(5)), &now(5));
     ledger
 }
 
 fn observes(ledger: &Ledger, at: u64) -> bool {
-    ledger.standing().observes(&now(at))
+    ledger.mode_state().observes(&now(at))
 }
 
 #[test]
 fn a_trial_ends_by_the_clock_and_its_record_only_says_so() {
     let mut ledger = on_trial();
     assert_eq!([5, 14, 15, 16].map(|at| observes(&ledger, at)), [false, false, true, true]);
-    assert_eq!((&*ledger.standing().by, ledger.standing().since), ("root", Some(now(5).wall)));
+    assert_eq!((&*ledger.mode_state().by, ledger.mode_state().since), ("root", Some(now(5).wall)));
     assert_eq!(ledger.next_due(), Some(BootNanos(15 * S)));
     apply(&mut ledger, Event::RolledBack { at: now(15).wall, by: String::new() }, &now(40));
-    assert_eq!((&*ledger.standing().by, ledger.standing().since), ("", Some(now(15).wall)));
-    assert!(observes(&ledger, 41) && ledger.standing().failed(&now(41)).is_some() && ledger.next_due().is_none());
+    assert_eq!((&*ledger.mode_state().by, ledger.mode_state().since), ("", Some(now(15).wall)));
+    assert!(observes(&ledger, 41) && ledger.mode_state().failed(&now(41)).is_some() && ledger.next_due().is_none());
     // A start is not asked, a reload is.
     apply(&mut ledger, started(Mode::Enforce), &now(50));
     assert!(observes(&ledger, 51));
     apply(&mut ledger, loaded(Mode::Enforce), &now(60));
-    assert!(!observes(&ledger, 61) && ledger.standing().since == Some(now(60).wall));
+    assert!(!observes(&ledger, 61) && ledger.mode_state().since == Some(now(60).wall));
 }
 
 #[test]
@@ -68,14 +68,14 @@ fn a_trial_outlasts_starts_and_reloads_but_no_boot() {
     for event in [started(Mode::Enforce), loaded(Mode::Enforce), loaded(Mode::Observe), started(Mode::Observe)] {
         apply(&mut ledger, event, &now(6));
         assert_eq!([7, 15].map(|at| observes(&ledger, at)), [false, true]);
-        assert_eq!(ledger.standing().since, Some(now(5).wall));
+        assert_eq!(ledger.mode_state().since, Some(now(5).wall));
     }
     for (file, other) in [(Mode::Observe, true), (Mode::Enforce, false)] {
         let mut ledger = on_trial();
         let next = Now { boot_id: Uuid::from_u128(2), ..now(7) };
-        assert_eq!(observe_from(file, &ledger.standing().enabling, next.boot_id), u64::from(other));
+        assert_eq!(observe_from(file, &ledger.mode_state().enabling, next.boot_id), u64::from(other));
         apply(&mut ledger, started(file), &next);
-        assert_eq!(ledger.standing().observes(&next), other);
+        assert_eq!(ledger.mode_state().observes(&next), other);
     }
 }
 
@@ -83,11 +83,11 @@ fn a_trial_outlasts_starts_and_reloads_but_no_boot() {
 fn a_trial_given_up_is_over_at_once_and_a_confirmed_one_never() {
     let mut ledger = on_trial();
     apply(&mut ledger, Event::RolledBack { at: now(8).wall, by: "root".into() }, &now(8));
-    assert!(observes(&ledger, 8) && ledger.standing().by == "root");
+    assert!(observes(&ledger, 8) && ledger.mode_state().by == "root");
     let mut ledger = on_trial();
     apply(&mut ledger, Event::Confirmed { by: "root".into(), grant: None }, &now(8));
     assert!([8, 15, 16, 1_000_000].iter().all(|&at| !observes(&ledger, at)));
-    assert_eq!((ledger.standing().file, ledger.standing().since), (Mode::Enforce, Some(now(5).wall)));
+    assert_eq!((ledger.mode_state().file, ledger.mode_state().since), (Mode::Enforce, Some(now(5).wall)));
     apply(&mut ledger, Event::RolledBack { at: now(20).wall, by: String::new() }, &now(20));
     assert!(!observes(&ledger, 21), "there is nothing to roll back");
     apply(&mut ledger, loaded(Mode::Observe), &now(30));

@@ -19,6 +19,7 @@ pub mod parse;
 pub mod payload;
 pub mod ports;
 pub mod proof;
+pub mod purpose;
 pub mod session;
 pub mod ssh_hosts;
 pub mod state;

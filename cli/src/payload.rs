@@ -5,12 +5,10 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use postern_proto::{
-    payload_type,
-    v1::{AccessRequest, ReadRequest, RevokeRequest, Signature, SignedMessage},
-};
+use postern_proto::v1::{AccessRequest, ReadRequest, RevokeRequest, Signature, SignedMessage};
 use serde::Serialize;
 
+pub use crate::purpose::Purpose;
 use crate::{
     console::{Console, blocking},
     failure::{Failure, Kind, Result},
@@ -18,55 +16,6 @@ use crate::{
     statement::Statement,
     text,
 };
-
-/// How long a request or revocation may travel.
-const MESSAGE_LIFE: Duration = Duration::from_secs(2 * 60);
-
-/// How long a signed read may be shown again.
-const READ_LIFE: Duration = Duration::from_secs(10 * 60);
-
-/// What a signature is for. Each has its own namespace, so that none can pass as another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Purpose {
-    /// Opening ports: an AccessRequest.
-    Request,
-    /// Approving an AccessRequest that somebody else signed: the same bytes.
-    Approve,
-    /// Ending a grant: a RevokeRequest.
-    Revoke,
-    /// Reading: a ReadRequest.
-    Read,
-}
-
-impl Purpose {
-    /// SSHSIG's namespace.
-    #[must_use]
-    pub const fn namespace(self) -> &'static str {
-        match self {
-            Self::Request => "request@postern.v1",
-            Self::Approve => "approve@postern.v1",
-            Self::Revoke => "revoke@postern.v1",
-            Self::Read => "read@postern.v1",
-        }
-    }
-
-    /// `SignedMessage.payload_type`.
-    #[must_use]
-    pub const fn payload_type(self) -> &'static str {
-        match self {
-            Self::Request | Self::Approve => payload_type::ACCESS_REQUEST,
-            Self::Revoke => payload_type::REVOKE_REQUEST,
-            Self::Read => payload_type::READ_REQUEST,
-        }
-    }
-
-    const fn life(self) -> Duration {
-        match self {
-            Self::Request | Self::Approve | Self::Revoke => MESSAGE_LIFE,
-            Self::Read => READ_LIFE,
-        }
-    }
-}
 
 /// What ties a message to one host and one moment.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::wall::ClockState;
+use crate::time::ClockState;
 
 fn now(seconds: u64) -> Now {
     let wall = Timestamp::from_second(1_800_000_000 + seconds.cast_signed()).unwrap();

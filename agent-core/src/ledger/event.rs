@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::grant::{Grant, Header, PortSpec, Source, Use};
-use crate::mode::{Mode, Trial};
+use crate::policy::Mode;
 use crate::request::{Ending, Pending};
 use crate::retained::RetainedSession;
 use crate::signer::Signer;
+use crate::time::ClockState;
 use crate::time::{BootNanos, Now};
-use crate::wall::ClockState;
 
 use super::Ledger;
 
@@ -31,6 +31,17 @@ pub enum Action {
     Revoke,
     /// Any call that reads.
     Read,
+}
+
+/// A trial of enforcing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// When the kernel goes back to observing.
+    pub until_boot: BootNanos,
+    /// The same by the wall clock, for people.
+    pub until: Timestamp,
+    /// Which boot that is about.
+    pub boot_id: Uuid,
 }
 
 /// Something that happened.

@@ -5,6 +5,7 @@
 mod admit;
 mod event;
 mod history;
+mod mode_state;
 mod replay;
 mod room;
 
@@ -15,12 +16,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use event::{Action, Event, Record, Seen};
+pub use event::{Action, Event, Record, Seen, Trial};
+pub use mode_state::{Enabling, ModeState, is_observing, observe_from};
 pub use room::Room;
 
 use crate::grant::{Grant, PortSpec, Use};
 use crate::message::MAX_MESSAGE_LIFE;
-use crate::mode::ModeState;
 use crate::policy::Live;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{EndCause, Ending, Pending, Request, RequestRecord, State, Step};
@@ -67,8 +68,8 @@ pub struct Ledger {
     /// What was closed by default when the agent last said so; nothing once it was opened by hand.
     #[serde(default)]
     protected: Vec<PortSpec>,
-    #[serde(default)]
-    pub(crate) standing: ModeState,
+    #[serde(default, rename = "standing")]
+    mode_state: ModeState,
     /// When messages that were used may have been forgotten, on which boot, until all of them are stale.
     #[serde(default)]
     forgot: Option<(BootNanos, Uuid)>,
@@ -79,7 +80,7 @@ impl Ledger {
     pub fn apply(&mut self, record: &Record) {
         self.note_clock(record);
         self.last_seq = record.seq;
-        self.standing.apply(record);
+        self.mode_state.apply(record);
         if let Some(seen) = record.message {
             self.seen.remember(seen, record, &self.room);
         }
@@ -111,6 +112,12 @@ impl Ledger {
             | Event::Pruned { .. }
             | Event::Unrecorded { .. } => {}
         }
+    }
+
+    /// Whether the host enforces, as far as is on record.
+    #[must_use]
+    pub const fn mode_state(&self) -> &ModeState {
+        &self.mode_state
     }
 
     /// What the record says of the clocks.
@@ -360,7 +367,7 @@ impl Ledger {
             Request::Granted(grant) if held.opened => grant.expires_boot,
             Request::Granted(grant) => grant.starts_boot,
         };
-        self.living().map(due).chain(self.keeping.next_end()).chain(self.standing.due()).min()
+        self.living().map(due).chain(self.keeping.next_end()).chain(self.mode_state.due()).min()
     }
 
     /// The sessions that outlive their grants.

@@ -4,19 +4,21 @@
 //! It never verifies signatures ([`crate::envelope`]) and never counts what is live: the ledger tells it.
 
 mod judge;
+mod mode;
 mod named;
 
 use ipnet::IpNet;
 use regex::Regex;
 
 use crate::grant::{Grant, PortSpec, Protocol, Source};
-use crate::mode::Mode;
 use crate::request::Pending;
 use crate::time::{BootNanos, Seconds};
-use crate::warn::DEFAULT_WARN_BEFORE;
 
 pub use judge::{Asking, Judgement, Live, Missing};
+pub use mode::Mode;
 
+/// How long before an end people are warned where the configuration says nothing.
+pub const DEFAULT_WARN_BEFORE: [Seconds; 2] = [Seconds::minutes(5), Seconds::minutes(1)];
 /// The longest grant where a port names no other (DESIGN 6, Azure's default).
 pub const DEFAULT_MAX_DURATION: Seconds = Seconds::hours(3);
 /// The range that a port's `max_duration` may be chosen from (DESIGN 6).

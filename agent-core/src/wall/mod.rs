@@ -9,79 +9,13 @@ use uuid::Uuid;
 
 use crate::message::MAX_MESSAGE_LIFE;
 use crate::time::BootNanos;
+pub use crate::time::ClockState;
 
 /// A jump of the wall clock against the boot clock that is none: a leap second, and what a clock is slewed (500 ppm, adjtimex(2)) in
 /// the time between two looks.
 const JUMP_NANOS: i128 = 2_000_000_000;
 /// How many seconds the wall clock may lie behind the newest record before it is not believed: a slewed clock never does.
 const BEHIND_SECONDS: i64 = 5;
-
-/// How the wall clock stands. The last four are doubts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ClockState {
-    /// The kernel says that somebody keeps it right, or did on this boot; and it has not jumped since.
-    Synchronised,
-    /// Nobody does, and the configuration says that it is right all the same.
-    #[default]
-    Assumed,
-    /// Nobody has kept it right since the host was booted.
-    Unsynchronised,
-    /// It jumped, and nobody has said since that it is right.
-    Stepped,
-    /// It lies behind the record.
-    WentBack,
-    /// The machine was restored from a snapshot or copied, and nobody has said since that the clock is right.
-    Restored,
-}
-
-impl ClockState {
-    /// All of them.
-    pub const ALL: &[Self] =
-        &[Self::Synchronised, Self::Assumed, Self::Unsynchronised, Self::Stepped, Self::WentBack, Self::Restored];
-
-    /// Stable, as the journal spells it.
-    #[must_use]
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::Synchronised => "synchronised",
-            Self::Assumed => "assumed",
-            Self::Unsynchronised => "unsynchronised",
-            Self::Stepped => "stepped",
-            Self::WentBack => "went-back",
-            Self::Restored => "restored",
-        }
-    }
-
-    /// For people; the subject is the wall clock.
-    #[must_use]
-    pub const fn sentence(self) -> &'static str {
-        match self {
-            Self::Synchronised => "it is synchronised",
-            Self::Assumed => "nothing synchronises it, and [clock] unsynchronised says to trust it",
-            Self::Unsynchronised => "nothing has synchronised it since the host was booted",
-            Self::Stepped => "it jumped, and nothing has synchronised it since",
-            Self::WentBack => "it lies behind what is on record already",
-            Self::Restored => {
-                "the machine was restored from a snapshot or copied, and nothing has synchronised the clock since"
-            }
-        }
-    }
-
-    /// Whether absolute times can be judged: a message's `not_after`, a grant's `end` and `not_before`.
-    #[must_use]
-    pub const fn is_trusted(self) -> bool {
-        matches!(self, Self::Synchronised | Self::Assumed)
-    }
-
-    /// Whether the windows of keys and certificates can be judged. A clock that merely nobody synchronises is good enough for these: it
-    /// is not behind the record, so nothing that has ended is valid again; and a host without NTP must not lock out whoever has a
-    /// certificate.
-    #[must_use]
-    pub const fn knows_windows(self) -> bool {
-        matches!(self, Self::Synchronised | Self::Assumed | Self::Unsynchronised)
-    }
-}
 
 /// What a clock that nothing synchronises is worth: `[clock] unsynchronised`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

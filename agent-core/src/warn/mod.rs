@@ -16,8 +16,6 @@ use crate::retained::{RetainedSession, Session};
 use crate::text::Shown;
 use crate::time::{BootNanos, Now, Seconds};
 
-/// How long before an end people are warned where the configuration says nothing.
-pub const DEFAULT_WARN_BEFORE: [Seconds; 2] = [Seconds::minutes(5), Seconds::minutes(1)];
 /// The most warnings before one end: more is noise.
 pub const MOST_WARNINGS: usize = 8;
 /// The most characters of one text that somebody else wrote.

@@ -12,7 +12,7 @@ const BOOT: Uuid = Uuid::from_u128(7);
 
 fn now(seconds: u64) -> Now {
     let wall = Timestamp::from_second(1_800_000_000 + seconds.cast_signed()).unwrap();
-    Now { boot: BootNanos(seconds * S), wall, clock: crate::wall::ClockState::Synchronised, boot_id: BOOT }
+    Now { boot: BootNanos(seconds * S), wall, clock: crate::time::ClockState::Synchronised, boot_id: BOOT }
 }
 
 fn at(seconds: u64) -> BootNanos {

@@ -124,7 +124,7 @@ fn every_changed_byte_breaks_a_signature() {
         changed[at] ^= 0x80;
         let armored = armor(&changed);
         let refusal = Case::new(&trust, &armored).agrees(&lab).expect_err("a changed byte");
-        assert_eq!(refusal.reason.standing(), Attribution::Unverified, "{refusal:?}");
+        assert_eq!(refusal.reason.attribution(), Attribution::Unverified, "{refusal:?}");
     }
     for length in 0..bytes.len() {
         Case::new(&trust, &armor(&bytes[..length])).ours().expect_err("a truncated signature");

@@ -161,7 +161,7 @@ pub(super) fn warn_before(section: &Section<'_>) -> Option<Vec<Seconds>> {
 
 #[cfg(test)]
 mod tests {
-    use postern_core::warn::DEFAULT_WARN_BEFORE;
+    use postern_core::policy::DEFAULT_WARN_BEFORE;
 
     use super::*;
     use crate::config::Config;

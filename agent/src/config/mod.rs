@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use postern_core::grant::{PortSpec, Protocol};
 use postern_core::mode::Mode;
+use postern_core::policy::DEFAULT_WARN_BEFORE;
 use postern_core::policy::{Policy, PortRule};
-use postern_core::warn::DEFAULT_WARN_BEFORE;
 use toml::de::DeTable;
 
 mod api;

@@ -201,7 +201,7 @@ impl Engine {
 
     /// Counts why a watcher may watch no longer.
     pub fn count_watcher(&self, reason: Reason) {
-        if reason.standing() == refusal::Attribution::Unverified {
+        if reason.attribution() == refusal::Attribution::Unverified {
             self.count_unverified(reason);
         }
     }
@@ -210,7 +210,7 @@ impl Engine {
     pub(super) async fn lost(&self, reader: &Reader, refusal: Refusal) -> Refusal {
         match refusal.reason {
             Reason::NotPermitted => self.not_permitted(reader, &refusal.detail).await,
-            reason if reason.standing() == refusal::Attribution::Unverified => {
+            reason if reason.attribution() == refusal::Attribution::Unverified => {
                 self.count_unverified(reason);
                 refusal
             }

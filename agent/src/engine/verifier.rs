@@ -191,7 +191,7 @@ impl Engine {
             Ok(parsed) => Ok((signed, parsed, place)),
             Err(refusal) => {
                 // The rules may have changed since the signature was verified.
-                if refusal.reason.standing() == Attribution::Unverified {
+                if refusal.reason.attribution() == Attribution::Unverified {
                     self.count_unverified(refusal.reason);
                     return Err(refusal);
                 }

@@ -63,8 +63,10 @@ impl Key {
     pub(super) fn of_files(files: KeyFiles, agent: Option<&Agent>, held: &[AgentKey], path: &Path) -> Result<Self> {
         let place = path.display().to_string();
         if let Some(public) = &files.public {
-            key_in(&public.blob, Accept::Signers)
-                .map_err(|why| Failure::new(Kind::Key, format!("{place}: {why}")).next("choose another --key"))?;
+            key_in(&public.blob, Accept::Signers).map_err(|why| {
+                Failure::new(Kind::Key, format!("{place}: hosts do not accept this key: {why}"))
+                    .next("choose another --key")
+            })?;
         }
         let readable = files.key.as_ref().is_some_and(|key| !key.is_encrypted());
         if let (false, Some(public), Some(agent)) = (readable, &files.public, agent)

@@ -21,7 +21,7 @@ use postern_proto::v1::KeyToJudge;
 pub use self::key::Key;
 use crate::{
     failure::{Failure, Kind, Result},
-    payload::Purpose,
+    purpose::Purpose,
     ssh_hosts::identities::Identities,
 };
 

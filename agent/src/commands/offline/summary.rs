@@ -7,10 +7,10 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use postern_core::envelope::Purpose;
+use postern_core::policy::DEFAULT_WARN_BEFORE;
 use postern_core::policy::{Justification, Policy, PortRule, Role, RoleRule};
 use postern_core::time::{Now, Seconds};
 use postern_core::trust::{Entry, Trust};
-use postern_core::warn::DEFAULT_WARN_BEFORE;
 use serde::Serialize;
 
 use crate::config::lints;

@@ -26,7 +26,7 @@ const ROOT: &str = "root";
 impl Worker {
     /// Which mode holds, for people.
     pub(super) fn mode(&self, now: &Now) -> ModeView {
-        let standing = self.ledger.standing();
+        let standing = self.ledger.mode_state();
         let lapsed = standing.lapsed(now);
         let over = lapsed.or_else(|| standing.failed(now)).map(|trial| trial.until);
         ModeView {
@@ -44,7 +44,7 @@ impl Worker {
         let untold = self.found.is_some() || self.commit.as_ref().is_some_and(|commit| commit.found.is_some());
         match self.shared().rules().policy.mode {
             Mode::Enforce if untold => Mode::Enforce,
-            _ => self.ledger.standing().file,
+            _ => self.ledger.mode_state().file,
         }
     }
 
@@ -56,7 +56,7 @@ impl Worker {
         batch: &mut Batch,
         now: &Now,
     ) -> Result<(), Refusal> {
-        let standing = self.ledger.standing();
+        let standing = self.ledger.mode_state();
         if !standing.observes(now) {
             let trial = standing.trial(now).map(|trial| format!("on trial until {}", trial.until)).unwrap_or_default();
             return Err(Refusal::new(Reason::AlreadyEnforcing, trial));
@@ -110,7 +110,7 @@ impl Worker {
 
     /// Housekeeping: the kernel has ended the trial by itself; here that is recorded.
     pub(super) fn roll_back_lapsed(&mut self, batch: &mut Batch, now: &Now) {
-        let Some(trial) = self.ledger.standing().lapsed(now) else { return };
+        let Some(trial) = self.ledger.mode_state().lapsed(now) else { return };
         let at = trial.until;
         tracing::error!(%at, "nobody confirmed the trial: every protected port is open again");
         self.push(batch, None, Event::RolledBack { at, by: String::new() }, now);
@@ -118,7 +118,7 @@ impl Worker {
 
     /// What a reload brings, besides the end of grants: where it closes, the sessions that it meets are kept.
     pub(super) fn load_policy(&mut self, rules: &Rules, batch: &mut Batch, now: &Now) {
-        let (policy, standing) = (&rules.policy, self.ledger.standing());
+        let (policy, standing) = (&rules.policy, self.ledger.mode_state());
         let observed = standing.observes(now);
         match (observed, mode::is_observing(policy.mode, &standing.enabling_after_reload(), now)) {
             (_, false) => {
@@ -149,7 +149,7 @@ impl Worker {
     }
 
     fn need_trial(&self, now: &Now) -> Result<(), Refusal> {
-        self.ledger.standing().trial(now).map(drop).ok_or_else(|| Refusal::new(Reason::NoTrial, ""))
+        self.ledger.mode_state().trial(now).map(drop).ok_or_else(|| Refusal::new(Reason::NoTrial, ""))
     }
 
     fn way_in(&self, now: &Now) -> Result<Uuid, Refusal> {

@@ -61,7 +61,7 @@ impl Worker {
             grants: self.list(reader, &all, None, explain::MOST_GRANTS),
             denied: latest_first(shared.denied.at(&query.ports), self.observed(&query.ports, &now)),
             now: &now,
-            observes: self.ledger.standing().observes(&now),
+            observes: self.ledger.mode_state().observes(&now),
         };
         explain::explain(query, reader, seen)
     }

@@ -126,7 +126,7 @@ impl Worker {
     /// Destroys the sessions that `over` carried, unless a live grant carries them or they outlive theirs.
     pub(super) fn end_sessions(&mut self, over: &[Scope], now: &Now) {
         // A host that only observes ends nothing.
-        if over.is_empty() || self.ledger.standing().observes(now) {
+        if over.is_empty() || self.ledger.mode_state().observes(now) {
             return;
         }
         let live = |grant: &&Grant| grant.is_live(now.boot);
@@ -171,7 +171,7 @@ pub(super) fn table(policy: &Policy, ledger: &Ledger, forbidden: &BTreeSet<Uuid>
     let current = ledger.active().filter(|grant| grant.boot_id == now.boot_id && !forbidden.contains(&grant.id));
     let kept = ledger.keeping().sessions(now).filter(|(grant, _)| !forbidden.contains(grant));
     let flows = kept.filter_map(|(_, kept)| kept.flow()).take(sessions::MOST_RETAINED as usize);
-    let observe_from = mode::observe_from(file, &ledger.standing().enabling, now.boot_id);
+    let observe_from = mode::observe_from(file, &ledger.mode_state().enabling, now.boot_id);
     Table { observe_from, ..table::compile(policy, current, now.boot).keeping(flows, now.boot) }
 }
 

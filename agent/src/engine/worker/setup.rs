@@ -215,7 +215,7 @@ fn closed_before(opened: &Opened, by_earlier_run: bool, policy: &Policy) -> BTre
 
 /// Whether the host has only observed so far, as far as is on record, and whether it does where the configuration says `file`.
 fn observing(ledger: &Ledger, file: Mode, now: &Now) -> (bool, bool) {
-    let standing = ledger.standing();
+    let standing = ledger.mode_state();
     (standing.observes(now), mode::is_observing(file, &standing.enabling, now))
 }
 

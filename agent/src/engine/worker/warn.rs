@@ -32,7 +32,7 @@ impl Worker {
         let policy = self.shared().rules().policy;
         let due = warn::due(&policy, &self.ledger, self.warned, now);
         self.warned = now.boot;
-        if self.ledger.standing().observes(now) {
+        if self.ledger.mode_state().observes(now) {
             return;
         }
         let (mut words, host) = (Words::new(), self.host_name());
@@ -71,7 +71,7 @@ impl Worker {
 
     /// Tells those whose sessions this batch is about to cut, and leaves them a moment to read it.
     pub(super) fn say_last_words(&mut self, batch: &Batch, now: &Now) {
-        if self.ledger.standing().observes(now) {
+        if self.ledger.mode_state().observes(now) {
             return;
         }
         let policy = self.shared().rules().policy;
