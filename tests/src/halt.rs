@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use crate::sys;
 
@@ -59,7 +60,32 @@ pub fn names(process: u32) -> BTreeMap<i32, String> {
 /// Where there is no such thread.
 #[must_use]
 pub fn sleeps(process: u32, thread: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/task/{thread}/status")).expect("the thread");
+    sleeps_of(process, thread).expect("the thread")
+}
+
+/// As [`sleeps`]; `None` where the thread has ended.
+#[must_use]
+pub fn sleeps_of(process: u32, thread: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/task/{thread}/status")).ok()?;
     let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-    count.and_then(|count| count.trim().parse().ok()).expect("a count")
+    count.and_then(|count| count.trim().parse().ok())
+}
+
+/// For how long a thread of `process` was ready to run while no processor was free for it, since it began. Zero on a kernel that does not
+/// count it (`CONFIG_SCHED_INFO`).
+#[must_use]
+pub fn waited(process: u32, thread: i32) -> Duration {
+    without_processor(&format!("/proc/{process}/task/{thread}/schedstat"))
+}
+
+/// As [`waited`], for the calling thread.
+#[must_use]
+pub fn waited_here() -> Duration {
+    without_processor("/proc/thread-self/schedstat")
+}
+
+fn without_processor(schedstat: &str) -> Duration {
+    let text = std::fs::read_to_string(schedstat).unwrap_or_default();
+    let nanoseconds = text.split_whitespace().nth(1).and_then(|count| count.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or_default())
 }

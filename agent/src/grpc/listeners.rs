@@ -139,7 +139,8 @@ pub(super) async fn watch(
     mut changed: impl FnMut(Vec<(ListenAddress, TcpListener)>, Option<String>),
 ) {
     let mut pause = FIRST_PAUSE;
-    loop {
+    // An unspecified address never goes.
+    while !shut.is_empty() || open.iter().any(|listen_address| !listen_address.address.ip().is_unspecified()) {
         tokio::time::sleep(pause).await;
         pause = LONGEST_PAUSE.min(pause * 2);
         let mut fresh = Vec::new();
@@ -160,6 +161,7 @@ pub(super) async fn watch(
             .collect();
         changed(fresh, sentence(&shut, &gone));
     }
+    std::future::pending().await
 }
 
 impl Listeners {

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use postern_core::condition::Condition;
+use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::certificate::{Version, version};
 use super::prover::{Found, MOST, Prover, Without, files};
@@ -19,8 +20,6 @@ use super::{Proof, Signed, payload};
 use crate::engine::Engine;
 use crate::sandbox::helper::Helper;
 
-/// How often the files are looked at while nobody asks. Each call of `WhoAmI` looks at them too.
-const EVERY: Duration = Duration::from_secs(1);
 /// How long a call waits for a disk that does not answer; then it gets what was shown before.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a start waits for the keys. After that it serves, and shows them as soon as they are read.
@@ -106,11 +105,11 @@ impl HostKeys {
         let _ = tokio::spawn(this.look(turn, first)).await;
     }
 
-    /// Looks at the files again and again. Never ends.
-    pub async fn watch(self: Arc<Self>) {
-        loop {
-            sleep(EVERY).await;
-            let _ = self.current().await;
+    /// Looks whether the files have changed, and has them read if so. It waits for the disk, so it belongs on a thread that may wait.
+    pub fn look_for_changes(self: &Arc<Self>, runtime: &Handle) {
+        self.shown().signed.iter().for_each(|one| one.refresh());
+        if self.has_news() {
+            runtime.block_on(self.looked(false));
         }
     }
 

@@ -1,6 +1,7 @@
 //! What somebody takes away is noticed, closed by the other layers meanwhile, brought back and recorded; and what lies under our
 //! names is not believed (CHECKLIST B17, E3 to E9).
 
+mod idle;
 mod losses;
 mod pins;
 

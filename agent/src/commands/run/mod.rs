@@ -36,6 +36,7 @@ use crate::system::{guarded, host, sessions};
 
 mod journald;
 mod notify;
+mod periodic;
 mod serve;
 mod settings;
 

@@ -19,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, watch};
 
 use super::Failure;
+use super::periodic::Periodic;
 use super::settings::{self, Settings};
 use super::{journald, notify};
 use crate::config::Config;
@@ -87,10 +88,15 @@ impl Serving<'_> {
         let at_start = listeners.borrow().clone();
         follow(&engine, &at_start, config).await;
         let mut settings = Settings::new(engine.clone(), Arc::clone(&reserved), listeners.clone());
-        settings.look().await;
+        let runtime = tokio::runtime::Handle::current();
+        let first_look = tokio::task::spawn_blocking(move || {
+            settings.look(&runtime);
+            settings
+        });
+        let settings = first_look.await.map_err(Failure::other)?;
         let calls = privilege::forbid_calls().err();
         engine.degraded(Condition::SystemCalls, calls).await;
-        let watched = tokio::spawn(Arc::clone(&host_keys).watch());
+        let periodic = Periodic::start(settings, Arc::clone(&host_keys)).map_err(Failure::other)?;
         let serving = tokio::spawn(bound.serve(engine.clone(), host_keys, stopped));
         notify::ready();
         let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
@@ -110,12 +116,11 @@ impl Serving<'_> {
         tokio::select! {
             () = signals.obey(&reloads) => {}
             () = follow_all(&engine, listeners.clone(), config) => {}
-            () = settings.watch() => {}
         }
         notify::stopping();
         drop(stop);
         watcher.abort();
-        watched.abort();
+        drop(periodic);
         watchdog.abort();
         // Whoever is being answered gets the answer first.
         let _ = serving.await;

@@ -1,30 +1,31 @@
-//! Settings of the kernel that others write too, looked at for as long as posternd runs.
+//! Settings of the kernel that other programs write too.
 //!
-//! Owns how often they are looked at. It changes one of them, by way of [`Reserved`], and says of the others what does not hold.
+//! Owns what is done about a change of one. It changes one setting, by way of [`Reserved`], and reports what does not hold of the others.
+//! When to look is decided in `periodic`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use postern_core::condition::Condition;
 use postern_core::policy::Policy;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::engine::Engine;
 use crate::grpc::Listeners;
 use crate::system::sysctl::{self, Reserved};
 
-/// How often. One look is two reads of /proc that do not wait.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-
 /// Keeps the host's own connections off the policy's ports. [`Settings`] says what is wrong with that. A disk that hangs holds up this
 /// work alone.
 pub(super) async fn reserve(reserved: &Arc<Reserved>, policy: &Policy) -> Option<String> {
-    let ports: BTreeSet<u16> = policy.ports.iter().map(|rule| rule.port.number).collect();
+    let ports = numbers(policy);
     let reserved = Arc::clone(reserved);
     let kept = tokio::task::spawn_blocking(move || reserved.keep(&ports)).await;
     kept.unwrap_or_else(|error| Some(format!("net.ipv4.ip_local_reserved_ports is not watched: {error}")))
+}
+
+fn numbers(policy: &Policy) -> BTreeSet<u16> {
+    policy.ports.iter().map(|rule| rule.port.number).collect()
 }
 
 /// What was said of the settings so far. Nobody else says anything of these conditions.
@@ -41,10 +42,10 @@ impl Settings {
         Self { engine, reserved, listeners, told: [(Condition::ReservedPorts, None), (Condition::SynCookies, None)] }
     }
 
-    /// Looks once, and says what has changed.
-    pub(super) async fn look(&mut self) {
-        let policy = Arc::clone(&self.engine.rules().policy);
-        let reserved = reserve(&self.reserved, &policy).await;
+    /// Looks once, and tells the engine what has changed. It waits for the disk where a port has to be reserved anew, so it belongs on a
+    /// thread that may wait.
+    pub(super) fn look(&mut self, runtime: &Handle) {
+        let reserved = self.reserved.keep(&numbers(&self.engine.rules().policy));
         // Without SYN cookies strangers can do harm only where they reach the API.
         let cookies = sysctl::without_cookies().filter(|_| !self.listeners.borrow().reachable.is_empty());
         for ((condition, before), now) in self.told.iter_mut().zip([reserved, cookies]) {
@@ -54,18 +55,8 @@ impl Settings {
             if let Some(why) = &now {
                 tracing::warn!("{why}");
             }
-            self.engine.degraded(*condition, now.clone()).await;
+            runtime.block_on(self.engine.degraded(*condition, now.clone()));
             *before = now;
-        }
-    }
-
-    /// Looks for ever.
-    pub(super) async fn watch(mut self) {
-        let mut turns = interval(LOOK_EVERY);
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            turns.tick().await;
-            self.look().await;
         }
     }
 }

@@ -34,6 +34,7 @@ mod decide;
 mod guard;
 mod health;
 mod mode;
+mod park;
 mod people;
 mod prefilter;
 mod read;
@@ -140,26 +141,20 @@ type ModeAnswer = Box<dyn FnOnce(Result<(view::ModeView, Option<Uuid>), Refusal>
 
 impl Worker {
     /// Serves until it is told to stop.
-    fn run(
-        mut self,
-        Queues { mut first, mut commands }: Queues,
-        mut written: mpsc::UnboundedReceiver<Written>,
-        runtime: &tokio::runtime::Runtime,
-    ) {
+    fn run(mut self, Queues { mut first, mut commands }: Queues, mut written: mpsc::UnboundedReceiver<Written>) {
         while !self.is_done() {
             self.beat.turn();
             let wait = self.wait();
-            let next = runtime.block_on(async {
+            let woken = async {
                 tokio::select! {
                     biased;
                     Some(written) = written.recv() => Next::Written(Box::new(written)),
                     () = self.beat.asked() => Next::Asked,
                     Some(command) = first.recv() => Next::Command(Box::new(command)),
                     command = commands.recv() => command.map_or(Next::Nobody, |command| Next::Command(Box::new(command))),
-                    () = tokio::time::sleep(wait) => Next::Due,
                 }
-            });
-            let one = match next {
+            };
+            let one = match park::ready_within(woken, wait).unwrap_or(Next::Due) {
                 Next::Nobody => return,
                 // Whoever asked sees the next turn.
                 Next::Asked => continue,

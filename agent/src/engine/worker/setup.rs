@@ -310,9 +310,8 @@ fn spawn(
 ) -> std::io::Result<JoinHandle<()>> {
     worker.note_found(now);
     worker.begin();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let work = move || {
-        let run = AssertUnwindSafe(|| worker.run(queues, written, &runtime));
+        let run = AssertUnwindSafe(|| worker.run(queues, written));
         if catch_unwind(run).is_err() {
             // Without its one writer the agent is of no use: systemd starts it anew, and the kernel keeps the ports closed.
             std::process::abort();

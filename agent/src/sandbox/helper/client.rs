@@ -8,10 +8,12 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use super::watch::Known;
 use super::wire::{self, Answer, Found, Question};
 use super::{Duty, NAMES};
 use crate::config;
@@ -23,7 +25,38 @@ const WORD: &str = "helper";
 
 /// A helper that runs. It ends when the last of these is dropped, or the agent dies.
 #[derive(Clone, Debug)]
-pub struct Helper(Arc<Mutex<OwnedFd>>);
+pub struct Helper(Arc<Mutex<Talk>>);
+
+/// The socket, and what the helper said of pins.
+#[derive(Debug)]
+struct Talk {
+    socket: OwnedFd,
+    known: Known,
+}
+
+impl Talk {
+    fn ask(&self, question: &Question, fd: Option<BorrowedFd<'_>>) -> (Answer, Option<OwnedFd>) {
+        let answer = wire::send(self.socket.as_fd(), question, fd).and_then(|()| wire::receive(self.socket.as_fd()));
+        match answer {
+            Ok(Some(answer)) => answer,
+            Ok(None) => gone(&"it is dead"),
+            Err(error) => gone(&error),
+        }
+    }
+
+    /// Watches the directory of pins, and the helper itself, which is asked for nothing while the kept answers hold. The watch comes
+    /// before the questions, so that no change between the two is missed.
+    fn watch(&mut self) {
+        if has_ended(&self.socket) {
+            gone(&"it is dead");
+        }
+        if !self.known.holds()
+            && let (Answer::Done, Some(events)) = self.ask(&Question::Watch, None)
+        {
+            self.known = Known::under(events);
+        }
+    }
+}
 
 /// Opens a file that a reload reads: as oneself, or through the helper where that is not allowed.
 ///
@@ -53,21 +86,26 @@ impl Helper {
             .process_group(0)
             .spawn()?;
         wire::send(ours.as_fd(), duty, None)?;
-        Ok(Self(Arc::new(Mutex::new(ours))))
+        Ok(Self(Arc::new(Mutex::new(Talk { socket: ours, known: Known::default() }))))
+    }
+
+    fn talk(&self) -> MutexGuard<'_, Talk> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ask(&self, question: &Question, fd: Option<BorrowedFd<'_>>) -> (Answer, Option<OwnedFd>) {
-        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = wire::send(socket.as_fd(), question, fd).and_then(|()| wire::receive(socket.as_fd()));
-        match answer {
-            Ok(Some(answer)) => answer,
-            Ok(None) => gone(&"it is dead"),
-            Err(error) => gone(&error),
-        }
+        self.talk().ask(question, fd)
+    }
+
+    /// As [`Self::ask`], for what changes the directory of pins.
+    fn change(&self, question: &Question, fd: Option<BorrowedFd<'_>>) -> Answer {
+        let mut talk = self.talk();
+        talk.known.forget();
+        talk.ask(question, fd).0
     }
 
     fn done(&self, question: &Question, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        match self.ask(question, fd).0 {
+        match self.change(question, fd) {
             Answer::Done => Ok(()),
             Answer::Failed(failed) => Err(failed.into()),
             other => gone(&format_args!("{other:?}")),
@@ -84,7 +122,7 @@ impl Helper {
     }
 
     fn of_directory(&self, question: &Question) -> Result<(), EnforcerError> {
-        match self.ask(question, None).0 {
+        match self.change(question, None) {
             Answer::Done => Ok(()),
             Answer::InUse(path) => Err(EnforcerError::InUse(path)),
             Answer::Pins { what, cause } => Err(EnforcerError::Kernel { what, cause, advice: ADVICE_PINS }),
@@ -141,9 +179,20 @@ impl Helper {
     }
 
     pub(crate) fn state(&self) -> DirState {
-        match self.ask(&Question::State, None).0 {
-            Answer::State(state) => state,
-            _ => DirState::Gone,
+        let mut talk = self.talk();
+        talk.watch();
+        if talk.known.is_fine() {
+            return DirState::Fine;
+        }
+        match talk.ask(&Question::State, None).0 {
+            Answer::State(DirState::Fine) => {
+                talk.known.set_fine();
+                DirState::Fine
+            }
+            answer => {
+                talk.known.forget();
+                if let Answer::State(state) = answer { state } else { DirState::Gone }
+            }
         }
     }
 
@@ -181,7 +230,11 @@ impl Helper {
     }
 
     pub(crate) fn find(&self, name: &str) -> io::Result<Pinned> {
-        match self.ask(&Question::Find(name.to_owned()), None) {
+        let mut talk = self.talk();
+        if let Some(kept) = talk.known.pin(name) {
+            return kept;
+        }
+        let found = match talk.ask(&Question::Find(name.to_owned()), None) {
             (Answer::Found(Found::Link), Some(link)) => Ok(Pinned::Link(link)),
             (Answer::Found(Found::Map), Some(map)) => Ok(Pinned::Map(map)),
             (Answer::Found(Found::Link | Found::Map), None) => Err(no_room()),
@@ -189,7 +242,9 @@ impl Helper {
             (Answer::Found(Found::Foreign(what)), _) => Ok(Pinned::Foreign(what)),
             (Answer::Failed(failed), _) => Err(failed.into()),
             (other, _) => gone(&format_args!("{other:?}")),
-        }
+        };
+        talk.known.keep(name, &found);
+        found
     }
 
     pub(crate) fn pin(&self, name: &str, link: BorrowedFd<'_>) -> io::Result<()> {
@@ -199,6 +254,13 @@ impl Helper {
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         self.done(&Question::Remove(name.to_owned()), None)
     }
+}
+
+/// Whether the helper has closed its end. One system call, which does not wait.
+fn has_ended(socket: &OwnedFd) -> bool {
+    let mut wanted = [PollFd::new(socket, PollFlags::empty())];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut wanted, Some(&at_once)).is_ok() && wanted[0].revents().contains(PollFlags::HUP)
 }
 
 /// The helper sent a descriptor, and this process had no free number for it: the kernel dropped it. Peers that open connections can

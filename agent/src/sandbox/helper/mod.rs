@@ -5,6 +5,7 @@
 //! no word from anybody but the agent that started it: over a socket that the two were born with. When that closes, it ends.
 
 mod client;
+mod watch;
 mod wire;
 
 use std::fs;
@@ -127,6 +128,7 @@ impl Serving {
             Question::Copy => (self.copy(), None),
             Question::HostKeys(payload) => (self.prove(payload), None),
             Question::Heal if self.pins.is_none() => (self.open(), None),
+            Question::Watch if self.pins.is_some() => handed(watch::watch(&self.duty.pin_dir)),
             of_pins => match self.pins.as_mut().map(|pins| ask(pins, &of_pins, fd)) {
                 None => (without_pins(&of_pins), None),
                 Some(Ok(reply)) => reply,
@@ -234,6 +236,7 @@ fn ask(pins: &mut PinDir, question: &Question, fd: Option<BorrowedFd<'_>>) -> io
         }
         Question::Open
         | Question::IsPinned
+        | Question::Watch
         | Question::Listen
         | Question::Read(_)
         | Question::Copy

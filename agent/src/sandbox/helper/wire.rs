@@ -33,6 +33,8 @@ pub(super) enum Question {
     /// Whether layers of an earlier run are pinned. The directory need not have been taken.
     IsPinned,
     State,
+    /// Have the kernel note changes in the directory of pins from now on. The answer holds the descriptor that shows them.
+    Watch,
     Heal,
     Knows(String),
     Expect(Vec<String>),
