@@ -29,12 +29,12 @@ pub(super) struct Offer {
 }
 
 /// What an agent holds.
-struct Held {
+struct AgentKeys {
     agent: Option<Agent>,
     keys: Vec<AgentKey>,
 }
 
-impl Held {
+impl AgentKeys {
     /// Asks the agent, and leaves out what no host accepts.
     fn by(identities: &Identities) -> std::result::Result<Self, String> {
         let Some(socket) = &identities.agent else { return Ok(Self { agent: None, keys: Vec::new() }) };
@@ -61,9 +61,9 @@ impl Held {
 /// Every key that ssh would offer the host of `identities`.
 pub(super) fn all(identities: &Identities) -> Offer {
     let mut offer = Offer { keys: Vec::new(), notes: identities.notes.clone() };
-    let held = Held::by(identities).unwrap_or_else(|why| {
+    let held = AgentKeys::by(identities).unwrap_or_else(|why| {
         offer.notes.push(why);
-        Held { agent: None, keys: Vec::new() }
+        AgentKeys { agent: None, keys: Vec::new() }
     });
     let files = files(identities, &mut offer.notes);
     let named =
@@ -103,7 +103,7 @@ pub(super) fn of_agent(identities: &Identities, wanted: Option<&str>) -> Result<
             "no ssh-agent can be asked: SSH_AUTH_SOCK is not set, and IdentityAgent of your ssh_config names none";
         return Err(Failure::new(Kind::Key, message).next(next));
     }
-    let held = Held::by(identities).map_err(|why| Failure::new(Kind::Key, why).next(next))?;
+    let held = AgentKeys::by(identities).map_err(|why| Failure::new(Kind::Key, why).next(next))?;
     // `ssh-add -l` prints the fingerprint of the plain key for a certificate too.
     let fits = |key: &&AgentKey| {
         wanted.is_none_or(|wanted| {
@@ -128,7 +128,7 @@ pub(super) fn of_agent(identities: &Identities, wanted: Option<&str>) -> Result<
 /// [`Kind::Key`] when nothing usable is there.
 pub(super) fn of_file(path: &Path, identities: &Identities) -> Result<Vec<Key>> {
     // An agent that cannot be asked matters only where the file needs it, and then the file says so.
-    let held = Held::by(identities).unwrap_or(Held { agent: None, keys: Vec::new() });
+    let held = AgentKeys::by(identities).unwrap_or(AgentKeys { agent: None, keys: Vec::new() });
     let files = KeyFiles::at(path)?;
     let certified = if file::is_public(path) { None } else { KeyFiles::certified(path)? };
     let both = certified.into_iter().chain([files]);
@@ -152,7 +152,7 @@ fn files(identities: &Identities, notes: &mut Vec<String>) -> Vec<(std::path::Pa
 }
 
 /// A `CertificateFile`, with whoever holds its private key: the agent, or an `IdentityFile`.
-fn configured(path: &Path, held: &Held, identities: &Identities) -> Result<Option<Key>> {
+fn configured(path: &Path, held: &AgentKeys, identities: &Identities) -> Result<Option<Key>> {
     let Some(public) = file::certificate(path)? else { return Ok(None) };
     if let (Some(agent), Some(key)) = (&held.agent, held.signer_of(&public.blob)) {
         return Ok(Some(Key::shown_by(agent, key, &public.blob, &path.display().to_string())));

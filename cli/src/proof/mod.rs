@@ -15,7 +15,7 @@ use ssh_key::{Fingerprint, HashAlg, PublicKey};
 pub use self::certificate::Fault;
 use self::{
     shown::Shown,
-    weigh::{Held, Weight},
+    weigh::{HostKeys, Weight},
 };
 use crate::{
     failure::{Failure, Result},
@@ -60,7 +60,7 @@ pub async fn judge(host: &str, who: &WhoAmIResponse, said: &Statement, known: &K
     let listed = revoked::listed(&all, &known.revoked).await?;
     let is_revoked = |(shown, listed): &(Shown, bool)| *listed || weigh::is_revoked(lines(), shown);
     let (revoked, keys): (Vec<_>, Vec<_>) = all.into_iter().zip(listed).partition(is_revoked);
-    let held = Held { keys: keys.into_iter().map(|(shown, _)| shown).collect(), without: kinds_without(who) };
+    let held = HostKeys { keys: keys.into_iter().map(|(shown, _)| shown).collect(), without: kinds_without(who) };
     let standing = weighed(&held, known, now);
     match revoked.first() {
         // A host whose key was stolen and replaced shows the older one too until posternd starts again; sshd shows the new one.
@@ -70,7 +70,7 @@ pub async fn judge(host: &str, who: &WhoAmIResponse, said: &Statement, known: &K
 }
 
 /// Weighs what the host holds, but for what is revoked.
-fn weighed(held: &Held, known: &Known, now: u64) -> Result<HostTrust> {
+fn weighed(held: &HostKeys, known: &Known, now: u64) -> Result<HostTrust> {
     let mut fault = None;
     match weigh::all(&known.own, held, known, now) {
         Weight::Fits(key) => return Ok(proven(key)),

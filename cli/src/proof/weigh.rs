@@ -32,7 +32,7 @@ pub fn is_revoked<'a>(mut lines: impl Iterator<Item = &'a Line>, shown: &Shown) 
 
 /// What the host shows of its keys.
 #[derive(Debug)]
-pub struct Held {
+pub struct HostKeys {
     /// Those that it proved to hold, without the revoked ones.
     pub keys: Vec<Shown>,
     /// The types of those that it says it has without a proof.
@@ -44,7 +44,7 @@ const ORDER: [&str; 5] =
     ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa"];
 
 /// Weighs what is `held` by some of the lines of the host that is `known`, in the second `now` since 1970.
-pub fn all<'a>(lines: &'a [Line], held: &'a Held, known: &Known, now: u64) -> Weight<'a> {
+pub fn all<'a>(lines: &'a [Line], held: &'a HostKeys, known: &Known, now: u64) -> Weight<'a> {
     let mut fault = None;
     for Shown { key, certificate } in &held.keys {
         if let Some(certificate) = certificate
@@ -63,7 +63,7 @@ pub fn all<'a>(lines: &'a [Line], held: &'a Held, known: &Known, now: u64) -> We
 
 /// As ssh, which asks the host for a type of which it knows a key, if the host has one: that type alone decides. While the host has
 /// several keys of a type, sshd may serve any of them.
-fn plain<'a>(lines: &'a [Line], held: &'a Held, known: &Known) -> Option<Weight<'a>> {
+fn plain<'a>(lines: &'a [Line], held: &'a HostKeys, known: &Known) -> Option<Weight<'a>> {
     let plain = || lines.iter().filter(|line| line.says == Says::Known);
     let accepted =
         || held.keys.iter().map(|shown| &shown.key).filter(|key| is_accepted(known, key.algorithm().as_str(), ""));

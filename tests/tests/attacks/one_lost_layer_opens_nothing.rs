@@ -67,7 +67,7 @@ impl World {
     }
 
     /// Puts the obstacle there; dropping what this returns takes it away.
-    fn put(&self, obstacle: Obstacle) -> Held<'_> {
+    fn put(&self, obstacle: Obstacle) -> Obstructed<'_> {
         let cut = |pass| bpf::fill(self.cgroup.open(), pass).expect("programs on the cgroup");
         let programs = match obstacle {
             Obstacle::Lock => bpf::fill(self.net.server.descriptor(), Pass::Lookup).expect("programs on look-ups"),
@@ -80,7 +80,7 @@ impl World {
             }
         };
         assert!(obstacle == Obstacle::CgroupGone || programs.len() >= MOST_ATTACHED, "{}", programs.len());
-        Held { _programs: programs, gone: (obstacle == Obstacle::CgroupGone).then_some(&self.cgroup) }
+        Obstructed { _programs: programs, gone: (obstacle == Obstacle::CgroupGone).then_some(&self.cgroup) }
     }
 
     /// One SYN and one datagram of a stranger, over both families, reach nobody and get no answer.
@@ -119,12 +119,12 @@ impl World {
 }
 
 /// What keeps a layer out, as long as this lives.
-struct Held<'a> {
+struct Obstructed<'a> {
     _programs: Vec<OwnedFd>,
     gone: Option<&'a Cgroup>,
 }
 
-impl Drop for Held<'_> {
+impl Drop for Obstructed<'_> {
     fn drop(&mut self) {
         if let Some(cgroup) = self.gone {
             cgroup.make();

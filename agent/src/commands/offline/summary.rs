@@ -29,7 +29,7 @@ pub struct Summary {
     /// What is closed without a grant.
     pub ports: Vec<Port>,
     /// Who may do what.
-    pub roles: Vec<Held>,
+    pub roles: Vec<RoleHolders>,
     /// Whose signatures count.
     pub signers: Vec<Signs>,
     /// Protected UDP ports whose datagrams a kernel tunnel takes on this machine, with what does not hold for them; or why nobody
@@ -88,7 +88,7 @@ pub struct Port {
 
 /// A role and who holds it.
 #[derive(Debug, Serialize)]
-pub struct Held {
+pub struct RoleHolders {
     /// Which.
     pub role: &'static str,
     /// Who.
@@ -157,7 +157,7 @@ impl Summary {
                 },
             },
             ports: policy.ports.iter().map(Port::of).collect(),
-            roles: policy.roles.iter().map(Held::of).collect(),
+            roles: policy.roles.iter().map(RoleHolders::of).collect(),
             signers: trust.entries().map(|entry| Signs::of(entry, policy)).collect(),
             tunnels: lints::tunnels(policy),
             warnings: lints::of(policy, trust, now)
@@ -202,7 +202,7 @@ impl Port {
     }
 }
 
-impl Held {
+impl RoleHolders {
     fn of(role: &RoleRule) -> Self {
         Self {
             role: role.kind.name(),
@@ -302,7 +302,7 @@ impl Port {
     }
 }
 
-impl Held {
+impl RoleHolders {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = format!("  {:<14} {}", self.role, or(self.principals.join(", "), "nobody"));
         let mut limit = |what: &str, items: &Option<Vec<String>>| {

@@ -22,7 +22,7 @@ const ROOM: usize = 1 << 20;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct News {
+pub struct ClockEvents {
     /// The wall clock was set.
     pub set: bool,
     /// The machine was restored from a snapshot, or is a copy.
@@ -58,7 +58,7 @@ impl Watch {
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub fn wait(&self) -> io::Result<News> {
+    pub fn wait(&self) -> io::Result<ClockEvents> {
         loop {
             let fds = [self.timer.as_fd(), self.events.as_fd()].into_iter().chain(self.log.as_ref().map(AsFd::as_fd));
             let mut wanted: Vec<_> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
@@ -67,14 +67,14 @@ impl Watch {
                 Err(error) => return Err(error.into()),
             }
             let news = self.heard()?;
-            if news != News::default() {
+            if news != ClockEvents::default() {
                 return Ok(news);
             }
         }
     }
 
-    fn heard(&self) -> io::Result<News> {
-        let mut news = News::default();
+    fn heard(&self) -> io::Result<ClockEvents> {
+        let mut news = ClockEvents::default();
         match rustix::io::read(&self.timer, &mut [0; 8]) {
             Err(Errno::CANCELED) => {
                 news.set = true;
@@ -153,6 +153,6 @@ mod tests {
         let mut wanted = [PollFd::new(&watch.events, PollFlags::IN)];
         poll(&mut wanted, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap();
         assert!(wanted[0].revents().contains(PollFlags::IN), "the event arrives");
-        assert_eq!(watch.heard().unwrap(), News::default());
+        assert_eq!(watch.heard().unwrap(), ClockEvents::default());
     }
 }

@@ -18,7 +18,7 @@ use crate::enforcer::ntp_error;
 mod events;
 mod log;
 
-pub use events::{News, Watch};
+pub use events::{ClockEvents, Watch};
 pub use log::KernelLog;
 
 /// What a boot clock, a wall clock and the kernel's opinion of it are read from.
