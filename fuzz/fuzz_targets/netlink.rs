@@ -19,7 +19,7 @@ use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_sock_diag::SockDiagMessage;
 use postern_agent::config::PrefilterConfig;
-use postern_agent::system::links::{LinkState, prefilter_targets};
+use postern_agent::system::links::LinkState;
 use postern_agent::system::netlink::{Socket, take};
 use postern_agent::system::translations::read;
 
@@ -137,10 +137,10 @@ fn routes(datagram: &[u8]) {
     let state = LinkState::of(&links, &addresses, &routes);
     assert_eq!(state, links_twin::state(&read));
     let ethernet = |index: u32| state.links.iter().any(|link| link.index == index && link.ethernet);
-    let auto = prefilter_targets(&PrefilterConfig::Auto, &state);
+    let auto = PrefilterConfig::Auto.targets(&state);
     let all =
-        prefilter_targets(&PrefilterConfig::List(state.links.iter().map(|link| link.name.clone()).collect()), &state);
+        PrefilterConfig::List(state.links.iter().map(|link| link.name.clone()).collect()).targets(&state);
     assert!(all.iter().all(|(index, _)| ethernet(*index)), "a xdp on a device without an Ethernet header");
     assert!(auto.iter().all(|target| all.contains(target)), "a xdp that no list could ask for");
-    assert!(prefilter_targets(&PrefilterConfig::Off, &state).is_empty());
+    assert!(PrefilterConfig::Off.targets(&state).is_empty());
 }

@@ -3,7 +3,7 @@
 //!
 //! `POSTERN_SEED` repeats a run, `POSTERN_PACKETS` sets its length.
 
-use postern_agent::enforcer::{Programs, Sizes};
+use postern_agent::enforcer::ebpf::{Programs, Sizes};
 use postern_core::{
     key::{Address, GrantKey, TCP, UDP},
     packet::{Flow, NotSure, parse_ethernet},
@@ -365,7 +365,7 @@ impl Kernel {
 
     fn install(&mut self, case: &World) {
         let edits: Vec<Edit> = diff(&self.installed, &case.table);
-        self.programs.apply(&edits).expect("a table");
+        edits.iter().try_for_each(|edit| self.programs.apply(edit)).expect("a table");
         self.programs.set_local(&case.local).expect("addresses");
         // Everywhere the lock has refused somebody, for good: where it has not, the prefilter drops nothing.
         for (address, port) in case.local.iter().flat_map(|address| [22, 23, 3389].map(|port| (*address, port))) {

@@ -15,6 +15,7 @@ use postern_core::{
     verdict::{Fate, Hook},
 };
 use postern_tests::{
+    clock::boot_ns,
     net::{GRANTED, NEIGHBOUR, Net, SERVER, SERVER_OTHER, STRANGER},
     pins::Pins,
     prefilter,
@@ -93,7 +94,7 @@ fn a_host_that_observes_lets_all_pass_over_each_layer_alone_and_counts_it() {
         };
         assert!(!probes(&world).contains(&Outcome::Answered), "without {gone:?}: it enforces");
         assert_eq!((tcp.served(), udp.served(), world.enforcer().observed()), (0, 0, vec![]), "without {gone:?}");
-        world.enforcer().apply(&[Edit::Observe(1)]).expect("to observe");
+        world.enforcer().apply(&Edit::Observe(1)).expect("to observe");
         assert_eq!(probes(&world), [Outcome::Answered; 4], "without {gone:?}");
         until("every probe at its service", || (tcp.served(), udp.served()) == (2, 2));
         let mut seen = world.enforcer().observed();
@@ -111,12 +112,12 @@ fn a_host_that_observes_lets_all_pass_over_each_layer_alone_and_counts_it() {
         assert_eq!(world.fate(Hook::CutEgress, Fate::Observed) > 0, gone.len() < 2, "without {gone:?}");
         // Its moment is the kernel's affair: no edit, no process.
         let soon = boot_ns() + 300_000_000;
-        world.enforcer().apply(&[Edit::Observe(soon)]).expect("to enforce for a while");
+        world.enforcer().apply(&Edit::Observe(soon)).expect("to enforce for a while");
         let before = world.probe(STRANGER.v4, SERVER.v4);
         assert!(before != Outcome::Answered || boot_ns() > soon, "without {gone:?}");
         until("its moment", || boot_ns() > soon);
         assert!(world.connect(STRANGER.v4, SERVER.v4).is_ok(), "without {gone:?}");
-        world.enforcer().apply(&[Edit::Observe(0)]).expect("to enforce");
+        world.enforcer().apply(&Edit::Observe(0)).expect("to enforce");
         assert!(!probes(&world).contains(&Outcome::Answered), "without {gone:?}: it enforces again");
     }
 }
@@ -189,7 +190,7 @@ fn swapping_programs_under_traffic_neither_opens_nor_closes() {
     let mut world = World::new();
     let _server = Service::tcp_echo(&world.net.server, any());
     let granted: Table = Table { grants: [(key(GRANTED.v4, TCP), entry(u64::MAX, 0))].into(), ..protected() };
-    world.enforcer().apply(&diff(&protected(), &granted)).expect("a grant");
+    world.apply(&diff(&protected(), &granted));
     let (stop, tries) = (AtomicBool::new(false), AtomicU32::new(0));
     let client = world.net.client.clone();
     thread::scope(|scope| {
@@ -290,8 +291,10 @@ fn a_full_table_refuses_and_evicts_nobody() {
     world.put(GRANTED.v4, TCP, u64::MAX, 0);
     let filler = |n: u32| Edit::Put(GrantKey::new(Address::v4(n.to_be_bytes()), 32, TCP, 9), entry(u64::MAX, 0));
     let edits: Vec<_> = (0..2 * GRANTS).map(filler).collect();
-    let Err(EnforcerError::TableFull { index }) = world.enforcer().apply(&edits) else { panic!("it is full") };
-    assert_eq!(index as u32, GRANTS - 1);
+    let refused = edits.iter().find_map(|edit| Some((edit, world.enforcer().apply(edit).err()?)));
+    assert!(
+        matches!(refused, Some((edit, EnforcerError::TableFull(full))) if full == *edit && full == edits[GRANTS as usize - 1])
+    );
     assert_eq!(world.probe(GRANTED.v4, SERVER.v4), Outcome::Answered);
 }
 
@@ -313,14 +316,8 @@ impl World {
 
     fn with(start: fn(&Settings, &Table) -> Result<Enforcer, EnforcerError>) -> Self {
         let pins = Pins::new();
-        let settings = Settings {
-            pin_dir: pins.path().to_owned(),
-            helper: None,
-            cgroup: None,
-            grants: GRANTS,
-            flows: 0,
-            slots: 8,
-        };
+        let settings =
+            Settings { pin_dir: pins.path().to_owned(), pins: None, cgroup: None, grants: GRANTS, flows: 0, slots: 8 };
         let mut world = Self { net: Net::pair(), pins, settings, enforcer: None };
         world.enforcer = Some(world.net.server.run(|| start(&world.settings, &protected())).expect("to start"));
         world
@@ -346,7 +343,11 @@ impl World {
         lengths.insert(postern_core::key::V4, 32);
         lengths.insert(postern_core::key::V6, 128);
         let edits = [Edit::Lengths(lengths), Edit::Put(key, entry(until, slot))];
-        self.enforcer().apply(&edits).expect("a grant");
+        self.apply(&edits);
+    }
+
+    fn apply(&mut self, edits: &[Edit]) {
+        edits.iter().try_for_each(|edit| self.enforcer().apply(edit)).expect("a grant");
     }
 
     fn probe(&self, from: impl Into<IpAddr>, to: impl Into<IpAddr>) -> Outcome {
@@ -389,9 +390,4 @@ fn own_addresses() -> Vec<IpAddr> {
 
 fn any() -> SocketAddr {
     format!("[::]:{PORT}").parse().expect("an address")
-}
-
-/// `CLOCK_BOOTTIME`.
-fn boot_ns() -> u64 {
-    postern_agent::system::clock::Clock::new(postern_core::wall::Unsynchronised::Trust).expect("a clock").boot().0
 }

@@ -228,8 +228,8 @@ fn a_full_table_of_flows_refuses_and_evicts_nobody() {
     world.install(&[], &fitting, u64::MAX);
     let table = protected().keeping((1..=FLOWS + 1).map(|n| flow(n).until(u64::MAX)), BootNanos(0));
     let edits = diff(&world.installed, &table);
-    let result = world.enforcer().apply(&edits);
-    assert!(matches!(result, Err(EnforcerError::TableFull { .. })), "{result:?}");
+    let result = edits.iter().try_for_each(|edit| world.enforcer().apply(edit));
+    assert!(matches!(result, Err(EnforcerError::TableFull(_))), "{result:?}");
     // Room again, without which the next flow would be refused too.
     world.install(&[], &fitting[1..], u64::MAX);
     world.install(&[], &(2..=FLOWS + 1).map(flow).collect::<Vec<_>>(), u64::MAX);
@@ -271,14 +271,8 @@ impl World {
     /// Without an enforcer.
     fn open() -> Self {
         let pins = Pins::new();
-        let settings = Settings {
-            pin_dir: pins.path().to_owned(),
-            helper: None,
-            cgroup: None,
-            grants: 16,
-            flows: FLOWS,
-            slots: 8,
-        };
+        let settings =
+            Settings { pin_dir: pins.path().to_owned(), pins: None, cgroup: None, grants: 16, flows: FLOWS, slots: 8 };
         Self { net: Net::pair(), pins, settings, enforcer: None, installed: Table::default() }
     }
 
@@ -310,7 +304,7 @@ impl World {
 
     fn bring(&mut self, table: Table) {
         let edits = diff(&self.installed, &table);
-        self.enforcer().apply(&edits).expect("a table");
+        edits.iter().try_for_each(|edit| self.enforcer().apply(edit)).expect("a table");
         self.installed = table;
     }
 

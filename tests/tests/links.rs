@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use postern_agent::config::PrefilterConfig;
-use postern_agent::system::links::{Link, LinkState, Watch, prefilter_targets};
+use postern_agent::system::links::{Link, LinkState, Watch};
 use postern_tests::netns::Netns;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
@@ -35,7 +35,7 @@ fn link<'a>(state: &'a LinkState, name: &str) -> Option<&'a Link> {
 }
 
 fn prefilters(state: &LinkState) -> Vec<String> {
-    prefilter_targets(&PrefilterConfig::Auto, state).into_iter().map(|(_, name)| name).collect()
+    PrefilterConfig::Auto.targets(state).into_iter().map(|(_, name)| name).collect()
 }
 
 #[test]

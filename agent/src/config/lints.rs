@@ -3,9 +3,6 @@
 //! Owns these questions about policy and trust file together, and about the machine's user and its tunnels. None of them makes a configuration invalid.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 
 use ipnet::IpNet;
 use postern_core::envelope::Purpose;
@@ -15,10 +12,6 @@ use postern_core::policy::{Policy, PortRule, Role, RoleRule};
 use postern_core::time::Now;
 use postern_core::trust::{Entry, Trust};
 
-use crate::grpc::listen;
-use crate::sandbox::privilege::User;
-use crate::{config, enforcer};
-
 /// All doubts, the gravest kinds first.
 #[must_use]
 pub fn of(policy: &Policy, trust: &Trust, now: &Now) -> Vec<String> {
@@ -27,37 +20,6 @@ pub fn of(policy: &Policy, trust: &Trust, now: &Now) -> Vec<String> {
     let principals = principals(policy).into_iter().filter_map(|name| principal(name, policy, trust, at));
     let lines = trust.entries().filter_map(|entry| line(entry, policy, at));
     ports.chain(asked_from(policy)).chain(principals).chain(lines).collect()
-}
-
-/// What becomes of posternd on this machine, where its user is not there.
-#[must_use]
-pub fn user(name: &str) -> Option<String> {
-    User::named(name).err().map(|why| format!("posternd will stay root here: {why}"))
-}
-
-/// The addresses of the API that this machine does not have now.
-#[must_use]
-pub fn addresses(api: &config::Api) -> Vec<String> {
-    let missing = api.tcp.iter().chain(&api.plaintext).filter(|address| listen::is_missing(**address));
-    missing
-        .map(|address| {
-            format!("this host does not have the address of {address} now: posternd starts without it, and serves it as soon as it is here")
-        })
-        .collect()
-}
-
-/// The kernel tunnels on this machine's protected UDP ports, or why they could not be seen: that takes root.
-#[must_use]
-pub fn tunnels(policy: &Policy) -> Vec<String> {
-    let protected: BTreeSet<u16> =
-        policy.protected().filter(|(protocol, _)| *protocol == UDP).map(|(_, p)| p).collect();
-    if protected.is_empty() {
-        return Vec::new();
-    }
-    match enforcer::tunnels() {
-        Ok(found) => found.iter().filter(|t| protected.contains(&t.port)).map(enforcer::Tunnel::sentence).collect(),
-        Err(error) => vec![format!("posternd could not see whether kernel tunnels use protected UDP ports: {error}")],
-    }
 }
 
 /// UDP ports from which the host's own programs are known to ask others without connecting their socket.
@@ -84,24 +46,6 @@ fn asked_from(policy: &Policy) -> Vec<String> {
         )
     };
     asked.map(doubt).collect()
-}
-
-/// Directories on the way to `paths` in which others than root may put something else in the place of what posternd takes for root's.
-#[must_use]
-pub fn above<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Vec<String> {
-    let folders: BTreeSet<&Path> = paths.into_iter().flat_map(|path| path.ancestors().skip(1)).collect();
-    let doubt = |folder: &Path| {
-        let found = fs::metadata(folder).ok()?;
-        // With the sticky bit nobody replaces what is another's.
-        let shared = found.mode() & 0o002 != 0 || (found.mode() & 0o020 != 0 && found.gid() != 0);
-        let why = match found.uid() {
-            0 if shared && found.mode() & 0o1000 == 0 => "others than root may write in it (chmod go-w)".to_owned(),
-            0 => return None,
-            user => format!("it belongs to user {user} (chown root)"),
-        };
-        Some(format!("what posternd reads below {} can be replaced by others: {why}", folder.display()))
-    };
-    folders.into_iter().filter_map(doubt).collect()
 }
 
 /// Everybody whom a role names.

@@ -20,7 +20,6 @@ mod journal;
 mod keys;
 mod limits;
 pub mod lints;
-mod owned;
 mod ports;
 mod problem;
 mod roles;
@@ -35,12 +34,11 @@ pub use audit::Audit;
 pub use clock::Clock;
 pub use journal::Journal;
 pub use limits::Limits;
-pub use owned::{check_and_read, examine, open, read_owned, read_plain};
 pub use problem::Problem;
 pub use salvage::Closing;
 pub use xdp::{PrefilterConfig, Xdp};
 
-use crate::sandbox::helper::{self, Helper};
+use crate::system::files::{self, Contents};
 use limits::Cap;
 use problem::Report;
 use value::{Section, Value};
@@ -152,18 +150,18 @@ impl Config {
     /// # Errors
     /// When it cannot be read, could have been written by others than root, or does not hold a valid configuration.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::load_through(None, path)
+        Self::of(path, &Contents::of(files::open(path)))
     }
 
-    /// As [`Self::load`], by way of a helper where this process may not open the file itself.
+    /// As [`Self::load`], of the file at `path` as it was read.
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn load_through(helper: Option<&Helper>, path: &Path) -> Result<Self, ConfigError> {
+    pub fn of(path: &Path, file: &Contents) -> Result<Self, ConfigError> {
         let fail = |why: Why| ConfigError { path: path.to_owned(), why };
-        let bytes = check_and_read(helper::open(helper, path)).map_err(|reason| fail(Why::File(reason)))?;
-        let text = String::from_utf8(bytes).map_err(|error| fail(Why::File(not_text(&error))))?;
-        Self::parse(&text).map_err(|problems| fail(Why::Text(problems)))
+        let bytes = file.owned().map_err(|reason| fail(Why::File(reason)))?;
+        let text = std::str::from_utf8(bytes).map_err(|error| fail(Why::File(not_text(bytes, error))))?;
+        Self::parse(text).map_err(|problems| fail(Why::Text(problems)))
     }
 
     /// Checks the text of a configuration file.
@@ -274,10 +272,9 @@ fn mode(top: &Section<'_>) -> Mode {
     top.get("mode").and_then(|value| value.choice(&spelt)).unwrap_or_default()
 }
 
-/// Where in a file the first byte is that is not UTF-8.
-fn not_text(error: &std::string::FromUtf8Error) -> String {
-    let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-    let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+/// The line of the first byte that is not UTF-8.
+fn not_text(bytes: &[u8], error: std::str::Utf8Error) -> String {
+    let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
     format!("line {line}: is not UTF-8 text")
 }
 

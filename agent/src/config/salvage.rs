@@ -13,7 +13,8 @@ use toml::de::DeTable;
 
 use super::problem::Report;
 use super::value::Section;
-use super::{keys, ports, read_owned};
+use super::{keys, ports};
+use crate::system::files::read_owned;
 
 /// What is enough to close ports.
 #[derive(Clone, Debug, PartialEq, Eq)]

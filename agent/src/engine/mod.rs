@@ -27,19 +27,18 @@ use postern_core::grant::{AccessRequest, PortSpec, RevokeRequest, Source};
 use postern_core::key::SynRate;
 use postern_core::ledger::Action;
 use postern_core::message::{Challenger, Freshness, Identity};
-use postern_core::policy::Policy;
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::{Now, Seconds};
-use postern_core::trust::Trust;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use uuid::Uuid;
 
+use crate::config::effective::RootFiles;
+pub use crate::config::effective::Rules;
 use crate::journal::scan::Scanner;
-use crate::sandbox::helper::Helper;
 use crate::system::clock::Clock;
-use crate::system::links::News;
 pub use audit::{Published, Summary};
 pub use denied::DeniedAttempts;
+use news::News;
 use pulse::Pulse;
 pub use reader::{Person, Reader, Rights};
 pub use share::Place;
@@ -86,8 +85,8 @@ struct Shared {
     denied: DeniedAttempts,
     /// Where the configuration is: what it says decides whether a trial may be confirmed.
     config_file: PathBuf,
-    /// Who opens it, where this process may not.
-    helper: Option<Helper>,
+    /// How this process reaches it and root's other files.
+    files: RootFiles,
     commands: mpsc::Sender<Command>,
     /// For what does not wait behind other people's requests.
     first: mpsc::Sender<Command>,
@@ -95,17 +94,6 @@ struct Shared {
     changes: broadcast::Sender<Change>,
     /// Every line of the journal, once it is durable.
     lines: broadcast::Sender<Arc<Published>>,
-}
-
-/// What a reload replaces.
-#[derive(Clone)]
-pub struct Rules {
-    /// Who may open what.
-    pub policy: Arc<Policy>,
-    /// Whose signatures count.
-    pub trust: Arc<Trust>,
-    /// Hex SHA-256 of the files that they were read from.
-    pub digest: Arc<str>,
 }
 
 /// What root on the host asks for without a signature.

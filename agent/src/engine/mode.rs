@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Command, DeniedView, Engine, ModeView};
 use crate::config::Config;
-use crate::config::effective::Copies;
+use crate::system::files::Contents;
 
 impl Engine {
     /// Has a host that only observes enforce until `within` is over, unless it is confirmed. `only_while_running`: also where nothing
@@ -40,9 +40,10 @@ impl Engine {
 
     /// Brings the last good copies of root's files up to date: by the helper, else as root.
     pub async fn keep_copies(&self) {
-        let (path, helper) = (self.0.config_file.clone(), self.0.helper.clone());
-        let copy = move || helper.map_or_else(|| Copies::of(&path).update(&path), |helper| helper.keep_copies());
-        let outcome = tokio::task::spawn_blocking(copy).await.unwrap_or_else(|error| Err(error.to_string()));
+        let files = self.0.files.clone();
+        let outcome = tokio::task::spawn_blocking(move || files.update_copies())
+            .await
+            .unwrap_or_else(|error| Err(error.to_string()));
         self.degraded(Condition::CopiesNotKept, outcome.err()).await;
     }
 
@@ -64,10 +65,10 @@ impl Engine {
 
     /// What the next start and the next boot go by has to say the same, or what was confirmed would not last.
     async fn check_file(&self) -> Result<(), Refusal> {
-        let (path, helper) = (self.0.config_file.clone(), self.0.helper.clone());
+        let (path, opener) = (self.0.config_file.clone(), self.0.files.opener.clone());
         let busy = |_| Refusal::new(Reason::Overloaded, "try again in a moment");
-        let read =
-            tokio::task::spawn_blocking(move || Config::load_through(helper.as_ref(), &path)).await.map_err(busy)?;
+        let read = move || Config::of(&path, &Contents::of(opener.open(&path)));
+        let read = tokio::task::spawn_blocking(read).await.map_err(busy)?;
         let refuse = |why: String| Err(Refusal::new(Reason::ModeNotInFile, why).at("mode"));
         match read.map(|config| config.policy().mode) {
             Ok(Mode::Enforce) => Ok(()),

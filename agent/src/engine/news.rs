@@ -11,7 +11,16 @@ use postern_core::message::Challenger;
 
 use super::{Command, Engine};
 use crate::config::PrefilterConfig;
-use crate::system::links::{LinkState, News};
+use crate::system::links::LinkState;
+
+/// What the worker learns about the network.
+#[derive(Debug)]
+pub(super) enum News {
+    /// How the network is now.
+    Links(LinkState),
+    /// Where the configuration wants the prefilter from now on.
+    Prefilter(PrefilterConfig),
+}
 
 impl Engine {
     /// Tells the worker what the network looks like now.

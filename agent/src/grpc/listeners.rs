@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 
 use super::listen;
 use crate::config;
+use crate::system::sockets;
 
 /// How long after the first failure an address is tried again. The pause doubles until [`LONGEST_PAUSE`]: one try is three system calls.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -157,7 +158,7 @@ pub(super) async fn watch(
         let gone: Vec<_> = open
             .iter()
             .map(|listen_address| listen_address.address)
-            .filter(|address| listen::is_missing(*address))
+            .filter(|address| sockets::is_missing(*address))
             .collect();
         changed(fresh, sentence(&shut, &gone));
     }

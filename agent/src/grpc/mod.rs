@@ -35,7 +35,7 @@ use tonic::service::Routes;
 use crate::config;
 use crate::engine::Engine;
 use crate::proof::HostKeys;
-use crate::sandbox::helper::Helper;
+use crate::system::sockets;
 use accept::{Answer, Edge};
 use answer::Services;
 use connections::Connections;
@@ -46,14 +46,14 @@ use listeners::{ListenAddress, Shut};
 use statement::Statements;
 use tls::{TlsError, TlsIdentity};
 
-/// Takes all addresses that can be had, the Unix socket by way of a helper where there is one, and loads or makes the TLS key, which
+/// Takes all addresses that can be had, and the Unix socket, which is `unix` where another process has bound it. Loads or makes the TLS key, which
 /// lives in `state_dir/tls`. What cannot be had is in [`Bound::conditions`] and [`Bound::listeners`]: nothing of it stops the rest. Raises this
 /// process's limit of open files. Needs the tokio runtime that will serve.
 ///
 /// # Errors
 /// No key can be made at all.
-pub fn bind(api: &config::Api, state_dir: &Path, helper: Option<&Helper>) -> Result<Bound, TlsError> {
-    bind_with(api, state_dir, helper, Limits::DEFAULT)
+pub fn bind(api: &config::Api, state_dir: &Path, unix: Option<sockets::Bound>) -> Result<Bound, TlsError> {
+    bind_with(api, state_dir, unix, Limits::DEFAULT)
 }
 
 /// As [`bind`], with other limits.
@@ -63,12 +63,12 @@ pub fn bind(api: &config::Api, state_dir: &Path, helper: Option<&Helper>) -> Res
 pub fn bind_with(
     api: &config::Api,
     state_dir: &Path,
-    helper: Option<&Helper>,
+    unix: Option<sockets::Bound>,
     limits: Limits,
 ) -> Result<Bound, TlsError> {
     accept::raise_file_limit();
     // First, and whatever becomes of the rest: root's way in.
-    let local = listen::unix(&api.unix, helper);
+    let local = listen::unix(&api.unix, unix);
     let (tls, no_tls) = match tls::load_or_make(state_dir) {
         Ok(tls) => (tls, None),
         // For the statements on the Unix socket and on loopback. It is never written, and serves no TLS.

@@ -15,7 +15,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use postern_core::ssh::wire::type_of;
 use postern_core::ssh::{Accept, Certificate};
 
-use crate::config;
+use crate::system::files;
 
 /// What ssh-keygen adds to the name of the key's file.
 const SUFFIX: &[u8] = b"-cert.pub";
@@ -81,7 +81,7 @@ impl CertificateFile {
     }
 
     fn read(&self) -> io::Result<String> {
-        let text = config::read_plain(&self.path)?;
+        let text = files::read_plain(&self.path)?;
         let mut words = text.split_ascii_whitespace();
         let (kind, encoded) = words.next().zip(words.next()).ok_or(io::ErrorKind::InvalidData)?;
         let blob = STANDARD.decode(encoded).map_err(io::Error::other)?;

@@ -18,7 +18,6 @@ use super::certificate::{Version, version};
 use super::prover::{Found, MOST, Prover, Without, files};
 use super::{Proof, Signed, payload};
 use crate::engine::Engine;
-use crate::sandbox::helper::Helper;
 
 /// How long a call waits for a disk that does not answer; then it gets what was shown before.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -42,21 +41,11 @@ pub struct HostKeys {
     shown: RwLock<Arc<Proof>>,
 }
 
-/// Who reads the private keys.
-enum Source {
-    /// This process, where no part stays root.
-    Own(Prover),
-    RetainedSession(Helper, String),
-}
+/// Has the helper read the private keys and sign the given text with each of them.
+pub(crate) type Remote = Box<dyn FnMut(&str) -> io::Result<Found> + Send>;
 
-impl Source {
-    fn look(&mut self) -> Result<Found, String> {
-        match self {
-            Self::Own(prover) => Ok(prover.look()),
-            Self::RetainedSession(helper, payload) => helper.host_keys(payload).map_err(|error| error.to_string()),
-        }
-    }
-}
+/// Reads the private keys, and signs with each of them.
+type Source = Box<dyn FnMut() -> Result<Found, String> + Send>;
 
 /// At which files the last look was.
 struct Seen {
@@ -69,12 +58,16 @@ struct Seen {
 type Marks = Vec<(PathBuf, Version)>;
 
 impl HostKeys {
-    /// Reads the keys in `dir` and proves with them: `tls_fingerprint` is `SHA256:…` of the TLS certificate.
-    pub async fn start(dir: &Path, helper: Option<Helper>, engine: Engine, tls_fingerprint: &str) -> Arc<Self> {
+    /// Reads the keys in `dir` and proves with them. `remote` does both where this process may not read the private keys.
+    /// `tls_fingerprint` is `SHA256:…` of the TLS certificate.
+    pub(crate) async fn start(dir: &Path, remote: Option<Remote>, engine: Engine, tls_fingerprint: &str) -> Arc<Self> {
         let payload = payload(&engine.who_am_i(), tls_fingerprint);
-        let source = match helper {
-            Some(helper) => Source::RetainedSession(helper, payload.clone()),
-            None => Source::Own(Prover::new(dir, payload.clone())),
+        let source: Source = match (remote, payload.clone()) {
+            (Some(mut remote), payload) => Box::new(move || remote(&payload).map_err(|error| error.to_string())),
+            (None, payload) => {
+                let mut prover = Prover::new(dir, payload);
+                Box::new(move || Ok(prover.look()))
+            }
         };
         let this = Arc::new(Self {
             dir: dir.to_owned(),
@@ -160,7 +153,7 @@ impl HostKeys {
             return None;
         }
         let before = marks(&self.dir).ok().filter(are_settled);
-        Some((before, self.source.lock().unwrap_or_else(PoisonError::into_inner).look()))
+        Some((before, self.source.lock().unwrap_or_else(PoisonError::into_inner)()))
     }
 
     /// Messages may name a key before anybody is shown the proof by it.

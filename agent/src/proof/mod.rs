@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use self::certificate::CertificateFile;
 pub use self::host_keys::HostKeys;
+pub(crate) use self::host_keys::Remote;
 pub(crate) use self::prover::{Found, Prover};
 use crate::engine::WhoAmI;
 

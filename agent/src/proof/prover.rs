@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::NAMESPACE;
 use super::private::{PrivateKey, Unusable};
-use crate::config;
+use crate::system::files;
 
 /// More key files than that are not looked at, and no more proofs are shown. The client of older versions refuses a host with more.
 pub(crate) const MOST: usize = 8;
@@ -142,7 +142,7 @@ impl Prover {
 
     /// The proof by the key in `file`; none where the file is gone by now. Else why there is none, and whether that is a fault.
     fn proof(&mut self, file: &Path) -> Result<Option<ByKey>, (String, bool)> {
-        let text = match config::read_plain(file).map(Zeroizing::new) {
+        let text = match files::read_plain(file).map(Zeroizing::new) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err((error.to_string(), true)),
@@ -171,7 +171,7 @@ fn prove(file: &Path, text: &str, payload: &str) -> Result<ByKey, Unusable> {
 
 /// The type that a public key file names.
 fn public_kind(file: &Path) -> Option<String> {
-    let text = config::read_plain(file).ok()?;
+    let text = files::read_plain(file).ok()?;
     let mut words = text.split_ascii_whitespace();
     let (kind, encoded) = (words.next()?, words.next()?);
     (type_of(&STANDARD.decode(encoded).ok()?) == Some(kind)).then(|| kind.to_owned())

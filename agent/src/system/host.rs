@@ -14,8 +14,7 @@ use ring::digest::{SHA256, digest};
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
-use crate::config;
-use crate::system::guarded;
+use crate::system::{files, guarded};
 
 /// Why the host's identity could not be established.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +112,7 @@ fn ssh_host_keys(dir: &Path) -> Vec<String> {
             let name = name.to_string_lossy();
             name.starts_with("ssh_host_") && name.ends_with("_key.pub")
         })
-        .filter_map(|entry| fingerprint(&config::read_plain(&entry.path()).ok()?))
+        .filter_map(|entry| fingerprint(&files::read_plain(&entry.path()).ok()?))
         .collect();
     found.sort();
     found

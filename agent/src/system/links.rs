@@ -14,12 +14,9 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkEvent, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
-use postern_core::condition::Condition;
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 use tokio::time::{Instant, sleep_until};
 
-use crate::config::PrefilterConfig;
-use crate::engine::Engine;
 use crate::system::netlink::own_addresses;
 
 /// The least time between two looks. Events come in bursts (a new interface brings half a dozen): the first is answered at
@@ -63,32 +60,6 @@ pub struct LinkState {
     pub addresses: Vec<IpAddr>,
 }
 
-/// What the machine tells the engine of its network.
-#[derive(Clone, Debug)]
-pub enum News {
-    /// How it is now.
-    Links(LinkState),
-    /// Where the configuration wants the prefilter from now on.
-    Prefilter(PrefilterConfig),
-}
-
-/// The interfaces that get the prefilter under a flood: (index, name).
-///
-/// `Auto` takes Ethernet devices at which packets reach the IP layer, which ports of bonds, bridges, teams and VRFs are not: those that
-/// hardware or a hypervisor backs, those above them, and those that carry a default route. Never the host ends of containers'
-/// veths, never devices without an Ethernet header.
-#[must_use]
-pub fn prefilter_targets(xdp: &PrefilterConfig, state: &LinkState) -> Vec<(u32, String)> {
-    let served = served(&state.links);
-    let wanted = |link: &&Link| match xdp {
-        PrefilterConfig::Off => false,
-        PrefilterConfig::Auto => link.controller.is_none() && (link.default_route || served.contains(&link.index)),
-        PrefilterConfig::List(names) | PrefilterConfig::Xdp(names, _) => names.contains(&link.name),
-    };
-    let targets = state.links.iter().filter(|link| link.ethernet).filter(wanted);
-    targets.map(|link| (link.index, link.name.clone())).collect()
-}
-
 /// Why the prefilter would do harm at this device, or nothing at all; `None` where it may be attached. XDP may keep a kernel from
 /// taking a port into a bond, and sees the packets of devices above without the VLAN tag that the hardware took off.
 #[must_use]
@@ -108,43 +79,24 @@ pub fn obstacle(link: &Link, links: &[Link], xdp: bool) -> Option<&'static str> 
     above.then_some("another device is stacked on it, whose packets XDP cannot tell from its own")
 }
 
-/// The devices that hardware or a hypervisor backs, and those stacked on them.
-fn served(links: &[Link]) -> BTreeSet<u32> {
-    let mut served: BTreeSet<u32> = links.iter().filter(|l| l.ethernet && l.backed).map(|l| l.index).collect();
+/// Reports the network now and after each change, or why the devices cannot be followed. Never ends, and does nothing between two
+/// changes.
+pub async fn follow<F: Future<Output = ()>>(report: impl Fn(Result<LinkState, String>) -> F) {
     loop {
-        let before = served.len();
-        for link in links {
-            if link.below.is_some_and(|below| served.contains(&below)) {
-                served.insert(link.index);
-            }
-            if let Some(controller) = link.controller.filter(|_| served.contains(&link.index)) {
-                served.insert(controller);
-            }
-        }
-        if served.len() == before {
-            return served;
-        }
-    }
-}
-
-/// Tells the engine what the network looks like, now and after each change, for ever. Nothing wakes it up in between.
-pub async fn follow(engine: Engine) {
-    loop {
-        let error = match follow_once(&engine).await {
+        let error = match follow_once(&report).await {
             Ok(()) => "rtnetlink closed the connection".to_owned(),
             Err(error) => error,
         };
-        tracing::warn!(%error, "interfaces are not followed");
-        engine.degraded(Condition::DevicesUnfollowed, Some(format!("interfaces are not followed: {error}"))).await;
+        tracing::warn!(%error, "network devices are not followed");
+        report(Err(error)).await;
         tokio::time::sleep(RETRY).await;
     }
 }
 
-async fn follow_once(engine: &Engine) -> Result<(), String> {
+async fn follow_once<F: Future<Output = ()>>(report: impl Fn(Result<LinkState, String>) -> F) -> Result<(), String> {
     let mut watch = Watch::open()?;
     while let Some(state) = watch.next().await? {
-        engine.network_changed(state).await;
-        engine.degraded(Condition::DevicesUnfollowed, None).await;
+        report(Ok(state)).await;
     }
     Ok(())
 }
@@ -342,46 +294,6 @@ mod tests {
         let (name, mtu) = (format!("if{index}"), 1500);
         let (controller, below, controls, changes) = (None, None, false, 0);
         Link { index, name, ethernet, backed, controller, controls, mtu, changes, below, default_route }
-    }
-
-    fn auto(links: Vec<Link>) -> Vec<u32> {
-        let state = LinkState { links, addresses: Vec::new() };
-        prefilter_targets(&PrefilterConfig::Auto, &state).into_iter().map(|(index, _)| index).collect()
-    }
-
-    #[test]
-    fn the_prefilter_is_for_ethernet_devices_that_lead_outside() {
-        let links = vec![
-            link(1, false, true, false),
-            link(2, true, true, false),
-            link(3, true, false, false),
-            link(4, true, false, true),
-            link(5, false, false, true),
-        ];
-        assert_eq!(auto(links.clone()), [2, 4]);
-        let state = LinkState { links, addresses: Vec::new() };
-        assert!(prefilter_targets(&PrefilterConfig::Off, &state).is_empty());
-        let named = vec!["if3".to_owned(), "if5".into(), "none".into()];
-        assert_eq!(prefilter_targets(&PrefilterConfig::List(named.clone()), &state), [(3, "if3".to_owned())]);
-        assert_eq!(
-            prefilter_targets(&PrefilterConfig::Xdp(named, crate::config::Xdp::Native), &state),
-            [(3, "if3".to_owned())]
-        );
-    }
-
-    #[test]
-    fn a_packet_is_judged_where_it_reaches_the_ip_layer() {
-        let port = Link { controller: Some(7), ..link(2, true, true, false) };
-        let bond = Link { controller: Some(8), controls: true, ..link(7, true, false, false) };
-        let bridge = Link { controls: true, ..link(8, true, false, true) };
-        let vlan = Link { below: Some(8), ..link(9, true, false, true) };
-        assert_eq!(auto(vec![port.clone(), bond.clone(), bridge.clone(), vlan.clone()]), [8, 9]);
-        let quiet = Link { default_route: false, ..bridge.clone() };
-        assert_eq!(auto(vec![port, bond, quiet.clone()]), [8], "a bridge above hardware");
-        let container = Link { controller: Some(8), ..link(3, true, false, false) };
-        assert_eq!(auto(vec![container.clone(), bridge]), [8], "it has the default route");
-        assert!(auto(vec![container, quiet]).is_empty(), "a bridge of veths alone");
-        assert_eq!(auto(vec![vlan]), [9]);
     }
 
     #[test]

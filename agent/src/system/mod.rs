@@ -3,11 +3,14 @@
 //! Owns the clocks, the host's identity, files that other users own, network devices, sockets and terminals. It decides nothing.
 
 pub mod clock;
+pub mod files;
 pub mod guarded;
 pub mod host;
 pub mod links;
 pub mod netlink;
+pub mod os_error;
 pub mod sessions;
+pub mod sockets;
 pub mod surroundings;
 pub mod sysctl;
 pub mod terminals;

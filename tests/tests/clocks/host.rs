@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use postern_agent::config::Config;
+use postern_agent::config::effective::RootFiles;
 use postern_agent::enforcer;
 use postern_agent::engine::{self, Engine, GrantView, HostState, Rules, Setup, SignedBytes, WATCH_BACKLOG};
 use postern_agent::journal::Journal;
@@ -128,7 +129,7 @@ impl Host {
             secret: [self.boot; 32],
             enforcer: enforcer::Settings {
                 pin_dir: config.pin_dir.clone(),
-                helper: None,
+                pins: None,
                 cgroup: None,
                 grants: 1000,
                 flows: 100,
@@ -137,6 +138,7 @@ impl Host {
             xdp: config.xdp.clone(),
             surroundings: Surroundings::open(&config.pin_dir),
             config_file: self.postern.config(),
+            files: RootFiles::own(&self.postern.config()),
             confinement: Confinement::of(&self.postern.config(), &config),
             rates: config.limits.rates,
             lines: broadcast::channel(WATCH_BACKLOG).0,

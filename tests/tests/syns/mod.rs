@@ -157,7 +157,7 @@ fn limited(rate: SynRate) -> Kernel {
     let mut kernel = Kernel::load();
     let table = Table { protected: [(TCP, 22)].into(), ..Table::default() };
     let edits: Vec<Edit> = diff(&Table::default(), &table);
-    kernel.programs.apply(&edits).expect("a table");
+    edits.iter().try_for_each(|edit| kernel.programs.apply(edit)).expect("a table");
     kernel.programs.set_local(&HERE.map(|own| [own[0], own[1]]).concat()).expect("addresses");
     kernel.programs.limit_syns(&listening(), rate).expect("limits");
     for (address, port) in HERE.iter().flatten().flat_map(|a| [22, EVERYWHERE, FIRST_ALONE].map(|port| (*a, port))) {

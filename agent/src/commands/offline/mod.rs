@@ -12,10 +12,12 @@ use serde::Serialize;
 use crate::commands::run::{self, Failure};
 use crate::config::Config;
 use crate::config::effective;
+use crate::enforcer::ntp_error;
 use crate::engine::Rules;
 use crate::system::clock::Clock;
 
 pub mod explain;
+mod machine;
 pub mod summary;
 
 pub use explain::Question;
@@ -30,8 +32,9 @@ struct Files {
 impl Files {
     fn read(path: &Path) -> Result<Self, Failure> {
         let config = Config::load(path).map_err(|error| Failure::Config(error.to_string()))?;
-        let rules = run::rules(path, &config, None)?;
-        let clock = Clock::new(config.clock.unsynchronised).map_err(|error| Failure::Other(error.to_string()))?;
+        let rules = run::rules(path, &config)?;
+        let clock =
+            Clock::new(config.clock.unsynchronised, ntp_error).map_err(|error| Failure::Other(error.to_string()))?;
         Ok(Self { config, rules, now: clock.now() })
     }
 }

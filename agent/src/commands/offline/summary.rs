@@ -13,6 +13,7 @@ use postern_core::time::{Now, Seconds};
 use postern_core::trust::{Entry, Trust};
 use serde::Serialize;
 
+use super::machine;
 use crate::config::lints;
 use crate::config::{Config, PrefilterConfig};
 use crate::engine::Rules;
@@ -159,12 +160,12 @@ impl Summary {
             ports: policy.ports.iter().map(Port::of).collect(),
             roles: policy.roles.iter().map(RoleHolders::of).collect(),
             signers: trust.entries().map(|entry| Signs::of(entry, policy)).collect(),
-            tunnels: lints::tunnels(policy),
+            tunnels: machine::tunnels(policy),
             warnings: lints::of(policy, trust, now)
                 .into_iter()
-                .chain(lints::user(&config.user))
-                .chain(lints::addresses(api))
-                .chain(lints::above(roots(path, config)))
+                .chain(machine::user(&config.user))
+                .chain(machine::addresses(api))
+                .chain(machine::above(roots(path, config)))
                 .collect(),
         }
     }

@@ -20,15 +20,15 @@ use ring::digest::{Context, SHA256};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::broadcast;
 
-use crate::config::effective::{self, Copies, Effective};
-use crate::config::{self, Closing, Config};
+use crate::config::effective::{self, Copies, Effective, RootFiles};
+use crate::config::{Closing, Config};
 use crate::enforcer::{self, Closed, Enforcer, EnforcerError};
 use crate::engine::{self, Published, Rules, Setup};
 use crate::journal::{self, Journal, JournalError, Opened, SetAside};
-use crate::sandbox::helper;
-use crate::sandbox::helper::Helper;
+use crate::sandbox::helper::{self, Helper};
 use crate::sandbox::privilege::Confinement;
 use crate::system::clock::{self, Clock, KernelLog};
+use crate::system::files::{Opener, read_owned};
 use crate::system::host::{HostError, StateLock};
 use crate::system::surroundings::Surroundings;
 use crate::system::sysctl::Reserved;
@@ -71,12 +71,10 @@ impl Failure {
     }
 }
 
-/// Reads what a reload reads: the policy and whose signatures count. By way of a helper, where that has to open the files.
-pub(crate) fn rules(path: &Path, config: &Config, helper: Option<&Helper>) -> Result<Rules, Failure> {
-    let read = |path: &Path| {
-        config::check_and_read(helper::open(helper, path))
-            .map_err(|reason| Failure::Config(format!("{}: {reason}", path.display())))
-    };
+/// Reads the policy and the trust files. Any mistake in them is an error.
+pub(crate) fn rules(path: &Path, config: &Config) -> Result<Rules, Failure> {
+    let read =
+        |path: &Path| read_owned(path).map_err(|reason| Failure::Config(format!("{}: {reason}", path.display())));
     let signers = String::from_utf8(read(&config.trust_file)?)
         .map_err(|_| Failure::Config(format!("{}: is not UTF-8 text", config.trust_file.display())))?;
     let revoked = config.revoked_keys.as_deref().map(read).transpose()?.unwrap_or_default();
@@ -107,10 +105,10 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
         )));
     }
     // With a configuration that is not valid: where the last good one, or what can be read, says that state and pins are.
-    let config = effective::read(path, None, &Copies::of(path).last()).config;
+    let config = effective::read(path, &Opener::default(), &Copies::of(path).last()).config;
     // Held until the end: no posternd that starts meanwhile puts back what is taken out.
     let pins = enforcer::hold_pins(&config.pin_dir).map_err(Failure::other)?;
-    let now = Clock::new(config.clock.unsynchronised).map_err(Failure::other)?.now();
+    let now = Clock::new(config.clock.unsynchronised, enforcer::ntp_error).map_err(Failure::other)?.now();
     let records = unlocking(&config, &now)?;
     if config.audit.journald.unwrap_or_else(journald::is_there) {
         for published in records {
@@ -199,7 +197,7 @@ pub fn early(path: &Path) -> Result<(), Failure> {
     let table = Table { protected: closing.protected, ..Table::default() };
     let settings = |cgroup| enforcer::Settings {
         pin_dir: closing.pin_dir.clone(),
-        helper: None,
+        pins: None,
         cgroup,
         grants: 1,
         flows: 1,
@@ -326,16 +324,17 @@ fn no_state(error: &str) -> String {
 /// # Errors
 /// [`Failure`]; the ports stay as closed as they were.
 pub fn run(path: &Path) -> Result<(), Failure> {
-    let Effective { config, mut rules, is_bare, mut findings } = effective::read(path, None, &Copies::of(path).last());
+    let Effective { config, mut rules, is_bare, mut findings } =
+        effective::read(path, &Opener::default(), &Copies::of(path).last());
     let mut settings = enforcer::Settings {
         pin_dir: config.pin_dir.clone(),
-        helper: None,
+        pins: None,
         cgroup: config.cgroup.clone(),
         grants: config.limits.entries,
         flows: sessions::MOST_RETAINED,
         slots: config.limits.grants,
     };
-    let clock = Clock::new(config.clock.unsynchronised).map_err(Failure::other)?;
+    let clock = Clock::new(config.clock.unsynchronised, enforcer::ntp_error).map_err(Failure::other)?;
     let observe_from = mode::observe_from(rules.policy.mode, &Enabling::None, clock.boot_id());
     let empty = Table { protected: rules.policy.protected().collect(), observe_from, ..Table::default() };
     let (_lock, mut unusable) = lock(&config)?;
@@ -345,7 +344,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let helper = helper::step_down(path, &config);
     let confinement = Confinement::of(path, &config).with_helper(&config, helper.as_ref());
     let helper = helper.unwrap_or_default();
-    settings.helper.clone_from(&helper);
+    settings.pins = helper.as_ref().map(Helper::pins);
+    let files = helper.as_ref().map_or_else(|| RootFiles::own(path), Helper::root_files);
     let reserved = Arc::new(Reserved::open(&config.state_dir, clock.boot_id()));
     let identity = identity(&config, &mut unusable);
     findings.push((Condition::StateDirectory, unusable.as_deref().map(no_state)));
@@ -376,12 +376,13 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         confinement,
         surroundings,
         config_file,
+        files: files.clone(),
         rates,
     };
     let (engine, worker, denied) = engine::start(setup).map_err(Failure::other)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).max_blocking_threads(BLOCKING).enable_all().build();
-    let serving = Serving { path, config: &config, is_bare, findings, helper, log, exported, denied, reserved };
+    let serving = Serving { path, config: &config, is_bare, findings, helper, files, log, exported, denied, reserved };
     let served = runtime.map_err(Failure::other)?.block_on(serving.serve(engine));
     if served.is_ok() {
         // It has written its last record by now. After a failure nobody has told it to stop.

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
+use futures_util::future::BoxFuture;
 use postern_core::condition::Condition;
 use postern_core::grant::{PortSpec, Protocol};
 use postern_core::key::TCP;
@@ -23,13 +24,14 @@ use super::periodic::Periodic;
 use super::settings::{self, Settings};
 use super::{journald, notify};
 use crate::config::Config;
-use crate::config::effective::{self, Effective, Finding, Last};
+use crate::config::effective::{self, Effective, Finding, Last, RootFiles};
 use crate::engine::{Engine, Published, Rules};
 use crate::grpc::Listeners;
 use crate::proof::HostKeys;
 use crate::sandbox::helper::Helper;
 use crate::sandbox::privilege;
 use crate::system::clock::KernelLog;
+use crate::system::links::LinkState;
 use crate::system::sysctl::Reserved;
 use crate::system::{clock, links};
 use crate::{config, enforcer, grpc};
@@ -43,23 +45,24 @@ pub(super) struct Serving<'a> {
     /// What was wrong with the files.
     pub(super) findings: Vec<Finding>,
     pub(super) helper: Option<Helper>,
+    pub(super) files: RootFiles,
     pub(super) log: Option<KernelLog>,
     pub(super) exported: Option<broadcast::Receiver<Arc<Published>>>,
-    pub(super) denied: Option<enforcer::DeniedAttempts>,
+    pub(super) denied: Option<Box<dyn enforcer::DeniedAttempts>>,
     pub(super) reserved: Arc<Reserved>,
 }
 
 impl Serving<'_> {
     /// Serves until SIGTERM or SIGINT.
     pub(super) async fn serve(self, engine: Engine) -> Result<(), Failure> {
-        let Self { path, config, is_bare, findings, helper, log, exported, denied, reserved } = self;
+        let Self { path, config, is_bare, findings, helper, files, log, exported, denied, reserved } = self;
         // Before anybody can see that posternd runs: from here on SIGHUP reloads and no longer kills.
         let signals = Signals::new().map_err(Failure::other)?;
         tell(&engine, findings).await;
         let _settings_says_what_is_wrong = settings::reserve(&reserved, &engine.rules().policy).await;
         let export = exported.map(|lines| journald::Export::start(lines, engine.clone()));
         let export = export.transpose().map_err(Failure::other)?;
-        let watcher = tokio::spawn(links::follow(engine.clone()));
+        let watcher = tokio::spawn(links::follow(report_links(engine.clone())));
         let unnoted = denied.is_none().then(|| {
             "who is refused is not noted: no kernel program was loaded when posternd started; once one is, start posternd again \
              (systemctl restart posternd)"
@@ -78,13 +81,15 @@ impl Serving<'_> {
             engine.degraded(Condition::ClockUnwatched, Some(why)).await;
         }
         let (stop, stopped) = tokio::sync::watch::channel(());
-        let bound = grpc::bind(&config.api, &config.state_dir, helper.as_ref()).map_err(Failure::other)?;
+        let bound =
+            grpc::bind(&config.api, &config.state_dir, helper.as_ref().map(Helper::listen)).map_err(Failure::other)?;
         for (part, why) in bound.conditions() {
             engine.degraded(part, why).await;
         }
         let listeners = bound.listeners();
         let tls = bound.tls_fingerprint();
-        let host_keys = HostKeys::start(&config.ssh_host_keys, helper.clone(), engine.clone(), tls).await;
+        let host_keys =
+            HostKeys::start(&config.ssh_host_keys, helper.map(Helper::into_host_keys), engine.clone(), tls).await;
         let at_start = listeners.borrow().clone();
         follow(&engine, &at_start, config).await;
         let mut settings = Settings::new(engine.clone(), Arc::clone(&reserved), listeners.clone());
@@ -106,7 +111,7 @@ impl Serving<'_> {
             path,
             is_bare,
             running,
-            helper,
+            files,
             engine: &engine,
             reserved: &reserved,
             api: &config.api,
@@ -148,6 +153,23 @@ async fn follow_all(engine: &Engine, mut listeners: watch::Receiver<Listeners>, 
         tracing::info!(tls = ?now.tls, plaintext = ?now.plaintext, "the API listens");
     }
     std::future::pending().await
+}
+
+/// Hands the state of the network to the engine, or why it is not known.
+fn report_links(engine: Engine) -> impl Fn(Result<LinkState, String>) -> BoxFuture<'static, ()> {
+    move |state| {
+        let engine = engine.clone();
+        Box::pin(async move {
+            let failed = match state {
+                Ok(state) => {
+                    engine.network_changed(state).await;
+                    None
+                }
+                Err(error) => Some(format!("interfaces are not followed: {error}")),
+            };
+            engine.degraded(Condition::DevicesUnfollowed, failed).await;
+        })
+    }
 }
 
 /// What the service manager says.
@@ -195,7 +217,7 @@ struct Reloads<'a> {
     is_bare: bool,
     /// The configuration that holds.
     running: RefCell<Config>,
-    helper: Option<Helper>,
+    files: RootFiles,
     engine: &'a Engine,
     reserved: &'a Arc<Reserved>,
     api: &'a config::Api,
@@ -235,7 +257,7 @@ impl Reloads<'_> {
         // Also rules that still wait for the disk: what they take away stays away.
         let now = self.engine.newest_rules();
         let last = Last::running(&self.running.borrow(), &now);
-        let Effective { config, rules, mut findings, .. } = effective::read(self.path, self.helper.as_ref(), &last);
+        let Effective { config, rules, mut findings, .. } = effective::read(self.path, &self.files.opener, &last);
         let refused = check_api(&rules.policy, self.api, &self.listeners.borrow()).err();
         let moved = self.is_bare && config.api != *self.api;
         let moved = moved.then(|| {
@@ -301,7 +323,7 @@ fn secret_or_abort() -> [u8; 32] {
 
 /// Moves denied attempts from the kernel's ring buffer into the engine's memory, for as long as the process lives. A thread of its own
 /// sleeps in the kernel until somebody denied attempts.
-fn note_denied(mut denied: enforcer::DeniedAttempts, engine: Engine) {
+fn note_denied(mut denied: Box<dyn enforcer::DeniedAttempts>, engine: Engine) {
     loop {
         let mut wanted = [PollFd::new(&denied, PollFlags::IN)];
         match poll(&mut wanted, None) {

@@ -7,14 +7,16 @@ use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use postern_core::trust::{Remains, Revocations, Trust};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
 
-use super::{Found, Last, is_noise, says_nothing};
-use crate::config::{self, Config};
+use super::{Last, is_noise, says_nothing};
+use crate::config::Config;
+use crate::system::files::{self, Contents, Opener};
 
 /// Where they are for the configuration file of the package.
 const PLACE: &str = "/var/lib/postern.last-good";
@@ -28,6 +30,36 @@ const BROKEN: &str = "revoked_keys.broken";
 
 /// No file that is copied is longer.
 const MOST: u64 = 4 << 20;
+
+/// How this process reaches root's files: directly, or through the helper.
+#[derive(Clone)]
+pub struct RootFiles {
+    /// Opens the files that a reload reads.
+    pub opener: Opener,
+    copy: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+}
+
+impl RootFiles {
+    /// Files that `opener` opens, with last good copies that `copy` brings up to date.
+    pub fn new(opener: Opener, copy: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self { opener, copy: Arc::new(copy) }
+    }
+
+    /// Those of the configuration file at `path`, which this process opens and copies itself.
+    #[must_use]
+    pub fn own(path: &Path) -> Self {
+        let path = path.to_owned();
+        Self::new(Opener::default(), move || Copies::of(&path).update(&path))
+    }
+
+    /// Brings the last good copies up to date.
+    ///
+    /// # Errors
+    /// In words, what could not be written.
+    pub fn update_copies(&self) -> Result<(), String> {
+        (self.copy)()
+    }
+}
 
 /// The directory of the copies.
 #[derive(Clone, Debug)]
@@ -94,30 +126,30 @@ impl Copies {
     }
 
     fn update_all(&self, path: &Path) -> io::Result<()> {
-        let open = |path: &Path| config::open(path);
-        let found = Found::at(path, &open);
+        let at = |path: &Path| Contents::of(files::open(path));
+        let found = at(path);
         let nobody_was_revoked = self.last().config.is_some_and(|(config, _)| config.revoked_keys.is_none());
         // One that says nothing does not hold where a copy is: it must not become the copy.
-        let loaded = Config::load(path).ok().filter(|_| !says_nothing(&found));
+        let loaded = Config::of(path, &found).ok().filter(|_| !says_nothing(&found));
         if loaded.is_some()
             && let Some(bytes) = &found.bytes
         {
             self.write(CONFIGURATION, bytes)?;
         }
         let Some(config) = loaded.or_else(|| self.last().config.map(|(config, _)| config)) else { return Ok(()) };
-        self.update_signers(&Found::at(&config.trust_file, &open))?;
+        self.update_signers(&at(&config.trust_file))?;
         match &config.revoked_keys {
             Some(path) => {
                 if nobody_was_revoked {
                     self.write(REVOKED, b"")?;
                 }
-                self.update_revoked(&Found::at(path, &open))
+                self.update_revoked(&at(path))
             }
             None => self.remove(REVOKED).and_then(|()| self.remove(BROKEN)),
         }
     }
 
-    fn update_signers(&self, found: &Found) -> io::Result<()> {
+    fn update_signers(&self, found: &Contents) -> io::Result<()> {
         let Some(bytes) = &found.bytes else { return Ok(()) };
         let zone = TimeZone::system();
         let remains = Remains::of(bytes, Some(&zone));
@@ -132,7 +164,7 @@ impl Copies {
         self.write(SIGNERS, remains.keep(&good, Some(&zone)).as_bytes())
     }
 
-    fn update_revoked(&self, found: &Found) -> io::Result<()> {
+    fn update_revoked(&self, found: &Contents) -> io::Result<()> {
         let Some(bytes) = &found.bytes else { return Ok(()) };
         if found.wrong.is_none() && Revocations::of(bytes).error().is_none() {
             return self.write(REVOKED, bytes).and_then(|()| self.remove(BROKEN));

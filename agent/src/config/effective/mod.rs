@@ -5,7 +5,6 @@
 
 mod copies;
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,12 +15,10 @@ use postern_core::policy::{Policy, PortRule};
 use postern_core::trust::{Entry, Remains, Revocations, Trust, TrustError};
 use ring::digest::{Context, SHA256};
 
-use crate::config::lints;
-use crate::config::{self, Config, check_and_read, examine};
-use crate::engine::Rules;
-use crate::sandbox::helper::{self, Helper};
+use crate::config::{Config, lints};
+use crate::system::files::{self, Contents, Opener};
 
-pub use copies::Copies;
+pub use copies::{Copies, RootFiles};
 
 /// What to do about each finding.
 const MEND: &str =
@@ -34,6 +31,17 @@ const NAMED: usize = 20;
 
 /// A condition, and what is wrong, in words; `None`: nothing.
 pub type Finding = (Condition, Option<String>);
+
+/// The rules in force. A reload replaces them.
+#[derive(Clone)]
+pub struct Rules {
+    /// Who may open what.
+    pub policy: Arc<Policy>,
+    /// Whose signatures count.
+    pub trust: Arc<Trust>,
+    /// Hex SHA-256 of the files from which they were read.
+    pub digest: Arc<str>,
+}
 
 /// What a start or a reload goes by.
 pub struct Effective {
@@ -76,41 +84,28 @@ impl Last {
     }
 }
 
-/// A file as it is.
-#[derive(Default)]
-struct Found {
-    bytes: Option<Vec<u8>>,
-    wrong: Option<String>,
-}
-
-impl Found {
-    fn at(path: &Path, open: &dyn Fn(&Path) -> std::io::Result<File>) -> Self {
-        let (bytes, wrong) = examine(open(path));
-        Self { bytes, wrong }
-    }
-}
-
-/// Reads the configuration at `path` and the files that it names; by way of a helper, where that has to open them. Never fails: what
-/// cannot be used is replaced by `last`, and said.
+/// Reads the configuration at `path` and the files that it names. Never fails: `last` replaces what cannot be used, and a finding
+/// says so.
 #[must_use]
-pub fn read(path: &Path, helper: Option<&Helper>, last: &Last) -> Effective {
-    let open = |path: &Path| helper::open(helper, path);
-    let (config, why, is_bare) = configuration(path, helper, last);
+pub fn read(path: &Path, opener: &Opener, last: &Last) -> Effective {
+    let at = |path: &Path| Contents::of(opener.open(path));
+    let file = at(path);
+    let (config, why, is_bare) = configuration(path, &file, last);
     let mut findings = vec![(Condition::Configuration, why)];
     let mut files = Context::new(&SHA256);
-    let mut seal = |found: &Found| {
+    let mut seal = |found: &Contents| {
         let bytes = found.bytes.as_deref().unwrap_or_default();
         files.update(&(bytes.len() as u64).to_be_bytes());
         files.update(bytes);
     };
-    seal(&Found::at(path, &open));
+    seal(&file);
     let trust = if is_bare {
         Trust::default()
     } else {
-        let signers = Found::at(&config.trust_file, &open);
-        let revoked = config.revoked_keys.as_deref().map(|path| (path, Found::at(path, &open)));
+        let signers = at(&config.trust_file);
+        let revoked = config.revoked_keys.as_deref().map(|path| (path, at(path)));
         seal(&signers);
-        seal(revoked.as_ref().map_or(&Found::default(), |(_, found)| found));
+        seal(revoked.as_ref().map_or(&Contents::default(), |(_, found)| found));
         let (trust, why) = signers_of(&config.trust_file, &signers, last);
         findings.push((Condition::TrustFile, why));
         let (trust, why) = match &revoked {
@@ -128,15 +123,13 @@ pub fn read(path: &Path, helper: Option<&Helper>, last: &Last) -> Effective {
     Effective { config, rules, is_bare, findings }
 }
 
-/// Which configuration holds, what is wrong with the file, and whether it is only what can be known.
-fn configuration(path: &Path, helper: Option<&Helper>, last: &Last) -> (Config, Option<String>, bool) {
-    let (error, mend) = match Config::load_through(helper, path) {
-        // Whoever wants the defaults says something; a file that was cut to nothing would open ports that are closed.
-        Ok(config)
-            if last.config.as_ref().is_some_and(|(last, _)| *last != config)
-                && says_nothing(&Found::at(path, &|path| helper::open(helper, path))) =>
-        {
-            (format!("{}: the file says nothing", path.display()), WRITE)
+/// Which configuration holds, what is wrong with the file, and whether the configuration is bare (see [`Config::bare`]).
+fn configuration(path: &Path, file: &Contents, last: &Last) -> (Config, Option<String>, bool) {
+    let differs = |config: &Config| last.config.as_ref().is_some_and(|(last, _)| last != config);
+    let (error, mend) = match Config::of(path, file) {
+        // An administrator who wants the defaults writes a setting. A file that was truncated would open ports that are closed.
+        Ok(config) if differs(&config) && says_nothing(file) => {
+            (format!("{}: the file contains no setting", path.display()), WRITE)
         }
         Ok(config) => return (config, None, false),
         Err(error) => (error.brief(), MEND),
@@ -144,9 +137,8 @@ fn configuration(path: &Path, helper: Option<&Helper>, last: &Last) -> (Config, 
     match &last.config {
         Some((config, when)) => (config.clone(), Some(format!("{error}. posternd goes by {when}. {mend}")), false),
         None => {
-            // What others than root could have written decides nothing: it might say that the host only observes.
-            let bytes = check_and_read(helper::open(helper, path)).unwrap_or_default();
-            let config = Config::bare(&String::from_utf8_lossy(&bytes));
+            // A file that others than root could have written is ignored: it might say that the host only observes.
+            let config = Config::bare(&String::from_utf8_lossy(file.owned().unwrap_or_default()));
             let why = format!(
                 "{error}. There is no last good copy, so nobody is trusted. posternd closes the ports that it can read from the file, \
                  the default ports and those that were closed before. Root gets in by break-glass. Mend the file (posternd \
@@ -163,25 +155,25 @@ fn configuration(path: &Path, helper: Option<&Helper>, last: &Last) -> (Config, 
 pub fn emptied(path: &Path) -> Option<String> {
     let (last, when) = Copies::of(path).last().config?;
     let differs = Config::load(path).is_ok_and(|config| config != last);
-    let path = (differs && says_nothing(&Found::at(path, &config::open))).then(|| path.display())?;
+    let path = (differs && says_nothing(&Contents::of(files::open(path)))).then(|| path.display())?;
     Some(format!("{path}: the file says nothing, so posternd goes by {when} and not by the defaults. {WRITE}"))
 }
 
 /// Whether a configuration has not one key in it.
-fn says_nothing(found: &Found) -> bool {
+fn says_nothing(file: &Contents) -> bool {
     let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
-    String::from_utf8_lossy(found.bytes.as_deref().unwrap_or_default()).lines().all(is_blank)
+    String::from_utf8_lossy(file.bytes.as_deref().unwrap_or_default()).lines().all(is_blank)
 }
 
 /// Whether the configuration at `path` has not one key in it although a good copy does.
 #[must_use]
 pub fn is_emptied(path: &Path) -> bool {
-    says_nothing(&Found::at(path, &config::open)) && Copies::of(path).last().config.is_some()
+    says_nothing(&Contents::of(files::open(path))) && Copies::of(path).last().config.is_some()
 }
 
 /// Whose signatures count by the trust file, and what is wrong with that. Its revocations are those of `last`, or none where the file
 /// is good.
-fn signers_of(path: &Path, found: &Found, last: &Last) -> (Trust, Option<String>) {
+fn signers_of(path: &Path, found: &Contents, last: &Last) -> (Trust, Option<String>) {
     let bytes = found.bytes.as_deref().unwrap_or_default();
     let remains = Remains::of(bytes, Some(&TimeZone::system()));
     let Some(wrong) = wrong(path, found, remains.errors()) else {
@@ -215,7 +207,7 @@ fn is_noise(bytes: &[u8], remains: &Remains, before: &Trust) -> bool {
 }
 
 /// `trust` with the revocations of the file, and what is wrong with that.
-fn revoke(trust: Trust, path: &Path, found: &Found, last: &Last) -> (Trust, Option<String>) {
+fn revoke(trust: Trust, path: &Path, found: &Contents, last: &Last) -> (Trust, Option<String>) {
     let read = Revocations::of(found.bytes.as_deref().unwrap_or_default());
     let Some(wrong) = wrong(path, found, read.error().map_or(&[], std::slice::from_ref)) else {
         return (trust.revoking(read), None);
@@ -237,7 +229,7 @@ fn revoke(trust: Trust, path: &Path, found: &Found, last: &Last) -> (Trust, Opti
 }
 
 /// What is wrong with a file: as a whole, else its first line that is.
-fn wrong(path: &Path, found: &Found, errors: &[TrustError]) -> Option<String> {
+fn wrong(path: &Path, found: &Contents, errors: &[TrustError]) -> Option<String> {
     let more = match errors.len() {
         0 | 1 => String::new(),
         many => format!(" (other lines with mistakes: {})", many - 1),
@@ -295,7 +287,7 @@ mod tests {
         let path = directory.path().join("postern.toml");
         fs::write(&path, "mode = \"observe\"\nstate_dir = \"/nonexistent\"\n[api]\ntcp = [\"[::]:1\"]\n").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
-        let Effective { config, is_bare, findings, .. } = read(&path, None, &Last::default());
+        let Effective { config, is_bare, findings, .. } = read(&path, &Opener::default(), &Last::default());
         assert!(is_bare && findings[0].1.is_some());
         assert_eq!(config.policy().mode, Mode::Enforce);
         assert!(config.api.tcp.is_empty() && config.state_dir == Path::new("/var/lib/postern"), "{config:?}");

@@ -1,7 +1,7 @@
-//! Lock and cut: three layers, each held by itself.
+//! Lock and cut: three layers, which do not depend on each other.
 //!
-//! Owns how a layer comes into force, at a start and whenever it is lost, by one and the same steps. A layer that fails never
-//! takes another one with it. It does not decide when that is tried.
+//! Owns the steps by which a layer comes into force. They are the same at a start and after a loss. A failure of one layer does not
+//! affect another. The caller decides when to try.
 
 use std::{
     fs, io,
@@ -12,12 +12,12 @@ use std::{
 use postern_core::verdict::Hook;
 
 use super::{
-    error::EnforcerError,
-    links::{Attachment, LayerState, Link},
+    links::{Attachment, Link},
     pin_store::Pins,
     place::{self, Target},
     sys::{self, Place},
 };
+use crate::enforcer::{EnforcerError, LayerState};
 
 /// The layers, in the order in which they are brought into force.
 pub const LAYERS: [Hook; 3] = [Hook::Lock, Hook::CutIngress, Hook::CutEgress];
@@ -28,7 +28,7 @@ pub struct Layer {
     pub hook: Hook,
     /// The cgroup that was configured for the cut.
     cgroup: Option<PathBuf>,
-    /// Where it belongs; `None` as long as that place cannot be opened.
+    /// The place where it belongs; `None` as long as that cannot be opened.
     target: Option<Target>,
     link: Option<Link>,
     /// Why it is not in force, or not pinned; empty when nothing failed.
@@ -36,31 +36,31 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// A layer that nothing was done for yet.
+    /// A layer that is not attached yet.
     pub fn new(hook: Hook, cgroup: Option<&Path>) -> Self {
         let cgroup = cgroup.filter(|_| is_cut(hook)).map(Path::to_owned);
         Self { hook, cgroup, target: None, link: None, why: String::new() }
     }
 
-    /// What it is attached to, as far as that could be opened.
+    /// The place where it belongs, as far as that could be opened.
     pub fn target(&self) -> Option<&Target> {
         self.target.as_ref()
     }
 
-    /// Whether the kernel says that it is attached where it belongs.
+    /// Whether it is attached where it belongs.
     pub fn is_attached(&self) -> bool {
         let (Some(target), Some(link)) = (&self.target, &self.link) else { return false };
         link.is_at(target.place) && self.is_current(target)
     }
 
-    /// Whether the configured path still leads to this cgroup. One that was removed keeps its programs as long as a socket of it
-    /// lives; one that was made anew under the same name has none.
+    /// Whether the configured path still leads to this cgroup. A removed cgroup keeps its programs as long as one of its sockets
+    /// lives; a new cgroup of the same name has no program.
     fn is_current(&self, target: &Target) -> bool {
         let found = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| target.place.is_cgroup(found.ino()));
         self.cgroup.as_ref().is_none_or(found)
     }
 
-    /// What the kernel says about it now. `program` is the number of the program that has to run.
+    /// The state of the layer now. `program` is the number of the program that it must run.
     pub fn state(&self, pins: &Pins, program: Option<u32>) -> LayerState {
         let Some(link) = &self.link else { return LayerState::Detached };
         let Some(target) = &self.target else { return elsewhere(link) };
@@ -71,9 +71,9 @@ impl Layer {
         }
     }
 
-    /// Brings `program` into force: by replacing the program of the link that is there, be it this process's or a pinned one of
-    /// ours, else by a new link. An old link is given up only after the new one is in force. What attached stays, also where it
-    /// cannot be pinned. Says what was found under the pin's name instead of a link of ours.
+    /// Brings `program` into force. It replaces the program of this process's link or of Postern's pinned link; else it makes a new
+    /// link. An old link ends only after the new one is in force. A link that is attached stays, also where it cannot be pinned.
+    /// Returns the state of the pin where that was not a link of Postern's in its place.
     pub fn bring(&mut self, pins: &Pins, program: Result<BorrowedFd<'_>, EnforcerError>) -> Option<LayerState> {
         let (found, outcome) = self.try_to_bring(pins, program);
         self.why = outcome.err().map(|error| error.to_string()).unwrap_or_default();
@@ -85,7 +85,7 @@ impl Layer {
         pins: &Pins,
         program: Result<BorrowedFd<'_>, EnforcerError>,
     ) -> (Option<LayerState>, Result<(), EnforcerError>) {
-        // A cgroup that was removed and made again is another one. One that is gone leaves the layer where it is.
+        // A cgroup that was removed and made again is another one. Where it is gone, the layer stays where it is.
         let placed = if self.is_attached() { Ok(()) } else { self.find_target() };
         let found = if self.link.is_none() { self.adopt(pins) } else { None };
         let outcome = match program {
@@ -107,7 +107,7 @@ impl Layer {
         Ok(())
     }
 
-    /// Takes over the pinned link, if it is one of ours and attached anywhere.
+    /// Takes over the pinned link, if it is Postern's.
     fn adopt(&mut self, pins: &Pins) -> Option<LayerState> {
         match Link::adopt(pins, self.hook.code()) {
             Ok(link) => self.link = Some(link),
@@ -117,7 +117,7 @@ impl Layer {
     }
 
     fn attach(&mut self, program: BorrowedFd<'_>) -> Result<(), EnforcerError> {
-        // Also one that is attached elsewhere gets the new program: the old one looks at maps that nobody writes any more.
+        // A link that is attached elsewhere gets the new program too: the old one reads maps that nobody writes any more.
         let updated = self.link.as_ref().map(|link| link.update(program));
         let Some(target) = &self.target else { return Ok(()) };
         if self.link.as_ref().is_some_and(|link| link.is_at(target.place)) && matches!(updated, Some(Ok(()))) {
@@ -142,7 +142,7 @@ fn is_cut(hook: Hook) -> bool {
     matches!(hook, Hook::CutIngress | Hook::CutEgress)
 }
 
-/// Whether a link that is not where it belongs is attached at another place.
+/// The state of a link that is not where it belongs.
 fn elsewhere(link: &Link) -> LayerState {
     match link.place() {
         Some(Place::Cgroup(0, _) | Place::Namespace(0, _) | Place::Other) | None => LayerState::Detached,
@@ -163,7 +163,7 @@ fn failed(hook: Hook, verb: &str, error: &io::Error) -> EnforcerError {
     EnforcerError::kernel(format!("{verb} the {}", hook.code()), error, advice(hook, error))
 }
 
-/// What to do about the kernel's refusal to attach.
+/// What to do where the kernel refuses to attach.
 fn advice(hook: Hook, error: &io::Error) -> &'static str {
     let cut = is_cut(hook);
     match error.raw_os_error() {

@@ -1,4 +1,4 @@
-//! One pinned link: adopt it, make it, ask about it.
+//! One link: adopt the pinned one, make a new one, read its state.
 //!
 //! Owns the order of steps in which a program comes into force without a gap. It does not know what the programs do.
 
@@ -8,12 +8,12 @@ use std::{
 };
 
 use super::{
-    pin_store::Pins,
-    pins::Pinned,
+    pin_store::{Pinned, Pins},
     sys::{self, LinkInfo, Place},
 };
+use crate::enforcer::LayerState;
 
-/// How a link is made where none can be adopted.
+/// Where a link belongs, and how it is made.
 #[derive(Clone, Copy)]
 pub struct Attachment<'a> {
     /// Name of the pin.
@@ -28,49 +28,9 @@ pub struct Attachment<'a> {
     pub flags: u32,
 }
 
-/// A link of ours.
+/// A link that runs one of Postern's programs.
 pub struct Link {
     fd: OwnedFd,
-}
-
-/// What the kernel says about a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LayerState {
-    /// Attached where it belongs, with our program, and pinned.
-    InForce,
-    /// The kernel or somebody detached it.
-    Detached,
-    /// Attached, but to another cgroup or network namespace than it has to be, by an earlier run.
-    Elsewhere,
-    /// Attached, but another program runs there.
-    OtherProgram,
-    /// In force as long as this process lives, because somebody took its pin away.
-    Unpinned,
-    /// As `Unpinned`, and something that is not ours has its name.
-    ForeignPin,
-}
-
-impl LayerState {
-    /// A stable name.
-    #[must_use]
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::InForce => "in-force",
-            Self::Detached => "detached",
-            Self::Elsewhere => "elsewhere",
-            Self::OtherProgram => "other-program",
-            Self::Unpinned => "unpinned",
-            Self::ForeignPin => "foreign-pin",
-        }
-    }
-}
-
-impl LayerState {
-    /// Whether packets meet our program there now, whatever becomes of it when this process ends.
-    #[must_use]
-    pub const fn holds(self) -> bool {
-        matches!(self, Self::InForce | Self::Unpinned | Self::ForeignPin)
-    }
 }
 
 impl Link {
@@ -80,7 +40,8 @@ impl Link {
         sys::create_link(program, target, attach_type, flags).map(|fd| Self { fd })
     }
 
-    /// The pinned link, if it runs a program of ours, wherever it is attached. Else what there is instead; `None` for nothing.
+    /// The pinned link, wherever it is attached, if it runs one of Postern's programs. Else the state of the pin; `None` where
+    /// nothing is pinned.
     pub fn adopt(pins: &Pins, pin: &str) -> Result<Self, Option<LayerState>> {
         let foreign = |what: &str| {
             tracing::warn!(pin, found = what, "what is pinned under our name is not ours; it is replaced");
@@ -100,22 +61,22 @@ impl Link {
         }
     }
 
-    /// Has the link run `program` from now on.
+    /// Replaces the program of the link by `program`.
     pub fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
         sys::update_link(self.fd.as_fd(), program)
     }
 
-    /// Where the kernel says that it is attached.
+    /// Where the link is attached.
     pub fn place(&self) -> Option<Place> {
         sys::link_info(self.fd.as_fd()).ok().map(|info| info.place)
     }
 
-    /// Whether the kernel says that the link is at `place`.
+    /// Whether the link is attached at `place`.
     pub fn is_at(&self, place: Place) -> bool {
         self.place() == Some(place)
     }
 
-    /// What the kernel says about this link now.
+    /// The state of this link now. `program` is the number of the program that it must run.
     pub fn state(&self, pins: &Pins, attachment: Attachment<'_>, program: Option<u32>) -> LayerState {
         match sys::link_info(self.fd.as_fd()) {
             Ok(info) if info.place != attachment.place => LayerState::Detached,
@@ -125,7 +86,7 @@ impl Link {
         }
     }
 
-    /// Pins it, unless it is.
+    /// Pins the link, unless it is pinned.
     pub fn pin(&self, pins: &Pins, attachment: Attachment<'_>) -> io::Result<()> {
         match sys::link_info(self.fd.as_fd()).map(|info| pin_state(pins, attachment.pin, &info)) {
             Ok(LayerState::InForce) => Ok(()),
@@ -140,14 +101,14 @@ fn pin_state(pins: &Pins, name: &str, info: &LinkInfo) -> LayerState {
         Ok(Pinned::Link(fd)) if sys::link_info(fd.as_fd()).is_ok_and(|pinned| pinned.id == info.id) => {
             LayerState::InForce
         }
-        // Nothing was seen of the pin, for want of a file descriptor. That is no loss; the next look will see it.
+        // This process has no free descriptor to read the pin. That is no loss; a later check reads it.
         Err(error) if error.raw_os_error() == Some(libc::EMFILE) => LayerState::InForce,
         Ok(Pinned::Absent) | Err(_) => LayerState::Unpinned,
         Ok(Pinned::Link(_) | Pinned::Map(_) | Pinned::Foreign(_)) => LayerState::ForeignPin,
     }
 }
 
-/// Whether a link of ours is pinned as `name` and attached at `place`.
+/// Whether a link that runs one of Postern's programs is pinned as `name` and attached at `place`.
 pub fn is_in_force(pins: &Pins, name: &str, place: Place) -> bool {
     let Ok(Pinned::Link(fd)) = pins.find(name) else { return false };
     sys::program_tag(fd.as_fd()).is_ok_and(|tag| pins.knows(&tag))

@@ -1,6 +1,6 @@
-//! The programs with their maps, or why there are none yet.
+//! The programs with their maps, or the reason why there are none yet.
 //!
-//! Owns the second try: a kernel that had no memory for the maps, or whose security module forbade them, may take them later. It
+//! Owns the second try: the kernel had no memory for the maps, or its security module forbade them, and may accept them later. It
 //! attaches nothing.
 
 use postern_core::{table::Table, verdict::Hook};
@@ -8,33 +8,33 @@ use postern_core::{table::Table, verdict::Hook};
 use aya::programs::ProgramFd;
 
 use super::{
-    error::EnforcerError,
     marks::Marks,
     pin_store::Pins,
     programs::{Programs, Sizes},
 };
+use crate::enforcer::EnforcerError;
 
-/// How programs and maps are made.
+/// Loads programs and maps.
 pub type Loader = fn(Sizes, &Table, Option<&Marks>) -> Result<Programs, EnforcerError>;
 
-/// The programs, as soon as the kernel takes them.
+/// The programs, as soon as the kernel accepts them.
 pub struct Loaded {
     programs: Result<Programs, EnforcerError>,
-    /// Or why there are none.
+    /// Or why there are none, in words.
     marks: Result<Marks, String>,
     load: Loader,
     sizes: Sizes,
-    /// What the maps hold at first. Edits are refused until there are maps, so this stays what everybody takes for installed.
+    /// The first contents of the maps. Without maps every edit fails, so this stays equal to what the engine takes for installed.
     table: Table,
 }
 
 impl Loaded {
-    /// Loads them, or keeps the reason. The maps that outlive every run are those in `pins`.
+    /// Loads the programs, or keeps the reason why not. The maps that outlive every run are in `pins`.
     pub fn load(sizes: Sizes, table: &Table, load: Loader, pins: &Pins) -> Self {
         let marks = Marks::find_or_make(pins).map_err(|error| error.to_string());
         let programs = load(sizes, table, marks.as_ref().ok());
         if let Err(error) = &programs {
-            tracing::error!(%error, "no kernel program could be loaded; this is tried again");
+            tracing::error!(%error, "no kernel program could be loaded; posternd tries again");
         }
         Self { programs, marks, load, sizes, table: table.clone() }
     }
@@ -44,7 +44,7 @@ impl Loaded {
         self.marks.as_ref().ok()
     }
 
-    /// Why [`Self::marks`] is `None`; empty where it is not.
+    /// Why [`Self::marks`] is `None`; empty where there are marks.
     pub fn without_marks(&self) -> &str {
         self.marks.as_ref().err().map_or("", |why| why)
     }
@@ -65,7 +65,7 @@ impl Loaded {
         self.programs.as_mut().map_err(|error| again(error))
     }
 
-    /// Has the kernel look again at what it refused.
+    /// Loads again what the kernel refused.
     pub fn load_again(&mut self) {
         match &mut self.programs {
             Ok(programs) => programs.load_again(),
@@ -92,7 +92,7 @@ impl Loaded {
     }
 }
 
-/// The same reason once more.
+/// A copy of the reason.
 fn again(error: &EnforcerError) -> EnforcerError {
     match error {
         EnforcerError::Kernel { what, cause, advice } => {

@@ -1,6 +1,6 @@
-//! The programs that mark the host's own UDP sockets, and the one that lists marks.
+//! The programs that mark the host's own UDP sockets, and the program that lists marks.
 //!
-//! Owns loading them. None of them closes or opens anything, so a kernel that refuses them keeps no layer out.
+//! Owns loading them. None of them closes or opens anything, so no layer depends on them.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -8,16 +8,16 @@ use aya::{Btf, Ebpf, programs::Program};
 
 use super::{
     btf::Offsets,
-    error::{self, EnforcerError},
     programs::{ADVICE_LOAD, Programs, Variant, missing},
 };
+use crate::enforcer::error::{self, EnforcerError};
 
-/// What marks the host's own UDP sockets, over IPv4 and IPv6, and what lists the marks.
+/// The programs that mark the host's own UDP sockets over IPv4 and IPv6, and the program that lists marks.
 pub(super) const MARKING: [&str; 3] = ["note_connect4", "note_connect6", "own_sockets"];
-/// The last of them.
+/// The index of the program that lists marks.
 const LISTING: usize = 2;
 
-/// Loads all of [`MARKING`]. Why not, in words.
+/// Loads all of [`MARKING`]. Returns the reason of a failure, in words.
 pub(super) fn load_marking(ebpf: &mut Ebpf) -> Option<String> {
     let mut load = |name: &str| -> Result<(), String> {
         let program = ebpf.program_mut(name).ok_or_else(|| missing(name).to_string())?;
@@ -34,14 +34,14 @@ pub(super) fn load_marking(ebpf: &mut Ebpf) -> Option<String> {
     MARKING.iter().find_map(|name| load(name).err())
 }
 
-/// Whether the state of a TCP socket shows that the host opens a connection: not where the socket may be a subflow of somebody
-/// else's MPTCP connection, which this variant does not see.
+/// Whether the state of a TCP socket shows that the host opens a connection. It does not where the socket may be a subflow of an MPTCP
+/// connection that the other end opened, and this variant cannot see that.
 pub(super) fn shows_direction(variant: Variant, offsets: Offsets) -> bool {
     !offsets.mptcp || variant.subflows && offsets.server_side.is_some()
 }
 
 impl Programs {
-    /// Whether the cut knows the TCP connections that the host itself opened.
+    /// Whether the cut recognises the TCP connections that the host itself opened.
     #[must_use]
     pub const fn marks_streams(&self) -> bool {
         self.marks_streams
@@ -53,7 +53,7 @@ impl Programs {
     /// As [`Self::fd`].
     pub(super) fn marking_fd(&self, which: usize) -> Result<BorrowedFd<'_>, EnforcerError> {
         if let Some(why) = &self.marking_refused {
-            let what = "load what marks the host's own sockets".to_owned();
+            let what = "load the programs that mark the host's own sockets".to_owned();
             return Err(EnforcerError::Kernel { what, cause: why.clone(), advice: ADVICE_LOAD });
         }
         let name = MARKING[which];

@@ -1,7 +1,7 @@
-//! The maps that outlive every run: which sockets the host itself connected, and who was met on UDP ports.
+//! The maps that outlive every run: sockets that the host itself connected (`OWN`), and known peers of UDP ports (`MET`).
 //!
-//! Owns `OWN` and `MET`, their shape and their pins (docs/decisions/0051). Every other map is fresh at each start. It attaches
-//! nothing, and it never marks a socket.
+//! Owns the shape and the pins of these maps (docs/decisions/0051). Every other map is fresh at each start. It attaches nothing, and
+//! it never marks a socket.
 
 use std::{
     fs::File,
@@ -16,8 +16,7 @@ use postern_core::{
 };
 
 use super::{
-    pin_store::Pins,
-    pins::Pinned,
+    pin_store::{Pinned, Pins},
     shared, sys,
     sys_maps::{self as maps, MapShape},
 };
@@ -26,7 +25,7 @@ use super::{
 const HASH: u32 = 1;
 /// `BPF_MAP_TYPE_SK_STORAGE`
 const SK_STORAGE: u32 = 24;
-/// `BPF_F_NO_PREALLOC`, which the kernel wants of a socket storage. Without `BPF_F_CLONE`: what a listener accepts has no mark.
+/// `BPF_F_NO_PREALLOC`, which the kernel requires for a socket storage. Without `BPF_F_CLONE`, so accepted sockets have no mark.
 const NO_PREALLOC: u32 = 1;
 
 const OWN: MapShape =
@@ -40,7 +39,7 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Takes over what is pinned, or makes what is not. Nothing is pinned by this.
+    /// Takes over the pinned maps, and makes those that are not pinned. It pins nothing.
     ///
     /// # Errors
     /// What the kernel refused.
@@ -64,10 +63,10 @@ impl Marks {
         [("map-own", self.own.as_fd()), ("map-met", self.met.as_fd())]
     }
 
-    /// Pins what is not pinned yet.
+    /// Pins the maps that are not pinned.
     ///
     /// # Errors
-    /// What could not be pinned: then the next run knows of no connection that the host has now.
+    /// A map could not be pinned: then the next run does not recognise the host's present connections.
     pub fn pin(&self, pins: &Pins) -> io::Result<()> {
         let unpinned = self.all().into_iter().filter(|(name, map)| !is_pinned(pins, name, *map));
         for (name, map) in unpinned {
@@ -76,19 +75,18 @@ impl Marks {
         Ok(())
     }
 
-    /// The pins that are missing, or that are of something else.
+    /// The pins that are missing, or that belong to another object.
     pub fn unpinned(&self, pins: &Pins) -> impl Iterator<Item = &'static str> {
         self.all().into_iter().filter(|(name, map)| !is_pinned(pins, name, *map)).map(|(name, _)| name)
     }
 
-    /// Whether there was no room to note somebody who was met: then no further UDP socket is marked. The programs take a missing
-    /// entry for a full map, too.
+    /// Whether the map of known peers was full: then no further UDP socket is marked. The programs also take a missing entry for a
+    /// full map.
     pub fn is_full(&self) -> bool {
         !maps::get_byte(self.met.as_fd(), &shared::key_bytes(&nobody())).is_ok_and(|full| full == 0)
     }
 
-    /// Puts the two in the place of the maps that `ebpf` has for them. To be done before a program is loaded: the kernel looks
-    /// at the descriptors then.
+    /// Replaces the placeholders in `ebpf` by these two maps. Must precede the load of a program: the kernel reads the descriptors then.
     ///
     /// # Errors
     /// `ebpf` has no such maps.
@@ -105,7 +103,7 @@ impl Marks {
         Ok(())
     }
 
-    /// The marks of all sockets that are open, in every network namespace that this map was used in. `program` writes them.
+    /// The marks of all open sockets, in every network namespace in which this map was used. `program` writes them.
     ///
     /// # Errors
     /// What the kernel refused.
@@ -117,13 +115,13 @@ impl Marks {
     }
 }
 
-/// The map of this shape under `name`, if there is one.
+/// The map of this shape that is pinned as `name`, if there is one.
 fn pinned(pins: &Pins, name: &str, shape: MapShape) -> io::Result<Option<OwnedFd>> {
     match pins.find(name)? {
         Pinned::Map(map) if maps::map_info(map.as_fd())?.shape == shape => Ok(Some(map)),
         Pinned::Absent => Ok(None),
         Pinned::Map(_) | Pinned::Link(_) | Pinned::Foreign(_) => {
-            tracing::warn!(name, "what is pinned under our name is no map of ours; it is replaced");
+            tracing::warn!(name, "an object that is not Postern's map is pinned under this name; posternd replaces it");
             Ok(None)
         }
     }
@@ -133,7 +131,7 @@ fn is_pinned(pins: &Pins, name: &str, map: BorrowedFd<'_>) -> bool {
     let id = |map: BorrowedFd<'_>| maps::map_info(map).map(|info| info.id);
     match pins.find(name) {
         Ok(Pinned::Map(found)) => id(found.as_fd()).is_ok_and(|found| id(map).is_ok_and(|own| own == found)),
-        // Nothing was seen of the pin, for want of a file descriptor.
+        // This process has no free descriptor to read the pin.
         Err(error) if error.raw_os_error() == Some(libc::EMFILE) => true,
         _ => false,
     }

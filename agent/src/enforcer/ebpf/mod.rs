@@ -1,18 +1,14 @@
-//! The enforcer: brings a [`Table`] into force in the kernel and reports what the kernel counts.
+//! The eBPF backend: programs at the lock, the cut and the prefilter.
 //!
-//! Owns the eBPF programs, their maps, links and pins, and all of the agent's unsafe code. It never decides who may do what,
-//! keeps no journal and knows no grants, only edits. All calls are synchronous and short, from one thread.
-//!
-//! What is in force outlives the process: pinned links keep the programs, and programs keep their maps. Each start loads fresh
-//! programs and maps, fills them, and swaps them in under the pinned links (docs/decisions/0002-fresh-maps-at-each-start.md).
+//! Owns the programs, their maps, links and pins. Pinned links keep the programs, and programs keep their maps, so what is in force
+//! outlives the process. Each start loads fresh programs and maps, fills them, and puts them under the pinned links
+//! (docs/decisions/0002-fresh-maps-at-each-start.md). It never decides about access.
 
 mod btf;
 mod denied;
-mod error;
 mod layers;
 mod links;
 mod loaded;
-mod losses;
 mod marking;
 mod marks;
 mod own;
@@ -39,114 +35,70 @@ use postern_core::{
     verdict::{Fate, Hook},
 };
 
-use crate::sandbox::helper::Helper;
-
-pub use self::{
-    denied::{DeniedAttempt, DeniedAttempts, Observed},
-    error::EnforcerError,
-    links::LayerState,
-    losses::Loss,
-    own::OwnSockets,
-    pins::{ADVICE_PINS, DirState, PinDir, Pinned},
-    prefilters::{Unattached, XdpMode, XdpStatus},
-    programs::{CookieSource, Programs, Sizes},
-    sys::{ignore_signals, ntp_error},
-    tunnels::{Tunnel, Tunnels, tunnels},
-};
 use self::{
     layers::{LAYERS, Layer},
     loaded::{Loaded, Loader},
-    losses::{BESIDE, PIN_DIRECTORY, UNRECORDED},
     own::Connects,
     pin_store::Pins,
+    pins::PinDir,
     prefilters::Prefilters,
     sys::Place,
 };
+pub use self::{
+    pin_store::{DirState, PinError, PinReply, PinRequest, PinResult, PinStore},
+    pins::Directory,
+    programs::{CookieSource, Programs, Sizes},
+    tunnels::{Tunnel, Tunnels, tunnels},
+};
+use super::{
+    Backend, Closed, DeniedAttempts, EnforcerError, LayerState, LayerStatus, Loss, Observed, Settings, Unattached,
+    XdpMode,
+    losses::{BESIDE, PIN_DIRECTORY, UNRECORDED},
+};
+use crate::system::sessions::OwnSockets;
 
-/// How many times a lost layer is looked after before the kernel is asked again to take a program that it refused: that takes
-/// milliseconds of the verifier's time.
+/// How many repairs pass until a program that the kernel refused is loaded again: that costs milliseconds in the verifier.
 const LOAD_AGAIN_EVERY: u32 = 20;
 
-/// What the enforcer has to know before it starts.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Directory on bpffs for the pinned links. Made if absent.
-    pub pin_dir: PathBuf,
-    /// Who keeps it for this process, which is not root then.
-    pub helper: Option<Helper>,
-    /// The cgroup whose sockets the cut judges; the root of cgroup v2 when absent.
-    pub cgroup: Option<PathBuf>,
-    /// Most entries of grants in the kernel's table.
-    pub grants: u32,
-    /// Most sessions that outlive their grant.
-    pub flows: u32,
-    /// Usage slots.
-    pub slots: u32,
-}
-
-/// One layer as the kernel sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LayerStatus {
-    /// Which one: the lock, or the cut in one direction.
-    pub hook: Hook,
-    /// What the kernel says.
-    pub state: LayerState,
-}
-
-/// What [`Enforcer::close`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closed {
-    /// The ports are closed now.
-    Now,
-    /// They were: nothing was changed.
-    Already,
-}
-
 /// The programs in force.
-pub struct Enforcer {
+pub struct Ebpf {
     programs: Loaded,
     pins: Pins,
+    pin_dir: PathBuf,
     layers: [Layer; 3],
     prefilters: Prefilters,
-    /// What marks the host's own UDP sockets.
+    /// The hooks that mark the host's own UDP sockets.
     connects: Connects,
-    /// Why the next start will not know the host's own sockets; empty when the marks are pinned.
+    /// Why the next start will not recognise the host's own sockets; empty when the marks are pinned.
     marks_unpinned: String,
-    /// What the start found in the place of what it would have adopted.
+    /// What the start found in place of its own layers.
     found: Vec<Loss>,
-    /// Why the next start will not know our programs; empty when their tags are on record.
+    /// Why the next start will not recognise Postern's programs; empty when their tags are on record.
     unrecorded: String,
-    /// How often programs that the kernel refused were due to be loaded again.
+    /// How many repairs there were.
     rounds: u32,
 }
 
-impl Enforcer {
-    /// Brings `table` into force in the calling thread's network namespace. Pinned links get the new programs by link
-    /// update, so nothing opens in between; without pinned links it attaches and pins.
-    ///
-    /// A layer that cannot be brought into force takes no other one with it: [`Self::losses`] names it and the kernel's reason, and
-    /// [`Self::heal`] tries again. There may be none at all, see [`Self::is_open`].
-    ///
-    /// # Errors
-    /// Another agent holds the pins; nothing that was in force before is opened.
-    pub fn start(settings: &Settings, table: &Table) -> Result<Self, EnforcerError> {
+impl Ebpf {
+    /// As [`super::Enforcer::start`]. Pinned links get the new programs by an update of the link; without pinned links it attaches and
+    /// pins.
+    pub(super) fn start(settings: &Settings, table: &Table) -> Result<Self, EnforcerError> {
         Self::start_with(settings, table, Programs::load)
     }
 
-    /// As [`Self::start`], on a kernel that refuses `bpf_get_netns_cookie` in `cgroup_skb`, or as if it did.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub fn start_without_helper(settings: &Settings, table: &Table) -> Result<Self, EnforcerError> {
+    /// As [`super::Enforcer::start_without_helper`].
+    pub(super) fn start_without_helper(settings: &Settings, table: &Table) -> Result<Self, EnforcerError> {
         Self::start_with(settings, table, Programs::load_without_helper)
     }
 
     fn start_with(settings: &Settings, table: &Table, load: Loader) -> Result<Self, EnforcerError> {
-        let pins = Pins::open_if_usable(settings)?;
+        let pins = Pins::of(settings);
+        pins.open_if_usable()?;
         let sizes = Sizes { grants: settings.grants, flows: settings.flows, slots: settings.slots };
         let mut this = Self {
             programs: Loaded::load(sizes, table, load, &pins),
             pins,
+            pin_dir: settings.pin_dir.clone(),
             layers: LAYERS.map(|hook| Layer::new(hook, settings.cgroup.as_deref())),
             prefilters: Prefilters::default(),
             connects: Connects::new(settings.cgroup.as_deref()),
@@ -155,19 +107,19 @@ impl Enforcer {
             unrecorded: String::new(),
             rounds: 0,
         };
-        // Before the first link runs them.
+        // Before the first link runs the programs.
         this.record();
-        // Before the first program counts on it: who is met is to be known to the next run.
+        // Before the first program records a known peer: the next run must see that record.
         this.bring_own();
         this.found = LAYERS.into_iter().filter_map(|hook| this.bring(hook)).collect();
         if let Err(error) = Prefilters::clear_pins(&this.pins) {
-            tracing::error!(%error, "an older prefilter could not be taken away: remove the pins named shed-*");
+            tracing::error!(%error, "the prefilter of an older version could not be removed: remove the pins named shed-*");
         }
         this.settle();
         Ok(this)
     }
 
-    /// Notes in the directory of pins which programs are ours. What fails is tried again with the next healing.
+    /// Records in the directory of pins which programs are Postern's. The next repair tries again after a failure.
     fn record(&mut self) {
         let failed = self.pins.expect(self.programs.tags()).err();
         self.unrecorded = failed.map(|error| error.to_string()).unwrap_or_default();
@@ -181,24 +133,12 @@ impl Enforcer {
         }
     }
 
-    /// Brings one layer into force. Says what its pin was instead of ours.
+    /// Brings one layer into force. Returns what its pin was instead of Postern's.
     fn bring(&mut self, hook: Hook) -> Option<Loss> {
         let program = self.programs.fd(hook).map(|fd| fd.as_fd());
         let layer = self.layers.iter_mut().find(|layer| layer.hook == hook)?;
         let found = layer.bring(&self.pins, program)?;
         Some(Loss::new(hook.code(), found.code()))
-    }
-
-    /// Brings `table` into force and lets go of it: links and programs stay. Where an agent runs, or all layers are in force
-    /// already, nothing changes.
-    ///
-    /// # Errors
-    /// As [`Self::start`], and [`EnforcerError::Partly`] where a layer is missing or not pinned; what came into force stays so.
-    pub fn close(settings: &Settings, table: &Table) -> Result<Closed, EnforcerError> {
-        match is_closed(settings) {
-            false => Self::start(settings, table)?.whole().map(|()| Closed::Now),
-            true => Ok(Closed::Already),
-        }
     }
 
     /// Whether every layer will be in force without this process.
@@ -208,7 +148,7 @@ impl Enforcer {
             return Ok(());
         }
         let healed = self.heal().err().map(|error| error.to_string());
-        // What is not pinned ends with this process.
+        // A layer that is not pinned ends with this process.
         let holds = |hook| self.layers().iter().any(|l| l.hook == hook && l.state == LayerState::InForce);
         let kept: Vec<_> = LAYERS.into_iter().filter(|hook| holds(*hook)).map(Hook::code).collect();
         let headline = match &kept[..] {
@@ -219,69 +159,54 @@ impl Enforcer {
         if said.is_empty() { Ok(()) } else { Err(EnforcerError::Partly(format!("{headline}; {}", said.join("; ")))) }
     }
 
-    /// Whether neither the lock nor the cut's inward half keeps anybody out, so that the protected ports are open.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        let inward = |l: &LayerStatus| l.hook != Hook::CutEgress;
-        !self.layers().iter().filter(|l| inward(l)).any(|l| l.state.holds())
+    /// Whether another `sk_lookup` program runs beside the lock: where it hands a packet to a socket, the lock's refusal has no effect.
+    fn beside(&self) -> Option<Loss> {
+        let lock = self.layers.iter().find(|l| l.hook == Hook::Lock)?;
+        let attached = sys::attached_programs(lock.target()?.fd(), sys::ATTACH_LOOKUP).ok()?;
+        let own = u32::from(lock.is_attached());
+        (attached > own).then(|| Loss::new("lookup", BESIDE))
+    }
+}
+
+impl Backend for Ebpf {
+    fn apply(&mut self, edit: &Edit) -> Result<(), EnforcerError> {
+        self.programs.get_mut()?.apply(edit)
     }
 
-    /// What the start found in the place of links that it would have adopted. It is in force as it has to be since.
-    pub fn take_found(&mut self) -> Vec<Loss> {
-        std::mem::take(&mut self.found)
-    }
-
-    /// Carries out `edits` in order. Each is in force when it returns.
-    ///
-    /// # Errors
-    /// The index of the edit that failed: those before it are in force, it and those behind it are not.
-    pub fn apply(&mut self, edits: &[Edit]) -> Result<(), EnforcerError> {
-        self.programs.get_mut()?.apply(edits)
-    }
-
-    /// What was counted under `slot` since it was reset, over all CPUs.
-    #[must_use]
-    pub fn usage(&self, slot: u32) -> SlotUsage {
+    fn usage(&self, slot: u32) -> SlotUsage {
         self.programs.get().map(|programs| programs.usage(slot)).unwrap_or_default()
     }
 
-    /// Empties `slot` for the next grant.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn reset_usage(&mut self, slot: u32) -> Result<(), EnforcerError> {
+    fn reset_usage(&mut self, slot: u32) -> Result<(), EnforcerError> {
         self.programs.get_mut()?.reset_usage(slot)
     }
 
-    /// Every counter since the start, over all CPUs.
-    #[must_use]
-    pub fn counters(&self) -> Vec<(Hook, Fate, u64)> {
+    fn counters(&self) -> Vec<(Hook, Fate, u64)> {
         self.programs.get().map(Programs::counters).unwrap_or_default()
     }
 
-    /// What would have been dropped since the start, by source and port, as far as there was room to remember.
-    #[must_use]
-    pub fn observed(&self) -> Vec<Observed> {
+    fn refused_connections(&self) -> u64 {
+        self.programs.get().map_or(0, Programs::refused_connections)
+    }
+
+    fn observed(&self) -> Vec<Observed> {
         self.programs.get().map(Programs::observed).unwrap_or_default()
     }
 
-    /// Lock and cut as the kernel sees them now.
-    #[must_use]
-    pub fn layers(&self) -> Vec<LayerStatus> {
+    fn take_denied(&mut self) -> Option<Box<dyn DeniedAttempts>> {
+        Some(Box::new(self.programs.get_mut().ok()?.take_denied()?))
+    }
+
+    fn own_sockets(&self) -> io::Result<OwnSockets> {
+        self.marked_sockets()
+    }
+
+    fn layers(&self) -> Vec<LayerStatus> {
         let state = |l: &Layer| l.state(&self.pins, self.programs.id(l.hook));
         self.layers.iter().map(|l| LayerStatus { hook: l.hook, state: state(l) }).collect()
     }
 
-    /// What the cut leaves out, in words, where it is attached to a part of the host's cgroups.
-    #[must_use]
-    pub fn judged_part(&self) -> Option<String> {
-        let cut = self.layers.iter().find(|layer| layer.hook == Hook::CutIngress)?;
-        cut.target().and_then(|target| target.place.cgroup()).and_then(place::part)
-    }
-
-    /// What is not as it has to be now: layers, and the directory of pins. Some 40 system calls, none of which waits.
-    #[must_use]
-    pub fn losses(&self) -> Vec<Loss> {
+    fn losses(&self) -> Vec<Loss> {
         let directory = match self.pins.state() {
             DirState::Fine if self.unrecorded.is_empty() => None,
             DirState::Fine => Some(Loss::new(PIN_DIRECTORY, UNRECORDED).because(&self.unrecorded)),
@@ -296,33 +221,18 @@ impl Enforcer {
         directory.into_iter().chain(layers).chain(self.beside()).chain(self.own_losses()).collect()
     }
 
-    /// Whether another `sk_lookup` program runs beside the lock, which may hand a packet that the lock refuses to a socket.
-    #[must_use]
-    pub fn is_beside_another(&self) -> bool {
-        self.beside().is_some()
+    fn take_found(&mut self) -> Vec<Loss> {
+        std::mem::take(&mut self.found)
     }
 
-    /// Whether somebody's program runs beside the lock: where one hands a packet to a socket, the lock's refusal does not count.
-    fn beside(&self) -> Option<Loss> {
-        let lock = self.layers.iter().find(|l| l.hook == Hook::Lock)?;
-        let attached = sys::attached_programs(lock.target()?.fd(), sys::ATTACH_LOOKUP).ok()?;
-        let own = u32::from(lock.is_attached());
-        (attached > own).then(|| Loss::new("lookup", BESIDE))
-    }
-
-    /// Brings back into force what [`Self::losses`] shows, or brings it into force for the first time. Layers come first, so that
-    /// nothing waits for their pins; why one of them stays lost is in its loss.
-    ///
-    /// # Errors
-    /// The directory of pins could not be brought back; all else was.
-    pub fn heal(&mut self) -> Result<(), EnforcerError> {
+    fn heal(&mut self) -> Result<(), EnforcerError> {
         self.rounds = self.rounds.wrapping_add(1);
         if self.rounds.is_multiple_of(LOAD_AGAIN_EVERY) {
             self.programs.load_again();
         }
         let directory = if self.pins.state() == DirState::Fine { Ok(()) } else { self.pins.heal() };
         if directory.is_ok() {
-            // Pins that a failed healing left, or that a directory lacks which was not there at the start.
+            // The record may be missing after a repair that failed, or where the directory was missing at the start.
             self.record();
         }
         for hook in self.layers().into_iter().filter(|l| l.state != LayerState::InForce).map(|l| l.hook) {
@@ -333,51 +243,32 @@ impl Enforcer {
         directory
     }
 
-    /// Makes `addresses` the set of the host's own addresses.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), EnforcerError> {
-        self.programs.get_mut()?.set_local(addresses)
-    }
-
-    /// Has the cut, and under a flood the prefilter, limit how fast one source begins connections to `addresses`, and to no others.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn limit_syns(&mut self, addresses: &[SocketAddr], rate: SynRate) -> Result<(), EnforcerError> {
-        self.programs.get_mut()?.limit_syns(addresses, rate)
-    }
-
-    /// The reader of who was turned away; `None` once it was taken, or as long as no program is loaded.
-    pub fn take_denied(&mut self) -> Option<DeniedAttempts> {
-        self.programs.get_mut().ok()?.take_denied()
-    }
-
-    /// Whether the kernel has yet to take a program, for which it has to be asked with all rights.
-    #[must_use]
-    pub fn has_to_load(&self) -> bool {
+    fn has_to_load(&self) -> bool {
         Hook::ALL.iter().any(|hook| self.programs.fd(*hook).is_err())
     }
 
-    /// Whether the cut judges an MPTCP subflow by the connection that it belongs to (Linux 5.19). True where there is no cut: that
-    /// is told by itself.
-    #[must_use]
-    pub fn judges_subflows(&self) -> bool {
+    fn judged_part(&self) -> Option<String> {
+        let cut = self.layers.iter().find(|layer| layer.hook == Hook::CutIngress)?;
+        cut.target().and_then(|target| target.place.cgroup()).and_then(place::part)
+    }
+
+    fn judges_subflows(&self) -> bool {
         self.programs.get().map_or(true, Programs::judges_subflows)
     }
 
-    /// How many new TCP connections were refused since the start, by whichever hook.
-    #[must_use]
-    pub fn refused_connections(&self) -> u64 {
-        self.programs.get().map_or(0, Programs::refused_connections)
+    fn bypass(&self) -> Option<&'static str> {
+        self.beside().map(|_| "another sk_lookup program")
     }
 
-    /// Attaches the prefilter to a device, in the way of `mode`. Doing it again changes nothing.
-    ///
-    /// # Errors
-    /// Why it is not attached.
-    pub fn attach_prefilter(&mut self, ifindex: u32, mode: XdpMode) -> Result<(), Unattached> {
+    fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), EnforcerError> {
+        self.programs.get_mut()?.set_local(addresses)
+    }
+
+    fn limit_syns(&mut self, addresses: &[SocketAddr], rate: SynRate) -> Result<(), EnforcerError> {
+        self.programs.get_mut()?.limit_syns(addresses, rate)
+    }
+
+    fn attach_prefilter(&mut self, ifindex: u32, mode: XdpMode) -> Result<(), Unattached> {
         let program = match mode {
             XdpMode::Tcx => self.programs.get().and_then(Programs::tcx),
             _ => self.programs.fd(Hook::Prefilter),
@@ -386,41 +277,36 @@ impl Enforcer {
         self.prefilters.attach(program.as_fd(), ifindex, mode)
     }
 
-    /// Takes the device's prefilter away at once, if it has one.
-    pub fn detach_prefilter(&mut self, ifindex: u32) {
+    fn detach_prefilter(&mut self, ifindex: u32) {
         self.prefilters.detach(ifindex);
     }
 
-    /// Whether the device's prefilter is as it was attached, and nobody else wants its place.
-    ///
-    /// # Errors
-    /// Why the prefilter has to give way.
-    pub fn check_prefilter(&self, ifindex: u32) -> Result<(), Unattached> {
+    fn check_prefilter(&self, ifindex: u32) -> Result<(), Unattached> {
         self.prefilters.check(ifindex)
     }
 
-    /// Opens the host: takes every link and pin away.
-    ///
-    /// # Errors
-    /// A pin that could not be removed.
-    pub fn unlock(self) -> Result<(), EnforcerError> {
-        let Self { pins, layers, prefilters, connects, .. } = self;
-        drop((layers, prefilters, connects));
-        match pins {
-            Pins::Own(pins) => clear(pins),
-            Pins::Without(_) => Ok(()),
-            // A helper is asked to keep closed, never to open.
-            Pins::RetainedSession(_) => Err(EnforcerError::InUse("the part of posternd that stays root".to_owned())),
-        }
+    fn unlock(self: Box<Self>) -> Result<(), EnforcerError> {
+        let pin_dir = self.pin_dir.clone();
+        // The directory's lock has to be free. A helper keeps it, and never opens the host.
+        drop(self);
+        unlock(&pin_dir)
     }
 }
 
-/// Whether an agent runs, or every layer is pinned and in force, with programs of ours.
+/// As [`super::Enforcer::close`].
+pub(super) fn close(settings: &Settings, table: &Table) -> Result<Closed, EnforcerError> {
+    match is_closed(settings) {
+        false => Ebpf::start(settings, table)?.whole().map(|()| Closed::Now),
+        true => Ok(Closed::Already),
+    }
+}
+
+/// Whether an agent runs, or every layer is pinned and in force, with Postern's programs.
 fn is_closed(settings: &Settings) -> bool {
-    let pins = match Pins::open(settings) {
-        Ok(pins) => pins,
-        Err(error) => return matches!(error, EnforcerError::InUse(_)),
-    };
+    let pins = Pins::of(settings);
+    if let Err(error) = pins.open() {
+        return matches!(error, EnforcerError::InUse(_));
+    }
     let cgroup = |attach_type| place::cgroup(settings.cgroup.as_deref(), attach_type).ok().map(|target| target.place);
     let places: [(Hook, Option<Place>); 3] = [
         (Hook::Lock, place::network_namespace().ok().map(|target| target.place)),
@@ -431,7 +317,7 @@ fn is_closed(settings: &Settings) -> bool {
     places.into_iter().all(|(hook, place)| place.is_some_and(|place| is_in_force(hook, place)))
 }
 
-/// Opens the host while no agent runs: takes every pin in `pin_dir` away. An absent directory is open already.
+/// Opens the host while no agent runs: removes every pin in `pin_dir`. Without the directory the host is open already.
 ///
 /// # Errors
 /// An agent runs, or a pin could not be removed.
@@ -439,20 +325,22 @@ pub fn unlock(pin_dir: &Path) -> Result<(), EnforcerError> {
     hold_pins(pin_dir)?.unlock()
 }
 
-/// The directory of pins while no agent runs, and none can start before this is dropped.
+/// The directory of pins while no agent runs. None can start before this is dropped.
 pub struct HeldPins(Option<PinDir>);
 
 impl HeldPins {
-    /// Opens the host: takes every pin away.
+    /// Opens the host: removes every pin.
     ///
     /// # Errors
     /// A pin could not be removed.
     pub fn unlock(self) -> Result<(), EnforcerError> {
-        self.0.map_or(Ok(()), clear)
+        let cleared = self.0.map_or(Ok(()), PinDir::clear);
+        cleared
+            .map_err(|e| EnforcerError::kernel("remove the pins", &e, "remove them by hand: rm -r the pin directory"))
     }
 }
 
-/// Takes the directory of pins for this process. An absent one holds nothing.
+/// Takes the directory of pins for this process. A missing directory has no pins.
 ///
 /// # Errors
 /// An agent runs, or the directory cannot be opened.
@@ -463,24 +351,19 @@ pub fn hold_pins(pin_dir: &Path) -> Result<HeldPins, EnforcerError> {
     Ok(HeldPins(if found { Some(PinDir::take(pin_dir)?) } else { None }))
 }
 
-/// Whether a layer of an earlier run is pinned: then the host was not open until now. One layer is enough: whoever was connected
-/// while others were missing is nobody whose session was there before Postern.
+/// Whether a layer of an earlier run is pinned: then the host was not open until now. One layer is enough: sessions that began while
+/// the others were missing are not older than Postern.
 #[must_use]
 pub fn is_pinned(settings: &Settings) -> bool {
-    settings.helper.as_ref().map_or_else(|| is_pinned_in(&settings.pin_dir), Helper::is_pinned)
+    Pins::of(settings).is_pinned()
 }
 
-/// Whether this process may open pins as it is: kernels before 5.19 ask for CAP_BPF.
+/// Whether this process may open pins with its present rights: kernels before 5.19 require CAP_BPF.
 pub(crate) fn can_open_pins() -> bool {
     let opened = sys::open_pinned(Path::new("/nothing"));
     !opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-pub(crate) fn is_pinned_in(pin_dir: &Path) -> bool {
+fn is_pinned_in(pin_dir: &Path) -> bool {
     LAYERS.iter().any(|hook| pin_dir.join(hook.code()).exists())
-}
-
-fn clear(pins: PinDir) -> Result<(), EnforcerError> {
-    pins.clear()
-        .map_err(|e| EnforcerError::kernel("remove the pins", &e, "remove them by hand: rm -r the pin directory"))
 }

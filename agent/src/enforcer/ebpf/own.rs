@@ -1,57 +1,38 @@
-//! The host's own connections: what records their direction, and who they are.
+//! The host's own connections: the programs that record their direction, and the list of them.
 //!
-//! Owns the two hooks of `connect(2)` and the state of the marks' maps. A host without them cuts its own connections from protected
-//! ports, and stays closed; so nothing here is a layer. It never decides about a packet.
+//! Owns the two hooks of `connect(2)` and the state of the marks' maps. A host without them stays closed, and cuts its own connections
+//! from protected ports; so nothing here is a layer. It never decides about a packet.
 
 use std::{
-    collections::BTreeMap,
     io,
     net::IpAddr,
     path::{Path, PathBuf},
 };
 
-use postern_core::{key::V4, own::OwnValue};
+use postern_core::own::OwnValue;
 
 use super::{
-    Enforcer,
-    error::EnforcerError,
-    links::{Attachment, LayerState, Link},
+    Ebpf,
+    denied::address,
+    links::{Attachment, Link},
     loaded::Loaded,
-    losses::Loss,
     pin_store::Pins,
     place::{self, Target},
     sys,
 };
+use crate::{
+    enforcer::{EnforcerError, LayerState, Loss},
+    system::sessions::OwnSockets,
+};
 
-/// The part that is the maps of marks.
+/// The name of the part that is the maps of marks.
 const MARKS: &str = "marks";
 /// Pin and attach type of the hooks, as [`super::marking::MARKING`] orders their programs.
 const HOOKS: [(&str, u32); 2] = [("connect4", sys::ATTACH_CONNECT4), ("connect6", sys::ATTACH_CONNECT6)];
 
-/// The host's own connected sockets: whom each is connected to, by its cookie.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OwnSockets(BTreeMap<u64, IpAddr>);
-
-impl OwnSockets {
-    /// Whether the host itself connected the socket with this cookie to `peer`.
-    #[must_use]
-    pub fn contains(&self, cookie: u64, peer: IpAddr) -> bool {
-        self.0.get(&cookie) == Some(&peer)
-    }
-}
-
-impl FromIterator<OwnValue> for OwnSockets {
-    fn from_iter<T: IntoIterator<Item = OwnValue>>(values: T) -> Self {
-        Self(values.into_iter().map(|value| (value.cookie, ip(&value))).collect())
-    }
-}
-
-fn ip(value: &OwnValue) -> IpAddr {
-    let bytes = value.peer.bytes();
-    match bytes.first_chunk::<4>() {
-        Some(four) if value.peer.family == V4 => IpAddr::from(*four),
-        _ => IpAddr::from(bytes),
-    }
+/// The socket's cookie, and the address of its peer.
+fn socket(value: &OwnValue) -> (u64, IpAddr) {
+    (value.cookie, address(value.peer.family, value.peer.bytes()))
 }
 
 /// The hooks of `connect(2)`, which mark UDP sockets.
@@ -68,7 +49,7 @@ struct Connect {
 }
 
 impl Connects {
-    /// Hooks of the cgroup that is judged. Nothing was done for them yet.
+    /// The hooks at the cgroup that is judged. Nothing is attached yet.
     pub(super) fn new(cgroup: Option<&Path>) -> Self {
         Self { cgroup: cgroup.map(Path::to_owned), hooks: Default::default() }
     }
@@ -104,7 +85,7 @@ impl Connect {
         let program = programs.get()?.marking_fd(which)?;
         let target = place::cgroup(cgroup, attach_type)?;
         let failed = |e: &io::Error| {
-            let advice = "posternd tries again twice a second; until then what the host's own UDP sockets send from protected ports needs a grant";
+            let advice = "posternd tries again twice a second; until then the host's own UDP sockets on protected ports need a grant";
             EnforcerError::kernel(format!("attach the hook {pin}"), e, advice)
         };
         let link = match self.link.take().filter(|link| link.is_at(target.place)) {
@@ -132,20 +113,17 @@ fn attachment(which: usize, target: &Target) -> Attachment<'static> {
     Attachment { pin, place: target.place, target: target.number(), attach_type, flags: 0 }
 }
 
-impl Enforcer {
-    /// The sockets that the host itself connected, as far as they are marked.
-    ///
-    /// # Errors
-    /// The kernel could not be asked.
-    pub fn own_sockets(&self) -> io::Result<OwnSockets> {
+impl Ebpf {
+    /// As [`crate::enforcer::Backend::own_sockets`].
+    pub(super) fn marked_sockets(&self) -> io::Result<OwnSockets> {
         let (Ok(programs), Some(marks)) = (self.programs.get(), self.programs.marks()) else {
             return Ok(OwnSockets::default());
         };
         let program = programs.listing_fd().map_err(io::Error::other)?;
-        Ok(marks.list(program)?.into_iter().collect())
+        Ok(marks.list(program)?.iter().map(socket).collect())
     }
 
-    /// Brings into force, or back, what marks the host's own sockets. What fails shows in [`Self::own_losses`].
+    /// Brings into force, or repairs, the hooks and pins that mark the host's own sockets. [`Self::own_losses`] shows failures.
     pub(super) fn bring_own(&mut self) {
         if let Some(marks) = self.programs.marks() {
             let failed = marks.pin(&self.pins).err();
@@ -154,7 +132,7 @@ impl Enforcer {
         }
     }
 
-    /// What does not mark the host's own sockets, or would not after this process.
+    /// The parts that do not mark the host's own sockets, or would not after the end of this process.
     pub(super) fn own_losses(&self) -> Vec<Loss> {
         let Ok(programs) = self.programs.get() else { return Vec::new() };
         let Some(marks) = self.programs.marks() else {
@@ -175,7 +153,7 @@ impl Enforcer {
     }
 }
 
-/// Whether a part is one that marks the host's own sockets, and closes nothing.
+/// Whether a part only marks the host's own sockets, and closes nothing.
 pub(super) fn is_marking(part: &str) -> bool {
     part == MARKS || HOOKS.iter().any(|(name, _)| *name == part)
 }
@@ -192,7 +170,7 @@ mod tests {
             OwnValue { peer: Address::v4([192, 0, 2, 7]), cookie: 1 },
             OwnValue { peer: Address::v6(v6.octets()), cookie: 2 },
         ];
-        let own: OwnSockets = values.into_iter().collect();
+        let own: OwnSockets = values.iter().map(socket).collect();
         assert!(own.contains(1, "192.0.2.7".parse().unwrap()) && own.contains(2, v6.into()));
         assert!(!own.contains(1, v6.into()) && !own.contains(3, v6.into()));
         assert!(is_marking("connect4") && is_marking(MARKS) && !is_marking("lock"));

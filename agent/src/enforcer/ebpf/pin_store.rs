@@ -1,144 +1,270 @@
-//! The pins as the enforcer uses them: its own, or kept for it by the part of posternd that stays root.
+//! The store of pins: the requests that the enforcer makes, and their typed form.
 //!
-//! Owns the choice between the two, which mean the same. What a pin is worth is decided in `pins`.
+//! Owns requests and replies. A [`PinStore`] answers them: `pins::Directory` in this process, or the client of the helper, which
+//! sends them to the helper's own `Directory`.
 
 use std::{
-    io,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
+    fmt, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
-use super::{
-    EnforcerError, Settings,
-    pins::{ADVICE_PINS, DirState, PinDir, Pinned},
-};
-use crate::sandbox::helper::Helper;
+use serde::{Deserialize, Serialize};
 
-/// The directory of pins, taken for this process alone.
-pub enum Pins {
-    /// By root itself.
-    Own(PinDir),
-    /// By a helper.
-    RetainedSession(Helper),
-    /// By nobody yet: the directory at this path cannot be used. Nothing is pinned, and what attached is in force as long as this
-    /// process lives.
-    Without(PathBuf),
+use super::pins::{ADVICE_PINS, Directory};
+use crate::{
+    enforcer::{EnforcerError, Settings},
+    system::os_error::OsError,
+};
+
+/// The state of the directory of pins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DirState {
+    /// The directory is in order.
+    Fine,
+    /// The directory is gone, or another directory or file system covers it, or nobody has taken it.
+    Gone,
+    /// Others than root may use the directory.
+    Exposed,
 }
 
-impl Pins {
-    /// As [`PinDir::open`].
-    pub fn open(settings: &Settings) -> Result<Self, EnforcerError> {
-        match &settings.helper {
-            None => PinDir::open(&settings.pin_dir).map(Self::Own),
-            Some(helper) => helper.open_pins().map(|()| Self::RetainedSession(helper.clone())),
+/// A request to the store of pins.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum PinRequest {
+    /// Take the directory for this agent alone.
+    Open,
+    /// Is a layer of an earlier run pinned? The directory need not be taken.
+    IsPinned,
+    /// What is the state of the directory?
+    State,
+    /// Repair the directory, or take it where that has failed before. Everything must be pinned again afterwards.
+    Heal,
+    /// Did an agent that held this directory load the program with this tag?
+    Knows(String),
+    /// Record that links may run programs with these tags too. Must precede the first such link.
+    Expect(Vec<String>),
+    /// Record that links run programs with these tags only.
+    Settle(Vec<String>),
+    /// The sorted names of the pins after the first `from`, at most [`NAMES`].
+    Names {
+        /// How many names the caller has.
+        from: usize,
+    },
+    /// What is pinned under this name?
+    Find(String),
+    /// Pin the object that comes with the request. It replaces what has the name, and there is no moment without a pin.
+    Pin(String),
+    /// Remove the pin, and detach its link at once if the link is Postern's.
+    Remove(String),
+}
+
+/// Most names in one reply, so that each reply fits into one message to another process.
+pub const NAMES: usize = 1000;
+
+/// The reply to a [`PinRequest`].
+#[derive(Debug, Serialize, Deserialize)]
+pub enum PinReply {
+    /// The request was carried out.
+    Done,
+    /// The answer to `IsPinned` and `Knows`.
+    Is(bool),
+    /// The answer to `State`.
+    State(DirState),
+    /// The answer to `Names`.
+    Names(Vec<String>),
+    /// The answer to `Find`: nothing has the name.
+    Absent,
+    /// The answer to `Find`, with the descriptor of a link.
+    Link,
+    /// The answer to `Find`, with the descriptor of a map.
+    Map,
+    /// The answer to `Find`: an object that must not be used, and why.
+    Foreign(String),
+}
+
+/// Why a request failed.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum PinError {
+    /// The kernel or the file system refused.
+    Os(OsError),
+    /// Another agent holds the directory of this name.
+    InUse(String),
+    /// The directory cannot be used.
+    Directory {
+        /// The step, as an infinitive.
+        what: String,
+        /// The reason.
+        cause: String,
+    },
+}
+
+impl From<io::Error> for PinError {
+    fn from(error: io::Error) -> Self {
+        Self::Os(error.into())
+    }
+}
+
+impl From<EnforcerError> for PinError {
+    fn from(error: EnforcerError) -> Self {
+        match error {
+            EnforcerError::InUse(path) => Self::InUse(path),
+            EnforcerError::Kernel { what, cause, .. } => Self::Directory { what, cause },
+            other => Self::Directory { what: "use the pin directory".to_owned(), cause: other.to_string() },
         }
     }
+}
 
-    /// As [`Self::open`], but a directory that cannot be used keeps no layer from coming into force.
+impl From<PinError> for EnforcerError {
+    fn from(error: PinError) -> Self {
+        match error {
+            PinError::Os(error) => Self::kernel("use the pin directory", &io::Error::from(error), ADVICE_PINS),
+            PinError::InUse(path) => Self::InUse(path),
+            PinError::Directory { what, cause } => Self::Kernel { what, cause, advice: ADVICE_PINS },
+        }
+    }
+}
+
+impl From<PinError> for io::Error {
+    fn from(error: PinError) -> Self {
+        match error {
+            PinError::Os(error) => error.into(),
+            other => Self::other(EnforcerError::from(other)),
+        }
+    }
+}
+
+/// A reply, with the descriptor of the object that it is about, or an error.
+pub type PinResult = Result<(PinReply, Option<OwnedFd>), PinError>;
+
+/// Answers requests about pins.
+pub trait PinStore: fmt::Debug + Send + Sync {
+    /// Carries out `request`. `object` is the descriptor for [`PinRequest::Pin`].
     ///
     /// # Errors
-    /// Another agent holds it.
-    pub fn open_if_usable(settings: &Settings) -> Result<Self, EnforcerError> {
-        match Self::open(settings) {
+    /// [`PinError`]; then nothing has changed, or the next [`PinRequest::Heal`] repairs what has.
+    fn ask(&self, request: PinRequest, object: Option<BorrowedFd<'_>>) -> PinResult;
+}
+
+/// What is pinned under a name.
+pub enum Pinned {
+    /// Nothing.
+    Absent,
+    /// A link, in a file that only root can use. The caller must check which program it runs.
+    Link(OwnedFd),
+    /// A map, in a file that only root can use. The caller must check its shape.
+    Map(OwnedFd),
+    /// An object that must not be used, and why.
+    Foreign(String),
+}
+
+/// The store of pins, with one method for each request.
+#[derive(Clone)]
+pub struct Pins(Arc<dyn PinStore>);
+
+impl Pins {
+    /// The store that `settings` name. Nothing is taken yet.
+    pub fn of(settings: &Settings) -> Self {
+        Self(settings.pins.clone().unwrap_or_else(|| Arc::new(Directory::new(&settings.pin_dir))))
+    }
+
+    /// Takes the directory.
+    pub fn open(&self) -> Result<(), EnforcerError> {
+        Ok(self.done(PinRequest::Open)?)
+    }
+
+    /// As [`Self::open`], but a directory that cannot be used does not keep a layer from coming into force.
+    ///
+    /// # Errors
+    /// Another agent holds the directory.
+    pub fn open_if_usable(&self) -> Result<(), EnforcerError> {
+        match self.open() {
             Err(error @ EnforcerError::InUse(_)) => Err(error),
             Err(error) => {
-                tracing::error!(%error, "nothing can be pinned: what posternd attaches is in force only as long as it lives");
-                let without = || Self::Without(settings.pin_dir.clone());
-                Ok(settings.helper.clone().map_or_else(without, Self::RetainedSession))
-            }
-            opened => opened,
-        }
-    }
-
-    /// As [`PinDir::state`].
-    pub fn state(&self) -> DirState {
-        match self {
-            Self::Own(pins) => pins.state(),
-            Self::RetainedSession(helper) => helper.state(),
-            Self::Without(_) => DirState::Gone,
-        }
-    }
-
-    /// As [`PinDir::heal`].
-    pub fn heal(&mut self) -> Result<(), EnforcerError> {
-        match self {
-            Self::Own(pins) => pins.heal(),
-            Self::RetainedSession(helper) => helper.heal(),
-            Self::Without(path) => {
-                *self = Self::Own(PinDir::open(path)?);
+                tracing::error!(%error, "nothing can be pinned: what posternd attaches ends with posternd");
                 Ok(())
             }
+            Ok(()) => Ok(()),
         }
     }
 
-    /// As [`PinDir::knows`].
+    /// Whether a layer of an earlier run is pinned.
+    pub fn is_pinned(&self) -> bool {
+        self.is(PinRequest::IsPinned)
+    }
+
+    /// The state of the directory.
+    pub fn state(&self) -> DirState {
+        match self.0.ask(PinRequest::State, None) {
+            Ok((PinReply::State(state), _)) => state,
+            _ => DirState::Gone,
+        }
+    }
+
+    /// Repairs the directory.
+    pub fn heal(&self) -> Result<(), EnforcerError> {
+        Ok(self.done(PinRequest::Heal)?)
+    }
+
+    /// Whether a program with this tag is Postern's.
     pub fn knows(&self, tag: &str) -> bool {
-        match self {
-            Self::Own(pins) => pins.knows(tag),
-            Self::RetainedSession(helper) => helper.knows(tag),
-            Self::Without(_) => false,
-        }
+        self.is(PinRequest::Knows(tag.to_owned()))
     }
 
-    /// As [`PinDir::expect`].
-    pub fn expect(&mut self, tags: impl IntoIterator<Item = String>) -> Result<(), EnforcerError> {
-        match self {
-            Self::Own(pins) => pins.expect(tags),
-            Self::RetainedSession(helper) => helper.expect(tags.into_iter().collect()),
-            Self::Without(path) => Err(without(path)),
-        }
+    /// Records that links may run programs with these tags too.
+    pub fn expect(&self, tags: Vec<String>) -> Result<(), EnforcerError> {
+        Ok(self.done(PinRequest::Expect(tags))?)
     }
 
-    /// As [`PinDir::settle`].
-    pub fn settle(&mut self, tags: impl IntoIterator<Item = String>) -> Result<(), EnforcerError> {
-        match self {
-            Self::Own(pins) => pins.settle(tags),
-            Self::RetainedSession(helper) => helper.settle(tags.into_iter().collect()),
-            Self::Without(path) => Err(without(path)),
-        }
+    /// Records that links run programs with these tags only.
+    pub fn settle(&self, tags: Vec<String>) -> Result<(), EnforcerError> {
+        Ok(self.done(PinRequest::Settle(tags))?)
     }
 
-    /// As [`PinDir::find`].
+    /// What is pinned as `name`.
     pub fn find(&self, name: &str) -> io::Result<Pinned> {
-        match self {
-            Self::Own(pins) => pins.find(name),
-            Self::RetainedSession(helper) => helper.find(name),
-            Self::Without(_) => Ok(Pinned::Absent),
+        match self.0.ask(PinRequest::Find(name.to_owned()), None)? {
+            (PinReply::Link, Some(link)) => Ok(Pinned::Link(link)),
+            (PinReply::Map, Some(map)) => Ok(Pinned::Map(map)),
+            // The kernel dropped the descriptor, because this process had no free number. Open connections can cause that for a moment.
+            (PinReply::Link | PinReply::Map, None) => Err(rustix::io::Errno::MFILE.into()),
+            (PinReply::Absent, _) => Ok(Pinned::Absent),
+            (PinReply::Foreign(what), _) => Ok(Pinned::Foreign(what)),
+            (other, _) => Err(unexpected(&other)),
         }
     }
 
-    /// As [`PinDir::pin`].
-    pub fn pin(&self, name: &str, link: impl AsFd) -> io::Result<()> {
-        match self {
-            Self::Own(pins) => pins.pin(name, link),
-            Self::RetainedSession(helper) => helper.pin(name, link.as_fd()),
-            Self::Without(_) => Err(unusable()),
-        }
+    /// Pins `object` (a link or a map) as `name`.
+    pub fn pin(&self, name: &str, object: impl AsFd) -> io::Result<()> {
+        self.0.ask(PinRequest::Pin(name.to_owned()), Some(object.as_fd()))?;
+        Ok(())
     }
 
-    /// As [`PinDir::remove`].
+    /// Removes the pin.
     pub fn remove(&self, name: &str) -> io::Result<()> {
-        match self {
-            Self::Own(pins) => pins.remove(name),
-            Self::RetainedSession(helper) => helper.remove(name),
-            Self::Without(_) => Ok(()),
-        }
+        Ok(self.done(PinRequest::Remove(name.to_owned()))?)
     }
 
-    /// As [`PinDir::names`].
+    /// The names of all pins.
     pub fn names(&self) -> io::Result<Vec<String>> {
-        match self {
-            Self::Own(pins) => pins.names(),
-            Self::RetainedSession(helper) => helper.names(),
-            Self::Without(_) => Ok(Vec::new()),
+        let mut names = Vec::new();
+        loop {
+            match self.0.ask(PinRequest::Names { from: names.len() }, None)?.0 {
+                PinReply::Names(more) if more.len() == NAMES => names.extend(more),
+                PinReply::Names(more) => return Ok([names, more].concat()),
+                other => return Err(unexpected(&other)),
+            }
         }
+    }
+
+    fn is(&self, request: PinRequest) -> bool {
+        matches!(self.0.ask(request, None), Ok((PinReply::Is(true), _)))
+    }
+
+    fn done(&self, request: PinRequest) -> Result<(), PinError> {
+        self.0.ask(request, None).map(drop)
     }
 }
 
-fn unusable() -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, "the directory of pins cannot be used")
-}
-
-fn without(path: &Path) -> EnforcerError {
-    EnforcerError::kernel(format!("use {}", path.display()), &unusable(), ADVICE_PINS)
+fn unexpected(reply: &PinReply) -> io::Error {
+    io::Error::other(format!("the store of pins gave the reply {reply:?} to another question"))
 }

@@ -1,79 +1,105 @@
-//! The directory of pins: taken for one agent alone, and believed only as far as it was checked.
+//! The directory of pins: one agent takes it, and uses only what it has checked.
 //!
-//! Owns the directory, its lock and its record of layout and program tags. What else lies under one of our names is never
-//! used: it is replaced. It attaches nothing.
+//! Owns the directory, its lock, and its record of layout and program tags. An object that is not Postern's and has one of
+//! Postern's names is never used: it is replaced. This module attaches nothing.
 
 use std::{
     collections::BTreeSet,
     fs::{self, File, Metadata, Permissions, TryLockError},
     io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink},
     },
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use postern_core::key::LAYOUT_VERSION;
 use rustix::fs::{Mode, OFlags, openat};
-use serde::{Deserialize, Serialize};
 
 use super::{
-    error::EnforcerError,
+    is_pinned_in,
+    pin_store::{DirState, NAMES, PinReply, PinRequest, PinResult, PinStore},
     sys::{self, Kind},
 };
+use crate::enforcer::EnforcerError;
 
-/// Where bpffs belongs, and where it is mounted if nobody did.
+/// Where bpffs belongs. posternd mounts it there if it is missing.
 const BPFFS: &str = "/sys/fs/bpf";
-/// A symbolic link in the pin directory whose target says `VERSION:TAG,TAG…`: the layout's version, and the tags of the
+/// A symbolic link in the pin directory whose target is `VERSION:TAG,TAG…`: the version of the layout, and the tags of the
 /// programs that run under the pinned links.
 const LAYOUT: &str = "layout";
-/// How long whoever held the directory may take to let go of it.
+/// How long a process that held the directory may take to release it.
 const LET_GO: Duration = Duration::from_secs(2);
-/// What is put behind the name of a directory that is moved out of the way.
+/// Part of the new name of a directory that posternd moves aside.
 const ASIDE: &str = "not-posterns";
 
 /// What to do when the directory cannot be used.
 pub const ADVICE_PINS: &str = "give `pin_dir` a directory on a writable bpf file system that belongs to root \
                            (`mount -t bpf bpf /sys/fs/bpf` makes one)";
 
-/// What lies under one of our names.
-pub enum Pinned {
-    /// Nothing.
-    Absent,
-    /// A link, in a file that root alone can use. What it does is not known yet.
-    Link(OwnedFd),
-    /// As `Link`, a map. What it holds is not known yet.
-    Map(OwnedFd),
-    /// Something that is not to be used, and why.
-    Foreign(String),
+/// The store of pins in a directory of this process.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    /// `None` as long as the directory cannot be taken: then nothing is pinned.
+    taken: Mutex<Option<PinDir>>,
 }
 
-/// How the directory stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DirState {
-    /// As it has to be.
-    Fine,
-    /// It is gone, or another directory or file system lies over it.
-    Gone,
-    /// Others than root may use it.
-    Exposed,
+impl Directory {
+    /// The directory at `path`. [`PinRequest::Open`] takes it.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), taken: Mutex::new(None) }
+    }
 }
 
-/// The directory of pins, held by this process alone.
+impl PinStore for Directory {
+    fn ask(&self, request: PinRequest, object: Option<BorrowedFd<'_>>) -> PinResult {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&mut *taken, request) {
+            (_, PinRequest::IsPinned) => Ok((PinReply::Is(is_pinned_in(&self.path)), None)),
+            (taken, PinRequest::Open) | (taken @ None, PinRequest::Heal) => {
+                // The lock has to be free.
+                *taken = None;
+                *taken = Some(PinDir::open(&self.path)?);
+                Ok((PinReply::Done, None))
+            }
+            (Some(pins), request) => pins.answer(request, object),
+            (None, PinRequest::State) => Ok((PinReply::State(DirState::Gone), None)),
+            (None, PinRequest::Knows(_)) => Ok((PinReply::Is(false), None)),
+            (None, PinRequest::Names { .. }) => Ok((PinReply::Names(Vec::new()), None)),
+            (None, PinRequest::Find(_)) => Ok((PinReply::Absent, None)),
+            (None, _) => {
+                let error = io::Error::new(io::ErrorKind::NotFound, "the directory of pins cannot be used");
+                Err(failed(&self.path, &error).into())
+            }
+        }
+    }
+}
+
+/// A name in the directory, and nothing that leads out of it.
+fn plain(name: &str) -> io::Result<&str> {
+    let is_plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    is_plain.then_some(name).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// The directory of pins, which only this process uses.
+#[derive(Debug)]
 pub struct PinDir {
     path: PathBuf,
-    /// The directory itself. Its lock ends with the process, however it ends.
+    /// The directory itself. Its lock ends with the process.
     held: File,
-    /// Tags of programs that a link under one of our names may run.
+    /// Tags of programs that a link under one of Postern's names may run.
     tags: BTreeSet<String>,
 }
 
 impl PinDir {
-    /// Makes the directory if need be, checks whose it is, and takes it. One that belongs to somebody else is moved out of
-    /// the way, with all that is in it.
+    /// Makes the directory if it is missing, checks its owner, and takes it. A directory of another user is moved aside with its
+    /// contents.
     pub fn open(path: &Path) -> Result<Self, EnforcerError> {
         let failed = |e: io::Error| failed(path, &e);
         ensure_bpffs(path).map_err(failed)?;
@@ -92,7 +118,7 @@ impl PinDir {
     pub fn take(path: &Path) -> Result<Self, EnforcerError> {
         let failed = |e: io::Error| failed(path, &e);
         let held = open_directory(path).map_err(failed)?;
-        // The helper of a dead agent holds the lock until it has noticed.
+        // The helper of a dead agent holds the lock until it notices the death.
         let deadline = Instant::now() + LET_GO;
         loop {
             match held.try_lock() {
@@ -106,7 +132,39 @@ impl PinDir {
         Ok(Self { path: path.to_owned(), held, tags })
     }
 
-    /// Whoever can write here can open the host, so the directory is root's alone.
+    fn answer(&mut self, request: PinRequest, object: Option<BorrowedFd<'_>>) -> PinResult {
+        let reply = match request {
+            PinRequest::Find(name) => return Ok(self.find(plain(&name)?)?),
+            PinRequest::Names { from } => {
+                let mut names = self.names()?;
+                names.sort();
+                PinReply::Names(names.into_iter().skip(from).take(NAMES).collect())
+            }
+            PinRequest::State => PinReply::State(self.state()),
+            PinRequest::Knows(tag) => PinReply::Is(self.tags.contains(&tag)),
+            PinRequest::Heal => self.heal().map(|()| PinReply::Done)?,
+            PinRequest::Expect(tags) => {
+                self.tags.extend(tags);
+                self.record().map(|()| PinReply::Done)?
+            }
+            PinRequest::Settle(tags) => {
+                self.tags = tags.into_iter().collect();
+                self.record().map(|()| PinReply::Done)?
+            }
+            PinRequest::Pin(name) => {
+                self.pin(plain(&name)?, object.ok_or(io::Error::from(io::ErrorKind::InvalidInput))?)?;
+                PinReply::Done
+            }
+            PinRequest::Remove(name) => {
+                self.remove(plain(&name)?)?;
+                PinReply::Done
+            }
+            PinRequest::Open | PinRequest::IsPinned => return Err(io::Error::from(io::ErrorKind::InvalidInput).into()),
+        };
+        Ok((reply, None))
+    }
+
+    /// Everybody who can write here can open the host, so only root may.
     fn narrow(&self) -> io::Result<()> {
         let found = self.held.metadata()?;
         if found.uid() != 0 {
@@ -119,8 +177,7 @@ impl PinDir {
         Ok(())
     }
 
-    /// How the directory stands now.
-    pub fn state(&self) -> DirState {
+    fn state(&self) -> DirState {
         let (Ok(held), Ok(found)) = (self.held.metadata(), fs::symlink_metadata(&self.path)) else {
             return DirState::Gone;
         };
@@ -131,33 +188,19 @@ impl PinDir {
         }
     }
 
-    /// Brings the directory back after [`Self::state`] said that something is wrong. What was pinned in it has to be pinned anew.
-    pub fn heal(&mut self) -> Result<(), EnforcerError> {
+    fn heal(&mut self) -> Result<(), EnforcerError> {
         let mut fresh = if self.state() == DirState::Exposed && self.narrow().is_ok() {
             return Ok(());
         } else {
             Self::open(&self.path)?
         };
         fresh.tags.clone_from(&self.tags);
-        fresh.write_layout().map_err(|e| failed(&self.path, &e))?;
+        fresh.record()?;
         *self = fresh;
         Ok(())
     }
 
-    /// Whether a program with this tag was made by an agent that held this directory.
-    pub fn knows(&self, tag: &str) -> bool {
-        self.tags.contains(tag)
-    }
-
-    /// Notes that links may run programs with these tags too. To be done before the first of them does.
-    pub fn expect(&mut self, tags: impl IntoIterator<Item = String>) -> Result<(), EnforcerError> {
-        self.tags.extend(tags);
-        self.write_layout().map_err(|e| failed(&self.path, &e))
-    }
-
-    /// Notes that links run programs with these tags alone.
-    pub fn settle(&mut self, tags: impl IntoIterator<Item = String>) -> Result<(), EnforcerError> {
-        self.tags = tags.into_iter().collect();
+    fn record(&self) -> Result<(), EnforcerError> {
         self.write_layout().map_err(|e| failed(&self.path, &e))
     }
 
@@ -169,41 +212,39 @@ impl PinDir {
         self.put(&fresh, LAYOUT)
     }
 
-    /// What lies under `name`.
-    pub fn find(&self, name: &str) -> io::Result<Pinned> {
+    fn find(&self, name: &str) -> io::Result<(PinReply, Option<OwnedFd>)> {
         let path = self.path.join(name);
         let found = match fs::symlink_metadata(&path) {
             Ok(found) => found,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Pinned::Absent),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((PinReply::Absent, None)),
             Err(e) => return Err(e),
         };
         let foreign = match () {
             () if found.is_symlink() => Some("a symbolic link"),
             () if !found.is_file() => Some("no pin"),
-            () if found.uid() != 0 => Some("a pin of another user's"),
+            () if found.uid() != 0 => Some("a pin of another user"),
             () if found.mode() & 0o077 != 0 => Some("a pin that others may use"),
             () => None,
         };
         if let Some(what) = foreign {
-            return Ok(Pinned::Foreign(what.to_owned()));
+            return Ok((PinReply::Foreign(what.to_owned()), None));
         }
         let fd = sys::open_pinned(&path)?;
         Ok(match sys::kind(fd.as_fd())? {
-            Kind::Link => Pinned::Link(fd),
-            Kind::Map => Pinned::Map(fd),
-            Kind::Other => Pinned::Foreign("a program".to_owned()),
+            Kind::Link => (PinReply::Link, Some(fd)),
+            Kind::Map => (PinReply::Map, Some(fd)),
+            Kind::Other => (PinReply::Foreign("a program".to_owned()), None),
         })
     }
 
-    /// Pins `link` (a link or a map) as `name`, in the place of whatever lies there, without a moment in which neither is pinned.
-    pub fn pin(&self, name: &str, link: impl AsFd) -> io::Result<()> {
+    fn pin(&self, name: &str, object: BorrowedFd<'_>) -> io::Result<()> {
         let fresh = self.path.join(format!("{name}-new"));
         remove(&fresh)?;
-        sys::pin(link.as_fd(), &fresh)?;
+        sys::pin(object, &fresh)?;
         self.put(&fresh, name)
     }
 
-    /// Gives `fresh` its name. Only a directory has to go first.
+    /// Renames `fresh` to `name`. A rename replaces everything but a directory.
     fn put(&self, fresh: &Path, name: &str) -> io::Result<()> {
         let path = self.path.join(name);
         if fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
@@ -212,25 +253,23 @@ impl PinDir {
         fs::rename(fresh, path)
     }
 
-    /// Takes the pin away and detaches its link at once, whoever else holds it. What is not ours is taken away and left as it is.
-    pub fn remove(&self, name: &str) -> io::Result<()> {
-        if let Ok(Pinned::Link(link)) = self.find(name)
-            && sys::program_tag(link.as_fd()).is_ok_and(|tag| self.knows(&tag))
+    fn remove(&self, name: &str) -> io::Result<()> {
+        if let Ok((PinReply::Link, Some(link))) = self.find(name)
+            && sys::program_tag(link.as_fd()).is_ok_and(|tag| self.tags.contains(&tag))
         {
-            // One whose device or namespace is gone is detached already; the pin's removal is what counts.
+            // It fails where the device or namespace is gone: then the link is detached already.
             let _ = sys::detach_link(link.as_fd());
         }
         remove(&self.path.join(name))
     }
 
-    /// The names of all pins.
-    pub fn names(&self) -> io::Result<Vec<String>> {
+    fn names(&self) -> io::Result<Vec<String>> {
         let names = fs::read_dir(&self.path)?.map(|entry| entry.map(|e| e.file_name()));
         let names = names.collect::<io::Result<Vec<_>>>()?;
         Ok(names.into_iter().filter_map(|n| n.into_string().ok()).filter(|n| n != LAYOUT).collect())
     }
 
-    /// Takes everything away, and the directory.
+    /// Removes all pins, and the directory.
     pub fn clear(self) -> io::Result<()> {
         for name in self.names()? {
             self.remove(&name)?;
@@ -251,7 +290,7 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Removes whatever it is; a symbolic link is never followed.
+/// Removes a file, a directory or a symbolic link. It never follows a symbolic link.
 fn remove(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
@@ -260,28 +299,27 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Moves what is not ours out of the way. Where nobody can make the directory, the host would stay open.
+/// Moves another user's file or directory aside. Otherwise this user could keep the host open.
 fn move_aside(path: &Path, found: &Metadata) -> io::Result<()> {
-    let kind = if found.is_dir() { "a directory" } else { "no directory" };
-    tracing::warn!(path = %path.display(), owner = found.uid(), "{kind} of somebody else's lay where the pins belong; it was moved aside");
+    tracing::warn!(path = %path.display(), owner = found.uid(), "the path of the pin directory was in use by another user or by no directory; what was there was moved aside");
     for number in 0..100 {
-        // bpffs takes no dots.
+        // bpffs allows no dots in names.
         let mut aside = path.as_os_str().to_owned();
         aside.push(format!("-{ASIDE}-{number}"));
         if fs::symlink_metadata(&aside).is_err() {
             return fs::rename(path, aside);
         }
     }
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, "somebody else's directories lie there"))
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, "a hundred directories were moved aside already; remove them"))
 }
 
-/// Opens a directory that is reached without any symbolic link, since whoever can set one could show us another place. Step
-/// by step: `openat2`, which could do it at once, is what systemd takes away with `RestrictSUIDSGID=`.
+/// Opens a directory whose path has no symbolic link: everybody who can set such a link could show posternd another directory. Each
+/// part is opened by itself, because systemd forbids `openat2` with `RestrictSUIDSGID=`.
 fn open_directory(path: &Path) -> io::Result<File> {
     if !path.is_absolute() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not an absolute path"));
     }
-    // On the way O_PATH, for which no right to read is needed.
+    // O_PATH needs no right to read.
     let flags = |last: bool| {
         let read = if last { OFlags::RDONLY } else { OFlags::PATH };
         read | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
@@ -306,15 +344,15 @@ fn symbolic(path: &Path) -> Option<&Path> {
     path.ancestors().filter(|part| part.is_symlink()).last()
 }
 
-/// What lies above the directory: nobody but root may swap it.
+/// Only root may be able to replace a directory above the pin directory.
 fn check_above(path: &Path) -> io::Result<()> {
     let denied = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    // Also a symbolic link that leads nowhere yet.
+    // A symbolic link counts even if it leads nowhere yet.
     let above: Vec<_> = path.ancestors().skip(1).filter(|part| fs::symlink_metadata(part).is_ok()).collect();
     if let Some(link) = above.iter().find(|part| part.is_symlink()) {
         return denied(format!("{} is a symbolic link", link.display()));
     }
-    // Where the sticky bit is set, others cannot rename or remove what is root's.
+    // Where the sticky bit is set, others cannot rename or remove root's files.
     let open = |found: &Metadata| found.uid() != 0 || (found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0);
     match above.first().map(|part| (part, fs::symlink_metadata(part))) {
         Some((part, Ok(found))) if open(&found) => {
@@ -325,7 +363,7 @@ fn check_above(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The tags in the record of the layout; none where there is no record of ours.
+/// The tags in the record of the layout; none where root wrote no record.
 fn read_tags(record: &Path) -> BTreeSet<String> {
     let is_ours = |found: Metadata| found.is_symlink() && found.uid() == 0;
     if !fs::symlink_metadata(record).is_ok_and(is_ours) {
@@ -336,8 +374,8 @@ fn read_tags(record: &Path) -> BTreeSet<String> {
     tags.split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect()
 }
 
-/// Mounts bpffs at its usual place if `path` belongs there and nobody did, and refuses any other file system: a pin
-/// elsewhere is not possible, and a directory that looks right is a host that stays open.
+/// Refuses a path on another file system than bpffs: a pin is not possible there, and the host would open with the death of posternd.
+/// Mounts bpffs at its usual place if it is missing.
 fn ensure_bpffs(path: &Path) -> io::Result<()> {
     let existing = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
     if sys::is_bpffs(existing)? {
@@ -359,6 +397,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let error = PinDir::open(&directory.path().join("pins")).err().unwrap().to_string();
         assert!(error.contains("bpf file system"), "{error}");
+    }
+
+    #[test]
+    fn a_name_leads_nowhere_else() {
+        for good in ["lock", "cut-ingress", "shed-generic-12"] {
+            assert_eq!(plain(good).unwrap(), good);
+        }
+        for bad in ["", ".", "..", "../x", "/etc/passwd", "a/b", "Lock", "a b", "lock\0", "l\u{f6}ck", "layout\n"] {
+            assert!(plain(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Where programs are attached: the network namespace and the cgroup.
+//! The places to which programs are attached: the network namespace and the cgroup.
 //!
-//! Owns finding these. It attaches nothing.
+//! Owns finding them. It attaches nothing.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,28 +12,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    error::EnforcerError,
-    sys::{self, Place},
-};
+use super::sys::{self, Place};
+use crate::enforcer::EnforcerError;
 
 const ADVICE_CGROUP: &str = "mount cgroup v2, or name it in `cgroup`";
 
-/// Something that a program can be attached to.
+/// A place to which a program can be attached.
 pub struct Target {
-    /// How a link there shows itself.
+    /// The place in the form in which the kernel reports a link there.
     pub place: Place,
-    /// Held open, because the kernel wants a descriptor.
+    /// Held open, because the kernel takes a descriptor.
     fd: OwnedFd,
 }
 
 impl Target {
-    /// The number that `BPF_LINK_CREATE` wants.
+    /// The number for `BPF_LINK_CREATE`.
     pub fn number(&self) -> u32 {
         self.fd.as_raw_fd() as u32
     }
 
-    /// What it is attached to.
+    /// The descriptor of the place.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -48,8 +46,8 @@ pub fn network_namespace() -> Result<Target, EnforcerError> {
     open().map_err(|e| EnforcerError::kernel("open the network namespace", &e, "mount /proc"))
 }
 
-/// The cgroup whose sockets are judged: `path`, or the root of cgroup v2 wherever it is mounted, or a private mount of it.
-/// `attach_type` is one of the cgroup's.
+/// The cgroup whose sockets are judged: `path`, or the root of cgroup v2 where it is mounted, or a private mount of that root.
+/// `attach_type` is an attach type of cgroups.
 pub fn cgroup(path: Option<&Path>, attach_type: u32) -> Result<Target, EnforcerError> {
     let found = match path {
         Some(path) => Some(path.to_owned()),
@@ -57,13 +55,13 @@ pub fn cgroup(path: Option<&Path>, attach_type: u32) -> Result<Target, EnforcerE
     };
     let open = || -> io::Result<Target> {
         let fd = match &found {
-            // Without a right to read: a confined posternd has none outside of /sys.
+            // O_PATH needs no right to read: a confined posternd has none outside of /sys.
             Some(path) => {
                 OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_PATH).open(path)?.into()
             }
             None => sys::private_cgroup2()?,
         };
-        // Elsewhere an inode's number could be that of a cgroup by chance (/proc's is the root cgroup's).
+        // On another file system an inode can have the number of a cgroup by chance, as /proc has that of the root cgroup.
         if !sys::is_cgroup2(fd.as_fd())? {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "it is not a directory of cgroup v2"));
         }
@@ -78,20 +76,20 @@ pub fn cgroup(path: Option<&Path>, attach_type: u32) -> Result<Target, EnforcerE
 /// The inode number of the directory of cgroup v2's root.
 const ROOT: u64 = 1;
 
-/// What a cut at the cgroup with this number leaves out, in words; `None` for the root of cgroup v2.
+/// In words, what a cut at the cgroup with this number leaves out; `None` for the root of cgroup v2.
 pub fn part(id: u64) -> Option<String> {
     (id != ROOT).then(|| {
         format!(
             "the cut judges the sockets of cgroup {id} and below, which is not the root of cgroup v2 (number {ROOT}): sessions of \
-             processes outside of it are not cut at the end of their grant, and outlive it while posternd is dead; new ones are \
-             refused by the lock alone. Run posternd where the root of cgroup v2 is mounted, and leave `cgroup` out of the \
+             other processes are not cut at the end of their grant, and outlive it while posternd is dead; only the lock refuses \
+             new ones. Run posternd where the root of cgroup v2 is mounted, and leave `cgroup` out of the \
              configuration"
         )
     })
 }
 
-/// A mount of the root of cgroup v2: one of a part of it, as container runtimes make, would leave out all other sockets. Where
-/// there is none, as inside a cgroup namespace, the first mount of cgroup v2.
+/// A mount of the root of cgroup v2: a mount of a part, as container runtimes make, would leave out all other sockets. Where there is
+/// none, as inside a cgroup namespace, the first mount of cgroup v2.
 fn mounted_root(mounts: &str) -> Option<PathBuf> {
     let is_root = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.ino() == ROOT);
     let found = mounted_cgroup2(mounts);

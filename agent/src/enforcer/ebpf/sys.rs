@@ -419,30 +419,3 @@ pub fn private_cgroup2() -> io::Result<OwnedFd> {
     // SAFETY: numbers.
     check(unsafe { libc::syscall(libc::SYS_fsmount, fd, FSMOUNT_CLOEXEC, 0) } as c_int).map(owned)
 }
-
-/// The wall clock's largest error in microseconds as the kernel estimates it, while somebody keeps the clock synchronised
-/// (adjtimex(2) without modes, which only reads and takes no capability).
-///
-/// # Errors
-/// Where a filter forbids the call.
-pub fn ntp_error() -> io::Result<Option<u64>> {
-    // glibc's own adjtimex makes another call, which may also set clocks that are not ours to read; filters tell them apart.
-    let mut timex = std::mem::MaybeUninit::<libc::timex>::zeroed();
-    // SAFETY: the pointer is to a timex of the size that the kernel expects, for the duration of the call.
-    let state = unsafe { libc::syscall(libc::SYS_adjtimex, timex.as_mut_ptr()) };
-    if state < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: all its fields are integers, for which zeros are values too, and the kernel has filled it in.
-    let timex = unsafe { timex.assume_init() };
-    let synchronised = timex.status & libc::STA_UNSYNC == 0 && state != c_long::from(libc::TIME_ERROR);
-    Ok(synchronised.then(|| u64::try_from(timex.maxerror).unwrap_or(0)))
-}
-
-/// Has this process pass over the signals by which people and service managers tell an agent what to do.
-pub fn ignore_signals() {
-    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
-        // SAFETY: no handler runs; being passed over is a disposition that each of them may have.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
-    }
-}

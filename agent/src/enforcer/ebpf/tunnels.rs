@@ -13,10 +13,10 @@ use aya::{Btf, EbpfLoader, programs::Iter};
 
 use super::{
     btf::SocketOffsets,
-    error::EnforcerError,
     programs::{OBJECT, missing},
     sys,
 };
+use crate::enforcer::EnforcerError;
 
 const PROGRAM: &str = "encapsulating";
 const ADVICE: &str =

@@ -11,8 +11,9 @@ use postern_core::time::Now;
 use uuid::Uuid;
 
 use super::{Batch, Waiting, Worker, retained};
+use crate::engine::news::News;
 use crate::engine::{Answer, Command, GrantView, Reader, Rules};
-use crate::system::links;
+use crate::system::links::LinkState;
 
 impl Command {
     /// Whether it may change the ledger or the kernel; the others only read.
@@ -160,8 +161,8 @@ impl Worker {
     /// Does what needs no record.
     pub(super) fn note(&mut self, command: Command, now: &Now) {
         match command {
-            Command::Network(links::News::Links(state)) => self.network(state),
-            Command::Network(links::News::Prefilter(xdp)) => self.want_prefilter(xdp),
+            Command::Network(News::Links(state)) => self.network(state),
+            Command::Network(News::Prefilter(xdp)) => self.want_prefilter(xdp),
             Command::LimitSyns(addresses, rate) => self.limit_syns(addresses, rate),
             Command::Degraded { part, why } => match why {
                 Some(why) => drop(self.degraded.insert(part, why)),
@@ -229,7 +230,7 @@ impl Worker {
     }
 
     /// Follows the host's addresses and interfaces.
-    fn network(&mut self, state: links::LinkState) {
+    fn network(&mut self, state: LinkState) {
         // A new interface may be a tunnel.
         self.tunnels.hurry();
         self.set_own(state.addresses.clone());

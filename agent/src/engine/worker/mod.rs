@@ -277,7 +277,7 @@ impl Worker {
         let wanted = retained::table(&policy, &self.ledger, &blocked, self.file(), now);
         self.retry_due = None;
         for edit in table::diff(&self.installed, &wanted) {
-            if let Err(error) = self.enforcer.apply(std::slice::from_ref(&edit)) {
+            if let Err(error) = self.enforcer.apply(&edit) {
                 tracing::error!(%error, ?edit, "the kernel refused a change");
                 self.degraded.insert(Condition::KernelRefused, format!("the kernel refused a change: {error}"));
                 self.retry_due = Some(now.boot.plus_nanos(nanos(RETRY)));

@@ -70,7 +70,7 @@ impl Prefilter {
 
     /// Brings every device to what it has to have now.
     fn settle(&mut self, enforcer: &mut Enforcer) {
-        let targets = links::prefilter_targets(&self.wanted, &self.network);
+        let targets = self.wanted.targets(&self.network);
         let targets: Vec<Link> =
             self.network.links.iter().filter(|link| targets.iter().any(|t| t.0 == link.index)).cloned().collect();
         let gone: Vec<_> = self.attached.keys().copied().filter(|i| targets.iter().all(|t| t.index != *i)).collect();
@@ -182,11 +182,9 @@ impl Worker {
         if !lasts && self.prefilter.rules.is_none() {
             return;
         }
-        self.prefilter.rules = lasts.then(|| self.prefilter.watch.ask(self.engine.0.helper.as_ref()));
-        if self.enforcer.is_beside_another()
-            && let Some(Ok(rules)) = &mut self.prefilter.rules
-        {
-            rules.host.get_or_insert_with(|| "another sk_lookup program".to_owned());
+        self.prefilter.rules = lasts.then(|| self.prefilter.watch.ask(&self.engine.0.files.opener));
+        if let (Some(what), Some(Ok(rules))) = (self.enforcer.bypass(), &mut self.prefilter.rules) {
+            rules.host.get_or_insert_with(|| what.to_owned());
         }
         if !lasts {
             self.prefilter.watch.rest();

@@ -21,9 +21,8 @@ use postern_core::time::{BootNanos, Now};
 use uuid::Uuid;
 
 use super::{Batch, Worker, nanos};
-use crate::enforcer::OwnSockets;
 use crate::engine::Rules;
-use crate::system::sessions::{self, Scope};
+use crate::system::sessions::{self, OwnSockets, Scope};
 
 /// How long before a grant's end its sessions are looked for: early enough for a busy machine and a slow disk, and once more
 /// for those that came up since.

@@ -27,6 +27,7 @@ use super::mode::policy_loaded;
 use super::upkeep::Upkeep;
 use super::{Batch, Queues, Worker, publish, retained, thread};
 use crate::config::PrefilterConfig;
+use crate::config::effective::RootFiles;
 use crate::enforcer::{self, Enforcer, EnforcerError, LayerState};
 use crate::engine::{
     Command, Engine, Published, QUEUE, Rules, Shared, Shares, Turns, WATCH_BACKLOG, denied, pulse, tally, verifier,
@@ -61,6 +62,8 @@ pub struct Setup {
     pub surroundings: Surroundings,
     /// Where the configuration is.
     pub config_file: PathBuf,
+    /// How posternd reaches root's files.
+    pub files: RootFiles,
     /// How many messages one principal may send.
     pub rates: Rates,
     /// Where each line of the journal is published once it is durable.
@@ -82,10 +85,12 @@ pub enum StartError {
 ///
 /// # Errors
 /// [`StartError`]; nothing is open then that was not open before.
-pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::DeniedAttempts>), StartError> {
+pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<Box<dyn enforcer::DeniedAttempts>>), StartError> {
     let (secret, rates, xdp) = (setup.secret, setup.rates, setup.xdp);
     let surroundings = super::surroundings::Watch::new(setup.surroundings);
-    let Setup { mut opened, clock, identity, rules, enforcer: settings, lines, confinement, config_file, .. } = setup;
+    let Setup {
+        mut opened, clock, identity, rules, enforcer: settings, lines, confinement, config_file, files, ..
+    } = setup;
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
     clock.resume(opened.ledger.high(), opened.ledger.clock_of(clock.boot_id()));
     let now = clock.now();
@@ -113,7 +118,7 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::D
         journal: opened.journal.reader(),
         denied: denied::DeniedAttempts::default(),
         config_file,
-        helper: settings.helper.clone(),
+        files,
         commands,
         first,
         pulse,
@@ -196,7 +201,7 @@ fn record_existing_sessions(
         file = Mode::Enforce;
     }
     // A port that nobody watched until now has no connection whose direction is known.
-    match retained::met(&rules.policy, &closed, &opened.ledger, || Ok(enforcer::OwnSockets::default()), now) {
+    match retained::met(&rules.policy, &closed, &opened.ledger, || Ok(sessions::OwnSockets::default()), now) {
         // A host that only observes locks nobody out.
         Ok((met, _)) if met.is_empty() || observes => {}
         Ok((met, served)) => bootstrap(opened, (&met, &served), capacity, now, lines, degraded),

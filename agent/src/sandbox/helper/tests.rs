@@ -1,6 +1,7 @@
 //! What a helper refuses: an agent that was taken over asks for what it should not have.
 
 use super::*;
+use crate::enforcer::ebpf::{DirState, PinReply};
 
 fn serving(directory: &Path) -> Serving {
     let duty = Duty {
@@ -11,11 +12,11 @@ fn serving(directory: &Path) -> Serving {
         files: vec![directory.join("postern.toml")],
         host_keys: directory.join("host_keys"),
     };
-    Serving { duty, pins: None, prover: None, confined: true }
+    Serving { confined: true, ..Serving::new(duty) }
 }
 
 fn is_refused((answer, fd): &Reply) -> bool {
-    fd.is_none() && matches!(answer, Answer::Failed(_) | Answer::Pins { .. })
+    fd.is_none() && matches!(answer, Answer::Failed(_) | Answer::Pins(Err(_)))
 }
 
 #[test]
@@ -58,33 +59,27 @@ fn nothing_is_done_in_a_directory_that_was_not_taken() {
     let directory = tempfile::tempdir().unwrap();
     let mut serving = serving(directory.path());
     let asked = [
-        Question::Open,
-        Question::Heal,
-        Question::Settle(vec![]),
-        Question::Pin("lock".to_owned()),
-        Question::Remove("lock".to_owned()),
+        PinRequest::Open,
+        PinRequest::Heal,
+        PinRequest::Settle(vec![]),
+        PinRequest::Pin("lock".to_owned()),
+        PinRequest::Remove("lock".to_owned()),
     ];
-    for question in asked {
-        let said = format!("{question:?}");
-        let reply = serving.answer(question, None);
+    for request in asked {
+        let said = format!("{request:?}");
+        let reply = serving.answer(Question::Pins(request), None);
         assert!(is_refused(&reply), "{said}: {:?}", reply.0);
     }
-    assert!(matches!(serving.answer(Question::IsPinned, None).0, Answer::Known(false)));
+    let mut ask = |request| match serving.answer(Question::Pins(request), None).0 {
+        Answer::Pins(Ok(reply)) => reply,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(ask(PinRequest::IsPinned), PinReply::Is(false)));
     // What is only asked is answered: nothing is there, and no program is known.
-    assert!(matches!(serving.answer(Question::State, None).0, Answer::State(DirState::Gone)));
-    assert!(matches!(serving.answer(Question::Knows("0123".to_owned()), None).0, Answer::Known(false)));
-    assert!(matches!(serving.answer(Question::Find("lock".to_owned()), None).0, Answer::Found(Found::Nothing)));
-    assert!(matches!(serving.answer(Question::Names { from: 0 }, None).0, Answer::Names(names) if names.is_empty()));
-}
-
-#[test]
-fn a_name_leads_nowhere_else() {
-    for good in ["lock", "cut-ingress", "shed-generic-12"] {
-        assert_eq!(plain(good).unwrap(), good);
-    }
-    for bad in ["", ".", "..", "../x", "/etc/passwd", "a/b", "Lock", "a b", "lock\0", "l\u{f6}ck", "layout\n"] {
-        assert!(plain(bad).is_err(), "{bad:?}");
-    }
+    assert!(matches!(ask(PinRequest::State), PinReply::State(DirState::Gone)));
+    assert!(matches!(ask(PinRequest::Knows("0123".to_owned())), PinReply::Is(false)));
+    assert!(matches!(ask(PinRequest::Find("lock".to_owned())), PinReply::Absent));
+    assert!(matches!(ask(PinRequest::Names { from: 0 }), PinReply::Names(names) if names.is_empty()));
 }
 
 #[test]
@@ -93,9 +88,9 @@ fn messages_cross_as_they_are_and_garbage_ends_the_talk() {
     let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     let (ours, theirs) = pair();
     let file = tempfile::tempfile().unwrap();
-    wire::send(ours.as_fd(), &Question::Pin("lock".to_owned()), Some(file.as_fd())).unwrap();
+    wire::send(ours.as_fd(), &Question::Pins(PinRequest::Pin("lock".to_owned())), Some(file.as_fd())).unwrap();
     let (question, fd) = wire::receive::<Question>(theirs.as_fd()).unwrap().unwrap();
-    assert!(matches!(question, Question::Pin(name) if name == "lock") && fd.is_some());
+    assert!(matches!(question, Question::Pins(PinRequest::Pin(name)) if name == "lock") && fd.is_some());
     let long = vec![b' '; 70_000];
     for garbage in [&b"null"[..], b"{\"Open\":1", b"\"Unlock\"", b"\xff", &long] {
         send(&ours, garbage, SendFlags::empty()).unwrap();

@@ -1,7 +1,7 @@
-//! Answers of the helper about pins, kept until something changes in the directory of pins.
+//! Replies of the helper about pins, kept until something changes in the directory of pins.
 //!
-//! Owns the answers and the events that end them. Without it an idle agent would ask the helper some eight questions at each look at
-//! the layers, twice a second. It never keeps a loss: what is not as it has to be is asked again each time.
+//! Owns the replies and the events that end them. Without them an idle agent would ask the helper some eight questions at each check of
+//! the layers, twice a second. It never keeps a loss: the agent asks again each time.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,12 +12,12 @@ use std::path::Path;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-use crate::enforcer::Pinned;
+use crate::enforcer::ebpf::{DirState, PinReply, PinRequest, PinResult};
 
 /// Its state changes when a mount of this process's mount namespace changes (proc_pid_mountinfo(5)).
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// Has the kernel note every change in the directory of pins, and each move of a directory on the way to it.
+/// Starts a watch of the directory of pins, for every change in it and each move of a directory above it.
 ///
 /// # Errors
 /// A directory cannot be watched, or the user has too many watches.
@@ -32,36 +32,31 @@ pub(super) fn watch(pins: &Path) -> io::Result<OwnedFd> {
     Ok(events)
 }
 
-/// What is known of the directory of pins.
+/// What the agent knows about the directory of pins.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// `None` where nothing may be kept.
+    /// `None` where no reply may be kept.
     sources: Option<Sources>,
     is_fine: bool,
-    pins: BTreeMap<String, Kept>,
+    links: BTreeMap<String, OwnedFd>,
+    maps: BTreeMap<String, OwnedFd>,
 }
 
-/// Where the kernel shows a change.
+/// The descriptors by which the kernel shows a change.
 #[derive(Debug)]
 struct Sources {
     events: OwnedFd,
     mounts: File,
 }
 
-#[derive(Debug)]
-enum Kept {
-    Link(OwnedFd),
-    Map(OwnedFd),
-}
-
 impl Known {
-    /// Nothing is known yet; from now on, answers may be kept. `events` comes from [`watch`].
+    /// Nothing is known yet, and replies may be kept from now on. `events` comes from [`watch`].
     pub(super) fn under(events: OwnedFd) -> Self {
         let sources = File::open(MOUNTS).ok().map(|mounts| Sources { events, mounts });
         Self { sources, ..Self::default() }
     }
 
-    /// Whether the kept answers still hold. If not, they are forgotten.
+    /// Whether the kept replies still hold. If not, they are forgotten.
     pub(super) fn holds(&mut self) -> bool {
         let holds = self.sources.as_ref().is_some_and(Sources::are_quiet);
         if !holds {
@@ -70,45 +65,42 @@ impl Known {
         holds
     }
 
-    /// Forgets all answers, and keeps none until the next watch.
+    /// Forgets all replies, and keeps none until the next watch.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
     }
 
-    /// Whether the directory was as it has to be, and nothing has changed since.
+    /// Whether the directory was in order, and nothing has changed since.
     pub(super) fn is_fine(&mut self) -> bool {
         self.holds() && self.is_fine
     }
 
-    /// Keeps the answer that the directory is as it has to be.
-    pub(super) fn set_fine(&mut self) {
-        self.is_fine = self.sources.is_some();
-    }
-
-    /// The pin of this name, if the answer is kept and still holds.
-    pub(super) fn pin(&mut self, name: &str) -> Option<io::Result<Pinned>> {
+    /// The reply about this name, if it is kept and still holds.
+    pub(super) fn pin(&mut self, name: &str) -> Option<PinResult> {
         if !self.holds() {
             return None;
         }
-        self.pins.get(name).map(|kept| match kept {
-            Kept::Link(fd) => fd.try_clone().map(Pinned::Link),
-            Kept::Map(fd) => fd.try_clone().map(Pinned::Map),
-        })
+        let (reply, kept) = match self.links.get(name) {
+            Some(link) => (PinReply::Link, link),
+            None => (PinReply::Map, self.maps.get(name)?),
+        };
+        Some(kept.try_clone().map(|fd| (reply, Some(fd))).map_err(Into::into))
     }
 
-    /// Keeps what was found under this name, if that is a link or a map.
-    pub(super) fn keep(&mut self, name: &str, found: &io::Result<Pinned>) {
+    /// Keeps a reply that the directory is in order, or that a link or a map has a name. Each other such reply ends what is kept.
+    pub(super) fn note(&mut self, request: &PinRequest, result: &PinResult) {
         if self.sources.is_none() {
             return;
         }
-        let kept = match found {
-            Ok(Pinned::Link(fd)) => fd.try_clone().map(Kept::Link),
-            Ok(Pinned::Map(fd)) => fd.try_clone().map(Kept::Map),
-            Ok(Pinned::Absent | Pinned::Foreign(_)) | Err(_) => return self.forget(),
-        };
-        // Without a free descriptor the question is asked again.
-        if let Ok(kept) = kept {
-            self.pins.insert(name.to_owned(), kept);
+        match (request, result) {
+            (PinRequest::State, Ok((PinReply::State(DirState::Fine), _))) => self.is_fine = true,
+            (PinRequest::Find(name), Ok((reply @ (PinReply::Link | PinReply::Map), Some(fd)))) => {
+                let kept = if matches!(reply, PinReply::Link) { &mut self.links } else { &mut self.maps };
+                // Without a free descriptor the agent asks again.
+                kept.extend(fd.try_clone().ok().map(|fd| (name.clone(), fd)));
+            }
+            (PinRequest::State | PinRequest::Find(_), _) => self.forget(),
+            _ => {}
         }
     }
 }
@@ -130,6 +122,14 @@ mod tests {
     use super::*;
 
     type Change = fn(&Path);
+
+    fn fine() -> PinResult {
+        Ok((PinReply::State(DirState::Fine), None))
+    }
+
+    fn find() -> PinRequest {
+        PinRequest::Find("lock".to_owned())
+    }
 
     #[test]
     fn every_change_in_the_directory_ends_what_is_known() {
@@ -155,11 +155,11 @@ mod tests {
                 File::create(pins.join(name)).unwrap();
             }
             let mut known = Known::under(watch(&pins).unwrap());
-            known.set_fine();
+            known.note(&PinRequest::State, &fine());
             let link = File::open(pins.join("lock")).unwrap();
-            known.keep("lock", &Ok(Pinned::Link(link.into())));
+            known.note(&find(), &Ok((PinReply::Link, Some(link.into()))));
             // Mounts of other programs end it too, so quiet is not asserted: it is waited for.
-            if !known.is_fine() || !matches!(known.pin("lock"), Some(Ok(Pinned::Link(_)))) {
+            if !known.is_fine() || !matches!(known.pin("lock"), Some(Ok((PinReply::Link, _)))) {
                 continue;
             }
             change(&pins);
@@ -171,17 +171,17 @@ mod tests {
     fn a_loss_is_never_kept() {
         let directory = tempfile::tempdir().unwrap();
         let mut known = Known::under(watch(directory.path()).unwrap());
-        known.set_fine();
-        known.keep("lock", &Ok(Pinned::Absent));
+        known.note(&PinRequest::State, &fine());
+        known.note(&find(), &Ok((PinReply::Absent, None)));
         assert!(known.pin("lock").is_none() && !known.is_fine());
     }
 
     #[test]
     fn without_a_watch_nothing_is_kept() {
         let mut known = Known::default();
-        known.set_fine();
+        known.note(&PinRequest::State, &fine());
         let link = tempfile::tempfile().unwrap();
-        known.keep("lock", &Ok(Pinned::Link(link.into())));
+        known.note(&find(), &Ok((PinReply::Link, Some(link.into()))));
         assert!(known.pin("lock").is_none() && !known.is_fine());
     }
 }

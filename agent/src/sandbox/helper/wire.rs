@@ -1,6 +1,6 @@
-//! What the agent and its helper say to each other: a question, an answer, and with either at most one descriptor.
+//! The messages between the agent and its helper: a question and an answer, each with at most one descriptor.
 //!
-//! Owns the messages and how they cross the socket, each as one packet. It knows nothing of their meaning.
+//! Owns their form, and the transfer of each as one packet. It does not know what they mean.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -15,115 +15,53 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::enforcer::{DirState, EnforcerError};
+use crate::enforcer::ebpf::{PinError, PinReply, PinRequest};
+use crate::proof;
+use crate::system::os_error::OsError;
 
 /// The longest message, in bytes: a thousand names of pins, or a sentence.
 const MOST: usize = 64 * 1024;
 
-/// Whether a message is short enough to cross the socket: one that is not would end the talk, and with it posternd.
+/// Whether a message is short enough for the socket. A longer one would end the connection, and with it posternd.
 pub(super) fn fits(message: &impl Serialize) -> bool {
     serde_json::to_vec(message).is_ok_and(|bytes| bytes.len() <= MOST)
 }
 
-/// What the agent asks. Those about pins are [`crate::enforcer`]'s.
+/// A question of the agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Question {
-    /// Take the directory of pins.
-    Open,
-    /// Whether layers of an earlier run are pinned. The directory need not have been taken.
-    IsPinned,
-    State,
-    /// Have the kernel note changes in the directory of pins from now on. The answer holds the descriptor that shows them.
+    /// A request to the store of pins, with the descriptor that it needs.
+    Pins(PinRequest),
+    /// Watch the directory of pins. The answer has the descriptor that shows each change.
     Watch,
-    Heal,
-    Knows(String),
-    Expect(Vec<String>),
-    Settle(Vec<String>),
-    /// Those behind the first `from`, in order, as many as fit.
-    Names {
-        from: usize,
-    },
-    Find(String),
-    /// With the descriptor of a link.
-    Pin(String),
-    Remove(String),
-    /// The Unix socket's listener.
+    /// Bind the Unix socket.
     Listen,
-    /// A file that a reload reads, opened.
+    /// Open a file that a reload reads.
     Read(PathBuf),
-    /// Bring the last good copies up to date: the files are read anew.
+    /// Read the files again, and bring their last good copies up to date.
     Copy,
-    /// Read the SSH host keys and sign this with each of them. Only the first text is signed, as often as it is asked for.
+    /// Read the SSH host keys and sign this text with each of them. The helper signs the first such text only, as often as it is asked.
     HostKeys(String),
 }
 
-/// What the helper answers.
+/// An answer of the helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
-    /// With a descriptor, where one was asked for.
+    /// The question was carried out. With a descriptor, where the question asks for one.
     Done,
-    /// With the Unix socket, and what is wrong with it.
+    /// With the Unix socket, and what is wrong with its place.
     Listens(Option<String>),
-    State(DirState),
-    Known(bool),
-    Names(Vec<String>),
-    Found(Found),
-    /// What the host keys signed, and which keys did not.
-    HostKeys(crate::proof::Found),
-    Failed(Failed),
-    /// Another agent holds the directory of pins, by its name.
-    InUse(String),
-    /// What could not be done with the directory, and why.
-    Pins {
-        what: String,
-        cause: String,
-    },
-}
-
-/// What lies under a name.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Found {
-    Nothing,
-    /// With its descriptor.
-    Link,
-    /// With its descriptor.
-    Map,
-    Foreign(String),
-}
-
-/// An error of the operating system.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Failed {
-    number: Option<i32>,
-    text: String,
-}
-
-impl From<&io::Error> for Failed {
-    fn from(error: &io::Error) -> Self {
-        Self { number: error.raw_os_error(), text: error.to_string() }
-    }
-}
-
-impl From<Failed> for io::Error {
-    fn from(Failed { number, text }: Failed) -> Self {
-        number.map_or_else(|| Self::other(text), Self::from_raw_os_error)
-    }
-}
-
-impl From<EnforcerError> for Answer {
-    fn from(error: EnforcerError) -> Self {
-        match error {
-            EnforcerError::InUse(path) => Self::InUse(path),
-            EnforcerError::Kernel { what, cause, .. } => Self::Pins { what, cause },
-            other => Self::Pins { what: "keep the pins".to_owned(), cause: other.to_string() },
-        }
-    }
+    /// With the descriptor of the reply.
+    Pins(Result<PinReply, PinError>),
+    /// The signatures of the host keys, and the keys that did not sign.
+    HostKeys(proof::Found),
+    Failed(OsError),
 }
 
 /// Sends one message.
 ///
 /// # Errors
-/// The socket's; `BrokenPipe` when the other side is gone.
+/// The socket's; `BrokenPipe` when the other process has ended.
 pub(super) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -136,10 +74,10 @@ pub(super) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, fd: Option<
     Ok(())
 }
 
-/// Waits for one message. None when the other side is gone.
+/// Waits for one message. `None` when the other process has ended.
 ///
 /// # Errors
-/// The socket's; `InvalidData` for what is no such message.
+/// The socket's; `InvalidData` for another message.
 pub(super) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Option<OwnedFd>)>> {
     let mut bytes = vec![0; MOST];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -19,8 +19,8 @@ use seccompiler::{
 
 use crate::config::Config;
 use crate::config::effective::Copies;
-use crate::grpc::listen;
 use crate::sandbox::helper::{Duty, Helper};
+use crate::system::sockets::fallbacks;
 
 mod calls;
 mod user;
@@ -184,7 +184,7 @@ fn allow(
 
 /// The folders in which the Unix socket may come to lie.
 fn sockets(path: &Path) -> impl Iterator<Item = PathBuf> {
-    [path.to_owned()].into_iter().chain(listen::fallbacks(path)).map(|path| folder(&path))
+    [path.to_owned()].into_iter().chain(fallbacks(path)).map(|path| folder(&path))
 }
 
 fn folder(file: &Path) -> PathBuf {

@@ -12,7 +12,6 @@ use std::path::Path;
 use capctl::caps::{Cap, CapSet, CapState, cap_set_ids};
 use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, accessat, chownat, fstat, openat};
 use rustix::io::Errno;
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::system::guarded;
 
@@ -101,7 +100,7 @@ impl User {
     /// # Errors
     /// That it cannot, in words.
     pub fn reaches(&self, state: &Path) -> Result<(), String> {
-        let tried = self.with_rights(|| {
+        let tried = guarded::with_rights(self.uid, self.gid, || {
             let (read, write) = (Access::READ_OK | Access::EXEC_OK, Access::WRITE_OK);
             match accessat(CWD, state, read | write, AtFlags::EACCESS) {
                 Err(Errno::ROFS) => accessat(CWD, state, read, AtFlags::EACCESS),
@@ -109,33 +108,6 @@ impl User {
             }
         });
         tried.and_then(|tried| tried).map_err(|e| format!("its user cannot use {}: {e}", state.display()))
-    }
-
-    /// Runs `work` with this user's rights to files, in the calling thread. Its own rights are back when this returns. Nobody may send it
-    /// signals or trace it meanwhile who could not before: the real user stays root.
-    ///
-    /// # Errors
-    /// The kernel refused the change, and `work` was not run.
-    ///
-    /// # Panics
-    /// The process ends (abort) where the kernel does not give the rights back: going on with others is not safe.
-    pub fn with_rights<T>(&self, work: impl FnOnce() -> T) -> rustix::io::Result<T> {
-        let groups = rustix::process::getgroups()?;
-        let gid = rustix::process::getegid();
-        let back = || {
-            set_thread_res_uid(None, Uid::ROOT, None)?;
-            set_thread_res_gid(None, gid, None)?;
-            set_thread_groups(&groups)
-        };
-        let lent = set_thread_groups(&[])
-            .and_then(|()| set_thread_res_gid(None, self.gid, None))
-            .and_then(|()| set_thread_res_uid(None, self.uid, None));
-        let outcome = lent.map(|()| work());
-        if let Err(error) = back() {
-            tracing::error!(%error, "root's rights did not come back");
-            std::process::abort();
-        }
-        outcome
     }
 
     /// Becomes this user for good, with what a start takes and no more. For the calling thread and those that it starts.

@@ -13,8 +13,6 @@ use postern_core::wall::{High, Reading, Seen, Unsynchronised, WallClock};
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
-use crate::enforcer::ntp_error;
-
 mod events;
 mod log;
 
@@ -48,14 +46,14 @@ struct Inner {
 }
 
 impl Clock {
-    /// The kernel's, of the running boot.
+    /// The kernel's clocks, of the running boot. `max_error` asks the kernel how far the wall clock may be off.
     ///
     /// # Errors
     /// When `/proc/sys/kernel/random/boot_id` cannot be read or is no UUID.
-    pub fn new(unsynchronised: Unsynchronised) -> std::io::Result<Self> {
+    pub fn new(unsynchronised: Unsynchronised, max_error: MaxError) -> std::io::Result<Self> {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let boot_id = text.trim().parse().map_err(std::io::Error::other)?;
-        Ok(Self::with(Box::new(Kernel), boot_id, unsynchronised))
+        Ok(Self::with(Box::new(Kernel(max_error)), boot_id, unsynchronised))
     }
 
     /// Others, of the boot `boot_id`.
@@ -126,8 +124,12 @@ impl Clock {
     }
 }
 
+/// Asks the kernel for the largest error of the wall clock, in microseconds; `None` where nobody synchronises that clock. The call
+/// needs unsafe code, so the enforcer has the function.
+pub type MaxError = fn() -> std::io::Result<Option<u64>>;
+
 /// The kernel's clocks.
-struct Kernel;
+struct Kernel(MaxError);
 
 impl Clocks for Kernel {
     fn boot(&self) -> BootNanos {
@@ -141,8 +143,8 @@ impl Clocks for Kernel {
     }
 
     fn max_error(&self) -> Option<u64> {
-        // Where it cannot be asked, nobody has said that the clock is right.
-        ntp_error().ok().flatten()
+        // Without an answer the clock counts as not synchronised.
+        (self.0)().ok().flatten()
     }
 }
 
@@ -182,8 +184,9 @@ mod tests {
 
     #[test]
     fn the_kernel_can_be_asked() {
-        ntp_error().unwrap();
-        let clock = Clock::new(Unsynchronised::Trust).unwrap();
+        let max_error = crate::enforcer::ntp_error;
+        max_error().unwrap();
+        let clock = Clock::new(Unsynchronised::Trust, max_error).unwrap();
         let (one, two) = (clock.now(), clock.now());
         assert!(one.boot < two.boot && one.wall_trusted());
         clock.note_restore();

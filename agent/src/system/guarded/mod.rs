@@ -11,10 +11,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fcntl_setfl, fstat, openat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, fcntl_setfl, fstat, openat, statat};
 use rustix::io::Errno;
-
-use crate::sandbox::privilege::User;
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 /// For [`open`]: to read a file that is there.
 pub const READ: OFlags = OFlags::RDONLY;
@@ -153,7 +152,34 @@ pub fn as_owner<T>(directory: &Path, work: impl FnOnce() -> T) -> io::Result<T> 
     if found.uid() == 0 {
         return Ok(work());
     }
-    Ok(User::new(found.uid(), found.gid()).with_rights(work)?)
+    Ok(with_rights(Uid::from_raw(found.uid()), Gid::from_raw(found.gid()), work)?)
+}
+
+/// Runs `work` with another user's rights to files, in the calling thread. The thread has its own rights back when this returns. The
+/// real user stays root, so no other user can send signals to this process or trace it meanwhile.
+///
+/// # Errors
+/// The kernel refused the change, and `work` was not run.
+///
+/// # Panics
+/// The process aborts where the kernel does not give the rights back: to continue with other rights is not safe.
+pub fn with_rights<T>(uid: Uid, gid: Gid, work: impl FnOnce() -> T) -> rustix::io::Result<T> {
+    let groups = rustix::process::getgroups()?;
+    let own = rustix::process::getegid();
+    let back = || {
+        set_thread_res_uid(None, Uid::ROOT, None)?;
+        set_thread_res_gid(None, own, None)?;
+        set_thread_groups(&groups)
+    };
+    let lent = set_thread_groups(&[])
+        .and_then(|()| set_thread_res_gid(None, gid, None))
+        .and_then(|()| set_thread_res_uid(None, uid, None));
+    let outcome = lent.map(|()| work());
+    if let Err(error) = back() {
+        tracing::error!(%error, "the thread did not get root's rights back; posternd ends");
+        std::process::abort();
+    }
+    outcome
 }
 
 /// Whether the kernel lets nobody make a second name for a file that is not their own (`fs.protected_hardlinks`).

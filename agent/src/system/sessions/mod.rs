@@ -8,7 +8,7 @@
 
 mod diag;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,7 +17,6 @@ use netlink_packet_sock_diag::inet::SocketId;
 use postern_core::grant::Grant;
 pub use postern_core::retained::Session;
 
-use crate::enforcer::OwnSockets;
 use crate::system::netlink::Socket;
 use diag::Fate;
 
@@ -36,6 +35,24 @@ pub struct Scope {
     pub port: u16,
     /// Where the other end is.
     pub source: IpNet,
+}
+
+/// The sockets that the host itself connected, by cookie, each with the address of its peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnSockets(BTreeMap<u64, IpAddr>);
+
+impl OwnSockets {
+    /// Whether the host itself connected the socket with this cookie to `peer`.
+    #[must_use]
+    pub fn contains(&self, cookie: u64, peer: IpAddr) -> bool {
+        self.0.get(&cookie) == Some(&peer)
+    }
+}
+
+impl FromIterator<(u64, IpAddr)> for OwnSockets {
+    fn from_iter<T: IntoIterator<Item = (u64, IpAddr)>>(sockets: T) -> Self {
+        Self(sockets.into_iter().collect())
+    }
 }
 
 /// The scopes of a grant.

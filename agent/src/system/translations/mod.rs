@@ -18,7 +18,7 @@ use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use crate::sandbox::helper::{self, Helper};
+use crate::system::files::Opener;
 use read::{DONE, ERROR, messages};
 
 /// The kernel fills at most 32 KiB per read of a dump (`netlink_dump`).
@@ -71,10 +71,10 @@ impl Watch {
     ///
     /// # Errors
     /// Why that is not known.
-    pub fn ask(&mut self, helper: Option<&Helper>) -> Answer {
+    pub fn ask(&mut self, opener: &Opener) -> Answer {
         let (questions, answers) = match &mut self.worker {
             Some(worker) => worker,
-            none => none.insert(start(helper.cloned()).map_err(|e| format!("no thread could be made: {e}"))?),
+            none => none.insert(start(opener.clone()).map_err(|e| format!("no thread could be made: {e}"))?),
         };
         if questions.send(()).is_err() {
             self.worker = None;
@@ -98,15 +98,14 @@ impl Watch {
     }
 }
 
-fn start(helper: Option<Helper>) -> io::Result<(Sender<()>, Receiver<Answer>)> {
+fn start(opener: Opener) -> io::Result<(Sender<()>, Receiver<Answer>)> {
     let ((ask, questions), (answer, answers)) = (channel(), channel());
     let run = move || {
         let mut rules = Rules::default();
         for () in &questions {
             // What was asked in the meantime gets the same answer.
             while questions.try_recv().is_ok() {}
-            let seen =
-                look(&mut rules, helper.as_ref()).map_err(|e| format!("the host's rules could not be read: {e}"));
+            let seen = look(&mut rules, &opener).map_err(|e| format!("the host's rules could not be read: {e}"));
             if answer.send(seen).is_err() {
                 return;
             }
@@ -116,10 +115,10 @@ fn start(helper: Option<Helper>) -> io::Result<(Sender<()>, Receiver<Answer>)> {
     Ok((ask, answers))
 }
 
-fn look(rules: &mut Rules, helper: Option<&Helper>) -> io::Result<Translations> {
+fn look(rules: &mut Rules, opener: &Opener) -> io::Result<Translations> {
     let host = match rules.look()? {
         Some(rule) => Some(format!("an nftables rule ({rule})")),
-        None => legacy(helper)?.or(ipvs()?).or(routing()?),
+        None => legacy(opener)?.or(ipvs()?).or(routing()?),
     };
     let filters = |payload: &[u8]| read::classified(payload);
     let devices = dump(NETLINK_ROUTE, GET_QDISCS, &[0; 20], filters)?.into_iter();
@@ -178,10 +177,10 @@ fn generation() -> io::Result<Option<u32>> {
 }
 
 /// A table of legacy iptables that may translate. Whether it is empty cannot be asked without making one.
-fn legacy(helper: Option<&Helper>) -> io::Result<Option<String>> {
+fn legacy(opener: &Opener) -> io::Result<Option<String>> {
     for path in LEGACY {
         let mut names = String::new();
-        match helper::open(helper, Path::new(path)) {
+        match opener.open(Path::new(path)) {
             Ok(mut file) => drop(file.read_to_string(&mut names)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),

@@ -34,14 +34,8 @@ fn report(what: &str, aim: &str, value: impl std::fmt::Display) {
 
 /// The enforcer alone: from the call that writes the maps to the SYN-ACK of a SYN that is sent when it returns.
 fn map_write(lab: &Lab) -> Result<()> {
-    let settings = Settings {
-        pin_dir: "/sys/fs/bpf/bench".into(),
-        helper: None,
-        cgroup: None,
-        grants: 1024,
-        flows: 0,
-        slots: 1024,
-    };
+    let settings =
+        Settings { pin_dir: "/sys/fs/bpf/bench".into(), pins: None, cgroup: None, grants: 1024, flows: 0, slots: 1024 };
     let closed = Table { protected: [(TCP, PLAIN)].into(), ..Table::default() };
     let mut open = closed.clone();
     let key = GrantKey::new(Address::v4(STRANGER.v4.octets()), 32, TCP, PLAIN);
@@ -52,7 +46,7 @@ fn map_write(lab: &Lab) -> Result<()> {
     let measured = lab.net.client.run(|| {
         for _ in 0..200 {
             let start = Instant::now();
-            enforcer.apply(&put).map_err(|error| error.to_string())?;
+            put.iter().try_for_each(|edit| enforcer.apply(edit)).map_err(|error| error.to_string())?;
             writes.push(start.elapsed());
             match syn(PLAIN) {
                 Syn::Answered => both.push(start.elapsed()),
@@ -60,7 +54,7 @@ fn map_write(lab: &Lab) -> Result<()> {
                 // The listener's queue was full, which says nothing.
                 Syn::Silent => {}
             }
-            enforcer.apply(&take).map_err(|error| error.to_string())?;
+            take.iter().try_for_each(|edit| enforcer.apply(edit)).map_err(|error| error.to_string())?;
         }
         Ok(())
     });

@@ -25,12 +25,15 @@ use postern_core::{
 
 use super::{
     btf::Offsets,
-    denied::{DeniedAttempts, Observed},
-    error::{self, EnforcerError},
+    denied::{Ring, observed},
     marking::{MARKING, load_marking, shows_direction},
     marks::Marks,
     shared::Shared,
     sys,
+};
+use crate::enforcer::{
+    Observed,
+    error::{self, EnforcerError},
 };
 
 mod prefilter;
@@ -102,7 +105,7 @@ pub struct Programs {
     /// Why the kernel does not take the prefilter's program for TCX, if so.
     tcx_refused: Option<String>,
     usage: PerCpuArray<MapData, Shared<SlotUsage>>,
-    denied: Option<DeniedAttempts>,
+    denied: Option<Ring>,
     observe_from: Array<MapData, u64>,
     observed: PerCpuHashMap<MapData, Shared<GrantKey>, Shared<ObservedValue>>,
 }
@@ -174,7 +177,7 @@ impl Programs {
     }
 
     fn filled(mut self, table: &Table) -> Result<Self, EnforcerError> {
-        self.apply(&diff(&Table::default(), table))?;
+        diff(&Table::default(), table).iter().try_for_each(|edit| self.apply(edit))?;
         Ok(self)
     }
 
@@ -202,7 +205,7 @@ impl Programs {
             pressure: map(&mut ebpf, "PRESSURE")?,
             tcx_refused: prefilter::load_tcx(&mut ebpf).err(),
             usage: map(&mut ebpf, "USAGE")?,
-            denied: Some(DeniedAttempts::new(ring)),
+            denied: Some(Ring(ring)),
             observe_from: map(&mut ebpf, "OBSERVE_FROM")?,
             observed: map(&mut ebpf, "OBSERVED")?,
             ebpf,
@@ -223,22 +226,19 @@ impl Programs {
     }
 
     /// The reader of who was turned away; `None` once it was taken.
-    pub fn take_denied(&mut self) -> Option<DeniedAttempts> {
+    pub fn take_denied(&mut self) -> Option<Ring> {
         self.denied.take()
     }
 
-    /// Carries out `edits` in order.
+    /// Carries out `edit`.
     ///
     /// # Errors
-    /// The index of the edit that failed. Those before it are in force.
-    pub fn apply(&mut self, edits: &[Edit]) -> Result<(), EnforcerError> {
-        for (index, edit) in edits.iter().enumerate() {
-            self.edit(edit).map_err(|error| refused(index, *edit, error))?;
-        }
-        Ok(())
+    /// The kernel refused it, and nothing has changed.
+    pub fn apply(&mut self, edit: &Edit) -> Result<(), EnforcerError> {
+        self.write(edit).map_err(|error| refused(*edit, error))
     }
 
-    fn edit(&mut self, edit: &Edit) -> Result<(), MapError> {
+    fn write(&mut self, edit: &Edit) -> Result<(), MapError> {
         match *edit {
             Edit::Protect(protocol, port) => self.set_protected(protocol, port, true),
             Edit::Unprotect(protocol, port) => self.set_protected(protocol, port, false),
@@ -351,7 +351,7 @@ impl Programs {
             parts.iter().fold(ObservedValue::default(), |sum, part| sum.merge(part.0))
         };
         let entries = self.observed.iter().flatten();
-        entries.map(|(key, parts)| Observed::new(&key.0, sum(parts))).collect()
+        entries.map(|(key, parts)| observed(&key.0, sum(parts))).collect()
     }
 
     /// The descriptor of a hook's program.
@@ -462,16 +462,16 @@ fn map<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result
     M::try_from(map).map_err(|e| EnforcerError::kernel(format!("use map {name}"), &e, ADVICE_LOAD))
 }
 
-fn refused(index: usize, edit: Edit, error: MapError) -> EnforcerError {
+fn refused(edit: Edit, error: MapError) -> EnforcerError {
     let source = match error {
         MapError::SyscallError(e) => e.io_error,
         MapError::IoError(e) => e,
         other => io::Error::other(other),
     };
-    // E2BIG is a full preallocated hash map's answer, ENOSPC and ENOMEM are those of others.
+    // A full preallocated hash map gives E2BIG; other maps give ENOSPC or ENOMEM.
     match source.raw_os_error() {
-        Some(libc::E2BIG | libc::ENOSPC | libc::ENOMEM) => EnforcerError::TableFull { index },
-        _ => EnforcerError::Edit { index, edit, source },
+        Some(libc::E2BIG | libc::ENOSPC | libc::ENOMEM) => EnforcerError::TableFull(edit),
+        _ => EnforcerError::Edit { edit, source },
     }
 }
 

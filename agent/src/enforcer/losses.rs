@@ -1,25 +1,71 @@
-//! What is not as it has to be in the kernel, in words.
+//! The state of layers, and losses: what is not in order in the kernel.
 //!
-//! Owns the names of losses and their sentences. It looks at nothing.
+//! Owns the names of states and losses, and their sentences. It reads nothing from the kernel.
 
-use postern_core::condition::Condition;
+use postern_core::{condition::Condition, verdict::Hook};
 
-/// Another program runs beside the lock.
+/// The state of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerState {
+    /// Attached where it belongs, with Postern's program, and lasting.
+    InForce,
+    /// The kernel or another program detached it.
+    Detached,
+    /// Attached to another place than the right one, by an earlier run.
+    Elsewhere,
+    /// Attached, but another program runs there.
+    OtherProgram,
+    /// In force as long as this process lives, because its pin is missing.
+    Unpinned,
+    /// As `Unpinned`, and an object that is not Postern's has the name of the pin.
+    ForeignPin,
+}
+
+impl LayerState {
+    /// A stable name.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::InForce => "in-force",
+            Self::Detached => "detached",
+            Self::Elsewhere => "elsewhere",
+            Self::OtherProgram => "other-program",
+            Self::Unpinned => "unpinned",
+            Self::ForeignPin => "foreign-pin",
+        }
+    }
+
+    /// Whether Postern's program judges packets there now. It may end with this process.
+    #[must_use]
+    pub const fn holds(self) -> bool {
+        matches!(self, Self::InForce | Self::Unpinned | Self::ForeignPin)
+    }
+}
+
+/// One layer and its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerStatus {
+    /// The lock, or the cut in one direction.
+    pub hook: Hook,
+    /// Its state.
+    pub state: LayerState,
+}
+
+/// The state where another program runs beside the lock.
 pub const BESIDE: &str = "other-program-beside";
 /// The part that is the directory of pins.
 pub const PIN_DIRECTORY: &str = "pin-directory";
-/// The record of program tags could not be written.
+/// The state where the record of program tags could not be written.
 pub const UNRECORDED: &str = "unrecorded";
 
-/// Something that is not as it has to be in the kernel, because somebody or something changed it there, or because the kernel
-/// refused it.
+/// A part that is not in order in the kernel: another program changed it, or the kernel refused it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
     /// Which part: `lock`, `cut-ingress`, `cut-egress`, `pin-directory`, `connect4`, `connect6`, `marks`.
     pub part: String,
-    /// A stable name of what is wrong with it.
+    /// A stable name of the fault.
     pub state: &'static str,
-    /// Why it could not be brought back, with the remedy; empty where that was not tried yet.
+    /// Why the repair failed, with the remedy; empty where no repair was tried yet.
     pub why: String,
 }
 
@@ -32,7 +78,7 @@ impl Loss {
         Self { why: why.to_owned(), ..self }
     }
 
-    /// What does not hold because of it.
+    /// The condition that it causes.
     #[must_use]
     pub fn condition(&self) -> Condition {
         match (self.part.as_str(), self.state) {
@@ -56,21 +102,21 @@ impl Loss {
         let Self { part, state, .. } = self;
         match *state {
             BESIDE => "another sk_lookup program is attached to this network namespace: it can hand connections to a \
-                       socket in spite of the lock; the cut holds them back"
+                       socket although the lock refuses them; the cut still drops their packets"
                 .to_owned(),
-            UNRECORDED => format!("the {part} holds no record of our programs: the next start will replace them"),
+            UNRECORDED => format!("the {part} has no record of Postern's programs: the next start will replace them"),
             "partial" => {
                 "this kernel does not show who opened an MPTCP connection (before Linux 5.19): the host's own TCP \
                           connections from protected ports need a grant"
                     .to_owned()
             }
             "full" => {
-                "more sources were let in to UDP sockets of protected ports than posternd has room for: UDP sockets that the host \
-                 itself connects from such ports need a grant until the host boots again"
+                "posternd has no room to record more sources that were admitted to UDP sockets of protected ports: UDP sockets that \
+                 the host itself connects from such ports need a grant until the next boot"
                     .to_owned()
             }
             "missing" => {
-                "the host's own connections from protected ports cannot be told from others: they need a grant"
+                "posternd cannot recognise the host's own connections from protected ports: they need a grant"
                     .to_owned()
             }
             "unpinned" if part == "marks" => {
@@ -80,26 +126,26 @@ impl Loss {
             }
             "detached" => format!("the {part} is not attached{}", missing(part)),
             "elsewhere" => format!("the {part} is attached, but not where it belongs{}", missing(part)),
-            "other-program" => format!("the {part} runs another program than ours{}", missing(part)),
-            "unpinned" => format!("the {part} is not pinned: it is in force only as long as posternd lives"),
-            "foreign-pin" => format!("what is pinned as {part} is not ours"),
-            "exposed" => format!("the {part} is open to others than root"),
+            "other-program" => format!("the {part} runs a program that is not Postern's{}", missing(part)),
+            "unpinned" => format!("the {part} is not pinned: it ends with posternd"),
+            "foreign-pin" => format!("the object that is pinned as {part} is not Postern's"),
+            "exposed" => format!("the {part} can be used by others than root"),
             _ => format!("the {part} is {state}"),
         }
     }
 }
 
-/// What does not hold without a layer while the others are there.
+/// What does not hold while this layer is missing and the others are in force.
 fn missing(part: &str) -> &'static str {
     match part {
         "lock" => {
-            " (without it only the cut refuses packets without a grant, and kernel tunnels on UDP ports take theirs unasked)"
+            " (without it only the cut refuses packets without a grant, and nothing refuses packets to kernel tunnels on UDP ports)"
         }
         "cut-ingress" => {
-            " (without it sessions go on receiving after their grant's end, and only the lock refuses new ones)"
+            " (without it sessions still receive after the end of their grant, and only the lock refuses new ones)"
         }
         "connect4" | "connect6" => " (without it the host's own connected UDP sockets on protected ports need a grant)",
-        "cut-egress" => " (without it the host goes on sending to sessions after their grant's end)",
+        "cut-egress" => " (without it the host still sends to sessions after the end of their grant)",
         _ => "",
     }
 }

@@ -1,0 +1,26 @@
+//! An error of the operating system that can be sent to another process.
+//!
+//! Owns this form and its conversions. It never decides what an error means.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+/// The number of an error, and its text where it has no number.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OsError {
+    number: Option<i32>,
+    text: String,
+}
+
+impl From<io::Error> for OsError {
+    fn from(error: io::Error) -> Self {
+        Self { number: error.raw_os_error(), text: error.to_string() }
+    }
+}
+
+impl From<OsError> for io::Error {
+    fn from(OsError { number, text }: OsError) -> Self {
+        number.map_or_else(|| Self::other(text), Self::from_raw_os_error)
+    }
+}
