@@ -63,19 +63,7 @@ impl Serving<'_> {
         let export = exported.map(|lines| journald::Export::start(lines, engine.clone()));
         let export = export.transpose().map_err(Failure::other)?;
         let watcher = tokio::spawn(links::follow(report_links(engine.clone())));
-        let unnoted = denied.is_none().then(|| {
-            "who is refused is not noted: no kernel program was loaded when posternd started; once one is, start posternd again \
-             (systemctl restart posternd)"
-                .to_owned()
-        });
-        engine.degraded(Condition::DeniedUnnoted, unnoted).await;
-        if let Some(denied) = denied {
-            let engine = engine.clone();
-            thread::Builder::new()
-                .name("denied".into())
-                .spawn(move || note_denied(denied, engine))
-                .map_err(Failure::other)?;
-        }
+        read_denied(&engine, denied).await.map_err(Failure::other)?;
         if let Err(error) = watch_clock(engine.clone(), log) {
             let why = format!("the kernel does not tell when the clock is set or the machine restored: {error}");
             engine.degraded(Condition::ClockUnwatched, Some(why)).await;
@@ -319,6 +307,19 @@ fn secret_or_abort() -> [u8; 32] {
         std::process::abort();
     }
     secret
+}
+
+/// Starts the thread that reads denied attempts, or reports that nobody reads them.
+async fn read_denied(engine: &Engine, denied: Option<Box<dyn enforcer::DeniedAttempts>>) -> io::Result<()> {
+    let unnoted = denied.is_none().then(|| {
+        "who is refused is not noted: no kernel program was loaded when posternd started; once one is, start posternd again \
+         (systemctl restart posternd)"
+            .to_owned()
+    });
+    engine.degraded(Condition::DeniedUnnoted, unnoted).await;
+    let Some(denied) = denied else { return Ok(()) };
+    let engine = engine.clone();
+    thread::Builder::new().name("denied".into()).spawn(move || note_denied(denied, engine)).map(drop)
 }
 
 /// Moves denied attempts from the kernel's ring buffer into the engine's memory, for as long as the process lives. A thread of its own

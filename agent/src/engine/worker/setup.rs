@@ -86,11 +86,9 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`]; nothing is open then that was not open before.
 pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<Box<dyn enforcer::DeniedAttempts>>), StartError> {
-    let (secret, rates, xdp) = (setup.secret, setup.rates, setup.xdp);
+    let (secret, rates, xdp, files) = (setup.secret, setup.rates, setup.xdp, setup.files);
     let surroundings = super::surroundings::Watch::new(setup.surroundings);
-    let Setup {
-        mut opened, clock, identity, rules, enforcer: settings, lines, confinement, config_file, files, ..
-    } = setup;
+    let Setup { mut opened, clock, identity, rules, enforcer: settings, lines, confinement, config_file, .. } = setup;
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
     clock.resume(opened.ledger.high(), opened.ledger.clock_of(clock.boot_id()));
     let now = clock.now();
