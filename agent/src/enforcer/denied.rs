@@ -27,6 +27,9 @@ pub trait DeniedAttempts: AsFd + Send {
     fn drain(&mut self) -> Vec<DeniedAttempt>;
 }
 
+/// The backend's reader of denied attempts.
+pub type DeniedReader = Box<dyn DeniedAttempts>;
+
 /// What the host would have refused to one source at one port, if it enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observed {

@@ -29,7 +29,7 @@ mod prefilter;
 mod sys;
 
 pub use self::{
-    denied::{DeniedAttempt, DeniedAttempts, Observed},
+    denied::{DeniedAttempt, DeniedAttempts, DeniedReader, Observed},
     ebpf::{HeldPins, Tunnel, Tunnels, hold_pins, is_pinned, tunnels, unlock},
     error::EnforcerError,
     losses::{LayerState, LayerStatus, Loss},
@@ -90,7 +90,7 @@ pub trait Backend: Send {
     fn observed(&self) -> Vec<Observed>;
 
     /// The reader of denied attempts. `None` once it was taken, or where the kernel reports none.
-    fn take_denied(&mut self) -> Option<Box<dyn DeniedAttempts>>;
+    fn take_denied(&mut self) -> Option<DeniedReader>;
 
     /// The sockets that the host itself connected, as far as they are marked.
     ///

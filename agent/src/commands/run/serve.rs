@@ -48,7 +48,7 @@ pub(super) struct Serving<'a> {
     pub(super) files: RootFiles,
     pub(super) log: Option<KernelLog>,
     pub(super) exported: Option<broadcast::Receiver<Arc<Published>>>,
-    pub(super) denied: Option<Box<dyn enforcer::DeniedAttempts>>,
+    pub(super) denied: Option<enforcer::DeniedReader>,
     pub(super) reserved: Arc<Reserved>,
 }
 
@@ -310,7 +310,7 @@ fn secret_or_abort() -> [u8; 32] {
 }
 
 /// Starts the thread that reads denied attempts, or reports that nobody reads them.
-async fn read_denied(engine: &Engine, denied: Option<Box<dyn enforcer::DeniedAttempts>>) -> io::Result<()> {
+async fn read_denied(engine: &Engine, denied: Option<enforcer::DeniedReader>) -> io::Result<()> {
     let unnoted = denied.is_none().then(|| {
         "who is refused is not noted: no kernel program was loaded when posternd started; once one is, start posternd again \
          (systemctl restart posternd)"
@@ -324,7 +324,7 @@ async fn read_denied(engine: &Engine, denied: Option<Box<dyn enforcer::DeniedAtt
 
 /// Moves denied attempts from the kernel's ring buffer into the engine's memory, for as long as the process lives. A thread of its own
 /// sleeps in the kernel until somebody denied attempts.
-fn note_denied(mut denied: Box<dyn enforcer::DeniedAttempts>, engine: Engine) {
+fn note_denied(mut denied: enforcer::DeniedReader, engine: Engine) {
     loop {
         let mut wanted = [PollFd::new(&denied, PollFlags::IN)];
         match poll(&mut wanted, None) {

@@ -51,7 +51,7 @@ pub use self::{
     tunnels::{Tunnel, Tunnels, tunnels},
 };
 use super::{
-    Backend, Closed, DeniedAttempts, EnforcerError, LayerState, LayerStatus, Loss, Observed, Settings, Unattached,
+    Backend, Closed, DeniedReader, EnforcerError, LayerState, LayerStatus, Loss, Observed, Settings, Unattached,
     XdpMode,
     losses::{BESIDE, PIN_DIRECTORY, UNRECORDED},
 };
@@ -193,7 +193,7 @@ impl Backend for Ebpf {
         self.programs.get().map(Programs::observed).unwrap_or_default()
     }
 
-    fn take_denied(&mut self) -> Option<Box<dyn DeniedAttempts>> {
+    fn take_denied(&mut self) -> Option<DeniedReader> {
         Some(Box::new(self.programs.get_mut().ok()?.take_denied()?))
     }
 

@@ -85,7 +85,7 @@ pub enum StartError {
 ///
 /// # Errors
 /// [`StartError`]; nothing is open then that was not open before.
-pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<Box<dyn enforcer::DeniedAttempts>>), StartError> {
+pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::DeniedReader>), StartError> {
     let (secret, rates, xdp, files) = (setup.secret, setup.rates, setup.xdp, setup.files);
     let surroundings = super::surroundings::Watch::new(setup.surroundings);
     let Setup { mut opened, clock, identity, rules, enforcer: settings, lines, confinement, config_file, .. } = setup;
