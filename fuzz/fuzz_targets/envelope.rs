@@ -38,6 +38,7 @@ use postern_core::grant::{AccessRequest, End, Grant, Header};
 use postern_core::ledger::{Capacity, Ledger};
 use postern_core::message::{self, CHALLENGE_LIFE, Freshness, MAX_MESSAGE_LIFE, Showing};
 use postern_core::policy::{Asking, Policy, PortRule, Role};
+use postern_core::ssh::dearmor;
 use postern_core::time::{BootNanos, Now};
 use postern_core::trust::Trust;
 use postern_proto::{payload_type, v1};

@@ -3,7 +3,10 @@
 //! Owns the variables `POSTERN_…`, for containers, CI and systemd units. It never reads one that the command line overrides.
 
 use super::Common;
-use crate::failure::{Failure, Result};
+use crate::{
+    failure::{Failure, Result},
+    tls::fingerprint,
+};
 
 /// What these variables may say for yes and for no.
 const YES: [&str; 3] = ["1", "yes", "true"];
@@ -22,7 +25,7 @@ impl Common {
         let accept_new = self.accept_new || is_yes(&variable, "POSTERN_ACCEPT_NEW")?;
         let fingerprint = match self.fingerprint {
             Some(fingerprint) => Some(fingerprint),
-            None => text("POSTERN_FINGERPRINT").map(|text| text.parse()).transpose().map_err(|error| {
+            None => text("POSTERN_FINGERPRINT").map(|text| fingerprint(&text)).transpose().map_err(|error| {
                 Failure::usage(format!("POSTERN_FINGERPRINT: {error}")).next("write it as SHA256:…, or unset it")
             })?,
         };

@@ -14,7 +14,7 @@ use webpki::EndEntityCert;
 use crate::{
     failure::{Failure, Kind, Result},
     text,
-    tls::Fingerprint,
+    tls::{self, Fingerprint},
 };
 
 /// Random bytes that the host has to repeat, so that its statement was made for this call.
@@ -133,7 +133,7 @@ pub fn read(
     if text.nonce != BASE64_URL_SAFE_NO_PAD.encode(nonce) {
         return Err(wrong("the host made it for another call"));
     }
-    if text.tls_fingerprint.parse() != Ok(tls) {
+    if tls::fingerprint(&text.tls_fingerprint) != Ok(tls) {
         return Err(wrong("it names another TLS key than the one that signed it"));
     }
     let Text { host_id, names, host_time, challenge, address, local_address, ports, .. } = text;
