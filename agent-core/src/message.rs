@@ -116,7 +116,7 @@ pub enum Showing {
 pub enum Freshness {
     /// Its `not_after` and the wall clock, together with what the host remembers of messages that were shown.
     Clock,
-    /// A challenge alone: the clock cannot be believed, or what was shown before may have been forgotten.
+    /// Only a challenge counts: the clock is not trusted, or replay history is incomplete.
     Challenge,
 }
 

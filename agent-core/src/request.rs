@@ -327,8 +327,9 @@ pub struct Step {
 pub struct RequestRecord {
     /// The record that made it; orders them by age, also when it is granted later.
     pub seq: u64,
-    /// What it is.
-    pub life: Request,
+    /// The request, or the grant that it became.
+    #[serde(rename = "life")]
+    pub request: Request,
     /// Whether its start is on record: until then the kernel knows nothing of it.
     pub opened: bool,
     /// Set once it has ended.
@@ -345,7 +346,7 @@ impl RequestRecord {
     /// Where it is in its life, as far as is on record.
     #[must_use]
     pub fn state(&self) -> State {
-        match (&self.ending, &self.life) {
+        match (&self.ending, &self.request) {
             (Some(ending), life) => ending.cause.state(life.pending().is_some()),
             (None, Request::Pending(_)) => State::Pending,
             (None, Request::Granted(_)) if self.opened => State::Active,
@@ -356,12 +357,12 @@ impl RequestRecord {
     /// The grant, if it was granted.
     #[must_use]
     pub const fn grant(&self) -> Option<&Grant> {
-        self.life.grant()
+        self.request.grant()
     }
 
     /// Lets go of what only matters while it waits: nobody approves it any more. The journal keeps what was signed.
     pub(crate) fn drop_payload(&mut self) {
-        if let Request::Pending(pending) = &mut self.life {
+        if let Request::Pending(pending) = &mut self.request {
             (pending.payload, pending.request.header.audience) = (String::new(), Vec::new());
             pending.request.header.challenge = None;
         }
@@ -372,7 +373,7 @@ impl RequestRecord {
     pub fn weight(&self) -> usize {
         const FIXED: usize = 1024;
         const ITEM: usize = 64;
-        let (life, by_grant) = (&self.life, |grant: &Grant| grant.justification.len() + grant.ticket.len());
+        let (life, by_grant) = (&self.request, |grant: &Grant| grant.justification.len() + grant.ticket.len());
         let by_request = |pending: &Pending| {
             let request = &pending.request;
             pending.payload.len() + request.justification.len() + request.ticket.len()

@@ -113,8 +113,8 @@ impl ClockState {
     }
 
     /// Whether the windows of keys and certificates can be judged. A clock that merely nobody synchronises is good enough for these: it
-    /// is not behind the record, so nothing that has ended is valid again; and a host without NTP must not lock out whoever has a
-    /// certificate.
+    /// is not behind the record, so nothing that has ended is valid again; and a host without NTP must not lock out people with
+    /// certificates.
     #[must_use]
     pub const fn knows_windows(self) -> bool {
         matches!(self, Self::Synchronised | Self::Assumed | Self::Unsynchronised)

@@ -84,7 +84,7 @@ impl Story {
 
     fn approve(&mut self, policy: &Policy, who: &str, id: u128, now: &Now) {
         let id = Uuid::from_u128(id);
-        let pending = self.ledger.get(&id).unwrap().life.pending().unwrap().clone();
+        let pending = self.ledger.get(&id).unwrap().request.pending().unwrap().clone();
         let mut signers = vec![pending.signer.clone()];
         signers.extend(pending.approvers.clone());
         signers.push(signer(who));
@@ -277,7 +277,7 @@ proptest! {
             clock += more / 16;
             let now = Now { boot_id: Uuid::from_u128(boot), ..now(clock) };
             let pick = |story: &Story, wanted: State| {
-                let held = story.ledger.living().filter(|h| h.state() == wanted).map(|h| h.life.id().as_u128());
+                let held = story.ledger.living().filter(|h| h.state() == wanted).map(|h| h.request.id().as_u128());
                 let all: Vec<_> = held.collect();
                 (!all.is_empty()).then(|| all[usize::try_from(id).unwrap() % all.len()])
             };
@@ -290,12 +290,12 @@ proptest! {
                     let _ = story.ask(&free, "bob", &AccessRequest { not_before: Some(start), ..request(serial, more) }, &now);
                 }
                 3 => if let Some(old) = pick(&story, State::Active) {
-                    let who = story.ledger.get(&Uuid::from_u128(old)).unwrap().life.signer().principal.clone();
+                    let who = story.ledger.get(&Uuid::from_u128(old)).unwrap().request.signer().principal.clone();
                     let extension = AccessRequest { supersedes: Some(Uuid::from_u128(old)), ..request(serial, more * 3) };
                     let _ = story.ask(&free, &who, &extension, &now);
                 },
                 4 => if let Some(id) = pick(&story, State::Pending)
-                    && free.judge("bob", &story.ledger.get(&Uuid::from_u128(id)).unwrap().life.pending().unwrap().request, &story.ledger, &now).is_ok()
+                    && free.judge("bob", &story.ledger.get(&Uuid::from_u128(id)).unwrap().request.pending().unwrap().request, &story.ledger, &now).is_ok()
                 {
                     story.approve(&policy, "carol", id, &now);
                 },

@@ -130,3 +130,11 @@ fn only_a_new_session_under_a_live_signed_grant_proves_a_way_in() {
     assert_eq!(way_in(&ledger, &[new], &now(100)), None, "its end");
     assert_eq!(way_in(&ledger, &[new], &Now { boot_id: Uuid::nil(), ..at }), None, "another boot");
 }
+
+#[test]
+fn a_snapshot_keeps_the_field_names_of_older_versions() {
+    let snapshot = serde_json::to_value(Ledger::default()).unwrap();
+    for name in ["held", "by_id", "live", "seen", "ended", "keeping", "standing"] {
+        assert!(snapshot.get(name).is_some(), "{name}: {snapshot}");
+    }
+}

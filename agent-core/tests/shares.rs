@@ -79,8 +79,9 @@ fn history_that_is_too_long_loses_the_oldest_of_who_has_most() {
         story.ask("alice", &request(id, &["22/tcp"], &["10.0.0.1/32"], 1), &now(0)).unwrap();
         story.end(Uuid::from_u128(id), EndCause::GivenBack, &now(0));
     }
-    let kept =
-        |story: &Story| story.ledger.newest_before(u64::MAX).map(|held| held.life.id().as_u128()).collect::<Vec<_>>();
+    let kept = |story: &Story| {
+        story.ledger.newest_before(u64::MAX).map(|held| held.request.id().as_u128()).collect::<Vec<_>>()
+    };
     assert_eq!(kept(&story), [199, 198, 197, 196, 195, 194, 193, 3, 2, 1]);
     // Bytes count as well.
     story.ledger.set_room(Room { history_bytes: 5000, ..Room::default() });

@@ -1,7 +1,7 @@
 //! TLS to a host that is known by the fingerprint of its certificate.
 //!
 //! Owns the fingerprint and the verifier. There is no certificate authority here: a host's self-signed certificate is
-//! trusted because it was pinned. What it never does is skip the handshake's signature: whoever shows the pinned
+//! trusted because it was pinned. The verifier never skips the handshake's signature: a host that shows the pinned
 //! certificate must also hold its key.
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -118,7 +118,7 @@ async fn decide(
         (None, None) if matches!(shown.standing, HostTrust::Proven(_)) => Ok(()),
         // Who is in the middle can leave out the proof; that must not be enough.
         (_, None) if trust.accept_new && matches!(shown.standing, HostTrust::Unproven(_)) => Err(not_proven(shown)),
-        // A host that cannot be remembered would be new each time, whoever answers.
+        // Without a file to remember a host in, every machine that answers would be accepted as a new host each time.
         (_, None) if trust.accept_new => match record(store, shown, console, "as --accept-new says") {
             Err(failure) => ask_once(trust, shown, &failure.message, console).await,
             Ok(()) => Ok(()),
@@ -265,7 +265,8 @@ pub fn wrong_certificate(
 /// The refusal of somebody who shows a certificate without holding its key.
 #[must_use]
 pub fn impostor(address: &str, why: &str) -> Failure {
-    let message = format!("whoever answers at {address} does not hold the key of the certificate it shows ({why})");
+    let message =
+        format!("the machine that answers at {address} does not hold the key of the certificate that it shows ({why})");
     Failure::new(Kind::Identity, message)
         .next("somebody may be in the middle right now; ask the host's administrator. Nothing was sent")
 }

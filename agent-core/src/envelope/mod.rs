@@ -58,7 +58,7 @@ impl Verified {
 /// Checks an envelope: size and form of everything, then keys, roles and validity, then the signatures.
 ///
 /// `now` is in seconds since the Unix epoch. With `clock_trusted` unset, keys and certificates whose validity has an end
-/// are refused, since nobody can tell (docs/decisions/0010-trust.md).
+/// are refused, since the host cannot check the end (docs/decisions/0010-trust.md).
 ///
 /// # Errors
 /// The first check that failed. All reasons are of unverified standing.

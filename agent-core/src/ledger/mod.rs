@@ -45,7 +45,8 @@ pub struct Capacity {
 /// batch that might have to be undone, however much is remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
-    held: OrdMap<u64, RequestRecord>,
+    #[serde(rename = "held")]
+    requests: OrdMap<u64, RequestRecord>,
     by_id: HashMap<Uuid, u64>,
     /// What has not ended: pending, scheduled and active.
     live: OrdSet<u64>,
@@ -143,13 +144,13 @@ impl Ledger {
         self.clock = Some(wall::Seen { boot: record.boot, wall: record.time, boot_id: record.boot_id, state });
     }
 
-    fn insert(&mut self, record: &Record, life: Request) -> &mut RequestRecord {
-        let (seq, id) = (record.seq, life.id());
+    fn insert(&mut self, record: &Record, request: Request) -> &mut RequestRecord {
+        let (seq, id) = (record.seq, request.id());
         self.by_id.insert(id, seq);
         self.live.insert(seq);
-        self.held.entry(seq).or_insert(RequestRecord {
+        self.requests.entry(seq).or_insert(RequestRecord {
             seq,
-            life,
+            request,
             opened: false,
             ending: None,
             usage: Use::default(),
@@ -159,18 +160,18 @@ impl Ledger {
     }
 
     fn wait(&mut self, record: &Record, pending: &Pending) {
-        let held = self.insert(record, Request::Pending(pending.clone()));
+        let entry = self.insert(record, Request::Pending(pending.clone()));
         let reason = pending.request.justification.clone();
-        held.steps.push(step(State::Pending, record, &pending.signer.principal, reason));
+        entry.steps.push(step(State::Pending, record, &pending.signer.principal, reason));
         for approver in &pending.approvers {
-            held.steps.push(step(State::Pending, record, &approver.principal, "approved".into()));
+            entry.steps.push(step(State::Pending, record, &approver.principal, "approved".into()));
         }
     }
 
     fn approve(&mut self, record: &Record, id: &Uuid, signer: &Signer, missing: u32) {
-        let Some(held) = self.held_mut(id) else { return };
-        held.steps.push(step(State::Pending, record, &signer.principal, "approved".into()));
-        if let Request::Pending(pending) = &mut held.life {
+        let Some(entry) = self.record_mut(id) else { return };
+        entry.steps.push(step(State::Pending, record, &signer.principal, "approved".into()));
+        if let Request::Pending(pending) = &mut entry.request {
             pending.approvers.push(signer.clone());
             pending.missing = missing;
         }
@@ -180,41 +181,41 @@ impl Ledger {
         let now = grant.starts_boot <= record.boot;
         let state = if now { State::Active } else { State::Scheduled };
         let known = self.by_id.contains_key(&grant.id);
-        let held = match self.by_id.get(&grant.id).and_then(|seq| self.held.get_mut(seq)) {
-            Some(held) => held,
+        let entry = match self.by_id.get(&grant.id).and_then(|seq| self.requests.get_mut(seq)) {
+            Some(entry) => entry,
             None => self.insert(record, Request::Granted(grant.clone())),
         };
-        held.life = Request::Granted(grant.clone());
-        held.opened = now;
+        entry.request = Request::Granted(grant.clone());
+        entry.opened = now;
         let (by, reason) =
             if known { ("", "approved by enough people") } else { (&*grant.signer.principal, &*grant.justification) };
-        held.steps.push(step(state, record, by, reason.into()));
-        if let Some(old) = grant.supersedes.and_then(|id| self.held_mut(&id)) {
+        entry.steps.push(step(state, record, by, reason.into()));
+        if let Some(old) = grant.supersedes.and_then(|id| self.record_mut(&id)) {
             old.superseded_by = Some(grant.id);
         }
     }
 
     fn open(&mut self, record: &Record, id: &Uuid) {
-        if let Some(held) = self.held_mut(id) {
-            held.opened = true;
-            held.steps.push(step(State::Active, record, "", String::new()));
+        if let Some(entry) = self.record_mut(id) {
+            entry.opened = true;
+            entry.steps.push(step(State::Active, record, "", String::new()));
         }
     }
 
     fn keep(&mut self, record: &Record, id: Uuid, kept: &[RetainedSession]) {
         self.keeping.keep(record.boot_id, id, kept);
-        if let Some(held) = self.held_mut(&id) {
+        if let Some(entry) = self.record_mut(&id) {
             let reason = format!("sessions that may outlive it: {}", kept.len());
-            held.steps.push(step(held.state(), record, "", reason));
+            entry.steps.push(step(entry.state(), record, "", reason));
         }
     }
 
     fn cut(&mut self, record: &Record, id: Uuid, by: &str, reason: &str) {
         self.keeping.cut(id);
-        if let Some(held) = self.held_mut(&id) {
+        if let Some(entry) = self.record_mut(&id) {
             let colon = if reason.is_empty() { "" } else { ": " };
-            held.steps.push(step(
-                held.state(),
+            entry.steps.push(step(
+                entry.state(),
                 record,
                 by,
                 format!("the sessions that outlived it were ended{colon}{reason}"),
@@ -226,26 +227,26 @@ impl Ledger {
         self.keeping.ended(*id, ending.cause);
         let Some(seq) = self.by_id.get(id) else { return };
         self.live.remove(seq);
-        if let Some(held) = self.held.get_mut(seq) {
-            let state = ending.cause.state(held.life.pending().is_some());
+        if let Some(entry) = self.requests.get_mut(seq) {
+            let state = ending.cause.state(entry.request.pending().is_some());
             let sentence = ending.cause.sentence();
             let reason =
                 if ending.reason.is_empty() { sentence.to_owned() } else { format!("{sentence}: {}", ending.reason) };
-            held.steps.push(Step { state, at: ending.at, by: ending.by.clone(), reason });
-            held.ending = Some(ending.clone());
-            held.usage = usage;
+            entry.steps.push(Step { state, at: ending.at, by: ending.by.clone(), reason });
+            entry.ending = Some(ending.clone());
+            entry.usage = usage;
         }
-        if let Some(held) = self.held.get_mut(seq) {
-            held.drop_payload();
-            self.ended.add(&held.life.signer().principal, held.seq, held.weight());
+        if let Some(entry) = self.requests.get_mut(seq) {
+            entry.drop_payload();
+            self.ended.add(&entry.request.signer().principal, entry.seq, entry.weight());
         }
         self.forget_excess();
     }
 
     fn forget_excess(&mut self) {
         while let Some(seq) = self.ended.pop_excess(&self.room) {
-            if let Some(gone) = self.held.remove(&seq) {
-                self.by_id.remove(&gone.life.id());
+            if let Some(gone) = self.requests.remove(&seq) {
+                self.by_id.remove(&gone.request.id());
             }
         }
     }
@@ -258,14 +259,14 @@ impl Ledger {
 
     fn note_usage(&mut self, usage: &BTreeMap<Uuid, Use>) {
         for (id, used) in usage {
-            if let Some(held) = self.held_mut(id).filter(|held| held.ending.is_none()) {
-                held.usage = *used;
+            if let Some(entry) = self.record_mut(id).filter(|entry| entry.ending.is_none()) {
+                entry.usage = *used;
             }
         }
     }
 
-    fn held_mut(&mut self, id: &Uuid) -> Option<&mut RequestRecord> {
-        self.held.get_mut(self.by_id.get(id)?)
+    fn record_mut(&mut self, id: &Uuid) -> Option<&mut RequestRecord> {
+        self.requests.get_mut(self.by_id.get(id)?)
     }
 
     /// The number of the newest record; 0 when there is none.
@@ -324,7 +325,7 @@ impl Ledger {
 
     /// What has not ended, in the order it was made: pending, scheduled and active.
     pub fn living(&self) -> impl Iterator<Item = &RequestRecord> + '_ {
-        self.live.iter().filter_map(|seq| self.held.get(seq))
+        self.live.iter().filter_map(|seq| self.requests.get(seq))
     }
 
     /// The number of the record with which the oldest thing began that has not ended.
@@ -340,31 +341,31 @@ impl Ledger {
 
     /// The grants that are open as far as is on record: what the kernel should hold.
     pub fn active(&self) -> impl Iterator<Item = &Grant> + '_ {
-        self.living().filter(|held| held.opened).filter_map(RequestRecord::grant)
+        self.living().filter(|entry| entry.opened).filter_map(RequestRecord::grant)
     }
 
     /// The requests that wait for approvals.
     pub fn pending(&self) -> impl Iterator<Item = &Pending> + '_ {
-        self.living().filter_map(|held| held.life.pending())
+        self.living().filter_map(|entry| entry.request.pending())
     }
 
     /// One request or grant.
     #[must_use]
     pub fn get(&self, id: &Uuid) -> Option<&RequestRecord> {
-        self.held.get(self.by_id.get(id)?)
+        self.requests.get(self.by_id.get(id)?)
     }
 
     /// What was asked for before the record `before`, the newest first.
     pub fn newest_before(&self, before: u64) -> impl Iterator<Item = &RequestRecord> + '_ {
-        self.held.range(..before).rev().map(|(_, held)| held)
+        self.requests.range(..before).rev().map(|(_, entry)| entry)
     }
 
     /// When something is due next: a start, an end, of a session or of a trial too, or the last moment to approve.
     #[must_use]
     pub fn next_due(&self) -> Option<BootNanos> {
-        let due = |held: &RequestRecord| match &held.life {
+        let due = |entry: &RequestRecord| match &entry.request {
             Request::Pending(pending) => pending.lapses_boot,
-            Request::Granted(grant) if held.opened => grant.expires_boot,
+            Request::Granted(grant) if entry.opened => grant.expires_boot,
             Request::Granted(grant) => grant.starts_boot,
         };
         self.living().map(due).chain(self.keeping.next_end()).chain(self.mode_state.due()).min()
@@ -397,7 +398,7 @@ impl Ledger {
     pub fn due_to_open(&self, now: &Now) -> Vec<Uuid> {
         let due = |grant: &&Grant| grant.boot_id == now.boot_id && grant.is_live(now.boot);
         self.living()
-            .filter(|held| !held.opened)
+            .filter(|entry| !entry.opened)
             .filter_map(RequestRecord::grant)
             .filter(due)
             .map(|grant| grant.id)
@@ -408,14 +409,14 @@ impl Ledger {
     /// another boot.
     #[must_use]
     pub fn overdue(&self, now: &Now) -> Vec<(Uuid, EndCause)> {
-        let cause = |held: &RequestRecord| match &held.life {
+        let cause = |entry: &RequestRecord| match &entry.request {
             Request::Pending(pending) if pending.boot_id != now.boot_id => Some(EndCause::Rebooted),
             Request::Pending(pending) => (pending.lapses_boot <= now.boot).then_some(EndCause::Lapsed),
             Request::Granted(grant) if grant.boot_id != now.boot_id => Some(EndCause::Rebooted),
-            Request::Granted(_) if held.superseded_by.is_some() => Some(EndCause::Superseded),
+            Request::Granted(_) if entry.superseded_by.is_some() => Some(EndCause::Superseded),
             Request::Granted(grant) => (grant.expires_boot <= now.boot).then_some(EndCause::Expired),
         };
-        self.living().filter_map(|held| Some((held.life.id(), cause(held)?))).collect()
+        self.living().filter_map(|entry| Some((entry.request.id(), cause(entry)?))).collect()
     }
 }
 
@@ -431,8 +432,8 @@ impl Live for Ledger {
 
     fn extendable(&self, id: Uuid) -> Result<&Grant, Refusal> {
         let refuse = |reason| Refusal::new(reason, id).at("supersedes");
-        let held = self.get(&id).ok_or_else(|| refuse(Reason::GrantNotFound))?;
-        match (held.state(), held.grant()) {
+        let entry = self.get(&id).ok_or_else(|| refuse(Reason::GrantNotFound))?;
+        match (entry.state(), entry.grant()) {
             (State::Active, Some(grant)) => Ok(grant),
             (State::Pending | State::Scheduled, _) => {
                 Err(Refusal::new(Reason::GrantNotFound, format!("{id} is not open yet")).at("supersedes"))

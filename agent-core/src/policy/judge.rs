@@ -71,7 +71,7 @@ pub struct Judgement {
 }
 
 impl Policy {
-    /// Whether whoever is asking may have what `request` asks for, from when and until when.
+    /// Whether the requester may have what `request` asks for, from when and until when.
     ///
     /// # Errors
     /// The refusal, which names the rule. Missing approvals are none: they may still come.

@@ -1,7 +1,7 @@
 //! The grammar of one line of an `allowed_signers` file (ssh-keygen(1), ALLOWED SIGNERS).
 //!
-//! ssh-keygen skips a line that it cannot read; here it makes the whole file invalid, so that nobody believes in an entry
-//! that does not work (`remains` says what becomes of trust then). Nothing is accepted that ssh-keygen reads differently.
+//! ssh-keygen skips a line that it cannot read. Here such a line makes the whole file invalid, so that nobody relies on an entry
+//! that does not work (`remains` has the rule for such files). Nothing is accepted that ssh-keygen reads differently.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::tz::TimeZone;

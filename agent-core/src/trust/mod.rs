@@ -51,7 +51,7 @@ pub struct TrustError {
     pub reason: String,
 }
 
-/// Whom this host believes. The default believes nobody.
+/// The keys that this host trusts, with names, purposes and times. The default trusts none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trust {
     lines: Vec<Line>,

@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 
 use crate::refusal::{Reason, Refusal};
 
-/// The wall clock, and whether it may be believed.
+/// The wall clock, and whether the host trusts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
     seconds: u64,

@@ -1,4 +1,4 @@
-//! Whether the wall clock may be believed.
+//! Whether the wall clock is trusted.
 //!
 //! Owns [`WallClock`]: what was seen of the clock on this boot, and what follows from it. It never reads a clock and never decides
 //! about a message: [`crate::message`], [`crate::policy`] and [`crate::trust`] ask [`Now`](crate::time::Now).
@@ -14,7 +14,7 @@ pub use crate::time::ClockState;
 /// A jump of the wall clock against the boot clock that is none: a leap second, and what a clock is slewed (500 ppm, adjtimex(2)) in
 /// the time between two looks.
 const JUMP_NANOS: i128 = 2_000_000_000;
-/// How many seconds the wall clock may lie behind the newest record before it is not believed: a slewed clock never does.
+/// How many seconds the wall clock may lie behind the newest record and still be trusted. A slewed clock never lies behind.
 const BEHIND_SECONDS: i64 = 5;
 
 /// What a clock that nothing synchronises is worth: `[clock] unsynchronised`.
@@ -23,7 +23,7 @@ pub enum Unsynchronised {
     /// Messages need a challenge, and absolute times are refused.
     #[default]
     Challenge,
-    /// It is believed: the hypervisor keeps it right, or a clock of the host's own.
+    /// The clock is trusted: the hypervisor or a hardware clock keeps it right.
     Trust,
 }
 
@@ -35,7 +35,7 @@ pub struct Reading {
     /// The wall clock.
     pub wall: Timestamp,
     /// The largest error of the wall clock as the kernel estimates it, in microseconds, while somebody keeps it synchronised. It
-    /// grows until whoever does so corrects it (adjtimex(2)).
+    /// grows until the program that synchronises the clock corrects it (adjtimex(2)).
     pub max_error: Option<u64>,
     /// How often the machine was restored from a snapshot or copied since the agent started, as far as the hypervisor tells.
     pub restores: u64,

@@ -52,7 +52,7 @@ impl Warning {
 }
 
 /// The warnings whose moment came after `since` and has come at `now`: one at the most for each end, whatever was missed in between. A
-/// moment that lies before the grant's start never comes: whoever asked for so little knows it.
+/// moment that lies before the grant's start gives no warning: the requester chose so short a time.
 #[must_use]
 pub fn due(policy: &Policy, ledger: &Ledger, since: BootNanos, now: &Now) -> Vec<Warning> {
     let ours = ledger.active().filter(|grant| grant.boot_id == now.boot_id && grant.is_live(now.boot));
@@ -69,7 +69,7 @@ fn due_to_sessions(policy: &Policy, ledger: &Ledger, since: BootNanos, now: &Now
     let mut due: Vec<Warning> = Vec::new();
     for (grant, kept) in ledger.keeping().sessions(now) {
         let Some(ended) = ledger.get(&grant).and_then(|held| held.grant()) else { continue };
-        // Until its grant has ended, it is the grant's end that people hear of.
+        // While the grant lives, people are warned of the grant's end.
         if now.boot < ended.expires_boot
             || !moment_came(policy, kept.port, ended.expires_boot, kept.until_boot, since, now)
         {
@@ -132,7 +132,7 @@ fn names(kept: &RetainedSession, session: &Session) -> bool {
     kept.cookie == session.cookie
 }
 
-/// What the people hear who sit at the terminals of `sessions`, all of them from `peer`: lines without their ends. `host` is what
+/// The lines, without line ends, for the terminals of `sessions`, which all come from `peer`. `host` is what
 /// they may call this host.
 #[must_use]
 pub fn words(

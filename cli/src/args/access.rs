@@ -18,13 +18,13 @@ pub struct What {
     /// Until when: 18:00, "2026-11-21 18:00", or RFC 3339
     #[arg(long, value_name = "WHEN")]
     pub until: Option<String>,
-    /// Opens then instead of at once; --for counts from then. Written like --until
+    /// Start later instead of at once; --for counts from then. Written like --until
     #[arg(long, value_name = "WHEN")]
     pub not_before: Option<String>,
-    /// For whom: my-ip (the default), an address or a prefix; may be repeated
+    /// Sources: my-ip (the default), an address or a prefix; may be repeated
     #[arg(long, value_name = "my-ip|CIDR", value_delimiter = ',')]
     pub from: Vec<parse::From>,
-    /// Why; some policies want to know
+    /// Why; some policies require a reason
     #[arg(long, short = 'r', value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
     /// A reference into another system, kept in the record
@@ -35,12 +35,12 @@ pub struct What {
 /// `postern request`.
 #[derive(Debug, Args)]
 pub struct Request {
-    /// Where to (see `postern --help`)
+    /// The host (see `postern --help`)
     pub host: Target,
     /// What to ask for.
     #[command(flatten)]
     pub what: What,
-    /// Waits until it is open or refused; Ctrl-C leaves the request as it is
+    /// Wait until the port is open or the request is refused; Ctrl-C does not withdraw the request
     #[arg(long, short = 'w')]
     pub wait: bool,
 }
@@ -48,9 +48,9 @@ pub struct Request {
 /// `postern extend`.
 #[derive(Debug, Args)]
 pub struct Extend {
-    /// Where to (see `postern --help`)
+    /// The host (see `postern --help`)
     pub host: Target,
-    /// Which grant; not needed when you have one live grant
+    /// Which grant; not needed if you have only one
     #[arg(value_parser = parse::grant_id)]
     pub grant_id: Option<uuid::Uuid>,
     /// For how long from now: 30m, 1h30m, 90s, 2h
@@ -59,10 +59,10 @@ pub struct Extend {
     /// Until when: 18:00, "2026-11-21 18:00", or RFC 3339
     #[arg(long, value_name = "WHEN")]
     pub until: Option<String>,
-    /// Why; as for the grant itself when it is not said
+    /// Why; without it the reason of the grant
     #[arg(long, short = 'r', value_name = "TEXT")]
     pub reason: Option<String>,
-    /// Waits until it is extended or refused; Ctrl-C leaves the request as it is
+    /// Wait until the grant is extended or the request is refused; Ctrl-C does not withdraw the request
     #[arg(long, short = 'w')]
     pub wait: bool,
 }
@@ -70,9 +70,9 @@ pub struct Extend {
 /// `postern give-back`.
 #[derive(Debug, Args)]
 pub struct GiveBack {
-    /// Where to (see `postern --help`)
+    /// The host (see `postern --help`)
     pub host: Target,
-    /// Which grant or request; not needed when you have one
+    /// Which grant or request; not needed if you have only one
     #[arg(value_parser = parse::grant_id)]
     pub grant_id: Option<uuid::Uuid>,
     /// Why, for the record
@@ -83,7 +83,7 @@ pub struct GiveBack {
 /// `postern approve`.
 #[derive(Debug, Args)]
 pub struct Approve {
-    /// Where to (see `postern --help`)
+    /// The host (see `postern --help`)
     pub host: Target,
     /// Which request; `postern pending` shows it
     #[arg(value_parser = parse::grant_id)]
@@ -99,7 +99,7 @@ pub struct Approve {
 /// `postern decline`.
 #[derive(Debug, Args)]
 pub struct Decline {
-    /// Where to (see `postern --help`)
+    /// The host (see `postern --help`)
     pub host: Target,
     /// Which request; `postern pending` shows it
     #[arg(value_parser = parse::grant_id)]
@@ -112,7 +112,7 @@ pub struct Decline {
 /// `postern show`.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// Where to (see `postern --help`)
+    /// The host (see `postern --help`)
     pub host: Target,
     /// Which grant; `postern list --all` shows it
     #[arg(value_parser = parse::grant_id)]
@@ -122,7 +122,7 @@ pub struct Show {
 /// `postern revoke`.
 #[derive(Debug, Args)]
 pub struct Revoke {
-    /// Where to (see `postern --help`)
+    /// The host (see `postern --help`)
     pub host: Target,
     /// Which grant; `postern list` shows it
     #[arg(value_parser = parse::grant_id)]
@@ -135,7 +135,7 @@ pub struct Revoke {
 /// `postern list`.
 #[derive(Debug, Args)]
 pub struct List {
-    /// Where to (see `postern --help`)
+    /// The host (see `postern --help`)
     pub host: Target,
     /// Also grants that have ended
     #[arg(long, short = 'a')]
@@ -145,7 +145,7 @@ pub struct List {
 /// `postern watch`.
 #[derive(Debug, Args)]
 pub struct Watch {
-    /// Where to (see `postern --help`)
+    /// The host (see `postern --help`)
     pub host: Target,
     /// Only this grant; the command ends with it
     #[arg(value_parser = parse::grant_id)]
@@ -155,13 +155,13 @@ pub struct Watch {
 /// `postern explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// Where to (see `postern --help`), or a reason code
+    /// The host (see `postern --help`), or a reason code
     #[arg(value_name = "HOST|REASON_CODE")]
     pub host: String,
     /// What to judge.
     #[command(flatten)]
     pub what: What,
-    /// Whom to judge; only for root on the Unix socket
+    /// The principal to judge; only for root on the Unix socket
     #[arg(long, value_name = "PRINCIPAL", default_value = "", hide_default_value = true)]
     pub principal: String,
 }
@@ -187,7 +187,7 @@ pub struct Sign {
     /// What kind of message the file holds
     #[arg(long = "as", value_name = "KIND", requires = "payload")]
     pub kind: Option<Purpose>,
-    /// For these hosts, without asking one: a configured name, or a key's fingerprint and the id; may be repeated
+    /// Sign for these hosts without a connection: a configured name, or a key's fingerprint and the host id; may be repeated
     #[arg(long, value_name = "NAME|KEY,ID", value_delimiter = ',')]
     pub audience: Vec<String>,
 }

@@ -10,16 +10,18 @@ HOST is one of
   unix:///run/postern/posternd.sock
   http://127.0.0.1:7323            plaintext, loopback only
 
-Trust: a host whose SSH host key, or the authority of its certificate, is in your ssh known_hosts proves itself and needs nothing \
-else; HOST is what it is to ssh, by your ssh_config. For any other, at the first use the host's TLS fingerprint is shown and asked about, then kept in $XDG_STATE_HOME/postern/known_hosts.toml (~/.local/state/postern). Where that cannot be written, it is asked about each time. \
-Without a terminal pass --fingerprint SHA256:… or --accept-new. A host that shows another key later is refused.
+Trust: postern looks HOST up as ssh does, by your ssh_config. If your ssh known_hosts has the host's SSH key, or the authority of \
+its certificate, the host proves that key and nothing is asked. For any other host, postern shows the TLS fingerprint at the first \
+use, asks you, and keeps the answer in $XDG_STATE_HOME/postern/known_hosts.toml (~/.local/state/postern). If the file cannot be \
+written, postern asks each time. Without a terminal, pass --fingerprint SHA256:… or --accept-new. A host that shows another key \
+later is refused.
 
-Keys: without --key those that ssh would offer HOST are offered, in the order of ssh (IdentityFile, CertificateFile, IdentityAgent and \
-IdentitiesOnly of your ssh_config), and the first that the host counts signs. \
+Keys: without --key, postern offers the keys that ssh would offer to HOST, in the same order (IdentityFile, CertificateFile, \
+IdentityAgent and IdentitiesOnly of your ssh_config). The first key that the host accepts signs. \
 --key takes a private key, a .pub or -cert.pub file whose key is in the agent, agent, agent:SHA256:… or agent:COMMENT. \
-A valid certificate beside a private key (KEY-cert.pub) is used where the host counts it.
+If a valid certificate lies beside a private key (KEY-cert.pub) and the host accepts it, postern uses it.
 
-Environment, where the command line says nothing: POSTERN_KEY for --key, POSTERN_FINGERPRINT for --fingerprint, \
+Environment, for options that the command line does not have: POSTERN_KEY for --key, POSTERN_FINGERPRINT for --fingerprint, \
 POSTERN_ACCEPT_NEW=1 for --accept-new, POSTERN_JSON=1 for --json.
 
 With --json results are JSON on standard output, in the API's own form; notes and errors are JSON lines on standard \
@@ -28,25 +30,25 @@ error: {\"note\": …} and {\"error\": {\"kind\", \"exitCode\", \"message\", \"r
 Exit codes
   0  done
   1  the host refused; `postern explain CODE` says what a reason code means
-  2  the command line does not make sense
+  2  the command line is wrong
   3  the host cannot be reached
   4  the host is not the one that was trusted, or not trusted yet
   5  no key to sign with, or it did not sign
-  6  the host could not do it (overloaded, its disk or kernel failed); nothing was opened
+  6  the host failed (overload, disk or kernel); nothing was opened
   7  this machine: a file cannot be read or written
-  8  status: the host answered, and not all is well there
+  8  status: the host answered, and has a condition that you should look at
   130, 143  ended by Ctrl-C, by a termination signal";
 
 pub(super) const EXAMPLES: &str = "\
 Examples
   postern request vm1.example.com --port ssh --for 30m
-      opens ssh for the addresses that vm1 sees you under, then closes by itself
+      opens ssh for your addresses, as vm1 sees them; ssh closes by itself after 30 minutes
   postern request vm1 --port rdp --until 18:00 --from 10.1.0.0/24 --reason 'ticket 4711'
   postern explain vm1 --port ssh     why can't I connect?
   postern watch vm1                  time left, live
-  postern extend vm1 --for 1h        not done yet
-  postern give-back vm1              done early
-  postern pending vm1                what waits for a second person; postern approve vm1 ID
+  postern extend vm1 --for 1h        more time
+  postern give-back vm1              end the grant early
+  postern pending vm1                requests that need approval; postern approve vm1 ID
 ";
 
 pub(super) const REQUEST: &str = "\
@@ -58,13 +60,14 @@ Examples
   postern request vm1 --port rdp --for 2h --not-before 22:00     tonight's window
   postern request vm1 --port ssh --for 1h --wait && ssh vm1      waits for the approval, then goes in
 
-When the host's policy wants more people to agree, the request waits there, nothing is open, and the exit code is 0; \
---json tells by \"state\". With --wait the command ends when it is open (0), or refused, declined or given up (1).
+If the host's policy requires approval, the host records the request as pending. Nothing is open yet, and the exit code is 0; \
+with --json, \"state\" is pending. With --wait, the command ends when the port is open (0), or when the request is refused, \
+declined or has lapsed (1).
 
---from my-ip (the default) asks the host over every address its name has, IPv4 and IPv6, which address it sees you \
-under, shows them, and asks for those. Where such an address is not this machine's own and you reach the host at a new address, \
-it asks you first: the address is your NAT's or VPN's, or that of somebody who passes your connection on. Without a terminal it \
-is left out; a script behind a NAT says --from ADDRESS.";
+--from my-ip (the default) connects to every address of HOST's name, IPv4 and IPv6. The host states which source addresses it sees; \
+postern shows them and requests access for them. If such a source is not an address of this machine, and you reach the host at a \
+new address, postern asks you first: the source may be your NAT or VPN, or a relay that passes your connection on. Without a \
+terminal postern leaves it out. In a script behind a NAT, write --from ADDRESS.";
 
 pub(super) const EXPLAIN: &str = "\
 Examples
@@ -72,7 +75,7 @@ Examples
   postern explain vm1.example.com --port ssh --for 4h   would this be granted?
   postern explain DURATION_TOO_LONG                     what does this code mean? (asks no host)
 
-Nothing is opened. The exit code is 0 when the question was answered, whatever the answer.";
+Nothing is opened. The exit code is 0 if the host answered, whatever the answer.";
 
 pub(super) const AUDIT: &str = "\
 Examples
@@ -84,7 +87,7 @@ Examples
   postern audit vm1 --jsonl > vm1.jsonl                            the whole journal, the oldest line first
   postern audit vm1 --follow --event granted,break-glass
 
-Viewers, admins and root see the journal. The exit code is 6 when the journal was changed or lacks lines.";
+Viewers, admins and root may read the journal. The exit code is 6 if the journal was changed or lines are missing.";
 
 pub(super) const SIGN: &str = "\
 Examples
@@ -96,28 +99,28 @@ Examples
   postern sign vm1.example.com --revoke GRANT_ID
   postern sign vm1.example.com --read
   postern sign --payload payload.json --as approve
-      approves exactly these bytes, which somebody else signed as their request; send both signatures, or ApproveAccess
+      approves exactly these bytes, which the requester signed; send both signatures in one message, or use ApproveAccess
   postern sign --payload payload.json
-      signs the file's bytes as they are; its content shows what kind of message it is, or --as says it
+      signs the bytes of the file; the kind of message follows from the content, or from --as
 
-A signed request is worth something for two minutes, a read for ten.";
+A signed request is valid for two minutes, a signed read for ten.";
 
 pub(super) const EXTEND: &str = "\
 Examples
   postern extend vm1.example.com --for 1h            one hour from now instead of the end it has
   postern extend vm1 GRANT_ID --until 18:00
 
-The extension is a signed request of its own for the same ports and sources, under the same rules: it may have to be \
-approved, and both together may not last longer than the policy's longest time. It never shortens. Until it is granted the \
-old grant runs on as it is.";
+An extension is a new signed request for the same ports and sources, under the same rules. It may need approval. The grant and its \
+extensions together may not last longer than the policy's max_duration. An extension cannot end earlier than the grant. The old \
+grant stays in force until the extension is granted.";
 
 pub(super) const GIVE_BACK: &str = "\
 Examples
   postern give-back vm1.example.com
   postern give-back vm1 GRANT_ID --reason 'done'
 
-Sessions over it end as the host's policy says. The record shows that you gave it back; `postern revoke` is for other \
-people's grants.";
+The host's policy says what happens to sessions over the grant. The journal records that you gave the grant back. \
+`postern revoke` ends other people's grants.";
 
 pub(super) const APPROVE: &str = "\
 Examples
@@ -126,25 +129,24 @@ Examples
   postern approve vm1 ID --yes --json         for scripts
   postern decline vm1 ID --reason 'use the test host'
 
-You sign the very bytes that the requester signed, so nobody can turn your yes into another one. You cannot approve your \
-own request.";
+You sign the same bytes that the requester signed, so your approval counts for nothing else. You cannot approve your own \
+request.";
 
 pub(super) const BREAK_GLASS: &str = "\
 Examples
   postern break-glass --port ssh --from 10.1.0.0/16 --for 1h --reason 'the CA is down, INC-4711'
 
-For the day when nobody can sign. Only root on the host itself may do this, over the Unix socket. It needs no signature, \
-no network and no right clock, and no policy limits it but that the port is a protected one and a day is the most. It is \
-written to the journal and the system log at once, as an error, under the name root.";
+Use this when nobody can sign. Only root on the host itself may do this, over the Unix socket. It needs no signature, no network \
+and no correct clock. The port must be protected, and the time is a day at most; no other policy applies. posternd records it in \
+the journal and logs it as an error, under the name root.";
 
 pub(super) const ENABLE: &str = "\
 Examples
-  postern enable --confirm-within 5m      on the host: every protected port closes for whoever has no grant
+  postern enable --confirm-within 5m      on the host: every protected port closes, except for grants
   postern request vm1 --port ssh          from your own machine, then a new ssh session
-  postern confirm                         in that session: it stays closed
+  postern confirm                         in that session: the host goes on enforcing
   postern roll-back                       or back to observing at once
 
-Only root on the host itself may do this, over the Unix socket. Sessions that are there go on, and their addresses may connect anew \
-for five minutes. Without a confirmation in time the kernel opens the ports again by itself, even when posternd is dead, and so \
-does a boot as long as the configuration says mode = \"observe\". To be confirmed, it has to say so no longer, and somebody has to \
-have come in under a signed grant since.";
+Only root on the host itself may do this, over the Unix socket. Existing sessions stay up, and their source addresses may reconnect \
+for five minutes. If nobody confirms in time, the kernel opens the ports again, even when posternd is dead. A boot does the same \
+while the configuration has mode = \"observe\". Before you confirm, remove that line, and come in once under a signed grant.";

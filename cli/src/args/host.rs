@@ -9,7 +9,7 @@ use crate::{parse, target::Target};
 /// `postern audit`.
 #[derive(Debug, Args)]
 pub struct Audit {
-    /// Where to (see `postern --help`)
+    /// The host (see `postern --help`)
     pub host: Target,
     /// Who asked, approved, was refused, or ended a grant
     #[arg(long, value_name = "PRINCIPAL", default_value = "", hide_default_value = true)]
@@ -35,13 +35,13 @@ pub struct Audit {
     /// Only the life of this request or grant
     #[arg(value_parser = parse::grant_id, long, value_name = "ID")]
     pub grant: Option<uuid::Uuid>,
-    /// At most this many lines; 100 when it is not said, and all with --jsonl
+    /// At most this many lines; the default is 100, or all with --jsonl
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
     /// Shows each new line as it is written, until Ctrl-C
     #[arg(long, short = 'F', conflicts_with_all = ["since", "until", "limit"])]
     pub follow: bool,
-    /// Exports: the journal's own lines as they stand there, JSON, the oldest first
+    /// Export the lines of the journal as they are stored (JSON), the oldest first
     #[arg(long, conflicts_with = "json")]
     pub jsonl: bool,
 }
@@ -49,7 +49,7 @@ pub struct Audit {
 /// `postern report`.
 #[derive(Debug, Args)]
 pub struct Report {
-    /// Where to (see `postern --help`)
+    /// The host (see `postern --help`)
     pub host: Target,
     /// How far back
     #[arg(long, short = 'd', value_name = "N", default_value = "7", value_parser = clap::value_parser!(u32).range(1..=3650))]
@@ -68,7 +68,7 @@ pub enum Policy {
 /// `postern policy check`.
 #[derive(Debug, Args)]
 pub struct PolicyCheck {
-    /// Where to (see `postern --help`)
+    /// The host (see `postern --help`)
     pub host: Target,
     /// The file (- is standard input)
     pub file: PathBuf,
@@ -83,13 +83,13 @@ pub struct BreakGlass {
     /// What to open: a name that the host has (ssh, rdp, …), 22, 53/udp or 3389/any; may be repeated
     #[arg(long = "port", short = 'p', required = true, value_name = "PORT", value_delimiter = ',', value_parser = parse::port)]
     pub ports: Vec<String>,
-    /// For whom: an address or a prefix, also 0.0.0.0/0; may be repeated
+    /// Sources: an address or a prefix, also 0.0.0.0/0; may be repeated
     #[arg(long, required = true, value_name = "CIDR", value_delimiter = ',', value_parser = parse::prefix)]
     pub from: Vec<ipnet::IpNet>,
     /// For how long, a day at most: 30m, 1h30m, 90s, 2h
     #[arg(long = "for", short = 'f', value_name = "TIME", value_parser = parse::duration)]
     pub duration: Duration,
-    /// Why; everybody who reads the journal will see it
+    /// Why; it is written to the journal
     #[arg(long, short = 'r', value_name = "TEXT")]
     pub reason: String,
 }
@@ -111,7 +111,7 @@ pub struct Enable {
     /// How long the trial is, an hour at most: 5m, 90s
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse::duration)]
     pub confirm_within: Duration,
-    /// Also where nothing would keep the ports closed after the death of posternd, as in some containers
+    /// Enforce even if the ports would open when posternd dies, as in some containers
     #[arg(long)]
     pub only_while_running: bool,
 }
@@ -122,7 +122,7 @@ pub struct Confirm {
     /// Where.
     #[command(flatten)]
     pub own: Own,
-    /// Also though nobody has come in under a signed grant since
+    /// Confirm although nobody has come in under a signed grant since
     #[arg(long)]
     pub without_proof: bool,
 }

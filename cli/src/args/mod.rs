@@ -19,8 +19,8 @@ use crate::{target::Target, tls::Fingerprint};
 
 /// Asks a Postern host for just-in-time access to its protected ports.
 ///
-/// A Postern host keeps its management ports closed in the kernel. A signed request opens one for your address and
-/// some minutes; then it closes by itself.
+/// A Postern host keeps its management ports closed in the kernel. A signed request opens a port for your address and
+/// a few minutes. Then the kernel closes the port again.
 #[derive(Debug, Parser)]
 #[command(name = "postern", version, arg_required_else_help = true, before_long_help = help::EXAMPLES, after_long_help = help::HOSTS)]
 #[command(after_help = "`postern --help` shows examples, the forms of HOST, and the exit codes.")]
@@ -42,7 +42,7 @@ pub struct Common {
     /// Signs with this key: a file, agent, agent:FINGERPRINT or agent:COMMENT
     #[arg(long, short = 'k', global = true, help_heading = "Options of every command", value_name = "FILE|agent")]
     pub key: Option<String>,
-    /// Trusts a host that is not known yet without asking; a changed one is still refused
+    /// Trusts an unknown host without a question; a host with a changed key is still refused
     #[arg(long, global = true, help_heading = "Options of every command")]
     pub accept_new: bool,
     /// Trusts exactly this TLS certificate, now and from now on
@@ -56,20 +56,20 @@ pub enum Command {
     /// Asks for ports to be opened for some time
     #[command(after_help = help::REQUEST)]
     Request(Request),
-    /// Asks for a live grant to last longer; what is connected stays connected
+    /// Asks for more time for a live grant; sessions stay up
     #[command(after_help = help::EXTEND)]
     Extend(Extend),
-    /// Ends a grant of your own now, or takes a request back that waits
+    /// Ends a grant of your own now, or withdraws a pending request
     #[command(after_help = help::GIVE_BACK)]
     GiveBack(GiveBack),
-    /// Shows which requests wait for approval
+    /// Shows the requests that wait for approval
     Pending(Host),
-    /// Shows a waiting request in plain words, and approves it
+    /// Shows a pending request and approves it
     #[command(after_help = help::APPROVE)]
     Approve(Approve),
-    /// Declines a waiting request
+    /// Declines a pending request
     Decline(Decline),
-    /// Ends a grant now, also somebody else's, for those who may
+    /// Ends any grant now, if your role allows it
     Revoke(Revoke),
     /// Shows grants and requests that have not ended
     List(List),
@@ -82,32 +82,32 @@ pub enum Command {
     Explain(Explain),
     /// Shows what the host protects and how well
     Status(Host),
-    /// Shows which sources tried a closed port lately, and how often
+    /// Shows which sources tried a closed port recently, and how often
     Denied(Host),
-    /// Shows who asked for and used each port lately, and what was never used
+    /// Shows who requested and used each port recently, and which grants were never used
     Report(Report),
-    /// Shows the host's audit journal, the newest line first, and checks that nothing in it was changed
+    /// Shows the host's audit journal, the newest line first, and checks its integrity
     #[command(after_help = help::AUDIT)]
     Audit(Audit),
     /// Shows the host's rules, or checks a file of new ones
     #[command(subcommand)]
     Policy(Policy),
-    /// On the host, as root: opens ports without anybody's signature, loudly
+    /// On the host, as root: opens ports without a signature; it is logged as an error
     #[command(after_help = help::BREAK_GLASS)]
     BreakGlass(BreakGlass),
-    /// On the host, as root: has a host that only observes enforce, on trial
+    /// On the host, as root: starts a trial of enforcing on a host that observes
     #[command(after_help = help::ENABLE)]
     Enable(Enable),
-    /// On the host, as root: has it go on enforcing after the trial
+    /// On the host, as root: confirms the trial, so that the host goes on enforcing
     #[command(after_help = help::ENABLE)]
     Confirm(Confirm),
     /// On the host, as root: ends the trial now, so that the host observes again
     #[command(after_help = help::ENABLE)]
     RollBack(Own),
-    /// Signs without sending: prints what grpcurl sends
+    /// Signs a message and prints it for grpcurl, without sending it
     #[command(after_help = help::SIGN)]
     Sign(Sign),
-    /// Forgets a host's TLS fingerprint and addresses, after they were changed on purpose
+    /// Forgets the TLS fingerprint and addresses of a host, for example after they changed on purpose
     Forget(Host),
     /// Prints a completion script for a shell
     #[command(hide = true)]
@@ -126,6 +126,6 @@ pub enum Command {
 /// A command that takes only a host.
 #[derive(Debug, Args)]
 pub struct Host {
-    /// Where to (see `postern --help`)
+    /// The host (see `postern --help`)
     pub host: Target,
 }

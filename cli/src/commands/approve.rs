@@ -87,7 +87,7 @@ fn examine(found: GetGrantResponse, id: &str, session: &Session) -> Result<(Acce
     };
     let wrong = |why: String| {
         Failure::new(Kind::Identity, format!("the host shows bytes that are not this request: {why}"))
-            .next("sign nothing; ask whoever runs the host")
+            .next("sign nothing, and ask the host's administrator")
     };
     if payload_type != Purpose::Approve.payload_type() {
         return Err(wrong(format!("they are of type \"{}\"", text::clean(&payload_type))));

@@ -20,7 +20,7 @@ pub(super) async fn run(env: &Env, args: BreakGlass) -> Result<()> {
         .next("log in on the host's console and run it there"));
     }
     if reason.trim().is_empty() {
-        return Err(Failure::usage("--reason is empty; say why, for whoever reads the journal"));
+        return Err(Failure::usage("--reason is empty. Give a reason; it is written to the journal"));
     }
     let session = env.plan(host)?.about(&ports).open(Reach::Any).await?;
     let ports = port_numbers(env, &session)?;

@@ -23,7 +23,7 @@ pub(super) async fn run(env: &Env, args: Revoke) -> Result<()> {
 pub(super) async fn decline(env: &Env, args: Decline) -> Result<()> {
     let Decline { host, grant_id, reason } = args;
     if reason.trim().is_empty() {
-        return Err(Failure::usage("--reason is empty; say why, for whoever asked"));
+        return Err(Failure::usage("--reason is empty. Give a reason; the requester reads it"));
     }
     let signer = env.signer(Some(&host), &[Purpose::Revoke]).await?;
     let mut session = env.plan(host)?.open(Reach::Any).await?;

@@ -67,10 +67,10 @@ impl Env {
         }
     }
 
-    /// The keys for reads; none for root on the Unix socket, whom the host believes, unless a key was named.
+    /// The keys for reads. None for root on the Unix socket, whom the host trusts without a signature, unless a key was named.
     pub(super) async fn reader(&self, target: &Target) -> Result<Option<Arc<Signer>>> {
-        let believed = matches!(target, Target::Unix(_)) && rustix::process::geteuid().is_root();
-        if believed && self.common.key.is_none() {
+        let is_root = matches!(target, Target::Unix(_)) && rustix::process::geteuid().is_root();
+        if is_root && self.common.key.is_none() {
             return Ok(None);
         }
         self.signer(Some(target), &[Purpose::Read]).await.map(Some)

@@ -30,7 +30,7 @@ use crate::{
 pub struct Key {
     /// For people: where the key is, and its fingerprint.
     pub label: String,
-    /// `SHA256:…` of the plain key, as the host names whoever asked; none where only ssh-keygen can tell.
+    /// `SHA256:…` of the plain key, as the host names a requester; none where only ssh-keygen can read the key.
     pub fingerprint: Option<String>,
     /// The certificate that is shown with the signature, if one is.
     pub certificate: Option<Certificate>,

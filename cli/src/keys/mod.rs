@@ -84,7 +84,7 @@ impl Signer {
         self.latest().map(|key| key.label.clone()).unwrap_or_default()
     }
 
-    /// `SHA256:…` of the plain key that signed last, as the host names whoever asked; none where only ssh-keygen can tell.
+    /// `SHA256:…` of the plain key that signed last, as the host names a requester; none where only ssh-keygen can read the key.
     #[must_use]
     pub fn fingerprint(&self) -> Option<String> {
         self.latest()?.fingerprint.clone()

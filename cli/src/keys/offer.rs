@@ -151,7 +151,7 @@ fn files(identities: &Identities, notes: &mut Vec<String>) -> Vec<(std::path::Pa
     found
 }
 
-/// A `CertificateFile`, with whoever holds its private key: the agent, or an `IdentityFile`.
+/// A `CertificateFile`, with the holder of its private key: the agent, or an `IdentityFile`.
 fn configured(path: &Path, held: &AgentKeys, identities: &Identities) -> Result<Option<Key>> {
     let Some(public) = file::certificate(path)? else { return Ok(None) };
     if let (Some(agent), Some(key)) = (&held.agent, held.signer_of(&public.blob)) {

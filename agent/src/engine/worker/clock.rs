@@ -47,7 +47,7 @@ impl Worker {
 
     /// Everything that is known is over.
     fn void_all(&mut self, now: &Now) {
-        let living = self.ledger.living().map(|held| held.life.id());
+        let living = self.ledger.living().map(|held| held.request.id());
         let kept = self.ledger.keeping().sessions(now).map(|(grant, _)| grant);
         self.restores.void = living.chain(kept).collect();
     }
@@ -72,7 +72,7 @@ impl Worker {
     /// The boot clock went back with everything else. The kernel is closed already.
     fn end_all(&mut self, batch: &mut Batch, now: &Now) {
         self.void_all(now);
-        let living: Vec<_> = self.ledger.living().map(|held| held.life.id()).collect();
+        let living: Vec<_> = self.ledger.living().map(|held| held.request.id()).collect();
         let outlived: Vec<_> = self.restores.void.iter().copied().filter(|id| !living.contains(id)).collect();
         self.push(batch, None, Event::Clock { state: ClockState::Restored }, now);
         for id in living {

@@ -95,7 +95,7 @@ impl Worker {
             Command::Approve { signer, basis, id, payload, answer } => {
                 let counts = self.next_rules().check(&basis, now);
                 let decided = counts.and_then(|()| self.approve(&signer, id, &payload, batch, now));
-                let request = self.ledger.get(&id).and_then(|held| Some(held.life.pending()?.request.clone()));
+                let request = self.ledger.get(&id).and_then(|held| Some(held.request.pending()?.request.clone()));
                 let asked = Refused { signer, action: Action::Approve, request };
                 self.answer_later(decided, asked, None, answer, batch, now);
             }
@@ -246,7 +246,7 @@ impl Rules {
 
     /// Why these rules no longer let this be, if they do not.
     pub(super) fn forbid(&self, held: &RequestRecord, now: &Now) -> Option<EndCause> {
-        let (signer, allowed, unsigned) = match &held.life {
+        let (signer, allowed, unsigned) = match &held.request {
             // Approvals are looked at again when the last one comes.
             Request::Pending(pending) => (&pending.signer, self.policy.still_lets_ask(pending), false),
             Request::Granted(grant) => (&grant.signer, self.policy.still_allows(grant), grant.is_unsigned()),

@@ -372,7 +372,7 @@ fn opens(record: &Record) -> Option<Uuid> {
 fn publish(lines: &broadcast::Sender<Arc<Published>>, ledger: &Ledger, records: &[Record], written: &[u8]) {
     for (record, line) in records.iter().zip(written.split(|byte| *byte == b'\n')) {
         let held = record.event.subject().and_then(|id| ledger.get(&id));
-        let (life, record, line) = (held.map(|held| held.life.without_payload()), record.clone(), line.to_vec());
+        let (life, record, line) = (held.map(|held| held.request.without_payload()), record.clone(), line.to_vec());
         let _ = lines.send(Arc::new(Published { record, life, line }));
     }
 }

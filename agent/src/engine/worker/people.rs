@@ -87,9 +87,9 @@ impl Worker {
         let rules = self.next_rules();
         let not_found = || Refusal::new(Reason::GrantNotFound, id).at("id");
         let held = self.ledger.get(&id).ok_or_else(not_found)?;
-        let pending = match (held.state(), held.life.pending()) {
+        let pending = match (held.state(), held.request.pending()) {
             (State::Pending, Some(pending)) => pending.clone(),
-            _ if held.life.approvers().contains(signer) => return Ok(id),
+            _ if held.request.approvers().contains(signer) => return Ok(id),
             _ => return Err(Refusal::new(Reason::NotPending, id).at("id")),
         };
         check_approver(&rules, signer, &pending, payload, now)?;
@@ -136,7 +136,7 @@ impl Worker {
         let not_found = || Refusal::new(Reason::GrantNotFound, request.grant_id).at("grant_id");
         let held = self.ledger.get(&request.grant_id).ok_or_else(not_found)?;
         let principal = &signer.principal;
-        let own = held.life.signer().principal == *principal && policy.holds(principal, Role::Requester);
+        let own = held.request.signer().principal == *principal && policy.holds(principal, Role::Requester);
         let over_all = [Role::Approver, Role::Admin].iter().any(|kind| policy.holds(principal, *kind));
         if !own && !over_all {
             return Err(not_found());

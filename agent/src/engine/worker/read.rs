@@ -67,16 +67,17 @@ impl Worker {
     }
 
     fn get(&self, reader: &Reader, id: &Uuid) -> Result<GrantView, Refusal> {
-        let held = self.ledger.get(id).filter(|held| reader.may_see(&held.life.signer().principal));
+        let held = self.ledger.get(id).filter(|held| reader.may_see(&held.request.signer().principal));
         // Only here, for who approves: what is signed may be long.
-        let whole = |held: &RequestRecord| GrantView { life: held.life.clone(), ..self.view_of(held) };
+        let whole = |held: &RequestRecord| GrantView { life: held.request.clone(), ..self.view_of(held) };
         held.map(whole).ok_or_else(|| Refusal::new(Reason::GrantNotFound, id).at("id"))
     }
 
     fn list(&self, reader: &Reader, filter: &Filter, before: Option<u64>, limit: usize) -> Vec<GrantView> {
         let now = self.shared().now();
-        let visible =
-            |held: &&RequestRecord| filter.wants(state_of(held, &now)) && reader.may_see(&held.life.signer().principal);
+        let visible = |held: &&RequestRecord| {
+            filter.wants(state_of(held, &now)) && reader.may_see(&held.request.signer().principal)
+        };
         let grants = self.ledger.newest_before(before.unwrap_or(u64::MAX));
         grants.filter(visible).take(limit).map(|held| self.view_of(held)).collect()
     }
@@ -91,7 +92,7 @@ impl Worker {
         let active = held.grant().filter(|_| state == State::Active);
         GrantView {
             seq: held.seq,
-            life: held.life.without_payload(),
+            life: held.request.without_payload(),
             state,
             ending: held.ending.clone(),
             remaining_ns: active.map_or(0, |grant| now.boot.until(grant.expires_boot)),
@@ -154,7 +155,7 @@ impl Worker {
 
 /// Where it is in its life: the kernel does not wait for the record of an end.
 fn state_of(held: &RequestRecord, now: &Now) -> State {
-    match (held.state(), &held.life) {
+    match (held.state(), &held.request) {
         (State::Active, Request::Granted(grant)) if grant.boot_id != now.boot_id || !grant.is_live(now.boot) => {
             State::Expired
         }

@@ -176,7 +176,7 @@ pub(super) fn table(policy: &Policy, ledger: &Ledger, forbidden: &BTreeSet<Uuid>
 
 /// What `rules` no longer let be, and why: requests, grants, and ended grants that sessions outlive.
 pub(super) fn forbidden(rules: &Rules, ledger: &Ledger, now: &Now) -> Vec<(Uuid, EndCause)> {
-    let living = ledger.living().filter_map(|held| Some((held.life.id(), rules.forbid(held, now)?)));
+    let living = ledger.living().filter_map(|held| Some((held.request.id(), rules.forbid(held, now)?)));
     let outlived: BTreeSet<_> = ledger.keeping().sessions(now).map(|(grant, _)| grant).collect();
     let ended = outlived.into_iter().filter_map(|id| match ledger.get(&id) {
         Some(held) if held.ending.is_none() => None,
