@@ -113,7 +113,7 @@ fn is_lasting(dialled: IpAddr, facts: Facts<'_>) -> bool {
 #[must_use]
 pub fn question(source: IpAddr, ways: &[Seen], key: &str) -> String {
     format!(
-        "The host sees you as {source}, which is none of this machine's own addresses.\n{}\n  host key: {key}\n\
+        "The host sees you as {source}, which is not an address of this machine.\n{}\n  host key: {key}\n\
          If you are behind a NAT or a VPN, {source} is its address, and nothing is wrong. If not, somebody passes this connection\n\
          on, and the port would be opened for that machine.\nSign for {source}?",
         ways.iter().map(way).collect::<Vec<_>>().join("\n")
@@ -153,7 +153,7 @@ pub fn left_out(source: IpAddr, ways: &[Seen], asked: bool) -> String {
         return format!("  not included: {source}, as which the host sees you over {ways}; you did not agree to it");
     }
     format!(
-        "  not included: {source}, as which the host sees you over {ways}: that is none of this machine's own addresses, and {ways} is no \
+        "  not included: {source}, as which the host sees you over {ways}: that is not an address of this machine, and {ways} is no \
          known address of this host. If {source} is the address of your NAT or VPN, add --from {source}"
     )
 }

@@ -70,7 +70,7 @@ async fn without_memory(trust: &Trust, shown: Shown<'_>, why: &str, console: Con
             .next("ask the host's administrator for the fingerprint; nothing was sent"));
         }
         None if !matches!(shown.standing, HostTrust::Proven(_)) => {
-            let unknown = format!("{why}. So it is not known which TLS key you trusted");
+            let unknown = format!("{why}. So the client does not know which TLS key you trusted");
             return ask_once(trust, shown, &unknown, console).await;
         }
         Some(_) | None => {}
@@ -86,10 +86,11 @@ async fn ask_once(trust: &Trust, shown: Shown<'_>, why: &str, console: Console) 
     {
         return Ok(());
     }
-    let message = format!("{address} is not trusted, and cannot be from now on: {why}. It shows {fingerprint}");
+    let message =
+        format!("{address} is not trusted, and the client cannot record its key: {why}. The host shows {fingerprint}");
     Err(Failure::new(Kind::Identity, message).next(format!(
-        "compare with what the host prints, then pass --fingerprint {fingerprint}; or name a folder that can be written: \
-         XDG_STATE_HOME"
+        "compare it with the fingerprint that the host prints, then pass --fingerprint {fingerprint}; or set XDG_STATE_HOME to a folder \
+         that can be written"
     )))
 }
 
@@ -135,8 +136,8 @@ fn note_labels(store: &KnownHosts, shown: Shown<'_>, known: Option<&KnownHost>, 
     let Shown { address, host_id, fingerprint, .. } = shown;
     if let Some(before) = known.filter(|known| known.fingerprint == fingerprint && known.host_id != host_id) {
         console.note(format!(
-            "WARNING: {address} has the trusted key, but was host {} and is host {host_id} now: its id was made anew, or a copy of the \
-             machine answers. Messages are for this key and this id",
+            "WARNING: {address} has the trusted key, but its host id was {} and is {host_id} now. The id was replaced, or a copy of \
+             the machine answers. Messages are for this key and this id",
             before.host_id
         ));
         // The label is for people: a store that cannot be written must not keep anybody from a host that is trusted.
@@ -213,8 +214,9 @@ fn not_proven(shown: Shown<'_>) -> Failure {
             "{}, and the command may revoke the key of {address}; the host that answers shows {fingerprint}",
             Fault::Command
         );
-        return Failure::new(Kind::Identity, message)
-            .next(format!("compare with what the host prints, then pass --fingerprint {fingerprint}"));
+        return Failure::new(Kind::Identity, message).next(format!(
+            "compare it with the fingerprint that the host prints, then pass --fingerprint {fingerprint}"
+        ));
     }
     let why = reason(shown).map(|why| format!("{why}. ")).unwrap_or_default();
     let message = format!(
@@ -222,7 +224,7 @@ fn not_proven(shown: Shown<'_>) -> Failure {
          host; it shows {fingerprint}"
     );
     Failure::new(Kind::Identity, message)
-        .next(format!("compare with what the host prints, then pass --fingerprint {fingerprint}"))
+        .next(format!("compare it with the fingerprint that the host prints, then pass --fingerprint {fingerprint}"))
 }
 
 fn not_known(shown: Shown<'_>) -> Failure {
@@ -234,7 +236,7 @@ fn not_known(shown: Shown<'_>) -> Failure {
         ),
     )
     .next(format!(
-        "compare with what the host prints, then pass --fingerprint {fingerprint}; or --accept-new to trust it unseen"
+        "compare it with the fingerprint that the host prints, then pass --fingerprint {fingerprint}; or --accept-new to trust it unseen"
     ))
 }
 
@@ -252,7 +254,7 @@ pub fn wrong_certificate(
             .next("ask the host's administrator for the fingerprint; nothing was sent");
     }
     let message = format!(
-        "THE IDENTITY OF {address} HAS CHANGED. Somebody may be in the middle right now, or the host has a new TLS key. \
+        "THE IDENTITY OF {address} HAS CHANGED. Another machine may intercept the connection, or the host has a new TLS key. \
          Nothing was sent.\n  trusted: {expected} (in {})\n  shown:   {shown}",
         store.path().unwrap_or_default().display()
     );
@@ -268,7 +270,7 @@ pub fn impostor(address: &str, why: &str) -> Failure {
     let message =
         format!("the machine that answers at {address} does not hold the key of the certificate that it shows ({why})");
     Failure::new(Kind::Identity, message)
-        .next("somebody may be in the middle right now; ask the host's administrator. Nothing was sent")
+        .next("another machine may intercept the connection; ask the host's administrator. Nothing was sent")
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ fn a_host_without_a_right_statement_gets_no_signature() {
         let output = home.run(&request(&serving.address.to_string(), &[]));
         assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
         let told = stderr(&output);
-        assert!(told.contains("statement about itself that does not hold") && !told.contains('\u{1b}'), "{told}");
+        assert!(told.contains("sent an invalid statement about itself") && !told.contains('\u{1b}'), "{told}");
         assert!(peer.heard().is_empty());
     }
     // By the key of another host than the one of the connection.

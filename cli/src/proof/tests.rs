@@ -142,7 +142,10 @@ fn a_proof_of_something_else_is_refused() {
         let failure = verdict(&who, &known).unwrap_err();
         assert_eq!(failure.kind, Kind::Identity, "{what}");
         assert!(proved(&who, &said()).is_empty(), "{what}");
-        assert!(failure.message.contains("that is none") && !failure.message.contains('\u{1b}'), "{what}: {failure}");
+        assert!(
+            failure.message.contains("sent an invalid proof") && !failure.message.contains('\u{1b}'),
+            "{what}: {failure}"
+        );
     }
     assert_eq!(verdict(&good, &known), Ok(HostTrust::Proven(host.fingerprint())));
 }

@@ -50,18 +50,14 @@ pub fn revoked(host: &str, key: &PublicKey) -> Failure {
 }
 
 pub fn wrong_statement(host: &str, why: &str) -> Failure {
-    let message = format!(
-        "{host} makes a statement about itself that does not hold: {}. Nothing was signed",
-        text::sentence(why)
-    );
+    let message = format!("{host} sent an invalid statement about itself: {}. Nothing was signed", text::sentence(why));
     Failure::new(Kind::Identity, message)
-        .next("somebody may be in the middle right now; ask the host's administrator to look at the host's log")
+        .next("another machine may intercept the connection; ask the host's administrator to look at the host's log")
 }
 
 pub fn no_proof(host: &str, why: &str) -> Failure {
-    let message =
-        format!("{host} shows a proof by an SSH host key that is none: {}. Nothing was sent", text::sentence(why));
+    let message = format!("{host} sent an invalid proof by an SSH host key: {}. Nothing was sent", text::sentence(why));
     Failure::new(Kind::Identity, message).next(
-        "somebody may be in the middle right now; ask the host's administrator to restart posternd and look again",
+        "another machine may intercept the connection; ask the host's administrator to restart posternd, then try again",
     )
 }

@@ -111,7 +111,7 @@ impl Plan {
             return Ok(());
         }
         let message = format!(
-            "{} leads to host {} over the network: it sees {}. Somebody passes on what you say there. Nothing was sent",
+            "{} reaches host {} over the network: the host sees {}. Another program forwards the connection. Nothing was sent",
             self.target,
             said.host_id,
             crate::text::clean(&said.address)
@@ -124,7 +124,7 @@ impl Plan {
     async fn settle(&self, session: Session, ssh: Option<(&str, &Known)>) -> Result<Session> {
         let first = session.first();
         let Some(fingerprint) = first.said.tls else {
-            return Err(Failure::new(Kind::Identity, format!("{} proves nothing", session.address)));
+            return Err(Failure::new(Kind::Identity, format!("{} sent no proof of its key", session.address)));
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
         // One TLS key answers at every address, so a proof by any of them is one of the host, and a revoked key at any of them too.
@@ -237,8 +237,11 @@ fn two_hosts(address: &str, one: &Answer, other: &Answer) -> Failure {
     };
     let cloned =
         if one.said.tls == other.said.tls { ", which share a key because one is a copy of the other" } else { "" };
-    Failure::new(Kind::Identity, format!("{address} leads to different hosts{cloned}: {}; {}", tell(one), tell(other)))
-        .next("name the one you mean by its own name or address")
+    Failure::new(
+        Kind::Identity,
+        format!("the addresses of {address} belong to different hosts{cloned}: {}; {}", tell(one), tell(other)),
+    )
+    .next("name the one you mean by its own name or address")
 }
 
 async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
