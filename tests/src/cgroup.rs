@@ -1,16 +1,15 @@
 //! A cgroup of a test's own below the mount of cgroup v2, so that what is attached to it meets no other test.
 //!
-//! Owns directories named `postern-test-…` there, and removes those that dead test processes left. Never attaches anything to the
+//! Owns directories there with a name of [`crate::names`], and removes those that dead test processes left. Never attaches anything to the
 //! root.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::{pins, until};
+use crate::{names, pins, until};
 
 /// Only one test at a time moves the process.
 static MOVING: Mutex<()> = Mutex::new(());
@@ -39,11 +38,9 @@ impl Cgroup {
     /// As [`Cgroup::new`].
     #[must_use]
     pub fn planned() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let mount = mount();
         pins::sweep_with(&mount, |path| fs::remove_dir(path));
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { path: mount.join(format!("{}cgroup-{number}", pins::prefix())) }
+        Self { path: mount.join(names::unique("cgroup")) }
     }
 
     /// Makes the directory of a planned or removed one.

@@ -7,11 +7,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::frame::{self, Ipv4, Ipv6, Tcp, flag, protocol};
 use crate::net::{CLIENT_MAC, Net, PHANTOM, SERVER, SERVER_MAC};
 use crate::service::Service;
+use crate::until::{pause, until};
 use crate::wire::Wire;
 
 /// A port that Postern does not protect, with a service behind it.
@@ -80,11 +81,8 @@ impl Flood {
     /// # Panics
     /// Where the open port answers no more.
     pub fn wait_for_more(&self) {
-        let (before, end) = (self.counted().open, Instant::now() + Duration::from_secs(20));
-        while self.counted().open < before + 3 {
-            assert!(Instant::now() < end, "the open port does not answer: {:?}", self.counted());
-            thread::sleep(Duration::from_millis(1));
-        }
+        let before = self.counted().open;
+        until("the open port answers", || self.counted().open >= before + 3);
     }
 
     /// Waits for the last answers and returns what was counted.
@@ -129,7 +127,7 @@ fn run(wire: &Wire, ports: &[u16], counters: &Counters) {
                 wire.send(&v4(&reset));
             }
         }
-        thread::sleep(Duration::from_millis(1));
+        pause(Duration::from_millis(1));
     }
 }
 

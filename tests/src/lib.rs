@@ -43,6 +43,7 @@ pub mod journal;
 pub mod keys;
 pub mod laptop;
 pub mod liar;
+pub mod names;
 pub mod net;
 pub mod netns;
 mod options;
@@ -62,4 +63,4 @@ pub mod until;
 pub mod vm;
 pub mod wire;
 
-pub use until::{PATIENCE, until};
+pub use until::{PATIENCE, find, pause, until, within};

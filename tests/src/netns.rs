@@ -3,13 +3,13 @@
 //! Never gives a namespace a name and never mounts anything (`ip netns exec` would hide bpffs).
 
 use crate::sys;
+use crate::until;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
 
 /// A network namespace. Clones hold the same one.
 #[derive(Clone, Debug)]
@@ -123,11 +123,9 @@ impl Netns {
     /// # Panics
     /// Where there is no such device, or it stays down for seconds.
     pub fn wait_until_running(&self, name: &str) {
-        let end = Instant::now() + Duration::from_secs(5);
-        while !self.run(|| sys::is_running(name)).unwrap_or_else(|error| panic!("{name}: {error}")) {
-            assert!(Instant::now() < end, "{name} does not come up");
-            thread::sleep(Duration::from_millis(1));
-        }
+        until(&format!("{name} has its carrier"), || {
+            self.run(|| sys::is_running(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+        });
     }
 
     /// The namespace's descriptor, for what takes one.

@@ -1,16 +1,14 @@
 //! Directories on bpffs and for files, for one posternd each, and the removal of what dead test processes left.
 //!
-//! Owns only directories named `postern-test-…`. Never touches another one's pins or files.
+//! Owns only directories with a name of [`crate::names`]. Never touches another one's pins or files.
 
-use crate::{bpf, sys};
+use crate::{bpf, names, sys};
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 
 const BPFFS: &str = "/sys/fs/bpf";
-const PREFIX: &str = "postern-test-";
 
 /// A directory for pins; everything in it is unpinned when this is dropped.
 ///
@@ -34,12 +32,10 @@ impl Pins {
     /// Where bpffs is neither mounted nor can be: it takes root.
     #[must_use]
     pub fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         mount();
         sweep(Path::new(BPFFS));
         sweep(&std::env::temp_dir());
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { path: PathBuf::from(format!("{BPFFS}/{}{number}", prefix())) }
+        Self { path: Path::new(BPFFS).join(names::unique("pins")) }
     }
 
     /// A directory that the test chose.
@@ -86,18 +82,11 @@ fn mount() {
     }
 }
 
-/// How the names of what belongs to this process begin: with its namespace of process ids, without which the id means nothing, and its id.
-#[must_use]
-pub fn prefix() -> String {
-    let namespace = fs::metadata("/proc/self/ns/pid").expect("a namespace of process ids").ino();
-    format!("{PREFIX}{namespace}-{}-", std::process::id())
-}
-
 /// A directory for files that is removed when dropped, or swept away by a later test. Everybody may go through it, as through
 /// `/var/lib`.
 pub(crate) fn directory() -> TempDir {
     let passable = fs::Permissions::from_mode(0o711);
-    tempfile::Builder::new().prefix(&prefix()).permissions(passable).tempdir().expect("a directory")
+    tempfile::Builder::new().prefix(&names::prefix()).permissions(passable).tempdir().expect("a directory")
 }
 
 /// Removes what test processes have left in `place` that died without a chance to.
@@ -109,11 +98,7 @@ fn sweep(place: &Path) {
 pub(crate) fn sweep_with(place: &Path, remove: impl Fn(&Path) -> std::io::Result<()>) {
     for entry in fs::read_dir(place).expect("a directory").flatten() {
         let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| {
-            let (ids, own) = (name.strip_prefix(PREFIX)?, prefix());
-            let namespace = own.strip_prefix(PREFIX)?.split('-').next()?;
-            ids.strip_prefix(namespace)?.strip_prefix('-')?.split('-').next()?.parse::<u32>().ok()
-        });
+        let owner = name.to_str().and_then(names::owner);
         if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
             // Another test process may be sweeping too.
             let _ = remove(&entry.path());

@@ -9,7 +9,7 @@ pub use crate::options::{ADMIN, ALICE, AUDIENCE, Options, ROLES, USER, port};
 use crate::pins::{self, Pins};
 use crate::request::{self, Access};
 use crate::strace::{self, Fault, Scope, Tracer};
-use crate::until::patience;
+use crate::until::{PATIENCE, find, patience, within};
 use crate::{journal, sys};
 use postern_proto::v1::Grant;
 use std::ffi::OsString;
@@ -18,11 +18,8 @@ use std::net::IpAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
-
-/// How long posternd may take to start or to stop.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A posternd and its files. Dropping it kills the process and opens what it closed.
 #[derive(Debug)]
@@ -165,16 +162,15 @@ impl Postern {
     /// Where it neither ends nor answers.
     pub fn launch_with(&mut self, faults: &[Fault]) -> Option<ExitStatus> {
         self.spawn(&strace::wrapper(faults, &self.file("strace")));
-        let end = Instant::now() + patience(PATIENCE);
-        while !self.answers() {
-            if let Some(status) = self.ended() {
-                self.process = None;
-                return Some(status);
-            }
-            assert!(Instant::now() < end, "posternd neither ends nor answers:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(2));
+        let ended = find(|| match (self.answers(), self.ended()) {
+            (true, _) => Ok(None),
+            (false, Some(status)) => Ok(Some(status)),
+            (false, None) => Err(format!("posternd neither ends nor answers:\n{}", self.log())),
+        });
+        if ended.is_some() {
+            self.process = None;
         }
-        None
+        ended
     }
 
     /// Starts the process, behind a `wrapper`'s words if there are any.
@@ -231,18 +227,15 @@ impl Postern {
     /// # Panics
     /// Where it ended otherwise.
     pub fn has_crashed(&mut self, patience: Duration) -> bool {
-        let end = Instant::now() + patience;
-        loop {
-            if let Some(status) = self.ended() {
-                assert!(self.is_crash(status), "posternd ended by itself ({status}):\n{}", self.log());
-                self.process = None;
-                return true;
-            }
-            if Instant::now() > end {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let mut ended = None;
+        let _ = within(patience, || {
+            ended = self.ended();
+            ended.is_some()
+        });
+        let Some(status) = ended else { return false };
+        assert!(self.is_crash(status), "posternd ended by itself ({status}):\n{}", self.log());
+        self.process = None;
+        true
     }
 
     /// Whether a posternd is there, as far as the test has been told.
@@ -287,16 +280,14 @@ impl Postern {
     }
 
     fn wait_until_ready(&mut self) {
-        let end = Instant::now() + patience(PATIENCE);
-        loop {
+        find(|| {
             if self.answers() {
-                return;
+                return Ok(());
             }
             let ended = self.ended();
             assert!(ended.is_none(), "posternd ended ({}):\n{}", ended.expect("its end"), self.log());
-            assert!(Instant::now() < end, "posternd does not answer after {:?}:\n{}", patience(PATIENCE), self.log());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            Err(format!("posternd does not answer:\n{}", self.log()))
+        });
     }
 
     /// Kills posternd with SIGKILL and waits until it is gone. What it put into the kernel stays.
@@ -316,17 +307,15 @@ impl Postern {
     pub fn stop(&mut self) -> ExitStatus {
         let mut child = self.process.take().expect("posternd runs");
         sys::signal(child.id(), libc::SIGTERM).expect("to signal posternd");
-        let end = Instant::now() + patience(PATIENCE);
-        loop {
-            if let Some(status) = child.try_wait().expect("its state") {
-                return status;
-            }
-            if Instant::now() > end {
-                let _ = child.kill();
-                panic!("posternd does not stop after {:?}:\n{}", patience(PATIENCE), self.log());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let mut ended = None;
+        let _ = within(patience(PATIENCE), || {
+            ended = child.try_wait().expect("its state");
+            ended.is_some()
+        });
+        ended.unwrap_or_else(|| {
+            let _ = child.kill();
+            panic!("posternd does not stop after {:?}:\n{}", patience(PATIENCE), self.log());
+        })
     }
 
     /// Tells posternd to read its configuration again (SIGHUP). When it has, only its answers tell.
@@ -383,7 +372,7 @@ impl Postern {
         self.client().revoke(request::revoke(&self.alice, AUDIENCE, grant))
     }
 
-    /// The names of what posternd has pinned to keep ports closed: `lock`, `cut-ingress`, `cut-egress`, `shed-…`, `layout`. What
+    /// The names of what posternd has pinned to keep ports closed: `lock`, `cut-ingress`, `cut-egress`, `layout`. What
     /// marks the host's own connections (`connect…`, `map-…`) closes nothing and is left out.
     #[must_use]
     pub fn pinned(&self) -> Vec<String> {

@@ -4,6 +4,7 @@
 
 use crate::netns::Netns;
 use crate::sys;
+use crate::until::pause;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -219,7 +220,7 @@ fn chatter(mut stream: TcpStream, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         match stream.write(b"tick") {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
-            _ => thread::sleep(Duration::from_millis(1)),
+            _ => pause(Duration::from_millis(1)),
         }
     }
 }

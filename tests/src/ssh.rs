@@ -14,9 +14,7 @@ use tempfile::TempDir;
 
 use crate::keys::Key;
 use crate::netns::Netns;
-
-/// How long anything here may take that ought to happen at once.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::until::{PATIENCE, find};
 
 /// A running sshd; it ends when dropped.
 #[derive(Debug)]
@@ -51,11 +49,10 @@ impl Sshd {
         command.args(["-D", "-e", "-f"]).arg(file("sshd_config")).stdin(Stdio::null());
         let process = command.stdout(Stdio::null()).stderr(log).spawn().expect("sshd (cargo xtask setup installs it)");
         let this = Self { process, user, directory };
-        let end = Instant::now() + PATIENCE;
-        while !this.log().contains("listening on ::") {
-            assert!(Instant::now() < end, "sshd does not listen:\n{}", this.log());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        find(|| {
+            let log = this.log();
+            if log.contains("listening on ::") { Ok(()) } else { Err(format!("sshd does not listen:\n{log}")) }
+        });
         this
     }
 
@@ -173,14 +170,7 @@ impl Session {
     /// Where it goes on.
     #[must_use]
     pub fn wait(&mut self) -> ExitStatus {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.ended() {
-                return status;
-            }
-            assert!(Instant::now() < end, "ssh hangs:\n{}", self.errors());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        find(|| self.ended().ok_or_else(|| format!("ssh does not end:\n{}", self.errors())))
     }
 
     /// What ssh complained about.

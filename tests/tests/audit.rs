@@ -112,7 +112,7 @@ fn an_auditor_finds_what_happened_by_person_port_source_time_and_kind() {
 }
 
 #[test]
-fn viewers_and_admins_read_the_journal_and_a_changed_one_is_told_of() {
+fn viewers_and_admins_read_the_journal_and_a_change_of_it_is_a_condition() {
     let net = Net::pair();
     let mut options = Options::without_xdp();
     let postern = Postern::start(&net.server, options.clone());
@@ -190,7 +190,7 @@ fn told(entries: &[AuditEntry]) -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn a_watcher_is_told_every_line_and_each_step_of_a_life_is_found_by_its_grant() {
+fn a_watcher_gets_every_line_and_the_lines_of_a_request_are_found_by_its_grant() {
     let net = Net::pair();
     let (postern, carol, mut options) = with_approvals(&net);
     let client = postern.client();
@@ -271,7 +271,7 @@ fn report(postern: &Postern, call: GetReportRequest) -> Result<GetReportResponse
 }
 
 #[test]
-fn a_report_tells_what_was_asked_for_used_and_left_unused() {
+fn a_report_shows_what_was_requested_used_and_left_unused() {
     let net = Net::pair();
     let (postern, carol, _) = with_approvals(&net);
     let rdp = (SERVER.v4, 3389).into();

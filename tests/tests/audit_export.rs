@@ -5,14 +5,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use postern_tests::net::{GRANTED, Net};
 use postern_tests::postern::{ALICE, Options, Postern, program};
+use postern_tests::{PATIENCE, until};
 use tempfile::TempDir;
-
-/// How long something that happens at once may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One record, by field.
 type Record = BTreeMap<String, String>;
@@ -97,20 +94,12 @@ fn journald_gets_each_line_with_its_fields_and_one_that_is_gone_delays_nothing()
     let degraded = || postern.client().details().expect("the status").join("; ");
     assert_eq!(degraded(), "");
     postern.revoke(&grant.id).expect("its end");
-    let end = Instant::now() + PATIENCE;
-    while !degraded().contains("1 lines of the journal did not reach journald") {
-        assert!(Instant::now() < end, "{}", degraded());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("the missing line is a condition", || degraded().contains("1 lines of the journal did not reach journald"));
     let socket = listen(folder.path());
     postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 600).expect("a grant");
     assert!(next(&socket, "granted")["POSTERN_SEQ"].parse::<u64>().expect("a number") > line.seq + 2);
     assert!(next(&socket, "export-gap")["MESSAGE"].starts_with("1 lines"));
-    let end = Instant::now() + PATIENCE;
-    while !degraded().is_empty() {
-        assert!(Instant::now() < end, "{}", degraded());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("no condition is left", || degraded().is_empty());
     assert!(postern.stop().success());
     assert!(next(&socket, "stopped")["POSTERN_LINE"].contains("\"prev\""), "the last line too");
 }

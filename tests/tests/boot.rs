@@ -9,6 +9,7 @@ use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
 use postern_tests::postern::{Options, Postern, port, program};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::service::Service;
+use postern_tests::until;
 
 const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
 
@@ -93,11 +94,7 @@ fn unlock_is_recorded_opens_and_gives_the_reserved_ports_back() {
     let rules = [Options::default().rules, port(2222, "tcp")].concat();
     postern.configure(&Options { rules, ..Options::without_xdp() });
     postern.reload();
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while reserved() != "22,2222,3389,5000-5002" {
-        assert!(std::time::Instant::now() < end, "{}", reserved());
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    until("the new port is reserved", || reserved() == "22,2222,3389,5000-5002");
     let refused = posternd(&net, &postern, "unlock");
     assert!(!refused.status.success() && !is_open(&net, STRANGER, 22), "not while it runs: {refused:?}");
     postern.stop();

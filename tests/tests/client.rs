@@ -4,7 +4,6 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use postern_tests::laptop::Laptop;
 use postern_tests::net::{GRANTED, NEIGHBOUR, Net, SERVER, STRANGER};
@@ -13,10 +12,8 @@ use postern_tests::postern::{Options, Postern};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::service::Service;
 use postern_tests::terminal::Terminal;
+use postern_tests::{PATIENCE, find, until, within};
 use serde_json::Value;
-
-/// How long something that happens at once may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn is_open(net: &Net, source: IpAddr) -> bool {
     probe::tcp(&net.client, source, SocketAddr::new(SERVER.like(source), 22)) == Outcome::Answered
@@ -95,7 +92,7 @@ fn my_ip_behind_a_second_hop_is_the_address_that_the_host_sees() {
 }
 
 #[test]
-fn explain_names_the_address_that_knocks_and_the_rule_that_refuses() {
+fn explain_names_the_denied_address_and_the_rule_that_refuses() {
     let net = Net::pair();
     let postern = Postern::start(&net.server, Options::default());
     let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
@@ -104,18 +101,14 @@ fn explain_names_the_address_that_knocks_and_the_rule_that_refuses() {
     let asked =
         laptop.postern(&["request", "vm1.test", "--port", "22", "--for", "10m", "--from", &granted.to_string()]);
     assert_eq!(asked.code, Some(0), "{}", asked.err);
-    let knocking = NEIGHBOUR.both()[0];
-    let end = Instant::now() + PATIENCE;
-    let told = loop {
-        assert!(!is_open(&net, knocking));
+    let denied = NEIGHBOUR.both()[0];
+    let told = find(|| {
+        assert!(!is_open(&net, denied));
         let explained = laptop.postern(&["explain", "vm1.test", "--port", "ssh", "--from", &granted.to_string()]);
         assert_eq!(explained.code, Some(0), "{}", explained.err);
         let findings = explained.json()["findings"].to_string();
-        if findings.contains(&knocking.to_string()) {
-            break findings;
-        }
-        assert!(Instant::now() < end, "{findings}");
-    };
+        if findings.contains(&denied.to_string()) { Ok(findings) } else { Err(findings) }
+    });
     assert!(told.contains("You are granted from") && told.contains("is open for"), "{told}");
     let far = laptop.postern(&["explain", "vm1.test", "--port", "ssh", "--from", "192.0.2.0/24"]);
     assert_eq!(far.json()["refusal"]["reason"], "SOURCE_NOT_ALLOWED", "{}", far.out);
@@ -196,11 +189,7 @@ impl Relay {
         command.stderr(output.try_clone().expect("the log")).stdout(output);
         let process = command.spawn().expect("openssl");
         let this = Self { process, log };
-        let end = Instant::now() + PATIENCE;
-        while !this.said("ACCEPT") {
-            assert!(Instant::now() < end, "the relay does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        until("the relay listens", || this.said("ACCEPT"));
         this
     }
 
@@ -210,14 +199,7 @@ impl Relay {
 
     /// Whether somebody began a handshake with it.
     fn was_used(&self) -> bool {
-        let end = Instant::now() + PATIENCE;
-        while !self.said("ClientHello") {
-            if Instant::now() > end {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        true
+        within(PATIENCE, || self.said("ClientHello"))
     }
 }
 

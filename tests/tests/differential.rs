@@ -236,9 +236,7 @@ fn lock_observes(kernel: &mut Kernel, case: &World, tcp4: &[u8], udp6: &[u8]) {
     // Its moment comes without anybody's doing.
     let soon = boot_ns() + 200_000_000;
     assert_eq!(run(soon, tcp4), (0, 3));
-    while boot_ns() < soon {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    postern_tests::until("the moment has come", || boot_ns() >= soon);
     assert_eq!(kernel.programs.test_run(Hook::Lock, &[], tcp4).expect("sk_lookup runs"), 1);
     let mut seen: Vec<_> =
         kernel.programs.observed().into_iter().map(|o| (o.port, o.protocol, o.lookups, o.packets)).collect();

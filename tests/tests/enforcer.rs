@@ -79,7 +79,7 @@ fn a_port_is_closed_opens_for_a_grant_and_closes_at_its_end() {
 }
 
 #[test]
-fn a_host_that_observes_lets_all_pass_over_each_layer_alone_and_counts_it() {
+fn each_layer_alone_passes_and_counts_everything_while_the_host_observes() {
     for gone in [&[][..], &["lock"], &["cut-ingress", "cut-egress"]] {
         let mut world = World::new();
         let tcp = Service::tcp_echo(&world.net.server, any());
@@ -108,7 +108,7 @@ fn a_host_that_observes_lets_all_pass_over_each_layer_alone_and_counts_it() {
             let packets = if gone.len() == 2 { 0..=0 } else { if o.protocol == UDP { 1..=1 } else { 2..=20 } };
             assert!(packets.contains(&o.packets), "without {gone:?}: {o:?}");
         }
-        // What leaves is nobody's denied attempt, and is counted.
+        // A packet that leaves is counted, and is no denied attempt of a source.
         assert_eq!(world.fate(Hook::CutEgress, Fate::Observed) > 0, gone.len() < 2, "without {gone:?}");
         // Its moment is the kernel's affair: no edit, no process.
         let soon = boot_ns() + 300_000_000;
@@ -159,7 +159,7 @@ fn other_namespaces_are_left_alone_however_the_cut_learns_of_them() {
 }
 
 #[test]
-fn a_dead_agent_leaves_everything_in_force_and_the_next_one_takes_over() {
+fn everything_stays_in_force_without_the_agent_and_the_next_agent_takes_over() {
     let mut world = World::new();
     let _server = Service::tcp_echo(&world.net.server, any());
     world.put(GRANTED.v4, TCP, u64::MAX, 0);
@@ -219,7 +219,7 @@ fn swapping_programs_under_traffic_neither_opens_nor_closes() {
 }
 
 #[test]
-fn a_lost_layer_is_seen_and_brought_back() {
+fn a_lost_layer_is_noticed_and_attached_again() {
     let mut world = World::new();
     let _server = Service::tcp_echo(&world.net.server, any());
     for (at, name) in ["lock", "cut-ingress", "cut-egress"].into_iter().enumerate() {
@@ -285,7 +285,7 @@ fn the_prefilter_drops_what_the_lock_refuses_and_ends_with_its_process() {
 }
 
 #[test]
-fn a_full_table_refuses_and_evicts_nobody() {
+fn a_full_table_refuses_and_evicts_no_entry() {
     let mut world = World::new();
     let _server = Service::tcp_echo(&world.net.server, any());
     world.put(GRANTED.v4, TCP, u64::MAX, 0);

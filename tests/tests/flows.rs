@@ -33,7 +33,7 @@ const FLOWS: u32 = 4;
 const SECOND: u64 = 1_000_000_000;
 
 #[test]
-fn a_session_outlives_its_grant_and_nothing_else_of_its_source_does() {
+fn only_the_retained_session_of_a_source_outlives_its_grant() {
     for (at, like) in families() {
         let mut world = World::new();
         let (from, to) = (GRANTED.like(like), SERVER.like(like));
@@ -221,7 +221,7 @@ fn only_whole_established_sessions_are_listed() {
 }
 
 #[test]
-fn a_full_table_of_flows_refuses_and_evicts_nobody() {
+fn a_full_table_of_flows_refuses_and_evicts_no_flow() {
     let mut world = World::new();
     let flow = |n: u32| Session { cookie: n.into(), protocol: TCP, port: PORT, peer: Ipv4Addr::from(n).into() };
     let fitting: Vec<_> = (1..=FLOWS).map(flow).collect();

@@ -50,7 +50,7 @@ fn the_documented_shell_lines_open_the_port() {
 }
 
 #[test]
-fn grpcurl_needs_no_files_and_is_told_the_reason_of_a_refusal() {
+fn grpcurl_needs_no_files_and_shows_the_reason_of_a_refusal() {
     let Some(grpcurl) = grpcurl::program() else { return };
     let net = Net::pair();
     let postern = Postern::start(&net.server, Options::default());

@@ -11,6 +11,7 @@ use postern_tests::postern::{AUDIENCE, Options, Postern, program};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::request::Access;
 use postern_tests::service::Service;
+use postern_tests::until;
 
 fn access() -> Access {
     Access::new(AUDIENCE, &["22/tcp"], &[GRANTED.v4.into()], 600)
@@ -193,13 +194,11 @@ fn old_segments_go_and_the_chain_and_the_next_start_hold_without_them() {
     assert!(before.len() > 5);
     postern.launch();
     let granted = postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 600).expect("a grant").id;
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while postern.segments().contains(&before[before.len() - 2]) {
-        assert!(std::time::Instant::now() < end, "{:?}\n{}", postern.segments(), postern.log());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        // It looks at each decision.
+    until("the old segments are gone", || {
+        // posternd looks for old segments at each decision.
         let _ = postern.grant(&["22/tcp"], &[GRANTED.v4.into()], 24 * 3600);
-    }
+        !postern.segments().contains(&before[before.len() - 2])
+    });
     let audit = |postern: &Postern| {
         let client = postern.client();
         client
@@ -235,12 +234,8 @@ fn old_segments_go_and_the_chain_and_the_next_start_hold_without_them() {
     let changed = fs::read_to_string(&oldest).expect("a segment").replacen("in force", "in farce", 1);
     fs::write(&oldest, changed).expect("to change it");
     postern.launch();
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
     let degraded = || postern.client().details().expect("its state").join("\n");
-    while !degraded().contains("the journal was changed or damaged: line ") {
-        assert!(std::time::Instant::now() < end, "{}", postern.log());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    until("the change is a condition", || degraded().contains("the journal was changed or damaged: line "));
     assert_eq!(postern.client().grants().expect("grants").len(), 1);
     assert!(set_aside(&postern).is_empty());
 }

@@ -39,7 +39,7 @@ fn prefilters(state: &LinkState) -> Vec<String> {
 }
 
 #[test]
-fn changes_are_told_of_and_choose_the_prefilters() {
+fn changes_of_devices_are_reported_and_choose_the_prefilters() {
     let host = Netns::new();
     host.run(|| {
         Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -77,7 +77,7 @@ fn changes_are_told_of_and_choose_the_prefilters() {
 }
 
 #[test]
-fn what_changes_nothing_is_not_told() {
+fn events_that_change_nothing_are_not_reported() {
     let host = Netns::new();
     host.run(|| {
         Builder::new_current_thread().enable_all().build().unwrap().block_on(async {

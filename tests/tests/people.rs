@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use postern_tests::grpcurl;
@@ -15,12 +14,10 @@ use postern_tests::probe;
 use postern_tests::request::{self, Access};
 use postern_tests::service::Service;
 use postern_tests::ssh::Sshd;
+use postern_tests::{PATIENCE, until};
 use serde_json::{Value, json};
 
 const CAROL: &str = "carol@example.com";
-
-/// How long what must happen may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A host, Alice who asks, and Carol who approves. Alice is an approver too, of everybody's requests but her own.
 struct Office {
@@ -77,14 +74,6 @@ fn said(command: &mut std::process::Command) -> (bool, String) {
 
 fn source() -> IpAddr {
     GRANTED.both()[0]
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn ask<'a>(more: &[&'a str], from: &'a str) -> Vec<&'a str> {
@@ -186,7 +175,7 @@ fn script() -> String {
 }
 
 #[test]
-fn who_is_declined_reads_why_and_who_stops_waiting_leaves_the_request() {
+fn a_declined_requester_reads_why_and_a_stopped_client_leaves_its_request_pending() {
     let office = Office::open(1);
     let (alice, carol) = office.laptops();
     let from = source().to_string();
@@ -204,8 +193,6 @@ fn who_is_declined_reads_why_and_who_stops_waiting_leaves_the_request() {
 
     let asking = alice.start(&ask(&["--port", "22", "--for", "10m", "--wait"], &from));
     until("the next one waits", || waiting() == 1);
-    // The note that it waits comes just before the watch begins.
-    std::thread::sleep(Duration::from_millis(500));
     asking.signal(libc::SIGINT);
     let stopped = asking.wait();
     assert_eq!(stopped.code, Some(130), "{}", stopped.err);
@@ -308,7 +295,7 @@ fn grpcurl_extends_plans_and_gives_back() {
 }
 
 #[test]
-fn what_was_refused_is_explained_and_what_would_be_asked_for_too() {
+fn refused_and_planned_requests_are_explained() {
     let office = Office::open(1);
     let (alice, carol) = office.laptops();
     let from = source().to_string();
@@ -327,7 +314,7 @@ fn what_was_refused_is_explained_and_what_would_be_asked_for_too() {
 }
 
 #[test]
-fn root_breaks_the_glass_on_the_host_and_everybody_can_read_it() {
+fn root_breaks_the_glass_on_the_host_and_every_reader_sees_it() {
     let office = Office::open(1);
     let _service = Service::tcp_echo(&office.net.server, "[::]:22".parse().expect("an address"));
     let (_, carol) = office.laptops();

@@ -1,4 +1,4 @@
-//! A policy as an organisation would write it, on a real host: what people get is what `posternd explain` foretold from the files.
+//! A policy as an organisation would write it, on a real host: each request ends as `posternd explain` says from the files.
 
 use std::process::Command;
 
@@ -36,7 +36,7 @@ principals = ["root@example.com"]
 "#;
 
 /// What `posternd explain` says: granted, waiting, or the reason and the rule of a refusal.
-fn foretold(postern: &Postern, who: &str, access: &Access) -> String {
+fn explained(postern: &Postern, who: &str, access: &Access) -> String {
     let output = Command::new(program())
         .args(["explain", "--json", "--config"])
         .arg(postern.config())
@@ -54,7 +54,7 @@ fn foretold(postern: &Postern, who: &str, access: &Access) -> String {
 }
 
 #[test]
-fn people_get_what_explain_foretold_from_the_files() {
+fn requests_end_as_explain_says_from_the_files() {
     let net = Net::pair();
     let [source, _] = GRANTED.both();
     let rules = RULES.replace("SOURCE", &prefix(source));
@@ -86,7 +86,7 @@ fn people_get_what_explain_foretold_from_the_files() {
         let mut access = Access::new(AUDIENCE, &[port], &[from], seconds);
         access.justification = why.to_owned();
         let case = format!("{who} {port} from {from} for {seconds} s because {why:?}");
-        assert_eq!(foretold(&postern, who, &access), want, "foretold: {case}");
+        assert_eq!(explained(&postern, who, &access), want, "explained: {case}");
         let key = if who.starts_with("guest") { &guest } else { &postern.alice };
         let got = match client.request(access.seal(key)) {
             Ok(grant) if grant.state() == GrantState::Pending => "waits".to_owned(),
@@ -97,7 +97,7 @@ fn people_get_what_explain_foretold_from_the_files() {
     }
     // What only the agent knows, and what explain says that it does not know.
     let second = Access::new(AUDIENCE, &["5900/tcp"], &[source], 60);
-    assert_eq!(foretold(&postern, "alice@example.com", &second), "granted");
+    assert_eq!(explained(&postern, "alice@example.com", &second), "granted");
     assert_eq!(
         client.request(second.seal(&postern.alice)).map_err(|status| reason(&status)).unwrap_err(),
         "TOO_MANY_GRANTS"

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use postern_proto::payload_type;
 use postern_proto::v1::{Grant, RequestAccessRequest, Signature, SignedMessage};
@@ -14,7 +14,9 @@ use postern_tests::postern::{ADMIN, ALICE, AUDIENCE, Options, Postern, ROLES, po
 use postern_tests::probe::{self, Outcome};
 use postern_tests::request::{self, Access, REQUEST, REVOKE, seconds_from_now};
 use postern_tests::service::Service;
+use postern_tests::until;
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 /// A right request.
 fn access() -> Access {
@@ -36,7 +38,7 @@ fn raw(key: &Key, payload: &str) -> SignedMessage {
 }
 
 #[test]
-fn what_a_trusted_signer_gets_wrong_is_refused_by_name_and_recorded() {
+fn each_mistake_of_a_trusted_signer_is_refused_with_its_reason_and_recorded() {
     let net = Net::pair();
     let limited = format!("{}justification = \"required\"\nmax_grants = 1\n", port(3389, "tcp"));
     let rules = [port(22, "tcp"), limited, ROLES.to_owned()].concat();
@@ -145,15 +147,12 @@ fn admin_asks(postern: &Postern) -> SignedMessage {
     std::fs::write(postern.file("allowed_signers"), more).expect("the trust file");
     postern.reload();
     let message = || access().seal(&postern.admin);
-    let end = Instant::now() + Duration::from_secs(20);
-    while ask(&postern.client(), message()) == Err("ROLE_NOT_TRUSTED".to_owned()) {
-        assert!(Instant::now() < end, "the reload does not come");
-    }
+    until("the reload is in force", || ask(&postern.client(), message()) != Err("ROLE_NOT_TRUSTED".to_owned()));
     message()
 }
 
 #[test]
-fn what_nobody_trusted_signed_is_counted_and_never_fills_the_journal() {
+fn unverified_messages_are_counted_and_never_fill_the_journal() {
     let net = Net::pair();
     let postern = Postern::start(&net.server, Options::default());
     let client = postern.client();
@@ -187,52 +186,58 @@ fn what_nobody_trusted_signed_is_counted_and_never_fills_the_journal() {
     assert_eq!(status_reason(&client, RequestAccessRequest { message: None }), "ENVELOPE_MALFORMED");
     assert_eq!(ask(&client, good.clone()).map(|g| g.principal), Ok(ALICE.to_owned()), "the honest one still serves");
     assert_eq!(ask(&client, good), Err("PAYLOAD_REPEATED".to_owned()));
-    const FLOOD: usize = 100_000;
-    flood(&postern, &access().seal(&stranger), FLOOD);
-    let counted: u64 = client
-        .status()
-        .expect("the status")
-        .counters
-        .iter()
-        .filter(|c| c.reason == "KEY_UNKNOWN")
-        .map(|c| c.count)
-        .sum();
-    assert!(counted > 100_000, "{counted}");
+    const FLOOD: u64 = 100_000;
+    let overloaded = flood(&postern, &access().seal(&stranger), FLOOD);
+    let counters = client.status().expect("the status").counters;
+    let counted = |reason: &str| counters.iter().filter(|c| c.reason == reason).map(|c| c.count).sum::<u64>();
+    // One more from the cases above. Nothing else is overloaded here.
+    assert_eq!((counted("KEY_UNKNOWN"), counted("OVERLOADED")), (FLOOD + 1, overloaded));
     let lines = journal(&postern);
     assert!(lines.len() < 20, "{} lines", lines.len());
     assert!(lines.iter().all(|line| line["event"] != "refused"));
-    figure::print("bad inputs tried", (cases.len() + FLOOD) as u64);
+    figure::print("bad inputs tried", cases.len() as u64 + FLOOD);
 }
 
 fn status_reason(client: &Client, request: RequestAccessRequest) -> String {
     client.wait(client.access().request_access(request)).map_err(|status| reason(&status)).expect_err("refused")
 }
 
-/// Sends one bad envelope again and again, over several connections at once.
-fn flood(postern: &Postern, message: &SignedMessage, times: usize) {
-    const CONNECTIONS: usize = 4;
+/// Sends one bad envelope over several connections at once, until as many of the requests as `times` says are refused for their key. On
+/// a busy machine posternd turns requests away before it checks the signature; such a request is sent again. Returns how many these were.
+fn flood(postern: &Postern, message: &SignedMessage, times: u64) -> u64 {
+    const CONNECTIONS: u64 = 4;
+    let overloaded = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..CONNECTIONS {
             scope.spawn(|| {
                 let client = postern.client();
-                client.wait(async {
-                    let mut calls = tokio::task::JoinSet::new();
-                    for _ in 0..times / CONNECTIONS {
-                        if calls.len() >= 8 {
-                            calls.join_next().await;
-                        }
-                        let (mut access, message) = (client.access(), Some(message.clone()));
-                        calls.spawn(
-                            async move { access.request_access(RequestAccessRequest { message }).await.is_err() },
-                        );
-                    }
-                    while let Some(refused) = calls.join_next().await {
-                        assert!(refused.expect("a call"));
-                    }
-                });
+                let answered = client.wait(refused_for_their_key(&client, message, times / CONNECTIONS));
+                overloaded.fetch_add(answered, Ordering::Relaxed);
             });
         }
     });
+    overloaded.into_inner()
+}
+
+async fn refused_for_their_key(client: &Client, message: &SignedMessage, times: u64) -> u64 {
+    let (mut calls, mut sent, mut refused, mut overloaded) = (JoinSet::new(), 0, 0, 0);
+    while refused < times {
+        while calls.len() < 8 && sent < times + overloaded {
+            let (mut access, message) = (client.access(), Some(message.clone()));
+            calls.spawn(async move { access.request_access(RequestAccessRequest { message }).await });
+            sent += 1;
+        }
+        let answer = calls.join_next().await.expect("a call").expect("a call");
+        match reason(&answer.expect_err("refused"))[..] {
+            ref why if why == "KEY_UNKNOWN" => refused += 1,
+            ref why => {
+                assert_eq!(why, "OVERLOADED");
+                overloaded += 1;
+            }
+        }
+        assert!(overloaded < times, "posternd turns every request away");
+    }
+    overloaded
 }
 
 #[test]
@@ -261,7 +266,7 @@ fn a_message_is_accepted_once_also_across_restart_and_sigkill() {
 }
 
 #[test]
-fn of_many_that_show_one_message_at_once_exactly_one_is_served() {
+fn one_message_sent_many_times_at_once_is_served_once() {
     let net = Net::pair();
     let postern = Postern::start(&net.server, Options::default());
     let message = access().seal(&postern.alice);
@@ -289,7 +294,7 @@ fn a_challenge_of_this_host_is_accepted_and_one_of_another_start_is_not() {
 }
 
 #[test]
-fn nobody_ends_or_sees_what_is_not_his() {
+fn a_principal_neither_ends_nor_sees_grants_of_others() {
     let net = Net::pair();
     let postern = Postern::start(&net.server, Options::default());
     let client = postern.client();

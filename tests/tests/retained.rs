@@ -150,7 +150,7 @@ fn a_kept_session_goes_on_across_restarts_until_it_is_revoked() {
 }
 
 #[test]
-fn whose_signer_is_trusted_no_longer_loses_the_sessions_that_were_kept() {
+fn retained_sessions_end_when_their_signer_is_removed() {
     let mut lab = Lab::new("keep");
     let (mut session, grant, end) = lab.session();
     talks_until(&session, end + SECOND);
@@ -189,7 +189,7 @@ fn without_the_agent_a_session_ends_with_its_grant_and_a_kept_one_at_its_time() 
 }
 
 #[test]
-fn whoever_sits_on_the_host_is_not_locked_out_when_a_port_becomes_protected() {
+fn existing_sessions_go_on_when_a_port_becomes_protected() {
     let net = Net::pair();
     let sshd = Sshd::start(&net.server);
     let [v4, v6] = GRANTED.both();

@@ -40,7 +40,7 @@ fn the_prefilter_takes_jumbo_frames_natively_and_says_where_it_does_not_go() {
 }
 
 #[test]
-fn with_a_cgroup_that_is_none_posternd_says_so_and_what_was_closed_stays_closed() {
+fn with_a_wrong_cgroup_there_is_a_condition_and_closed_ports_stay_closed() {
     let net = Net::pair();
     let mut postern = Postern::start(&net.server, Options::default());
     let service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
@@ -57,7 +57,7 @@ fn with_a_cgroup_that_is_none_posternd_says_so_and_what_was_closed_stays_closed(
 }
 
 #[test]
-fn a_grant_is_shown_by_its_id_to_whoever_may_see_it() {
+fn a_grant_is_shown_by_its_id_to_readers_who_may_see_it() {
     let net = Net::pair();
     let postern = Postern::start(&net.server, Options::default());
     let client = postern.client();

@@ -98,7 +98,7 @@ fn user_and_directories_are_made() {
 }
 
 #[test]
-fn the_default_configuration_says_what_posternd_understands() {
+fn posternd_accepts_the_default_configuration() {
     let text = fs::read_to_string(checkout("systemd/postern.toml")).expect("the configuration");
     let protected = |text: &str| Config::parse(text).map(|config| config.policy().protected().collect::<Vec<_>>());
     assert_eq!(protected(&text), Ok(vec![(6, 22)]));
@@ -120,7 +120,7 @@ fn the_default_configuration_says_what_posternd_understands() {
 }
 
 #[test]
-fn the_empty_trust_file_trusts_nobody() {
+fn the_empty_trust_file_trusts_no_key() {
     let text = fs::read_to_string(checkout("systemd/allowed_signers")).expect("the trust file");
     assert!(text.lines().all(|line| line.is_empty() || line.starts_with('#')), "{text}");
 }

@@ -5,18 +5,16 @@
 use super::kernel::Kernel;
 use super::qmp::Monitor;
 use super::talk::Guest;
+use crate::until::find;
 use crate::{pins, sys};
 use serde_json::json;
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const PROGRAM: &str = "qemu-system-x86_64";
-/// How long the emulator may take to open its sockets, or to write or read a machine's memory.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Two processors, so that what races on a host can race there. Without cmpxchg16b: up to 7.2 the emulator computes the flags after it from
 /// a state that is not theirs, and the interrupt that comes just then is returned from into nowhere (docs/decisions/0038).
 const FIXED: &str = "-accel tcg,thread=multi -cpu max,-cx16 -smp 2 -m 1024 -nodefaults -display none -no-user-config";
@@ -97,7 +95,7 @@ impl Machine {
         let mut this = Self { disk: disk.to_owned(), process, monitor, directory };
         if incoming.is_some() {
             // As it was saved: stopped.
-            this.monitor.until("query-status", "paused", PATIENCE);
+            this.monitor.until("query-status", "paused");
             this.monitor.run("cont", &json!({}));
         }
         (this, Guest::new(talk))
@@ -111,7 +109,7 @@ impl Machine {
         let memory = folder.join("memory");
         self.monitor.run("stop", &json!({}));
         self.monitor.run("migrate", &json!({ "uri": format!("exec:cat > {}", memory.display()) }));
-        self.monitor.until("query-migrate", "completed", PATIENCE);
+        self.monitor.until("query-migrate", "completed");
         let disk = folder.join("disk-of-then");
         fs::copy(&self.disk, &disk).expect("a copy of the disk");
         self.monitor.run("cont", &json!({}));
@@ -129,18 +127,14 @@ impl Machine {
 
 /// Connects to the sockets as soon as they are there.
 fn sockets(folder: &Path) -> (Monitor, UnixStream) {
-    let end = Instant::now() + PATIENCE;
-    loop {
+    find(|| {
         let talk = UnixStream::connect(folder.join("talk"));
-        match talk.and_then(|talk| Ok((Monitor::connect(&folder.join("monitor"))?, talk))) {
-            Ok(both) => return both,
-            Err(error) => {
-                let said = fs::read_to_string(folder.join("emulator")).unwrap_or_default();
-                assert!(Instant::now() < end && said.is_empty(), "{PROGRAM}: {error}\n{said}");
-            }
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+        talk.and_then(|talk| Ok((Monitor::connect(&folder.join("monitor"))?, talk))).map_err(|error| {
+            let said = fs::read_to_string(folder.join("emulator")).unwrap_or_default();
+            assert!(said.is_empty(), "{PROGRAM}: {error}\n{said}");
+            format!("{PROGRAM}: {error}")
+        })
+    })
 }
 
 impl Drop for Machine {

@@ -2,11 +2,12 @@
 //!
 //! Never decides anything: it says a command and returns what was answered.
 
+use crate::until::find;
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a command may take; those that take longer are started by one and asked about by others.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,15 +49,11 @@ impl Monitor {
     }
 
     /// Asks until an answer's `status` is `wanted`.
-    pub(super) fn until(&mut self, query: &str, wanted: &str, patience: Duration) {
-        let end = Instant::now() + patience;
-        loop {
+    pub(super) fn until(&mut self, query: &str, wanted: &str) {
+        find(|| {
             let answer = self.run(query, &json!({}));
-            if answer["status"] == wanted {
-                return;
-            }
-            assert!(Instant::now() < end && answer["status"] != "failed", "{query}: {answer}, not {wanted}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            assert!(answer["status"] != "failed", "{query}: {answer}, not {wanted}");
+            if answer["status"] == wanted { Ok(()) } else { Err(format!("{query}: {answer}, not {wanted}")) }
+        });
     }
 }

@@ -29,7 +29,7 @@ use crate::{TLS, WINDOW, World, resident_bytes};
 pub const STREAMS: usize = 16;
 /// Connections of that flood.
 pub const CONNECTIONS: usize = 6;
-/// The longest payload that is looked at (`agent/src/engine/door.rs`).
+/// The longest payload that posternd parses (`MOST_PAYLOAD` in `agent/src/engine/verifier.rs`).
 pub const MOST_PAYLOAD: usize = 32 * 1024;
 /// Threads for such work that the agent may have (`agent/src/run.rs`).
 const MOST_THREADS: usize = 16;
@@ -77,7 +77,7 @@ fn people_get_in(world: &World) {
 }
 
 #[test]
-fn http2_floods_while_people_come() {
+fn requests_are_served_during_http2_floods() {
     let world = World::new();
     // Requests that are taken back at once, until the host closes.
     let resets = || {

@@ -48,14 +48,8 @@ impl World {
     }
 
     fn from(&self, address: impl Into<IpAddr>) -> TcpStream {
-        let deadline = Instant::now() + Duration::from_secs(10);
         let address = address.into();
-        loop {
-            match probe::connect(&self.net.client, address, TLS) {
-                Ok(stream) => return stream,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-        }
+        postern_tests::find(|| probe::connect(&self.net.client, address, TLS).map_err(|error| error.to_string()))
     }
 
     fn local(&self) -> TcpStream {
@@ -73,7 +67,7 @@ impl World {
         while start.elapsed() < WINDOW {
             people.iter().for_each(|&address| self.ask(address));
             self.postern.client().who_am_i().expect("an answer on the Unix socket");
-            std::thread::sleep(Duration::from_millis(300));
+            postern_tests::pause(Duration::from_millis(300));
         }
         let (ready, used) = self.ready;
         let share = (cpu(self.postern.pid()) - used).as_secs_f64() / ready.elapsed().as_secs_f64();
@@ -246,7 +240,7 @@ fn messages_beyond_64_kib_and_garbage_have_a_reason() {
 }
 
 #[test]
-fn whoever_watches_and_does_not_read_blocks_nobody() {
+fn a_watcher_that_does_not_read_delays_no_other_client() {
     let world = World::new();
     let sleeper = world.postern.client();
     let deaf = sleeper.wait(sleeper.access().watch_grants(WatchGrantsRequest::default())).expect("a watch");

@@ -31,7 +31,7 @@ fn refused(world: &World, why: &str) -> u64 {
 }
 
 #[test]
-fn nobody_waits_for_ever_where_no_signature_gets_checked() {
+fn every_request_is_answered_while_no_signature_is_checked() {
     let world = World::new();
     let message = Access::new(AUDIENCE, &["22/tcp"], &[STRANGER.v4.into()], 60).seal(&world.postern.alice);
     let person = Person::at(&world.net.client, GRANTED.v4.into(), TLS, &world.postern);

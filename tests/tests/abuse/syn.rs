@@ -14,6 +14,7 @@ use postern_tests::postern::{Options, Postern};
 use postern_tests::service::Service;
 use postern_tests::wire::Wire;
 use postern_tests::{figure, probe};
+use postern_tests::{pause, until};
 
 use crate::person::Person;
 
@@ -28,8 +29,6 @@ const PER_SECOND: u64 = 20;
 const BURST: u64 = 40;
 /// SYNs where all shall be answered: fewer than a listener's backlog in both families together.
 const SHOT: u16 = 300;
-/// How long something that must come may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a flood goes on while people come.
 const WINDOW: Duration = Duration::from_secs(3);
 
@@ -87,13 +86,12 @@ impl Attacker {
         for number in 0..SHOT {
             FLOODER.into_iter().zip(to).for_each(|(source, to)| self.syn(source, from + number, to));
         }
-        let end = Instant::now() + PATIENCE;
         for (source, to) in FLOODER.into_iter().zip(to) {
-            while self.answered(source, to) < SHOT.into() {
-                assert!(Instant::now() < end, "{to}: {} of {SHOT} answered", self.answered(source, to));
-                std::thread::sleep(Duration::from_millis(5));
+            postern_tests::find(|| {
                 self.look();
-            }
+                let answered = self.answered(source, to);
+                if answered >= SHOT.into() { Ok(()) } else { Err(format!("{to}: {answered} of {SHOT} answered")) }
+            });
         }
         // So that the listener's queue is free again.
         for number in 0..SHOT {
@@ -132,13 +130,13 @@ fn flooding(net: &Net, source: impl Fn(u32) -> [IpAddr; 2] + Sync, work: impl Fn
                     }
                 }
                 attacker.look();
-                std::thread::sleep(Duration::from_millis(1));
+                pause(Duration::from_millis(1));
             }
         });
-        while rounds.load(Ordering::Relaxed) < 500 {
-            assert!(start.elapsed() < PATIENCE && !flood.is_finished(), "no flood");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        until("the flood has begun", || {
+            assert!(!flood.is_finished(), "the flood has ended");
+            rounds.load(Ordering::Relaxed) >= 500
+        });
         // Also when the work panics.
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         stop.store(true, Ordering::Relaxed);
@@ -179,7 +177,7 @@ fn one_source_is_held_to_its_rate_and_others_get_in_meanwhile() {
 }
 
 #[test]
-fn whoever_is_too_fast_gets_in_when_his_kernel_asks_again() {
+fn a_client_that_is_too_fast_gets_in_when_its_kernel_sends_the_syn_again() {
     let net = network();
     let postern = Postern::start(&net.server, with("syn_rate = { per_second = 1, burst = 1 }"));
     for (address, api) in GRANTED.both().into_iter().zip(at(API)) {
@@ -221,7 +219,7 @@ fn without_limit_and_beside_the_api_every_syn_is_answered() {
 
 /// What the limit cannot hold: each SYN has another source. SYN cookies do.
 #[test]
-fn a_flood_from_forged_sources_keeps_nobody_out() {
+fn a_flood_from_forged_sources_keeps_no_client_out() {
     let net = network();
     let postern = Postern::start(&net.server, Options::default());
     let forged = |round: u32| {

@@ -202,7 +202,7 @@ fn every_fault_of_the_list_of_revoked_keys() {
 type Spoils = fn(&Host);
 
 #[test]
-fn without_a_copy_nobody_is_trusted_and_root_is_served() {
+fn without_a_copy_no_key_is_trusted_and_root_is_served() {
     let unknown = |host: &Host| {
         let text = fs::read_to_string(host.postern.config()).expect("the configuration");
         fs::write(host.postern.config(), format!("oops = 1\n{text}")).expect("the configuration");
@@ -381,7 +381,7 @@ fn a_longer_list_of_revoked_keys_counts_whatever_else_is_broken() {
 }
 
 #[test]
-fn a_first_list_of_revoked_keys_that_is_missing_locks_nobody_out() {
+fn a_missing_first_list_of_revoked_keys_locks_no_principal_out() {
     let mut host = Host::new();
     let listed = fs::read_to_string(host.postern.config()).expect("the configuration");
     let keeps = |line: &&str| !line.starts_with("revoked_keys");

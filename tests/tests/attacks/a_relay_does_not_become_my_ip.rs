@@ -229,7 +229,7 @@ fn a_relay_beside_the_real_address_is_left_out_or_asked_about() {
 }
 
 #[test]
-fn an_own_address_needs_no_question_and_whoever_roams_afterwards_neither() {
+fn an_own_address_needs_no_question_also_after_roaming() {
     let mut scene = Scene::new();
     scene.laptop.resolve(&SERVER.both());
     let own = sources(&scene.asks(&REQUEST));
@@ -264,7 +264,7 @@ fn a_nat_at_the_first_use_is_asked_about_once_for_each_family() {
 }
 
 #[test]
-fn a_try_that_the_host_refuses_is_not_remembered() {
+fn an_attempt_that_the_host_refuses_is_not_remembered() {
     let mut scene = Scene::new();
     scene.laptop.resolve(&SERVER.both());
     let long = ["request", "vm1.test", "--port", "ssh", "--for", "5h"];

@@ -172,7 +172,7 @@ fn a_connected_udp_socket_sends_through_an_ungranted_gateway_to_its_own_peer() {
 
 /// `sendto(2)` on a connected socket goes where it says, so both have to be granted.
 #[test]
-fn a_connected_udp_socket_reaches_nobody_else() {
+fn a_connected_udp_socket_reaches_its_peer_alone() {
     let net = Net::pair();
     let postern = Postern::start(&net.server, Options::default());
     postern.grant(&["3389/udp"], &GRANTED.both(), 600).expect("a grant");
@@ -202,7 +202,7 @@ fn a_connected_udp_socket_reaches_nobody_else() {
 
 /// The kernel leaves the last peer's address in a socket that is no longer connected.
 #[test]
-fn a_former_peer_says_nothing() {
+fn a_former_peer_sends_nothing() {
     let net = Net::pair();
     let postern = Postern::start(&net.server, Options::default());
     postern.grant(&["3389/udp"], &GRANTED.both(), 600).expect("a grant");

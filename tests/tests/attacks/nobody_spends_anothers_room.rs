@@ -218,7 +218,7 @@ struct Flood {
 }
 
 #[test]
-fn a_flood_of_refused_requests_keeps_nobody_else_from_anything() {
+fn a_flood_of_refused_requests_delays_no_other_principal() {
     let mut host = Host::start("");
     let earlier = host.ask(&host.bob, "22/tcp").expect("bob's grant");
     host.postern.client().revoke(host.bob.end(&earlier)).expect("to give it back");
@@ -288,7 +288,7 @@ fn padded_requests_that_are_taken_back_leave_memory_and_snapshots() {
 }
 
 #[test]
-fn many_waiting_requests_keep_nobody_elses_from_waiting() {
+fn many_pending_requests_leave_room_for_those_of_others() {
     let host = Host::start("");
     let client = host.postern.client();
     let mut padded = Vec::new();
@@ -315,7 +315,7 @@ fn one_principal_fills_a_share_of_the_kernels_table() {
 }
 
 #[test]
-fn a_flood_of_reads_and_streams_keeps_nobody_else_from_reading() {
+fn a_flood_of_reads_and_streams_delays_no_other_reader() {
     let host = Host::start("");
     let reader = host.postern.client();
     let list = |key: &Fast| {

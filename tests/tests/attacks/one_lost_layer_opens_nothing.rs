@@ -10,8 +10,8 @@ use std::process::Output;
 
 use postern_tests::bpf::{self, MOST_ATTACHED, Pass};
 use postern_tests::cgroup::Cgroup;
+use postern_tests::names;
 use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
-use postern_tests::pins;
 use postern_tests::postern::{Options, Postern, program};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::service::Service;
@@ -309,7 +309,7 @@ fn a_layer_of_an_earlier_run_stays_where_the_new_one_cannot_be_attached() {
 fn a_directory_of_pins_that_cannot_be_used_keeps_no_layer_out() {
     let world = World::new();
     // A file where the directory's parent belongs.
-    let parent = std::path::PathBuf::from(format!("/sys/fs/bpf/{}no-directory", pins::prefix()));
+    let parent = std::path::Path::new("/sys/fs/bpf").join(names::unique("no-directory"));
     std::os::unix::fs::symlink("/sys/fs/bpf/nothing", &parent).expect("an obstacle");
     let postern = Postern::start_pinned(&world.net.server, world.options(), parent.join("pins"));
     world.assert_closed("nothing is pinned");

@@ -189,7 +189,7 @@ fn plant(kind: &str, path: &Path, victim: &Victim) {
 }
 
 #[test]
-fn a_link_or_a_fifo_in_the_place_of_each_file_harms_nothing_and_holds_nobody_up() {
+fn a_link_or_a_fifo_in_the_place_of_each_file_harms_nothing_and_delays_nothing() {
     let host = Host::new();
     let mut harm = Vec::new();
     for kind in ["symbolic link", "hard link", "fifo", "terminal"] {
@@ -351,7 +351,7 @@ fn what_root_does_in_the_state_directory_is_the_owners_afterwards() {
 }
 
 #[test]
-fn a_fifo_in_the_place_of_roots_own_files_holds_nobody_up() {
+fn a_fifo_in_the_place_of_roots_own_files_delays_nothing() {
     let host = Host::new();
     let victim = Victim::new(host.postern.file("victim"));
     let trust = host.postern.file("allowed_signers");

@@ -172,7 +172,7 @@ fn reasons(answers: &[Result<Grant, Status>]) -> Vec<String> {
 }
 
 #[test]
-fn what_waited_while_a_key_was_removed_is_not_granted_under_it() {
+fn a_request_that_was_pending_while_its_key_was_removed_is_not_granted() {
     let host = Host::new("");
     let client = host.postern.client();
     let (early, late) = (host.asks("22/tcp", CROWD), host.asks("22/tcp", CROWD));
@@ -196,7 +196,7 @@ fn what_waited_while_a_key_was_removed_is_not_granted_under_it() {
 }
 
 #[test]
-fn a_crowd_that_asks_during_reloads_gets_nothing_after_one() {
+fn requests_during_a_reload_get_nothing_under_the_old_rules() {
     let host = Host::new("");
     let client = host.postern.client();
     for _ in 0..6 {

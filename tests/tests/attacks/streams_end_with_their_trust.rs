@@ -79,7 +79,7 @@ fn idle_streams_of_a_removed_key_end_at_the_reload_and_others_go_on() {
 }
 
 #[test]
-fn an_idle_watcher_of_the_journal_who_lost_the_role_is_told_at_the_reload() {
+fn the_stream_of_an_idle_watcher_who_lost_the_role_ends_at_the_reload() {
     let net = Net::pair();
     let options = Options::without_xdp();
     let postern = Postern::start(&net.server, options.clone());

@@ -144,7 +144,7 @@ fn asked(laptop: &Laptop, port: &str) -> String {
 }
 
 #[test]
-fn whatever_people_write_no_view_of_it_commands_a_terminal() {
+fn text_from_people_never_commands_a_terminal() {
     let office = Office::open();
     let (waiting, live) = (asked(&office.mallory, "22/tcp"), asked(&office.carl, "3389/tcp"));
     let key = office.carol.key().display().to_string();
@@ -199,7 +199,7 @@ fn approves_at_a_terminal(office: &Office, waiting: &str, key: &str) {
 }
 
 #[test]
-fn neither_the_log_nor_journald_nor_posternds_own_commands_show_it_raw() {
+fn log_journald_and_commands_escape_text_from_people() {
     let office = Office::open();
     let live = asked(&office.carl, "3389/tcp");
     let revoked = office.carol.postern(&["revoke", "vm1.test", &live, "--reason", WHY]);

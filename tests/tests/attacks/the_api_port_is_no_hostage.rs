@@ -73,7 +73,7 @@ impl Host {
 }
 
 #[test]
-fn a_local_user_who_holds_the_port_keeps_nobody_out() {
+fn a_local_user_who_holds_the_port_keeps_no_client_out() {
     for squatted in ["127.0.0.1:7322", "0.0.0.0:7322", "[::1]:7322", "[::]:7322"] {
         let mut host = Host::new(Options::without_xdp());
         let squatter = host.holds(squatted.parse().expect("an address"));
@@ -183,7 +183,7 @@ fn a_tls_key_that_cannot_be_used_is_a_condition_and_is_never_replaced() {
 }
 
 #[test]
-fn whatever_lies_in_the_place_of_the_unix_socket_root_is_served() {
+fn root_is_served_although_something_else_lies_at_the_unix_sockets_path() {
     let faults: [(&str, Put); 3] = [
         ("a directory", |path| fs::create_dir(path).expect("a directory")),
         ("a file", |path| fs::write(path, "precious").expect("a file")),

@@ -110,7 +110,7 @@ fn all_layers_hold_also_after_the_agents_death() {
 }
 
 #[test]
-fn lock_and_cut_hold_without_the_shed() {
+fn lock_and_cut_hold_without_the_prefilter() {
     let mut bare = Bare::new();
     let postern = granting(&bare, Options::without_xdp());
     bare.assert_exact("lock and cut");

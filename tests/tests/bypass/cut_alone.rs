@@ -10,6 +10,7 @@ use postern_tests::netns::Netns;
 use postern_tests::postern::{Options, Postern};
 use postern_tests::service::Service;
 use postern_tests::wire::Wire;
+use postern_tests::{pause, within};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -78,18 +79,6 @@ fn delivered(net: &Net, service: &Service, from: Host, to: IpAddr, patience: Dur
     within(patience, || service.served() > before)
 }
 
-/// Whether something becomes true in time.
-fn within(time: Duration, condition: impl Fn() -> bool) -> bool {
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        if condition() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    condition()
-}
-
 /// SYN and SYN-ACK under the grant, the third segment after its end: it never becomes a connection.
 #[test]
 fn a_handshake_finished_after_the_end() {
@@ -150,7 +139,7 @@ impl Hand {
             }
             assert!(Instant::now() < over, "the grant does not end");
             // Not a flood: the listener's queue is to have room for the handshake that matters.
-            std::thread::sleep(Duration::from_millis(20));
+            pause(Duration::from_millis(20));
         }
         let _sent_before = self.wire.arrived();
     }

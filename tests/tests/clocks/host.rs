@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use postern_agent::config::Config;
@@ -30,7 +30,6 @@ use postern_tests::service::Service;
 use tokio::runtime::Runtime;
 use tokio::sync::broadcast;
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const S: i64 = 1_000_000_000;
 
 /// What differs from the real clocks.
@@ -229,11 +228,10 @@ impl Host {
 
     /// Waits until the grant is in this state.
     pub fn wait_for(&self, id: &str, state: State) {
-        let end = Instant::now() + PATIENCE;
-        while self.grant(id).state != state {
-            assert!(Instant::now() < end, "{id} is {:?}, not {state:?}", self.grant(id).state);
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        postern_tests::find(|| match self.grant(id).state {
+            now if now == state => Ok(()),
+            now => Err(format!("{id} is {now:?}, not {state:?}")),
+        });
     }
 
     /// Whether a packet from the granted address reaches the socket.

@@ -60,7 +60,7 @@ fn a_planned_grant_opens_by_the_boot_clock_however_the_wall_clock_is_set() {
 }
 
 #[test]
-fn a_clock_that_is_slewed_is_believed() {
+fn a_slewed_clock_is_trusted() {
     for ppm in [500, -500] {
         let clocks = Fake::new();
         clocks.change(|d| d.ppm = ppm);
@@ -73,7 +73,7 @@ fn a_clock_that_is_slewed_is_believed() {
 }
 
 #[test]
-fn a_clock_that_nobody_synchronises_asks_for_challenges_until_somebody_does() {
+fn an_unsynchronised_clock_requires_challenges_until_it_is_synchronised() {
     let clocks = Fake::new();
     clocks.change(|d| d.max_error = None);
     let mut host = Host::start(clocks.clone(), "challenge");
@@ -156,7 +156,7 @@ fn after_a_restore_everything_is_closed_and_only_new_challenges_count() {
 }
 
 #[test]
-fn another_boot_opens_nothing_and_asks_for_challenges_at_first() {
+fn another_boot_opens_nothing_and_requires_challenges_at_first() {
     let mut host = Host::start(Fake::new(), "challenge");
     let running = host.wish("");
     host.ask(&running).expect("a grant");
@@ -175,7 +175,7 @@ fn another_boot_opens_nothing_and_asks_for_challenges_at_first() {
 }
 
 #[test]
-fn a_clock_behind_the_record_is_not_believed_on_any_boot() {
+fn a_clock_behind_the_record_is_trusted_on_no_boot() {
     let mut host = Host::start(Fake::new(), "trust");
     host.ask(&host.wish("")).expect("a grant");
     host.clocks.step(-DAY);

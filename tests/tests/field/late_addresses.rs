@@ -13,7 +13,7 @@ use postern_tests::until;
 
 const LATE: [&str; 2] = ["203.0.113.7", "fd00:7::7"];
 
-fn door(ip: &str) -> SocketAddr {
+fn api(ip: &str) -> SocketAddr {
     SocketAddr::new(ip.parse().expect("an address"), 7322)
 }
 
@@ -48,16 +48,16 @@ fn each_address_is_served_while_it_is_here() {
     let net = Net::pair();
     let there = SocketAddr::from((SERVER.v4, 7322));
     let mut tcp = vec![there.to_string()];
-    tcp.extend(LATE.map(|ip| door(ip).to_string()));
+    tcp.extend(LATE.map(|ip| api(ip).to_string()));
     let postern = Postern::start(&net.server, options(&tcp));
     let client = postern.client();
     let told = shut(&client);
-    assert!(LATE.iter().all(|ip| told.contains(&door(ip).to_string())), "each is named: {told}");
+    assert!(LATE.iter().all(|ip| told.contains(&api(ip).to_string())), "each is named: {told}");
     assert!(!told.contains(&there.to_string()) && accepts(&net.client, there), "the others are served: {told}");
     // An address of VRRP comes and goes.
     for (ip, other) in [(LATE[0], LATE[1]), (LATE[1], LATE[0])] {
         add(&net.server, ip);
-        until("the address is served", || accepts(&net.server, door(ip)));
+        until("the address is served", || accepts(&net.server, api(ip)));
         until("it is named no longer", || !shut(&client).contains(ip));
         assert!(shut(&client).contains(other), "the other one still is");
         remove(&net.server, ip);
@@ -66,7 +66,7 @@ fn each_address_is_served_while_it_is_here() {
     }
     LATE.iter().for_each(|ip| add(&net.server, ip));
     until("nothing is amiss", || shut(&client).is_empty());
-    assert!(LATE.iter().all(|ip| accepts(&net.server, door(ip))));
+    assert!(LATE.iter().all(|ip| accepts(&net.server, api(ip))));
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn an_address_that_ipv6_still_checks_for_duplicates_is_served_afterwards() {
     net.server.sysctl("net/ipv6/conf/eth0/accept_dad", "1");
     net.server.sysctl("net/ipv6/conf/eth0/dad_transmits", "3");
     net.server.ip("addr add fd00:1::7/64 dev eth0");
-    let at = door("fd00:1::7");
+    let at = api("fd00:1::7");
     let postern = Postern::start(&net.server, options(&[at.to_string()]));
     until("it is served", || accepts(&net.client, at));
     until("nothing is amiss", || shut(&postern.client()).is_empty());
@@ -118,7 +118,7 @@ fn ipv6_that_is_switched_off_stops_nothing() {
 fn check_config_names_an_address_that_is_not_here() {
     let net = Net::pair();
     add(&net.server, LATE[0]);
-    let postern = Postern::prepared(&net.server, options(&LATE.map(|ip| door(ip).to_string())));
+    let postern = Postern::prepared(&net.server, options(&LATE.map(|ip| api(ip).to_string())));
     let check = || {
         let mut command = net.server.command(program());
         let output = command.args(["check-config", "--config"]).arg(postern.config()).output().expect("posternd");

@@ -87,7 +87,7 @@ fn a_mount_namespace_with_the_hosts_bpf_file_system_is_no_false_alarm() {
 }
 
 #[test]
-fn as_process_1_of_a_container_nobody_knows_what_outlives_posternd() {
+fn as_process_1_of_a_container_the_pins_may_end_with_posternd() {
     let net = Net::pair();
     let unshare = ["--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"];
     let postern = Postern::start(&net.server, Options::within(&unshare, OWN_BPFFS));
@@ -96,7 +96,7 @@ fn as_process_1_of_a_container_nobody_knows_what_outlives_posternd() {
 }
 
 #[test]
-fn enable_refuses_where_nothing_would_outlive_posternd_unless_it_is_told_otherwise() {
+fn enable_refuses_where_nothing_would_outlive_posternd_unless_only_while_running_is_accepted() {
     let net = Net::pair();
     let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
     let observe = "mode = \"observe\"".to_owned();
@@ -117,7 +117,7 @@ fn enable_refuses_where_nothing_would_outlive_posternd_unless_it_is_told_otherwi
 }
 
 #[test]
-fn without_a_bpf_file_system_it_is_told_from_the_start_and_enable_refuses() {
+fn without_a_bpf_file_system_there_is_a_condition_from_the_start_and_enable_refuses() {
     let net = Net::pair();
     let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
     let folder = tempfile::tempdir().expect("a directory");
@@ -138,13 +138,13 @@ fn without_a_bpf_file_system_it_is_told_from_the_start_and_enable_refuses() {
 }
 
 /// Whether anything comes within the time that a chattering service takes for a hundred lines.
-fn hears(stream: &mut TcpStream) -> bool {
+fn receives(stream: &mut TcpStream) -> bool {
     stream.set_read_timeout(Some(Duration::from_millis(500))).expect("a time-out");
     matches!(stream.read(&mut [0; 4096]), Ok(1..))
 }
 
 #[test]
-fn a_cut_at_a_part_of_the_cgroups_is_told_and_sessions_elsewhere_outlive_their_grant() {
+fn a_cut_at_a_part_of_the_cgroups_is_a_condition_and_sessions_elsewhere_outlive_their_grant() {
     let net = Net::pair();
     let (inside, outside) = (Cgroup::new(), "[::]:22".parse().expect("an address"));
     let _outside = Service::tcp_chatter(&net.server, outside);
@@ -158,11 +158,11 @@ fn a_cut_at_a_part_of_the_cgroups_is_told_and_sessions_elsewhere_outlive_their_g
     };
     let (mut outside, mut inside) = (connect(22), connect(3389));
     postern.kill();
-    assert!(hears(&mut outside) && hears(&mut inside));
-    until("the session in the cgroup is silent", || !hears(&mut inside));
+    assert!(receives(&mut outside) && receives(&mut inside));
+    until("the session in the cgroup is silent", || !receives(&mut inside));
     let (from, to) = at(GRANTED, 22);
     until("the grant is over", || probe::tcp(&net.client, from, to) != Outcome::Answered);
-    assert!(hears(&mut outside), "what was told is what happens");
+    assert!(receives(&mut outside), "what was told is what happens");
     // posternd ends what the cut does not.
     postern.launch();
     until("the session outside has ended", || matches!(outside.read(&mut [0; 65536]), Ok(0) | Err(_)));
@@ -186,7 +186,7 @@ fn in_a_cgroup_namespace_the_visible_root_is_not_taken_for_the_root() {
 }
 
 #[test]
-fn in_a_user_namespace_root_is_told_that_the_ports_are_open() {
+fn in_a_user_namespace_a_condition_says_that_the_ports_are_open() {
     let net = Net::pair();
     let _service = Service::tcp_echo(&net.server, "[::]:22".parse().expect("an address"));
     let options = Options { user: "root".to_owned(), ..Options::within(&["--user", "--map-root-user"], "true") };

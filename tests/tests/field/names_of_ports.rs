@@ -51,7 +51,7 @@ fn texts(list: &Value) -> Vec<String> {
 }
 
 #[test]
-fn the_host_says_what_a_name_means_and_numbers_are_signed() {
+fn the_host_resolves_a_name_and_the_client_signs_the_number() {
     let (_net, _postern, laptop) = scene();
     for (typed, meant) in [
         ("gitssh", &["2223/tcp"][..]),

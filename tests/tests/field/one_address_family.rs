@@ -138,7 +138,7 @@ fn a_role_of_one_family_opens_for_that_family() {
 
 /// One family has no route here, none back, or is filtered on the way.
 #[test]
-fn a_family_that_leads_nowhere_is_named_and_the_other_one_is_used() {
+fn an_unreachable_family_is_named_and_the_other_one_is_used() {
     let both = port(22, "\"10.0.0.0/8\", \"fd00::/8\"");
     for (what, here, there, filter) in [
         ("no route here", "route del fd00:1::1/128\nroute del fd00:1::/64 dev eth0\n", "", ""),

@@ -172,7 +172,7 @@ fn a_grants_end_spares_the_hosts_own_connection_to_the_same_address() {
 }
 
 #[test]
-fn a_socket_that_once_connected_lets_nobody_in_when_it_listens() {
+fn a_socket_that_once_connected_lets_no_peer_in_when_it_listens() {
     let net = Net::pair();
     let _far = far_services(&net);
     let _postern = Postern::start(&net.server, options());
@@ -253,7 +253,7 @@ fn a_udp_socket_is_the_hosts_own_for_its_present_peer_alone() {
 
 /// A host that only observes lets in everybody, and nobody who was let in is forgotten.
 #[test]
-fn it_is_said_when_no_further_udp_socket_can_be_told_from_a_servers() {
+fn a_condition_is_reported_when_no_further_udp_socket_can_be_marked() {
     let net = Net::pair();
     let postern = Postern::start(&net.server, Options { extra: "mode = \"observe\"".to_owned(), ..options() });
     let says = || postern.client().conditions().expect("root is answered").iter().any(|code| code == "own-connections");
@@ -318,7 +318,7 @@ fn a_subflow_has_the_direction_of_its_connection() {
 }
 
 #[test]
-fn a_subflow_that_the_host_opens_for_somebody_elses_connection_needs_a_grant() {
+fn a_subflow_that_the_host_opens_for_a_peers_connection_needs_a_grant() {
     for like in SERVER.both() {
         let net = Net::pair();
         [&net.client, &net.server].iter().for_each(|host| host.sysctl("net/ipv4/tcp_timestamps", "0"));

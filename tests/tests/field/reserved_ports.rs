@@ -70,7 +70,7 @@ fn what_was_written_while_posternd_was_dead_stays() {
 }
 
 #[test]
-fn a_program_that_never_gives_in_is_a_condition_and_no_fight() {
+fn a_program_that_keeps_overwriting_the_list_is_a_condition() {
     let net = Net::pair();
     let postern = Postern::start(&net.server, Options::without_xdp());
     let client = postern.client();
@@ -127,7 +127,7 @@ fn where_the_list_cannot_be_written_a_condition_names_the_ports() {
 }
 
 #[test]
-fn syn_cookies_are_looked_at_all_the_time() {
+fn syn_cookies_are_checked_all_the_time() {
     let net = Net::pair();
     let postern = Postern::start(&net.server, Options::without_xdp());
     let client = postern.client();

@@ -50,7 +50,7 @@ fn a_session_that_the_host_opened_before_the_first_start_goes_on_and_opens_nothi
 }
 
 #[test]
-fn a_port_that_a_reload_protects_keeps_its_sessions_and_opens_only_where_somebody_listens() {
+fn a_port_that_a_reload_protects_keeps_its_sessions_and_opens_only_where_a_process_listens() {
     let net = Net::pair();
     let _far = far_services(&net);
     let postern = Postern::start(&net.server, Options { rules: ROLES.to_owned(), ..Options::without_xdp() });

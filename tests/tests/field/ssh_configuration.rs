@@ -152,7 +152,7 @@ fn files_are_found_as_ssh_finds_them() {
 }
 
 #[test]
-fn what_is_not_understood_is_an_error() {
+fn an_unknown_option_is_an_error() {
     let mut scene = Scene::new();
     let own = scene.host_key.public();
     scene.writes(".ssh/known_hosts", &format!("vm1.test {own}\n"));

@@ -159,7 +159,7 @@ fn what_older_clients_trusted_is_trusted_until_it_is_forgotten() {
 
 /// A record that somebody else could have made is none, and is never read as "nothing is known".
 #[test]
-fn records_of_somebody_else_are_no_records() {
+fn records_of_another_user_are_ignored() {
     let scene = Scene::new();
     assert_code(&scene.asks(":", &["--accept-new"]), 0, "a first use");
     let pins = format!("\"$HOME/{PINS}\"");

@@ -50,7 +50,7 @@ fn replace(pins: &Path, name: &str, pass: Pass) {
 }
 
 #[test]
-fn every_loss_is_seen_healed_and_recorded_under_a_flood() {
+fn every_loss_is_noticed_healed_and_recorded_under_a_flood() {
     let net = Net::pair();
     let service = Service::tcp_echo(&net.server, any());
     let postern = Postern::start(&net.server, Options::without_xdp());
@@ -130,7 +130,7 @@ fn without_its_bpf_file_system_it_goes_on_and_pins_again_when_there_is_one() {
 }
 
 #[test]
-fn a_program_beside_the_lock_is_told_of_and_the_cut_holds() {
+fn a_program_beside_the_lock_is_a_condition_and_the_cut_holds() {
     let net = Net::pair();
     let listener = net.server.run(|| std::net::TcpListener::bind(any()).expect("a listener"));
     let postern = Postern::start(&net.server, Options::without_xdp());
@@ -186,7 +186,7 @@ fn one_layer_at_a_time_at_any_moment_lets_no_new_flow_in() {
         let mut seed = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock").subsec_nanos();
         for round in 0..ROUNDS {
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            std::thread::sleep(Duration::from_micros(u64::from(seed >> 12) % 40_000));
+            postern_tests::pause(Duration::from_micros(u64::from(seed >> 12) % 40_000));
             postern.detach(["lock", "cut-"][round % 2]);
             let attached = || client.status().expect("a status").layers.iter().all(|layer| layer.attached);
             let _ = until("the healing", || attached().then_some(()));

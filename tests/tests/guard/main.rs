@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 use postern_proto::v1::GetStatusResponse;
 use postern_tests::postern::Postern;
 
-/// Patience on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
 const PORT: u16 = 22;
 
 fn any() -> SocketAddr {
@@ -22,13 +20,8 @@ fn any() -> SocketAddr {
 /// Waits until `done` gives something, and says how long that took.
 fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> (T, Duration) {
     let start = Instant::now();
-    loop {
-        if let Some(value) = done() {
-            return (value, start.elapsed());
-        }
-        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let value = postern_tests::find(|| done().ok_or_else(|| what.to_owned()));
+    (value, start.elapsed())
 }
 
 /// The journal's lines about a part: its states, in order.

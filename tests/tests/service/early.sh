@@ -9,7 +9,7 @@ show "the protected port answers nobody"              refused eve 10.77.0.1 22
 show "nor another one of the configuration"           refused eve 10.77.0.1 2223
 attempts=/run/attempts
 ip netns exec eve bash -c 'while :; do echo try; timeout 1 bash -c "exec 3<>/dev/tcp/10.77.0.1/22" && echo in; done' >$attempts 2>/dev/null &
-knocking=$!
+prober=$!
 tries() { grep -c try $attempts; }
 enough() { [ "$(tries)" -ge "$1" ]; }
 show "somebody denied all the time"                   within 20 enough 20
@@ -19,7 +19,7 @@ show "the grant's source reaches it"                  reaches alice 10.77.0.1 22
 show "a restart of the early unit changes nothing"    systemctl restart postern-early.service
 show "the grant's source still reaches it"            reaches alice 10.77.0.1 22
 show "more denied"                                    within 20 enough $(($(tries) + 20))
-kill $knocking; wait $knocking 2>/dev/null
+kill $prober; wait $prober 2>/dev/null
 echo "        denied in all: $(tries)"
 show "none of them got in"                            test "$(grep -c in $attempts)" = 0
 show "opened by hand"                                 eval 'systemctl stop posternd.service && posternd unlock'

@@ -1,4 +1,4 @@
-//! posternd is killed, stopped, upgraded and reloaded without a pause while SYNs pour in and strangers denied attempt.
+//! posternd is killed, stopped, upgraded and reloaded without a pause during a flood of SYNs and while sources without a grant try to connect.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use postern_tests::PATIENCE;
 use postern_tests::figure;
 use postern_tests::flood::Flood;
 use postern_tests::net::{SERVER, STRANGER};
@@ -16,7 +17,7 @@ use postern_tests::netns::Netns;
 use postern_tests::probe::{self, Outcome};
 
 use crate::setting;
-use crate::world::{PATIENCE, PORTS, Rules, SOURCES, Wish, World};
+use crate::world::{PORTS, Rules, SOURCES, Wish, World};
 
 /// How posternd is replaced, in turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +80,7 @@ fn program(world: &World) -> (u64, u64) {
 
 #[test]
 #[ignore = "a minute long: cargo xtask torture runs it"]
-fn replacing_posternd_under_a_flood_lets_nothing_in_and_nobody_out() {
+fn replacing_posternd_under_a_flood_lets_nothing_in_and_keeps_granted_sources_in() {
     let least = setting("POSTERN_TORTURE_REPLACEMENTS", 200);
     let end = Instant::now() + Duration::from_secs(setting("POSTERN_TORTURE_SECONDS", 0));
     let mut world = World::new(true);

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use postern_proto::payload_type;
 use postern_proto::v1::SignedMessage;
@@ -15,13 +14,12 @@ use postern_tests::postern::{ADMIN, ALICE, AUDIENCE, Options, Postern, port};
 use postern_tests::probe::{self, Outcome};
 use postern_tests::request::{self, Access};
 use postern_tests::service::Service;
+use postern_tests::until;
 
 /// The protected ports, TCP.
 pub const PORTS: [u16; 2] = [22, 3389];
 /// Who is granted access.
 pub const SOURCES: [IpAddr; 3] = [IpAddr::V4(GRANTED.v4), IpAddr::V4(NEIGHBOUR.v4), IpAddr::V6(GRANTED.v6)];
-/// How long anything may take that has to happen.
-pub const PATIENCE: Duration = Duration::from_secs(20);
 /// The second requester, whom a reload may cease to trust.
 const CAROL: &str = "carol@example.com";
 
@@ -148,17 +146,14 @@ impl World {
 
     /// Has posternd read its files again. False when it died over it.
     pub fn reload(&self) -> bool {
-        let done = || self.postern.log().matches("trust reloaded").count();
-        let (before, end) = (done(), Instant::now() + PATIENCE);
+        let loaded = || self.postern.on_disk().iter().filter(|line| line["event"] == "policy-loaded").count();
+        let before = loaded();
         self.postern.reload();
-        while done() == before {
-            if !is_alive(self.postern.pid()) {
-                return false;
-            }
-            assert!(Instant::now() < end, "no reload:\n{}", self.postern.log());
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        true
+        let is_dead = || !is_alive(self.postern.pid());
+        until("the reload is on record", || loaded() > before || is_dead());
+        // The engine answers after it has put in force what it has recorded.
+        let answered = self.postern.connect().and_then(|client| client.status());
+        answered.is_ok() && !is_dead()
     }
 
     /// A signed request and its id.

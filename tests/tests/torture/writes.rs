@@ -9,8 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt as _;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postern_tests::clock::boot_ns;
 use postern_tests::figure;
@@ -20,11 +19,12 @@ use postern_tests::postern::AUDIENCE;
 use postern_tests::probe;
 use postern_tests::request::revoke;
 use postern_tests::strace::{Fault, Scope};
+use postern_tests::{PATIENCE, pause, until};
 use tonic::Code;
 
 use crate::model::Model;
 use crate::setting;
-use crate::world::{PATIENCE, PORTS, Rules, SOURCES, Who, Wish, World, is_alive};
+use crate::world::{PORTS, Rules, SOURCES, Who, Wish, World, is_alive};
 
 /// What posternd dies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +117,7 @@ impl Trial {
         let tracer = self.prepare(|world| world.postern.trace(Scope::Process, &[]));
         self.act();
         // What comes after the answer belongs to it too.
-        sleep(Duration::from_millis(50));
+        pause(Duration::from_millis(50));
         let counts = tracer.counts();
         self.revive();
         assert!(!counts.is_empty(), "{:?} makes no system calls?", self.operation);
@@ -211,13 +211,9 @@ impl Trial {
                 lost_or_done(world.postern.connect().and_then(|client| client.revoke(message)));
             }
             Operation::Expire => {
-                let end = Instant::now() + PATIENCE;
                 let noted =
                     |world: &World| Model::of(&world.postern.on_disk()).live(0).all(|(_, g)| g.pairs[0].1 == 22);
-                while is_alive(world.postern.pid()) && !noted(world) {
-                    assert!(Instant::now() < end, "nobody noted the end");
-                    sleep(Duration::from_millis(2));
-                }
+                until("the end is on record", || noted(world) || !is_alive(world.postern.pid()));
             }
             Operation::Reload => {
                 world.write(Rules { without_carol: true, ..Rules::default() });

@@ -188,7 +188,7 @@ fn run(program: &str, arguments: &[&str]) {
 }
 
 #[test]
-fn a_kernel_that_takes_no_program() {
+fn a_kernel_that_refuses_every_program() {
     let mut host = Host::prepared(plain());
     assert_eq!(host.postern.launch_with(&[Fault::fail("bpf", "ENOMEM")]), None, "posternd goes on");
     host.tells_all(Scene::NoProgram);
@@ -197,7 +197,7 @@ fn a_kernel_that_takes_no_program() {
 }
 
 #[test]
-fn a_kernel_that_tells_nothing_of_sockets() {
+fn a_kernel_that_does_not_list_sockets() {
     let mut host = Host::prepared(plain());
     assert_eq!(host.postern.launch_with(&[Fault::fail("setsockopt", "ENOBUFS")]), None, "posternd goes on");
     host.tells_all(Scene::NoOption);
@@ -206,7 +206,7 @@ fn a_kernel_that_tells_nothing_of_sockets() {
 }
 
 #[test]
-fn a_kernel_that_tells_nothing_of_its_devices() {
+fn a_kernel_that_does_not_list_devices() {
     let mut host = Host::prepared(plain());
     assert_eq!(host.postern.launch_with(&[Fault::fail("sendto", "ENOBUFS")]), None, "posternd goes on");
     host.tells_all(Scene::NoNetlink);
@@ -368,7 +368,7 @@ fn a_user_that_is_none() {
 }
 
 #[test]
-fn what_is_told_elsewhere_is_little() {
+fn few_conditions_are_covered_by_other_tests() {
     let told: Vec<_> = of(Scene::Elsewhere).collect();
     assert_eq!(told, [SubflowsUnjudged, OwnConnections, TerminalsSilent], "each with a reason at its arm");
 }
