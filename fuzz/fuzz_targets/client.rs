@@ -72,9 +72,9 @@ fn is_port(text: &str) -> bool {
 fn signature(text: &str) {
     let Some(signature) = dearmor(text).ok().and_then(|bytes| SshSig::parse(&bytes).ok()) else { return };
     let key = PublicKey::parse(&signature.key, Accept::HostKeys);
-    // Nobody signed these bytes.
+    // No key signed these bytes.
     assert!(key.as_ref().is_ok_and(|key| signature.verify(key, text.as_bytes()).is_err()) || key.is_err());
-    // ssh-key also reads keys whose inner lengths are wrong. Nobody can sign for such a key, so it is no finding.
+    // ssh-key also reads keys whose inner lengths are wrong. No signature by such a key exists, so it is no finding.
     if let Some(twin) = ssh_key::SshSig::from_pem(text).ok().filter(|_| key.is_ok()) {
         let key = ssh_key::PublicKey::from(twin.public_key().clone()).to_bytes();
         assert_eq!(key.ok().as_ref(), Some(&signature.key), "another key than ssh-key finds");

@@ -40,7 +40,7 @@ name = "admin"
 principals = ["carol"]
 "#;
 
-/// Who is trusted, by the seeds of their keys; 2 is an authority, and 5 nobody's.
+/// The trusted principals, by the seeds of their keys. Seed 2 is an authority, and the key of seed 5 is not trusted.
 pub const TRUSTED: [(&str, u8); 4] =
     [("alice@example.com", 1), ("*@example.com cert-authority", 2), ("bob", 3), ("carol", 4)];
 

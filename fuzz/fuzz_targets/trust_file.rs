@@ -177,7 +177,7 @@ const MOMENTS: [(i64, bool); 8] = [
     (0, false),
 ];
 
-/// A list takes away whom it names, and nobody else.
+/// A revocation list takes away the keys that it names, and no others.
 fn takes_away(with: &Trust, without: &Trust, signer: &Signer, list: &[u8]) {
     // No date counts with this clock.
     let trusted = |trust: &Trust| trust.trusts(signer, Purpose::Request, 0, false);
@@ -195,7 +195,7 @@ fn as_written(lines: &[trust_twin::Line], trust: &Trust, signer: &Signer) {
     }
 }
 
-/// Whoever can sign is still trusted right behind it, whatever name the file gives him.
+/// A key that can sign is still trusted on the line after it, under each name that the file gives.
 fn signs(armored: &str, trust: &Trust) {
     for (now, clock_trusted) in [MOMENTS[4], MOMENTS[7]] {
         if let Some(signer) = signer(armored, trust, now, clock_trusted) {

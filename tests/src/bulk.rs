@@ -12,7 +12,7 @@ use crate::until::{PATIENCE, patience};
 /// How many bytes are sent: many packets, however large they are.
 pub const MANY: usize = 4 << 20;
 
-/// How many of [`MANY`] bytes arrive at `to`, a port of the server's that nobody listens on yet, from an address of the client's.
+/// How many of [`MANY`] bytes arrive at `to`, a port of the server's without a listener yet, from an address of the client's.
 /// A connection on which nothing arrives for half a minute has lost the rest.
 ///
 /// # Panics

@@ -31,7 +31,7 @@ impl Client {
     /// Connects to a Unix socket.
     ///
     /// # Errors
-    /// Where nobody listens there.
+    /// Where no process listens there.
     pub fn unix(socket: &Path) -> Result<Self, tonic::transport::Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
@@ -160,7 +160,7 @@ impl Client {
     }
 }
 
-/// What keeps this host from being well, but for a clock that nobody synchronises: in the emulator nobody does.
+/// The details of all conditions but one: the clock of the emulator is not synchronised.
 ///
 /// # Panics
 /// Where root is not answered.

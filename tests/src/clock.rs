@@ -30,7 +30,7 @@ fn nanoseconds(time: TimeSpec) -> u64 {
     u64::try_from(time.as_nanos()).expect("a clock within 500 years")
 }
 
-/// Sets the wall clock by so many seconds forwards, or backwards. Only for machines that are nobody else's.
+/// Sets the wall clock by so many seconds forwards, or backwards. Only for machines of the test alone.
 ///
 /// # Panics
 /// Where the kernel refuses.
@@ -40,7 +40,7 @@ pub fn step(seconds: i64) {
     clock_settime(ClockId::CLOCK_REALTIME, then).expect("to set the wall clock");
 }
 
-/// Tells the kernel that the wall clock is right, as a daemon does that keeps it so. The kernel believes it until the clock is set.
+/// Tells the kernel that the wall clock is right, as a daemon does that keeps it so. The kernel takes that as true until the clock is set.
 ///
 /// # Panics
 /// Where the kernel refuses.
@@ -122,7 +122,7 @@ impl StampedStream {
     }
 }
 
-/// What to add to the wall clock to get the boot clock, now: somebody may be slewing the wall clock. The boot clock is read first, so each
+/// What to add to the wall clock to get the boot clock, now: another program may be slewing the wall clock. The boot clock is read first, so each
 /// attempt falls short by the time between the two, and the largest is the best: what is said to have arrived after a moment did.
 fn boot_less_wall() -> i128 {
     let attempt = |_| {

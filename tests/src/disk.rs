@@ -61,10 +61,10 @@ impl SmallDisk {
         run(Command::new("mount").args(["-o", "remount,abort"]).arg(self.path()));
     }
 
-    /// Mounts the ext4 anew. Nobody may have a file open.
+    /// Mounts the ext4 anew. No process may have a file open.
     ///
     /// # Panics
-    /// Where somebody has.
+    /// Where a process has.
     pub fn mount_again(&self) {
         let image = self.image.as_ref().expect("an ext4").path().join("image");
         run(Command::new("umount").arg(self.path()));
@@ -103,10 +103,10 @@ impl SmallDisk {
         std::fs::remove_file(self.ballast()).expect("to remove the ballast");
     }
 
-    /// Makes it read-only, or writable again. Nobody may hold a file open for writing.
+    /// Makes it read-only, or writable again. No process may hold a file open for writing.
     ///
     /// # Panics
-    /// Where somebody does.
+    /// Where a process does.
     pub fn set_read_only(&self, read_only: bool) {
         let context = fspick(CWD, self.path(), FsPickFlags::FSPICK_CLOEXEC).expect("to pick it");
         fsconfig_set_flag(&context, if read_only { "ro" } else { "rw" }).expect("the flag");

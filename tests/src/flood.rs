@@ -1,4 +1,4 @@
-//! A flood of SYNs from a source that nobody ever grants anything, and what comes back.
+//! A flood of SYNs from a source that never has a grant, and what comes back.
 //!
 //! Owns the one figure that matters, SYN-ACKs from closed ports, and the proof that it would see them: among the flood go SYNs to a port
 //! that is open to everybody, whose SYN-ACKs it counts beside. It never finishes a handshake.
@@ -17,7 +17,7 @@ use crate::wire::Wire;
 
 /// A port that Postern does not protect, with a service behind it.
 pub const OPEN_PORT: u16 = 8080;
-/// SYNs at a time, one burst a millisecond: a flood that leaves the processor for who is tested.
+/// SYNs at a time, one burst a millisecond: a flood that leaves the processor to what is tested.
 const BURST: u16 = 24;
 
 /// What has been counted so far.

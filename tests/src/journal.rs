@@ -1,4 +1,4 @@
-//! The journal as files on the disk, read by someone who is not posternd: what a crash has left is judged before the next start.
+//! The journal as files on the disk, read without posternd: tests look at what a crash has left before the next start.
 //!
 //! Knows only what docs/security.md tells auditors: JSON lines with `seq` and `prev` somewhere in the state directory. It never writes.
 

@@ -141,7 +141,7 @@ impl Laptop {
         Self::of(namespace, &postern.alice)
     }
 
-    /// As [`Laptop::new`], with somebody else's key.
+    /// As [`Laptop::new`], with the key of another person.
     ///
     /// # Panics
     /// Where the disk refuses.

@@ -48,13 +48,13 @@ impl Host {
 pub const SERVER: Host = Host::number(1);
 /// The server's address on another interface (`lo`), which the client reaches through `eth0`.
 pub const SERVER_OTHER: Host = Host::number(5);
-/// The client's first address: nobody ever grants it anything.
+/// The client's first address, which never has a grant.
 pub const STRANGER: Host = Host::number(2);
 /// The client's address that tests grant access to.
 pub const GRANTED: Host = Host::number(10);
 /// The address beside the granted one, which must stay out.
 pub const NEIGHBOUR: Host = Host::number(11);
-/// An address on the wire that is nobody's: the server finds the client's hardware behind it, but the client's kernel
+/// An address on the wire that no host has: the server finds the client's hardware behind it, but the client's kernel
 /// neither answers nor resets what comes for it. For handshakes by hand.
 pub const PHANTOM: Host = Host::number(20);
 /// Link-local address of the server's `eth0`.

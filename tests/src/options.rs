@@ -31,7 +31,7 @@ pub struct Options {
     pub tcp: Vec<String>,
     /// `[api] plaintext`.
     pub plaintext: Vec<String>,
-    /// `[clock] unsynchronised`: machines that run tests may have nobody to ask for the time.
+    /// `[clock] unsynchronised`: machines that run tests may have no time server.
     pub clock: String,
     /// `[limits]`: most tests ask more than a person does.
     pub limits: String,

@@ -26,7 +26,7 @@ impl Default for Pins {
 }
 
 impl Pins {
-    /// A name that nobody else has; posternd makes the directory.
+    /// A new name; posternd makes the directory.
     ///
     /// # Panics
     /// Where bpffs is neither mounted nor can be: it takes root.

@@ -21,7 +21,7 @@ pub const LONG_PATIENCE: Duration = Duration::from_secs(4);
 pub enum Outcome {
     /// A connection, or an answer to the datagram.
     Answered,
-    /// A RST or an ICMP port unreachable, as if nobody listened.
+    /// A RST or an ICMP port unreachable, as from a port without a listener.
     Refused,
     /// Nothing in time.
     Silent,

@@ -1,4 +1,4 @@
-//! Somebody between client and host who copies bytes: what the host sees is the relay's address.
+//! A relay between client and host that copies bytes: the host sees the relay's address.
 //!
 //! Owns its sockets and threads. It never reads or changes what it copies.
 

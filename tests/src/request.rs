@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 /// Namespace of signatures that ask for access.
 pub const REQUEST: &str = "request@postern.v1";
-/// Namespace of signatures that approve somebody else's request.
+/// Namespace of signatures that approve a request of another person.
 pub const APPROVE: &str = "approve@postern.v1";
 /// Namespace of signatures that end a grant.
 pub const REVOKE: &str = "revoke@postern.v1";

@@ -1,6 +1,6 @@
 //! Services for probes to meet: real sockets in a namespace, served by a thread until dropped.
 //!
-//! Never knows of Postern: a service answers whoever reaches it.
+//! Never uses Postern: a service answers each client that reaches it.
 
 use crate::netns::Netns;
 use crate::sys;

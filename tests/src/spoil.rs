@@ -1,4 +1,4 @@
-//! What can be wrong with a file: unreadable, half written, somebody else's, a link, a FIFO, a directory, empty, missing.
+//! What can be wrong with a file: unreadable, half written, another user's, a link, a FIFO, a directory, empty, missing.
 //!
 //! Owns the ways to spoil one and to mend it again. It never touches a file that no test made.
 

@@ -27,7 +27,7 @@ pub fn enter_net(namespace: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
 }
 
-/// Puts the calling thread, and what it starts from now on, into a mount namespace of its own, whose mounts nobody else sees.
+/// Puts the calling thread, and what it starts from now on, into a mount namespace of its own, whose mounts no other process sees.
 pub fn unshare_mounts() -> io::Result<()> {
     // SAFETY: takes a flag and touches no memory of ours.
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
@@ -126,7 +126,7 @@ pub fn packet_socket(interface: u32) -> io::Result<OwnedFd> {
     // Protocol 0 until it is bound: else it would see every interface for a moment.
     // SAFETY: takes plain numbers.
     let descriptor = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
-    // SAFETY: the descriptor was just made and nobody else owns it.
+    // SAFETY: the descriptor was just made and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
     // SAFETY: sockaddr_ll is plain data for which all zeros are valid.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };

@@ -1,4 +1,4 @@
-//! Starts and runs on disks that are full, read-only, unreadable or so slow that they seem dead (issue 8): what is open goes on and ends
+//! Starts and runs on disks that are full, read-only, unreadable or so slow that they seem dead: what is open goes on and ends
 //! on time, nothing new opens but by root on the host, the layers are healed, and with the disk all of it gets on record.
 
 use std::io::Read as _;

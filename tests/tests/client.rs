@@ -1,4 +1,4 @@
-//! The real `postern` against a real posternd over TLS: my-ip, pinning, a relay, and being told what is wrong.
+//! The real `postern` against a real posternd over TLS: my-ip, pinning, a relay, and messages about mistakes.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -145,7 +145,7 @@ fn mistakes_end_with_their_exit_code_and_what_to_do_next() {
     let fresh = Laptop::new(&net.client, &postern);
     assert_eq!(fresh.run(&["status", "vm1.test", "--key", &stranger]).code, Some(4), "nothing is trusted silently");
     postern.stop();
-    assert_eq!(request(&["--for", "5m"]).code, Some(3), "nobody listens");
+    assert_eq!(request(&["--for", "5m"]).code, Some(3), "no process listens");
 }
 
 #[test]

@@ -172,7 +172,7 @@ fn expiry_needs_no_agent() {
     }
     for session in &mut sessions {
         session.until_silent(SILENCE);
-        assert_eq!(session.ended(), None, "nobody told ssh: the agent is dead, the session is silent");
+        assert_eq!(session.ended(), None, "without the agent the session falls silent, and ssh gets no reset");
     }
     for (from, to) in pairs(GRANTED) {
         assert!(!is_open(&net.client, from, SocketAddr::new(to, 22), false), "closed to new connections");
@@ -290,7 +290,7 @@ fn a_start_ends_what_the_files_no_longer_allow() {
     let trust = std::fs::read_to_string(postern.file("allowed_signers")).expect("the trust file");
     let others: String = trust.split_inclusive('\n').filter(|line| !line.starts_with("alice")).collect();
     std::fs::write(postern.file("allowed_signers"), others).expect("the trust file");
-    assert!(pairs(GRANTED).into_iter().all(open), "nobody has been told yet");
+    assert!(pairs(GRANTED).into_iter().all(open), "posternd has not reloaded yet");
     postern.launch();
     assert!(!pairs(GRANTED).into_iter().any(open), "its signer is trusted no longer");
     assert_eq!(state_of(&postern, &grant.id), GrantState::Revoked);

@@ -119,7 +119,7 @@ fn approvals_come_one_by_one_and_survive_a_kill() {
     let once = lab.postern.client().approve(request::approve(&lab.carol, &shown.payload)).expect("an approval");
     assert_eq!((once.state(), once.approvals_missing), (GrantState::Pending, 1));
     let again = lab.approve(&lab.carol, &access).expect("the same again");
-    assert_eq!((again.approvals_missing, lab.journal_lines("approved")), (1, 1), "nobody counts twice");
+    assert_eq!((again.approvals_missing, lab.journal_lines("approved")), (1, 1), "an approver counts once");
     assert_eq!(lab.is_open_for_both(), [false; 2]);
     lab.postern.kill();
     lab.postern.launch();

@@ -9,10 +9,10 @@ use postern_tests::netns::Netns;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
-/// How long a change may take to be told of before the test fails.
+/// The most time until a change is reported.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The first state told of that `is_right`.
+/// The first reported state that `is_right`.
 async fn until(watch: &mut Watch, what: &str, is_right: impl Fn(&LinkState) -> bool) -> LinkState {
     let started = Instant::now();
     let mut last = None;
@@ -26,7 +26,7 @@ async fn until(watch: &mut Watch, what: &str, is_right: impl Fn(&LinkState) -> b
         }
     });
     let found = found.await;
-    println!("{what}: told of after {:?}", started.elapsed());
+    println!("{what}: reported after {:?}", started.elapsed());
     found.unwrap_or_else(|_| panic!("{what}; last: {last:?}"))
 }
 
@@ -93,7 +93,7 @@ fn events_that_change_nothing_are_not_reported() {
                 until(&mut watch, "the last one", |s| link(s, "last0").is_some() && link(s, "last1").is_some()).await;
             assert_eq!(state.links.len(), first.links.len() + 2);
             let nothing = timeout(Duration::from_millis(200), watch.next()).await;
-            assert!(nothing.is_err(), "told of no change: {nothing:?}");
+            assert!(nothing.is_err(), "reported although nothing changed: {nothing:?}");
         });
     });
 }

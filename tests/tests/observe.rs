@@ -205,7 +205,7 @@ fn a_trial_closes_and_the_kernel_ends_it_without_the_agent() {
     lab.postern.kill();
     lab.opens_at(end);
     talks(&session);
-    assert_eq!(lab.records("rolled-back").len(), 0, "nobody was there to write");
+    assert_eq!(lab.records("rolled-back").len(), 0, "no agent was there to write");
 
     // The next start finds it over and says since when. The file says enforce by now, but nobody has asked for it.
     lab.postern.launch();
@@ -240,7 +240,7 @@ fn a_trial_is_confirmed_by_a_session_under_a_signed_grant_and_lasts() {
     // The file would open it again at the next start.
     assert_eq!(lab.refused(&["confirm"]), "MODE_NOT_IN_FILE");
     lab.postern.configure(&options("mode = 7"));
-    assert_eq!(lab.refused(&["confirm"]), "MODE_NOT_IN_FILE", "a file that nobody can read");
+    assert_eq!(lab.refused(&["confirm"]), "MODE_NOT_IN_FILE", "a file that cannot be read");
     lab.postern.configure(&options(""));
     // A session that was there proves nothing, nor does one that bootstrap let in.
     assert_eq!(lab.refused(&["confirm"]), "WAY_IN_UNPROVEN");

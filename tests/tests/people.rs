@@ -119,7 +119,7 @@ fn carol_approves_what_alice_asks_for_and_alice_cannot() {
     assert!(text(&own.error()["message"]).contains("nobody approves their own request"), "{}", own.err);
     assert!(text(&own.error()["next"]).contains("somebody else"), "{}", own.err);
     let silent = carol.postern(&["approve", "vm1.test", &id]);
-    assert_eq!(silent.code, Some(2), "nobody looked: {}", silent.err);
+    assert_eq!(silent.code, Some(2), "without a terminal no person looked: {}", silent.err);
     assert!(asking.runs() && !office.answers(22), "it waits still");
 
     let approved = carol.postern(&["approve", "vm1.test", &id, "--yes"]);

@@ -1,4 +1,4 @@
-//! What posternd has given up while it serves, and that all of its work still works (CHECKLIST E14).
+//! What posternd has given up while it serves, and that all of its work still works.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -298,7 +298,7 @@ fn each_process_ends_with_the_other() {
         holds(&net, "after signals to the helper");
         assert_eq!(helper_of(postern.pid()), Some(helper));
         send(helper, Signal::KILL);
-        assert!(postern.has_crashed(PATIENCE), "it goes on without");
+        assert!(postern.has_crashed(PATIENCE), "the agent goes on without its helper");
         holds(&net, "dead, both");
         postern.launch();
         holds(&net, "started again");

@@ -206,7 +206,10 @@ fn existing_sessions_go_on_when_a_port_becomes_protected() {
             talks_until(session, boot_ns() + SECOND / 2);
         }
         assert!([v4, v6].into_iter().all(|from| lab.is_open(from)), "{when}: a new connection from where one is");
-        assert!(!NEIGHBOUR.both().into_iter().any(|from| lab.is_open(from)), "{when}: nobody else");
+        assert!(
+            !NEIGHBOUR.both().into_iter().any(|from| lab.is_open(from)),
+            "{when}: a source without a grant gets in"
+        );
     };
     goes_on(&lab, "the first start");
     // New rules spare it, and another start is no beginning.

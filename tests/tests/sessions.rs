@@ -1,4 +1,4 @@
-//! Sessions of an ended grant end on the real kernel: both ends see an error at once, and nobody else sees anything.
+//! Sessions of an ended grant end on the real kernel: both ends see an error at once, and other sessions go on.
 //!
 //! No posternd and no hook here: what ends these sessions is `postern_agent::system::sessions` alone.
 

@@ -1,4 +1,4 @@
-//! Promise 4: what is not for a protected port passes as if there were no Postern.
+//! Promise 4: packets that are not for a protected port pass as if there were no Postern.
 //!
 //! Each workload is run on bare Linux first, so that its failure with posternd means something.
 

@@ -1,4 +1,4 @@
-//! The bypass corpus: one SYN or one datagram, and every way to write it down that we know of (CHECKLIST A1–A18).
+//! The bypass corpus: one SYN or one datagram, and every way to write it down that we know of.
 //!
 //! Owns the list and the way to run it. Never says which of them Linux answers: a test asks Linux first.
 

@@ -1,6 +1,6 @@
 //! Floods in full swing while people come: HTTP/2 frames, TLS handshakes that are begun and left, signatures to be checked.
 //!
-//! Owns the attackers. Each is told by figures how much it tried; that people get in meanwhile is what is tested.
+//! Owns the attackers, which print how much they tried. The tests assert that people get in meanwhile.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;

@@ -1,4 +1,4 @@
-//! The API under abuse: whoever floods it, the next person still gets in, and the host hardly notices.
+//! The API under abuse: during each flood the next person still gets in, and posternd uses little of a processor.
 //!
 //! A real posternd, real sockets from a namespace of their own, and HTTP/2 frames by hand where no client would send them.
 

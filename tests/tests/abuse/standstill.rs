@@ -1,6 +1,6 @@
 //! The threads that check signatures stand still, as under a load that they never master.
 //!
-//! Owns the proof that nobody else checks signatures, and that nobody waits for ever.
+//! Owns the proof that no other thread checks signatures, and that every request is answered.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
@@ -64,7 +64,7 @@ fn every_request_is_answered_while_no_signature_is_checked() {
             longest = longest.max(asked.elapsed());
         }
         assert!(longest < LONG_PATIENCE, "WhoAmI waited for {longest:?}");
-        assert_eq!(refused(&world, "SIGNATURE_INVALID"), checked, "somebody else checks signatures");
+        assert_eq!(refused(&world, "SIGNATURE_INVALID"), checked, "another thread checks signatures");
         println!("WhoAmI took {longest:?} at the most; {:?}", world.lost());
         drop((halted, ends));
         floods.into_iter().flat_map(|flood| flood.join().expect("a flood to its end")).collect::<Vec<_>>()

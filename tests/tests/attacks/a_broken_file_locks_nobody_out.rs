@@ -220,7 +220,7 @@ fn without_a_copy_no_key_is_trusted_and_root_is_served() {
         let why = host.degraded();
         assert!(why.contains(words) && why.contains("nobody is trusted"), "{what}: {why}");
         host.holds(what);
-        assert_ne!(host.refusal(), "", "{what}: nobody is trusted");
+        assert_ne!(host.refusal(), "", "{what}: no key is trusted");
         files.iter().zip(good).for_each(|(file, good)| fs::write(file, good).expect("to mend it"));
         host.reload_until("mended", str::is_empty);
         assert_eq!(host.refusal(), "", "{what}: mended");
@@ -326,7 +326,7 @@ fn a_removed_key_is_refused_although_another_line_is_broken() {
     // Nor does a broken one that lists her again.
     host.write_trust(&host.alice(""), broken);
     host.restart();
-    assert_eq!(host.refusal(), "KEY_UNKNOWN", "a broken file adds nobody");
+    assert_eq!(host.refusal(), "KEY_UNKNOWN", "a broken file adds no key");
     host.write_trust(&host.alice(""), "");
     host.reload_until("mended", str::is_empty);
     assert_eq!(host.refusal(), "");

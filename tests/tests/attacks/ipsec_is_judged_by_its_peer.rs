@@ -109,7 +109,7 @@ fn an_unconnected_udp_service_sends_nothing_through_a_granted_gateway() {
         postern.grant(&["3389/udp"], &STRANGER.both(), 600).expect("a grant for the gateway");
         assert!(!streams(&wire, QUIET), "{peer}: streams to an ungranted peer behind a granted gateway");
         postern.grant(&["3389/udp"], &[peer], 600).expect("a grant for the peer");
-        assert!(!streams(&wire, QUIET), "{peer}: an unconnected socket's datagrams are known to nobody");
+        assert!(!streams(&wire, QUIET), "{peer}: the datagrams of an unconnected socket have no known peer");
         postern.kill();
         assert!(!streams(&wire, QUIET), "{peer}: while posternd is dead");
     }

@@ -398,6 +398,6 @@ fn check_config_names_a_directory_in_which_others_may_replace_roots_files() {
     assert!(warned(), "everybody may write there");
     permit(0o711);
     chown(&folder, Some(65534), None).expect("an owner");
-    assert!(warned(), "it belongs to somebody else");
+    assert!(warned(), "the file belongs to another user");
     chown(&folder, Some(0), None).expect("an owner");
 }

@@ -1,4 +1,4 @@
-//! One layer lost under traffic: the other one holds, the loss is seen and healed (CHECKLIST B17, E9).
+//! One layer lost under traffic: the other one holds, the loss is noticed and healed.
 
 use crate::PORT;
 use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};

@@ -31,7 +31,7 @@ fn a_step_changes_nothing_that_runs_and_a_challenge_still_opens() {
         assert_eq!(host.refusal(&unused), Some(Reason::ClockUntrusted), "{by}");
         assert_eq!(host.refusal(&host.wish("")), Some(Reason::ClockUntrusted), "{by}");
         let planned = postern_tests::request::Access { not_before: host.after(60), ..host.wish(&host.challenge()) };
-        assert_eq!(host.refusal(&planned), Some(Reason::ClockUntrusted), "{by}: nobody knows when that is");
+        assert_eq!(host.refusal(&planned), Some(Reason::ClockUntrusted), "{by}: the clock does not show when that is");
         host.ask(&host.wish(&host.challenge())).expect("a challenge is enough");
         host.clocks.step(-by);
         assert_eq!(host.look(), ClockState::Synchronised, "{by}: set back");

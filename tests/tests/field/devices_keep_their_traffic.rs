@@ -1,4 +1,4 @@
-//! A device under the prefilter keeps its traffic, its ports and its other owners, whatever somebody does with it meanwhile.
+//! A device under the prefilter keeps its traffic, its ports and its other owners, also when the device is changed meanwhile.
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Instant;
@@ -44,7 +44,7 @@ fn at_rest_nothing_is_attached_and_a_flood_brings_the_prefilter_and_takes_it_awa
     prefilter::until(&postern, "eth0", XdpMode::Tcx);
     assert!(!has_xdp(&net.server, "eth0") && tcx_programs(&net.server, "eth0") == 1);
     until("SYNs that the prefilter drops", || dropped(&postern) > 1000);
-    assert!(!postern.pinned().iter().any(|name| name.starts_with("xdp")), "what nobody watches is not pinned");
+    assert!(!postern.pinned().iter().any(|name| name.starts_with("xdp")), "a prefilter is never pinned");
     for source in GRANTED.both() {
         assert!(probe::tcp_answers(&net.client, source, (SERVER.like(source), 22).into()), "{source} has a grant");
     }

@@ -162,7 +162,7 @@ fn a_cut_at_a_part_of_the_cgroups_is_a_condition_and_sessions_elsewhere_outlive_
     until("the session in the cgroup is silent", || !receives(&mut inside));
     let (from, to) = at(GRANTED, 22);
     until("the grant is over", || probe::tcp(&net.client, from, to) != Outcome::Answered);
-    assert!(receives(&mut outside), "what was told is what happens");
+    assert!(receives(&mut outside), "the session outlives its grant, as the condition says");
     // posternd ends what the cut does not.
     postern.launch();
     until("the session outside has ended", || matches!(outside.read(&mut [0; 65536]), Ok(0) | Err(_)));

@@ -64,13 +64,13 @@ fn a_policy_of_one_family_opens_for_that_family_and_the_other_is_named() {
             probe::tcp(&net.client, source, SocketAddr::new(SERVER.like(source), 22)) == Outcome::Answered
         };
         let explained = laptop.postern(&["explain", "vm1.test", "--port", "22"]);
-        assert_eq!(explained.json()["refusal"], Value::Null, "it is told as it will be: {}", explained.out);
+        assert_eq!(explained.json()["refusal"], Value::Null, "explain shows what request will do: {}", explained.out);
         assert!(leaves_out(&explained, out), "{}", explained.err);
         let asked = laptop.postern(&REQUEST);
         assert_eq!(sources(&asked), only(kept));
         assert!(leaves_out(&asked, out), "{}", asked.err);
         assert!(answers(kept) && !answers(out));
-        assert!(!answers(GRANTED.like(kept)), "nobody else");
+        assert!(!answers(GRANTED.like(kept)), "a source without a grant gets in");
         let signed = laptop.postern(&["sign", "vm1.test", "--port", "22", "--for", "10m"]);
         let payload = signed.json()["message"]["payload"].as_str().map(|text| BASE64_STANDARD.decode(text));
         let payload: Value = serde_json::from_slice(&payload.expect("a payload").expect("base64")).expect("JSON");

@@ -241,7 +241,7 @@ fn a_udp_socket_is_the_hosts_own_for_its_present_peer_alone() {
         let socket = connect_udp(&net.server, like, NTP);
         assert!(talks_udp(&socket));
         let other = SocketAddr::new(STRANGER.like(like), FAR);
-        assert!(socket.send_to(b"ping", other).is_err(), "{like}: a datagram to somebody else left");
+        assert!(socket.send_to(b"ping", other).is_err(), "{like}: a datagram to another peer left");
         disconnect(&socket);
         socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         assert!(socket.send_to(b"ping", far(like)).is_err(), "{like}: an unconnected socket sends");

@@ -1,4 +1,4 @@
-//! The list of reserved ports is put right again when somebody overwrites it.
+//! posternd puts the list of reserved ports right after another program has overwritten it.
 
 use std::fs;
 use std::process::{Child, Stdio};
@@ -121,7 +121,7 @@ fn where_the_list_cannot_be_written_a_condition_names_the_ports() {
     };
     until("the ports are missing", || message().is_some_and(|message| message.contains("22,3389")));
     net.server.sysctl(RESERVED, "22,3389");
-    until("somebody else has reserved them", || message().is_none());
+    until("another program has reserved them", || message().is_none());
     net.server.sysctl(RESERVED, "3389");
     until("one is missing", || message().is_some_and(|message| message.contains("lacks 22:")));
 }

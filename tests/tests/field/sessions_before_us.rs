@@ -1,4 +1,4 @@
-//! Sessions that are older than the kernel programs go on, and open nothing that nobody listens on.
+//! Sessions that are older than the kernel programs go on, and open no port without a listener.
 
 use super::own_connections::{OWN, connect, connect_udp, far_services, gets_in, options, talks, talks_udp};
 use postern_tests::net::{GRANTED, Net, SERVER, STRANGER};
@@ -8,7 +8,7 @@ use postern_tests::service::Service;
 use postern_tests::until;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// A port that somebody serves.
+/// A port with a listener.
 const SERVED: u16 = 2222;
 
 fn at(address: impl Into<IpAddr>) -> SocketAddr {
@@ -67,9 +67,9 @@ fn a_port_that_a_reload_protects_keeps_its_sessions_and_opens_only_where_a_proce
     // The record of the reload comes before its effect.
     until("the port is closed", || !STRANGER.both().into_iter().any(|from| gets_in(&net, from, OWN)));
     for from in GRANTED.both() {
-        assert!(!gets_in(&net, from, OWN), "{from}: got in where nobody listened");
+        assert!(!gets_in(&net, from, OWN), "{from}: got in where no process listened");
     }
-    assert!(gets_in(&net, GRANTED.v4.into(), SERVED), "no window where somebody listens");
+    assert!(gets_in(&net, GRANTED.v4.into(), SERVED), "no window where a process listens");
     drop(served);
 }
 

@@ -1,5 +1,5 @@
-//! What somebody takes away is noticed, closed by the other layers meanwhile, brought back and recorded; and what lies under our
-//! names is not believed (CHECKLIST B17, E3 to E9).
+//! posternd notices a lost layer or pin, brings it back and records both, and the other layers hold meanwhile. What lies under the
+//! names of its pins is checked before it is used. An idle posternd costs little.
 
 mod idle;
 mod losses;

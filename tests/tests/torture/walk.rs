@@ -160,7 +160,7 @@ impl Walk {
             _ => std::time::Duration::ZERO,
         };
         let crashed = self.world.postern.has_crashed(patience);
-        assert!(answer != Answer::Lost || crashed, "an answer was lost, and nobody died");
+        assert!(answer != Answer::Lost || crashed, "an answer was lost, and posternd did not crash");
         assert!(!crashed || fault.is_some(), "posternd died by itself:\n{}", self.world.postern.log());
         (answer, crashed)
     }
@@ -201,7 +201,7 @@ impl Walk {
         let (answer, crashed) = self.run(fault, |world| submit(world, &message));
         match &answer {
             Answer::Done => {
-                assert!(allowed, "{what}: nobody may have that");
+                assert!(allowed, "{what}: no principal may have that");
                 self.take(wish, &id, before);
                 self.accepted.push(message.clone());
             }

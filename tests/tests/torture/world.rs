@@ -1,4 +1,4 @@
-//! Two hosts, two services behind protected ports, two people who may open them, and what is open as packets tell it.
+//! Two hosts, two services behind protected ports, two people who may open them, and what is open, shown by packets.
 
 use std::collections::BTreeMap;
 use std::fs;

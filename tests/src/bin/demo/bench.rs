@@ -72,7 +72,7 @@ fn map_write(lab: &Lab) -> Result<()> {
 /// Memory, and how often the idle agent wakes up.
 fn idle(agent: u32) -> Result<()> {
     let (before, busy, start) = (switches(agent)?, busy_ns(agent)?, Instant::now());
-    thread::sleep(Duration::from_secs(10));
+    postern_tests::pause(Duration::from_secs(10));
     let (woken, busy) = (switches(agent)? - before, busy_ns(agent)? - busy);
     let status = fs::read_to_string(format!("/proc/{}/status", agent))?;
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("unknown").trim().to_owned();

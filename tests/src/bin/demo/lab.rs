@@ -81,7 +81,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        // It dies with us at the latest; a failure here has nobody to tell.
+        // It dies with us at the latest; a failure here cannot be reported.
         let _ = self.sshd.kill();
         let _ = self.sshd.wait();
     }
@@ -123,7 +123,7 @@ fn talk(mut peer: TcpStream) {
     // Each write a packet of its own.
     let _ = peer.set_nodelay(true);
     while std::io::Write::write_all(&mut peer, b"postern ").is_ok() {
-        thread::sleep(Duration::from_micros(100));
+        postern_tests::pause(Duration::from_micros(100));
     }
 }
 
@@ -134,7 +134,7 @@ pub fn wait(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
         if Instant::now() > deadline {
             return Err(format!("waited 10 s in vain for {what}").into());
         }
-        thread::sleep(Duration::from_millis(1));
+        postern_tests::pause(Duration::from_millis(1));
     }
     Ok(())
 }

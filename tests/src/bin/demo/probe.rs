@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub enum Syn {
     /// A SYN-ACK came, and the handshake was finished.
     Answered,
-    /// A RST came, as from a port where nobody listens.
+    /// A RST came, as from a port without a listener.
     Refused,
     /// Nothing came in time.
     Silent,
@@ -62,7 +62,7 @@ pub struct Edge {
 /// Sends SYNs around `end`, from a little before it until one is no longer answered.
 pub fn edge(port: u16, end: SystemTime) -> Result<Edge> {
     let begin = end - Duration::from_millis(20);
-    thread::sleep(begin.duration_since(SystemTime::now()).unwrap_or_default());
+    postern_tests::pause(begin.duration_since(SystemTime::now()).unwrap_or_default());
     let mut last_answered = None;
     loop {
         let sent = SystemTime::now();

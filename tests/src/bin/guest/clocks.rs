@@ -1,4 +1,4 @@
-//! The wall clock is set, forwards and backwards, by a day and by a year: nothing that runs notices, and nobody is locked out.
+//! The wall clock is set, forwards and backwards, by a day and by a year: nothing that runs changes, and no client is locked out.
 
 use crate::stage::Stage;
 use crate::world::{STREAM, World, alive};

@@ -2,7 +2,7 @@
 //! own, told over a serial port.
 //!
 //! Owns the order of the scenarios and how they are told (see `postern_tests::vm`). It is started by the machine's first process
-//! and by nobody else: it steps clocks, puts the machine to sleep and reboots it.
+//! and by no other program: it steps clocks, puts the machine to sleep and reboots it.
 
 mod again;
 mod asleep;

@@ -1,4 +1,4 @@
-//! A protected port inside VRFs: the host's own connections pass, those of others need a grant, and nobody passes for the host.
+//! A protected port inside VRFs: the host's own connections pass, those of others need a grant, and no other machine passes for the host.
 //!
 //! Bare Linux has no check for a source address of its own that comes in over IPv6, so a stranger can claim one. This kernel has the
 //! module for VRF devices; the build machine may not.
@@ -179,7 +179,7 @@ fn remotes(world: &World, granted: [bool; 2], when: &str) {
     }
 }
 
-/// Frames of somebody behind the VRF's port who claims to be the host.
+/// Frames of a machine behind the VRF's port that claims to be the host.
 struct Impostor<'a> {
     services: &'a Services,
     /// The other end of the VRF's port.
