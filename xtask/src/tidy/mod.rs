@@ -19,6 +19,9 @@ const FILE_LINES: usize = 500;
 /// No function is longer, tests aside: a table of cases is one thing however long it is.
 const FUNCTION_LINES: usize = 80;
 
+/// The one file in `tests/` that sleeps. All else there waits for a condition, or paces a sender by way of it.
+const SLEEPS: &str = "tests/src/until.rs";
+
 /// What no committed file may name: places on one machine, and hosts that a checkout must not depend on. In pieces, so
 /// that this file does not name them either.
 const BANNED: &[(&str, &str)] = &[
@@ -85,6 +88,12 @@ fn check(file: &File) -> Vec<String> {
         let lines = file.text.lines().count();
         if lines > FILE_LINES {
             complain(format!("{lines} lines, more than {FILE_LINES}"));
+        }
+        let sleeps = ["thread::sleep", "time::sleep"].iter().any(|call| file.text.contains(call));
+        if sleeps && file.path.starts_with("tests") && !file.path.ends_with(SLEEPS) {
+            complain(
+                "sleeps: wait for a condition with `until`, or let a sender `pause` (tests/src/until.rs)".to_owned(),
+            );
         }
         if !file.is_test() {
             long_functions(&file.text).for_each(complain);
