@@ -14,7 +14,7 @@ use postern_core::time::{Now, Seconds};
 use uuid::Uuid;
 
 use super::Reader;
-use super::view::{DeniedView, Explanation, GrantView, Query};
+use super::view::{DeniedView, ExplainQuery, Explanation, GrantView};
 
 /// Of the reader's grants, the newest that are looked at.
 pub(super) const MOST_GRANTS: usize = 200;
@@ -32,7 +32,7 @@ pub(super) struct Seen<'a> {
     pub observes: bool,
 }
 
-pub(super) fn explain(query: &Query, reader: &Reader, seen: Seen<'_>) -> Explanation {
+pub(super) fn explain(query: &ExplainQuery, reader: &Reader, seen: Seen<'_>) -> Explanation {
     // Root may ask without naming anybody: then there is nobody to judge.
     let judged = !query.principal.is_empty();
     let verdict = judged.then(|| judge(query, &seen));
@@ -79,7 +79,7 @@ fn people(count: u32) -> String {
 }
 
 /// Asks the judge about the request that the query describes.
-fn judge(query: &Query, seen: &Seen<'_>) -> Result<Judgement, Refusal> {
+fn judge(query: &ExplainQuery, seen: &Seen<'_>) -> Result<Judgement, Refusal> {
     let most = |port: &PortSpec| seen.policy.rule(*port).map(|(_, rule)| rule.max_duration);
     let duration = query.duration.or_else(|| query.ports.iter().filter_map(most).min()).unwrap_or(Seconds::minutes(30));
     let header = Header { id: Uuid::nil(), audience: Vec::new(), not_after: Timestamp::MAX, challenge: None };
@@ -96,7 +96,7 @@ fn judge(query: &Query, seen: &Seen<'_>) -> Result<Judgement, Refusal> {
     seen.policy.judge(query.principal.as_str(), &request, seen.ledger, seen.now)
 }
 
-fn touches(query: &Query, port: PortSpec) -> bool {
+fn touches(query: &ExplainQuery, port: PortSpec) -> bool {
     query
         .ports
         .iter()
@@ -104,7 +104,7 @@ fn touches(query: &Query, port: PortSpec) -> bool {
 }
 
 /// Requesters see the denied attempts of the sources they asked about, and others only where they hold a live grant themselves.
-fn may_see(reader: &Reader, query: &Query, live: &[GrantView], attempt: &DeniedView) -> bool {
+fn may_see(reader: &Reader, query: &ExplainQuery, live: &[GrantView], attempt: &DeniedView) -> bool {
     reader.sees_all()
         || covered(&query.sources, attempt.address)
         || live.iter().any(|g| g.life.ports().iter().any(|p| p.number == attempt.port.number))
@@ -132,7 +132,7 @@ fn access(port: PortSpec, source: Source, live: &[GrantView]) -> Option<String> 
 }
 
 /// The classic: granted from one address, denied attempts from another.
-fn elsewhere(attempt: &DeniedView, query: &Query, live: &[GrantView]) -> Option<String> {
+fn elsewhere(attempt: &DeniedView, query: &ExplainQuery, live: &[GrantView]) -> Option<String> {
     let granted = live.iter().find(|g| g.life.ports().iter().any(|p| p.number == attempt.port.number))?;
     if covered(granted.life.sources(), attempt.address)
         || live.iter().any(|g| covered(g.life.sources(), attempt.address))

@@ -1,53 +1,46 @@
 //! The way from a signed message to the kernel.
 //!
 //! Owns the order: verify → judge → admit → record (durable) → apply → reply. There is one writer, the thread in
-//! `worker`; [`Engine`] is the handle that everybody else holds. It never speaks gRPC (`api` does).
+//! `worker`; [`Engine`] is the handle that everybody else holds. It never speaks gRPC (`grpc` does).
 
 mod audit;
+mod command;
+mod commit;
 mod denied;
 mod explain;
 mod mode;
-mod news;
+mod notices;
 mod pulse;
 mod question;
 mod reader;
+mod rules;
 mod share;
+mod shared;
 mod tally;
 mod verifier;
 mod view;
 mod worker;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
-use postern_core::envelope::{Basis, Signer};
-use postern_core::grant::{AccessRequest, PortSpec, RevokeRequest, Source};
-use postern_core::key::SynRate;
-use postern_core::ledger::Action;
-use postern_core::message::{Challenger, Freshness, Identity};
+use postern_core::grant::{PortSpec, Source};
+use postern_core::message::Freshness;
 use postern_core::refusal::{Reason, Refusal};
-use postern_core::time::{Now, Seconds};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use postern_core::time::Seconds;
+use tokio::sync::{broadcast, oneshot, watch};
 use uuid::Uuid;
 
-use crate::config::effective::RootFiles;
 pub use crate::config::effective::Rules;
-use crate::journal::scan::Scanner;
-use crate::system::clock::Clock;
 pub use audit::{Published, Summary};
+use command::{Answer, Change, Command, Notice, Query};
 pub use denied::DeniedAttempts;
-use news::News;
-use pulse::Pulse;
 pub use reader::{Person, Reader, Rights};
 pub use share::Place;
-use share::{Shares, Turns};
-use tally::Tally;
+use shared::Shared;
 pub use verifier::SignedBytes;
 pub use view::{
-    Change, ClockView, ConditionView, DeniedView, Explanation, Filter, GrantView, HostState, LayerView, ModeView,
-    Query, WhoAmI, XdpView,
+    ClockView, ConditionView, DeniedView, ExplainQuery, Explanation, Filter, GrantUpdate, GrantView, HostState,
+    LayerView, ModeView, WhoAmI, XdpView,
 };
 pub use worker::{Setup, StartError, start};
 
@@ -57,44 +50,9 @@ const QUEUE: usize = 1024;
 /// Changed grants or lines of the journal that a slow watcher may lag behind.
 pub const WATCH_BACKLOG: usize = 1024;
 
-type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
-
 /// The handle of the engine: cheap to clone, usable from any task.
 #[derive(Clone)]
 pub struct Engine(Arc<Shared>);
-
-/// What the handle and the worker both need.
-struct Shared {
-    identity: RwLock<Identity>,
-    /// What is shown as this host's names. The host keys have signed that, so a new key changes nothing here.
-    names: Vec<String>,
-    clock: Clock,
-    challenger: RwLock<Challenger>,
-    rules: RwLock<Rules>,
-    /// Rules whose record waits for a disk that does not answer: nobody reads any more what these forbid.
-    coming: RwLock<Option<Rules>>,
-    /// Told of each change of the rules.
-    rules_changed: watch::Sender<()>,
-    /// Until when messages may be fresh whose use may have been forgotten: nanoseconds of the boot clock.
-    unsure_until: AtomicU64,
-    tally: Tally,
-    shares: Shares,
-    repeats: verifier::Repeats,
-    turns: Turns,
-    journal: Scanner,
-    denied: DeniedAttempts,
-    /// Where the configuration is: what it says decides whether a trial may be confirmed.
-    config_file: PathBuf,
-    /// How this process reaches it and root's other files.
-    files: RootFiles,
-    commands: mpsc::Sender<Command>,
-    /// For what does not wait behind other people's requests.
-    first: mpsc::Sender<Command>,
-    pulse: Pulse,
-    changes: broadcast::Sender<Change>,
-    /// Every line of the journal, once it is durable.
-    lines: broadcast::Sender<Arc<Published>>,
-}
 
 /// What root on the host asks for without a signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,152 +67,6 @@ pub struct BreakGlass {
     pub duration: Seconds,
     /// Why.
     pub reason: String,
-}
-
-/// What the worker is asked to do.
-enum Command {
-    Request {
-        signers: Vec<Signer>,
-        basis: Basis,
-        request: AccessRequest,
-        /// Exactly what was signed.
-        payload: String,
-        answer: Answer<GrantView>,
-    },
-    Approve {
-        signer: Signer,
-        basis: Basis,
-        id: Uuid,
-        /// Exactly what was signed.
-        payload: String,
-        answer: Answer<GrantView>,
-    },
-    BreakGlass {
-        wish: BreakGlass,
-        answer: Answer<GrantView>,
-    },
-    /// Enforce on trial.
-    Enable {
-        within: Seconds,
-        only_while_running: bool,
-        answer: Answer<ModeView>,
-    },
-    Confirm {
-        without_proof: bool,
-        answer: Answer<(ModeView, Option<Uuid>)>,
-    },
-    RollBack {
-        answer: Answer<ModeView>,
-    },
-    Revoke {
-        signer: Signer,
-        basis: Basis,
-        request: RevokeRequest,
-        answer: Answer<GrantView>,
-    },
-    Refuse {
-        signer: Signer,
-        action: Action,
-        refusal: Refusal,
-        answer: oneshot::Sender<Refusal>,
-    },
-    Get {
-        reader: Reader,
-        id: Uuid,
-        answer: Answer<GrantView>,
-    },
-    List {
-        reader: Reader,
-        filter: Filter,
-        before: Option<u64>,
-        limit: usize,
-        answer: Answer<Vec<GrantView>>,
-    },
-    Explain {
-        query: Query,
-        reader: Reader,
-        answer: Answer<Explanation>,
-    },
-    Status {
-        reader: Reader,
-        answer: Answer<HostState>,
-    },
-    /// What would have been dropped.
-    Observed {
-        answer: oneshot::Sender<Vec<DeniedView>>,
-    },
-    Network(News),
-    /// Where strangers reach the API, and how fast one of them may begin connections there.
-    LimitSyns(Vec<SocketAddr>, SynRate),
-    Degraded {
-        part: postern_core::condition::Condition,
-        why: Option<String>,
-    },
-    Reload {
-        rules: Rules,
-        answer: oneshot::Sender<Result<usize, Refusal>>,
-    },
-    /// Something happened to the clock, or to the machine.
-    Clock,
-    /// Something unverified was counted for the first time since the last summary.
-    Counted,
-    Stop {
-        answer: oneshot::Sender<()>,
-    },
-}
-
-impl Shared {
-    /// The present, and how the wall clock stands.
-    fn now(&self) -> Now {
-        self.clock.now()
-    }
-
-    /// Whether a message that is shown only once may do without a challenge. While its use may have been forgotten, nothing else
-    /// proves that it is new.
-    fn freshness(&self, now: &Now) -> Freshness {
-        match (now.wall_trusted(), self.is_unsure(now)) {
-            (true, false) => Freshness::Clock,
-            _ => Freshness::Challenge,
-        }
-    }
-
-    /// Whether messages may be fresh whose use may have been forgotten.
-    fn is_unsure(&self, now: &Now) -> bool {
-        now.boot.0 < self.unsure_until.load(Ordering::SeqCst)
-    }
-
-    /// What this host is called, and its keys.
-    fn identity(&self) -> std::sync::RwLockReadGuard<'_, Identity> {
-        self.identity.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What is issued and accepted now.
-    fn challenger(&self) -> std::sync::RwLockReadGuard<'_, Challenger> {
-        self.challenger.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn rules(&self) -> Rules {
-        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Rules that are read, and wait for their record.
-    fn coming(&self) -> Option<Rules> {
-        self.coming.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Nobody reads any more what these rules forbid, although the others are in force yet.
-    fn announce_rules(&self, rules: &Rules) {
-        *self.coming.write().unwrap_or_else(PoisonError::into_inner) = Some(rules.clone());
-        self.rules_changed.send_replace(());
-    }
-
-    /// Puts rules in force. `waiting` are newer ones, whose record waits for its turn.
-    fn put_in_force(&self, rules: Rules, waiting: Option<Rules>) {
-        self.shares.track(&rules.policy);
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
-        *self.coming.write().unwrap_or_else(PoisonError::into_inner) = waiting;
-        self.rules_changed.send_replace(());
-    }
 }
 
 impl Engine {
@@ -285,7 +97,7 @@ impl Engine {
     /// Every [`Reason`] but those of approval and revocation. Nothing is open then.
     pub async fn request(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
         let (verifier::Signed { signers, basis }, request, payload, _place) = self.access_request(message).await?;
-        self.ask(|answer| Command::Request { signers, basis, request, payload, answer }).await?
+        self.ask(|answer| Change::Request { signers, basis, request, payload, answer }).await?
     }
 
     /// Counts a signed approval of a request that waits; the last one opens it.
@@ -297,7 +109,7 @@ impl Engine {
         let (verifier::Signed { signers, basis }, id, payload, digest, _place) = self.approval(message).await?;
         let unsigned = || Refusal::new(Reason::Unsigned, "nobody signed");
         let signer = signers.into_iter().next().ok_or_else(unsigned)?;
-        let answer = self.ask(|answer| Command::Approve { signer, basis, id, payload, answer }).await?;
+        let answer = self.ask(|answer| Change::Approve { signer, basis, id, payload, answer }).await?;
         answer.inspect_err(|refusal| {
             if is_final(refusal.reason) {
                 self.mark_rejected(digest);
@@ -311,7 +123,7 @@ impl Engine {
     /// [`Reason::PortNotProtected`], [`Reason::DurationTooLong`], [`Reason::TableFull`], [`Reason::JournalFailed`],
     /// [`Reason::KernelFailed`].
     pub async fn break_glass(&self, wish: BreakGlass) -> Result<GrantView, Refusal> {
-        self.ask(|answer| Command::BreakGlass { wish, answer }).await?
+        self.ask(|answer| Change::BreakGlass { wish, answer }).await?
     }
 
     /// Ends the grant that a signed revoke request names.
@@ -321,7 +133,7 @@ impl Engine {
     /// [`Reason::KernelFailed`].
     pub async fn revoke(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
         let (signer, basis, request, place) = self.revoke_request(message).await?;
-        let ended = self.ask(|answer| Command::Revoke { signer, basis, request, answer }).await?;
+        let ended = self.ask(|answer| Change::Revoke { signer, basis, request, answer }).await?;
         if ended.is_ok() {
             place.free();
         }
@@ -353,7 +165,7 @@ impl Engine {
     /// [`Reason::GrantNotFound`].
     pub async fn get(&self, reader: &Reader, id: Uuid) -> Result<GrantView, Refusal> {
         let by = reader.clone();
-        self.ask_for(reader, |answer| Command::Get { reader: by, id, answer }).await
+        self.ask_for(reader, |answer| Query::Get { reader: by, id, answer }).await
     }
 
     /// At most `limit` grants that the reader may see, the newest first, made before the record `before`.
@@ -368,12 +180,12 @@ impl Engine {
         limit: usize,
     ) -> Result<Vec<GrantView>, Refusal> {
         let by = reader.clone();
-        self.ask_for(reader, |answer| Command::List { reader: by, filter, before, limit, answer }).await
+        self.ask_for(reader, |answer| Query::List { reader: by, filter, before, limit, answer }).await
     }
 
     /// Every grant that changes or is about to end from now on, whoever it belongs to.
     #[must_use]
-    pub fn watch(&self) -> broadcast::Receiver<Change> {
+    pub fn watch(&self) -> broadcast::Receiver<GrantUpdate> {
         self.0.changes.subscribe()
     }
 
@@ -381,14 +193,14 @@ impl Engine {
     ///
     /// # Errors
     /// [`Reason::Overloaded`], and as [`Engine::reread`].
-    pub async fn explain(&self, reader: &Reader, query: Query) -> Result<Explanation, Refusal> {
+    pub async fn explain(&self, reader: &Reader, query: ExplainQuery) -> Result<Explanation, Refusal> {
         let by = reader.clone();
         // Only root may ask about somebody else.
         let query = match reader {
             Reader::Root => query,
-            Reader::Person(person) => Query { principal: person.signer.principal.clone(), ..query },
+            Reader::Person(person) => ExplainQuery { principal: person.signer.principal.clone(), ..query },
         };
-        self.ask_for(reader, |answer| Command::Explain { query, reader: by, answer }).await
+        self.ask_for(reader, |answer| Query::Explain { query, reader: by, answer }).await
     }
 
     /// How the host stands.
@@ -397,7 +209,7 @@ impl Engine {
     /// [`Reason::Overloaded`], and as [`Engine::reread`].
     pub async fn status(&self, reader: &Reader) -> Result<HostState, Refusal> {
         let by = reader.clone();
-        self.ask_for(reader, |answer| Command::Status { reader: by, answer }).await
+        self.ask_for(reader, |answer| Query::Status { reader: by, answer }).await
     }
 
     /// Puts new rules in force and ends the grants that they no longer allow; says how many. Waits for room in the queue, however
@@ -410,7 +222,7 @@ impl Engine {
     pub async fn reload(&self, rules: Rules) -> Result<usize, Refusal> {
         let (answer, reply) = oneshot::channel();
         let stopping = || Refusal::new(Reason::Overloaded, "the agent is stopping");
-        self.0.first.send(Command::Reload { rules, answer }).await.map_err(|_| stopping())?;
+        self.0.first.send(Change::Reload { rules, answer }.into()).await.map_err(|_| stopping())?;
         reply.await.map_err(|_| stopping())?
     }
 
@@ -450,7 +262,7 @@ impl Engine {
 
     /// Has the worker write a summary soon. Where its queue is full, the next one that is counted asks again.
     fn have_summed_up(&self) {
-        if self.0.commands.try_send(Command::Counted).is_err() {
+        if self.0.commands.try_send(Notice::Counted.into()).is_err() {
             self.0.tally.ask_again();
         }
     }
@@ -458,24 +270,24 @@ impl Engine {
     /// Writes what is left to write and stops the worker. The kernel goes on.
     pub async fn stop(&self) {
         let (answer, done) = oneshot::channel();
-        if self.0.commands.send(Command::Stop { answer }).await.is_ok() {
+        if self.0.commands.send(Change::Stop { answer }.into()).await.is_ok() {
             let _ = done.await;
         }
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
+    async fn ask<T, C: Into<Command>>(&self, command: impl FnOnce(oneshot::Sender<T>) -> C) -> Result<T, Refusal> {
         let (answer, reply) = oneshot::channel();
         let busy = |what: &str| Refusal::new(Reason::Overloaded, what);
-        if !self.enqueue(command(answer)) {
+        if !self.enqueue(command(answer).into()) {
             return Err(busy("try again in a moment"));
         }
         reply.await.map_err(|_| busy("the agent is stopping"))
     }
 
-    /// The same for somebody who reads, and may have lost the right to while the question waited.
-    async fn ask_for<T>(&self, reader: &Reader, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, Refusal> {
-        match self.ask(command).await? {
-            Ok(told) => Ok(told),
+    /// As [`Engine::ask`], for a reader, who may have lost the right to read while the query waited.
+    async fn ask_for<T>(&self, reader: &Reader, query: impl FnOnce(Answer<T>) -> Query) -> Result<T, Refusal> {
+        match self.ask(query).await? {
+            Ok(answer) => Ok(answer),
             Err(refusal) => Err(self.lost(reader, refusal).await),
         }
     }

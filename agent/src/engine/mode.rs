@@ -8,7 +8,8 @@ use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::Seconds;
 use uuid::Uuid;
 
-use super::{Command, DeniedView, Engine, ModeView};
+use super::command::{Change, Query};
+use super::{DeniedView, Engine, ModeView};
 use crate::config::Config;
 use crate::system::files::Contents;
 
@@ -20,7 +21,7 @@ impl Engine {
     /// [`Reason::AlreadyEnforcing`], [`Reason::DurationTooShort`], [`Reason::DurationTooLong`], [`Reason::NothingOutlives`],
     /// [`Reason::JournalFailed`], [`Reason::KernelFailed`]. Then the host observes as before.
     pub async fn enable(&self, within: Seconds, only_while_running: bool) -> Result<ModeView, Refusal> {
-        self.ask(|answer| Command::Enable { within, only_while_running, answer }).await?
+        self.ask(|answer| Change::Enable { within, only_while_running, answer }).await?
     }
 
     /// Has a host that enforces on trial go on; says under which signed grant somebody came in.
@@ -30,7 +31,7 @@ impl Engine {
     /// [`Reason::JournalFailed`], [`Reason::KernelFailed`]. Then the trial goes on, or is over.
     pub async fn confirm(&self, without_proof: bool) -> Result<(ModeView, Option<Uuid>), Refusal> {
         self.check_file().await?;
-        let confirmed = self.ask(|answer| Command::Confirm { without_proof, answer }).await?;
+        let confirmed = self.ask(|answer| Change::Confirm { without_proof, answer }).await?;
         if confirmed.is_ok() {
             // The file that says so may never be read by a reload, and the older copy says that the host observes.
             self.keep_copies().await;
@@ -52,7 +53,7 @@ impl Engine {
     /// # Errors
     /// [`Reason::NoTrial`], [`Reason::JournalFailed`], [`Reason::KernelFailed`].
     pub async fn roll_back(&self) -> Result<ModeView, Refusal> {
-        self.ask(|answer| Command::RollBack { answer }).await?
+        self.ask(|answer| Change::RollBack { answer }).await?
     }
 
     /// What would have been dropped, had the host not only observed.
@@ -60,7 +61,7 @@ impl Engine {
     /// # Errors
     /// [`Reason::Overloaded`].
     pub(super) async fn observed(&self) -> Result<Vec<DeniedView>, Refusal> {
-        self.ask(|answer| Command::Observed { answer }).await
+        self.ask(|answer| Query::Observed { answer }).await
     }
 
     /// What the next start and the next boot go by has to say the same, or what was confirmed would not last.

@@ -13,7 +13,8 @@ use postern_core::policy::{Policy, Role};
 use postern_core::refusal::{self, Reason, Refusal};
 use postern_core::time::{BootNanos, Now};
 
-use super::{Engine, Rules, Shared};
+use super::shared::Shared;
+use super::{Engine, Rules};
 
 const SECOND: i128 = 1_000_000_000;
 
@@ -216,15 +217,5 @@ impl Engine {
             }
             _ => refusal,
         }
-    }
-}
-
-impl Rules {
-    /// Whether these rules give every signature of a message to the person who is taken to have made it.
-    ///
-    /// # Errors
-    /// As [`Basis::check`].
-    pub(super) fn check(&self, basis: &Basis, now: &Now) -> Result<(), Refusal> {
-        basis.check(&self.trust, now.wall.as_second(), now.clock.knows_windows())
     }
 }

@@ -10,7 +10,8 @@ use postern_core::policy::{Policy, Role};
 use postern_core::refusal::Refusal;
 use tokio::sync::Semaphore;
 
-use super::{Command, Engine, QUEUE, Reader};
+use super::command::Command;
+use super::{Engine, QUEUE, Reader};
 
 /// Of the worker's queue, places that only what ends access, and root, may take.
 pub(super) const RESERVED: usize = QUEUE / 8;
@@ -129,22 +130,5 @@ impl Engine {
         }
         let room = command.is_urgent() || self.0.commands.capacity() > RESERVED;
         room && self.0.commands.try_send(command).is_ok()
-    }
-}
-
-impl Command {
-    /// Whether it ends access, or comes from root on the host or from the host itself.
-    pub(super) const fn is_urgent(&self) -> bool {
-        !matches!(
-            self,
-            Self::Request { .. }
-                | Self::Approve { .. }
-                | Self::Refuse { .. }
-                | Self::Observed { .. }
-                | Self::Get { reader: Reader::Person(_), .. }
-                | Self::List { reader: Reader::Person(_), .. }
-                | Self::Explain { reader: Reader::Person(_), .. }
-                | Self::Status { reader: Reader::Person(_), .. }
-        )
     }
 }

@@ -16,8 +16,9 @@ use postern_core::refusal::{Attribution, Reason, Refusal};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::command::Change;
 use super::reader::Person;
-use super::{Command, Engine, Place, Reader};
+use super::{Engine, Place, Reader};
 use crate::payload::access;
 
 /// The most bytes of a payload (DESIGN 7: a whole gRPC message has at most 64 KiB).
@@ -248,8 +249,8 @@ impl Engine {
     /// Has the worker write down a refusal of a verified message, and gives it back.
     async fn recorded(&self, signer: Signer, action: Action, refusal: Refusal) -> Refusal {
         let (answer, reply) = oneshot::channel();
-        let command = Command::Refuse { signer, action, refusal: refusal.clone(), answer };
-        if self.enqueue(command) {
+        let command = Change::Refuse { signer, action, refusal: refusal.clone(), answer };
+        if self.enqueue(command.into()) {
             reply.await.unwrap_or(refusal)
         } else {
             Refusal::new(Reason::Overloaded, "try again in a moment")

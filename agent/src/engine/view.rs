@@ -37,7 +37,7 @@ pub struct GrantView {
 
 /// What those who watch are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct GrantUpdate {
     /// A grant as it is now.
     pub view: GrantView,
     /// Nothing about it has changed, but it is about to end; by the wall clock when, and what becomes of sessions then.
@@ -87,7 +87,7 @@ pub struct WhoAmI {
 
 /// What `Explain` is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Query {
+pub struct ExplainQuery {
     /// Whom to judge: the reader, or whom root names (empty: nobody in particular, so no judgement).
     pub principal: String,
     /// At least one.

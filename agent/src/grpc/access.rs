@@ -17,7 +17,7 @@ use super::questions::Questions;
 use super::reads::{busy, peer, reader, refused, watching};
 use super::statement::Statements;
 use super::watching::Watch;
-use crate::engine::{Change, Engine, Filter, GrantView, Reader};
+use crate::engine::{Engine, Filter, GrantUpdate, GrantView, Reader};
 use crate::grpc::convert;
 use crate::payload;
 use crate::proof::HostKeys;
@@ -111,7 +111,7 @@ impl v1::access_service_server::AccessService for Access {
         let changes = BroadcastStream::new(self.engine.watch());
         let now = self.snapshot(&reader).await.map_err(refused)?;
         let reader = reader.answered();
-        let now = now.into_iter().rev().map(|view| Ok(Change { view, warning: None }));
+        let now = now.into_iter().rev().map(|view| Ok(GrantUpdate { view, warning: None }));
         let show = move |change, reader: &Reader| {
             let _held = (&busy, &place);
             visible(change, reader).map(|change| change.map(convert::change))
@@ -164,7 +164,10 @@ impl Access {
 }
 
 /// A change that `reader` may see. Who reads too slowly has missed some, and is told so instead of being shown the rest.
-fn visible(change: Result<Change, BroadcastStreamRecvError>, reader: &Reader) -> Option<Result<Change, Status>> {
+fn visible(
+    change: Result<GrantUpdate, BroadcastStreamRecvError>,
+    reader: &Reader,
+) -> Option<Result<GrantUpdate, Status>> {
     match change {
         Ok(change) => reader.may_see(&change.view.life.signer().principal).then_some(Ok(change)),
         Err(BroadcastStreamRecvError::Lagged(missed)) => {
@@ -186,7 +189,7 @@ mod tests {
     use super::*;
     use crate::engine::Rights;
 
-    fn change(seq: u64, principal: &str) -> Change {
+    fn change(seq: u64, principal: &str) -> GrantUpdate {
         let signer = Signer { principal: principal.into(), fingerprint: "SHA256:x".into(), certificate: None };
         let grant = Grant {
             ports: vec!["22/tcp".parse().unwrap()],
@@ -204,7 +207,7 @@ mod tests {
             steps: Vec::new(),
             superseded_by: None,
         };
-        Change { view, warning: None }
+        GrantUpdate { view, warning: None }
     }
 
     fn person(sees_all: bool) -> Reader {

@@ -17,7 +17,7 @@ use crate::{TLS, World};
 
 /// Threads that answer (`agent/src/run.rs`). They are the first of their kind.
 const REACTORS: usize = 2;
-/// Signatures that are checked at once (`agent/src/engine/worker/setup.rs`).
+/// Signatures that are checked at once (`agent/src/engine/share.rs`).
 const CHECKED_AT_ONCE: usize = 2;
 
 /// The threads on which the agent does what would hold others up.

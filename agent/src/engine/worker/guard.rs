@@ -1,37 +1,34 @@
-//! Looking after what is in force.
+//! The layers that keep the ports closed, and their losses.
 //!
-//! Owns how soon a loss is noticed, and what is recorded of it. It heals first and records afterwards, however long that takes,
-//! because healing only closes. It never opens anything.
+//! Owns how soon a loss is noticed, and which events are recorded about it. It heals first and records afterwards, because healing only
+//! closes. It never opens anything.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use postern_core::condition::Condition;
 use postern_core::ledger::Event;
 use postern_core::time::{BootNanos, Now};
 
-use super::{Worker, nanos};
-use crate::enforcer::Loss;
+use super::conditions::Conditions;
+use super::wake::{LAYERS_EVERY, nanos};
+use crate::enforcer::{Enforcer, Loss};
 
-/// How often the kernel is asked. It tells of none of these losses by itself, except of removed pins. One look takes some 40
-/// system calls that do not wait: well under a millisecond of processor time a second.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Records that wait for a disk that takes them; all beyond are in the log alone.
+/// The most events that wait for a disk; only the log has the others.
 const MOST_WAITING: usize = 64;
 
 /// What the worker knows of losses.
 pub(super) struct Guard {
     due: BootNanos,
-    /// What is lost, as far as it was recorded.
-    told: BTreeMap<String, &'static str>,
-    /// What is to be recorded, and when it was noticed.
+    /// The lost parts and their states, as far as an event was made of each.
+    lost: BTreeMap<String, &'static str>,
+    /// Events for the next batch, and when each was noticed.
     waiting: Vec<(Event, Now)>,
 }
 
 impl Guard {
     /// Nothing is lost, and the first look is due.
     pub(super) fn new() -> Self {
-        Self { due: BootNanos(0), told: BTreeMap::new(), waiting: Vec::new() }
+        Self { due: BootNanos(0), lost: BTreeMap::new(), waiting: Vec::new() }
     }
 
     /// When the next look is due.
@@ -46,67 +43,55 @@ impl Guard {
         }
     }
 
-    /// What is to be recorded.
+    /// The events to record, and when each was noticed.
     pub(super) fn take(&mut self) -> Vec<(Event, Now)> {
         std::mem::take(&mut self.waiting)
     }
 
-    /// Notes what is lost now, and says what is new about it.
-    fn note(&mut self, losses: &[Loss]) -> Vec<Event> {
-        let mut events = Vec::new();
-        for Loss { part, state, why } in losses {
-            if self.told.insert(part.clone(), state) != Some(state) {
-                tracing::error!(%part, state, why, "a part of what keeps the ports closed is not in force");
-                events.push(Event::Layer { name: part.clone(), state: (*state).to_owned() });
-            }
+    /// Looks whether all layers are in force, and heals them if not. Each layer suffices alone, so nothing is open meanwhile. Returns
+    /// what is lost after that; `None` where no look was due.
+    pub(super) fn look(
+        &mut self,
+        enforcer: &mut Enforcer,
+        conditions: &mut Conditions,
+        now: &Now,
+    ) -> Option<Vec<Loss>> {
+        if self.due > now.boot {
+            return None;
         }
-        self.told.retain(|part, _| {
-            let lost = losses.iter().any(|loss| loss.part == *part);
-            if !lost {
-                tracing::info!(%part, "it is in force again");
-                events.push(Event::Layer { name: part.clone(), state: "in-force".to_owned() });
-            }
-            lost
-        });
-        events
-    }
-}
-
-impl Worker {
-    /// Looks whether everything is in force, and brings it back if not. Each layer is whole by itself, so nothing is open
-    /// meanwhile. What is to be recorded of it waits for the next batch.
-    pub(super) fn look(&mut self, now: &Now) {
-        if self.guard.due > now.boot {
-            return;
-        }
-        self.guard.due = now.boot.plus_nanos(nanos(LOOK_EVERY));
-        let losses = self.enforcer.losses();
-        self.note_losses(&losses, now);
-        let (mut left, mut failed) = (Vec::new(), None);
+        self.due = now.boot.plus_nanos(nanos(LAYERS_EVERY));
+        let (mut losses, mut failed) = (enforcer.losses(), None);
+        self.note(&losses, now);
         if !losses.is_empty() {
-            failed = self.enforcer.heal().err();
-            left = self.enforcer.losses();
-            self.note_losses(&left, now);
+            failed = enforcer.heal().err();
+            losses = enforcer.losses();
+            self.note(&losses, now);
         }
-        self.watch_flood(now);
-        match failed {
-            Some(error) => drop(self.degraded.insert(Condition::PinDirectory, error.to_string())),
-            None => drop(self.degraded.remove(&Condition::PinDirectory)),
-        }
-        self.follow_conditions(&left, now);
+        conditions.set(Condition::PinDirectory, failed.map(|error| error.to_string()));
+        Some(losses)
     }
 
-    fn note_losses(&mut self, losses: &[Loss], now: &Now) {
-        for event in self.guard.note(losses) {
-            self.guard.keep(event, now);
-        }
+    /// Has recorded what the start found instead of what it would have adopted, and what it could not bring into force.
+    pub(super) fn note_start(&mut self, enforcer: &mut Enforcer, now: &Now) {
+        self.note(&enforcer.take_found(), now);
+        self.note(&enforcer.losses(), now);
     }
 
-    /// Has recorded what the start found in the place of what it would have adopted, and what it could not bring into force.
-    pub(super) fn note_found(&mut self, now: &Now) {
-        let found = self.enforcer.take_found();
-        self.note_losses(&found, now);
-        let left = self.enforcer.losses();
-        self.note_losses(&left, now);
+    /// Makes events of the differences to the losses before.
+    fn note(&mut self, losses: &[Loss], now: &Now) {
+        let layer = |name: &String, state: &str| Event::Layer { name: name.clone(), state: state.to_owned() };
+        for Loss { part, state, why } in losses {
+            if self.lost.insert(part.clone(), state) != Some(state) {
+                tracing::error!(%part, state, why, "a layer that keeps the ports closed is not in force");
+                self.keep(layer(part, state), now);
+            }
+        }
+        let healed: Vec<_> =
+            self.lost.keys().filter(|part| losses.iter().all(|loss| loss.part != **part)).cloned().collect();
+        for part in healed {
+            tracing::info!(%part, "the layer is in force again");
+            self.lost.remove(&part);
+            self.keep(layer(&part, "in-force"), now);
+        }
     }
 }

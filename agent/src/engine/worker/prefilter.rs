@@ -1,7 +1,7 @@
-//! The prefilter comes with a flood and goes with it.
+//! The prefilter, which is attached while a flood lasts.
 //!
-//! Owns when and where it is attached, and what the status says of it. It opens nothing and closes nothing: lock and cut refuse
-//! the same packets. When a flood begins and ends is decided in `postern_core::flood`, which devices it suits in `links`.
+//! Owns when and to which devices it is attached, and its condition. It opens nothing and closes nothing: lock and cut refuse the same
+//! packets. `postern_core::flood` decides when a flood begins and ends, and `links` which devices suit.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,15 @@ use postern_core::condition::Condition;
 use postern_core::flood::Flood;
 use postern_core::time::Now;
 
-use super::Worker;
+use super::conditions::Conditions;
 use crate::config::{PrefilterConfig, Xdp};
 use crate::enforcer::{Enforcer, Unattached, XdpMode, XdpStatus};
 use crate::engine::XdpView;
+use crate::system::files::Opener;
 use crate::system::links::{self, Link, LinkState};
 use crate::system::translations::{self, READING, Translations};
 
-/// What is said of a device that has none at rest.
+/// The reason in the status while no flood lasts.
 const AT_REST: &str = "it is attached while a flood lasts";
 
 /// What the worker knows of floods and devices.
@@ -24,12 +25,12 @@ pub(super) struct Prefilter {
     wanted: PrefilterConfig,
     network: LinkState,
     flood: Flood,
-    /// Whether a flood lasts, and then what may send packets elsewhere.
+    /// Set while a flood lasts: the rules that may send packets elsewhere.
     rules: Option<Result<Translations, String>>,
     watch: translations::Watch,
-    /// The devices that have it, as they were when they got it.
+    /// The devices that have the prefilter, as they were when it was attached.
     attached: BTreeMap<u32, Link>,
-    /// The devices that get it no more during this flood, and why.
+    /// The devices that do not get the prefilter again during this flood, and why.
     given_way: BTreeMap<u32, Unattached>,
     statuses: Vec<XdpStatus>,
 }
@@ -49,7 +50,52 @@ impl Prefilter {
         }
     }
 
-    /// What the status shows.
+    /// Follows the host's devices.
+    pub(super) fn follow(&mut self, network: LinkState, enforcer: &mut Enforcer, conditions: &mut Conditions) {
+        self.network = network;
+        self.settle(enforcer, conditions);
+    }
+
+    /// Follows the configuration.
+    pub(super) fn want(&mut self, wanted: PrefilterConfig, enforcer: &mut Enforcer, conditions: &mut Conditions) {
+        if wanted == self.wanted {
+            return;
+        }
+        for index in self.attached.keys().copied().collect::<Vec<_>>() {
+            self.take_off(index, enforcer);
+        }
+        self.given_way.clear();
+        self.wanted = wanted;
+        self.settle(enforcer, conditions);
+    }
+
+    /// Looks whether a flood lasts, and attaches or detaches the prefilter.
+    pub(super) fn watch_flood(
+        &mut self,
+        opener: &Opener,
+        enforcer: &mut Enforcer,
+        conditions: &mut Conditions,
+        now: &Now,
+    ) {
+        if self.wanted == PrefilterConfig::Off {
+            return;
+        }
+        let lasts = self.flood.look(enforcer.refused_connections(), now.boot);
+        if !lasts && self.rules.is_none() {
+            return;
+        }
+        self.rules = lasts.then(|| self.watch.ask(opener));
+        if let (Some(what), Some(Ok(rules))) = (enforcer.bypass(), &mut self.rules) {
+            rules.host.get_or_insert_with(|| what.to_owned());
+        }
+        if !lasts {
+            self.watch.rest();
+            self.given_way.clear();
+        }
+        self.settle(enforcer, conditions);
+    }
+
+    /// The devices, for the status.
     pub(super) fn views(&self) -> Vec<XdpView> {
         let view = |XdpStatus { ifindex, name, mode, reason }: &XdpStatus| XdpView {
             name: name.clone(),
@@ -68,14 +114,15 @@ impl Prefilter {
         }
     }
 
-    /// Brings every device to what it has to have now.
-    fn settle(&mut self, enforcer: &mut Enforcer) {
+    /// Attaches and detaches the prefilter until every device has what it should have now.
+    fn settle(&mut self, enforcer: &mut Enforcer, conditions: &mut Conditions) {
         let targets = self.wanted.targets(&self.network);
         let targets: Vec<Link> =
             self.network.links.iter().filter(|link| targets.iter().any(|t| t.0 == link.index)).cloned().collect();
         let gone: Vec<_> = self.attached.keys().copied().filter(|i| targets.iter().all(|t| t.index != *i)).collect();
         gone.into_iter().for_each(|index| self.take_off(index, enforcer));
         self.statuses = targets.iter().map(|link| self.settle_one(link, enforcer)).collect();
+        conditions.set(Condition::XdpLost, self.condition());
     }
 
     fn settle_one(&mut self, link: &Link, enforcer: &mut Enforcer) -> XdpStatus {
@@ -92,7 +139,7 @@ impl Prefilter {
     /// Attaches the prefilter to the device where that does no harm.
     ///
     /// # Errors
-    /// Why it is not to be there, in words.
+    /// Why it is not attached, in words.
     fn place(&mut self, link: &Link, enforcer: &mut Enforcer) -> Result<XdpMode, String> {
         let mode = self.mode();
         let xdp = mode != XdpMode::Tcx;
@@ -106,7 +153,7 @@ impl Prefilter {
             Some(Ok(rules)) => {
                 if let Some(what) = rules.host.as_ref().or_else(|| rules.devices.get(&link.index)) {
                     return Err(format!(
-                        "the prefilter stays away, so that it drops nothing that goes elsewhere: there is {what}"
+                        "the prefilter is not attached, because it could drop packets that go elsewhere: there is {what}"
                     ));
                 }
             }
@@ -120,7 +167,7 @@ impl Prefilter {
             words
         };
         match self.attached.get(&link.index) {
-            // What TCX sees does not depend on the device; XDP is the driver's.
+            // TCX sees the same packets after the change. XDP depends on the driver.
             Some(before) if xdp && before != link => {
                 Err(unfit(Unattached::Refused("the device was changed while the prefilter was attached".to_owned())))
             }
@@ -141,7 +188,7 @@ impl Prefilter {
         }
     }
 
-    /// The condition: devices on which the prefilter gives way to somebody else, or does not work in the way that was asked for.
+    /// The devices on which the prefilter gives way to another program, or is not attached as the configuration asks.
     fn condition(&self) -> Option<String> {
         let asked = matches!(self.wanted, PrefilterConfig::Xdp(..));
         let said = self.statuses.iter().filter(|status| status.mode == XdpMode::Off).filter(|status| {
@@ -150,54 +197,5 @@ impl Prefilter {
         });
         let said: Vec<_> = said.map(|status| format!("{}: {}", status.name, status.reason)).collect();
         (!said.is_empty()).then(|| format!("floods are not dropped before the network stack: {}", said.join("; ")))
-    }
-}
-
-impl Worker {
-    /// Follows the host's devices.
-    pub(super) fn follow_links(&mut self, network: LinkState) {
-        self.prefilter.network = network;
-        self.settle_prefilter();
-    }
-
-    /// Follows the configuration.
-    pub(super) fn want_prefilter(&mut self, wanted: PrefilterConfig) {
-        if wanted == self.prefilter.wanted {
-            return;
-        }
-        for index in self.prefilter.attached.keys().copied().collect::<Vec<_>>() {
-            self.prefilter.take_off(index, &mut self.enforcer);
-        }
-        self.prefilter.given_way.clear();
-        self.prefilter.wanted = wanted;
-        self.settle_prefilter();
-    }
-
-    /// Looks whether a flood lasts, and follows it.
-    pub(super) fn watch_flood(&mut self, now: &Now) {
-        if self.prefilter.wanted == PrefilterConfig::Off {
-            return;
-        }
-        let lasts = self.prefilter.flood.look(self.enforcer.refused_connections(), now.boot);
-        if !lasts && self.prefilter.rules.is_none() {
-            return;
-        }
-        self.prefilter.rules = lasts.then(|| self.prefilter.watch.ask(&self.engine.0.files.opener));
-        if let (Some(what), Some(Ok(rules))) = (self.enforcer.bypass(), &mut self.prefilter.rules) {
-            rules.host.get_or_insert_with(|| what.to_owned());
-        }
-        if !lasts {
-            self.prefilter.watch.rest();
-            self.prefilter.given_way.clear();
-        }
-        self.settle_prefilter();
-    }
-
-    fn settle_prefilter(&mut self) {
-        self.prefilter.settle(&mut self.enforcer);
-        match self.prefilter.condition() {
-            Some(why) => drop(self.degraded.insert(Condition::XdpLost, why)),
-            None => drop(self.degraded.remove(&Condition::XdpLost)),
-        }
     }
 }

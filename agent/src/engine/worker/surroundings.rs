@@ -1,30 +1,29 @@
-//! What does not hold because of where posternd runs, and settings of the kernel that others may change.
+//! Where posternd runs, and settings of the kernel that others may change.
 //!
-//! Owns how soon a change is noticed, and which conditions come of it. It changes nothing in the kernel.
+//! Owns how soon a change is noticed, which conditions follow, and the lists that the kernel has yet to take: own addresses and limits
+//! of SYNs.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use postern_core::condition::Condition;
 use postern_core::key::SynRate;
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::{BootNanos, Now};
 
-use super::{Worker, nanos};
-use crate::enforcer::LayerState;
+use super::conditions::Conditions;
+use super::kernel::Kernel;
+use super::wake::{SURROUNDINGS_EVERY, nanos};
+use crate::enforcer::{LayerState, Loss};
 use crate::system::surroundings::Surroundings;
 use crate::system::sysctl;
-
-/// How often the surroundings are looked at, with a look at the layers that is due anyway. It reads two lists of mounts.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What the worker knows of its surroundings.
 pub(super) struct Watch {
     due: BootNanos,
     found: Surroundings,
-    /// The host's own addresses, as far as the kernel has yet to take them.
+    /// The host's own addresses, while the kernel has not taken them.
     own: Vec<IpAddr>,
-    /// Where the kernel is to limit SYNs, as far as it has yet to.
+    /// The addresses at which the kernel limits SYNs, while it has not taken them.
     limits: Option<(Vec<SocketAddr>, SynRate)>,
 }
 
@@ -38,74 +37,71 @@ impl Watch {
     pub(super) fn network(&self) -> Option<&str> {
         self.found.network()
     }
-}
 
-impl Worker {
-    /// Notes what the surroundings keep from holding, as far as it has changed.
-    pub(super) fn look_around(&mut self, now: &Now) {
-        if self.surroundings.due > now.boot {
+    /// Looks, if that is due, and notes the conditions that changed.
+    pub(super) fn look(&mut self, kernel: &mut Kernel, conditions: &mut Conditions, now: &Now) {
+        if self.due > now.boot {
             return;
         }
-        self.surroundings.due = now.boot.plus_nanos(nanos(LOOK_EVERY));
-        self.give_again();
-        let subflows = if self.enforcer.judges_subflows() { None } else { sysctl::unjudged_subflows() };
-        self.note_condition(Condition::PinsNotLasting, self.surroundings.found.pins_not_lasting());
-        self.note_condition(Condition::CgroupPart, self.enforcer.judged_part());
-        self.note_condition(Condition::SubflowsUnjudged, subflows);
+        self.due = now.boot.plus_nanos(nanos(SURROUNDINGS_EVERY));
+        self.give_again(kernel, conditions);
+        let subflows = if kernel.enforcer.judges_subflows() { None } else { sysctl::unjudged_subflows() };
+        conditions.set_and_log(Condition::PinsNotLasting, self.found.pins_not_lasting());
+        conditions.set_and_log(Condition::CgroupPart, kernel.enforcer.judged_part());
+        conditions.set_and_log(Condition::SubflowsUnjudged, subflows);
     }
 
-    /// Gives the kernel what it has not taken before. Cheap where there is nothing to give.
-    fn give_again(&mut self) {
-        if self.degraded.contains_key(&Condition::OwnAddresses) {
-            let own = std::mem::take(&mut self.surroundings.own);
-            self.set_own(own);
+    /// Gives the kernel the lists that it did not take before.
+    fn give_again(&mut self, kernel: &mut Kernel, conditions: &mut Conditions) {
+        if conditions.why(Condition::OwnAddresses).is_some() {
+            let own = std::mem::take(&mut self.own);
+            self.set_own(own, kernel, conditions);
         }
-        if let Some((addresses, rate)) = self.surroundings.limits.take() {
-            self.limit_syns(addresses, rate);
+        if let Some((addresses, rate)) = self.limits.take() {
+            self.limit_syns(addresses, rate, kernel, conditions);
         }
     }
 
-    /// Has the kernel know the host's own addresses.
-    pub(super) fn set_own(&mut self, addresses: Vec<IpAddr>) {
-        let failed = self.enforcer.set_local(&addresses).err();
+    /// Gives the kernel the host's own addresses.
+    pub(super) fn set_own(&mut self, addresses: Vec<IpAddr>, kernel: &mut Kernel, conditions: &mut Conditions) {
+        let failed = kernel.enforcer.set_local(&addresses).err();
         let why = failed.map(|error| format!("the kernel's list of own addresses is behind: {error}"));
-        self.surroundings.own = if why.is_some() { addresses } else { Vec::new() };
-        self.note_condition(Condition::OwnAddresses, why);
+        self.own = if why.is_some() { addresses } else { Vec::new() };
+        conditions.set_and_log(Condition::OwnAddresses, why);
     }
 
     /// Has the kernel limit SYNs to the API.
-    pub(super) fn limit_syns(&mut self, addresses: Vec<SocketAddr>, rate: SynRate) {
-        let why = self.enforcer.limit_syns(&addresses, rate).err().map(|error| error.to_string());
-        self.surroundings.limits = why.is_some().then_some((addresses, rate));
-        self.note_condition(Condition::SynRate, why);
-    }
-
-    fn note_condition(&mut self, condition: Condition, why: Option<String>) {
-        match why {
-            Some(why) if self.degraded.get(&condition) == Some(&why) => {}
-            Some(why) => {
-                tracing::error!(condition = condition.code(), "{why}");
-                self.degraded.insert(condition, why);
-            }
-            None => drop(self.degraded.remove(&condition)),
-        }
+    pub(super) fn limit_syns(
+        &mut self,
+        addresses: Vec<SocketAddr>,
+        rate: SynRate,
+        kernel: &mut Kernel,
+        conditions: &mut Conditions,
+    ) {
+        let why = kernel.enforcer.limit_syns(&addresses, rate).err().map(|error| error.to_string());
+        self.limits = why.is_some().then_some((addresses, rate));
+        conditions.set_and_log(Condition::SynRate, why);
     }
 
     /// Whether the ports stay closed after the death of posternd.
     ///
     /// # Errors
     /// [`Reason::NothingOutlives`], with the condition that is why.
-    pub(super) fn outlives(&mut self) -> Result<(), Refusal> {
-        self.surroundings.due = BootNanos(0);
-        let now = self.shared().now();
-        self.look_around(&now);
+    pub(super) fn check_outlives(
+        &mut self,
+        kernel: &mut Kernel,
+        conditions: &mut Conditions,
+        now: &Now,
+    ) -> Result<(), Refusal> {
+        self.due = BootNanos(0);
+        self.look(kernel, conditions, now);
         let refuse = |why: String| Err(Refusal::new(Reason::NothingOutlives, why).at("only_while_running"));
-        if let Some(why) = self.degraded.get(&Condition::PinsNotLasting) {
+        if let Some(why) = conditions.why(Condition::PinsNotLasting) {
             return refuse(why.clone());
         }
-        if self.enforcer.layers().iter().any(|layer| layer.state == LayerState::InForce) {
+        if kernel.enforcer.layers().iter().any(|layer| layer.state == LayerState::InForce) {
             return Ok(());
         }
-        refuse(self.enforcer.losses().iter().map(crate::enforcer::Loss::sentence).collect::<Vec<_>>().join("; "))
+        refuse(kernel.enforcer.losses().iter().map(Loss::sentence).collect::<Vec<_>>().join("; "))
     }
 }

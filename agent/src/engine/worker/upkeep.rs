@@ -1,43 +1,44 @@
 //! The journal's upkeep: snapshots, verification, retention.
 //!
-//! Owns when each is due. What takes long is done on a thread of its own, so that no decision waits for it; that thread
-//! reads the journal and writes snapshots, and never touches a segment.
+//! Owns when each is due. A thread of its own does the long work, so that no decision waits for it. That thread reads the journal and
+//! writes snapshots, and never touches a segment.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
 use postern_core::condition::Condition;
-use postern_core::ledger::{Ledger, Record};
-use postern_core::time::Now;
+use postern_core::ledger::Ledger;
 
-use super::{Batch, Worker};
-use crate::engine::{Command, Engine};
+use super::draft::Draft;
+use crate::engine::Engine;
+use crate::engine::command::Notice;
+use crate::journal::Journal;
 use crate::journal::scan::Scanner;
 use crate::journal::snapshot::Snapshot;
 
-/// After so many records there is a new snapshot: a start reads few more lines than that.
+/// The number of records after which there is a new snapshot: a start reads few more lines than that.
 const SNAPSHOT_EVERY: u64 = 10_000;
-/// A snapshot waits until the journal has grown by this part of the last snapshot: so snapshots write at most so many times the
-/// bytes that the journal does, however much there is to remember.
+/// A snapshot waits until the journal has grown by this part of the last snapshot. So snapshots write at most this many times the
+/// bytes that the journal does, however large a snapshot is.
 const BYTES_PER_LINE_BYTE: u64 = 4;
 
 /// Work for the thread.
 enum Chore {
-    /// Whether the chain holds, in whatever was not verified yet.
+    /// Verify the part of the chain that is not verified yet.
     Verify,
-    /// Write it.
+    /// Write a snapshot.
     Snapshot(Box<Snapshot>),
 }
 
-/// What is due, and the thread that does it.
+/// The work that is due, and the way to the thread that does it.
 pub(super) struct Upkeep {
     chores: mpsc::Sender<Chore>,
     /// Records since the last snapshot.
     records: u64,
-    /// Segments that were begun when the chain was last to be verified.
+    /// How many segments had been begun when the chain was last given to the thread.
     rotations: u64,
-    /// A snapshot is due, but for the bytes that it would take.
+    /// A snapshot is due as soon as it is small beside the lines written since the last one.
     due: bool,
     /// Bytes of lines since the last snapshot.
     bytes: u64,
@@ -46,7 +47,7 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    /// Starts the thread, with the verification of all that was there before as its first work. `lines` had to be read at the start.
+    /// Starts the thread. Its first work is to verify all lines that were there before. `lines` is how many lines the start read.
     pub(super) fn start(engine: Engine, journal: Scanner, lines: u64) -> std::io::Result<Self> {
         let (chores, work) = mpsc::channel();
         let size = Arc::new(AtomicU64::new(0));
@@ -58,9 +59,33 @@ impl Upkeep {
         Ok(upkeep)
     }
 
-    /// Has the chain verified, in whatever was not yet.
+    /// Has the part of the chain verified that is not verified yet.
     pub(super) fn verify(&self) {
         self.give(Chore::Verify);
+    }
+
+    /// Does what a durable batch of `records` records and `bytes` bytes asks for. `ledger` is what the journal holds; `None` where the
+    /// ledger is ahead of the journal, and no snapshot can be made.
+    pub(super) fn keep_up(&mut self, journal: &Journal, ledger: Option<&Ledger>, batch: (u64, u64), stopping: bool) {
+        self.records += batch.0;
+        self.bytes += batch.1;
+        let rotated = journal.rotations() != self.rotations;
+        if rotated {
+            self.rotations = journal.rotations();
+            self.give(Chore::Verify);
+        }
+        self.due |= rotated || self.records >= SNAPSHOT_EVERY;
+        let small = self.size.load(Ordering::Relaxed) <= self.bytes.saturating_mul(BYTES_PER_LINE_BYTE);
+        if !(stopping || self.due && small) {
+            return;
+        }
+        let Some(snapshot) = ledger.and_then(|ledger| journal.snapshot(ledger.clone())) else { return };
+        (self.records, self.bytes, self.due) = (0, 0, false);
+        if !stopping {
+            self.give(Chore::Snapshot(Box::new(snapshot)));
+        } else if let Err(error) = snapshot.write() {
+            tracing::warn!(%error, "no snapshot could be written; the next start takes longer");
+        }
     }
 
     fn give(&self, chore: Chore) {
@@ -81,8 +106,7 @@ fn do_chore(chore: Chore, journal: &Scanner, engine: &Engine, size: &AtomicU64) 
     if let Some(why) = &why {
         tracing::error!("{why}");
     }
-    let command = Command::Degraded { part, why };
-    let _ = engine.0.commands.blocking_send(command);
+    engine.notify_by_thread(Notice::Condition(part, why));
 }
 
 fn fault(journal: &Scanner) -> Option<String> {
@@ -96,40 +120,11 @@ fn fault(journal: &Scanner) -> Option<String> {
     }
 }
 
-impl Worker {
-    /// Records which of the oldest lines are about to be removed.
-    pub(super) fn let_go(&mut self, batch: &mut Batch, now: &Now) {
-        let Some(journal) = &self.journal else { return };
-        for event in journal.outdated(oldest_needed(&self.ledger), now) {
-            self.push(batch, None, event, now);
-        }
-    }
-
-    /// What a durable batch asks for.
-    pub(super) fn keep_up(&mut self, records: &[Record], bytes: u64, stopping: bool) {
-        let Some(journal) = &self.journal else { return };
-        self.upkeep.records += records.len() as u64;
-        self.upkeep.bytes += bytes;
-        let rotated = journal.rotations() != self.upkeep.rotations;
-        if rotated {
-            self.upkeep.rotations = journal.rotations();
-            self.upkeep.give(Chore::Verify);
-        }
-        self.upkeep.due |= rotated || self.upkeep.records >= SNAPSHOT_EVERY;
-        let small = self.upkeep.size.load(Ordering::Relaxed) <= self.upkeep.bytes.saturating_mul(BYTES_PER_LINE_BYTE);
-        if !(stopping || self.upkeep.due && small) {
-            return;
-        }
-        // A snapshot is of what is on record, no more.
-        let Some(snapshot) = journal.snapshot(self.ledger.clone()).filter(|_| self.unrecorded.is_empty()) else {
-            return;
-        };
-        (self.upkeep.records, self.upkeep.bytes, self.upkeep.due) = (0, 0, false);
-        if !stopping {
-            self.upkeep.give(Chore::Snapshot(Box::new(snapshot)));
-        } else if let Err(error) = snapshot.write() {
-            tracing::warn!(%error, "no snapshot could be written; the next start takes longer");
-        }
+/// Records which of the oldest lines are about to be removed.
+pub(super) fn record_outdated(draft: &mut Draft<'_>, journal: Option<&Journal>) {
+    let Some(journal) = journal else { return };
+    for event in journal.outdated(oldest_needed(&draft.state.ledger), &draft.now) {
+        draft.push(None, event);
     }
 }
 

@@ -21,7 +21,7 @@ use postern_core::time::Seconds;
 use postern_proto::v1;
 use uuid::Uuid;
 
-use crate::engine::{BreakGlass, Query, SignedBytes};
+use crate::engine::{BreakGlass, ExplainQuery, SignedBytes};
 use crate::payload;
 use crate::payload::{MOST_JUSTIFICATION, access, malformed, sources, text, uuid, whole_seconds};
 
@@ -75,7 +75,7 @@ pub fn page(size: u32, token: &str) -> Result<(usize, Option<u64>), Refusal> {
 ///
 /// # Errors
 /// [`Reason::PayloadMalformed`] or [`Reason::SourceInvalid`] at the field.
-pub fn query(request: v1::ExplainRequest, caller: Option<std::net::IpAddr>) -> Result<Query, Refusal> {
+pub fn query(request: v1::ExplainRequest, caller: Option<std::net::IpAddr>) -> Result<ExplainQuery, Refusal> {
     let v1::ExplainRequest { read: _, ports, source, duration, justification, principal, not_before, supersedes } =
         request;
     let sources = match (source.is_empty(), caller) {
@@ -86,7 +86,7 @@ pub fn query(request: v1::ExplainRequest, caller: Option<std::net::IpAddr>) -> R
             return Err(Refusal::new(Reason::SourceInvalid, detail).at("source"));
         }
     };
-    Ok(Query {
+    Ok(ExplainQuery {
         principal: text(principal, "principal", MOST_PRINCIPAL)?,
         ports: payload::ports(&ports)?,
         sources,

@@ -15,7 +15,7 @@ use postern_proto::v1;
 
 use super::policy::protected_port;
 use crate::engine::{
-    Change, ClockView, ConditionView, DeniedView, Explanation, GrantView, HostState, LayerView, ModeView, WhoAmI,
+    ClockView, ConditionView, DeniedView, Explanation, GrantUpdate, GrantView, HostState, LayerView, ModeView, WhoAmI,
     XdpView,
 };
 use crate::proof::{Proof, Signed};
@@ -60,7 +60,7 @@ pub fn who_am_i(view: WhoAmI, called: Called, tls_fingerprint: &str, proof: &Pro
 
 /// What those who watch are told.
 #[must_use]
-pub fn change(change: Change) -> v1::WatchGrantsResponse {
+pub fn change(change: GrantUpdate) -> v1::WatchGrantsResponse {
     let warning = change.warning.map(|(Warning { ends, ports, left, .. }, end, consequence)| v1::EndWarning {
         ports: ports.iter().map(ToString::to_string).collect(),
         left: Some(duration(left)),

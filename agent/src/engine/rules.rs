@@ -1,0 +1,42 @@
+//! What the rules in force say about a signature, and about an existing request or grant.
+//!
+//! It never changes the rules: a reload does.
+
+use postern_core::envelope::{Basis, Purpose, Signer};
+use postern_core::grant::Grant;
+use postern_core::refusal::Refusal;
+use postern_core::request::{EndCause, Request, RequestRecord};
+use postern_core::time::Now;
+
+use super::Rules;
+
+impl Rules {
+    /// Whether these rules still attribute every signature of a message to the person who was found to have made it.
+    ///
+    /// # Errors
+    /// As [`Basis::check`].
+    pub(super) fn check(&self, basis: &Basis, now: &Now) -> Result<(), Refusal> {
+        basis.check(&self.trust, now.wall.as_second(), now.clock.knows_windows())
+    }
+
+    /// Whether an earlier signature still counts.
+    pub(super) fn trusts(&self, signer: &Signer, purpose: Purpose, now: &Now) -> bool {
+        self.trust.trusts(signer, purpose, now.wall.as_second(), now.clock.knows_windows())
+    }
+
+    /// Why these rules no longer allow this request or grant; `None` if they do.
+    pub(super) fn forbid(&self, held: &RequestRecord, now: &Now) -> Option<EndCause> {
+        let (signer, allowed, unsigned) = match &held.request {
+            // The approvals of a pending request are checked again with the last one.
+            Request::Pending(pending) => (&pending.signer, self.policy.still_lets_ask(pending), false),
+            Request::Granted(grant) => (&grant.signer, self.policy.still_allows(grant), grant.is_unsigned()),
+        };
+        let approved = |grant: &Grant| grant.approvers.iter().all(|signer| self.trusts(signer, Purpose::Approve, now));
+        let trusted = unsigned || (self.trusts(signer, Purpose::Request, now) && held.grant().is_none_or(approved));
+        match (trusted, allowed) {
+            (false, _) => Some(EndCause::SignerUntrusted),
+            (true, false) => Some(EndCause::PolicyChanged),
+            (true, true) => None,
+        }
+    }
+}
