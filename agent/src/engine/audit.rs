@@ -1,7 +1,7 @@
-//! What an auditor may read.
+//! Reading the journal: audits, reports and denied attempts.
 //!
-//! Owns who may, and how many at once. The journal is read beside the worker, never by it: an audit delays no decision, and who
-//! watches too slowly misses lines.
+//! Owns who may read them, and how many at once. The worker never reads the journal, so an audit delays no decision. A watcher that is
+//! too slow misses lines.
 
 use std::sync::Arc;
 
@@ -16,22 +16,22 @@ use tokio::sync::broadcast;
 use super::{DeniedView, Engine, Filter as Wanted, GrantView, Reader};
 use crate::journal::scan::{Entry, Filter, Page, entry};
 
-/// Living grants that one question to the worker brings.
+/// How many living grants one query returns.
 const PAGE: usize = 1000;
 
 /// One durable line of the journal.
 #[derive(Clone, Debug)]
 pub struct Published {
-    /// What it records.
+    /// The record.
     pub record: Record,
-    /// The request or grant that it is about.
+    /// The request or grant of the record.
     pub life: Option<Request>,
-    /// As it stands in the journal.
+    /// The line in the journal.
     pub line: Vec<u8>,
 }
 
 impl Published {
-    /// What it says.
+    /// The line, parsed.
     #[must_use]
     pub fn entry(&self) -> Entry {
         entry(&self.record, self.life.as_ref(), &self.line)
@@ -47,7 +47,7 @@ pub struct Summary {
     pub until: Timestamp,
     /// Every protected port, and others that were asked for.
     pub ports: Vec<PortLine>,
-    /// What nobody used; what ended last comes first.
+    /// Grants that nobody used; the one that ended last comes first.
     pub unused: Vec<GrantView>,
     /// The first fault of the journal's chain.
     pub damage: Option<String>,
@@ -104,7 +104,7 @@ impl Engine {
         Ok(Summary { since, until, ports: report.ports, unused, damage })
     }
 
-    /// Everybody who was denied in vain, or would have.
+    /// All denied attempts: dropped packets, and packets that enforcement would have dropped.
     ///
     /// # Errors
     /// [`Reason::NotPermitted`] for everybody but root, admins, approvers and viewers.
@@ -114,7 +114,7 @@ impl Engine {
         Ok(latest_first(self.denied().all(), observed))
     }
 
-    /// All that has not ended.
+    /// Every request and grant that has not ended.
     async fn living(&self) -> Result<Vec<GrantView>, Refusal> {
         let mut all: Vec<GrantView> = Vec::new();
         loop {
@@ -148,12 +148,12 @@ impl Engine {
         reader: &Reader,
         read: impl FnOnce() -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let busy = || Refusal::new(Reason::Overloaded, "others read the journal; try again in a moment");
+        let busy = || Refusal::new(Reason::Overloaded, "others are reading the journal; try again in a moment");
         let place = self.place_of(reader, Class::Audit)?;
         let turns = if place.is_some() { &self.0.turns.scans } else { &self.0.turns.root_scans };
         let turn = Arc::clone(turns).try_acquire_owned().map_err(|_| busy())?;
         let work = move || {
-            // Held until the reading is over, even when nobody waits for it any more.
+            // Held until the reading is over, also when the caller has gone away.
             let _held = (turn, place);
             read()
         };
@@ -162,14 +162,14 @@ impl Engine {
     }
 }
 
-/// Those that were dropped and those that would have been.
+/// Both lists as one, the latest attempt first.
 pub(super) fn latest_first(dropped: Vec<DeniedView>, observed: Vec<DeniedView>) -> Vec<DeniedView> {
     let mut denied = [dropped, observed].concat();
     denied.sort_by_key(|attempt| std::cmp::Reverse(attempt.last_seen));
     denied
 }
 
-/// What the journal alone tells of a grant that nobody used.
+/// The view of an unused grant that only the journal still holds.
 fn from_record(unused: Unused) -> GrantView {
     let Unused { seq, grant, ending } = unused;
     GrantView {

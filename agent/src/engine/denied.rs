@@ -1,7 +1,7 @@
-//! Who was denied in vain lately.
+//! Denied attempts of late.
 //!
-//! Owns a bounded memory of dropped packets, for `Explain` alone. The kernel reports them at a limited rate, so counts are
-//! lower bounds. It never decides anything.
+//! Owns a bounded memory of dropped packets. The kernel reports them at a limited rate, so counts are lower bounds. It never decides
+//! anything.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use postern_core::grant::PortSpec;
 
 use super::view::DeniedView;
 
-/// (address, port) pairs that are remembered; the one seen longest ago makes room.
+/// How many (address, port) pairs are remembered. A new pair replaces the one that was seen longest ago.
 const MOST: usize = 4096;
 
 /// The memory.
@@ -31,12 +31,12 @@ impl DeniedAttempts {
         *entry = (at, entry.1 + 1);
     }
 
-    /// Those at any of `ports`, the latest first.
+    /// Attempts at any of `ports`, the latest first.
     pub fn at(&self, ports: &[PortSpec]) -> Vec<DeniedView> {
         self.wanted(|p| ports.iter().any(|q| q.number == p.number && q.protocol.covers(p.protocol)))
     }
 
-    /// All of them, the latest first.
+    /// All attempts, the latest first.
     pub fn all(&self) -> Vec<DeniedView> {
         self.wanted(|_| true)
     }

@@ -1,6 +1,6 @@
 //! Why a connection fails, in sentences.
 //!
-//! Owns the findings of `Explain`. It asks the same judge as a real request does and changes nothing.
+//! Owns the findings of `Explain`. The policy judges the question like a real request. It changes nothing.
 
 use std::net::IpAddr;
 
@@ -16,10 +16,10 @@ use uuid::Uuid;
 use super::Reader;
 use super::view::{DeniedView, ExplainQuery, Explanation, GrantView};
 
-/// Of the reader's grants, the newest that are looked at.
+/// How many of the reader's newest grants are looked at.
 pub(super) const MOST_GRANTS: usize = 200;
 
-/// What there is to look at.
+/// The state that the findings come from.
 pub(super) struct Seen<'a> {
     pub policy: &'a Policy,
     pub ledger: &'a Ledger,
@@ -33,7 +33,7 @@ pub(super) struct Seen<'a> {
 }
 
 pub(super) fn explain(query: &ExplainQuery, reader: &Reader, seen: Seen<'_>) -> Explanation {
-    // Root may ask without naming anybody: then there is nobody to judge.
+    // Root may ask without a principal: then there is nothing to judge.
     let judged = !query.principal.is_empty();
     let verdict = judged.then(|| judge(query, &seen));
     let touching = seen.grants.into_iter().filter(|g| g.life.ports().iter().any(|p| touches(query, *p)));
@@ -50,7 +50,7 @@ pub(super) fn explain(query: &ExplainQuery, reader: &Reader, seen: Seen<'_>) -> 
     findings.extend(denied.iter().filter_map(|attempt| elsewhere(attempt, query, &live)));
     findings.extend(coming.iter().map(not_yet));
     findings.extend(ended.first().filter(|_| live.is_empty() && coming.is_empty()).map(last_ended));
-    findings.extend(verdict.as_ref().map(|verdict| foretold(verdict, seen.policy)));
+    findings.extend(verdict.as_ref().map(|verdict| verdict_sentence(verdict, seen.policy)));
     let missing = verdict.as_ref().and_then(|verdict| verdict.as_ref().ok()?.missing.as_ref());
     let missing = missing.map_or(0, |missing| missing.count);
     Explanation { refusal: verdict.and_then(Result::err), missing, grants: live, denied, findings }
@@ -60,8 +60,8 @@ fn only_observes() -> String {
     "This host only observes: nothing is dropped now, with a grant or without. If you cannot connect, the cause is elsewhere.".to_owned()
 }
 
-/// What would become of a request.
-fn foretold(verdict: &Result<Judgement, Refusal>, policy: &Policy) -> String {
+/// The result of such a request.
+fn verdict_sentence(verdict: &Result<Judgement, Refusal>, policy: &Policy) -> String {
     match verdict {
         Ok(Judgement { missing: None, .. }) => "A request like this would be granted now.".to_owned(),
         Ok(Judgement { missing: Some(missing), .. }) => match policy.pending_ttl {
@@ -78,7 +78,7 @@ fn people(count: u32) -> String {
     if count == 1 { "one person".to_owned() } else { format!("{count} people") }
 }
 
-/// Asks the judge about the request that the query describes.
+/// Judges the request that the query describes.
 fn judge(query: &ExplainQuery, seen: &Seen<'_>) -> Result<Judgement, Refusal> {
     let most = |port: &PortSpec| seen.policy.rule(*port).map(|(_, rule)| rule.max_duration);
     let duration = query.duration.or_else(|| query.ports.iter().filter_map(most).min()).unwrap_or(Seconds::minutes(30));
@@ -131,7 +131,7 @@ fn access(port: PortSpec, source: Source, live: &[GrantView]) -> Option<String> 
     Some(format!("{port} is open for {source} for another {left} (grant {}){used}.", grant.life.id()))
 }
 
-/// The classic: granted from one address, denied attempts from another.
+/// The common mistake: a grant for one address, and denied attempts from another.
 fn elsewhere(attempt: &DeniedView, query: &ExplainQuery, live: &[GrantView]) -> Option<String> {
     let granted = live.iter().find(|g| g.life.ports().iter().any(|p| p.number == attempt.port.number))?;
     if covered(granted.life.sources(), attempt.address)
@@ -154,7 +154,7 @@ fn last_ended(view: &GrantView) -> String {
     }
 }
 
-/// What is asked for or granted, and not open yet.
+/// A request or grant that is not open yet.
 fn not_yet(view: &GrantView) -> String {
     let id = view.life.id();
     match view.life.pending() {

@@ -1,7 +1,7 @@
 //! The way from a signed message to the kernel.
 //!
-//! Owns the order: verify → judge → admit → record (durable) → apply → reply. There is one writer, the thread in
-//! `worker`; [`Engine`] is the handle that everybody else holds. It never speaks gRPC (`grpc` does).
+//! Owns the order: verify → judge → admit → record (durable) → apply → reply. [`Engine`] is the handle that the rest of posternd holds.
+//! It sends commands to the one writer, the thread in `worker`. It never speaks gRPC.
 
 mod audit;
 mod command;
@@ -44,33 +44,34 @@ pub use view::{
 };
 pub use worker::{Setup, StartError, start};
 
-/// Commands that may wait for the worker. More than that and the host is too busy to answer in time. What closes, and
-/// what root asks for ([`Command::goes_first`]), waits in a queue of its own, as long as this one.
+/// How many commands may wait for the worker; with more of them the host is too busy to answer in time. What closes, and what root asks
+/// for ([`Command::goes_first`]), waits in a second queue of this length.
 const QUEUE: usize = 1024;
-/// Changed grants or lines of the journal that a slow watcher may lag behind.
+/// How many changed grants or lines of the journal a slow watcher may lag behind.
 pub const WATCH_BACKLOG: usize = 1024;
 
 /// The handle of the engine: cheap to clone, usable from any task.
 #[derive(Clone)]
 pub struct Engine(Arc<Shared>);
 
-/// What root on the host asks for without a signature.
+/// The access that root on the host asks for, without a signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BreakGlass {
-    /// The id of the grant to be.
+    /// The id of the new grant.
     pub id: Uuid,
-    /// What to open.
+    /// The ports to open.
     pub ports: Vec<PortSpec>,
-    /// For whom.
+    /// The sources to open them for.
     pub sources: Vec<Source>,
-    /// How long.
+    /// For how long.
     pub duration: Seconds,
-    /// Why.
+    /// The reason, for the record.
     pub reason: String,
 }
 
 impl Engine {
-    /// Notes keys that this host proves to hold, before anybody is shown a proof: messages may name `tls:SHA256:…` and `SHA256:…`.
+    /// Notes the keys whose possession this host proves. From now on messages may name them as `tls:SHA256:…` and `SHA256:…`, so this
+    /// comes before any client gets a proof.
     pub fn holds_keys(&self, tls: String, ssh: Vec<String>) {
         let mut identity = self.0.identity.write().unwrap_or_else(PoisonError::into_inner);
         identity.tls_key = Some(tls);
@@ -91,20 +92,20 @@ impl Engine {
         }
     }
 
-    /// Opens what a signed access request asks for, now or later, or has it wait for approvals.
+    /// Handles a signed access request: opens the ports, now or later, or records the request as pending until people approve it.
     ///
     /// # Errors
-    /// Every [`Reason`] but those of approval and revocation. Nothing is open then.
+    /// Every [`Reason`] except those of approval and revocation. Then nothing is open.
     pub async fn request(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
         let (verifier::Signed { signers, basis }, request, payload, _place) = self.access_request(message).await?;
         self.ask(|answer| Change::Request { signers, basis, request, payload, answer }).await?
     }
 
-    /// Counts a signed approval of a request that waits; the last one opens it.
+    /// Handles a signed approval of a pending request. The last approval opens the ports.
     ///
     /// # Errors
-    /// What can be wrong with a message, [`Reason::GrantNotFound`], [`Reason::NotPending`], [`Reason::SelfApproval`],
-    /// [`Reason::PayloadDiffers`], and all that can refuse the request itself. Then the approval does not count.
+    /// Every fault of a message, [`Reason::GrantNotFound`], [`Reason::NotPending`], [`Reason::SelfApproval`],
+    /// [`Reason::PayloadDiffers`], and every reason to refuse the request itself. Then the approval does not count.
     pub async fn approve(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
         let (verifier::Signed { signers, basis }, id, payload, digest, _place) = self.approval(message).await?;
         let unsigned = || Refusal::new(Reason::Unsigned, "nobody signed");
@@ -117,7 +118,7 @@ impl Engine {
         })
     }
 
-    /// Opens what root on the host asks for.
+    /// Opens ports for root on the host.
     ///
     /// # Errors
     /// [`Reason::PortNotProtected`], [`Reason::DurationTooLong`], [`Reason::TableFull`], [`Reason::JournalFailed`],
@@ -129,7 +130,7 @@ impl Engine {
     /// Ends the grant that a signed revoke request names.
     ///
     /// # Errors
-    /// What can be wrong with a message, [`Reason::GrantNotFound`], [`Reason::GrantEnded`], [`Reason::JournalFailed`],
+    /// Every fault of a message, [`Reason::GrantNotFound`], [`Reason::GrantEnded`], [`Reason::JournalFailed`],
     /// [`Reason::KernelFailed`].
     pub async fn revoke(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
         let (signer, basis, request, place) = self.revoke_request(message).await?;
@@ -140,10 +141,10 @@ impl Engine {
         ended
     }
 
-    /// Who reads: root on the Unix socket, or whoever signed the read message, with the place that the read holds until its answer.
+    /// The reader: root on the Unix socket, or the signer of the read message, with the place that the read holds until its answer.
     ///
     /// # Errors
-    /// [`Reason::Unsigned`] when neither, or what is wrong with the message.
+    /// [`Reason::Unsigned`] when neither, or the fault of the message.
     pub async fn reader(
         &self,
         message: Option<SignedBytes>,
@@ -183,19 +184,19 @@ impl Engine {
         self.ask_for(reader, |answer| Query::List { reader: by, filter, before, limit, answer }).await
     }
 
-    /// Every grant that changes or is about to end from now on, whoever it belongs to.
+    /// Every grant of any owner that changes or is about to end from now on.
     #[must_use]
     pub fn watch(&self) -> broadcast::Receiver<GrantUpdate> {
         self.0.changes.subscribe()
     }
 
-    /// What the judge would say now, and what stands in the way.
+    /// How the policy judges such a request now, and what keeps packets out.
     ///
     /// # Errors
     /// [`Reason::Overloaded`], and as [`Engine::reread`].
     pub async fn explain(&self, reader: &Reader, query: ExplainQuery) -> Result<Explanation, Refusal> {
         let by = reader.clone();
-        // Only root may ask about somebody else.
+        // Only root may ask about another person.
         let query = match reader {
             Reader::Root => query,
             Reader::Person(person) => ExplainQuery { principal: person.signer.principal.clone(), ..query },
@@ -203,7 +204,7 @@ impl Engine {
         self.ask_for(reader, |answer| Query::Explain { query, reader: by, answer }).await
     }
 
-    /// How the host stands.
+    /// The state of the host.
     ///
     /// # Errors
     /// [`Reason::Overloaded`], and as [`Engine::reread`].
@@ -212,30 +213,30 @@ impl Engine {
         self.ask_for(reader, |answer| Query::Status { reader: by, answer }).await
     }
 
-    /// Puts new rules in force and ends the grants that they no longer allow; says how many. Waits for room in the queue, however
-    /// many requests come.
+    /// Puts new rules in force and ends the grants that they no longer allow. Returns how many. Waits for room in the queue, however many
+    /// requests come.
     ///
     /// # Errors
-    /// [`Reason::JournalFailed`]: the old rules stay until the disk takes the record, and the worker tries that by itself; what the
-    /// new rules forbid is closed already. [`Reason::KernelFailed`]: the new rules are in force. [`Reason::Overloaded`]: the agent is
+    /// [`Reason::JournalFailed`]: the old rules stay in force until the disk takes the record, which the worker retries by itself; what
+    /// the new rules forbid is closed already. [`Reason::KernelFailed`]: the new rules are in force. [`Reason::Overloaded`]: posternd is
     /// stopping.
     pub async fn reload(&self, rules: Rules) -> Result<usize, Refusal> {
         let (answer, reply) = oneshot::channel();
-        let stopping = || Refusal::new(Reason::Overloaded, "the agent is stopping");
+        let stopping = || Refusal::new(Reason::Overloaded, "posternd is stopping");
         self.0.first.send(Change::Reload { rules, answer }.into()).await.map_err(|_| stopping())?;
         reply.await.map_err(|_| stopping())?
     }
 
-    /// Waits until the one writer has come round once more. It does so however many commands wait and however slow the disk is; a
-    /// writer that is stuck does not.
+    /// Waits until the worker begins its next turn. The number of waiting commands and the speed of the disk do not matter; only a worker
+    /// that is stuck begins no turn.
     ///
     /// # Errors
-    /// The writer has ended.
+    /// The worker has ended.
     pub async fn alive(&self) -> Result<(), pulse::Ended> {
         self.0.pulse.beat().await
     }
 
-    /// Wakes up whenever the rules have changed.
+    /// Signals each change of the rules.
     #[must_use]
     pub fn rules_changed(&self) -> watch::Receiver<()> {
         self.0.rules_changed.subscribe()
@@ -247,27 +248,27 @@ impl Engine {
         self.0.rules()
     }
 
-    /// Where denied attempts are noted.
+    /// The memory of denied attempts.
     #[must_use]
     pub fn denied(&self) -> &DeniedAttempts {
         &self.0.denied
     }
 
-    /// Counts a message that was refused before any signature was verified.
+    /// Counts a message that was refused before its signature was verified.
     pub fn count_unverified(&self, reason: Reason) {
         if self.0.tally.count(reason) {
             self.have_summed_up();
         }
     }
 
-    /// Has the worker write a summary soon. Where its queue is full, the next one that is counted asks again.
+    /// Has the worker write a summary soon. Where its queue is full, the next counted message asks again.
     fn have_summed_up(&self) {
         if self.0.commands.try_send(Notice::Counted.into()).is_err() {
             self.0.tally.ask_again();
         }
     }
 
-    /// Writes what is left to write and stops the worker. The kernel goes on.
+    /// Writes the last records and stops the worker. The kernel keeps the ports closed.
     pub async fn stop(&self) {
         let (answer, done) = oneshot::channel();
         if self.0.commands.send(Change::Stop { answer }.into()).await.is_ok() {
@@ -281,7 +282,7 @@ impl Engine {
         if !self.enqueue(command(answer).into()) {
             return Err(busy("try again in a moment"));
         }
-        reply.await.map_err(|_| busy("the agent is stopping"))
+        reply.await.map_err(|_| busy("posternd is stopping"))
     }
 
     /// As [`Engine::ask`], for a reader, who may have lost the right to read while the query waited.
@@ -293,7 +294,7 @@ impl Engine {
     }
 }
 
-/// Whether an approval that was refused for this reason would be refused again while the rules are the same.
+/// Whether an approval that was refused for this reason is refused again under the same rules.
 const fn is_final(reason: Reason) -> bool {
     use Reason::{GrantNotFound, NotPending, NotPermitted, PayloadDiffers, SelfApproval};
     matches!(reason, GrantNotFound | NotPending | NotPermitted | PayloadDiffers | SelfApproval)

@@ -1,6 +1,6 @@
-//! Whether the host enforces: what root asks for.
+//! Changes of the mode that root asks for.
 //!
-//! Owns the order: the file first, then the worker. It never decides.
+//! Owns the order of a confirmation: the configuration file first, then the worker. It never decides.
 
 use postern_core::condition::Condition;
 use postern_core::mode::Mode;
@@ -14,8 +14,8 @@ use crate::config::Config;
 use crate::system::files::Contents;
 
 impl Engine {
-    /// Has a host that only observes enforce until `within` is over, unless it is confirmed. `only_while_running`: also where nothing
-    /// would keep the ports closed after the death of posternd.
+    /// Begins a trial: the host enforces for `within`, and longer if the trial is confirmed. `only_while_running`: also where nothing keeps
+    /// the ports closed after the death of posternd.
     ///
     /// # Errors
     /// [`Reason::AlreadyEnforcing`], [`Reason::DurationTooShort`], [`Reason::DurationTooLong`], [`Reason::NothingOutlives`],
@@ -24,7 +24,7 @@ impl Engine {
         self.ask(|answer| Change::Enable { within, only_while_running, answer }).await?
     }
 
-    /// Has a host that enforces on trial go on; says under which signed grant somebody came in.
+    /// Confirms a trial. Returns the signed grant under which somebody came in.
     ///
     /// # Errors
     /// [`Reason::NoTrial`], [`Reason::ModeNotInFile`], [`Reason::WayInUnproven`] unless `without_proof`,
@@ -33,7 +33,7 @@ impl Engine {
         self.check_file().await?;
         let confirmed = self.ask(|answer| Change::Confirm { without_proof, answer }).await?;
         if confirmed.is_ok() {
-            // The file that says so may never be read by a reload, and the older copy says that the host observes.
+            // No reload may ever read this file again, and the older copy says that the host observes.
             self.keep_copies().await;
         }
         confirmed
@@ -56,7 +56,7 @@ impl Engine {
         self.ask(|answer| Change::RollBack { answer }).await?
     }
 
-    /// What would have been dropped, had the host not only observed.
+    /// The packets that enforcement would have dropped.
     ///
     /// # Errors
     /// [`Reason::Overloaded`].
@@ -64,7 +64,7 @@ impl Engine {
         self.ask(|answer| Query::Observed { answer }).await
     }
 
-    /// What the next start and the next boot go by has to say the same, or what was confirmed would not last.
+    /// Checks that the configuration file says `mode = "enforce"`: otherwise the next start would undo the confirmation.
     async fn check_file(&self) -> Result<(), Refusal> {
         let (path, opener) = (self.0.config_file.clone(), self.0.files.opener.clone());
         let busy = |_| Refusal::new(Reason::Overloaded, "try again in a moment");

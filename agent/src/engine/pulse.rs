@@ -1,22 +1,22 @@
-//! Whether the one writer comes round.
+//! The watchdog's question whether the worker still runs.
 //!
-//! Owns the question and the answer, and no queue: neither waits behind commands. It never answers for the writer: only the writer's
-//! own turns count, so one that is stuck in a turn does not answer.
+//! Owns the question and the answer. Neither waits behind commands. Only the worker's own turns answer, so a worker that is stuck in a
+//! turn does not answer.
 
 use tokio::sync::{Notify, watch};
 
-/// The writer has ended.
+/// The worker has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the engine's thread has ended")]
 pub struct Ended;
 
-/// For those who ask.
+/// The side that asks.
 pub(super) struct Pulse {
     asked: std::sync::Arc<Notify>,
     turns: watch::Receiver<u64>,
 }
 
-/// For the writer.
+/// The worker's side.
 pub(super) struct Beat {
     asked: std::sync::Arc<Notify>,
     turns: watch::Sender<u64>,
@@ -30,7 +30,7 @@ pub(super) fn pulse() -> (Pulse, Beat) {
 }
 
 impl Pulse {
-    /// Waits until the writer has begun a turn since this was called.
+    /// Waits until the worker begins a turn.
     ///
     /// # Errors
     /// [`Ended`].
@@ -43,12 +43,12 @@ impl Pulse {
 }
 
 impl Beat {
-    /// The writer begins a turn, or the next command of a turn: it is not stuck.
+    /// Notes that the worker begins a turn, or the next command of a turn.
     pub(super) fn turn(&self) {
         self.turns.send_modify(|turns| *turns = turns.wrapping_add(1));
     }
 
-    /// Wakes up when somebody wants to see a turn.
+    /// Waits until somebody asks.
     pub(super) async fn asked(&self) {
         self.asked.notified().await;
     }

@@ -1,6 +1,6 @@
-//! Which keys would count: a question that needs no signature.
+//! Which keys the host would accept: a question that needs no signature.
 //!
-//! Owns asking the rules in force. It writes no record and asks nothing of the worker.
+//! Owns the answer under the rules in force. It writes no record and sends nothing to the worker.
 
 use postern_core::envelope::Purpose;
 use postern_core::question::{self, KeyToJudge};
@@ -13,7 +13,7 @@ impl Engine {
     #[must_use]
     pub fn which_keys_count(&self, role: Purpose, keys: &[KeyToJudge]) -> Vec<bool> {
         let (rules, now) = (self.0.rules(), self.0.now());
-        // Rules that wait for their record already forbid reading, so what they forbid does not count any more.
+        // Rules that wait for their record already forbid reading, so a key must count under both.
         let coming = self.0.coming();
         let (seconds, knows) = (now.wall.as_second(), now.clock.knows_windows());
         let all = [Some(rules), coming];

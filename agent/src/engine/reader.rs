@@ -1,7 +1,7 @@
-//! Who reads, and whether they still may.
+//! Readers and their rights.
 //!
-//! Owns the question what a reader may see under the rules of this moment. It is asked when an answer is given, not when the message
-//! was verified. It never looks for what is read.
+//! Owns the rights of a reader under the rules of this moment. They are checked when an answer is given, not when the message was
+//! verified. It never reads grants or the journal.
 
 use std::sync::Arc;
 
@@ -18,47 +18,47 @@ use super::{Engine, Rules};
 
 const SECOND: i128 = 1_000_000_000;
 
-/// Who reads.
+/// A reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reader {
     /// Root on the Unix socket: sees everything.
     Root,
-    /// Somebody who signed a read message.
+    /// The signer of a read message.
     Person(Arc<Person>),
 }
 
-/// Somebody who signed a read message.
+/// The signer of a read message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Person {
-    /// As the trust file names them, and their key.
+    /// Their name in the trust file, and their key.
     pub signer: Signer,
-    /// By which their signature is judged again.
+    /// What the rules judge again for their signature.
     basis: Basis,
     /// The end that the message names, on the wall clock.
     not_after: Timestamp,
     /// Its end on the boot clock, which no step of the wall clock moves.
     until: BootNanos,
-    /// The digest of the message that they showed.
+    /// The digest of their message.
     pub(super) message: [u8; 32],
     rights: Rights,
 }
 
-/// What the policy lets a reader see.
+/// The rights of a reader under a policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rights {
-    /// Everybody's grants; others see their own.
+    /// May see the grants of all people, not only their own.
     pub sees_all: bool,
-    /// The journal too.
+    /// May read the journal.
     pub audits: bool,
-    /// Whether they are an admin.
+    /// Is an admin.
     pub is_admin: bool,
 }
 
 impl Person {
-    /// Who signed `header`, without any right yet ([`Shared::reread`]).
+    /// The signer of `header`, without rights yet ([`Shared::reread`] gives them).
     pub(super) fn new(signer: &Signer, basis: &Basis, header: &Header, message: [u8; 32], now: &Now) -> Self {
         let most = i128::from(MAX_MESSAGE_LIFE.0) * SECOND;
-        // A clock that is wrong does not tell how much is left.
+        // Under a wrong wall clock nobody knows how much of its time is left.
         let left = match header.not_after.as_nanosecond() - now.wall.as_nanosecond() {
             left if now.wall_trusted() => left.clamp(0, most),
             _ => most,
@@ -68,12 +68,12 @@ impl Person {
         Self { signer, basis, not_after, until, message, rights: Rights::default() }
     }
 
-    /// Whether the message is still good.
+    /// Whether the message is still valid.
     fn check_age(&self, now: &Now) -> Result<(), Refusal> {
         if now.boot < self.until && !(now.wall_trusted() && self.not_after <= now.wall) {
             return Ok(());
         }
-        let detail = format!("it was {}; read on with a new message", self.not_after);
+        let detail = format!("the message was valid until {}; sign a new one", self.not_after);
         Err(Refusal::new(Reason::MessageExpired, detail).at("not_after"))
     }
 }
@@ -87,12 +87,12 @@ impl Rights {
         if !sees_all && !holds(&[Role::Requester]) {
             return Err(Refusal::new(Reason::NotPermitted, format!("{principal} has no role")).at("role"));
         }
-        // To watch what everybody does is what a viewer is for.
+        // A viewer exists to audit.
         let audits = holds(&[Role::Viewer, Role::Admin]);
         Ok(Self { sees_all, audits, is_admin: holds(&[Role::Admin]) })
     }
 
-    /// What both let see.
+    /// The rights that both have.
     const fn and(self, other: Self) -> Self {
         Self {
             sees_all: self.sees_all && other.sees_all,
@@ -148,11 +148,10 @@ impl Reader {
 }
 
 impl Shared {
-    /// The same reader with the rights of this moment, as far as also the rules allow that come next, where a record of those waits
-    /// for the disk.
+    /// The same reader with the rights of this moment. Where newer rules wait for their record, both must grant a right.
     ///
     /// # Errors
-    /// What a new message of this reader would be refused for, and [`Reason::MessageExpired`] when this one has had its time.
+    /// The reasons to refuse a new message of this reader, and [`Reason::MessageExpired`] once this one is over.
     pub(super) fn reread(&self, reader: &Reader) -> Result<Reader, Refusal> {
         let Reader::Person(person) = reader else { return Ok(Reader::Root) };
         let now = self.now();
@@ -174,19 +173,19 @@ impl Shared {
 }
 
 impl Engine {
-    /// The same reader with the rights of this moment, for those who watch.
+    /// The same reader with the rights of this moment, for a stream. A refusal is neither recorded nor counted.
     ///
     /// # Errors
-    /// What a new message of this reader would be refused for, and [`Reason::MessageExpired`] when this one has had its time. Neither is
+    /// The reasons to refuse a new message of this reader, and [`Reason::MessageExpired`] once this one is over. Neither is
     /// recorded.
     pub fn look_again(&self, reader: &Reader) -> Result<Reader, Refusal> {
         self.0.reread(reader)
     }
 
-    /// The same reader with the rights of this moment: who waited for an answer may have lost some.
+    /// The same reader with the rights of this moment: a reader may lose rights while waiting. A refusal is recorded or counted.
     ///
     /// # Errors
-    /// As [`Engine::look_again`]; recorded or counted.
+    /// The reasons to refuse a new message of this reader, and [`Reason::MessageExpired`] once this one is over.
     pub async fn reread(&self, reader: &Reader) -> Result<Reader, Refusal> {
         match self.0.reread(reader) {
             Ok(reader) => Ok(reader),
@@ -194,20 +193,20 @@ impl Engine {
         }
     }
 
-    /// The rules in force, or newer ones that wait for their record.
+    /// The rules in force, or newer rules that wait for their record.
     #[must_use]
     pub fn newest_rules(&self) -> Rules {
         self.0.coming().unwrap_or_else(|| self.0.rules())
     }
 
-    /// Counts why a watcher may watch no longer.
+    /// Counts the reason why a stream ends.
     pub fn count_watcher(&self, reason: Reason) {
         if reason.attribution() == refusal::Attribution::Unverified {
             self.count_unverified(reason);
         }
     }
 
-    /// Counts or records a refusal that came to a reader after the message had been accepted.
+    /// Counts or records the refusal of a reader whose message had been accepted before.
     pub(super) async fn lost(&self, reader: &Reader, refusal: Refusal) -> Refusal {
         match refusal.reason {
             Reason::NotPermitted => self.not_permitted(reader, &refusal.detail).await,

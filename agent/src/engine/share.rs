@@ -1,7 +1,7 @@
-//! Each principal's part in what the engine can do.
+//! Each principal's share of the engine.
 //!
-//! Owns the accounts ([`Budgets`]) and [`Place`], which a message holds from its verified signature until its answer. It never
-//! decides about access, and counts nothing that was not signed.
+//! Owns the budgets ([`Budgets`]) and [`Place`], which a message holds from its verified signature until its answer. It never decides
+//! about access, and counts only signed messages.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,19 +13,19 @@ use tokio::sync::Semaphore;
 use super::command::Command;
 use super::{Engine, QUEUE, Reader};
 
-/// Of the worker's queue, places that only what ends access, and root, may take.
+/// Places in the worker's queue that are reserved for what ends access, and for root.
 pub(super) const RESERVED: usize = QUEUE / 8;
 
-/// Threads that check signatures at once. One would do for any honest load (ed25519: 20,000 a second, DESIGN 10); RSA takes longer.
+/// How many threads check signatures. One suffices for any honest load (ed25519: 20,000 a second, DESIGN 10); RSA takes longer.
 const VERIFIERS: usize = 2;
 
-/// Audits that may read the journal at once: each takes a core for as long as the journal is long.
+/// How many audits may read the journal at once. Each occupies a core until it has read the whole journal.
 const SCANS: usize = 2;
 
-/// Threads for work that would hold others up, by what it is for.
+/// The threads for long work, by purpose.
 pub(super) struct Turns {
     pub(super) verifiers: Semaphore,
-    /// One more verifier, for messages that say that they end something.
+    /// One more verifier, for messages that claim to end something.
     pub(super) closers: Semaphore,
     pub(super) scans: Arc<Semaphore>,
     /// Root's own.
@@ -40,7 +40,7 @@ impl Turns {
     }
 }
 
-/// The accounts of all principals.
+/// The budgets of all principals.
 pub(super) struct Shares(Mutex<Budgets>);
 
 impl Shares {
@@ -54,14 +54,14 @@ impl Shares {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who holds a role under `policy` has an account.
+    /// Keeps a budget for each principal with a role under `policy`.
     pub(super) fn track(&self, policy: &Policy) {
         let names = policy.roles.iter().flat_map(|role| &role.principals);
         self.lock().track(names.map(String::as_str));
     }
 }
 
-/// One message of a principal that is being worked on.
+/// The place of one message that is being worked on.
 pub struct Place {
     engine: Engine,
     principal: String,
@@ -123,7 +123,7 @@ impl Engine {
         if over_all { Class::Revoke } else { Class::GiveBack }
     }
 
-    /// Hands `command` to the worker, unless too many wait. What ends access, and root, finds room when nobody else does.
+    /// Sends `command` to the worker, unless too many wait. What ends access, and root, finds room longer than others.
     pub(super) fn enqueue(&self, command: Command) -> bool {
         if command.goes_first() {
             return self.0.first.try_send(command).is_ok();

@@ -1,6 +1,6 @@
-//! Counts of what unverified peers caused.
+//! Counts of refused unverified messages.
 //!
-//! Owns one counter for each [`Reason`]. It never writes: the worker sums up in a few lines a minute (DESIGN 4).
+//! Owns one counter for each [`Reason`]. It never writes: the worker writes a summary a few times a minute (DESIGN 4).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,7 +20,7 @@ impl Tally {
         Self { total: zeros(), fresh: zeros(), pending: AtomicBool::new(false) }
     }
 
-    /// Counts one; true when it is the first since the last summary, so that somebody has to be told.
+    /// Counts one. Returns true for the first since the last summary: then a summary has to be requested.
     pub(super) fn count(&self, reason: Reason) -> bool {
         let index = reason as usize;
         self.total[index].fetch_add(1, Ordering::Relaxed);
@@ -28,12 +28,12 @@ impl Tally {
         !self.pending.swap(true, Ordering::AcqRel)
     }
 
-    /// Nobody could be told: the next one that is counted calls for a summary again.
+    /// The request for a summary found no room: the next count asks again.
     pub(super) fn ask_again(&self) {
         self.pending.store(false, Ordering::Release);
     }
 
-    /// What was counted since the last call.
+    /// The counts since the last call.
     pub(super) fn take(&self) -> BTreeMap<String, u64> {
         self.pending.store(false, Ordering::Release);
         let fresh =
@@ -41,7 +41,7 @@ impl Tally {
         fresh.filter(|(_, n)| *n > 0).collect()
     }
 
-    /// Takes back what was taken and could not be written down.
+    /// Takes back counts that could not be recorded.
     pub(super) fn put_back(&self, counts: &BTreeMap<String, u64>) {
         for (reason, fresh) in Reason::ALL.iter().zip(&self.fresh) {
             fresh.fetch_add(counts.get(reason.code()).copied().unwrap_or_default(), Ordering::Relaxed);

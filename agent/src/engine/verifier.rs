@@ -1,7 +1,7 @@
-//! From bytes off the wire to a verified, parsed message.
+//! From the bytes of a message to a verified, parsed message.
 //!
-//! Owns the order of cheap before costly: size → repeats → envelope and signature → strict payload. Signatures are checked off the
-//! reactor, by a bounded number of threads. It never decides what a message may do.
+//! Owns the order of the checks, cheap before costly: size → repeats → envelope and signature → strict payload. A bounded number of
+//! threads checks signatures. It never decides what a message may do.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -23,31 +23,31 @@ use crate::payload::access;
 
 /// The most bytes of a payload (DESIGN 7: a whole gRPC message has at most 64 KiB).
 const MOST_PAYLOAD: usize = 32 * 1024;
-/// How long a message waits for its turn to be verified.
+/// How long a message waits for one of the threads that check signatures.
 const VERIFY_WAIT: Duration = Duration::from_secs(1);
-/// Decided messages whose repeats are refused before their signature is checked again.
+/// How many decided messages are remembered, so that a repeat is refused without a check of its signature.
 const MOST_REPEATS: usize = 16_384;
 
-/// A signed message as it came off the wire: nothing in it is believed yet.
+/// A signed message as received. Nothing in it is verified yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedBytes {
-    /// Exactly the bytes that were signed.
+    /// Exactly the signed bytes.
     pub payload: Vec<u8>,
-    /// What they claim to be.
+    /// The type that the sender claims.
     pub payload_type: String,
     /// Armored SSHSIGs.
     pub signatures: Vec<String>,
 }
 
-/// Whose verified message it is.
+/// The people behind a verified message.
 pub(super) struct Signed {
-    /// First who asks, then the approvers.
+    /// First the requester, then the approvers.
     pub signers: Vec<Signer>,
-    /// By which they are judged again when the message takes effect.
+    /// What the rules judge again when the message takes effect.
     pub basis: Basis,
 }
 
-/// Digests of payloads that were decided. A mere saving: the ledger's ids are what protects from replay.
+/// Digests of payloads that were decided. They only save work: the ledger's ids protect from replay.
 #[derive(Default)]
 pub(super) struct Repeats(Mutex<Digests>);
 
@@ -76,7 +76,7 @@ impl Repeats {
 }
 
 impl Engine {
-    /// Who signed, what for, and exactly which bytes.
+    /// The signers, the request, and exactly the signed bytes.
     pub(super) async fn access_request(
         &self,
         message: SignedBytes,
@@ -100,9 +100,8 @@ impl Engine {
         Ok((signer, basis, request, place))
     }
 
-    /// Who approves which request, the bytes that were approved, and what [`Engine::mark_rejected`] takes if it is refused. Many people
-    /// show the same payload here, so a repeat is one of payload, person and
-    /// rules.
+    /// The approver, the id of the request, the approved bytes, and the digest for [`Engine::mark_rejected`]. Many people approve the same
+    /// payload, so a repeat has the same payload, person and rules.
     pub(super) async fn approval(
         &self,
         message: SignedBytes,
@@ -130,7 +129,7 @@ impl Engine {
         }
     }
 
-    /// Has a message that was refused cost no more than a look from now on.
+    /// Remembers a refused message: from now on a repeat is refused without a check of its signature.
     pub(super) fn mark_rejected(&self, digest: [u8; 32]) {
         self.0.repeats.insert(digest);
     }
@@ -150,8 +149,8 @@ impl Engine {
         shared.reread(&Reader::Person(Person::new(signer, basis, header, message, &now).into()))
     }
 
-    /// Refuses something to a reader, and has it written down: once for each message that was shown, since one may be shown again
-    /// and again, and must not fill the journal.
+    /// Refuses something to a reader, and records that once for each message: a read message may be used again and again, and must not fill
+    /// the journal.
     pub async fn not_permitted(&self, reader: &Reader, detail: &str) -> Refusal {
         let refusal = Refusal::new(Reason::NotPermitted, detail).at("role");
         let Reader::Person(person) = reader else { return refusal };
@@ -164,7 +163,7 @@ impl Engine {
         self.recorded(person.signer.clone(), Action::Read, refusal).await
     }
 
-    /// Verifies and parses; what a verified signer got wrong is recorded.
+    /// Verifies and parses a message. A fault in a verified message is recorded.
     async fn parsed<M, T>(
         &self,
         message: SignedBytes,
@@ -181,10 +180,10 @@ impl Engine {
             Action::Revoke => self.ending_class(&signer.principal),
             Action::Read => Class::Read,
         };
-        // Before the message leaves any trace: it is its signer's own, and may be shown again while it is fresh.
+        // Before the message leaves any trace: where its signer has no budget now, the message may be sent again while it is fresh.
         let place = self.begin(&signer.principal, class, message.payload.len())?;
-        // What changes something is shown once. A read message may be shown again, unless it was refused: a captured one
-        // must not fill the journal.
+        // A message that changes something may be used once. A read message may be used again, unless it was refused: a captured one must
+        // not fill the journal.
         if action != Action::Read {
             self.0.repeats.insert(digest);
         }
@@ -228,7 +227,7 @@ impl Engine {
             if role != Purpose::Revoke {
                 return all.await;
             }
-            // A message that says that it ends something also has one of its own. That is not proved yet, so it is no more than one.
+            // Messages that claim to end something have one more thread. The claim is not verified yet, so it is only one.
             tokio::select! { biased; turn = all => turn, turn = closers => turn }
         };
         let turn = tokio::time::timeout(VERIFY_WAIT, turn).await;
@@ -246,7 +245,7 @@ impl Engine {
         tokio::task::spawn_blocking(check).await.map_err(|_| busy())?
     }
 
-    /// Has the worker write down a refusal of a verified message, and gives it back.
+    /// Has the worker record the refusal of a verified message, and returns the refusal.
     async fn recorded(&self, signer: Signer, action: Action, refusal: Refusal) -> Refusal {
         let (answer, reply) = oneshot::channel();
         let command = Change::Refuse { signer, action, refusal: refusal.clone(), answer };

@@ -1,4 +1,4 @@
-//! What the engine tells its callers: plain values, no protobuf.
+//! The engine's answers as plain values, without protobuf.
 
 use std::net::IpAddr;
 
@@ -19,28 +19,28 @@ use uuid::Uuid;
 pub struct GrantView {
     /// The record that made it: orders grants by age, and is a page token.
     pub seq: u64,
-    /// What it is.
+    /// The request or grant itself.
     pub life: Request,
-    /// Where it is in its life. What is over by the clock is over, even before the record says so.
+    /// Its state. By the clock it may be over before the record of its end is written.
     pub state: State,
     /// Set once it has ended.
     pub ending: Option<Ending>,
-    /// What is left on the boot clock, in nanoseconds; zero unless it is active.
+    /// The remaining time on the boot clock, in nanoseconds; zero unless it is active.
     pub remaining_ns: u64,
-    /// What the kernel has counted so far.
+    /// The packets that the kernel has counted so far.
     pub usage: Use,
-    /// What happened to it, the oldest first.
+    /// Its steps, the oldest first.
     pub steps: Vec<Step>,
     /// The grant that extends it.
     pub superseded_by: Option<Uuid>,
 }
 
-/// What those who watch are told.
+/// An update for a watcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantUpdate {
-    /// A grant as it is now.
+    /// The grant as it is now.
     pub view: GrantView,
-    /// Nothing about it has changed, but it is about to end; by the wall clock when, and what becomes of sessions then.
+    /// Set where the grant has not changed but is about to end: the warning, the end by the wall clock, and what happens to sessions.
     pub warning: Option<(Warning, Timestamp, String)>,
 }
 
@@ -52,10 +52,10 @@ impl GrantView {
     }
 }
 
-/// Which of them are asked for.
+/// Which grants a query asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Also what has ended.
+    /// Also grants that have ended.
     pub include_ended: bool,
     /// Only these; empty: all.
     pub states: Vec<State>,
@@ -70,7 +70,7 @@ impl Filter {
     }
 }
 
-/// What anybody may know of the host.
+/// What the host says to everybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WhoAmI {
     /// Made at the first start.
@@ -85,16 +85,16 @@ pub struct WhoAmI {
     pub challenge: String,
 }
 
-/// What `Explain` is asked.
+/// The question of `Explain`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExplainQuery {
-    /// Whom to judge: the reader, or whom root names (empty: nobody in particular, so no judgement).
+    /// The principal to judge: the reader, or a principal that root names. Empty where there is nobody to judge.
     pub principal: String,
     /// At least one.
     pub ports: Vec<PortSpec>,
     /// At least one.
     pub sources: Vec<Source>,
-    /// `None`: the policy's most.
+    /// `None`: the longest that the policy allows.
     pub duration: Option<Seconds>,
     /// As in a request.
     pub justification: String,
@@ -104,50 +104,50 @@ pub struct ExplainQuery {
     pub supersedes: Option<Uuid>,
 }
 
-/// What `Explain` answers.
+/// The answer of `Explain`.
 #[derive(Clone, Debug)]
 pub struct Explanation {
     /// `None` when such a request would be granted now.
     pub refusal: Option<Refusal>,
-    /// How many people would have to approve it.
+    /// How many people must approve such a request.
     pub missing: u32,
     /// The caller's live grants that touch the ports.
     pub grants: Vec<GrantView>,
-    /// Who was denied in vain.
+    /// Denied attempts at the ports.
     pub denied: Vec<DeniedView>,
-    /// What it means, in sentences.
+    /// Findings, in sentences.
     pub findings: Vec<String>,
 }
 
-/// Packets that found no live grant.
+/// Packets from one source to one port that found no live grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeniedView {
-    /// From where.
+    /// The source.
     pub address: IpAddr,
-    /// To which port.
+    /// The port.
     pub port: PortSpec,
-    /// The latest, by the wall clock.
+    /// When the latest came, by the wall clock.
     pub last_seen: Timestamp,
     /// How many were reported (of those that were dropped the kernel reports at a limited rate).
     pub count: u64,
-    /// They were let through, because the host only observes.
+    /// The packets passed, because the host only observes.
     pub observed: bool,
-    /// Of those that were let through: how many began something new.
+    /// How many of these packets began a new flow.
     pub new_flows: u64,
 }
 
-/// Whether the host enforces.
+/// The mode of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModeView {
-    /// What the kernel does.
+    /// The mode in the kernel.
     pub effective: Mode,
-    /// What the configuration said when it was last read.
+    /// The mode in the configuration file when posternd last read it.
     pub file: Mode,
     /// Since when the effective mode holds.
     pub since: Option<Timestamp>,
-    /// Who changed it last; empty for the configuration and the clock.
+    /// The person who changed it last; empty for the configuration and the clock.
     pub by: String,
-    /// When a trial is over unless it is confirmed.
+    /// When a trial ends unless it is confirmed.
     pub until: Option<Timestamp>,
     /// Since when the host observes again, because nobody confirmed a trial.
     pub rolled_back: Option<Timestamp>,
@@ -158,7 +158,7 @@ pub struct ModeView {
 pub struct LayerView {
     /// `lock`, `cut-ingress` or `cut-egress`.
     pub name: &'static str,
-    /// Whether the kernel says that it is attached.
+    /// Whether the kernel reports it as attached.
     pub attached: bool,
     /// Where, or why not.
     pub detail: String,
@@ -177,16 +177,16 @@ pub struct XdpView {
     pub reason: String,
 }
 
-/// How the wall clock stands, and what messages need.
+/// The state of the wall clock, and what messages need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClockView {
-    /// How it stands.
+    /// The state of the wall clock.
     pub state: ClockState,
-    /// Whether messages may be fresh whose use may have been forgotten: since the boot, a restore, or the loss of a journal.
+    /// Whether replay history is incomplete: since the boot, a restore, or the loss of a journal.
     pub forgetful: bool,
-    /// Why a restore from a snapshot would not be noticed, where it would not.
+    /// Why posternd would not notice a restore from a snapshot; `None` where it would.
     pub unnoticed: Option<String>,
-    /// How often the machine was restored since the agent started.
+    /// How often the machine was restored since posternd started.
     pub restores: u64,
 }
 
@@ -208,15 +208,15 @@ pub struct HostState {
     pub host_id: Uuid,
     /// Other audiences of this host.
     pub names: Vec<String>,
-    /// When this agent started.
+    /// When posternd started.
     pub started: Timestamp,
-    /// Which boot.
+    /// The id of the boot.
     pub boot_id: Uuid,
-    /// How the wall clock stands.
+    /// The clock.
     pub clock: ClockView,
-    /// The layers, as the kernel tells.
+    /// The layers, as the kernel reports them.
     pub layers: Vec<LayerView>,
-    /// Whether all of this has an effect.
+    /// The mode: whether the layers drop packets.
     pub mode: ModeView,
     /// Interfaces with their prefilter.
     pub prefilters: Vec<XdpView>,

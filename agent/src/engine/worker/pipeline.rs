@@ -59,7 +59,7 @@ impl Worker {
         draft.decided.over = over;
         record_late(&mut draft, &self.committer, &mut self.restores, &mut self.guard);
         let Draft { records, decided, .. } = draft;
-        let ledgers = self.set_aside(before, &records, &now);
+        let ledgers = self.put_back(before, &records, &now);
         if let Some(outcome) = self.committer.submit_and_wait(ledgers, records, decided, now.boot) {
             self.conclude(outcome);
         }
@@ -70,12 +70,12 @@ impl Worker {
         if records.is_empty() {
             return self.settle(decided, &[], now);
         }
-        let ledgers = self.set_aside(before, &records, now);
+        let ledgers = self.put_back(before, &records, now);
         self.committer.submit(ledgers, records, decided, now.boot);
     }
 
     /// Warns of what `records` end, puts the ledger back, and returns it without and with them.
-    fn set_aside(&mut self, before: Ledger, records: &[Record], now: &Now) -> (Ledger, Ledger) {
+    fn put_back(&mut self, before: Ledger, records: &[Record], now: &Now) -> (Ledger, Ledger) {
         self.warnings.give_last(records, &self.engine.0, &self.state, now);
         let after = std::mem::replace(&mut self.state.ledger, before.clone());
         (before, after)
