@@ -1,11 +1,10 @@
-//! Every way in which Postern says no.
+//! Every reason for which posternd refuses.
 //!
 //! Owns the list, each variant's stable code and its sentence for people. It never decides which one applies.
 
 use std::fmt;
 
-/// Who stands behind a refusal, which decides how it is recorded: what an unverified peer can cause is only
-/// counted, what a verified signer asked for is a line in the journal (DESIGN 4).
+/// Who caused a refusal. Refusals of unverified peers are only counted; a refusal of a verified signer is a line in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Attribution {
     /// No valid signature yet: counted and summarised.

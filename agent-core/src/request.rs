@@ -1,4 +1,4 @@
-//! The life of a request: pending → scheduled → active → expired, revoked, superseded, refused or withdrawn.
+//! The states of a request: pending → scheduled → active → expired, revoked, superseded, refused or withdrawn.
 //!
 //! Owns the states, the ways to end and who was there ([`Step`]). It never decides a transition: the judge and the ledger do.
 
@@ -10,7 +10,7 @@ use crate::grant::{AccessRequest, Grant, PortSpec, Source, Use};
 use crate::signer::Signer;
 use crate::time::{BootNanos, Seconds};
 
-/// Where a request is in its life.
+/// The state of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
@@ -343,7 +343,7 @@ pub struct RequestRecord {
 }
 
 impl RequestRecord {
-    /// Where it is in its life, as far as is on record.
+    /// Its state, as far as is on record.
     #[must_use]
     pub fn state(&self) -> State {
         match (&self.ending, &self.request) {
@@ -360,7 +360,7 @@ impl RequestRecord {
         self.request.grant()
     }
 
-    /// Lets go of what only matters while it waits: nobody approves it any more. The journal keeps what was signed.
+    /// Drops the fields that only a pending request needs: nobody approves it any more. The journal keeps the signed bytes.
     pub(crate) fn drop_payload(&mut self) {
         if let Request::Pending(pending) = &mut self.request {
             (pending.payload, pending.request.header.audience) = (String::new(), Vec::new());
@@ -368,7 +368,7 @@ impl RequestRecord {
         }
     }
 
-    /// About how many bytes it takes: texts and lists by their length, everything else by a round figure.
+    /// Roughly how many bytes the record takes: texts and lists by their length, all other fields by a fixed sum.
     #[must_use]
     pub fn weight(&self) -> usize {
         const FIXED: usize = 1024;

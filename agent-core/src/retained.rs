@@ -1,7 +1,7 @@
 //! Sessions that outlive their grant: which, and until when.
 //!
-//! Owns [`RetainedSession`], as the journal spells it, and [`RetainedSessions`], what such records add up to. It never lists sessions (the agent asks
-//! the kernel) and never lets anything new in: a kept session is a socket that exists already.
+//! Owns [`RetainedSession`], as the journal spells it, and [`RetainedSessions`], the sum of these records. It never lists sessions (the
+//! agent asks the kernel) and never opens anything: a retained session is a socket that exists already.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -101,7 +101,7 @@ pub fn outliving(policy: &Policy, grant: &Grant, established: &[Session]) -> Vec
     established.iter().filter(|session| session.is_carried_by(grant, |_| true)).filter_map(kept).collect()
 }
 
-/// What is kept at present.
+/// The sessions that are retained now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetainedSessions {
     /// Cookies mean something on their boot alone.
@@ -119,7 +119,7 @@ impl RetainedSessions {
         self.sessions.extend(kept.iter().map(|kept| (kept.cookie, (grant, *kept))));
     }
 
-    /// Takes in that `grant` ended because of `cause`. Whatever but the clock ends a grant, ends its sessions too.
+    /// Takes in that `grant` ended because of `cause`. Only a grant that expires leaves sessions behind.
     pub fn ended(&mut self, grant: Uuid, cause: EndCause) {
         if cause != EndCause::Expired {
             self.cut(grant);

@@ -39,7 +39,7 @@ pub struct Shown<'a> {
     /// Of its certificate.
     pub fingerprint: Fingerprint,
     /// What its proof is worth.
-    pub standing: HostTrust,
+    pub host_trust: HostTrust,
     /// Why it proves nothing, where the host says that.
     pub explanation: Option<&'a str>,
 }
@@ -69,7 +69,7 @@ async fn without_memory(trust: &Trust, shown: Shown<'_>, why: &str, console: Con
             )
             .next("ask the host's administrator for the fingerprint; nothing was sent"));
         }
-        None if !matches!(shown.standing, HostTrust::Proven(_)) => {
+        None if !matches!(shown.host_trust, HostTrust::Proven(_)) => {
             let unknown = format!("{why}. So the client does not know which TLS key you trusted");
             return ask_once(trust, shown, &unknown, console).await;
         }
@@ -116,16 +116,16 @@ async fn decide(
             }
             Ok(())
         }
-        (None, None) if matches!(shown.standing, HostTrust::Proven(_)) => Ok(()),
+        (None, None) if matches!(shown.host_trust, HostTrust::Proven(_)) => Ok(()),
         // Who is in the middle can leave out the proof; that must not be enough.
-        (_, None) if trust.accept_new && matches!(shown.standing, HostTrust::Unproven(_)) => Err(not_proven(shown)),
+        (_, None) if trust.accept_new && matches!(shown.host_trust, HostTrust::Unproven(_)) => Err(not_proven(shown)),
         // Without a file to remember a host in, every machine that answers would be accepted as a new host each time.
         (_, None) if trust.accept_new => match record(store, shown, console, "as --accept-new says") {
             Err(failure) => ask_once(trust, shown, &failure.message, console).await,
             Ok(()) => Ok(()),
         },
         (_, None) if console.can_ask() => ask(store, shown, console).await,
-        (_, None) if matches!(shown.standing, HostTrust::Unproven(_)) => Err(not_proven(shown)),
+        (_, None) if matches!(shown.host_trust, HostTrust::Unproven(_)) => Err(not_proven(shown)),
         (_, None) => Err(not_known(shown)),
     }
 }
@@ -156,7 +156,7 @@ fn note_labels(store: &KnownHosts, shown: Shown<'_>, known: Option<&KnownHost>, 
 }
 
 async fn ask(store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<()> {
-    let warning = match shown.standing {
+    let warning = match shown.host_trust {
         HostTrust::Unproven(Some(Fault::Command)) => {
             format!("{}, and it may revoke the host's key", Fault::Command)
         }
@@ -200,7 +200,7 @@ fn record(store: &KnownHosts, shown: Shown<'_>, console: Console, why: &str) -> 
 
 /// Why it proves nothing: ssh's reason first, then the host's own.
 fn reason(shown: Shown<'_>) -> Option<String> {
-    match shown.standing {
+    match shown.host_trust {
         HostTrust::Unproven(Some(fault)) => Some(fault.to_string()),
         HostTrust::Unproven(None) => shown.explanation.map(str::to_owned),
         HostTrust::Unknown | HostTrust::Proven(_) => None,
@@ -209,7 +209,7 @@ fn reason(shown: Shown<'_>) -> Option<String> {
 
 fn not_proven(shown: Shown<'_>) -> Failure {
     let Shown { address, fingerprint, .. } = shown;
-    if shown.standing == HostTrust::Unproven(Some(Fault::Command)) {
+    if shown.host_trust == HostTrust::Unproven(Some(Fault::Command)) {
         let message = format!(
             "{}, and the command may revoke the key of {address}; the host that answers shows {fingerprint}",
             Fault::Command
@@ -281,7 +281,7 @@ mod tests {
 
     fn shown(certificate: &[u8], host_id: &'static str) -> Shown<'static> {
         let fingerprint = Fingerprint::of(certificate);
-        Shown { address: "vm1:7322", host_id, fingerprint, standing: HostTrust::Unknown, explanation: None }
+        Shown { address: "vm1:7322", host_id, fingerprint, host_trust: HostTrust::Unknown, explanation: None }
     }
 
     fn store() -> (tempfile::TempDir, KnownHosts) {
@@ -309,15 +309,15 @@ mod tests {
         let (_directory, store) = store();
         let accept = Trust { accept_new: true, fingerprint: None };
         let key = HostTrust::Proven(ssh_key::Fingerprint::Sha256([7; 32]));
-        let proven = Shown { standing: key, ..shown(b"one", "a") };
+        let proven = Shown { host_trust: key, ..shown(b"one", "a") };
         settle(&Trust::default(), &store, proven, CONSOLE).await.unwrap();
         assert_eq!(store.find("vm1:7322").unwrap(), Recalled::Nothing, "nothing is pinned");
-        let unproven = Shown { standing: HostTrust::Unproven(None), ..shown(b"one", "a") };
+        let unproven = Shown { host_trust: HostTrust::Unproven(None), ..shown(b"one", "a") };
         assert_eq!(settle(&accept, &store, unproven, CONSOLE).await.unwrap_err().kind, Kind::Identity);
         let named = Trust { fingerprint: Some(Fingerprint::of(b"one")), accept_new: false };
         settle(&named, &store, unproven, CONSOLE).await.unwrap();
         settle(&accept, &store, unproven, CONSOLE).await.unwrap();
-        let changed = Shown { standing: key, ..shown(b"two", "a") };
+        let changed = Shown { host_trust: key, ..shown(b"two", "a") };
         assert_eq!(settle(&accept, &store, changed, CONSOLE).await.unwrap_err().kind, Kind::Identity, "a pin stays");
     }
 
@@ -346,7 +346,7 @@ mod tests {
         for (what, store) in
             [("written", KnownHosts::at(&file.path().join("postern"))), ("read", KnownHosts::at(unreadable.path()))]
         {
-            for (accept_new, fingerprint, standing, trusted) in [
+            for (accept_new, fingerprint, host_trust, trusted) in [
                 (false, None, key, true),
                 (true, None, key, true),
                 (false, Some(Fingerprint::of(b"one")), HostTrust::Unknown, true),
@@ -356,13 +356,13 @@ mod tests {
                 (false, None, HostTrust::Unknown, false),
                 (true, None, HostTrust::Unproven(None), false),
             ] {
-                let shown = Shown { standing, ..shown(b"one", "a") };
+                let shown = Shown { host_trust, ..shown(b"one", "a") };
                 let settled = settle(&Trust { accept_new, fingerprint }, &store, shown, CONSOLE).await;
                 let kind = settled.err().map(|failure| failure.kind);
                 assert_eq!(
                     kind,
                     (!trusted).then_some(Kind::Identity),
-                    "{what} {accept_new} {fingerprint:?} {standing:?}"
+                    "{what} {accept_new} {fingerprint:?} {host_trust:?}"
                 );
             }
         }

@@ -1,7 +1,7 @@
 //! What a signed message proves: who signed these exact bytes, and for which purpose.
 //!
-//! Owns the order of checks from an envelope to [`Verified`] (DESIGN 5), cheap before costly. It never looks into the
-//! payload: what was signed are bytes.
+//! Owns the order of checks from an envelope to [`Verified`] (DESIGN 5), cheap before costly. It never reads the
+//! payload: the signatures are over bytes.
 
 mod basis;
 mod certificate;
@@ -61,7 +61,7 @@ impl Verified {
 /// are refused, since the host cannot check the end (docs/decisions/0010-trust.md).
 ///
 /// # Errors
-/// The first check that failed. All reasons are of unverified standing.
+/// The first check that failed. All reasons are attributed to an unverified peer.
 pub fn verify(envelope: &Envelope<'_>, trust: &Trust, now: i64, clock_trusted: bool) -> Result<Verified, Refusal> {
     let role = check_form(envelope)?;
     verify_in(role, envelope, trust, now, clock_trusted)

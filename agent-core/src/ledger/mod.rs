@@ -287,9 +287,9 @@ impl Ledger {
         self.clock.filter(|seen| seen.boot_id == boot_id)
     }
 
-    /// Until when, on the boot clock of `boot_id`, messages may be fresh whose use nobody remembers: since a journal was set aside, since
-    /// the machine was restored, and at the beginning of each boot, because the disk may be an older one. Another boot than the
-    /// one that forgot knows only how long it has run itself.
+    /// Until when, on the boot clock of `boot_id`, replay history is incomplete, so messages must include a challenge. This holds after a
+    /// journal was set aside, after the machine was restored, and at the beginning of each boot, because the disk may be an older one.
+    /// On another boot than the one that lost the history, the time counts from that boot's start.
     #[must_use]
     pub fn unsure_until(&self, boot_id: Uuid) -> BootNanos {
         let booted = self.clock.filter(|seen| seen.boot_id != boot_id).map(|_| BootNanos(0));
@@ -328,7 +328,7 @@ impl Ledger {
         self.live.iter().filter_map(|seq| self.requests.get(seq))
     }
 
-    /// The number of the record with which the oldest thing began that has not ended.
+    /// The number of the first record of the oldest request that has not ended.
     #[must_use]
     pub fn oldest_open(&self) -> Option<u64> {
         self.live.get_min().copied()
@@ -377,7 +377,7 @@ impl Ledger {
         &self.keeping
     }
 
-    /// Forgets the sessions whose own end has come, and returns them. What is over needs no record: the kernel ended it.
+    /// Forgets the sessions whose own end has come, and returns them. They need no record: the kernel ended them.
     pub fn forget_over(&mut self, now: &Now) -> Vec<RetainedSession> {
         self.keeping.forget(now)
     }

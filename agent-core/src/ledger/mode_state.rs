@@ -176,7 +176,7 @@ mod tests {
         Now { boot: BootNanos(boot), wall: Timestamp::UNIX_EPOCH, clock: ClockState::Synchronised, boot_id: BOOT }
     }
 
-    fn standing(file: Mode, enabling: Enabling) -> ModeState {
+    fn state(file: Mode, enabling: Enabling) -> ModeState {
         ModeState { file, enabling, ..ModeState::default() }
     }
 
@@ -194,12 +194,12 @@ mod tests {
     #[test]
     fn a_trial_closes_until_its_end_whatever_the_file_says() {
         for file in [Mode::Enforce, Mode::Observe] {
-            let trial = standing(file, Enabling::Trial(trial(BOOT)));
+            let trial = state(file, Enabling::Trial(trial(BOOT)));
             assert_eq!([9, 10, 11].map(|at| trial.observes(&now(at))), [false, true, true], "{file:?}");
             assert_eq!([9, 10].map(|at| trial.trial(&now(at)).is_some()), [true, false]);
             assert_eq!([9, 10].map(|at| trial.lapsed(&now(at)).is_some()), [false, true]);
         }
-        let back = standing(Mode::Enforce, Enabling::RolledBack(trial(BOOT)));
+        let back = state(Mode::Enforce, Enabling::RolledBack(trial(BOOT)));
         assert!(back.observes(&now(11)) && back.failed(&now(11)).is_some());
         assert_eq!(back.enabling_after_reload(), Enabling::None);
     }
@@ -207,11 +207,11 @@ mod tests {
     #[test]
     fn a_trial_of_another_boot_is_nothing() {
         for other in [Enabling::Trial(trial(Uuid::nil())), Enabling::RolledBack(trial(Uuid::nil()))] {
-            let closed = standing(Mode::Enforce, other.clone());
+            let closed = state(Mode::Enforce, other.clone());
             assert!(
                 !closed.observes(&now(11)) && closed.lapsed(&now(11)).is_none() && closed.failed(&now(11)).is_none()
             );
-            assert!(standing(Mode::Observe, other).observes(&now(1)));
+            assert!(state(Mode::Observe, other).observes(&now(1)));
         }
     }
 

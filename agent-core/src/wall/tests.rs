@@ -1,4 +1,4 @@
-//! The wall clock's standing, against a kernel's clock as it behaves: setting it forgets that it was synchronised, slewing does not.
+//! The state of the wall clock, against a model of the kernel's clock: setting the clock makes it unsynchronised, slewing does not.
 
 use super::*;
 

@@ -61,11 +61,11 @@ pub async fn judge(host: &str, who: &WhoAmIResponse, said: &Statement, known: &K
     let is_revoked = |(shown, listed): &(Shown, bool)| *listed || weigh::is_revoked(lines(), shown);
     let (revoked, keys): (Vec<_>, Vec<_>) = all.into_iter().zip(listed).partition(is_revoked);
     let held = HostKeys { keys: keys.into_iter().map(|(shown, _)| shown).collect(), without: kinds_without(who) };
-    let standing = weighed(&held, known, now);
+    let host_trust = weighed(&held, known, now);
     match revoked.first() {
         // A host whose key was stolen and replaced shows the older one too until posternd starts again; sshd shows the new one.
-        Some((shown, _)) if !matches!(standing, Ok(HostTrust::Proven(_))) => Err(words::revoked(host, &shown.key)),
-        _ => standing.map(|standing| if known.has_command { command } else { standing }),
+        Some((shown, _)) if !matches!(host_trust, Ok(HostTrust::Proven(_))) => Err(words::revoked(host, &shown.key)),
+        _ => host_trust.map(|host_trust| if known.has_command { command } else { host_trust }),
     }
 }
 

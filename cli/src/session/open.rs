@@ -128,17 +128,17 @@ impl Plan {
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
         // One TLS key answers at every address, so a proof by any of them is one of the host, and a revoked key at any of them too.
-        let (mut standing, mut explanation) = (HostTrust::Unknown, None);
+        let (mut host_trust, mut explanation) = (HostTrust::Unknown, None);
         for (answer, (host, known)) in session.answers.iter().filter_map(|answer| Some((answer, ssh?))) {
             let judged = proof::judge(host, &answer.who, &answer.said, known, now).await?;
-            standing = if matches!(standing, HostTrust::Proven(_)) { standing } else { judged };
+            host_trust = if matches!(host_trust, HostTrust::Proven(_)) { host_trust } else { judged };
             explanation = explanation.or_else(|| proof::explanation(&answer.who, known));
         }
         let host_id = &first.said.host_id;
         let explanation = explanation.as_deref();
-        let shown = Shown { address: &session.address, host_id, fingerprint, standing, explanation };
+        let shown = Shown { address: &session.address, host_id, fingerprint, host_trust, explanation };
         trust::settle(&self.trust, &self.store, shown, self.console).await?;
-        let key = match standing {
+        let key = match host_trust {
             HostTrust::Proven(key) => HostKey::Ssh(key),
             HostTrust::Unknown | HostTrust::Unproven(_) => HostKey::Tls(fingerprint),
         };
