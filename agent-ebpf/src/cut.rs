@@ -1,8 +1,8 @@
 //! The cut: `cgroup_skb`, both directions, on the root of cgroup v2.
 //!
-//! Owns the end of grants: it judges every packet to or from a socket that is bound to a protected port, established or not,
-//! and every packet of an MPTCP subflow whose connection is. The port is the socket's. So is the address of a connected
-//! socket; that of another stands at a fixed place in the IP header (docs/decisions/0045, 0046). It parses nothing more.
+//! Owns the end of grants: it judges every packet to or from a socket that is bound to a protected port, established or not, and
+//! every packet of an MPTCP subflow whose connection has such a port. The port comes from the socket. The address comes from a
+//! connected socket, else from a fixed place in the IP header (docs/decisions/0045, 0046). The cut parses nothing more.
 
 use aya_ebpf::{
     EbpfContext,
@@ -31,7 +31,7 @@ const DROP: i32 = 0;
 const PASS: i32 = 1;
 /// The loopback device has this index in every network namespace.
 const LOOPBACK: u32 = 1;
-/// `IPPROTO_MPTCP`, which a socket shows although TCP is what it sends.
+/// `IPPROTO_MPTCP`: a socket shows this protocol although it sends TCP.
 const MPTCP: u32 = 262;
 const ETHERTYPE_IPV4: u32 = 0x0800;
 const ETHERTYPE_IPV6: u32 = 0x86dd;
@@ -95,7 +95,7 @@ fn cut(context: &SkBuffContext, inwards: bool) -> i32 {
     let Some(protocol) = protocol(socket) else {
         return PASS;
     };
-    // Asked here as well as in the decision, so that other ports do not pay for reading an address.
+    // The decision asks this too. The question comes first here, so that packets to other ports need no address.
     let Some(port) = protected_port(socket, protocol) else {
         return if inwards && is_too_fast(context, socket, protocol) { DROP } else { PASS };
     };
@@ -131,7 +131,7 @@ fn judge<const INWARDS: bool>(context: &SkBuffContext, socket: *mut bpf_sock, pr
     if fate.passes() {
         return fate;
     }
-    // Asked last, so that nothing else pays for it.
+    // Last, so that only packets that would be dropped need it.
     if remote(context, inwards).is_some_and(|address| vrf::is_own(context, address, inwards)) {
         return Fate::OwnTraffic;
     }
@@ -145,7 +145,7 @@ fn judge<const INWARDS: bool>(context: &SkBuffContext, socket: *mut bpf_sock, pr
     }
 }
 
-/// Whether a packet to a listener begins one connection to the API too many (docs/decisions/0034). The kernel sends no answer
+/// Whether a packet to a listener exceeds the rate of new connections to the API (docs/decisions/0034). The kernel sends no answer
 /// to a SYN that is dropped here, so the other side sends the SYN again.
 ///
 /// The compiler does not inline this function, for the same reason as [`judge`].
@@ -186,8 +186,8 @@ fn beginning(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> Op
     Some(Flow { protocol, port, source, destination, flags })
 }
 
-/// The protected port that the socket's packets are for: its own, or that of the MPTCP connection that it is a subflow of.
-/// `None` where neither is protected.
+/// The protected port of the socket's packets: the port of the socket, or of the MPTCP connection of a subflow. `None` where neither is
+/// protected.
 #[inline(always)]
 fn protected_port(socket: *mut bpf_sock, protocol: u8) -> Option<u16> {
     if protocol == TCP
@@ -201,7 +201,7 @@ fn protected_port(socket: *mut bpf_sock, protocol: u8) -> Option<u16> {
     is_protected(protocol, port).then_some(port)
 }
 
-/// The local port of the MPTCP connection that a subflow belongs to. A subflow may have another (`ip mptcp endpoint … port`).
+/// The local port of a subflow's MPTCP connection. The subflow may have another port (`ip mptcp endpoint … port`).
 #[inline(always)]
 fn connection_port(socket: *mut bpf_sock) -> Option<u16> {
     // SAFETY: a static of this program; volatile, because the loader sets it.
@@ -212,7 +212,7 @@ fn connection_port(socket: *mut bpf_sock) -> Option<u16> {
     of_connection(socket, offset)
 }
 
-/// A field of the MPTCP connection that a subflow belongs to, at an offset that the kernel's BTF names.
+/// A field of a subflow's MPTCP connection, at an offset from the kernel's BTF.
 #[inline(always)]
 pub fn of_connection<T>(socket: *mut bpf_sock, offset: u64) -> Option<T> {
     // SAFETY: the socket is the context's and not null.
@@ -224,7 +224,7 @@ pub fn of_connection<T>(socket: *mut bpf_sock, offset: u64) -> Option<T> {
     unsafe { bpf_probe_read_kernel::<T>(connection.cast::<u8>().add(offset as usize).cast()) }.ok()
 }
 
-/// The socket's protocol; `None` for one that is neither TCP nor UDP. A mini socket is TCP.
+/// The socket's protocol; `None` for a socket of neither TCP nor UDP. A mini socket is TCP.
 #[inline(always)]
 fn protocol(socket: *mut bpf_sock) -> Option<u8> {
     // SAFETY: the socket is the context's and not null.
@@ -288,7 +288,7 @@ fn netns_cookie(context: &SkBuffContext, socket: *mut bpf_sock) -> Option<u64> {
         return Some(unsafe { bpf_get_netns_cookie(context.as_ptr()) });
     }
     // SAFETY: the offsets are from the running kernel's BTF, and the helper survives any address. The socket's own address
-    // goes through the helper too, because the verifier lets nobody calculate with the pointer itself.
+    // goes through the helper too, because the verifier forbids arithmetic on the pointer itself.
     unsafe {
         let socket: u64 = bpf_probe_read_kernel((&raw const socket).cast()).ok()?;
         let net: u64 = bpf_probe_read_kernel((socket + skc_net) as *const u64).ok()?;
@@ -362,7 +362,7 @@ fn remote(context: &SkBuffContext, inwards: bool) -> Option<Address> {
     }
 }
 
-/// Whether the header of a packet that leaves is the one that the socket's own protocol has put there.
+/// Whether the header of an outgoing packet comes from the socket's own protocol.
 #[inline(always)]
 fn is_own(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> bool {
     let Some(transport) = transport(context, protocol) else {
@@ -395,7 +395,7 @@ fn transport(context: &SkBuffContext, protocol: u8) -> Option<usize> {
     (whole && context.load::<u8>(9) == Ok(protocol)).then_some(usize::from(first & 0x0f) * 4)
 }
 
-/// Whether this is a TCP reset: one that the header in front says is TCP. Ciphertext is none, whatever its bytes are.
+/// Whether this is a TCP reset. The header in front must say TCP, so encrypted bytes are never taken for a reset.
 #[inline(always)]
 fn is_reset(context: &SkBuffContext) -> bool {
     let Some(transport) = transport(context, TCP) else {

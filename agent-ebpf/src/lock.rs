@@ -1,7 +1,7 @@
 //! The lock: `sk_lookup` on the host's network namespace.
 //!
 //! Owns the refusal of new flows: every look-up of a listening or unconnected socket, after the stack has done its own
-//! parsing. A refusal makes the kernel answer as if nobody listened. It parses nothing. Minimum kernel: 5.17
+//! parsing. After a refusal the kernel answers as if no socket listened. The lock parses nothing. Minimum kernel: 5.17
 //! (`ingress_ifindex`).
 
 use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
@@ -37,7 +37,7 @@ pub fn lock(context: SkLookupContext) -> u32 {
         _ => return SK_PASS,
     };
     let source = remote(lookup);
-    // Whatever asks for a listening or unconnected socket is no established session.
+    // A look-up is for a listening or unconnected socket, so it belongs to no established session.
     let maps = Maps(|| own_traffic(lookup, source).then_some(Exemption::OwnTraffic), || Session::New);
     let verdict = decide(&maps, protocol, port, source);
     let Some(fate) = verdict.fate() else {
@@ -54,8 +54,8 @@ pub fn lock(context: SkLookupContext) -> u32 {
     SK_DROP
 }
 
-/// The host to itself: over the loopback device, or between its own addresses (there the look-up shows the address's
-/// interface). A stranger can claim an own IPv6 address; the cut, which sees the real interface, refuses that.
+/// Whether the host sends to itself: over the loopback device, or between its own addresses (then the look-up shows the interface of the
+/// address). Another host can claim one of the host's IPv6 addresses; the cut sees the real interface, and refuses that.
 #[inline(always)]
 fn own_traffic(lookup: *const bpf_sk_lookup, source: Address) -> bool {
     field!(lookup, ingress_ifindex) == LOOPBACK || is_local(&source) || source == local(lookup)

@@ -1,7 +1,7 @@
-//! Postern's kernel programs: the lock, the cut and the prefilter (DESIGN 3).
+//! Postern's kernel programs: the lock, the cut and the prefilter.
 //!
-//! Owns how each hook learns {protocol, port, source} of a packet, and what its verdict means there. It never decides:
-//! [`postern_core::verdict::decide`] does, for all of them.
+//! Owns how each hook reads {protocol, port, source} of a packet, and what a verdict means there. It never decides:
+//! [`postern_core::verdict::decide`] decides for all hooks.
 #![no_std]
 #![no_main]
 
@@ -13,12 +13,12 @@ mod prefilter;
 mod sockets;
 mod vrf;
 
-/// Some helpers (`bpf_probe_read_kernel`) are for programs that say GPL.
+/// The kernel allows some helpers (`bpf_probe_read_kernel`) only to programs with a GPL licence.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// `agent/build.rs` looks for it.
+/// `agent/build.rs` looks for this mark.
 #[unsafe(link_section = "postern_layout")]
 #[unsafe(no_mangle)]
 static LAYOUT: [u8; 20] = postern_core::key::LAYOUT_MARK;

@@ -34,11 +34,11 @@ static FLOWS: HashMap<u64, FlowValue> = HashMap::with_max_entries(1024, 0);
 /// The host's own addresses.
 #[map]
 static LOCAL: HashMap<Address, u8> = HashMap::with_max_entries(4096, 0);
-/// Where strangers reach the API, and how fast one of them may begin connections.
+/// The addresses of the API, and how fast one source may begin connections to them.
 #[map]
 static LISTENERS: HashMap<Listener, SynRate> = HashMap::with_max_entries(64, 0);
 /// The buckets of [`postern_core::rate`] by source. LRU, unlike every table that opens something: a bucket that is evicted is a full one,
-/// so a flood from everywhere makes the limit weaker and keeps nobody out.
+/// so a flood from many sources makes the limit weaker and refuses nobody else.
 #[map]
 static BUCKETS: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
 /// The same for the prefilter. Its buckets are its own, so that no SYN is counted twice in one bucket.
@@ -62,10 +62,10 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 #[map]
 static DENIED_WINDOW: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 
-/// From when on what is refused passes all the same (`CLOCK_BOOTTIME` in nanoseconds); 0: never.
+/// The time from which refused packets pass, because the host observes (`CLOCK_BOOTTIME` in nanoseconds); 0: never.
 #[map]
 static OBSERVE_FROM: Array<u64> = Array::with_max_entries(1, 0);
-/// What would have been dropped, by source and port. LRU: no decision asks it, and a sender that forges sources displaces
+/// Packets that would have been dropped, by source and port. LRU: no decision reads this map, and a sender that forges sources displaces
 /// counts, not grants.
 #[map]
 static OBSERVED: LruPerCpuHashMap<GrantKey, ObservedValue> = LruPerCpuHashMap::with_max_entries(4096, 0);
@@ -75,14 +75,14 @@ static OBSERVED: LruPerCpuHashMap<GrantKey, ObservedValue> = LruPerCpuHashMap::w
 /// storage by such a definition.
 #[map]
 pub static OWN: HashMap<u32, u64> = HashMap::with_max_entries(1, 0);
-/// Who sent a datagram to an unconnected socket of a protected port, and was let in, by [`GrantKey`] of the whole address. The
-/// loader puts the map of earlier runs in its place. This map is no LRU: if the kernel forgot a peer here, the host's answer to that peer would count as
-/// the host's own connection.
+/// Known peers: sources of admitted datagrams to an unconnected socket of a protected port, by [`GrantKey`] of the whole address. The
+/// loader replaces it by the map of earlier runs. It is no LRU: if the kernel forgot a peer, the host's answer to that peer would count
+/// as the host's own connection.
 #[map]
 static MET: HashMap<GrantKey, u8> = HashMap::with_max_entries(MOST_MET, 0);
 
 /// For how long the prefilter relies on a refusal of lock or cut, in nanoseconds: one second. Then it lets packets through until
-/// they refuse one again, so whatever begins to keep packets from them (a rule that translates) is noticed within a second.
+/// they refuse one again, so a new rule that keeps packets from them (address translation) takes effect within a second.
 const TRUSTED_NS: u64 = 1_000_000_000;
 
 /// A window is this power of two of jiffies: 0.13 s at 1000 Hz, 1.3 s at 100 Hz.
@@ -90,7 +90,7 @@ const WINDOW_SHIFT: u32 = 7;
 /// Denied attempts reported in a window by each CPU. A flood costs a counter then, not an event.
 const DENIED_PER_WINDOW: u64 = 16;
 
-/// The decision's view of the maps, with what only the hook can know: why a packet is none of our business, and its session.
+/// The decision's view of the maps, with two facts that only the hook knows: why a packet is exempt, and its session.
 pub struct Maps<E, S>(pub E, pub S);
 
 impl<E: Fn() -> Option<Exemption>, S: Fn() -> Session> Table for Maps<E, S> {
@@ -202,7 +202,7 @@ impl<const PREFILTER: bool> Buckets for Limits<PREFILTER> {
         let now = now();
         let buckets = if PREFILTER { &XDP_BUCKETS } else { &BUCKETS };
         let Some(bucket) = buckets.get_ptr_mut(&source) else {
-            // Where there is no room the source goes uncounted.
+            // Without room the source is not counted.
             let _ = take(rate, 0, now).map(|full_at| buckets.insert(&source, &full_at, 0));
             return true;
         };
@@ -215,7 +215,7 @@ impl<const PREFILTER: bool> Buckets for Limits<PREFILTER> {
     }
 }
 
-/// Notes that `source` was let in to an unconnected socket of UDP port `port`.
+/// Records that a datagram of `source` was admitted to an unconnected socket of UDP port `port`.
 #[inline(never)]
 pub fn note_met(port: u16, source: &Address) {
     let key = GrantKey::new(*source, max_prefix(source.family), UDP, port);
@@ -228,8 +228,7 @@ pub fn note_met(port: u16, source: &Address) {
     }
 }
 
-/// Whether `peer` was ever let in to an unconnected socket of UDP port `port`, as far as is known: true once there was no room to
-/// note it.
+/// Whether a datagram of `peer` was ever admitted to an unconnected socket of UDP port `port`. Also true once the record was full.
 #[inline(always)]
 pub fn was_met(port: u16, peer: Address) -> bool {
     let key = GrantKey::new(peer, max_prefix(peer.family), UDP, port);
@@ -265,14 +264,14 @@ pub fn note_refusal(address: Address, port: u16, ifindex: u32) {
         // SAFETY: the look-up returned a pointer to a whole value, which stays mapped until the program ends. An element that has
         // just become another place's makes the prefilter drop there for a second at most what lock and cut judge as usual.
         Some(last) => unsafe { last.write_volatile(now) },
-        // Where there is no room the prefilter drops nothing.
+        // Without room the prefilter drops nothing.
         None => {
             let _ = REFUSED.insert(&at, &now, 0);
         }
     }
 }
 
-/// Whether lock or cut has itself refused a new TCP connection there within the last [`TRUSTED_NS`].
+/// Whether the lock or the cut has refused a new TCP connection there within the last [`TRUSTED_NS`].
 #[inline(always)]
 pub fn is_refused(address: Address, port: u16, ifindex: u32) -> bool {
     let Some(last) = REFUSED.get_ptr(&RefusedAt::new(address, port, ifindex)) else {
@@ -313,12 +312,12 @@ pub fn used(slot: u32, now: u64, bytes: u64, inwards: bool) {
     usage.last_boot_ns = now;
 }
 
-/// The last word on a packet that the decision refuses: dropped and reported, unless the host only observes. Then it passes,
-/// and is counted for its source. What the prefilter passes the other two will see, so it counts for nobody there.
+/// The fate of a packet that the decision refuses: it is dropped and reported, unless the host observes. Then it passes, and is counted
+/// for its source. The prefilter counts nothing for a source: the lock and the cut will see the packet.
 #[inline(always)]
 pub fn refuse(table: &impl Table, hook: Hook, fate: Fate, protocol: u8, port: u16, source: Address) -> Fate {
     let Some(now) = observed_at(table) else {
-        // What leaves is the host's own doing, not a denied attempt.
+        // An outgoing packet is no denied attempt: the host sends it.
         if hook as u8 != Hook::CutEgress as u8 {
             report(hook, fate, protocol, port, source);
         }
@@ -334,7 +333,7 @@ pub fn refuse(table: &impl Table, hook: Hook, fate: Fate, protocol: u8, port: u1
 fn observed(hook: Hook, protocol: u8, port: u16, source: Address, now: u64) {
     let key = GrantKey::new(source, max_prefix(source.family), protocol, port);
     let found = OBSERVED.get_ptr_mut(&key).or_else(|| {
-        // Another CPU may have been first. One that finds no room leaves the packet uncounted here; `COUNTERS` has it.
+        // Another CPU may have been first. Without room the packet is not counted here; `COUNTERS` counts it.
         let _ = OBSERVED.insert(&key, &ObservedValue::default(), 1);
         OBSERVED.get_ptr_mut(&key)
     });
@@ -351,7 +350,7 @@ fn observed(hook: Hook, protocol: u8, port: u16, source: Address, now: u64) {
     value.last_boot_ns = now;
 }
 
-/// Reports that somebody was turned away, unless this CPU has reported enough of late.
+/// Reports a denied attempt, unless this CPU has reported enough in this window.
 #[inline(always)]
 fn report(hook: Hook, fate: Fate, protocol: u8, port: u16, source: Address) {
     if !within_rate() {

@@ -1,4 +1,4 @@
-//! The host's own connections: those that it opened itself, from whatever port.
+//! The host's own connections: those that the host opened, from any port.
 //!
 //! Owns the marks of sockets (`OWN`), which are made when a socket connects, and never guessed from flags, ports or listeners
 //! (docs/decisions/0051). The cut makes that of a TCP socket, because only a socket that opens a connection is ever in the state
@@ -37,11 +37,11 @@ const ALLOW: i32 = 1;
 
 // Constants that the loader sets before the verifier reads them.
 
-/// 1: `OWN` and `MET` are the maps that they have to be. 0: no socket is marked, and no mark counts.
+/// 1: `OWN` and `MET` are the maps that outlive every run. 0: no socket is marked, and no mark counts.
 #[unsafe(no_mangle)]
 static MARKS: u64 = 0;
 /// 1: the state of a TCP socket shows that the host opens a connection. 0: the socket could be an MPTCP subflow of
-/// somebody else's connection, and this kernel does not show that (before Linux 5.19).
+/// a connection that the other end opened, and this kernel does not show that (before Linux 5.19).
 #[unsafe(no_mangle)]
 static MARKS_TCP: u64 = 0;
 /// Offset of `pm.server_side` in `struct mptcp_sock`. 0: the kernel has no MPTCP, or no `bpf_skc_to_mptcp_sock`.
@@ -90,7 +90,7 @@ fn of_stream<'a>(context: &SkBuffContext, socket: *mut bpf_sock, full: *mut bpf_
         && let Some(server_side) = of_connection::<u8>(socket, offset)
     {
         let ours = server_side == 0;
-        // For those who list the host's own connections.
+        // For the list of the host's own connections.
         if ours && marked(full).is_none() {
             mark_stream(context, full);
         }
@@ -136,7 +136,7 @@ fn mark(socket: *mut c_void, mark: OwnValue) {
     }
 }
 
-/// Notes who was let in to an unconnected UDP socket: what a server's socket connects to later may be an answer to that.
+/// Records a peer that was admitted to an unconnected UDP socket: a later connect to this peer may be an answer to it.
 #[inline(always)]
 pub fn note_met(socket: *mut bpf_sock, table: &impl Table, fate: Fate, port: u16, source: &Option<Address>) {
     let Some(source) = source else {

@@ -1,7 +1,7 @@
 //! The prefilter: TCX or XDP on the uplinks, while a flood lasts.
 //!
-//! Owns saving work under a flood. It drops only SYNs that ask for a new connection, and only where the lock or the cut has itself
-//! refused one within the last second. It guarantees nothing (docs/decisions/0050-the-prefilter.md).
+//! Owns saving work during a flood. It drops only SYNs for a new connection, and only where the lock or the cut has refused one within
+//! the last second. It guarantees nothing (docs/decisions/0050-the-prefilter.md).
 
 use aya_ebpf::{
     bindings::xdp_action,
@@ -22,7 +22,7 @@ const DROP: i32 = 2;
 /// `PACKET_HOST`, include/uapi/linux/if_packet.h.
 const PACKET_HOST: u32 = 0;
 
-/// In the driver, or in the kernel's generic hook.
+/// The prefilter for XDP, in the driver or in the kernel's generic hook.
 #[xdp(frags)]
 pub fn prefilter_xdp(context: XdpContext) -> u32 {
     let frame = Frame { start: context.data(), end: context.data_end() };
@@ -31,7 +31,7 @@ pub fn prefilter_xdp(context: XdpContext) -> u32 {
     if drops(&frame, ifindex) { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
 }
 
-/// Beside other programs of TCX. A frame with a VLAN tag is another device's, and so is one for another hardware address.
+/// The prefilter for TCX, beside other programs. A frame with a VLAN tag or for another hardware address is not for this device.
 #[classifier]
 pub fn prefilter_tcx(context: TcContext) -> i32 {
     // SAFETY: reads of the context, which the verifier checks.
@@ -46,15 +46,14 @@ pub fn prefilter_tcx(context: TcContext) -> i32 {
     if drops(&frame, ifindex) { DROP } else { NEXT }
 }
 
-/// Whether the frame is a SYN that the lock or the cut would refuse as well. All else passes, and of that only what is for a
-/// protected port is counted.
+/// Whether the frame is a SYN that the lock or the cut would also refuse. All other frames pass; those for a protected port are counted.
 #[inline(always)]
 fn drops(frame: &Frame, ifindex: u32) -> bool {
     let Ok(flow) = parse_ethernet(frame) else {
         count(Hook::Prefilter, Fate::NotSure);
         return false;
     };
-    // Whatever is no SYN, or answers one, may belong to a connection that the host has opened itself.
+    // A packet that is no SYN, or that answers a SYN, may belong to a connection that the host itself opened.
     if !flow.begins() {
         return false;
     }
@@ -78,7 +77,7 @@ fn drops(frame: &Frame, ifindex: u32) -> bool {
     !fate.passes()
 }
 
-/// An address of the host's own as the source is the lock's and the cut's to judge: they know over which device the host talks to itself.
+/// The prefilter passes packets with a source address of the host: the lock and the cut see the device, and judge them.
 #[inline(always)]
 fn exemption(flow: &Flow) -> Option<Exemption> {
     if !is_local(&flow.destination) {
@@ -87,7 +86,7 @@ fn exemption(flow: &Flow) -> Option<Exemption> {
     is_local(&flow.source).then_some(Exemption::OwnTraffic)
 }
 
-/// The linear part of a frame: the one door to its bytes.
+/// The linear part of a frame. All reads of its bytes go through it.
 struct Frame {
     start: usize,
     end: usize,

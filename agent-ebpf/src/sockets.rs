@@ -1,7 +1,7 @@
-//! The sockets that the kernel itself reads: UDP sockets whose datagrams a tunnel takes before the cut sees them.
+//! UDP sockets whose datagrams a kernel tunnel takes before the cut sees them.
 //!
 //! Owns one walk over all UDP sockets of a network namespace (`iter/udp`, since Linux 5.9), which prints a line for each of them. It
-//! judges nothing and changes nothing.
+//! decides nothing and changes nothing.
 
 use core::ffi::c_void;
 
@@ -38,7 +38,7 @@ pub struct Meta {
     seq: *mut c_void,
 }
 
-/// Prints a line for each socket that has a function of the kernel's for its datagrams.
+/// Prints a line for each socket whose datagrams go to a function of the kernel.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/udp")]
 pub extern "C" fn encapsulating(context: *const Context) -> i32 {
@@ -60,7 +60,7 @@ fn line(meta: *const Meta, socket: *const c_void) -> Option<()> {
         )
     };
     // SAFETY: the offsets are from the running kernel's BTF, and the helper survives any address. The socket's own address goes
-    // through the helper too, because the verifier lets nobody calculate with the pointer itself.
+    // through the helper too, because the verifier forbids arithmetic on the pointer itself.
     let fields = unsafe {
         let socket: u64 = bpf_probe_read_kernel((&raw const socket).cast()).ok()?;
         if socket == 0 {

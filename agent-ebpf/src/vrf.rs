@@ -1,7 +1,7 @@
 //! Packets of the host to itself inside a VRF (docs/decisions/0052-own-traffic-in-a-vrf.md).
 //!
 //! Owns one question about a packet that the cut would refuse: has a VRF device of this host looped the packet back? Inside a VRF
-//! both own and foreign packets show the VRF device, and a stranger can claim an own IPv6 address as source. It never decides
+//! both own and foreign packets show the VRF device, and another host can claim one of the host's IPv6 addresses as source. It never decides
 //! about grants.
 
 use core::ffi::c_void;

@@ -218,7 +218,7 @@ impl Postern {
     /// Whether posternd was killed (SIGKILL), or has ended itself because its helper was.
     #[must_use]
     pub fn is_crash(&self, status: ExitStatus) -> bool {
-        let lost_helper = || self.log().lines().last().is_some_and(|line| line.contains("stays root is gone"));
+        let lost_helper = || self.log().lines().last().is_some_and(|line| line.contains("the helper has ended"));
         status.signal() == Some(libc::SIGKILL) || status.signal() == Some(libc::SIGABRT) && lost_helper()
     }
 

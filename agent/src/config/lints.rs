@@ -1,6 +1,6 @@
-//! What an administrator probably did not mean: rules that can never be met, names that nothing else names.
+//! Lints: settings that an administrator probably did not mean, such as rules that nobody can meet.
 //!
-//! Owns these questions about policy and trust file together, and about the machine's user and its tunnels. None of them makes a configuration invalid.
+//! Owns the lints about policy and trust file together. None of them makes a configuration invalid.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use postern_core::policy::{Policy, PortRule, Role, RoleRule};
 use postern_core::time::Now;
 use postern_core::trust::{Entry, Trust};
 
-/// All doubts, the gravest kinds first.
+/// All lints, the gravest kinds first.
 #[must_use]
 pub fn of(policy: &Policy, trust: &Trust, now: &Now) -> Vec<String> {
     let at = now.wall.as_second();
@@ -48,7 +48,7 @@ fn asked_from(policy: &Policy) -> Vec<String> {
     asked.map(doubt).collect()
 }
 
-/// Everybody whom a role names.
+/// All principals that a role names.
 fn principals(policy: &Policy) -> BTreeSet<&str> {
     policy.roles.iter().flat_map(|role| &role.principals).map(String::as_str).collect()
 }

@@ -138,10 +138,10 @@ pub struct Config {
     policy: Policy,
 }
 
-/// Where links are pinned when the file says nothing else.
+/// The default directory of pins.
 const PIN_DIR: &str = "/sys/fs/bpf/postern";
 
-/// Who posternd is when the file says nothing else; the package makes this user.
+/// The default user of posternd; the package makes this user.
 const USER: &str = "postern";
 
 impl Config {
@@ -266,7 +266,7 @@ fn names(value: &Value<'_>) -> Option<Vec<String>> {
     Some(names)
 }
 
-/// What is not said, or not understood, enforces.
+/// A missing or wrong value means `enforce`.
 fn mode(top: &Section<'_>) -> Mode {
     let spelt = [Mode::Enforce, Mode::Observe].map(|mode| (mode.name(), mode));
     top.get("mode").and_then(|value| value.choice(&spelt)).unwrap_or_default()

@@ -127,7 +127,7 @@ impl Loss {
             "detached" => format!("the {part} is not attached{}", missing(part)),
             "elsewhere" => format!("the {part} is attached, but not where it belongs{}", missing(part)),
             "other-program" => format!("the {part} runs a program that is not Postern's{}", missing(part)),
-            "unpinned" => format!("the {part} is not pinned: it ends with posternd"),
+            "unpinned" => format!("the {part} is not pinned: it is in force only as long as posternd lives"),
             "foreign-pin" => format!("the object that is pinned as {part} is not Postern's"),
             "exposed" => format!("the {part} can be used by others than root"),
             _ => format!("the {part} is {state}"),

@@ -1,7 +1,7 @@
-//! What makes this host this host: its state directory, its id, its names.
+//! The host's identity: its state directory, its id, its names.
 //!
 //! Owns the lock that keeps a second agent away, the host id, and the fingerprints of the SSH host keys. It never makes
-//! or reads a private key: the one that proves who this is is [`crate::proof`]'s.
+//! or reads a private key: `proof` reads those.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};

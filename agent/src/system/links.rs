@@ -1,7 +1,6 @@
 //! The host's interfaces and addresses, as they are now and whenever they change.
 //!
-//! Owns the conversation with rtnetlink and the choice of interfaces for the prefilter. It never attaches anything (the engine
-//! does) and no promise depends on it: lock and cut know no interfaces.
+//! Owns the exchange with rtnetlink. It attaches nothing, and no promise depends on it: lock and cut do not use interfaces.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,8 +18,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::system::netlink::own_addresses;
 
-/// The least time between two looks. Events come in bursts (a new interface brings half a dozen): the first is answered at
-/// once, the others together.
+/// The least time between two readings. Events come in bursts (a new interface causes half a dozen): the first causes a reading at
+/// once, the others one reading together.
 const SETTLE: Duration = Duration::from_millis(20);
 /// How long to wait before asking again after rtnetlink failed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -60,7 +59,7 @@ pub struct LinkState {
     pub addresses: Vec<IpAddr>,
 }
 
-/// Why the prefilter would do harm at this device, or nothing at all; `None` where it may be attached. XDP may keep a kernel from
+/// Why the prefilter would do harm at this device, or have no effect; `None` where it may be attached. XDP may keep a kernel from
 /// taking a port into a bond, and sees the packets of devices above without the VLAN tag that the hardware took off.
 #[must_use]
 pub fn obstacle(link: &Link, links: &[Link], xdp: bool) -> Option<&'static str> {

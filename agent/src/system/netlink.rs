@@ -1,7 +1,6 @@
-//! What the kernel says over netlink, from bytes to sockets and addresses.
+//! Parses netlink messages about sockets and addresses.
 //!
-//! Owns the reading of answers and nothing of the asking: it never holds a socket, so that any bytes can be tried on it (the fuzz
-//! target `netlink` does).
+//! Owns the parsing. It holds no socket, so that tests can give it any bytes (the fuzz target `netlink` does).
 
 use std::io;
 use std::net::IpAddr;

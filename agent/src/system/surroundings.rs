@@ -1,4 +1,4 @@
-//! What the surroundings of posternd keep from holding: containers, and mount namespaces that posternd has for itself.
+//! Surroundings in which a promise may not hold: containers, and a mount namespace of posternd's own.
 //!
 //! Owns reading how long the pins last, and which network namespace the lock closes. It changes nothing, and decides nothing.
 
@@ -43,7 +43,7 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Looks around. To be called before posternd gives up its rights.
+    /// Reads the surroundings. Must be called before posternd gives up its rights.
     #[must_use]
     pub fn open(pin_dir: &Path) -> Self {
         let first_network = Path::new(FIRST_NETWORK).exists();

@@ -247,17 +247,17 @@ fn what_was_closed_stays_closed_when_the_configuration_and_its_copy_are_gone() {
 fn a_configuration_that_was_emptied_does_not_become_the_last_good_one() {
     let mut host = Host::started();
     let good = Spoilt::Empty.put(&host.postern.config());
-    host.reload_until("it is named", |why| why.contains("says nothing"));
+    host.reload_until("it is named", |why| why.contains("contains no setting"));
     let why = host.degraded();
     assert!(why.contains("Write the settings") && !why.contains("check-config"), "what to do: {why}");
     let check = host.run("check-config");
     let told = String::from_utf8_lossy(&check.stderr);
-    assert!(check.status.code() == Some(78) && told.contains("says nothing"), "not valid either: {check:?}");
+    assert!(check.status.code() == Some(78) && told.contains("contains no setting"), "not valid either: {check:?}");
     assert!(host.copies().join("revoked_keys").exists(), "the other copies stay");
     for start in ["first", "second"] {
         assert!(host.postern.stop().success());
         host.postern.launch();
-        until(start, || host.degraded().contains("says nothing"));
+        until(start, || host.degraded().contains("contains no setting"));
         host.holds(start);
         assert_eq!(host.refusal(), "", "{start}: she is trusted");
     }

@@ -1,7 +1,7 @@
 //! The last good copies of the files that a start needs.
 //!
-//! Owns their directory, which belongs to root and which the agent's user can neither read nor write. It never decides what holds:
-//! `standing` does.
+//! Owns their directory, which belongs to root and which the agent's user can neither read nor write. `effective` decides which files
+//! are in force.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
@@ -120,7 +120,7 @@ impl Copies {
     /// What could not be written, in words.
     pub fn update(&self, path: &Path) -> Result<(), String> {
         self.prepare().and_then(|()| self.update_all(path)).map_err(|e| {
-            format!("posternd cannot keep last good copies in {}: {e}. A start with a broken file then trusts nobody, or goes by older copies. Mend the directory and \
+            format!("posternd cannot keep last good copies in {}: {e}. A start with a broken file then trusts nobody, or goes by older copies. Repair the directory and \
                  reload posternd (systemctl reload posternd)", self.0.display())
         })
     }

@@ -1,7 +1,7 @@
-//! What holds where a file cannot be used: what held before, less what the file takes away.
+//! The host trust in force. Where a file cannot be used, the last good version counts, without what the file takes away.
 //!
-//! Owns reading configuration, trust file and list of revoked keys so that a start and a reload always have an answer
-//! (docs/decisions/0042). It never decides about a request, and writes nothing: [`Copies`] does.
+//! Owns reading configuration, trust file and list of revoked keys, so that a start and a reload always have rules
+//! (docs/decisions/0042). It never decides about a request. Only [`Copies`] writes files.
 
 mod copies;
 
@@ -22,14 +22,14 @@ pub use copies::{Copies, RootFiles};
 
 /// What to do about each finding.
 const MEND: &str =
-    "Mend the file (posternd check-config names the mistakes) and reload posternd (systemctl reload posternd)";
+    "Correct the file (posternd check-config names the mistakes) and reload posternd (systemctl reload posternd)";
 /// What to do about a configuration without a setting, in which there is no mistake to find.
 const WRITE: &str = "Write the settings into the file, or mode = \"enforce\" for the defaults, and reload posternd \
                      (systemctl reload posternd)";
 /// Names in one sentence; more are counted.
 const NAMED: usize = 20;
 
-/// A condition, and what is wrong, in words; `None`: nothing.
+/// A condition, and in words what is wrong; `None` where nothing is wrong.
 pub type Finding = (Condition, Option<String>);
 
 /// The rules in force. A reload replaces them.
@@ -43,19 +43,19 @@ pub struct Rules {
     pub digest: Arc<str>,
 }
 
-/// What a start or a reload goes by.
+/// The configuration and rules of a start or a reload.
 pub struct Effective {
-    /// The configuration: the file's, or the one that held before, or as much as can be known.
+    /// The configuration: that of the file, or the last good one, or a bare one ([`Config::bare`]).
     pub config: Config,
     /// Policy and trust.
     pub rules: Rules,
-    /// Nobody knows which configuration was meant: it closes, and trusts nobody.
+    /// Whether the configuration is bare: it closes the ports, and trusts nobody.
     pub is_bare: bool,
-    /// One for each file.
+    /// A finding for each file.
     pub findings: Vec<Finding>,
 }
 
-/// What held before, each with the words for it ("the last good copy, of …").
+/// The last good files, each with words for its origin ("the last good copy, of …").
 #[derive(Default)]
 pub struct Last {
     /// The configuration.
@@ -135,7 +135,7 @@ fn configuration(path: &Path, file: &Contents, last: &Last) -> (Config, Option<S
         Err(error) => (error.brief(), MEND),
     };
     match &last.config {
-        Some((config, when)) => (config.clone(), Some(format!("{error}. posternd goes by {when}. {mend}")), false),
+        Some((config, when)) => (config.clone(), Some(format!("{error}. posternd uses {when}. {mend}")), false),
         None => {
             // A file that others than root could have written is ignored: it might say that the host only observes.
             let config = Config::bare(&String::from_utf8_lossy(file.owned().unwrap_or_default()));
@@ -156,16 +156,16 @@ pub fn emptied(path: &Path) -> Option<String> {
     let (last, when) = Copies::of(path).last().config?;
     let differs = Config::load(path).is_ok_and(|config| config != last);
     let path = (differs && says_nothing(&Contents::of(files::open(path)))).then(|| path.display())?;
-    Some(format!("{path}: the file says nothing, so posternd goes by {when} and not by the defaults. {WRITE}"))
+    Some(format!("{path}: the file contains no setting, so posternd uses {when} and not the defaults. {WRITE}"))
 }
 
-/// Whether a configuration has not one key in it.
+/// Whether a configuration file contains no setting.
 fn says_nothing(file: &Contents) -> bool {
     let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
     String::from_utf8_lossy(file.bytes.as_deref().unwrap_or_default()).lines().all(is_blank)
 }
 
-/// Whether the configuration at `path` has not one key in it although a good copy does.
+/// Whether the configuration at `path` contains no setting although there is a good copy.
 #[must_use]
 pub fn is_emptied(path: &Path) -> bool {
     says_nothing(&Contents::of(files::open(path))) && Copies::of(path).last().config.is_some()
@@ -184,7 +184,7 @@ fn signers_of(path: &Path, found: &Contents, last: &Last) -> (Trust, Option<Stri
     };
     if found.bytes.is_none() || is_noise(bytes, &remains, trust) {
         let all = named(trust.entries());
-        return (trust.clone(), Some(format!("{wrong}. posternd goes by {when}, with the keys of {all}. {MEND}")));
+        return (trust.clone(), Some(format!("{wrong}. posternd uses {when}, with the keys of {all}. {MEND}")));
     }
     let gone = named(remains.missing(trust));
     let gone = if gone.is_empty() {
@@ -193,7 +193,7 @@ fn signers_of(path: &Path, found: &Contents, last: &Last) -> (Trust, Option<Stri
         format!(" Not trusted any more, because the file does not list them: {gone}.")
     };
     let why = format!(
-        "{wrong}. posternd goes by {when}, without what the file takes away, and the file adds nobody.{gone} {MEND}"
+        "{wrong}. posternd uses {when}, without the keys that the file takes away, and the file adds nobody.{gone} {MEND}"
     );
     (trust.limited_by(&remains), Some(why))
 }

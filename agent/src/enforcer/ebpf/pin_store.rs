@@ -180,7 +180,7 @@ impl Pins {
         match self.open() {
             Err(error @ EnforcerError::InUse(_)) => Err(error),
             Err(error) => {
-                tracing::error!(%error, "nothing can be pinned: what posternd attaches ends with posternd");
+                tracing::error!(%error, "nothing can be pinned: what posternd attaches is in force only as long as posternd lives");
                 Ok(())
             }
             Ok(()) => Ok(()),

@@ -1,6 +1,6 @@
 //! System calls that neither std nor aya offers.
 //!
-//! Owns the agent's unsafe code, together with `shared.rs`. It knows nothing of Postern.
+//! Owns unsafe code, as `sys_maps.rs` and `shared.rs` do. It knows nothing about Postern.
 #![allow(unsafe_code)]
 
 use std::{
@@ -137,7 +137,7 @@ pub enum Place {
     Cgroup(u64, u32),
     /// A network device, by index.
     Device(u64),
-    /// None of ours.
+    /// Another place.
     Other,
 }
 
@@ -277,7 +277,7 @@ pub fn attached_to_device(index: u32, attach_type: u32) -> io::Result<u32> {
     Ok(attr.count)
 }
 
-/// What a descriptor is of: the questions about links, maps and programs, and their answers, look alike.
+/// The kind of a descriptor's object. The kernel's answers about links, maps and programs look alike, so it must be known first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A link.
@@ -288,10 +288,10 @@ pub enum Kind {
     Other,
 }
 
-/// Tells links, maps and other objects apart.
+/// Whether an object is a link or a map.
 ///
 /// # Errors
-/// When /proc does not tell.
+/// /proc does not show it.
 pub fn kind(object: BorrowedFd<'_>) -> io::Result<Kind> {
     let name = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
     Ok(match name.as_os_str().as_bytes() {
@@ -306,11 +306,11 @@ pub fn kind(object: BorrowedFd<'_>) -> io::Result<Kind> {
 /// take CAP_SYS_ADMIN.
 ///
 /// # Errors
-/// When /proc does not tell.
+/// /proc does not show it.
 pub fn program_tag(link: BorrowedFd<'_>) -> io::Result<String> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
     let tag = text.lines().find_map(|line| line.strip_prefix("prog_tag:"));
-    tag.map(|tag| tag.trim().to_owned()).ok_or_else(|| io::Error::other("the kernel tells no tag"))
+    tag.map(|tag| tag.trim().to_owned()).ok_or_else(|| io::Error::other("the kernel shows no tag"))
 }
 
 /// Two neighbouring words as the kernel keeps a 64-bit number.

@@ -24,19 +24,19 @@ const ADVICE: &str =
 /// `TCP_ESTABLISHED`, the state of a UDP socket that is connected.
 const CONNECTED: u8 = 1;
 
-/// A UDP socket whose datagrams a function of the kernel's takes.
+/// A UDP socket whose datagrams go to a function of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tunnel {
     /// The local port.
     pub port: u16,
-    /// What takes its datagrams, for people: `VXLAN`, `ESP in UDP (IPsec)`, or the function's own name.
+    /// The tunnel's kind in words: `VXLAN`, `ESP in UDP (IPsec)`, or the name of the function.
     pub kind: String,
     /// Whether the socket is connected to one peer: then the lock is not asked either.
     pub connected: bool,
 }
 
 impl Tunnel {
-    /// What is not promised where the port is protected, and what to do.
+    /// What does not hold where the port is protected, and what to do.
     #[must_use]
     pub fn sentence(&self) -> String {
         let Self { port, kind, connected } = self;
@@ -52,7 +52,7 @@ impl Tunnel {
     }
 }
 
-/// What asks the kernel. The program is loaded once; asking takes no right to load another.
+/// The program that lists these sockets. It is loaded once; later calls need no right to load programs.
 pub struct Tunnels {
     program: OwnedFd,
 }
@@ -97,7 +97,7 @@ impl Tunnels {
     }
 }
 
-/// As [`Tunnels::find`], for a process that asks once.
+/// As [`Tunnels::load`] and [`Tunnels::find`], for a process that asks once.
 ///
 /// # Errors
 /// As [`Tunnels::load`] and [`Tunnels::find`].
@@ -116,7 +116,7 @@ fn parse(line: &str) -> Option<Tunnel> {
     Some(Tunnel { port, kind: kind(encap, words.next()?), connected: state == CONNECTED })
 }
 
-/// What people call it. The kernel's tunnels share one number, so the function's name comes first.
+/// The kind in words. The kernel's tunnels share one number, so the function's name comes first.
 fn kind(encap: u8, function: &str) -> String {
     // `vxlan_rcv [vxlan]` where it is a module; an address where the kernel knows no name.
     let name = function.split([' ', '+']).next().unwrap_or_default();

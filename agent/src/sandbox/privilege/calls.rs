@@ -1,7 +1,7 @@
-//! The system calls that posternd has no use for.
+//! The system calls that posternd does not use.
 //!
-//! Owns the list. It is a list of what is forbidden, not of what is allowed: what a library may call one day is not known, and
-//! the unit's own filter (`SystemCallFilter=`) is of the other kind.
+//! Owns the list of forbidden calls. The filter of the unit (`SystemCallFilter=`) lists allowed calls; here a later version of a library
+//! could need a call that nobody has listed.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use seccompiler::{BackendError, SeccompCmpOp, SeccompRule};
 
 use super::condition;
 
-/// Whatever their arguments are.
+/// Forbidden with all arguments.
 const NEVER: &[i64] = &[
     // Other programs and other processes.
     libc::SYS_execve,
@@ -59,8 +59,8 @@ const NEVER: &[i64] = &[
     // Clocks.
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
-    // adjtimex is left out: it is how the kernel is asked whether the clock is synchronised. To set anything by it takes
-    // CAP_SYS_TIME, which is given up before, as each other capability that is not needed.
+    // adjtimex is not in the list: posternd reads with it whether the clock is synchronised. To set the clock with it needs
+    // CAP_SYS_TIME, which posternd has given up.
     libc::SYS_clock_adjtime,
     // Keys, and a second way to call everything else.
     libc::SYS_add_key,
@@ -81,7 +81,7 @@ const NEVER: &[i64] = &[
     libc::SYS_setfsgid,
 ];
 
-/// Those that only this architecture has.
+/// Forbidden calls that only this architecture has.
 #[cfg(target_arch = "x86_64")]
 const NEVER_HERE: &[i64] = &[
     libc::SYS_fork,
@@ -96,19 +96,19 @@ const NEVER_HERE: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const NEVER_HERE: &[i64] = &[];
 
-/// Everything that is forbidden, and with which arguments.
+/// All forbidden calls, and the arguments with which they are forbidden.
 pub(super) fn denied() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         NEVER.iter().chain(NEVER_HERE).map(|&number| (number, Vec::new())).collect();
-    // A thread shares everything; anything less is another process.
+    // A clone without CLONE_THREAD makes a process.
     let thread = libc::CLONE_THREAD.cast_unsigned().into();
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![condition(0, SeccompCmpOp::MaskedEq(thread), 0)?])?]);
     rules.insert(libc::SYS_socket, sockets()?);
     Ok(rules)
 }
 
-/// A stream to a Unix socket is a way to the services that do as root says (the message bus, systemd); one to anywhere else is
-/// the API's, or rtnetlink's.
+/// Unix stream sockets are forbidden, because root's services (the message bus, systemd) listen on them. The API and rtnetlink use
+/// the allowed families.
 fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
     let number = |value: i32| u64::from(value.unsigned_abs());
     let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];

@@ -1,7 +1,7 @@
-//! What posternd gives up once lock and cut are in force (docs/decisions/0031-privileges.md).
+//! The rights that posternd gives up once lock and cut are in force (docs/decisions/0031-privileges.md).
 //!
-//! Owns the user, capabilities, Landlock and seccomp of this process. Each step is independent of the others, and what the kernel
-//! does not have is reported, never fatal: a way in that does not start is a lock-out.
+//! Owns the user, capabilities, Landlock and seccomp of this process. The steps are independent of each other. A feature that the
+//! kernel lacks is reported and never fatal: if posternd did not start, people would be locked out.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,24 +34,24 @@ pub fn may_attach() -> bool {
         || CapState::get_current().is_ok_and(|state| state.effective.has(Cap::NET_ADMIN))
 }
 
-/// The newest Landlock that this was written for. Older kernels enforce as much of it as they know.
+/// The newest version of Landlock that is used. Older kernels enforce the part that they know.
 const LANDLOCK: ABI = ABI::V6;
 
-/// What may be done where.
+/// The rights that a process keeps.
 #[derive(Clone, Debug, Default)]
 pub struct Confinement {
     reads: Vec<PathBuf>,
     writes: Vec<PathBuf>,
-    /// Names may come and go below, but no file's contents.
+    /// Below this directory names may be made and removed, but files not written.
     pins: Option<PathBuf>,
     /// Capabilities that stay.
     kept: CapSet,
-    /// What was not given up before, in words.
+    /// In words, what was not given up before.
     besides: Option<String>,
 }
 
 impl Confinement {
-    /// As the configuration at `path` needs it.
+    /// The rights that the agent of the configuration at `path` needs.
     #[must_use]
     pub fn of(path: &Path, config: &Config) -> Self {
         // Folders, since files are replaced by renaming others over them.
@@ -60,7 +60,7 @@ impl Confinement {
         // A listener's port below 1024 takes a capability.
         let low_port =
             config.api.tcp.iter().chain(&config.api.plaintext).any(|address| (1..1024).contains(&address.port()));
-        // What the kernel tells; the people's terminals, whom a warning may go to; time zones.
+        // Information of the kernel, the list of terminals for warnings, time zones.
         let system = ["/proc", "/sys", "/run/systemd", "/run/utmp", "/etc/localtime", "/usr/share/zoneinfo"];
         Self {
             reads: reads.chain(system.map(PathBuf::from)).collect(),
@@ -74,7 +74,7 @@ impl Confinement {
         }
     }
 
-    /// What a helper needs: names of pins, one socket, a reload's files, and the SSH host keys. No capability.
+    /// The rights that a helper needs: names of pins, one socket, the files of a reload, and the SSH host keys. No capability.
     #[must_use]
     pub fn of_helper(duty: &Duty) -> Self {
         Self {
@@ -92,7 +92,7 @@ impl Confinement {
         }
     }
 
-    /// Of a process that has a helper, or that says why it has none although it should.
+    /// The same for a process with a helper, or with the reason why it has none.
     #[must_use]
     pub fn with_helper(mut self, config: &Config, helper: Result<&Option<Helper>, &String>) -> Self {
         if matches!(helper, Ok(Some(_))) {
@@ -102,7 +102,7 @@ impl Confinement {
         Self { besides: helper.err().cloned(), ..self }
     }
 
-    /// Of a process that still has to load programs into the kernel, if it does.
+    /// The same for a process that must still load programs into the kernel.
     #[must_use]
     pub fn with_loading(mut self, has_to_load: bool) -> Self {
         if has_to_load {
@@ -111,17 +111,17 @@ impl Confinement {
         self
     }
 
-    /// Gives up, for the calling thread and those that it starts, what is not needed any more. `works` says whether the
-    /// kernel's tables can still be used; with what it says, CAP_BPF goes or stays.
+    /// Gives up all other rights, for the calling thread and the threads that it starts. CAP_BPF stays unless `works` returns true
+    /// without it, that is, unless the kernel's tables can still be used.
     ///
-    /// What could not be given up, in words.
+    /// Returns in words what could not be given up.
     #[must_use]
     pub fn apply(&self, works: impl Fn() -> bool) -> Vec<String> {
         let capabilities = self.drop_capabilities(works).err().map(|e| format!("capabilities were kept: {e}"));
         let gains = capctl::prctl::set_no_new_privs().err().map(|e| format!("no_new_privs was not set: {e}"));
         let files = match self.restrict_files() {
             Ok(RulesetStatus::NotEnforced) => {
-                Some("the kernel has no Landlock: files are kept by owner and mode alone".into())
+                Some("the kernel has no Landlock: only owner and mode protect files".into())
             }
             Ok(_) => None,
             Err(error) => Some(format!("Landlock was not set up: {error}")),
@@ -171,7 +171,7 @@ impl Confinement {
     }
 }
 
-/// Allows what fits: of a plain file there is less to allow. What is not there needs no rule.
+/// Adds a rule for `path`. A plain file has fewer kinds of access. A missing path needs no rule.
 fn allow(
     rules: landlock::RulesetCreated,
     path: &Path,
@@ -182,7 +182,7 @@ fn allow(
     rules.add_rule(PathBeneath::new(fd, access))
 }
 
-/// The folders in which the Unix socket may come to lie.
+/// The folders in which the Unix socket may be.
 fn sockets(path: &Path) -> impl Iterator<Item = PathBuf> {
     [path.to_owned()].into_iter().chain(fallbacks(path)).map(|path| folder(&path))
 }
@@ -191,13 +191,12 @@ fn folder(file: &Path) -> PathBuf {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }
 
-/// The directory, or the one above it while that one alone is there: a first boot makes it later.
+/// The directory, or the directory above it where this one is missing: the first boot makes it later.
 fn existing(directory: &Path) -> PathBuf {
     if directory.exists() { directory.to_owned() } else { folder(directory) }
 }
 
-/// The directory that holds the mount point of the file system that `path` lies on: a rule for it is a rule for whatever
-/// is mounted there next.
+/// The directory above the mount point of the file system of `path`. A rule for it also holds for a later mount there.
 fn above_the_mount(path: &Path) -> PathBuf {
     let device = |path: &Path| fs::metadata(path).map(|m| m.dev()).ok();
     let known = path.ancestors().find(|part| part.exists()).unwrap_or(Path::new("/"));
@@ -205,8 +204,8 @@ fn above_the_mount(path: &Path) -> PathBuf {
     other.unwrap_or(Path::new("/")).to_owned()
 }
 
-/// Forbids, for all threads and for good, the system calls that posternd has no use for. To be called when every listener is
-/// bound: none can be made on a Unix socket after it.
+/// Forbids the system calls that posternd does not use, for all threads and for ever. Must be called after every listener is bound: it
+/// also forbids Unix stream sockets.
 ///
 /// # Errors
 /// What the kernel refused, in words.

@@ -1,6 +1,6 @@
 //! The user that posternd becomes.
 //!
-//! Owns finding that user, handing over the state directory, and the change itself. It never looks at what is in a file.
+//! Owns finding this user, giving it the state directory, and the change of user. It never reads a file in that directory.
 
 use std::ffi::CStr;
 use std::fs::{self, DirBuilder};
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::system::guarded;
 
-/// Where users and groups are. Not asked by way of NSS: that may ask the network, which is not there before posternd.
+/// The lists of users and groups. NSS is not used: it may need the network, which is not up when posternd starts.
 const USERS: &str = "/etc/passwd";
 const GROUPS: &str = "/etc/group";
 /// Who may write to people's terminals.
@@ -23,7 +23,8 @@ const TERMINALS: &str = "tty";
 /// Directories below directories: the state directory has two levels.
 const DEEPEST: u32 = 8;
 
-/// What a start takes when it is not root any more, if it had it; see `Confinement` for what of it goes before posternd serves.
+/// The capabilities that a start needs after the change of user, if it had them. `Confinement` gives most of them up before posternd
+/// serves.
 const STARTING: [Cap; 7] = [
     Cap::BPF,
     Cap::PERFMON,
@@ -43,7 +44,7 @@ pub struct User {
 }
 
 impl User {
-    /// Who may do everything.
+    /// Root.
     pub const ROOT: Self = Self { uid: Uid::ROOT, gid: Gid::ROOT };
 
     /// The user with these numbers, whether this host's list has it or not.
@@ -52,7 +53,7 @@ impl User {
         Self { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) }
     }
 
-    /// As this host's list of users has it.
+    /// The user of this name in the host's list.
     ///
     /// # Errors
     /// That there is none, in words.
@@ -110,7 +111,7 @@ impl User {
         tried.and_then(|tried| tried).map_err(|e| format!("its user cannot use {}: {e}", state.display()))
     }
 
-    /// Becomes this user for good, with what a start takes and no more. For the calling thread and those that it starts.
+    /// Becomes this user for ever, with the capabilities of a start. It applies to the calling thread and the threads that it starts.
     ///
     /// # Errors
     /// What the kernel refused, in words.
@@ -127,7 +128,7 @@ impl User {
         if outcome.is_ok() {
             state.permitted &= STARTING.into_iter().collect::<CapSet>();
         }
-        // It goes on as root if that failed, with what it had.
+        // After a failure it stays root, with all its capabilities.
         state.effective = state.permitted;
         state.set_current().map_err(failed)?;
         outcome

@@ -1,6 +1,6 @@
-//! What happens to the clocks and the machine, as soon as it does.
+//! Events of the clocks and the machine.
 //!
-//! Owns the kernel's ways to say so: a timer that is cancelled when the wall clock is set, its log, and the event of a new VM
+//! Owns the kernel's sources of these events: a timer that is cancelled when the wall clock is set, its log, and the event of a new VM
 //! generation that some kernels send (6.8, and distributions' that took it from there). It never decides what follows.
 
 use std::io;
@@ -31,7 +31,7 @@ pub struct ClockEvents {
     pub missed: bool,
 }
 
-/// Waits for news.
+/// Waits for clock events.
 pub struct Watch {
     timer: OwnedFd,
     events: Socket,
@@ -48,13 +48,13 @@ impl Watch {
         arm(timer.as_fd())?;
         let mut events = Socket::new(NETLINK_KOBJECT_UEVENT)?;
         events.set_non_blocking(true)?;
-        // Less than asked for is no reason to hear nothing.
+        // A smaller buffer still receives events.
         let _ = events.set_rx_buf_sz(ROOM);
         events.bind(&SocketAddr::new(0, KERNEL_EVENTS))?;
         Ok(Self { timer, events, log })
     }
 
-    /// Sleeps until there is news.
+    /// Sleeps until an event comes.
     ///
     /// # Errors
     /// When the kernel does not answer.

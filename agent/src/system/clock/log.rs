@@ -1,6 +1,6 @@
-//! The kernel's log, for the one line by which it says that the machine is another one now.
+//! The kernel's log, for the one line that reports a restore of the machine from a snapshot.
 //!
-//! Linux has no other word for it: the uevent of 6.8 was taken back in 6.9, and the generation id itself is the kernel's alone. Since
+//! Linux has no other report of it: the uevent of 6.8 was taken back in 6.9, and the generation id itself is the kernel's alone. Since
 //! 5.18 the driver has the kernel's random numbers made anew, and that is logged. Owns the open log and how a record is read. It
 //! never writes there, and never sees what was logged before it was opened.
 
@@ -14,9 +14,9 @@ use rustix::io::{Errno, read};
 /// Where the driver shows the devices that it serves: as a platform device since Linux 6.10, on ACPI before.
 const DRIVERS: [&str; 2] = ["/sys/bus/platform/drivers/vmgenid", "/sys/bus/acpi/drivers/vmgenid"];
 const LOG: &str = "/dev/kmsg";
-/// Its number, so that nothing else by this name is believed, as in some containers.
+/// Its device number, so that another file of this name is refused, as in some containers.
 const DEVICE: (u32, u32) = (1, 11);
-/// What the kernel says once it has numbers that no copy has.
+/// The kernel's line after it has new random numbers that no copy has.
 const RESTORED: &[u8] = b"random: crng reseeded due to virtual machine fork";
 /// Room for the longest record that there may be.
 const LONGEST: usize = 8192;

@@ -1,7 +1,7 @@
 //! The one place that reads a clock.
 //!
-//! Owns [`Clock`] and what tells it of the kernel's clocks ([`Clocks`]), so that a test may have clocks of its own. It never
-//! decides what a moment means, nor whether the wall clock may be believed: `postern_core::wall` does.
+//! Owns [`Clock`], and its source of time ([`Clocks`]), which a test can replace. It never decides what a moment means, or whether the
+//! wall clock can be trusted: `postern_core::wall` decides that.
 
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ mod log;
 pub use events::{ClockEvents, Watch};
 pub use log::KernelLog;
 
-/// What a boot clock, a wall clock and the kernel's opinion of it are read from.
+/// The source of the boot clock, the wall clock, and the kernel's estimate of its error.
 pub trait Clocks: Send + Sync {
     /// `CLOCK_BOOTTIME`.
     fn boot(&self) -> BootNanos;
@@ -64,12 +64,12 @@ impl Clock {
         Self(Arc::new(Inner { boot_id, clocks, unsynchronised, wall, restores, unnoticed }))
     }
 
-    /// Goes on from what is on record: the newest moments, and the newest record of this boot.
+    /// Continues from the record: the newest moments, and the newest record of this boot.
     pub fn resume(&self, high: High, seen: Option<Seen>) {
         *self.wall() = WallClock::new(self.0.unsynchronised, high, seen);
     }
 
-    /// Has the newest moments on record in mind from now on.
+    /// Takes over the newest moments on record.
     pub fn recorded(&self, high: High) {
         self.wall().recorded(high);
     }
@@ -102,7 +102,7 @@ impl Clock {
         self.0.boot_id
     }
 
-    /// The present, and how the wall clock stands.
+    /// The present, and the state of the wall clock.
     #[must_use]
     pub fn now(&self) -> Now {
         // Looks are taken one after another, so that none is compared with a later one.

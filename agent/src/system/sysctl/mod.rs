@@ -1,7 +1,6 @@
-//! Settings of the kernel that Postern depends on.
+//! Settings of the kernel on which Postern depends.
 //!
-//! Owns what it means where one of them is not as it should be, and the one that Postern changes ([`Reserved`]). Nobody here decides
-//! when they are looked at.
+//! Owns what a wrong setting means, and the one setting that Postern changes ([`Reserved`]). The caller decides when to check them.
 
 use std::fs;
 

@@ -1,7 +1,6 @@
-//! What netlink says about rules that could send a packet for an own address elsewhere, from bytes to words.
+//! Parses netlink messages about rules that could redirect a packet for one of the host's addresses.
 //!
-//! Owns the reading and nothing of the asking: it never holds a socket, so that any bytes can be tried on it. What it does not
-//! know counts as a translation.
+//! Owns the parsing. It holds no socket, so that tests can give it any bytes. An unknown rule counts as a translation.
 
 /// `NLMSG_ERROR` and `NLMSG_DONE`, include/uapi/linux/netlink.h.
 pub const ERROR: u16 = 2;

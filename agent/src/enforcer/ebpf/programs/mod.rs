@@ -63,7 +63,7 @@ pub enum CookieSource {
     KernelMemory,
 }
 
-/// What the programs make of the kernel that they run on.
+/// How the programs use the kernel on which they run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Variant {
     cookie: CookieSource,
@@ -82,9 +82,9 @@ impl Variant {
 /// The loaded programs and their maps.
 pub struct Programs {
     pub(super) ebpf: Ebpf,
-    /// Programs that the kernel does not take, and why.
+    /// Programs that the kernel refused, and why.
     refused: Vec<(Hook, String)>,
-    /// Why the kernel does not take what marks and lists the host's own sockets.
+    /// Why the kernel refused the programs that mark and list the host's own sockets.
     pub(super) marking_refused: Option<String>,
     /// Whether the cut marks the host's own TCP connections.
     pub(super) marks_streams: bool,
@@ -102,7 +102,7 @@ pub struct Programs {
     counters: PerCpuArray<MapData, u64>,
     refused_at: HashMap<MapData, Shared<RefusedAt>, u64>,
     pressure: PerCpuArray<MapData, u64>,
-    /// Why the kernel does not take the prefilter's program for TCX, if so.
+    /// Why the kernel refused the prefilter's program for TCX.
     tcx_refused: Option<String>,
     usage: PerCpuArray<MapData, Shared<SlotUsage>>,
     denied: Option<Ring>,
@@ -111,8 +111,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads fresh programs and maps for the calling thread's network namespace and fills them with `table`. A program that the
-    /// kernel does not take keeps no other one out; [`Self::fd`] says why it is missing.
+    /// Loads fresh programs and maps for the calling thread's network namespace and fills them with `table`. A program that the kernel
+    /// refuses does not affect another one; [`Self::fd`] returns the reason.
     ///
     /// # Errors
     /// No map could be made or filled.
@@ -167,7 +167,7 @@ impl Programs {
         Self { marks_streams: streams, ..Self::with(ebpf, variant, marks.is_some())? }.filled(table)
     }
 
-    /// Has the kernel look again at the programs that it refused: it may have had no memory for them.
+    /// Loads again the programs that the kernel refused: it may have had no memory for them.
     pub(super) fn load_again(&mut self) {
         let ebpf = &mut self.ebpf;
         self.refused.retain(|(hook, _)| load_program(ebpf, *hook).is_err());
@@ -225,7 +225,7 @@ impl Programs {
         self.variant.subflows
     }
 
-    /// The reader of who was turned away; `None` once it was taken.
+    /// The reader of denied attempts; `None` once it was taken.
     pub fn take_denied(&mut self) -> Option<Ring> {
         self.denied.take()
     }
@@ -344,7 +344,7 @@ impl Programs {
         pairs.map(|(hook, fate)| (hook, fate, read(hook, fate))).collect()
     }
 
-    /// What would have been dropped since the start, by source and port, as far as there was room to remember.
+    /// What would have been dropped since the start, by source and port. The memory for it is limited.
     #[must_use]
     pub fn observed(&self) -> Vec<Observed> {
         let sum = |parts: PerCpuValues<Shared<ObservedValue>>| {
@@ -431,7 +431,7 @@ fn load_object(
     Ok(ebpf)
 }
 
-/// Has the kernel check one program and keep it. Why not, in words.
+/// Loads one program. Returns the reason of a failure, in words.
 fn load_program(ebpf: &mut Ebpf, hook: Hook) -> Result<(), String> {
     let name = program_name(hook);
     let program = ebpf.program_mut(name).ok_or_else(|| missing(name).to_string())?;

@@ -1,4 +1,4 @@
-//! What the programs have for the prefilter: what was refused, and the program for TCX.
+//! The prefilter's part of the programs: the count of refused connections, and the program for TCX.
 //!
 //! Owns the reading of these maps. It attaches nothing.
 
@@ -16,7 +16,7 @@ use super::{ADVICE_LOAD, EnforcerError, Programs, Shared, address, error, missin
 /// The prefilter's program for TCX.
 const TCX: &str = "prefilter_tcx";
 
-/// Has the kernel check the program and keep it. Why not, in words.
+/// Loads the program. Returns the reason of a failure, in words.
 pub(super) fn load_tcx(ebpf: &mut Ebpf) -> Result<(), String> {
     let program = ebpf.program_mut(TCX).ok_or_else(|| missing(TCX).to_string())?;
     <&mut SchedClassifier>::try_from(program).and_then(|p| p.load()).map_err(|e| error::chain(&e))
