@@ -129,7 +129,7 @@ Host
   longest grant  8h
   requests       wait 30m for approvals
   API            /run/postern/posternd.sock, [::]:7322 (TLS)
-  xdp           auto
+  xdp            auto
 
 Ports, closed without a grant
   22/tcp ssh     up to 2h, from 10.0.0.0/8, 192.0.2.0/24
@@ -357,20 +357,21 @@ fn explain_speaks_plainly() {
     let common = ["explain", "--principal", "alice", "--source", "10.0.0.1/32"];
     let (_, said) = site.say(&[&common[..], &["--port", "ssh", "--for", "1h", "--justification", "CHG-7"]].concat());
     let want = "\
-alice for 22/tcp from 10.0.0.1/32 for 1h
-would be granted.
-max_grants of 22/tcp is not looked at: only the agent knows how many live
-Answered from the files alone (DIR/allowed_signers for the signatures), not by a running agent.";
+alice requests 22/tcp from 10.0.0.1/32 for 1h
+A request like this would be granted now.
+max_grants of 22/tcp was not checked: only a running posternd knows the live grants.
+This answer is from the files alone. No running posternd was asked.";
     assert_eq!(said, want, "{said}");
     let (_, said) =
         site.say(&[&common[..], &["--port", "rdp", "--approved-by", "late", "--approved-by", "carol"]].concat());
     let want = "\
-alice for 3389/tcp from 10.0.0.1/32 for 3h, approved by late, carol
-would wait up to 30m for approvals: the policy wants more people to approve this: 1 of 2 for 3389/tcp (port[1].approvals, APPROVALS_MISSING)
-late does not count: no valid line of the trust file lets them approve
-Answered from the files alone (DIR/allowed_signers for the signatures), not by a running agent.";
+alice requests 3389/tcp from 10.0.0.1/32, approved by late, carol
+APPROVALS_MISSING (port[1].approvals): the policy wants more people to approve this: 1 of 2 for 3389/tcp
+A request like this would wait up to 30m for one person to approve it.
+No valid line of the trust file lets late approve requests.
+This answer is from the files alone. No running posternd was asked.";
     assert_eq!(said, want, "{said}");
     let never = Site::new(&POLICY.replace("pending_ttl = \"30m\"", "pending_ttl = \"0s\""));
     let (_, said) = never.say(&[&common[..], &["--port", "rdp"]].concat());
-    assert!(said.contains("\nwould be refused: the policy wants more people to approve this: 0 of 2"), "{said}");
+    assert!(said.contains("\nA request like this would be refused: the policy wants more people to approve this: 0 of 2"), "{said}");
 }

@@ -170,7 +170,7 @@ fn a_damaged_journal_does_not_keep_root_from_opening_the_ports_by_hand() {
 fn history(state: &Path, lines: u64) {
     use postern_core::ledger::{Event, Record};
     use postern_core::time::BootNanos;
-    let settings = postern_agent::config::Journal { segment_bytes: 4096, ..Default::default() };
+    let settings = postern_agent::journal::Settings { segment_bytes: 4096, ..Default::default() };
     let mut journal = postern_agent::journal::Journal::open(state, settings).expect("a journal").journal;
     let nobody = || "00000000-0000-4000-8000-000000000000".parse().expect("an id");
     for seq in 1..=lines {

@@ -32,12 +32,12 @@ mod xdp;
 pub use api::Api;
 pub use audit::Audit;
 pub use clock::Clock;
-pub use journal::Journal;
 pub use limits::Limits;
 pub use problem::Problem;
 pub use salvage::Closing;
 pub use xdp::{PrefilterConfig, Xdp};
 
+use crate::journal::Settings;
 use crate::system::files::{self, Contents};
 use limits::Cap;
 use problem::Report;
@@ -129,7 +129,7 @@ pub struct Config {
     /// How much the kernel's maps hold.
     pub limits: Limits,
     /// How long the record is kept.
-    pub journal: Journal,
+    pub journal: Settings,
     /// Where the journal's lines go besides.
     pub audit: Audit,
     /// What the wall clock is worth.
@@ -226,7 +226,7 @@ impl Config {
             pin_dir: or("pin_dir", PIN_DIR),
             cgroup: path("cgroup"),
             xdp: top.get("xdp").and_then(|value| xdp::read(&value)).unwrap_or_default(),
-            journal: Journal { room: limits.room, ..journal },
+            journal: Settings { room: limits.room, ..journal },
             limits,
             audit: top.get("audit").map(|value| audit::read(&value)).unwrap_or_default(),
             clock: top.get("clock").map(|value| clock::read(&value)).unwrap_or_default(),

@@ -51,7 +51,7 @@ fn a_full_file() {
     let policy = config.policy();
     assert_eq!(config.xdp, PrefilterConfig::List(vec!["eth0".into()]));
     let (segment_bytes, keep_bytes, room) = (65536, 5_000_000_000, config.limits.room);
-    assert_eq!(config.journal, Journal { segment_bytes, keep_days: Some(400), keep_bytes, room });
+    assert_eq!(config.journal, Settings { segment_bytes, keep_days: Some(400), keep_bytes, room });
     assert_eq!(config.api.syn_rate, Some(SynRate::new(5, 7)));
     assert_eq!(policy.ports[0].max_duration, Seconds(5400));
     assert_eq!(policy.ports[1].max_duration, Seconds::hours(3));

@@ -1,13 +1,14 @@
 //! Why a connection fails, in sentences.
 //!
-//! Owns the findings of `Explain`. The policy judges the question like a real request. It changes nothing.
+//! Owns the findings of `Explain` and of `posternd explain`. The policy judges the question like a real request. It changes nothing.
 
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use postern_core::envelope::Signer;
 use postern_core::grant::{AccessRequest, End, Header, PortSpec, Source};
 use postern_core::ledger::Ledger;
-use postern_core::policy::{Judgement, Policy};
+use postern_core::policy::{Asking, Judgement, Policy};
 use postern_core::refusal::Refusal;
 use postern_core::request::State;
 use postern_core::time::{Now, Seconds};
@@ -20,22 +21,32 @@ use super::view::{DeniedView, ExplainQuery, Explanation, GrantView};
 pub(super) const MOST_GRANTS: usize = 200;
 
 /// The state that the findings come from.
-pub(super) struct Seen<'a> {
+pub struct Seen<'a> {
+    /// The rules.
     pub policy: &'a Policy,
+    /// The live grants that the judge counts.
     pub ledger: &'a Ledger,
+    /// People who approve the request.
+    pub approvers: &'a [Signer],
+    /// Why the requester's signature does not count.
+    pub unsigned: Option<Refusal>,
     /// The reader's, the newest first, ended ones too.
     pub grants: Vec<GrantView>,
     /// At the ports asked about.
     pub denied: Vec<DeniedView>,
+    /// The present.
     pub now: &'a Now,
     /// Nothing is dropped.
     pub observes: bool,
 }
 
-pub(super) fn explain(query: &ExplainQuery, reader: &Reader, seen: Seen<'_>) -> Explanation {
+/// Explains what happens to a request like `query`, and to packets of `query`.
+#[must_use]
+pub fn explain(query: &ExplainQuery, reader: &Reader, mut seen: Seen<'_>) -> Explanation {
     // Root may ask without a principal: then there is nothing to judge.
     let judged = !query.principal.is_empty();
-    let verdict = judged.then(|| judge(query, &seen));
+    let unsigned = seen.unsigned.take();
+    let verdict = judged.then(|| unsigned.map_or_else(|| judge(query, &seen), Err));
     let touching = seen.grants.into_iter().filter(|g| g.life.ports().iter().any(|p| touches(query, *p)));
     let (living, ended): (Vec<_>, Vec<_>) = touching.partition(GrantView::is_living);
     let (live, coming): (Vec<_>, Vec<_>) = living.into_iter().partition(|g| g.state == State::Active);
@@ -51,9 +62,12 @@ pub(super) fn explain(query: &ExplainQuery, reader: &Reader, seen: Seen<'_>) -> 
     findings.extend(coming.iter().map(not_yet));
     findings.extend(ended.first().filter(|_| live.is_empty() && coming.is_empty()).map(last_ended));
     findings.extend(verdict.as_ref().map(|verdict| verdict_sentence(verdict, seen.policy)));
-    let missing = verdict.as_ref().and_then(|verdict| verdict.as_ref().ok()?.missing.as_ref());
-    let missing = missing.map_or(0, |missing| missing.count);
-    Explanation { refusal: verdict.and_then(Result::err), missing, grants: live, denied, findings }
+    let (refusal, missing) = match verdict {
+        Some(Ok(judgement)) => (None, judgement.missing),
+        Some(Err(refusal)) => (Some(refusal), None),
+        None => (None, None),
+    };
+    Explanation { refusal, missing, grants: live, denied, findings }
 }
 
 fn only_observes() -> String {
@@ -93,7 +107,8 @@ fn judge(query: &ExplainQuery, seen: &Seen<'_>) -> Result<Judgement, Refusal> {
         justification: query.justification.clone(),
         ticket: String::new(),
     };
-    seen.policy.judge(query.principal.as_str(), &request, seen.ledger, seen.now)
+    let asking = Asking { principal: &query.principal, approvers: seen.approvers };
+    seen.policy.judge(asking, &request, seen.ledger, seen.now)
 }
 
 fn touches(query: &ExplainQuery, port: PortSpec) -> bool {

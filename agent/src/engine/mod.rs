@@ -34,13 +34,14 @@ pub use crate::config::effective::Rules;
 pub use audit::{Published, Summary};
 use command::{Answer, Change, Command, Notice, Query};
 pub use denied::DeniedAttempts;
+pub use explain::{Seen, explain};
 pub use reader::{Person, Reader, Rights};
 pub use share::Place;
 use shared::Shared;
 pub use verifier::SignedBytes;
 pub use view::{
     ClockView, ConditionView, DeniedView, ExplainQuery, Explanation, Filter, GrantUpdate, GrantView, HostState,
-    LayerView, ModeView, WhoAmI, XdpView,
+    LayerView, ModeView, WhoAmI,
 };
 pub use worker::{Setup, StartError, start};
 

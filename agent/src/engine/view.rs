@@ -6,13 +6,15 @@ use jiff::Timestamp;
 use postern_core::condition::Condition;
 use postern_core::grant::{PortSpec, Source, Use};
 use postern_core::mode::Mode;
-use postern_core::policy::PortRule;
+use postern_core::policy::{Missing, PortRule};
 use postern_core::refusal::Refusal;
 use postern_core::request::{Ending, Request, State, Step};
 use postern_core::time::Seconds;
 use postern_core::wall::ClockState;
 use postern_core::warn::Warning;
 use uuid::Uuid;
+
+use crate::enforcer::XdpStatus;
 
 /// One request or grant as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,8 +111,8 @@ pub struct ExplainQuery {
 pub struct Explanation {
     /// `None` when such a request would be granted now.
     pub refusal: Option<Refusal>,
-    /// How many people must approve such a request.
-    pub missing: u32,
+    /// The approvals that such a request still needs.
+    pub missing: Option<Missing>,
     /// The caller's live grants that touch the ports.
     pub grants: Vec<GrantView>,
     /// Denied attempts at the ports.
@@ -164,19 +166,6 @@ pub struct LayerView {
     pub detail: String,
 }
 
-/// The prefilter on one interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct XdpView {
-    /// The interface's name.
-    pub name: String,
-    /// Its index.
-    pub index: u32,
-    /// `tcx`, `native`, `generic`, `standby` or `off`.
-    pub mode: &'static str,
-    /// Why this mode.
-    pub reason: String,
-}
-
 /// The state of the wall clock, and what messages need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClockView {
@@ -219,7 +208,7 @@ pub struct HostState {
     /// The mode: whether the layers drop packets.
     pub mode: ModeView,
     /// Interfaces with their prefilter.
-    pub prefilters: Vec<XdpView>,
+    pub prefilters: Vec<XdpStatus>,
     /// The policy's ports.
     pub ports: Vec<PortRule>,
     /// Everything that does not hold, the gravest first.

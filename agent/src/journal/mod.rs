@@ -24,10 +24,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use append_failure::AppendFailure;
 pub use aside::{SetAside, set_aside};
 pub use export::export;
+pub use retention::Settings;
 use head::{Head, HeadFile};
 use postern_core::ledger::{Ledger, Record};
 
-use crate::config::Journal as Settings;
 use crate::system::guarded;
 
 /// What the first line names as its predecessor.

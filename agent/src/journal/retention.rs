@@ -8,17 +8,36 @@ use std::io;
 use std::sync::PoisonError;
 
 use jiff::{SignedDuration, Timestamp};
-use postern_core::ledger::Event;
+use postern_core::ledger::{Event, Room};
 use postern_core::message::MAX_MESSAGE_LIFE;
 use postern_core::time::Now;
 
 use super::segment_index::IndexedSegment;
-use super::{Journal, Settings, segments};
+use super::{Journal, segments};
 
 /// A day, in seconds.
 const DAY: i64 = 24 * 3600;
 /// How long every line is kept, in seconds: a start from the oldest one must know every message that may still be fresh.
 const LEAST: i64 = 4 * MAX_MESSAGE_LIFE.0.cast_signed();
+
+/// How large the journal gets, and how long its lines are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// A segment with this many bytes is followed by a new one.
+    pub segment_bytes: u64,
+    /// How many days segments are kept; for ever when absent.
+    pub keep_days: Option<u32>,
+    /// The most bytes that are kept.
+    pub keep_bytes: u64,
+    /// How much of the journal's contents the ledger holds in memory: `[limits]`.
+    pub room: Room,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { segment_bytes: 8 << 20, keep_days: None, keep_bytes: 1 << 30, room: Room::default() }
+    }
+}
 
 impl Journal {
     /// The records to write before segments may be removed: one for each, the oldest first. Lines from `needed` on are

@@ -7,7 +7,7 @@ use postern_proto::v1::{AuditEntry, ListAuditRequest, ListAuditResponse, WatchAu
 
 use tonic::Streaming;
 
-use super::{Env, Reading, port_numbers, unique};
+use super::{Env, Reading, list::pages, port_numbers, unique};
 use crate::{
     args::Audit,
     failure::{Failure, Kind, Result},
@@ -70,24 +70,24 @@ fn one_port(ports: &[String]) -> Result<String> {
     }
 }
 
-/// As many matching lines as `limit`, the newest first, over as many pages as that takes.
-async fn fetch(at: &Reading, mut call: ListAuditRequest, limit: u32) -> Result<ListAuditResponse> {
+/// At most `limit` matching lines, the newest first, from as many pages as needed.
+async fn fetch(at: &Reading, call: ListAuditRequest, limit: u32) -> Result<ListAuditResponse> {
     let mut client = at.host().max_decoding_message_size(MOST_ANSWER);
     let mut found: Option<ListAuditResponse> = None;
-    loop {
+    // Each page has at least one line: a host that pages without lines must not keep this machine busy.
+    pages(limit.max(1) as usize, async |page_token| {
         let have = found.as_ref().map_or(0, |found| found.entries.len());
         let missing = limit.saturating_sub(u32::try_from(have).unwrap_or(u32::MAX));
-        call.page_size = missing.min(MOST_PER_PAGE);
-        let page = at.ask(client.list_audit(call.clone())).await?;
-        call.page_token.clone_from(&page.next_page_token);
-        // A host that pages without end, or without lines, must not keep this machine busy.
-        let done = page.next_page_token.is_empty() || page.entries.is_empty() || page.entries.len() >= missing as usize;
+        let call = ListAuditRequest { page_size: missing.min(MOST_PER_PAGE), page_token, ..call.clone() };
+        let page = at.ask(client.list_audit(call)).await?;
+        let is_last = page.entries.is_empty() || page.entries.len() >= missing as usize;
         let all = joined(found.take(), page);
-        if done {
-            return Ok(all);
-        }
+        let next = if is_last { String::new() } else { all.next_page_token.clone() };
         found = Some(all);
-    }
+        Ok(next)
+    })
+    .await?;
+    Ok(found.unwrap_or_default())
 }
 
 /// Each line as it is written, until the host ends it or Ctrl-C. When the read message has had its time, another is signed, and what

@@ -10,7 +10,7 @@ use crate::{
 };
 
 const PAGE: u32 = 200;
-/// A host that never stops paging must not fill this machine's memory.
+/// A host that pages without end must not fill the memory of this machine.
 const MOST_PAGES: usize = 500;
 
 pub(super) async fn run(env: &Env, args: List) -> Result<()> {
@@ -29,20 +29,30 @@ pub(super) async fn run(env: &Env, args: List) -> Result<()> {
 /// All pages of what is in one of `states`; in any when there is none.
 pub(super) async fn every(at: &Reading, include_ended: bool, states: &[GrantState]) -> Result<ListGrantsResponse> {
     let mut found = ListGrantsResponse::default();
-    for _ in 0..MOST_PAGES {
+    pages(MOST_PAGES, async |page_token| {
         let call = ListGrantsRequest {
             read: at.read.clone(),
             include_ended,
             page_size: PAGE,
-            page_token: std::mem::take(&mut found.next_page_token),
+            page_token,
             states: states.iter().map(|state| i32::from(*state)).collect(),
         };
         let page = at.ask(at.session.access().list_grants(call)).await?;
         found.grants.extend(page.grants);
-        found.next_page_token = page.next_page_token;
-        if found.next_page_token.is_empty() {
-            return Ok(found);
+        Ok(page.next_page_token)
+    })
+    .await?;
+    Ok(found)
+}
+
+/// Calls `fetch` with the token of each page, until `fetch` returns an empty token, which is the end.
+pub(super) async fn pages(most: usize, mut fetch: impl AsyncFnMut(String) -> Result<String>) -> Result<()> {
+    let mut token = String::new();
+    for _ in 0..most {
+        token = fetch(token).await?;
+        if token.is_empty() {
+            return Ok(());
         }
     }
-    Err(Failure::new(Kind::HostFailed, format!("the host's list has more than {MOST_PAGES} pages")))
+    Err(Failure::new(Kind::HostFailed, format!("the host's answer has more than {most} pages")))
 }

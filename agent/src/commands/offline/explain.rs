@@ -1,48 +1,44 @@
-//! `posternd explain`: what the judge would say, from the files alone.
+//! `posternd explain`: what becomes of a request, from the files alone.
 //!
-//! Owns the question, and the answer for people and for programs. The judge is the one that real requests meet; grants that live,
-//! which only the agent knows, are not counted.
-
-use std::fmt;
+//! Owns the question and the output. The engine explains, as for `postern explain`; here with an empty ledger.
 
 use jiff::Timestamp;
 use postern_core::envelope::{Purpose, Signer};
-use postern_core::grant::{AccessRequest, End, Grant, Header, PortSpec, Source, checked_list};
-use postern_core::policy::{Asking, Live, Policy};
+use postern_core::grant::{PortSpec, Source, checked_list};
+use postern_core::ledger::Ledger;
+use postern_core::mode::Mode;
+use postern_core::policy::Policy;
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::text;
 use postern_core::time::{Now, Seconds};
-use postern_core::trust::Trust;
-use serde::Serialize;
-use uuid::Uuid;
+use serde_json::json;
 
 use crate::commands::run::Failure;
-use crate::config::Config;
 use crate::config::lints::can_sign;
-use crate::engine::Rules;
+use crate::engine::{Explanation, ExplainQuery, Reader, Rules, Seen, explain};
 
 /// Who asks for what.
 #[derive(Debug, clap::Args)]
 pub struct Question {
-    /// Who asks, as the trust file names them.
+    /// The requester's name, as in the trust file.
     #[arg(long)]
     pub principal: String,
     /// For example 22/tcp, or the name of a `[[port]]`; may be given several times.
     #[arg(long = "port", required = true)]
     pub ports: Vec<String>,
-    /// A prefix that packets would come from; may be given several times.
+    /// A prefix of source addresses; may be given several times.
     #[arg(long = "source", required = true)]
     pub sources: Vec<Source>,
-    /// For how long, for example 90m; as long as the ports allow when left out.
+    /// How long, for example 90m; without this option as long as the ports allow.
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     pub duration: Option<Seconds>,
-    /// From when on, for example 2026-11-21T18:00:00Z; at once when left out.
+    /// When the grant starts, for example 2026-11-21T18:00:00Z; without this option at once.
     #[arg(long, value_name = "TIME")]
     pub not_before: Option<Timestamp>,
-    /// The reason that the request would give.
+    /// The reason that the request gives.
     #[arg(long, default_value = "")]
     pub justification: String,
-    /// Who would have approved it; may be given several times.
+    /// A person who approves the request; may be given several times.
     #[arg(long = "approved-by", value_name = "PRINCIPAL")]
     pub approvers: Vec<String>,
 }
@@ -52,124 +48,86 @@ fn duration(text: &str) -> Result<Seconds, String> {
     text::seconds(text).map(Seconds).ok_or_else(wrong)
 }
 
-/// What would become of the request.
-#[derive(Debug, Serialize)]
-pub struct Answer {
-    /// Whether it would be granted as it is.
-    pub allowed: bool,
-    /// How many more would have to approve it first; the request waits for them where `waits` says so.
-    pub missing_approvals: u32,
-    /// For how many seconds it would wait for them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub waits: Option<Seconds>,
-    /// Why it would be refused, or not granted yet.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub refusal: Option<Said>,
-    /// What else is worth knowing.
-    pub notes: Vec<String>,
-    /// What was asked, in words.
-    pub asked: String,
-}
-
-/// A refusal.
-#[derive(Debug, Serialize)]
-pub struct Said {
-    /// Its stable code.
-    pub reason: &'static str,
-    /// The rule that refused.
-    pub rule: String,
-    /// For people.
-    pub sentence: String,
-}
-
-impl From<Refusal> for Said {
-    fn from(refusal: Refusal) -> Self {
-        Self { reason: refusal.reason.code(), sentence: refusal.sentence(), rule: refusal.rule }
-    }
-}
-
-/// A host on which nothing is granted.
-struct Nothing;
-
-impl Live for Nothing {
-    fn count(&self, _: PortSpec, _: Option<Uuid>) -> usize {
-        0
-    }
-
-    fn extendable(&self, id: Uuid) -> Result<&Grant, Refusal> {
-        Err(Refusal::new(Reason::GrantNotFound, id).at("supersedes"))
-    }
-}
-
-/// Asks the judge.
+/// What the engine explains of `question` under `rules` while nothing is granted, and the question in words.
 ///
 /// # Errors
-/// [`Failure::Usage`] when the question makes no sense: a port that is none, the same source twice.
-pub fn answer(question: &Question, config: &Config, rules: &Rules, now: &Now) -> Result<Answer, Failure> {
-    let (policy, trust): (&Policy, &Trust) = (&rules.policy, &rules.trust);
-    let request = request(question, policy).map_err(Failure::Usage)?;
-    let at = now.wall.as_second();
-    let mut notes = Vec::new();
-    let approvers: Vec<Signer> = question
-        .approvers
-        .iter()
-        .filter(|name| {
-            let counts = can_sign(trust, name, Purpose::Approve, at);
-            if !counts {
-                notes.push(format!("{name} does not count: no valid line of the trust file lets them approve"));
-            }
-            counts
-        })
-        .map(|name| Signer { principal: name.clone(), fingerprint: String::new(), certificate: None })
-        .collect();
-    let asking = Asking { principal: &question.principal, approvers: &approvers };
-    let judged = policy.judge(asking, &request, &Nothing, now);
-    let unsigned = (!can_sign(trust, &question.principal, Purpose::Request, at)).then(|| {
-        let detail = format!("no valid line of the trust file lets {} sign requests", question.principal);
+/// [`Failure::Usage`]: a port that the policy does not know, or the same source twice.
+pub fn answer(question: &Question, rules: &Rules, now: &Now) -> Result<(Explanation, String), Failure> {
+    let (policy, trust, at) = (&rules.policy, &rules.trust, now.wall.as_second());
+    let query = query(question, policy).map_err(Failure::Usage)?;
+    let (approvers, others): (Vec<_>, Vec<_>) =
+        question.approvers.iter().cloned().partition(|name| can_sign(trust, name, Purpose::Approve, at));
+    let signer = |principal| Signer { principal, fingerprint: String::new(), certificate: None };
+    let approvers: Vec<_> = approvers.into_iter().map(signer).collect();
+    // The host checks the signature before the policy.
+    let unsigned = (!can_sign(trust, &query.principal, Purpose::Request, at)).then(|| {
+        let detail = format!("no valid line of the trust file lets {} sign requests", query.principal);
         Refusal::new(Reason::RoleNotTrusted, detail).at("trust_file")
     });
-    let missing = judged.as_ref().ok().and_then(|judgement| judgement.missing.clone());
-    let missing_approvals = missing.as_ref().map_or(0, |missing| missing.count);
-    // As the host asks: the signature before the policy.
-    let refusal = unsigned.or(judged.err()).or_else(|| missing.map(|missing| missing.refusal));
-    let capped = request.ports.iter().filter_map(|port| policy.rule(*port)).find(|(_, rule)| rule.max_grants.is_some());
-    notes.extend(
-        capped.map(|(_, rule)| {
-            format!("max_grants of {} is not looked at: only the agent knows how many live", rule.port)
-        }),
-    );
-    notes.push(format!(
-        "Answered from the files alone ({} for the signatures), not by a running agent.",
-        config.trust_file.display()
-    ));
-    Ok(Answer {
-        allowed: refusal.is_none(),
-        missing_approvals,
-        waits: policy.pending_ttl.filter(|_| missing_approvals > 0 && refusal.as_ref().is_some_and(waits)),
-        refusal: refusal.map(Said::from),
-        notes,
-        asked: described(question, &request),
+    let seen = Seen {
+        policy,
+        ledger: &Ledger::default(),
+        grants: Vec::new(),
+        denied: Vec::new(),
+        approvers: &approvers,
+        unsigned,
+        now,
+        observes: policy.mode == Mode::Observe,
+    };
+    let mut explanation = explain(&query, &Reader::Root, seen);
+    let ignored = others.iter().map(|name| format!("No valid line of the trust file lets {name} approve requests."));
+    explanation.findings.extend(ignored);
+    let capped = query.ports.iter().filter_map(|port| policy.rule(*port)).find(|(_, rule)| rule.max_grants.is_some());
+    explanation.findings.extend(capped.map(|(_, rule)| {
+        format!("max_grants of {} was not checked: only a running posternd knows the live grants.", rule.port)
+    }));
+    explanation.findings.push("This answer is from the files alone. No running posternd was asked.".to_owned());
+    Ok((explanation, described(question, &query)))
+}
+
+/// Whether a request like this is granted as it is.
+#[must_use]
+pub fn is_allowed(explanation: &Explanation) -> bool {
+    explanation.refusal.is_none() && explanation.missing.is_none()
+}
+
+/// The answer for programs.
+#[must_use]
+pub fn json(explanation: &Explanation, asked: &str, policy: &Policy) -> serde_json::Value {
+    let Explanation { refusal, missing, findings, .. } = explanation;
+    let reason = refusal.as_ref().or_else(|| missing.as_ref().map(|missing| &missing.refusal));
+    let reason = reason.map(|why| json!({ "reason": why.reason.code(), "rule": why.rule, "sentence": why.sentence() }));
+    json!({
+        "allowed": is_allowed(explanation),
+        "missing_approvals": missing.as_ref().map_or(0, |missing| missing.count),
+        "waits": policy.pending_ttl.filter(|_| missing.is_some()),
+        "refusal": reason,
+        "findings": findings,
+        "asked": asked,
     })
 }
 
-fn waits(refusal: &Refusal) -> bool {
-    refusal.reason == Reason::ApprovalsMissing
+/// The answer for people.
+#[must_use]
+pub fn text(explanation: &Explanation, asked: &str) -> String {
+    let Explanation { refusal, missing, findings, .. } = explanation;
+    let reason = refusal.as_ref().or_else(|| missing.as_ref().map(|missing| &missing.refusal));
+    let reason = reason.map(|why| format!("{} ({}): {}", why.reason.code(), why.rule, why.sentence()));
+    let lines = [asked].into_iter().chain(reason.as_deref()).chain(findings.iter().map(String::as_str));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
-fn request(question: &Question, policy: &Policy) -> Result<AccessRequest, String> {
+fn query(question: &Question, policy: &Policy) -> Result<ExplainQuery, String> {
     let ports = checked_list(ports(&question.ports, policy)?, "port").map_err(|refusal| refusal.sentence())?;
     let sources = checked_list(question.sources.clone(), "source").map_err(|refusal| refusal.sentence())?;
-    let most = ports.iter().filter_map(|port| policy.rule(*port)).map(|(_, rule)| rule.max_duration).min();
-    let duration = question.duration.or(most).unwrap_or(policy.max_duration);
-    Ok(AccessRequest {
-        header: Header { id: Uuid::nil(), audience: Vec::new(), not_after: Timestamp::MAX, challenge: None },
+    Ok(ExplainQuery {
+        principal: question.principal.clone(),
         ports,
         sources,
-        end: End::After(duration),
+        duration: question.duration,
+        justification: question.justification.clone(),
         not_before: question.not_before,
         supersedes: None,
-        justification: question.justification.clone(),
-        ticket: String::new(),
     })
 }
 
@@ -179,7 +137,7 @@ fn ports(texts: &[String], policy: &Policy) -> Result<Vec<PortSpec>, String> {
     for text in texts {
         let meant = policy.meant(text);
         if meant.is_empty() {
-            return Err(format!("'{text}' is neither a port as 22/tcp nor the name of a [[port]] or of a service"));
+            return Err(format!("'{text}' is neither a port like 22/tcp nor the name of a [[port]] or of a service"));
         }
         meant.into_iter().for_each(|port| {
             if !found.contains(&port) {
@@ -190,34 +148,16 @@ fn ports(texts: &[String], policy: &Policy) -> Result<Vec<PortSpec>, String> {
     Ok(found)
 }
 
-fn described(question: &Question, request: &AccessRequest) -> String {
+fn described(question: &Question, query: &ExplainQuery) -> String {
     let list = |items: Vec<String>| items.join(", ");
-    let ports = list(request.ports.iter().map(ToString::to_string).collect());
-    let sources = list(request.sources.iter().map(ToString::to_string).collect());
-    let End::After(duration) = request.end else { return String::new() };
-    let start = request.not_before.map(|time| format!(", not before {time}")).unwrap_or_default();
+    let ports = list(query.ports.iter().map(ToString::to_string).collect());
+    let sources = list(query.sources.iter().map(ToString::to_string).collect());
+    let duration = query.duration.map(|duration| format!(" for {duration}")).unwrap_or_default();
+    let start = query.not_before.map(|time| format!(", not before {time}")).unwrap_or_default();
     let approved = if question.approvers.is_empty() {
         String::new()
     } else {
         format!(", approved by {}", question.approvers.join(", "))
     };
-    format!("{} for {ports} from {sources} for {duration}{start}{approved}", question.principal)
-}
-
-impl fmt::Display for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.asked)?;
-        match (&self.refusal, self.waits) {
-            (None, _) => writeln!(f, "would be granted.")?,
-            (Some(said), Some(ttl)) => {
-                writeln!(
-                    f,
-                    "would wait up to {ttl} for approvals: {} ({}, {})",
-                    said.sentence, said.rule, said.reason
-                )?;
-            }
-            (Some(said), None) => writeln!(f, "would be refused: {} ({}, {})", said.sentence, said.rule, said.reason)?,
-        }
-        f.write_str(&self.notes.join("\n"))
-    }
+    format!("{} requests {ports} from {sources}{duration}{start}{approved}", query.principal)
 }

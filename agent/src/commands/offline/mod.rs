@@ -1,8 +1,7 @@
-//! What the files say, without a running agent.
+//! The commands that read the files and need no running posternd.
 //!
-//! Owns `posternd check-config` and `posternd explain`: what was understood ([`summary`]), what an administrator probably did not mean
-//! ([`doubts`]), and what the judge would say ([`explain`]). It changes nothing and does not ask the
-//! agent; of the kernel it asks only which UDP ports belong to tunnels.
+//! Owns `posternd check-config` ([`summary`]) and `posternd explain` ([`explain`]). They change nothing. They ask the kernel only which
+//! UDP ports kernel tunnels use.
 
 use std::path::Path;
 
@@ -22,7 +21,7 @@ pub mod summary;
 
 pub use explain::Question;
 
-/// What is configured, and the present.
+/// The configuration, the rules, and the present.
 struct Files {
     config: Config,
     rules: Rules,
@@ -39,36 +38,40 @@ impl Files {
     }
 }
 
-/// `posternd check-config`: reads configuration and trust file, and says what they mean.
+/// `posternd check-config`: reads configuration and trust file, and prints what they mean.
 ///
 /// # Errors
-/// [`Failure::Config`] with everything that is wrong.
+/// [`Failure::Config`] with all mistakes.
 pub fn check(path: &Path, json: bool) -> Result<(), Failure> {
     if let Some(why) = effective::emptied(path) {
         return Err(Failure::Config(why));
     }
     let files = Files::read(path)?;
     let summary = summary::Summary::of(path, &files.config, &files.rules, &files.now);
-    print(&summary, json)
+    if json {
+        return print_json(&summary);
+    }
+    println!("{}", text::lines(&summary.to_string()));
+    Ok(())
 }
 
-/// `posternd explain`: what would become of a request. Whether it would be granted.
+/// `posternd explain`: prints what becomes of a request, and returns whether it is granted as it is.
 ///
 /// # Errors
-/// [`Failure`]; a refusal is none.
+/// [`Failure`]. A refused request is not a failure.
 pub fn explain(path: &Path, question: &Question, json: bool) -> Result<bool, Failure> {
     let files = Files::read(path)?;
-    let answer = explain::answer(question, &files.config, &files.rules, &files.now)?;
-    print(&answer, json)?;
-    Ok(answer.allowed)
+    let (explanation, asked) = explain::answer(question, &files.rules, &files.now)?;
+    if json {
+        print_json(&explain::json(&explanation, &asked, &files.rules.policy))?;
+    } else {
+        println!("{}", text::lines(&explain::text(&explanation, &asked)));
+    }
+    Ok(explain::is_allowed(&explanation))
 }
 
-fn print(what: &(impl Serialize + std::fmt::Display), json: bool) -> Result<(), Failure> {
-    if json {
-        let text = serde_json::to_string_pretty(what).map_err(|error| Failure::Other(error.to_string()))?;
-        println!("{}", text::json(&text));
-    } else {
-        println!("{}", text::lines(&what.to_string()));
-    }
+fn print_json(what: &impl Serialize) -> Result<(), Failure> {
+    let shown = serde_json::to_string_pretty(what).map_err(|error| Failure::Other(error.to_string()))?;
+    println!("{}", text::json(&shown));
     Ok(())
 }

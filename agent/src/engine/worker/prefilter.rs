@@ -12,7 +12,6 @@ use postern_core::time::Now;
 use super::conditions::Conditions;
 use crate::config::{PrefilterConfig, Xdp};
 use crate::enforcer::{Enforcer, Unattached, XdpMode, XdpStatus};
-use crate::engine::XdpView;
 use crate::system::files::Opener;
 use crate::system::links::{self, Link, LinkState};
 use crate::system::translations::{self, READING, Translations};
@@ -96,14 +95,8 @@ impl Prefilter {
     }
 
     /// The devices, for the status.
-    pub(super) fn views(&self) -> Vec<XdpView> {
-        let view = |XdpStatus { ifindex, name, mode, reason }: &XdpStatus| XdpView {
-            name: name.clone(),
-            index: *ifindex,
-            mode: mode.code(),
-            reason: reason.clone(),
-        };
-        self.statuses.iter().map(view).collect()
+    pub(super) fn statuses(&self) -> &[XdpStatus] {
+        &self.statuses
     }
 
     fn mode(&self) -> XdpMode {

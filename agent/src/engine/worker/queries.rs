@@ -73,7 +73,7 @@ impl Worker {
             clock: reads.clock(),
             layers: layers.collect(),
             mode: reads.mode(),
-            prefilters: self.prefilter.views(),
+            prefilters: self.prefilter.statuses().to_vec(),
             ports: shared.rules().policy.ports.clone(),
             counters: reads.counters(),
             unverified: shared.tally.totals(),
@@ -96,6 +96,8 @@ impl<'a> Reads<'a> {
         let seen = explain::Seen {
             policy: &self.shared.rules().policy,
             ledger: &self.state.ledger,
+            approvers: &[],
+            unsigned: None,
             grants: self.list(reader, &all, None, explain::MOST_GRANTS),
             denied: latest_first(self.shared.denied.at(&query.ports), self.observed(&query.ports)),
             now: &self.now,

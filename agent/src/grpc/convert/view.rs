@@ -16,7 +16,7 @@ use postern_proto::v1;
 use super::policy::protected_port;
 use crate::engine::{
     ClockView, ConditionView, DeniedView, Explanation, GrantUpdate, GrantView, HostState, LayerView, ModeView, WhoAmI,
-    XdpView,
+    XdpMode, XdpStatus,
 };
 use crate::proof::{Proof, Signed};
 
@@ -183,7 +183,7 @@ pub fn explanation(view: Explanation) -> v1::ExplainResponse {
     let Explanation { refusal: refused, missing, grants, denied, findings } = view;
     v1::ExplainResponse {
         refusal: refused.as_ref().map(refusal),
-        approvals_missing: missing,
+        approvals_missing: missing.map_or(0, |missing| missing.count),
         grants: grants.into_iter().map(grant).collect(),
         denied: denied.into_iter().map(attempt).collect(),
         findings,
@@ -285,17 +285,16 @@ fn layer(view: LayerView) -> v1::Layer {
     v1::Layer { name: name.to_owned(), attached, detail }
 }
 
-fn interface(view: XdpView) -> v1::Interface {
-    let XdpView { name, index, mode, reason } = view;
+fn interface(status: XdpStatus) -> v1::Interface {
+    let XdpStatus { ifindex, name, mode, reason } = status;
     let mode = match mode {
-        "native" => v1::XdpMode::Native,
-        "generic" => v1::XdpMode::Generic,
-        "tcx" => v1::XdpMode::Tcx,
-        "standby" => v1::XdpMode::Standby,
-        "off" => v1::XdpMode::Off,
-        _ => v1::XdpMode::Unspecified,
+        XdpMode::Native => v1::XdpMode::Native,
+        XdpMode::Generic => v1::XdpMode::Generic,
+        XdpMode::Tcx => v1::XdpMode::Tcx,
+        XdpMode::Standby => v1::XdpMode::Standby,
+        XdpMode::Off => v1::XdpMode::Off,
     };
-    v1::Interface { name, index, mode: mode.into(), reason }
+    v1::Interface { name, index: ifindex, mode: mode.into(), reason }
 }
 
 pub(super) fn stamp(moment: Timestamp) -> pbjson_types::Timestamp {

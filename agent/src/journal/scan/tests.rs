@@ -8,7 +8,7 @@ use postern_core::request::EndCause;
 use postern_core::time::BootNanos;
 
 use super::*;
-use crate::config::Journal as Settings;
+use crate::journal::Settings;
 use crate::journal::{Journal, segments};
 
 fn id(seq: u64) -> Uuid {
