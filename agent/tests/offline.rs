@@ -373,5 +373,8 @@ This answer is from the files alone. No running posternd was asked.";
     assert_eq!(said, want, "{said}");
     let never = Site::new(&POLICY.replace("pending_ttl = \"30m\"", "pending_ttl = \"0s\""));
     let (_, said) = never.say(&[&common[..], &["--port", "rdp"]].concat());
-    assert!(said.contains("\nA request like this would be refused: the policy wants more people to approve this: 0 of 2"), "{said}");
+    assert!(
+        said.contains("\nA request like this would be refused: the policy wants more people to approve this: 0 of 2"),
+        "{said}"
+    );
 }

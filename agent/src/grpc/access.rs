@@ -1,6 +1,6 @@
 //! `postern.v1.AccessService`.
 //!
-//! Owns the calls' order: convert, ask the engine, convert back. It decides nothing.
+//! Owns the order of each call: convert, ask the engine, convert back. It decides nothing.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl v1::access_service_server::AccessService for Access {
         let Reached(local_address) = request.extensions().get().copied().unwrap_or(Reached(None));
         let v1::WhoAmIRequest { nonce, ports } = request.into_inner();
         let called = convert::Called { address: peer.address(), local_address };
-        // Statements are signed by turns, so a guess has to wait for its turn as well.
+        // The signing of statements is limited for each source, so guesses of port names are limited with it.
         let ports = if nonce.is_empty() { Vec::new() } else { ports };
         let ports =
             convert::meanings(ports, &self.engine.rules().policy, called.address).map_err(|r| self.uncounted(r))?;
@@ -92,7 +92,7 @@ impl v1::access_service_server::AccessService for Access {
         let reader = reader(&self.engine, peer, read).await?;
         let filter = Filter { include_ended, states: convert::states(&states).map_err(refused)? };
         let (size, before) = convert::page(page_size, &page_token).map_err(refused)?;
-        // One more than is shown tells whether there is another page.
+        // One more than the page shows whether there is another page.
         let mut grants = self.engine.list(&reader, filter, before, size + 1).await.map_err(refused)?;
         let more = grants.len() > size;
         grants.truncate(size);
@@ -107,7 +107,7 @@ impl v1::access_service_server::AccessService for Access {
         let v1::WatchGrantsRequest { read } = request.into_inner();
         let reader = reader(&self.engine, peer, read).await?;
         let place = watching(&self.engine, &reader, &self.watchers)?;
-        // Changes are collected before the present state is read, so none falls in between.
+        // The subscription comes before the present state is read, so that no change is lost between them.
         let changes = BroadcastStream::new(self.engine.watch());
         let now = self.snapshot(&reader).await.map_err(refused)?;
         let reader = reader.answered();
@@ -142,7 +142,7 @@ impl v1::access_service_server::AccessService for Access {
 }
 
 impl Access {
-    /// All that has not ended and `reader` may see, the newest first.
+    /// All requests and grants that have not ended and that `reader` may see, the newest first.
     async fn snapshot(&self, reader: &Reader) -> Result<Vec<GrantView>, Refusal> {
         let mut all: Vec<GrantView> = Vec::new();
         loop {
@@ -156,7 +156,7 @@ impl Access {
         }
     }
 
-    /// A refusal that the engine has not seen and so has not counted.
+    /// A refusal that the engine has not counted.
     fn uncounted(&self, refusal: Refusal) -> Status {
         self.engine.count_unverified(refusal.reason);
         refused(refusal)
@@ -171,7 +171,7 @@ fn visible(
     match change {
         Ok(change) => reader.may_see(&change.view.life.signer().principal).then_some(Ok(change)),
         Err(BroadcastStreamRecvError::Lagged(missed)) => {
-            Some(Err(Status::resource_exhausted(format!("{missed} changes were missed; watch again"))))
+            Some(Err(Status::resource_exhausted(format!("{missed} changes were missed. Call WatchGrants again"))))
         }
     }
 }

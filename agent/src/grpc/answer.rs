@@ -1,6 +1,6 @@
-//! Between HTTP/2 and the services: what holds for every request.
+//! The step between HTTP/2 and the services, for every request.
 //!
-//! Owns the request's time-out and the reasons for what tonic refuses before a service sees it. It knows no service.
+//! Owns the time-out of a request, and the reasons for requests that tonic refuses before a service gets them. It knows no service.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use super::accept::Answer;
 use super::limits::{Limits, MESSAGE_BYTES};
 use super::status::status;
 
-/// Counts a refusal that no service saw.
+/// Counts a refusal before the services.
 pub(super) type Count = Arc<dyn Fn(Reason) + Send + Sync>;
 
-/// The services, with what holds for all of them.
+/// The services, with their common limits.
 #[derive(Clone)]
 pub(super) struct Services {
     pub routes: Routes,
@@ -31,7 +31,7 @@ impl Answer for Services {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let answered = self.routes.clone().call(request.map(Body::new));
         let Ok(answered) = tokio::time::timeout(self.limits.request, answered).await else {
-            let late = format!("the request did not end within {} s", self.limits.request.as_secs());
+            let late = format!("the request was not answered within {} s. Retry it", self.limits.request.as_secs());
             return Status::deadline_exceeded(late).into_http();
         };
         let Ok(response) = answered;
@@ -45,14 +45,14 @@ impl Answer for Services {
     }
 }
 
-/// The reason why tonic could not decode the message, if that is what this answer says: tonic gives a code and no details, and no
-/// refusal of ours looks like that (`status::code`).
+/// Why tonic could not decode the message, if it could not. tonic then answers a code without details, and posternd's own refusals
+/// always have details (`status::code`).
 fn undecodable(headers: &HeaderMap) -> Option<Refusal> {
     let ours = headers.contains_key("grpc-status-details-bin");
     let code = headers.get("grpc-status").filter(|_| !ours)?;
     match Code::from_bytes(code.as_bytes()) {
         Code::OutOfRange => {
-            let detail = format!("it may have {MESSAGE_BYTES} bytes");
+            let detail = format!("the most is {MESSAGE_BYTES} bytes");
             Some(Refusal::new(Reason::MessageTooLarge, detail))
         }
         Code::Internal => Some(Refusal::new(Reason::EnvelopeMalformed, "it is not the protobuf message of this call")),

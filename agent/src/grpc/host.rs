@@ -1,6 +1,6 @@
 //! `postern.v1.HostService`.
 //!
-//! Owns nothing but the conversion.
+//! Owns the order of each call: convert, ask the engine, convert back. It decides nothing.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -103,7 +103,7 @@ impl v1::host_service_server::HostService for Host {
         let v1::ValidatePolicyRequest { read, text } = request.into_inner();
         let reader = reader(&self.engine, peer, read).await?;
         if !self.engine.reread(&reader).await.map_err(refused)?.is_admin() {
-            return Err(refused(self.engine.not_permitted(&reader, "only admins have the host check a policy").await));
+            return Err(refused(self.engine.not_permitted(&reader, "only admins may validate a policy").await));
         }
         Ok(Response::new(convert::validated(Config::parse(&text))))
     }
@@ -166,17 +166,17 @@ impl v1::host_service_server::HostService for Host {
 }
 
 impl Host {
-    /// Nobody else may, signed or not.
+    /// No other caller may do this, with or without a signature.
     fn need_local_root(&self, extensions: &Extensions) -> Result<(), Status> {
         if peer(extensions)?.is_local_root() {
             return Ok(());
         }
         self.engine.count_unverified(Reason::Unsigned);
-        Err(refused(Refusal::new(Reason::Unsigned, "this one is for root on the host, on the Unix socket")))
+        Err(refused(Refusal::new(Reason::Unsigned, "only root may make this call, on the host's Unix socket")))
     }
 }
 
-/// Whether somebody who watches the journal still may.
+/// Whether a watcher of the journal may still read it.
 fn may_audit(reader: &Reader) -> Result<(), Refusal> {
     if reader.may_audit() {
         return Ok(());
@@ -184,7 +184,7 @@ fn may_audit(reader: &Reader) -> Result<(), Refusal> {
     Err(Refusal::new(Reason::NotPermitted, "the rules no longer let you read the journal").at("role"))
 }
 
-/// What a watcher is told of one line. Who reads too slowly has missed some, and is told so instead of being shown the rest.
+/// What a watcher gets for one line. A watcher who reads too slowly has missed lines; the stream says so and ends.
 fn shown(
     line: Result<Arc<Published>, BroadcastStreamRecvError>,
     filter: &Filter,
@@ -195,7 +195,7 @@ fn shown(
         }
         Ok(_) => None,
         Err(BroadcastStreamRecvError::Lagged(missed)) => Some(Err(Status::resource_exhausted(format!(
-            "{missed} lines were missed; ListAudit has them; watch again"
+            "{missed} lines were missed. ListAudit has them. Call WatchAudit again"
         )))),
     }
 }

@@ -1,38 +1,39 @@
-//! What one peer, and all peers together, may cost.
+//! The limits for one peer, and for all peers together.
 //!
-//! Owns the numbers and nothing else.
+//! Owns the numbers only.
 
 use std::time::Duration;
 
-/// The most bytes of one request message (DESIGN 7). A signed request with 32 ports, 32 sources and an RSA certificate has less
-/// than 16 KiB.
+/// The most bytes of one request message. A signed request with 32 ports, 32 sources and an RSA certificate has less than 16
+/// KiB.
 pub const MESSAGE_BYTES: usize = 64 * 1024;
 
-/// Limits of the API. The numbers are chosen so that one person's tools never meet them and a flood stays cheap.
+/// Limits of the API. One person's tools never reach these numbers, and a flood stays cheap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once. What all of them send ahead is 64 MiB (`window_bytes` each); with whole messages in all their streams,
-    /// each [`MESSAGE_BYTES`] long and waiting for a verifier, the agent holds 512 MiB at the very most.
+    /// Connections at once. Together they may send 64 MiB ahead (`window_bytes` each). With whole messages of [`MESSAGE_BYTES`]
+    /// in all streams, all waiting for verification, posternd holds at most 512 MiB.
     pub connections: usize,
-    /// Connections at once of one source: an IPv4 address, an IPv6 /64 (what one customer gets), or one local user.
+    /// Connections at once from one source: an IPv4 address, an IPv6 /64 (what one customer gets), or one local user.
     pub per_source: usize,
-    /// Connections at once that have not yet sent their first request.
+    /// Connections at once that have not sent a request yet.
     pub opening: usize,
-    /// `WatchGrants` streams at once: they alone hold a connection without end.
+    /// Streams at once. Only a stream keeps a connection open without an end.
     pub watchers: usize,
-    /// For the TLS handshake. Ten round trips on the worst link.
+    /// The time for the TLS handshake: ten round trips on a very slow link.
     pub handshake: Duration,
-    /// From there to the first request.
+    /// The time from the handshake to the first request.
     pub first_request: Duration,
-    /// Without a request, once there was one.
+    /// The time without a request, after the first one.
     pub idle: Duration,
-    /// For one request until its answer begins, its body included.
+    /// The time for one request until its answer begins, with the request's body.
     pub request: Duration,
-    /// The life of a connection; after it no new request is taken.
+    /// The age of a connection; after it posternd takes no new request on it.
     pub age: Duration,
-    /// What running requests get when a connection or the agent ends.
+    /// The time that running requests get when a connection or posternd ends.
     pub grace: Duration,
-    /// Without an answer to anything: then a ping is sent, and the connection is closed when that is not answered within `handshake`.
+    /// After this time without an answer posternd sends a ping. Without an answer to the ping within `handshake` posternd
+    /// closes the connection.
     pub ping: Duration,
     /// Requests at once on one connection (HTTP/2 `SETTINGS_MAX_CONCURRENT_STREAMS`).
     pub streams: u32,
@@ -40,12 +41,13 @@ pub struct Limits {
     pub header_bytes: u32,
     /// Bytes that a peer may send ahead on one connection.
     pub window_bytes: u32,
-    /// Requests that a peer may reset before they are taken up (CVE-2023-44487), and errors it may cause, on one connection.
+    /// Requests that a peer may reset before posternd reads them (CVE-2023-44487), and errors that a peer may cause, on one
+    /// connection.
     pub resets: usize,
 }
 
 impl Limits {
-    /// What `posternd` uses.
+    /// The limits of `posternd`.
     pub const DEFAULT: Self = Self {
         connections: 512,
         per_source: 32,

@@ -1,7 +1,8 @@
-//! The TCP addresses of the API, those that could not be bound included.
+//! The TCP addresses of the API, with those that could not be bound.
 //!
-//! Owns the tries to bind them: one address that cannot be bound stops no other, and is tried again until it can be. It also looks
-//! whether addresses that are bound are still the host's. It never touches the Unix socket, and accepts no connection.
+//! Owns the tries to bind them. An address that cannot be bound stops no other address; posternd tries again until it succeeds.
+//! This module also checks whether bound addresses still belong to the host. It never touches the Unix socket, and accepts no
+//! connection.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,31 +15,31 @@ use super::listen;
 use crate::config;
 use crate::system::sockets;
 
-/// How long after the first failure an address is tried again. The pause doubles until [`LONGEST_PAUSE`]: one try is three system calls.
+/// How long posternd waits before the second try. The pause doubles until [`LONGEST_PAUSE`]: one try takes three system calls.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// An address of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ListenAddress {
-    /// As it was configured.
+    /// As in the configuration.
     pub(super) address: SocketAddr,
-    /// Whether TLS is spoken there.
+    /// Whether this address serves TLS.
     pub(super) tls: bool,
-    /// Whether the same port is configured on an IPv4 address.
+    /// Whether the configuration has the same port on an IPv4 address.
     beside_v4: bool,
 }
 
-/// What became of the TCP addresses.
+/// The state of the TCP addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listeners {
-    /// Where the API listens with TLS; ports that were 0 have their number.
+    /// The addresses with TLS. A configured port 0 appears here as the real port.
     pub tls: Vec<SocketAddr>,
-    /// Where it listens without TLS.
+    /// The addresses without TLS.
     pub plaintext: Vec<SocketAddr>,
-    /// Where other hosts reach it with TLS: what is bound, but loopback, and both families where one socket takes both.
+    /// The addresses with TLS that other hosts can reach: no loopback, and both families where one socket serves both.
     pub reachable: Vec<SocketAddr>,
-    /// Which addresses are not bound, why, and what to do, in words.
+    /// A sentence: which addresses are not bound, why, and what to do.
     pub shut: Option<String>,
 }
 
@@ -50,7 +51,7 @@ pub(super) struct Shut {
 }
 
 impl ListenAddress {
-    /// All that are configured.
+    /// All configured addresses.
     pub(super) fn all(api: &config::Api) -> Vec<Self> {
         let beside_v4 = |address: &SocketAddr| {
             let others = api.tcp.iter().chain(&api.plaintext);
@@ -62,7 +63,7 @@ impl ListenAddress {
         api.tcp.iter().map(listen_address(true)).chain(api.plaintext.iter().map(listen_address(false))).collect()
     }
 
-    /// Binds it. `[::]` where the kernel has no IPv6 is `0.0.0.0` at the same port.
+    /// Binds it. `[::]` becomes `0.0.0.0` at the same port where the kernel has no IPv6.
     pub(super) fn open(self) -> Result<TcpListener, Shut> {
         let Self { address, tls, beside_v4 } = self;
         if !tls && !address.ip().is_loopback() {
@@ -117,7 +118,7 @@ fn is_link_local(address: SocketAddr) -> bool {
     matches!(address, SocketAddr::V6(address) if address.ip().is_unicast_link_local() && address.scope_id() == 0)
 }
 
-/// What is shown of the listeners that are shut, and of the `gone` ones.
+/// A sentence about the `shut` and the `gone` addresses.
 pub(super) fn sentence(shut: &[Shut], gone: &[SocketAddr]) -> Option<String> {
     let gone = gone.iter().map(|address| {
         format!(
@@ -132,8 +133,8 @@ pub(super) fn sentence(shut: &[Shut], gone: &[SocketAddr]) -> Option<String> {
     })
 }
 
-/// Tries those that are `shut` again, with pauses, and looks whether the addresses of those that are `open` are still here. For ever.
-/// `changed` gets each listener, and the sentence that holds then.
+/// Tries to bind the `shut` addresses again, with pauses, and checks whether the addresses of the `open` ones still belong to
+/// the host. Never ends. `changed` gets each new listener, and the sentence that is true after it.
 pub(super) async fn watch(
     mut shut: Vec<Shut>,
     mut open: Vec<ListenAddress>,
@@ -154,7 +155,7 @@ pub(super) async fn watch(
         }
         shut = left;
         open.extend(fresh.iter().map(|(listen_address, _)| *listen_address));
-        // A listener stays bound to an address that goes, and serves it again when it is back.
+        // A listener stays bound while its address is away, and serves the address again when it comes back.
         let gone: Vec<_> = open
             .iter()
             .map(|listen_address| listen_address.address)
@@ -166,7 +167,7 @@ pub(super) async fn watch(
 }
 
 impl Listeners {
-    /// Adds one that is bound.
+    /// Adds a bound listener.
     pub(super) fn add(&mut self, listen_address: ListenAddress, listener: &TcpListener) {
         let own = listener.local_addr().into_iter();
         if listen_address.tls {
@@ -193,7 +194,7 @@ mod tests {
         ListenAddress::all(&config::Api { tcp: parsed(tcp), plaintext: parsed(plaintext), ..config::Api::default() })
     }
 
-    /// Has the kernel answer this thread as one that was booted with `ipv6.disable=1`.
+    /// Makes the kernel answer this thread as a kernel that was booted with `ipv6.disable=1` does.
     fn without_ipv6() {
         let family = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::AF_INET6 as u64);
         let rule = SeccompRule::new(vec![family.unwrap()]).unwrap();
@@ -235,7 +236,7 @@ mod tests {
             assert_eq!(outcome.is_ok(), words.is_empty(), "{outcome:?}");
             assert!(outcome.as_ref().err().is_none_or(|why| why.contains(words)), "{outcome:?}");
         }
-        // Freed, it is bound at the next try.
+        // posternd binds the address at the next try after it became free.
         let shut = vec![listeners(&[&at], &[])[0].open().unwrap_err()];
         assert!(sentence(&shut, &[]).unwrap().contains(&at));
         drop(taken);

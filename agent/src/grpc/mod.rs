@@ -1,7 +1,7 @@
 //! The gRPC edge: sockets, TLS, connections, services, status codes.
 //!
-//! Owns everything between a peer's bytes and the engine. It never decides about access, never touches kernel or journal, and
-//! holds no state that outlives a connection but the TLS key.
+//! Owns everything between a peer's bytes and the engine. It never decides about access and never touches the kernel or the
+//! journal. Only the TLS key outlives a connection.
 
 mod accept;
 mod access;
@@ -71,11 +71,12 @@ pub fn bind_with(
     let local = listen::unix(&api.unix, unix);
     let (tls, no_tls) = match tls::load_or_make(state_dir) {
         Ok(tls) => (tls, None),
-        // For the statements on the Unix socket and on loopback. It is never written, and serves no TLS.
+        // This key signs the statements on the Unix socket and on loopback. posternd never writes it to the disk and serves no
+        // TLS with it.
         Err(error) => (tls::passing()?, Some(error.to_string())),
     };
     let (mut open, mut shut, mut listeners) = (Vec::new(), Vec::new(), Listeners::default());
-    // Without a key nothing is to be had at an address for TLS but a connection that fails.
+    // Without a key every connection to a TLS address would fail, so posternd does not bind these addresses.
     for listen_address in
         ListenAddress::all(api).into_iter().filter(|listen_address| !listen_address.tls || no_tls.is_none())
     {
@@ -94,21 +95,21 @@ pub fn bind_with(
     Ok(bound)
 }
 
-/// The API, listening but not yet answering: peers wait in the kernel's queue until [`Bound::serve`].
+/// The API, listening but not yet answering: connections wait in the kernel's queue until [`Bound::serve`].
 pub struct Bound {
     local: Local,
     open: Vec<(ListenAddress, TcpListener)>,
     shut: Vec<Shut>,
     tls: TlsIdentity,
-    /// Why nothing listens with TLS although something should.
+    /// Why nothing listens with TLS although the configuration asks for TLS.
     no_tls: Option<String>,
     listeners: watch::Sender<Listeners>,
     limits: Limits,
 }
 
 impl Bound {
-    /// Answers until the sender of `stopped` is gone or sends; then takes nothing new and gives what runs [`Limits::grace`].
-    /// Needs a multi-threaded tokio runtime with I/O and time.
+    /// Answers until the sender of `stopped` sends or is dropped. Then it takes no new request and gives running requests
+    /// [`Limits::grace`]. Needs a multi-threaded tokio runtime with I/O and time.
     pub async fn serve(self, engine: Engine, host_keys: Arc<HostKeys>, stopped: watch::Receiver<()>) {
         let connections = Connections::new(self.limits);
         let shown = Shown { tls: self.tls.clone(), host_keys };
@@ -118,13 +119,13 @@ impl Bound {
         self.run(connections, services, stopped).await;
     }
 
-    /// What became of the TCP addresses, now and from now on.
+    /// The TCP addresses and their errors, now and after each change.
     #[must_use]
     pub fn listeners(&self) -> watch::Receiver<Listeners> {
         self.listeners.subscribe()
     }
 
-    /// What is wrong, each with its condition; `None`: nothing.
+    /// Conditions with their details; `None`: the condition is not there.
     #[must_use]
     pub fn conditions(&self) -> [(Condition, Option<String>); 2] {
         let tls = self.no_tls.as_ref().map(|error| {
@@ -170,7 +171,7 @@ impl Bound {
         let bound_now = open.iter().map(|(listen_address, _)| *listen_address).collect();
         open.into_iter().for_each(|one| serve(&mut loops, one));
         let retries = tokio::spawn(listeners::watch(shut, bound_now, move |fresh, sentence| {
-            // Most tries change nothing, and nobody needs to be told of those.
+            // Most tries change nothing, and cause no message.
             listeners.send_if_modified(|listeners| {
                 let before = listeners.clone();
                 fresh.iter().for_each(|(listen_address, listener)| listeners.add(*listen_address, listener));
@@ -181,7 +182,7 @@ impl Bound {
         }));
         loop {
             tokio::select! {
-                // Sent or gone, both mean the end.
+                // A message and a dropped sender both mean that posternd stops.
                 _ = stopped.changed() => break,
                 Some(one) = late.recv() => serve(&mut loops, one),
             }
@@ -227,13 +228,13 @@ async fn routes(engine: &Engine, connections: &Arc<Connections>, shown: Shown) -
     with_reflection(routes).prepare()
 }
 
-/// Reflection in both versions, so that grpcurl needs no files. It shows what the source shows.
+/// Reflection in both versions, so that grpcurl needs no files. Reflection shows nothing that the source does not show.
 fn with_reflection(routes: Routes) -> Routes {
     let builder = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // So that grpcurl shows ErrorInfo in words.
+            // So that grpcurl prints ErrorInfo as text.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let routes = match builder().build_v1() {

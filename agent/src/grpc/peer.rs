@@ -1,13 +1,13 @@
-//! Who is at the other end of a connection, as far as the kernel knows.
+//! The other end of a connection, as the kernel reports it.
 //!
-//! Owns [`Peer`]. It never decides: an address is no identity, and only root on the Unix socket is anybody at all.
+//! Owns [`Peer`]. It never decides: an address is no identity, and only root on the Unix socket may act without a signature.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// On the Unix socket, with the user id that the kernel vouches for (`SO_PEERCRED`).
+    /// On the Unix socket, with the user id that the kernel reports (`SO_PEERCRED`).
     Local(u32),
     /// Over TCP.
     Remote(IpAddr),
@@ -17,7 +17,7 @@ pub enum Peer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reached(pub Option<IpAddr>);
 
-/// Connections that count together: one attacker has more than one address only where that costs something.
+/// Connections that count together, because one attacker can get many addresses of these without cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// A local user.
@@ -27,7 +27,7 @@ pub enum Source {
 }
 
 impl Peer {
-    /// Over TCP from `address`; an IPv4 address that came through an IPv6 socket is an IPv4 address.
+    /// Over TCP from `address`. An IPv4 address that arrived on an IPv6 socket becomes an IPv4 address.
     #[must_use]
     pub fn remote(address: IpAddr) -> Self {
         Self::Remote(address.to_canonical())
@@ -42,13 +42,13 @@ impl Peer {
         }
     }
 
-    /// Whether it may read without a signature.
+    /// Whether this peer may read without a signature.
     #[must_use]
     pub fn is_local_root(self) -> bool {
         self == Self::Local(0)
     }
 
-    /// What it counts as.
+    /// The source under which this peer counts.
     #[must_use]
     pub fn source(self) -> Source {
         match self {

@@ -1,6 +1,6 @@
-//! Who asks which keys would count, and how often.
+//! How often each source asks which keys count.
 //!
-//! Owns the accounts of the sources and the count of questions. What the answer is, the engine says.
+//! Owns one account for each source, and the count of questions. The engine answers the questions.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,10 +11,10 @@ use postern_core::time::BootNanos;
 
 use super::peer::{Peer, Source};
 
-/// How the number of questions is called among the counters of the API.
+/// The name of this count among the counters of the API.
 const ASKED: &str = "keys-asked";
 
-/// All sources that ask.
+/// The accounts of all sources.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
     askers: Mutex<Askers<Source>>,
@@ -31,7 +31,7 @@ impl Questions {
         self.askers.lock().unwrap_or_else(PoisonError::into_inner).take(peer.source(), now)
     }
 
-    /// How many questions there were, for the host's status; none where nobody has asked.
+    /// How many questions there were, for `GetStatus`; none before the first question.
     pub(super) fn count(&self) -> Option<(&'static str, u64)> {
         Some((ASKED, self.asked.load(Ordering::Relaxed))).filter(|(_, count)| *count > 0)
     }

@@ -1,6 +1,6 @@
-//! What the calls that read have in common.
+//! What the reading calls share.
 //!
-//! Owns turning a request's connection and signed message into a reader. Whether the reader may see something, the engine decides.
+//! Owns the step from a request's connection and signed message to a reader. The engine decides what the reader may see.
 
 use std::sync::Arc;
 
@@ -15,25 +15,25 @@ use super::status::status;
 use crate::engine::{Engine, Place, Reader};
 use crate::grpc::convert;
 
-/// Whom the kernel says the call comes from.
+/// The peer that the kernel reports.
 pub(super) fn peer(extensions: &Extensions) -> Result<Peer, Status> {
-    // Every connection puts it there; a server that forgot may serve nobody.
+    // Every connection adds the peer. Without one the server answers nothing.
     extensions.get::<Peer>().copied().ok_or_else(|| refused(Refusal::new(Reason::Unsigned, "no peer is known")))
 }
 
-/// Keeps the connection while work for somebody verified is under way.
+/// Keeps the connection from being evicted while a verified request is under way.
 pub(super) fn busy(extensions: &Extensions) -> Option<Busy> {
     extensions.get::<Arc<Connection>>().map(Connection::busy)
 }
 
-/// Who reads, with the place that the read holds until it is answered.
+/// The reader, with the place that the read holds until it is answered.
 pub(super) struct Reading {
     reader: Reader,
     _place: Option<Place>,
 }
 
 impl Reading {
-    /// Only who it is: the first answer is given, and a stream has a place of its own.
+    /// The reader alone: the first answer is given, and a stream has its own place.
     pub(super) fn answered(self) -> Reader {
         self.reader
     }
@@ -47,13 +47,13 @@ impl std::ops::Deref for Reading {
     }
 }
 
-/// Who reads.
+/// The reader of a call.
 pub(super) async fn reader(engine: &Engine, peer: Peer, read: Option<v1::SignedMessage>) -> Result<Reading, Status> {
     let read = engine.reader(read.map(convert::signed_bytes), peer.is_local_root()).await;
     read.map(|(reader, _place)| Reading { reader, _place }).map_err(refused)
 }
 
-/// A place for a stream of `reader`. One principal has only some of those that there are, and root needs none.
+/// A place for a stream of `reader`. Each principal gets only a share of the places; root needs none.
 pub(super) fn watching(
     engine: &Engine,
     reader: &Reader,
@@ -67,7 +67,7 @@ pub(super) fn watching(
     }
 }
 
-/// What a stream holds as long as it lasts.
+/// What a stream holds while it is open.
 pub(super) type Watching = (Place, OwnedSemaphorePermit);
 
 /// For `map_err`.

@@ -1,8 +1,8 @@
-//! What the host states about one `WhoAmI` call, signed by its TLS key.
+//! The host's statement about one `WhoAmI` call, signed by its TLS key.
 //!
-//! Owns the text of the statement, how many are signed at once, and whose turn it is. It never signs what a peer chose: of the peer's bytes only the
-//! nonce and the texts of ports are in it, encoded, behind a mark that no other signature of this key begins with
-//! (docs/decisions/0040, 0056).
+//! Owns the text of the statement, how many are signed at once, and the order of calls. The key never signs bytes that a peer
+//! chose. Of the peer's bytes only the nonce and the texts of ports are in the statement, encoded, behind a mark that no other
+//! signature of this key begins with (docs/decisions/0040, 0056).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ use super::tls::TlsIdentity;
 
 /// Statements that are signed at the same time, on threads for blocking work. A signature by an RSA key takes milliseconds.
 const AT_ONCE: usize = 2;
-/// How long a call waits for its turn, as a signed message does.
+/// How long a call waits for its turn, the same as for a signed message.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// Makes statements.
@@ -31,9 +31,9 @@ pub(super) struct Statements {
     turns: Turns,
 }
 
-/// Whose call is signed next. A stranger may call as often as the connections allow, and a signature by a large RSA key takes
-/// milliseconds: so each source waits behind its own calls first, and has one place in the queue that all share. Root on the Unix
-/// socket waits for nobody else.
+/// The order in which calls are signed. A stranger may call as often as the connections allow, and a signature by a large RSA
+/// key takes milliseconds. So each source waits behind its own calls first, and has one place in the queue that all sources
+/// share. Root on the Unix socket waits only for root.
 #[derive(Clone)]
 struct Turns {
     shared: Arc<Semaphore>,
@@ -66,11 +66,11 @@ impl Turns {
         tokio::time::timeout(WAIT, take).await.ok()?
     }
 
-    /// The queue of one source. There are as many as there are sources with a call.
+    /// The queue of one source. Only sources with a call have a queue.
     fn of(&self, source: Source) -> Arc<Semaphore> {
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if !sources.contains_key(&source) {
-            // A permit and a waiting call hold a queue.
+            // A permit and a waiting call each hold a reference to a queue.
             sources.retain(|_, queue| Arc::strong_count(queue) > 1);
         }
         Arc::clone(sources.entry(source).or_insert_with(|| Arc::new(Semaphore::new(1))))
@@ -89,7 +89,7 @@ struct Statement<'a> {
     address: &'a str,
     local_address: &'a str,
     tls_fingerprint: &'a str,
-    /// Not there where the caller asked for none, so that clients which do not know it are not shown it.
+    /// Left out where the caller asked for no ports, so that clients without this field do not see it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ports: Vec<Meaning<'a>>,
 }
@@ -109,7 +109,7 @@ impl<'a> Meaning<'a> {
 }
 
 impl Statements {
-    /// By this key.
+    /// The key that signs.
     pub(super) fn new(tls: TlsIdentity) -> Self {
         Self { tls: Arc::new(tls), turns: Turns::new() }
     }
@@ -119,7 +119,7 @@ impl Statements {
         &self.tls.fingerprint
     }
 
-    /// Adds the statement for a call of `peer` with this nonce to its answer. Without a nonce there is none.
+    /// Adds the statement to the answer to a call of `peer` with this nonce. Without a nonce there is no statement.
     ///
     /// # Errors
     /// [`Reason::EnvelopeMalformed`] for a nonce of a wrong length, [`Reason::Overloaded`] where too many calls wait.

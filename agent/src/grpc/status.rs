@@ -1,6 +1,6 @@
-//! How a refusal looks to a gRPC client: `google.rpc.Status` with a stable reason.
+//! A refusal as a gRPC status: `google.rpc.Status` with a stable reason.
 //!
-//! Owns the one mapping from [`Reason`] to a status code. It adds no words of its own to what the refusal says.
+//! Owns the one mapping from [`Reason`] to a status code. The text is the refusal's own sentence.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use postern_proto::ERROR_DOMAIN;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-/// When to try again what failed for lack of room.
+/// When a client may retry a call that was refused for lack of room.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The status that tells a client of `refusal`.
+/// The status for `refusal`.
 #[must_use]
 pub fn status(refusal: &Refusal) -> Status {
     let code = code(refusal.reason);
@@ -31,7 +31,7 @@ pub fn status(refusal: &Refusal) -> Status {
     Status::with_error_details(code, refusal.sentence(), details)
 }
 
-/// Never `OUT_OF_RANGE` nor a bare `INTERNAL`: tonic uses those for messages it cannot decode.
+/// Never `OUT_OF_RANGE`, and `INTERNAL` only with details: tonic uses both for messages that it cannot decode.
 fn code(reason: Reason) -> Code {
     match reason {
         Reason::MessageTooLarge

@@ -1,7 +1,7 @@
 //! The host's TLS key and certificate.
 //!
-//! Owns making them at the first start, keeping them, and the server's TLS settings: TLS 1.3 only. There is no certificate authority:
-//! clients know the host by the certificate's fingerprint.
+//! Owns the first creation of the key, its file, and the server's TLS settings: TLS 1.3 only. There is no certificate
+//! authority: clients know the host by the fingerprint of the certificate.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::system::guarded;
 
-/// The file in `state_dir/tls` that holds both, so that they can only be replaced together.
+/// The file in `state_dir/tls` that holds both key and certificate, so that both are always replaced together.
 const FILE: &str = "key-and-certificate.pem";
 
 /// The host's TLS identity.
@@ -33,7 +33,7 @@ pub struct TlsIdentity {
     signer: Arc<dyn SigningKey>,
 }
 
-/// How each type of key signs, the same as in a TLS 1.3 handshake; the client tells them apart by the certificate's key.
+/// How each type of key signs, as in a TLS 1.3 handshake. The client finds the type in the certificate.
 const SCHEMES: [SignatureScheme; 4] = [
     SignatureScheme::ED25519,
     SignatureScheme::ECDSA_NISTP256_SHA256,
@@ -42,10 +42,10 @@ const SCHEMES: [SignatureScheme; 4] = [
 ];
 
 impl TlsIdentity {
-    /// Signs with the private key. What is signed must begin with a mark of its own, which no handshake's content has.
+    /// Signs with the private key. The message must begin with a mark of its own, which no content of a handshake begins with.
     ///
     /// # Errors
-    /// What the key cannot do.
+    /// The type of key cannot sign.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let unusable = || rustls::Error::General("the TLS key is of a type that signs no statement".to_owned());
         self.signer.choose_scheme(&SCHEMES).ok_or_else(unusable)?.sign(message)
@@ -60,10 +60,11 @@ pub struct TlsError {
     problem: String,
 }
 
-/// The identity in `state_dir`; made there if there is none.
+/// The identity in `state_dir`; created if there is none.
 ///
 /// # Errors
-/// Names the file: it cannot be read or written, others may read it, or it holds no key and certificate that belong together.
+/// With the file's name: the file cannot be read or written, other users may read it, or its key and certificate do not belong
+/// together.
 pub fn load_or_make(state_dir: &Path) -> Result<TlsIdentity, TlsError> {
     let path = state_dir.join("tls").join(FILE);
     let fail = |problem: String| TlsError { path: path.clone(), problem };
@@ -78,10 +79,10 @@ pub fn load_or_make(state_dir: &Path) -> Result<TlsIdentity, TlsError> {
     identity(&pem).map_err(|problem| fail(format!("{problem}; delete the file to get a new identity")))
 }
 
-/// An identity that ends with this process and is written nowhere.
+/// An identity that ends with this process and is never written to the disk.
 ///
 /// # Errors
-/// It cannot be made.
+/// The key cannot be created.
 pub fn passing() -> Result<TlsIdentity, TlsError> {
     let fail = |problem: String| TlsError { path: "(in memory)".into(), problem };
     let pem = make().map_err(|e| fail(format!("cannot be made: {e}")))?;
@@ -105,12 +106,12 @@ fn config(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> 
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
-    // Sessions are not resumed: tickets would cost each handshake two more messages and bind clients to a key that changes.
+    // The server resumes no session: tickets would add two messages to each handshake.
     config.send_tls13_tickets = 0;
     Ok(config)
 }
 
-/// An ECDSA P-256 key and a certificate for it that never expires on its own: who trusts it trusts the fingerprint.
+/// An ECDSA P-256 key and a certificate that never expires by itself: clients trust its fingerprint.
 fn make() -> Result<String, rcgen::Error> {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let mut params = rcgen::CertificateParams::new(vec!["posternd".to_owned()])?;

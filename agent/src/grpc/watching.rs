@@ -1,7 +1,7 @@
-//! Streams that end with the trust that they rest on.
+//! Streams that end when the reader loses the right to read.
 //!
-//! Owns when a watcher is judged again: at every change of the rules, and each second, also while nothing happens. It decides nothing:
-//! the engine says whether the reader still reads.
+//! Owns the times at which a watcher is judged again: after every change of the rules, and each second. The engine decides
+//! whether the reader may still read.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -16,14 +16,14 @@ use tonic::Status;
 use super::reads::refused;
 use crate::engine::{Engine, Reader};
 
-/// How often a watcher is judged anew where the rules stay: a message or a key comes to its end by the clock alone. It is also how late
-/// a stream may end after a suspend, during which timers stand still.
+/// How often a watcher is judged again while the rules stay the same, because a message or a key may expire by the clock alone.
+/// After a suspend, during which timers stand still, a stream may end late by this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What `Watch` asks about a reader: the same one with the rights of this moment, or why it may read no longer.
+/// What `Watch` asks about a reader: the reader with the present rights, or why the reader may not read any more.
 type Judge = Box<dyn Fn(&Reader) -> Result<Reader, Refusal> + Send>;
 
-/// What a reader is shown of a stream, for as long as the reader may read.
+/// A stream that shows items while the reader may read.
 pub(super) struct Watch<S, F> {
     from: S,
     show: F,
@@ -36,7 +36,7 @@ pub(super) struct Watch<S, F> {
 }
 
 impl<S, F> Watch<S, F> {
-    /// Shows of `from` what `show` makes of it for the reader.
+    /// Shows for each item of `from` what `show` returns for the reader.
     pub(super) fn new(engine: &Engine, reader: Reader, from: S, show: F) -> Self {
         let (rules, engine) = (engine.rules_changed(), engine.clone());
         let judge = move |reader: &Reader| {
@@ -52,12 +52,12 @@ impl<S, F> Watch<S, F> {
         Self { from, show, reader, judge, rules: WatchStream::new(rules), clock, may: |_| Ok(()), over: false }
     }
 
-    /// The stream ends as well where `may` refuses the reader.
+    /// The stream also ends when `may` refuses the reader.
     pub(super) fn only_if(self, may: fn(&Reader) -> Result<(), Refusal>) -> Self {
         Self { may, ..self }
     }
 
-    /// Judges the reader anew where that is due, and has this task woken when it is due next.
+    /// Judges the reader again when that is due, and wakes this task when it is due next.
     fn look(&mut self, cx: &mut Context<'_>) -> Result<(), Refusal> {
         let mut due = false;
         while let Poll::Ready(Some(())) = Pin::new(&mut self.rules).poll_next(cx) {
@@ -84,7 +84,7 @@ where
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         while !this.over {
-            // Before each item: what came after a change of the rules is shown under the new ones.
+            // Before each item: an item after a change of the rules is shown under the new rules.
             if let Err(refusal) = this.look(cx) {
                 this.over = true;
                 return Poll::Ready(Some(Err(refused(refusal))));
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
     use crate::engine::Rights;
 
-    /// A watcher who may read for as long as the flag is set.
+    /// A watcher who may read while the flag is set.
     fn watcher(
         trusted: &Arc<AtomicBool>,
         rules: watch::Receiver<()>,

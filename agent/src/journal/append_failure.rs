@@ -1,7 +1,7 @@
 //! A journal that cannot be written.
 //!
-//! Owns what can be known of it all the same, how it is opened once the disk works again, and how what a failed sync left behind is
-//! put right. Nothing of that lets a line count that was not durable when somebody was told of it.
+//! Owns what posternd can read of it, how it is opened once the disk works again, and how the end of a segment is repaired
+//! after a failed sync. A line never counts that was not durable when posternd reported it.
 
 use std::fmt;
 use std::io;
@@ -16,10 +16,10 @@ use super::head::{Head, HeadFile};
 use super::{Files, GENESIS, Journal, JournalError, Opened, Settings, aside, chain, segment_index, segments, snapshot};
 use crate::system::guarded;
 
-/// The largest block of a file system: what a failed sync left in doubt lies in the one that the end of a file is in.
+/// The largest block of a file system. After a failed sync only the block with the end of the file is in doubt.
 const BLOCK: u64 = 1 << 16;
 
-/// Why records are not in the journal. Nothing of the batch counts.
+/// Why the journal has no records of a batch. Nothing of the batch counts.
 #[derive(thiserror::Error)]
 pub enum AppendFailure {
     /// The disk's reason.
@@ -28,8 +28,8 @@ pub enum AppendFailure {
     /// The journal cannot be opened.
     #[error("{0}")]
     Journal(#[from] JournalError),
-    /// It could only now be opened, and says something else than what was known of it: the batch was decided by too little.
-    #[error("the disk works again since a moment; ask again")]
+    /// The journal could only be opened now, and holds other records than posternd knew. The batch was decided without them.
+    #[error("The disk has just recovered. Retry the request.")]
     Found(Box<Opened>),
 }
 
@@ -39,7 +39,7 @@ impl fmt::Debug for AppendFailure {
     }
 }
 
-/// First what an administrator has to look for.
+/// The reason in the words of an administrator, then the error.
 fn plainly(error: &io::Error) -> String {
     let plain = match error.kind() {
         io::ErrorKind::StorageFull => "the disk is full",
@@ -51,8 +51,8 @@ fn plainly(error: &io::Error) -> String {
 }
 
 impl Journal {
-    /// What a journal says that can be read and not be written: the lines that were durable before, and no more. It is opened by the
-    /// first append that finds the disk well.
+    /// Reads a journal that cannot be written: only the lines that were durable before. The first append after the disk
+    /// recovers opens the journal.
     ///
     /// # Errors
     /// As [`Journal::open`].
@@ -71,7 +71,7 @@ impl Journal {
         Ok(Opened { journal, ledger, torn: 0, lines, pruned, passed_over, set_aside: None, unread: false })
     }
 
-    /// A journal of which nothing is known as long as it cannot be read.
+    /// A journal that cannot be read yet, with an empty ledger.
     #[must_use]
     pub fn unread(state: &Path, settings: Settings) -> Opened {
         let journal = Self::new(state.join(segments::DIR), settings, None, Head { seq: 0, hash: GENESIS.to_owned() });
@@ -89,11 +89,11 @@ impl Journal {
         }
     }
 
-    /// Opens what could not be opened before. A journal that turns out to be damaged is set aside.
+    /// Opens the journal after an earlier failure. A damaged journal is set aside.
     pub(super) fn reopen(&mut self) -> Result<(), AppendFailure> {
         let state = self.dir.parent().unwrap_or(&self.dir).to_owned();
         if self.dir.is_dir() {
-            // Before all is read for nothing.
+            // Before all lines are read: if this write fails, reading them is useless.
             HeadFile::open(&self.dir)?;
         }
         let mut opened = match Self::open(&state, self.settings) {
@@ -103,7 +103,7 @@ impl Journal {
             }
             opened => opened?,
         };
-        // Whoever reads it goes on reading it.
+        // Readers of the old journal continue on this one.
         opened.journal.reader = self.reader.clone();
         *self.reader.index.lock().unwrap_or_else(PoisonError::into_inner) = segment_index::SegmentIndex::default();
         self.reader.head.write().unwrap_or_else(PoisonError::into_inner).clone_from(&opened.journal.head);
@@ -114,15 +114,15 @@ impl Journal {
         Ok(())
     }
 
-    /// After a failed sync it is unknown what the disk holds of what was being written, and of the block that it shared with lines that
-    /// count. What does not count is cut off, that block is written anew and synced, and the last line is looked at.
+    /// After a failed sync the contents of the written block on the disk are unknown, also the lines in it that count. posternd
+    /// cuts off what does not count, writes that block again, syncs it, and checks the last line.
     pub(super) fn repair(&mut self) -> io::Result<()> {
         let Some(Files { newest, .. }) = &self.files else { return Ok(()) };
         newest.file.set_len(newest.len)?;
         let from = newest.len - newest.len % BLOCK;
         let mut block = vec![0; usize::try_from(newest.len - from).unwrap_or_default()];
         newest.file.read_exact_at(&mut block, from)?;
-        // Not through the segment's own handle, which appends wherever it is told to write.
+        // Not through the segment's own handle: that handle always appends.
         let plain = segments::open(&segments::path(&self.dir, newest.first), guarded::REWRITE)?;
         plain.write_all_at(&block, from)?;
         plain.sync_all()?;

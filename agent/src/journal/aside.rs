@@ -1,6 +1,6 @@
-//! A damaged journal, put aside so that the host can go on without it.
+//! A damaged journal, set aside so that the host can go on without it.
 //!
-//! Owns the names of such directories and the one rename that makes them: nothing in them is ever changed or removed. It never
+//! Owns the names of these directories and the rename that makes them. It never changes or removes anything in them, and never
 //! judges whether a journal is damaged.
 
 use std::fs;
@@ -12,25 +12,25 @@ use postern_core::ledger::Event;
 
 use super::{JournalError, segments};
 
-/// What their names begin with; the moment follows.
+/// The prefix of their names; the time follows.
 const PREFIX: &str = "journal.damaged-";
 
-/// The moment in these names.
+/// The time in these names.
 const FORMAT: &str = "%Y%m%dT%H%M%SZ";
 
-/// A damaged journal that was put aside.
+/// A damaged journal that was set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetAside {
-    /// Where it lies now.
+    /// Where it is now.
     pub path: String,
-    /// The first line that was not as it should be; 0 when that is not known any more.
+    /// The first damaged line; 0 when it is not known any more.
     pub line: u64,
-    /// In what way.
+    /// What is wrong with the line.
     pub reason: String,
 }
 
 impl SetAside {
-    /// What is recorded of it.
+    /// The record of it.
     #[must_use]
     pub fn event(self) -> Event {
         let Self { path, line, reason } = self;
@@ -38,11 +38,11 @@ impl SetAside {
     }
 }
 
-/// Renames the journal of the state directory, so that a new one can begin. Only when nothing is open: what the journal
-/// knew is gone then. Durable before it returns.
+/// Renames the journal of the state directory, so that a new one can begin. The caller closes everything first, because the
+/// grants in the journal are lost. Durable before it returns.
 ///
 /// # Errors
-/// The one it was called with, when that is not damage; or the disk's.
+/// The error of the argument, when that is not damage; or the disk's.
 pub fn set_aside(state: &Path, why: JournalError, now: Timestamp) -> Result<SetAside, JournalError> {
     let JournalError::Damaged { path: file, line, reason } = why else { return Err(why) };
     let name = format!("{PREFIX}{}", now.to_zoned(TimeZone::UTC).strftime(FORMAT));
@@ -59,14 +59,14 @@ pub fn set_aside(state: &Path, why: JournalError, now: Timestamp) -> Result<SetA
     Ok(SetAside { path: path.display().to_string(), line, reason: format!("of {file} {reason}") })
 }
 
-/// The newest one, where the present journal has no line yet that tells of it: a start was interrupted.
+/// The newest one, where no line of the present journal records it: the start that set it aside was interrupted.
 pub(super) fn unrecorded(state: &Path) -> io::Result<Option<SetAside>> {
     let newest = list(state)?.pop();
     let reason = "was not as it should be; the start that found it was interrupted".to_owned();
     Ok(newest.map(|path| SetAside { path: path.display().to_string(), line: 0, reason }))
 }
 
-/// What to do, once for each.
+/// One sentence for each, with what to do.
 pub(super) fn reminders(state: &Path) -> Vec<(Option<Timestamp>, String)> {
     let remind = |path: PathBuf| {
         let why = format!(
@@ -80,10 +80,10 @@ pub(super) fn reminders(state: &Path) -> Vec<(Option<Timestamp>, String)> {
     list(state).unwrap_or_default().into_iter().map(remind).collect()
 }
 
-/// The moment in a name that [`set_aside`] made.
+/// The time in a name that [`set_aside`] made.
 fn moment(path: &Path) -> Option<Timestamp> {
     let name = path.file_name()?.to_str()?.strip_prefix(PREFIX)?;
-    // A second journal of the same second has a number behind: "-2".
+    // A second journal of the same second has a number at the end: "-2".
     let text = name.split('-').next()?;
     jiff::civil::DateTime::strptime(FORMAT, text).ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
 }

@@ -1,6 +1,6 @@
 //! The chain of hashes through all segments.
 //!
-//! Owns what makes a line the next one, and the fold of a journal at the start. It never changes a file.
+//! Owns the check that a line follows from the line before, and the fold of a journal at the start. It never changes a file.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader};
@@ -12,7 +12,7 @@ use ring::digest::{Context, Digest, SHA256, digest};
 use super::head::{self, Head};
 use super::{GENESIS, JournalError, schema, segments};
 
-/// What is wrong with the oldest line when no record says that those before it were removed.
+/// The fault of the oldest line when no record says that the lines before it were removed.
 pub(super) const UNPROVED: &str = "follows from lines that are missing, and no record says that retention removed them";
 
 /// Lowercase hex SHA-256 of a line without its end.
@@ -20,7 +20,7 @@ pub(super) fn hash(line: &[u8]) -> String {
     hex(digest(&SHA256, line))
 }
 
-/// The same of all that is left to read.
+/// The same for the rest of a reader.
 pub(super) fn hash_of(reader: &mut impl io::Read) -> io::Result<String> {
     let (mut context, mut part) = (Context::new(&SHA256), vec![0; 1 << 16]);
     loop {
@@ -36,24 +36,24 @@ fn hex(digest: Digest) -> String {
     digest.as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
-/// How far a walk along the chain has come.
+/// The state of a walk along the chain.
 pub(super) struct Chain {
     /// The last line.
     pub head: Head,
-    /// The first line of a schema to come, and that schema.
+    /// The first line with a newer schema, and that schema.
     pub newer: Option<(u64, u32)>,
 }
 
 impl Chain {
-    /// A walk that has come to `head`.
+    /// A walk that has reached `head`.
     pub fn after(head: Head) -> Self {
         Self { head, newer: None }
     }
 
-    /// Goes on to `text`. Its record, or `None` when its schema is newer than ours.
+    /// Continues to `text`. Its record, or `None` when its schema is newer than ours.
     ///
     /// # Errors
-    /// In what way this is not the line that follows; then the walk has gone on to it all the same.
+    /// What is wrong with the line. The walk has moved to the line all the same.
     pub fn take(&mut self, text: &[u8]) -> Result<Option<Record>, String> {
         let number = self.head.seq + 1;
         let before = std::mem::replace(&mut self.head, Head { seq: number, hash: hash(text) });
@@ -74,16 +74,16 @@ impl Chain {
 
 /// Where a fold begins.
 pub(super) struct Origin {
-    /// What the lines before add up to.
+    /// The state after the lines before.
     pub ledger: Ledger,
-    /// The last of them.
+    /// The last of these lines.
     pub head: Head,
     /// The segment with the next line.
     pub segment: u64,
-    /// How many bytes of that segment the lines before take, and where the last of them begins.
+    /// How many bytes of that segment the lines before have, and where the last of them begins.
     pub offset: u64,
     pub last: u64,
-    /// Whether the line before is proved by something else than the journal.
+    /// Whether something outside the journal proves the line before.
     pub proved: bool,
 }
 
@@ -103,7 +103,7 @@ impl Origin {
     }
 }
 
-/// What the first line of a segment says about the line before; empty when it says nothing.
+/// The hash in the first line of a segment; empty when there is none.
 pub(super) fn claimed(path: &Path) -> io::Result<String> {
     let mut line = Vec::new();
     segments::next_line(&mut BufReader::new(segments::read(path)?), &mut line)?;
@@ -111,7 +111,7 @@ pub(super) fn claimed(path: &Path) -> io::Result<String> {
     Ok(mark.map(|mark| mark.prev).unwrap_or_default())
 }
 
-/// What the journal adds up to.
+/// The result of a fold.
 pub(super) struct Folded {
     /// The state.
     pub ledger: Ledger,
@@ -122,13 +122,14 @@ pub(super) struct Folded {
     /// How long it is, and where its last line begins.
     pub len: u64,
     pub last: u64,
-    /// Bytes of a torn last line behind that.
+    /// Bytes of a torn last line after that.
     pub torn: u64,
     /// How many lines were read.
     pub lines: u64,
 }
 
-/// Folds all lines from `origin` on and checks that they follow from one another, and that all that `known` names are there.
+/// Folds all lines from `origin` on, and checks that they follow from one another and that every line that `known` names is
+/// there.
 ///
 /// # Errors
 /// [`JournalError`], at the first fault.
@@ -136,7 +137,7 @@ pub(super) fn fold(dir: &Path, segments: &[u64], origin: Origin, known: Option<&
     walk(dir, segments, origin, known, u64::MAX)
 }
 
-/// The same, and no line after the one that `known` names.
+/// The same, up to the line that `known` names.
 ///
 /// # Errors
 /// As [`fold`].
@@ -175,7 +176,7 @@ struct Fold<'a> {
     known: Option<&'a Head>,
     /// The last line to read.
     end: u64,
-    /// The last lines of removed segments, as records of their removal name them.
+    /// The last lines of removed segments, from the records of their removal.
     removed: HashMap<u64, String>,
 }
 
@@ -243,7 +244,7 @@ impl Fold<'_> {
         Ok(())
     }
 
-    /// Whether the lines that were read are all that there were.
+    /// Whether all lines of the journal were read.
     fn check_end(&self) -> Result<(), JournalError> {
         let reached = &self.chain.head;
         let at_end = |reason| Err(self.damaged(self.folded.segment, reached.seq + 1, reason));

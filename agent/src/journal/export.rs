@@ -1,6 +1,6 @@
-//! The journal's lines for a file or another machine, from the disk: with a writer beside it, or without one.
+//! Prints the journal's lines from the disk, while a posternd runs or not.
 //!
-//! Owns the order: first the whole chain is checked, then lines are shown. It takes no lock and changes no file.
+//! Owns the order: first the check of the whole chain, then the lines. It takes no lock and changes no file.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write};
@@ -11,18 +11,18 @@ use jiff::Timestamp;
 use super::head::HeadFile;
 use super::{JournalError, chain, head, schema, segments};
 
-/// Writes the lines of the journal in the state directory `state` to `out`, the oldest first, from `since` on. Returns how many lines
-/// were checked. What is appended meanwhile is left for the next time.
+/// Writes the lines of the journal in the state directory `state` to `out`, the oldest first, from `since` on. Returns how many
+/// lines it checked. It leaves out lines that are appended while it runs.
 ///
 /// # Errors
-/// [`JournalError`]: a line is damaged or missing, and then nothing was written; or the disk or `out` fails.
+/// [`JournalError`]: a line is damaged or missing, and nothing was written; or the disk or `out` failed.
 pub fn export(state: &Path, since: Option<Timestamp>, out: &mut impl Write) -> Result<u64, JournalError> {
     let dir = state.join(segments::DIR);
     let fail = |path: &Path| {
         let path = path.to_owned();
         move |source| JournalError::Io { path, source }
     };
-    // Before the lines: a writer appends first and names the line then, so that all that is named is there.
+    // Before the lines: the writer appends a line first and writes the head then, so every line that the head names is there.
     let head_path = dir.join(head::FILE);
     let known = match HeadFile::look(&dir).and_then(|file| file.read()) {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -56,7 +56,7 @@ fn show(file: File, whole: u64, since: Option<Timestamp>, out: &mut impl Write) 
     Ok(())
 }
 
-/// Whether a line, whose chain has been checked, is not older than `since`.
+/// Whether a line, whose chain was checked, is not older than `since`.
 fn is_from(line: &[u8], since: Timestamp) -> bool {
     let text = line.trim_ascii_end();
     let record = schema::mark(text).and_then(|mark| schema::record(text, mark.schema));

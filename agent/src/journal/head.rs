@@ -1,7 +1,7 @@
-//! How far the journal is known to reach: `head`, a small file beside its segments.
+//! The last durable line of the journal: `head`, a small file beside the segments.
 //!
-//! Owns that file. It is written only after the lines it names are durable, so it never says more than the journal holds; it
-//! may say less after a crash of the machine (docs/decisions/0014). It decides nothing and is never read but at the start.
+//! Owns that file. posternd writes it only after the line in it is durable, so it never names a line that the journal does not
+//! have. After a crash of the machine it may name an older line (docs/decisions/0014). Only a start reads it.
 
 use std::fs::File;
 use std::io;
@@ -13,16 +13,16 @@ use crate::system::guarded;
 
 /// Its name in the journal's directory.
 pub(super) const FILE: &str = "head";
-/// Digits of the number, a space, digits of the hash, the end of the line: always the same length, so that the file is
-/// overwritten in place, within one sector.
+/// The digits of the number, a space, the digits of the hash, and the end of the line. The length never changes, so that a
+/// write replaces the file in place, within one sector.
 const LENGTH: usize = 20 + 1 + 64 + 1;
 
 /// The last line that is known to be durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// Its number; 0 while there is none.
+    /// The number of the line; 0 while there is none.
     pub seq: u64,
-    /// Its hash.
+    /// The hash of the line.
     pub hash: String,
 }
 
@@ -35,15 +35,15 @@ impl HeadFile {
         segments::open(&dir.join(FILE), guarded::WRITE).map(Self)
     }
 
-    /// Opens the file in `dir` to read it.
+    /// Opens the file in `dir` for reading.
     pub fn look(dir: &Path) -> io::Result<Self> {
         segments::read(&dir.join(FILE)).map(Self)
     }
 
-    /// What it says; `None` while nothing was ever written.
+    /// The contents; `None` before the first write.
     ///
     /// # Errors
-    /// The disk's, or `InvalidData` when this is not what was written.
+    /// The disk's, or `InvalidData` when the file was changed or damaged.
     pub fn read(&self) -> io::Result<Option<Head>> {
         let len = self.0.metadata()?.len();
         if len == 0 {
@@ -57,14 +57,14 @@ impl HeadFile {
         parse(&text).map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "is not a number and a hash"))
     }
 
-    /// Replaces what it says. Not synced: see the module.
+    /// Replaces the contents, without a sync: see the module.
     pub fn write(&self, head: &Head) -> io::Result<()> {
         let text = format!("{:020} {}\n", head.seq, head.hash);
         debug_assert_eq!(text.len(), LENGTH);
         self.0.write_all_at(text.as_bytes(), 0)
     }
 
-    /// Makes what was written durable.
+    /// Makes the last write durable.
     pub fn sync(&self) -> io::Result<()> {
         self.0.sync_all()
     }

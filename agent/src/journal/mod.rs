@@ -1,7 +1,7 @@
 //! The audit log, which is also the database.
 //!
-//! Owns an append-only sequence of JSON lines, each with the hash of the line before it, in a directory of segments, and its
-//! durability: what [`Journal::append`] returned `Ok` for survives a crash of the machine. It decides nothing.
+//! Owns a sequence of JSON lines in a directory of segments. Each line has the hash of the line before. The journal only
+//! appends, and what [`Journal::append`] returned `Ok` for survives a crash of the machine. It decides nothing.
 
 mod append_failure;
 mod aside;
@@ -24,13 +24,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use append_failure::AppendFailure;
 pub use aside::{SetAside, set_aside};
 pub use export::export;
-pub use retention::Settings;
 use head::{Head, HeadFile};
 use postern_core::ledger::{Ledger, Record};
+pub use retention::Settings;
 
 use crate::system::guarded;
 
-/// What the first line names as its predecessor.
+/// The hash of the line before, in the first line.
 const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Why a journal cannot be used. The text names the file and the line, and says what to do.
@@ -44,19 +44,19 @@ pub enum JournalError {
         /// Why.
         source: io::Error,
     },
-    /// A line is not what was written.
+    /// A line was changed or damaged.
     #[error(
         "{}: line {line} {reason}; the journal was changed or damaged", path.display()
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// The number that the line has or should have; the first line of the first segment has 1.
+        /// The number of the line; the first line of the first segment has 1.
         line: u64,
-        /// In what way.
+        /// What is wrong.
         reason: String,
     },
-    /// A version from before there were segments ran after one from since.
+    /// An older posternd with a single file ran after a newer one with segments.
     #[error(
         "{}: lies beside the directory that replaced this file, so an older posternd ran after a newer one. Nothing is open. Keep \
          it and {} as evidence, move both away and start again: grants of that older posternd are lost, and messages that it \
@@ -67,7 +67,7 @@ pub enum JournalError {
         /// The file.
         path: PathBuf,
     },
-    /// A later version wrote it.
+    /// A newer posternd wrote it.
     #[error(
         "{}: line {line} was written by a newer posternd (schema {schema}; this one knows {known}). Nothing is open. Install that \
          version again: this one would overlook what it does not know",
@@ -76,7 +76,7 @@ pub enum JournalError {
     Newer {
         /// The directory.
         path: PathBuf,
-        /// The first such line.
+        /// The first line with a newer schema.
         line: u64,
         /// Its schema.
         schema: u32,
@@ -89,55 +89,55 @@ pub enum JournalError {
 pub struct Journal {
     dir: PathBuf,
     settings: Settings,
-    /// `None` where it could only be read, or not even that: opened by the next append that finds the disk well.
+    /// `None` where the journal could not be opened for writing. The next append after the disk recovers opens it.
     files: Option<Files>,
     head: Head,
     reader: scan::Scanner,
-    /// How many segments were begun since it was opened.
+    /// How many segments were begun since the journal was opened.
     rotations: u64,
-    /// Set when the disk failed in a way after which its contents are unknown, until they are known again.
+    /// Set after a disk error that leaves the contents unknown, until a repair.
     broken: bool,
 }
 
-/// What is written to.
+/// The files that posternd writes.
 struct Files {
     newest: Newest,
     head_file: HeadFile,
 }
 
-/// The segment that is written to.
+/// The newest segment.
 struct Newest {
     file: File,
     /// The number of its first line.
     first: u64,
     len: u64,
-    /// Where its last line begins; it has none while that is `len`.
+    /// Where its last line begins; equal to `len` while it has none.
     last: u64,
 }
 
-/// What opening a journal found.
+/// The result of opening a journal.
 pub struct Opened {
-    /// To append to.
+    /// The journal, for appending.
     pub journal: Journal,
     /// The fold of all its records.
     pub ledger: Ledger,
     /// Bytes of a torn last line that were cut off; 0 usually.
     pub torn: u64,
-    /// How many lines were read for that.
+    /// How many lines were read.
     pub lines: u64,
-    /// Whether the oldest lines are there no more.
+    /// Whether the oldest lines were removed.
     pub pruned: bool,
-    /// Snapshots that were of no use, one sentence each.
+    /// Snapshots that could not be used, with one sentence each.
     pub passed_over: Vec<String>,
-    /// The damaged journal that was there before this one, of which no line of this one tells yet.
+    /// The damaged journal that was set aside before, where no line of this journal records it.
     pub set_aside: Option<SetAside>,
-    /// Whether the journal could not even be read: what it says is known when it can be.
+    /// Whether the journal could not be read yet.
     pub unread: bool,
 }
 
 impl Opened {
-    /// Whether it is not known any more which ports were closed already: then nobody had a session because a port was open, and
-    /// nobody is let in for one.
+    /// Whether posternd does not know any more which ports were closed. Then it treats all ports as closed, and keeps no
+    /// existing session.
     #[must_use]
     pub fn forgot_protected(&self) -> bool {
         self.unread || self.set_aside.is_some() || (self.pruned && self.ledger.protected().is_empty())
@@ -145,11 +145,11 @@ impl Opened {
 }
 
 impl Journal {
-    /// Opens the journal in the state directory `state`, or begins one; checks the chain from the oldest line to the last, and
-    /// that it reaches as far as it did; cuts off a last line that a crash tore (it was never acted upon).
+    /// Opens the journal in the state directory `state`, or begins one. Checks the chain from the oldest line to the last, and
+    /// that no line at the end is missing. Cuts off a last line that a crash tore: posternd never acted on such a line.
     ///
     /// # Errors
-    /// [`JournalError`]: the disk fails, or a line is damaged or missing. Then the files are left as they are.
+    /// [`JournalError`]: the disk fails, or a line is damaged or missing. The files are left as they are.
     pub fn open(state: &Path, settings: Settings) -> Result<Opened, JournalError> {
         let fail = |path: &Path| {
             let path = path.to_owned();
@@ -175,7 +175,7 @@ impl Journal {
         let path = segments::path(&dir, folded.segment);
         let newest = Newest::open(&path, &folded).map_err(fail(&path))?;
         segments::sync_dir(&dir).map_err(fail(&dir))?;
-        // Only now, when what it names is durable. Synced this once, so that a crash never leaves a part of it.
+        // Only now, when the line in it is durable. Synced once here, so that a crash never leaves a part of the file.
         head_file.write(&folded.head).and_then(|()| head_file.sync()).map_err(fail(&head_path))?;
         let files = Some(Files { newest, head_file });
         let journal = Self::new(dir, settings, files, folded.head.clone());
@@ -191,11 +191,11 @@ impl Journal {
         Self { dir, settings, files, head, reader, rotations: 0, broken: false }
     }
 
-    /// Writes `records`, in one write and one sync. Either all are durable or none is there. Returns their lines as they stand in the
-    /// journal, each with its end.
+    /// Writes `records` with one write and one sync. Either all are durable, or none is in the journal. Returns their lines as
+    /// they are in the journal, each with its end.
     ///
     /// # Errors
-    /// [`AppendFailure`]. What failed once is tried again with the next call, first of all what has to be put right for it.
+    /// [`AppendFailure`]. The next call tries again, after it repairs what failed.
     pub fn append(&mut self, records: &[Record]) -> Result<Vec<u8>, AppendFailure> {
         if self.files.is_none() {
             self.reopen()?;
@@ -231,14 +231,14 @@ impl Journal {
         }
         self.head = head;
         self.reader.head.write().unwrap_or_else(PoisonError::into_inner).clone_from(&self.head);
-        // The lines are durable and count, whatever becomes of this: a head that lags is caught up with by the next one.
+        // The lines are durable and count even if this fails. The next append writes a newer head.
         if let Err(error) = head_file.write(&self.head) {
             tracing::warn!(%error, "{} was not written", head::FILE);
         }
         Ok(bytes)
     }
 
-    /// Begins a new segment. An empty one is a journal as good as without it, whatever happens next.
+    /// Begins a new segment. An empty segment changes nothing about the journal.
     fn rotate(&mut self) -> io::Result<()> {
         let first = self.head.seq + 1;
         let file = append_to(&segments::path(&self.dir, first))?;
@@ -256,8 +256,8 @@ impl Journal {
         self.rotations
     }
 
-    /// `ledger`, which must be what all lines up to the last add up to, to be written where the next start finds it. `None`
-    /// while the newest segment has no line.
+    /// A snapshot of `ledger`, which must be the fold of all lines, for the next start. `None` while the newest segment has no
+    /// line.
     #[must_use]
     pub fn snapshot(&self, ledger: Ledger) -> Option<snapshot::Snapshot> {
         let Newest { first: segment, len: end, last: start, .. } = self.files.as_ref()?.newest;
@@ -272,7 +272,7 @@ impl Journal {
         &self.head.hash
     }
 
-    /// For reading it beside the writer, from any thread.
+    /// For reading the journal beside the writer, from any thread.
     #[must_use]
     pub fn reader(&self) -> scan::Scanner {
         self.reader.clone()
@@ -280,7 +280,7 @@ impl Journal {
 }
 
 impl Newest {
-    /// Opens the newest segment, or begins the first one, and cuts off what is torn.
+    /// Opens the newest segment, or begins the first one, and cuts off a torn line.
     fn open(path: &Path, folded: &chain::Folded) -> io::Result<Self> {
         let file = append_to(path)?;
         if folded.torn > 0 {
@@ -290,11 +290,11 @@ impl Newest {
         Ok(Self { file, first: folded.segment, len: folded.len, last: folded.last })
     }
 
-    /// Makes `bytes` durable, or leaves the segment as it was; where that is not certain it is `broken`.
+    /// Makes `bytes` durable, or leaves the segment as it was. Sets `broken` where neither is certain.
     fn write(&mut self, bytes: &[u8], broken: &mut bool) -> io::Result<()> {
         let Self { file, len, .. } = self;
         if let Err(error) = file.write_all(bytes) {
-            // A part may be there; without it the file is as before.
+            // A part of the bytes may be in the file; without them the file is as before.
             *broken = file.set_len(*len).and_then(|()| file.sync_data()).is_err();
             return Err(error);
         }

@@ -1,7 +1,7 @@
-//! Which of the oldest segments are kept no longer.
+//! Which of the oldest segments may be removed.
 //!
-//! Owns that choice and the removal. It never removes what a start still needs, what nobody has verified, or anything at all before
-//! the record of it is durable.
+//! Owns that choice and the removal. It never removes a segment that a start needs or that was not verified. It removes nothing
+//! before the record of the removal is durable.
 
 use std::fs;
 use std::io;
@@ -17,7 +17,7 @@ use super::{Journal, segments};
 
 /// A day, in seconds.
 const DAY: i64 = 24 * 3600;
-/// How long every line is kept, in seconds: a start from the oldest one must know every message that may still be fresh.
+/// How long every line is kept, in seconds. A start from the oldest line must know every message that may still be fresh.
 const LEAST: i64 = 4 * MAX_MESSAGE_LIFE.0.cast_signed();
 
 /// How large the journal gets, and how long its lines are kept.
@@ -40,8 +40,8 @@ impl Default for Settings {
 }
 
 impl Journal {
-    /// The records to write before segments may be removed: one for each, the oldest first. Lines from `needed` on are
-    /// kept whatever their age. Empty while an audit reads the journal, or before it was verified.
+    /// The records to write before segments are removed: one for each, the oldest first. Lines from `needed` on are kept
+    /// whatever their age. Empty while an audit reads the journal, or before the journal was verified.
     #[must_use]
     pub fn outdated(&self, needed: u64, now: &Now) -> Vec<Event> {
         let Ok(index) = self.reader.index.try_lock() else { return Vec::new() };
@@ -50,7 +50,7 @@ impl Journal {
         }
         let known: Vec<_> = index.segments().collect();
         let mut bytes: u64 = known.iter().map(|segment| segment.bytes).sum();
-        // The newest one is never removed, and what is known of it may be old.
+        // The newest segment is never removed, and the index may be behind for it.
         let closed = &known[..known.len().saturating_sub(1)];
         let mut events = Vec::new();
         for segment in closed {
@@ -64,17 +64,18 @@ impl Journal {
         events
     }
 
-    /// Removes the segments whose lines all have numbers up to `through`, the oldest first. Only after the records of it are durable.
+    /// Removes the segments whose lines all have numbers up to `through`, the oldest first. Only after the records of it are
+    /// durable.
     ///
     /// # Errors
-    /// The disk's; what is left then is removed another time.
+    /// The disk's. A later call removes the segments that are left.
     pub fn remove(&self, through: u64) -> io::Result<()> {
-        // Nobody reads them meanwhile.
+        // No reader reads them at the same time.
         let _index = self.reader.index.lock().unwrap_or_else(PoisonError::into_inner);
         let firsts = segments::list(&self.dir)?;
         for pair in firsts.windows(2).filter(|pair| pair[1] <= through + 1) {
             fs::remove_file(segments::path(&self.dir, pair[0]))?;
-            // One after the other, so that what is left after a crash is the end of the chain.
+            // One after the other, so that after a crash the end of the chain is left.
             segments::sync_dir(&self.dir)?;
         }
         Ok(())
@@ -82,7 +83,7 @@ impl Journal {
 }
 
 impl Settings {
-    /// Whether what happened last at `at` is older than is to be kept. A clock that nobody believes removes nothing.
+    /// Whether `at` is longer ago than lines are kept. An untrusted clock removes nothing.
     fn is_over(&self, at: Timestamp, now: &Now) -> bool {
         self.keep_days.is_some_and(|days| now.wall_trusted() && age(at, now) > i64::from(days) * DAY)
     }

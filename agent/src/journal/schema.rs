@@ -1,7 +1,7 @@
-//! What a line of the journal looks like, now and in former versions.
+//! The format of a journal line, in this version and in older ones.
 //!
-//! Owns the number of the schema and the pure steps from one to the next. Lines on disk are never rewritten, since their hashes
-//! bind them: older ones are brought forward each time they are read. It never touches a file.
+//! Owns the number of the schema and the steps from one schema to the next. Lines on the disk are never rewritten, because
+//! their hashes bind them: each read converts older lines. It never touches a file.
 
 use std::borrow::Cow;
 
@@ -10,11 +10,11 @@ use postern_core::text;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What this version writes. Raise it when a line means something that the version before would not understand or would
-/// understand otherwise, and add the step from the one before to [`STEPS`].
+/// The schema that this version writes. Raise it when an older version would not understand a line, or would understand it
+/// differently, and add the step from the schema before to [`STEPS`].
 pub(super) const CURRENT: u32 = 3;
 
-/// `STEPS[n]` brings a line of schema `n + 1` to `n + 2`.
+/// `STEPS[n]` converts a line of schema `n + 1` to `n + 2`.
 const STEPS: [fn(&mut Map<String, Value>); CURRENT as usize - 1] = [from_1, from_2];
 
 /// One line: the record between the schema's number and the hash of the line before.
@@ -26,10 +26,10 @@ struct Line {
     prev: String,
 }
 
-/// What every schema has, those to come as well.
+/// The fields that every schema has, also future ones.
 #[derive(Deserialize)]
 pub(super) struct Mark {
-    /// Schema 1, one file without segments, did not say so.
+    /// Schema 1, one file without segments, had no such field.
     #[serde(default = "first")]
     pub schema: u32,
     /// The line's number.
@@ -48,8 +48,8 @@ pub(super) fn write(record: &Record, prev: &str, out: &mut Vec<u8>) -> serde_jso
     Ok(())
 }
 
-/// As it stands in the file: what a terminal must not be shown as it is, is escaped in its strings. A line of before differs in that
-/// and says the same.
+/// The line as in the file. Characters that must not reach a terminal are escaped in its strings; older versions escaped fewer,
+/// and such lines mean the same.
 fn written(line: &Line) -> serde_json::Result<String> {
     let text = serde_json::to_string(line)?;
     Ok(match text::json(&text) {
@@ -58,15 +58,15 @@ fn written(line: &Line) -> serde_json::Result<String> {
     })
 }
 
-/// The parser quotes the line, in which the agent's user may have written what it likes, and root reads this on a terminal.
+/// The parser quotes the line. The agent's user may have written any text there, and root reads this message on a terminal.
 fn unreadable(error: &serde_json::Error) -> String {
     format!("cannot be read ({})", text::shown(&error.to_string()))
 }
 
-/// Number and predecessor of a line, whatever else is in it.
+/// Number and predecessor of a line; other fields are ignored.
 ///
 /// # Errors
-/// In what way it is not a line.
+/// Why this is not a line.
 pub(super) fn mark(text: &[u8]) -> Result<Mark, String> {
     let mark: Mark = serde_json::from_slice(text).map_err(|e| unreadable(&e))?;
     if mark.schema == 0 { Err("has a schema that never was (0)".into()) } else { Ok(mark) }
@@ -75,7 +75,7 @@ pub(super) fn mark(text: &[u8]) -> Result<Mark, String> {
 /// The record of a line of schema `schema`; `None` when that is newer than [`CURRENT`].
 ///
 /// # Errors
-/// It cannot be read, or holds something that would be lost by reading it.
+/// The line cannot be read, or has a field that would be lost.
 pub(super) fn record(text: &[u8], schema: u32) -> Result<Option<Record>, String> {
     let unreadable = |e: serde_json::Error| unreadable(&e);
     if schema > CURRENT {
@@ -83,7 +83,7 @@ pub(super) fn record(text: &[u8], schema: u32) -> Result<Option<Record>, String>
     }
     if schema == CURRENT {
         let line: Line = serde_json::from_slice(text).map_err(unreadable)?;
-        // What we wrote is read and written back the same. Only a line that differs is looked at field by field.
+        // A line that posternd wrote is the same after reading and writing. Only other lines are compared field by field.
         let same = written(&line).map_err(unreadable)?.as_bytes() == text;
         return if same { Ok(Some(line.record)) } else { whole(serde_json::from_slice(text).map_err(unreadable)?) };
     }
@@ -94,7 +94,7 @@ pub(super) fn record(text: &[u8], schema: u32) -> Result<Option<Record>, String>
     whole(Value::Object(fields))
 }
 
-/// A record that nothing in `value` was left out of.
+/// A record that contains every field of `value`.
 fn whole(value: Value) -> Result<Option<Record>, String> {
     let unreadable = |e: serde_json::Error| unreadable(&e);
     let line: Line = serde_json::from_value(value.clone()).map_err(unreadable)?;
@@ -104,7 +104,7 @@ fn whole(value: Value) -> Result<Option<Record>, String> {
     }
 }
 
-/// The first field of `from` that is not in `to`, or is another there.
+/// The first field of `from` that `to` lacks or has with another value.
 fn lost(from: &Value, to: &Value) -> Option<String> {
     let inside = |name: String, from: &Value, to: Option<&Value>| match to {
         None => Some(name),
@@ -119,12 +119,12 @@ fn lost(from: &Value, to: &Value) -> Option<String> {
     }
 }
 
-/// Schema 2 says which it is, and has segments; the records are the same.
+/// Schema 2 has the number of the schema, and segments; the records are the same.
 fn from_1(line: &mut Map<String, Value>) {
     line.insert("schema".into(), 2.into());
 }
 
-/// Schema 3 has lines of the kind `refusals`; the others are the same.
+/// Schema 3 has lines of the kind `refusals`; the other lines are the same.
 fn from_2(line: &mut Map<String, Value>) {
     line.insert("schema".into(), 3.into());
 }
@@ -146,7 +146,7 @@ mod tests {
         }
     }
 
-    /// Lines as the first version wrote them: each kind of event that it knew.
+    /// Lines as the first version wrote them: each kind of event that it had.
     pub(crate) const SCHEMA_1: &str = include_str!("fixtures/schema-1.jsonl");
 
     #[test]

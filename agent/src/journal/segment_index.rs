@@ -1,7 +1,7 @@
-//! What is known of each segment without reading it again: the index of the journal, and whether its chain holds.
+//! The index of the journal: facts about each segment, and whether the chain holds.
 //!
-//! Owns an index in memory that is derived from the files and can be thrown away. A segment that is closed is read once; again
-//! only when the file system says that somebody changed the file. It never decides which lines somebody may see.
+//! Owns an index in memory that can be built again from the files. A closed segment is read once, and again only when the file
+//! system reports a change of the file. It never decides which lines a person may see.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,7 +19,8 @@ use super::chain::{self, Chain};
 use super::head::Head;
 use super::{GENESIS, schema, segments};
 
-/// The file system's stamps are as coarse as a tick: a file changed more recently than this could change again without a new one.
+/// The file system's times have a resolution of one tick. A file that was changed more recently than this may change again with
+/// the same time.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// The first fault of a chain.
@@ -34,32 +35,32 @@ pub(super) struct Fault {
 /// One segment as it was when it was read.
 #[derive(Clone, Debug)]
 pub(super) struct IndexedSegment {
-    /// What the file system said then; `None` when it may change unnoticed.
+    /// The file's version at that time; `None` when the file may change without a new version.
     stamp: Option<Stamp>,
-    /// Its first line's number; its last one's, one less when it has none.
+    /// The numbers of its first and last line; the last is one less than the first when it has none.
     pub first: u64,
     pub last: u64,
-    /// What its first line names as its predecessor, and the hash of its last line.
+    /// The hash of the line before its first line, and the hash of its last line.
     prev: String,
     pub hash: String,
-    /// The earliest and the latest moment in it, by the wall clock.
+    /// The earliest and the latest time in it, by the wall clock.
     pub since: Timestamp,
     pub until: Timestamp,
     /// The boot clock of its last line.
     pub boot: BootNanos,
     pub boot_id: Uuid,
-    /// How many bytes it has.
+    /// Its length in bytes.
     pub bytes: u64,
-    /// Requests and grants whose last whole line is in it and that did not end in it, with the place of that line.
+    /// Requests and grants that did not end in it, with the place of their last whole line in it.
     made: BTreeMap<Uuid, u64>,
-    /// Those that ended in it and have a line in an earlier one.
+    /// Those that ended in it and have a line in an earlier segment.
     ended: Vec<Uuid>,
     /// Records of removed segments: last line and hash.
     removed: Vec<(u64, String)>,
     fault: Option<Fault>,
 }
 
-/// Tells whether a file may have changed.
+/// The version of a file: a change of the file changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     inode: (u64, u64),
@@ -68,7 +69,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    /// `None` while the file is so new that a change would not show.
+    /// `None` while the file is so new that a change would not change the version.
     fn of(file: &File) -> io::Result<Option<Self>> {
         let meta = file.metadata()?;
         let (changed, now) = ((meta.ctime(), meta.ctime_nsec()), SystemTime::now().duration_since(UNIX_EPOCH));
@@ -82,14 +83,14 @@ impl Stamp {
 #[derive(Default)]
 pub(super) struct SegmentIndex {
     segments: BTreeMap<u64, IndexedSegment>,
-    /// The first fault of all, when it was last brought up to date.
+    /// The first fault, as of the last update.
     fault: Option<Fault>,
-    /// Lines that were ever read for it.
+    /// How many lines were ever read for the index.
     pub lines: u64,
 }
 
 impl SegmentIndex {
-    /// Reads what it does not know yet of the journal in `dir`, up to `head`; returns the first fault.
+    /// Reads the unknown part of the journal in `dir`, up to `head`. Returns the first fault.
     ///
     /// # Errors
     /// The disk's.
@@ -101,7 +102,7 @@ impl SegmentIndex {
             let file = segments::read(&path)?;
             let stamp = Stamp::of(&file)?;
             let known = self.segments.get(&first).and_then(|known| known.stamp);
-            // The newest grows while we look: it is read each time, up to the head.
+            // The newest segment grows during the read: it is read each time, up to the head.
             let newest = nth + 1 == firsts.len();
             if newest || stamp.is_none() || known != stamp {
                 let mut read = read(file, first, if newest { head.seq } else { u64::MAX })?;
@@ -120,12 +121,12 @@ impl SegmentIndex {
         self.segments.values()
     }
 
-    /// Whether the chain held through every line when this was last brought up to date.
+    /// Whether the chain held through every line at the last update.
     pub fn is_whole(&self) -> bool {
         self.fault.is_none() && !self.segments.is_empty()
     }
 
-    /// What a segment's lines may be about though it was made before: the segments and the places in them.
+    /// Lines in a segment may be about requests from earlier segments: those segments and the places in them.
     pub fn made_before(&self, segment: u64) -> Vec<(u64, u64)> {
         let mut places: Vec<_> = self.open_before(segment).into_values().collect();
         places.sort_unstable();
@@ -170,7 +171,7 @@ impl SegmentIndex {
         if at.hash != head.hash {
             return Some(Fault { line: head.seq, reason: "is not the one that was written".into() });
         }
-        // Only now: what is missing may be the proof.
+        // Only now, because a missing line may be the proof.
         let is_proved = proof.0 == 0 || self.segments().any(|known| known.removed.contains(&proof));
         (!is_proved).then(|| Fault { line: proof.0 + 1, reason: chain::UNPROVED.into() })
     }
@@ -205,7 +206,7 @@ fn read(file: File, first: u64, upto: u64) -> io::Result<IndexedSegment> {
         }
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
         if known.bytes == 0 {
-            // Whether it follows from the segment before is asked where both are known.
+            // The index checks elsewhere whether it follows from the segment before, where both are known.
             known.prev = schema::mark(text).map(|mark| mark.prev).unwrap_or_default();
             chain.head.hash.clone_from(&known.prev);
         }

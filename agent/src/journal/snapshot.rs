@@ -1,7 +1,7 @@
-//! What the journal adds up to at one of its lines, so that a start need not read the lines before.
+//! The ledger at one line of the journal, so that a start need not read the lines before.
 //!
-//! Owns the snapshot files beside the segments. Each is bound to its line by number, hash and place, and to itself by a hash
-//! over all of it. They are derived: one that does not fit is passed over, and the journal is read from its oldest line.
+//! Owns the snapshot files beside the segments. The number, hash and place bind each to its line, and a hash over all of it
+//! protects its contents. A snapshot that does not fit is ignored, and posternd reads the journal from its oldest line.
 
 use std::fs;
 use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom};
@@ -16,20 +16,20 @@ use super::head::Head;
 use super::{schema, segments};
 use crate::system::host::write_durably;
 
-/// How their names end; the number of the line comes before.
+/// The suffix of their names; the number of the line comes before.
 const SUFFIX: &str = ".snapshot";
-/// How many are kept: should the newest be damaged, there is one more.
+/// How many are kept: a second one, in case the newest is damaged.
 const KEPT: usize = 2;
-/// The hash before the rest, with the end of its line.
+/// The length of the hash at the beginning, with the end of its line.
 const SUM: u64 = 65;
-/// No snapshot is longer: `history_bytes` is 1 GiB at most, and nearly all of it.
+/// The longest snapshot. `history_bytes` is 1 GiB at most, and is nearly all of a snapshot.
 const MOST: u64 = 2 << 30;
-/// So many are looked at, the newest: posternd keeps two, but others may have put files there.
+/// How many of the newest files are tried. posternd keeps two, but other programs may have put files there.
 const LOOKED_AT: usize = 4;
-/// The longest line that a snapshot may claim to stand at, in bytes.
+/// The longest line that a snapshot may name, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// The line that a snapshot stands at.
+/// The line at which a snapshot was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Place {
@@ -39,7 +39,7 @@ pub(super) struct Place {
     pub hash: String,
     /// The segment that it is in.
     pub segment: u64,
-    /// Where it begins there, and where the next one does.
+    /// Where it begins there, and where the next line begins.
     pub start: u64,
     pub end: u64,
 }
@@ -48,12 +48,12 @@ pub(super) struct Place {
 #[serde(deny_unknown_fields)]
 struct Header {
     schema: u32,
-    /// The posternd that made it. Another one may count differently: it reads the journal.
+    /// The version of posternd that made it. Another version may compute another ledger, and reads the journal instead.
     version: String,
     place: Place,
 }
 
-/// A ledger that waits to be written.
+/// A ledger to be written.
 pub struct Snapshot {
     dir: PathBuf,
     place: Place,
@@ -65,10 +65,11 @@ impl Snapshot {
         Self { dir: dir.to_owned(), place, ledger }
     }
 
-    /// Writes it durably, whole or not at all, and removes older ones; returns its bytes. Takes as long as there is much to remember.
+    /// Writes it durably, whole or not at all, and removes older ones. Returns its length in bytes. Takes longer for a larger
+    /// ledger.
     ///
     /// # Errors
-    /// The disk's. Nothing is lost then but time at the next start.
+    /// The disk's. Only time is lost at the next start.
     pub fn write(&self) -> io::Result<u64> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let header = Header { schema: schema::CURRENT, version, place: self.place.clone() };
@@ -81,7 +82,7 @@ impl Snapshot {
         let path = self.dir.join(format!("{:020}{SUFFIX}", self.place.seq));
         let written = write_durably(&path, 2, &text);
         if written.is_err() {
-            // What is half there only takes space that may be what was missing.
+            // A partial file only uses space, which may be what was missing.
             let _ = fs::remove_file(path.with_extension("new"));
         }
         written?;
@@ -101,8 +102,8 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Where to begin reading, by the newest snapshot that fits this journal; and why those newer than that of this version do not, one
-/// sentence each.
+/// Where to begin reading, by the newest snapshot that fits this journal; and one sentence for each newer snapshot of this
+/// version that does not fit.
 pub(super) fn newest(dir: &Path) -> io::Result<(Option<Origin>, Vec<String>)> {
     let mut passed_over = Vec::new();
     for path in list(dir)?.into_iter().rev().take(LOOKED_AT) {
@@ -116,9 +117,9 @@ pub(super) fn newest(dir: &Path) -> io::Result<(Option<Origin>, Vec<String>)> {
     Ok((None, passed_over))
 }
 
-/// Why a snapshot is of no use.
+/// Why a snapshot cannot be used.
 enum Unfit {
-    /// Another posternd made it.
+    /// Another version of posternd made it.
     Version,
     Damaged(String),
 }
@@ -136,7 +137,7 @@ fn read(dir: &Path, path: &Path) -> Result<Origin, Unfit> {
     if sum.strip_suffix('\n') != Some(chain::hash_of(&mut reader).map_err(unread)?.as_str()) {
         return Err(Unfit::Damaged("is damaged".to_owned()));
     }
-    // In parts, also here: a file of zeros must not take as much memory as it is long.
+    // Read in parts: a sparse file of zeros must not take as much memory as its length.
     reader.seek(SeekFrom::Start(SUM)).map_err(unread)?;
     let mut header = Vec::new();
     segments::next_line(&mut reader, &mut header).map_err(unread)?;

@@ -1,6 +1,7 @@
-//! The thread that waits for the disk, so that nobody else has to.
+//! The thread that waits for the disk, so that the engine does not have to.
 //!
-//! Owns nothing but the journal that it is given with each batch, and gives it back with the outcome. It never decides what is written.
+//! Owns only the journal that it gets with each batch, and returns the journal with the outcome. It never decides what is
+//! written.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,36 +13,36 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{AppendFailure, Journal};
 
-/// A batch on its way to the disk.
+/// A batch to write.
 struct Batch {
     journal: Journal,
     records: Vec<Record>,
 }
 
-/// A batch that came back.
+/// A written batch.
 pub struct Written {
-    /// To append to again.
+    /// The journal, for the next batch.
     pub journal: Journal,
-    /// What was to be written.
+    /// The records of the batch.
     pub records: Vec<Record>,
-    /// The lines as they stand in the journal, each with its end; or why there are none.
+    /// The lines in the journal, each with its end; or why there are none.
     pub outcome: Result<Vec<u8>, AppendFailure>,
 }
 
-/// The way to the thread.
+/// The sender to the thread.
 pub struct Writer(mpsc::Sender<Batch>);
 
 impl Writer {
-    /// Starts the thread; each batch comes back on `done`.
+    /// Starts the thread; each batch returns on `done`.
     ///
     /// # Errors
-    /// No thread could be made.
+    /// The thread could not be created.
     pub fn start(done: UnboundedSender<Written>) -> io::Result<Self> {
         let (batches, work) = mpsc::channel::<Batch>();
         let run = move || {
             for Batch { journal, records } in work {
                 let Ok(written) = catch_unwind(AssertUnwindSafe(|| write(journal, records))) else {
-                    // The engine would wait for ever, and look alive: the service manager starts posternd anew.
+                    // Without this thread the engine would wait for ever and seem to live. systemd starts posternd again.
                     std::process::abort();
                 };
                 if done.send(written).is_err() {
@@ -53,14 +54,14 @@ impl Writer {
         Ok(Self(batches))
     }
 
-    /// Sends a batch off. It comes back, whatever becomes of it.
+    /// Sends a batch to the thread. Each batch comes back, with its outcome.
     pub fn send(&self, journal: Journal, records: Vec<Record>) {
-        // The thread lives as long as this sender and the receiver of what it has done.
+        // The thread lives as long as this sender and the receiver of the outcomes.
         let _ = self.0.send(Batch { journal, records });
     }
 }
 
-/// Writes a batch and waits until it is durable; then removes what its records say is removed.
+/// Writes a batch and waits until it is durable. Then removes the segments that its records name as removed.
 #[must_use]
 pub fn write(mut journal: Journal, records: Vec<Record>) -> Written {
     let outcome = journal.append(&records);

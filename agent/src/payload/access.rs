@@ -1,6 +1,6 @@
-//! What people sign: JSON bytes to domain types.
+//! Signed JSON bytes to domain types.
 //!
-//! Owns the three payloads. Only bytes whose signature was verified come here.
+//! Owns the three payloads. The caller verifies the signature first.
 
 use jiff::Timestamp;
 use postern_core::grant::{AccessRequest, End, Header, RevokeRequest};
@@ -12,7 +12,7 @@ use super::{MOST_JUSTIFICATION, malformed, ports, sources, strict_json, text, uu
 
 /// The longest ticket, in characters.
 const MOST_TICKET: usize = 200;
-/// The most hosts that one message may be for.
+/// The most audiences of one message.
 const MOST_AUDIENCE: usize = 16;
 /// The longest name of a host, in characters (a DNS name has at most 253).
 const MOST_NAME: usize = 255;
@@ -63,7 +63,7 @@ pub fn revoke_request(payload: &[u8]) -> Result<RevokeRequest, Refusal> {
     })
 }
 
-/// The payload of every call that reads.
+/// The payload of the reading calls.
 ///
 /// # Errors
 /// [`Reason::PayloadMalformed`] at the field.
@@ -86,7 +86,7 @@ fn header(
     challenge: String,
 ) -> Result<Header, Refusal> {
     if audience.is_empty() || audience.len() > MOST_AUDIENCE {
-        let detail = format!("it needs 1 to {MOST_AUDIENCE} items and has {}", audience.len());
+        let detail = format!("it has {} items; 1 to {MOST_AUDIENCE} are allowed", audience.len());
         return Err(malformed("audience", detail));
     }
     let named = |(i, name): (usize, String)| match text(name, &format!("audience[{i}]"), MOST_NAME)? {
@@ -115,5 +115,5 @@ pub(crate) fn moment(stamp: pbjson_types::Timestamp, field: &str) -> Result<Time
     let pbjson_types::Timestamp { seconds, nanos } = stamp;
     let in_range = (0..1_000_000_000).contains(&nanos);
     let moment = Timestamp::new(seconds, nanos).ok().filter(|_| in_range);
-    moment.ok_or_else(|| malformed(field, "it is no moment between the years 1 and 9999"))
+    moment.ok_or_else(|| malformed(field, "it is not a time between the years 1 and 9999"))
 }

@@ -1,6 +1,7 @@
 //! The JSON that people sign, as domain types.
 //!
-//! Owns strict JSON and the parsing of every field. Nothing in it knows of protobuf or gRPC.
+//! Owns strict JSON and the parsing of every field. The JSON is the proto3 JSON form of the messages in `messages.proto`. This module
+//! does not know gRPC.
 
 pub mod access;
 mod strict_json;
@@ -14,10 +15,10 @@ use uuid::Uuid;
 
 /// The longest justification, or reason of a revocation, in characters.
 pub(crate) const MOST_JUSTIFICATION: usize = 1000;
-/// The longest duration that makes sense anywhere, so that no sum overflows: a hundred years.
+/// The longest accepted duration, so that no sum overflows: a hundred years.
 pub(crate) const MOST_SECONDS: u64 = 100 * 366 * 24 * 3600;
 
-/// A UUID in the one form that is accepted, so that one id has one spelling in every record.
+/// A UUID in lower case with hyphens, the only accepted form: so each id has one spelling in all records.
 ///
 /// # Errors
 /// [`Reason::PayloadMalformed`] at `field`.
@@ -26,7 +27,7 @@ pub fn uuid(text: &str, field: &str) -> Result<Uuid, Refusal> {
     parsed.ok_or_else(|| malformed(field, "it is not a UUID in lower case with hyphens"))
 }
 
-/// "22/tcp", … : all well-formed, no repeats.
+/// Ports like "22/tcp". Each must be well-formed, and none may repeat.
 pub(crate) fn ports(items: &[String]) -> Result<Vec<PortSpec>, Refusal> {
     let parsed = items.iter().enumerate().map(|(i, item)| {
         let item = text(item.clone(), &format!("ports[{i}]"), 16)?;
@@ -35,7 +36,7 @@ pub(crate) fn ports(items: &[String]) -> Result<Vec<PortSpec>, Refusal> {
     checked_list(parsed.collect::<Result<_, _>>()?, "ports")
 }
 
-/// "192.0.2.7/32", … : all well-formed, no repeats.
+/// Sources like "192.0.2.7/32". Each must be well-formed, and none may repeat.
 pub(crate) fn sources(items: &[String]) -> Result<Vec<Source>, Refusal> {
     let parsed = items.iter().enumerate().map(|(i, item)| {
         let field = format!("source[{i}]");
@@ -45,7 +46,7 @@ pub(crate) fn sources(items: &[String]) -> Result<Vec<Source>, Refusal> {
     checked_list(parsed.collect::<Result<_, _>>()?, "source")
 }
 
-/// A duration of whole seconds, more than none.
+/// A duration of whole seconds, at least one.
 pub(crate) fn whole_seconds(duration: pbjson_types::Duration) -> Result<Seconds, Refusal> {
     let pbjson_types::Duration { seconds, nanos } = duration;
     let seconds = u64::try_from(seconds).ok().filter(|s| (1..=MOST_SECONDS).contains(s) && nanos == 0);
@@ -54,8 +55,8 @@ pub(crate) fn whole_seconds(duration: pbjson_types::Duration) -> Result<Seconds,
     seconds.map(Seconds).ok_or_else(wrong)
 }
 
-/// Text of at most `most` characters without any that could command a terminal. What else is not to be shown as it is (see
-/// [`postern_core::text`]) is taken, and escaped where it is shown.
+/// Text of at most `most` characters, without characters that control a terminal. Other characters that must not be shown (see
+/// [`postern_core::text`]) are accepted, and escaped where the text is shown.
 pub(crate) fn text(value: String, field: &str, most: usize) -> Result<String, Refusal> {
     if value.chars().count() > most {
         return Err(malformed(field, format!("it is longer than {most} characters")));

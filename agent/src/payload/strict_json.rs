@@ -1,7 +1,7 @@
-//! The shape that every signed payload has: one JSON object whose values are strings or lists of strings.
+//! The shape of every signed payload: one JSON object whose values are strings or lists of strings.
 //!
-//! Owns that check, which runs before the generated decoder: it refuses what proto3 JSON would let pass (null, numbers for strings,
-//! a field set to null and then again) and durations that are not whole seconds. It knows no field but `duration` by name.
+//! Owns that check, which runs before the generated decoder. It refuses values that proto3 JSON allows (null, numbers for strings, a
+//! field set to null and then again) and durations that are not whole seconds. It knows only the field `duration` by name.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Vis
 /// The most digits of a duration in seconds; [`super::whole_seconds`] bounds the value.
 const MOST_DIGITS: usize = 12;
 
-/// `bytes` as a `T`, if it is strict JSON in the shape of a payload.
+/// Decodes strict JSON in the shape of a payload.
 ///
 /// # Errors
 /// The JSON error's text, with line and column.

@@ -1,7 +1,7 @@
-//! The way in: accepts connections, shakes hands, speaks HTTP/2, and survives those who do none of it.
+//! Accepts connections, does the TLS handshake and speaks HTTP/2, with a limit on each step.
 //!
-//! Owns the accept loops and each connection's life. It exists because the server of tonic spins when file descriptors run out and bounds
-//! neither connections nor handshakes. What a request means is none of its business.
+//! Owns the accept loops and the life of each connection. tonic's own server loops without a pause when file descriptors run
+//! out, and limits neither connections nor handshakes. This module never reads a request.
 
 use std::future::Future;
 use std::io;
@@ -24,16 +24,16 @@ use super::connections::{Connection, Connections, Loss};
 use super::limits::Limits;
 use super::peer::{Peer, Reached};
 
-/// How long to wait for a file descriptor before trying again. A peer waits no longer than that; a loop costs nothing at that pace.
+/// How long to wait for a file descriptor before the next try. At this pace the loop costs nothing, and no peer waits longer.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
 /// Everything that all connections share.
 pub(super) struct Edge<S> {
-    /// Who is here.
+    /// The present connections.
     pub connections: Arc<Connections>,
-    /// Answers requests; the connection's [`Peer`], [`Reached`] and [`Connection`] are among the request's extensions.
+    /// Answers requests. The connection's [`Peer`], [`Reached`] and [`Connection`] are extensions of each request.
     pub answer: S,
-    /// Changes, or loses its sender, when the agent stops.
+    /// Changes, or loses its sender, when posternd stops.
     pub stopped: watch::Receiver<()>,
 }
 
@@ -43,13 +43,13 @@ pub(super) trait Answer: Clone + Send + Sync + 'static {
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
 }
 
-/// Accepts on a TCP socket until the agent stops. Without `tls`, in plaintext.
+/// Accepts on a TCP socket until posternd stops. Without `tls`, in plaintext.
 pub(super) async fn tcp<S: Answer>(edge: Arc<Edge<S>>, listener: TcpListener, tls: Option<TlsAcceptor>) {
     accept_all(
         &edge,
         || listener.accept(),
         |(stream, address)| {
-            // Small answers shall not wait for acknowledgements; a socket that is gone already will say so when it is read.
+            // Small answers must not wait for acknowledgements. If the socket is already closed, the next read reports that.
             let _ = stream.set_nodelay(true);
             let peer = Peer::remote(address.ip());
             let tls = tls.clone();
@@ -59,7 +59,7 @@ pub(super) async fn tcp<S: Answer>(edge: Arc<Edge<S>>, listener: TcpListener, tl
     .await;
 }
 
-/// Accepts on the Unix socket until the agent stops.
+/// Accepts on the Unix socket until posternd stops.
 pub(super) async fn unix<S: Answer>(edge: Arc<Edge<S>>, listener: UnixListener) {
     accept_all(
         &edge,
@@ -94,8 +94,8 @@ where
     }
 }
 
-/// After a failed accept. The connection stays in the kernel's queue where descriptors or memory ran out: then somebody idle has
-/// to go, and we wait for that, but never spin. Any other error concerned one connection, which is gone.
+/// After a failed accept. If descriptors or memory ran out, the connection stays in the kernel's queue: posternd ends an idle
+/// connection and waits for that, without a busy loop. Any other error concerns one connection, which is closed.
 async fn recover(connections: &Connections, error: &io::Error) {
     let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     if exhausted.iter().any(|e| error.raw_os_error() == Some(e.raw_os_error())) {
@@ -108,7 +108,7 @@ async fn recover(connections: &Connections, error: &io::Error) {
     }
 }
 
-/// Gives the newcomer a entry and a task, or closes the connection.
+/// Gives the new connection an entry and a task, or closes it.
 fn entry<S: Answer, F>(edge: &Arc<Edge<S>>, peer: Peer, live: impl FnOnce(Arc<Edge<S>>, Arc<Connection>) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -125,7 +125,8 @@ fn file_limit() -> usize {
     limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX)
 }
 
-/// Lets this process have as many file descriptors as it may: the soft limit is low for the sake of `select`, which nothing here uses.
+/// Raises the soft limit of file descriptors to the hard limit. The soft limit is low because of `select`, which posternd does
+/// not use.
 pub(super) fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

@@ -1,8 +1,9 @@
-//! Who may stay when not all can.
+//! Which connections stay when there are too many.
 //!
-//! Owns the list of connections and the choice of who goes: at a cap a newcomer gets in and the connection that has done nothing for
-//! longest goes, first from the source that has most. One with a verified request under way never goes. So an attacker
-//! competes with himself. It never touches a socket: ending a connection means ending its task.
+//! Owns the list of connections and the choice of the one to end. At a limit a new connection gets in, and the connection that
+//! was idle for longest ends, first from the source with the most connections. A connection with a verified request under way
+//! never ends this way. So an attacker ends only their own connections. This module never touches a socket: it ends a
+//! connection by ending its task.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use super::peer::{Peer, Source};
 
 macro_rules! losses {
     ($($(#[$doc:meta])* $name:ident $code:literal;)*) => {
-        /// Every way in which a connection is lost by the agent's will.
+        /// Every reason for which posternd ends a connection.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Loss { $($(#[$doc])* $name,)* }
 
@@ -28,15 +29,15 @@ macro_rules! losses {
 }
 
 losses! {
-    /// Evicted: its source had too many.
+    /// Evicted: the source had too many.
     SourceCap "connection-evicted-source";
-    /// Evicted: there were too many.
+    /// Evicted: there were too many in all.
     TotalCap "connection-evicted-total";
-    /// Evicted: too many had not yet sent a request.
+    /// Evicted: too many had not sent a request yet.
     OpeningCap "connection-evicted-opening";
     /// Evicted: the process had no file descriptor left.
     OutOfFiles "connection-evicted-files";
-    /// Turned away: everybody else was at work.
+    /// Refused: every other connection had a verified request under way.
     Refused "connection-refused";
     /// The TLS handshake took too long.
     HandshakeTimeout "handshake-timeout";
@@ -44,9 +45,9 @@ losses! {
     HandshakeFailed "handshake-failed";
     /// No request came, or none for too long.
     Idle "connection-idle";
-    /// It broke HTTP/2 or one of its limits, or just broke off.
+    /// The peer broke HTTP/2 or one of its limits, or the connection broke.
     Http "connection-broken";
-    /// It outlived its age and grace.
+    /// The connection reached its age and used its grace.
     Age "connection-age";
 }
 
@@ -76,7 +77,7 @@ struct Entry {
     task: Option<AbortHandle>,
 }
 
-/// One connection's place; given back when dropped.
+/// The entry of one connection; removed when dropped.
 #[derive(Debug)]
 pub struct Connection {
     connections: Arc<Connections>,
@@ -101,8 +102,8 @@ impl Connections {
         &self.limits
     }
 
-    /// A place for `peer`, who arrived just now; whoever has to go for it goes. `files` is how many descriptors the process may
-    /// have: half of them are for connections. `None` when nobody can go.
+    /// An entry for `peer`, who has just arrived; this may end another connection. `files` is the number of descriptors that
+    /// the process may have: half of them are for connections. `None` when no connection can be ended.
     pub fn admit(self: &Arc<Self>, peer: Peer, files: usize) -> Option<Connection> {
         let source = peer.source();
         let most = self.limits.connections.min(files / 2).max(1);
@@ -118,7 +119,7 @@ impl Connections {
         Some(Connection { connections: Arc::clone(self), id: table.sit(source) })
     }
 
-    /// Ends the connection that can be missed most, to get its file descriptor back. `false` when there is none.
+    /// Ends the connection that is needed least, to free its file descriptor. `false` when there is none.
     pub fn evict_for_files(&self) -> bool {
         let mut table = self.table();
         let victim = table.victim(Scope::All);
@@ -134,7 +135,7 @@ impl Connections {
         self.freed.notified()
     }
 
-    /// One more lost in this way.
+    /// Counts one more loss of this kind.
     pub fn count(&self, loss: Loss) {
         self.lost[loss as usize].fetch_add(1, Ordering::Relaxed);
     }
@@ -151,7 +152,7 @@ impl Connections {
         self.len() == 0
     }
 
-    /// (code, how many) of every [`Loss`] that happened.
+    /// (code, count) of every [`Loss`] that happened.
     #[must_use]
     pub fn losses(&self) -> Vec<(&'static str, u64)> {
         let counts = Loss::ALL.iter().map(|&(loss, code)| (code, self.lost[loss as usize].load(Ordering::Relaxed)));
@@ -178,12 +179,12 @@ impl Connections {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing panics while it is held, and a list of connections is never worth dying for.
+        // No code panics while it holds this lock, and a poisoned list of connections is still usable.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Among whom somebody has to go.
+/// The connections among which one has to end.
 #[derive(Clone, Copy, Debug)]
 enum Scope {
     All,
@@ -205,7 +206,7 @@ impl Table {
         self.per_source.get(&source).copied().unwrap_or_default()
     }
 
-    /// Remote before local, of the source that has most, idle for longest.
+    /// Remote before local, from the source with the most connections, idle for longest.
     fn victim(&self, scope: Scope) -> Option<u64> {
         let in_scope = |entry: &Entry| match scope {
             Scope::All => true,
@@ -248,7 +249,7 @@ impl Table {
 }
 
 impl Connection {
-    /// Ties the connection's task to its place. A connection that was evicted before it had a task ends now.
+    /// Ties the connection's task to its entry. A connection that was evicted before it had a task ends now.
     pub fn belongs_to(connections: &Connections, id: u64, task: AbortHandle) {
         match connections.table().entries.get_mut(&id) {
             Some(entry) => entry.task = Some(task),
@@ -280,7 +281,7 @@ impl Connection {
         Busy(Arc::clone(self))
     }
 
-    /// When it has been idle for too long, if nothing happens; in the past when it has been.
+    /// When the connection has been idle for too long, if nothing happens; in the past when it already has been.
     #[must_use]
     pub fn patience(&self) -> Instant {
         let limits = &self.connections.limits;

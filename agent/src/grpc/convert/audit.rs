@@ -1,6 +1,6 @@
-//! The journal's lines between protobuf and the domain.
+//! The journal's lines between protobuf and the domain types.
 //!
-//! Owns both ways of `ListAudit`, `WatchAudit` and `GetReport`. It never decides who may read them.
+//! Owns both directions for `ListAudit`, `WatchAudit` and `GetReport`. It never decides who may read them.
 
 use jiff::SignedDuration;
 use postern_core::ledger::Event;
@@ -17,12 +17,12 @@ use crate::journal::scan::{Entry, Filter, Page};
 use crate::payload::access::moment;
 use crate::payload::{malformed, sources, text, uuid};
 
-/// How far back a report goes when nobody says: as far as Azure's "Configured" list.
+/// The default period of a report, the same as in Azure's "Configured" list.
 const DEFAULT_PERIOD: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// The farthest that it goes.
+/// The longest period of a report.
 const MOST_PERIOD: SignedDuration = SignedDuration::from_hours(366 * 24);
 
-/// Which lines are asked for.
+/// The filter of `ListAudit`.
 ///
 /// # Errors
 /// [`Reason::PayloadMalformed`] or
@@ -61,7 +61,7 @@ pub fn audit_filter(request: v1::ListAuditRequest) -> Result<Filter, Refusal> {
     })
 }
 
-/// Which lines are to be watched.
+/// The filter of `WatchAudit`.
 ///
 /// # Errors
 /// As [`audit_filter`].
@@ -124,7 +124,7 @@ pub fn entry(entry: Entry) -> v1::AuditEntry {
     }
 }
 
-/// How far back a report goes.
+/// The period of a report.
 ///
 /// # Errors
 /// [`Reason::PayloadMalformed`] at the field.

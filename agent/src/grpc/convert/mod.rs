@@ -1,14 +1,12 @@
-//! The listener between the wire and the domain.
+//! Conversions between protobuf and the domain types.
 //!
-//! Owns every conversion between protobuf (or the JSON that people sign) and the domain's own types. Nothing behind it knows of
-//! protobuf, and nothing half-checked gets in. It never decides: a refusal here says that something is malformed.
+//! Owns all of them; the engine does not know protobuf. It never decides: a refusal here means that a field is malformed.
 
 mod audit;
 mod policy;
 mod question;
 mod view;
 
-pub use crate::payload::access::{access_request, read_request, revoke_request};
 pub use audit::{audit, audit_filter, entry, period, report, watch_filter};
 pub use policy::{meanings, policy, validated};
 pub use question::which_keys;
@@ -25,9 +23,9 @@ use crate::engine::{BreakGlass, ExplainQuery, SignedBytes};
 use crate::payload;
 use crate::payload::{MOST_JUSTIFICATION, access, malformed, sources, text, uuid, whole_seconds};
 
-/// The most in one page of `ListGrants` or `ListAudit`.
+/// The most entries in one page of `ListGrants` or `ListAudit`.
 pub const MOST_PER_PAGE: usize = 1000;
-/// What a page holds when the caller names no size.
+/// The entries of a page when the caller names no size.
 pub const DEFAULT_PAGE: usize = 100;
 
 /// The longest principal that root may name in `Explain`, in characters.
@@ -42,7 +40,7 @@ pub fn signed(message: Option<v1::SignedMessage>) -> Result<SignedBytes, Refusal
     message.map(signed_bytes).ok_or_else(missing)
 }
 
-/// An envelope as it came.
+/// An envelope, unchecked.
 #[must_use]
 pub fn signed_bytes(message: v1::SignedMessage) -> SignedBytes {
     let v1::SignedMessage { payload, payload_type, signatures } = message;
@@ -68,10 +66,10 @@ pub fn page(size: u32, token: &str) -> Result<(usize, Option<u64>), Refusal> {
     }
     let digits = token.bytes().all(|b| b.is_ascii_digit());
     let before = token.parse().ok().filter(|_| digits);
-    before.map(|b| (size, Some(b))).ok_or_else(|| malformed("page_token", "it is none that this host gave"))
+    before.map(|b| (size, Some(b))).ok_or_else(|| malformed("page_token", "it is not a next_page_token of this host"))
 }
 
-/// What `Explain` asks, apart from the signature. `caller` stands in where no source is named.
+/// The question of `Explain`, without the signature. Without a source it is about the address `caller`.
 ///
 /// # Errors
 /// [`Reason::PayloadMalformed`] or [`Reason::SourceInvalid`] at the field.
@@ -82,7 +80,7 @@ pub fn query(request: v1::ExplainRequest, caller: Option<std::net::IpAddr>) -> R
         (false, _) => sources(&source)?,
         (true, Some(address)) => sources(&[ipnet::IpNet::from(address).to_string()])?,
         (true, None) => {
-            let detail = "this call comes from no address that could be granted, so name a source";
+            let detail = "this call has no source address that a grant could name. Set source";
             return Err(Refusal::new(Reason::SourceInvalid, detail).at("source"));
         }
     };
@@ -97,7 +95,7 @@ pub fn query(request: v1::ExplainRequest, caller: Option<std::net::IpAddr>) -> R
     })
 }
 
-/// What root on the host asks for. `id` becomes the grant's.
+/// What root asks for with `BreakGlass`. `id` becomes the grant's id.
 ///
 /// # Errors
 /// [`Reason::PayloadMalformed`] or [`Reason::SourceInvalid`] at the field.
@@ -116,7 +114,7 @@ pub fn break_glass(request: v1::BreakGlassRequest, id: Uuid) -> Result<BreakGlas
     })
 }
 
-/// How long a trial is.
+/// The length of a trial.
 ///
 /// # Errors
 /// [`Reason::PayloadMalformed`] at the field.
@@ -125,10 +123,10 @@ pub fn trial(within: Option<pbjson_types::Duration>) -> Result<Seconds, Refusal>
     within.map_err(|refusal| refusal.at("confirm_within"))
 }
 
-/// The states that a list is restricted to.
+/// The states that `ListGrants` filters by.
 ///
 /// # Errors
-/// [`Reason::PayloadMalformed`] for one that this host does not know.
+/// [`Reason::PayloadMalformed`] for a state that this host does not know.
 pub fn states(states: &[i32]) -> Result<Vec<State>, Refusal> {
     states.iter().map(|&state| view::state_of(state).ok_or_else(|| malformed("states", "it is unknown"))).collect()
 }

@@ -1,6 +1,6 @@
 //! The rules, as protobuf.
 //!
-//! Owns the way out. It leaves nothing out: what is shown is what the judge goes by.
+//! Owns the conversion. It leaves nothing out that the judge uses.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use super::view::duration;
 use crate::config::{Config, Problem};
 use crate::payload::{malformed, text};
 
-/// The rules; `digest` names the files that they were read from.
+/// The rules; `digest` is of the files that they were read from.
 #[must_use]
 pub fn policy(rules: &Policy, digest: &str) -> v1::Policy {
     let Policy { ports, roles, max_duration, pending_ttl, mode } = rules;
@@ -28,7 +28,7 @@ pub fn policy(rules: &Policy, digest: &str) -> v1::Policy {
     }
 }
 
-/// What these texts mean, and whether the ports' rules admit `address`, the caller's own. Without an address nothing is left out.
+/// The ports that these texts mean, and whether their rules admit `address`, the caller's own. Without an address all are admitted.
 ///
 /// # Errors
 /// [`postern_core::refusal::Reason::PayloadMalformed`] where there are too many texts, or one is too long.
@@ -45,7 +45,7 @@ pub fn meanings(asked: Vec<String>, rules: &Policy, address: Option<IpAddr>) -> 
     asked.into_iter().enumerate().map(meaning).collect()
 }
 
-/// What a configuration would mean, or what is wrong with it.
+/// The policy of a configuration, or its mistakes.
 #[must_use]
 pub fn validated(parsed: Result<Config, Vec<Problem>>) -> v1::ValidatePolicyResponse {
     match parsed {

@@ -7,7 +7,7 @@ use postern_core::question::{KeyToJudge, MOST_KEYS, MOST_PRINCIPALS, MOST_TEXT};
 use postern_core::refusal::{Reason, Refusal};
 use postern_proto::v1;
 
-/// The role and the keys that a question is about.
+/// The purpose and the keys of a question.
 ///
 /// # Errors
 /// [`Reason::EnvelopeMalformed`] at the field.
@@ -17,7 +17,7 @@ pub fn which_keys(question: v1::WhichKeysCountRequest) -> Result<(Purpose, Vec<K
         v1::KeyPurpose::Approve => Purpose::Approve,
         v1::KeyPurpose::Revoke => Purpose::Revoke,
         v1::KeyPurpose::Read => Purpose::Read,
-        v1::KeyPurpose::Unspecified => return Err(malformed("purpose", "say what the keys would sign")),
+        v1::KeyPurpose::Unspecified => return Err(malformed("purpose", "name the purpose of the keys")),
     };
     let count = question.keys.len();
     if count == 0 || count > MOST_KEYS {

@@ -6,6 +6,7 @@ use postern_core::text::is_hidden;
 use postern_core::time::Seconds;
 
 use super::*;
+use crate::payload::access::{access_request, read_request, revoke_request};
 
 const ID: &str = "7d0c0d0e-3b1a-4a53-9a3d-0123456789ab";
 

@@ -1,6 +1,6 @@
-//! What the engine answers, as protobuf.
+//! The engine's answers, as protobuf.
 //!
-//! Owns the way out. It leaves nothing out and adds nothing but the version and the TLS key's fingerprint.
+//! Owns the conversion to protobuf. It adds only the version and the fingerprint of the TLS key.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,16 +23,16 @@ use crate::proof::{Proof, Signed};
 /// The kernel backend's name.
 const BACKEND: &str = "ebpf";
 
-/// The two ends of a call, as this host sees them; both are none on the Unix socket.
+/// The addresses of a call, as this host sees them; none on the Unix socket.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Called {
-    /// The caller's.
+    /// The address of the caller.
     pub address: Option<IpAddr>,
-    /// This host's own, at which the call arrived.
+    /// The host's own address at which the call arrived.
     pub local_address: Option<IpAddr>,
 }
 
-/// What anybody may know.
+/// The answer of `WhoAmI`, without the statement.
 #[must_use]
 pub fn who_am_i(view: WhoAmI, called: Called, tls_fingerprint: &str, proof: &Proof) -> v1::WhoAmIResponse {
     let WhoAmI { host_id, names, host_time, clock_trusted, challenge } = view;
@@ -58,7 +58,7 @@ pub fn who_am_i(view: WhoAmI, called: Called, tls_fingerprint: &str, proof: &Pro
     }
 }
 
-/// What those who watch are told.
+/// One message of `WatchGrants`.
 #[must_use]
 pub fn change(change: GrantUpdate) -> v1::WatchGrantsResponse {
     let warning = change.warning.map(|(Warning { ends, ports, left, .. }, end, consequence)| v1::EndWarning {
@@ -116,7 +116,7 @@ pub fn grant(view: GrantView) -> v1::Grant {
     }
 }
 
-/// When the kernel stops, or stopped, letting its packets through.
+/// When the kernel stops, or stopped, to let its packets through.
 fn expires(view: &GrantView) -> Option<Timestamp> {
     let grant = view.life.grant()?;
     let early = view.ending.as_ref().filter(|_| view.state != State::Expired).map(|ending| ending.at);
@@ -143,7 +143,7 @@ fn state(state: State) -> v1::GrantState {
     STATES.iter().find(|(own, _)| *own == state).map_or(v1::GrantState::Unspecified, |(_, wire)| *wire)
 }
 
-/// The state that a number on the wire means.
+/// The state of a number on the wire.
 pub(super) fn state_of(number: i32) -> Option<State> {
     STATES.iter().find(|(_, wire)| i32::from(*wire) == number).map(|(own, _)| *own)
 }
@@ -152,7 +152,7 @@ fn why(sentence: &str, reason: &str) -> String {
     if reason.is_empty() { sentence.to_owned() } else { format!("{sentence}: {reason}") }
 }
 
-/// What the requester signed, while it waits: for approvers to read and sign as it is.
+/// The bytes that the requester of a pending request signed: approvers read and sign the same bytes.
 #[must_use]
 pub fn request_of(view: &GrantView) -> Option<v1::SignedMessage> {
     let pending = view.life.pending().filter(|_| view.state == State::Pending)?;
@@ -170,7 +170,7 @@ fn usage(usage: Use) -> v1::Usage {
     v1::Usage { packets_in, bytes_in, packets_out, bytes_out, first_use: first.map(stamp), last_use: last.map(stamp) }
 }
 
-/// Why something was or would be refused.
+/// Why a request is refused.
 #[must_use]
 pub fn refusal(refusal: &Refusal) -> v1::Refusal {
     let Refusal { reason, detail: _, rule } = refusal;
@@ -190,7 +190,7 @@ pub fn explanation(view: Explanation) -> v1::ExplainResponse {
     }
 }
 
-/// Somebody who was denied in vain, or would have.
+/// A denied attempt.
 #[must_use]
 pub fn attempt(view: DeniedView) -> v1::DeniedAttempt {
     let DeniedView { address, port, last_seen, count, observed, new_flows } = view;
@@ -198,7 +198,7 @@ pub fn attempt(view: DeniedView) -> v1::DeniedAttempt {
     v1::DeniedAttempt { address, port, last_seen, count, observed, new_flows }
 }
 
-/// Whether the host enforces.
+/// The mode of the host.
 #[must_use]
 pub fn mode(view: ModeView) -> v1::Mode {
     let ModeView { effective, file, since, by, until, rolled_back } = view;
@@ -212,7 +212,7 @@ pub fn mode(view: ModeView) -> v1::Mode {
     }
 }
 
-/// The answer of `GetStatus`. `lost` counts the connections that the API ended, by reason.
+/// The answer of `GetStatus`. `lost` has (reason, count) of the connections that the API ended.
 #[must_use]
 pub fn status(state: HostState, lost: &[(&'static str, u64)], tls_fingerprint: &str) -> v1::GetStatusResponse {
     let HostState {
@@ -263,7 +263,9 @@ fn clock(view: ClockView) -> v1::Clock {
     let ClockView { state, forgetful, unnoticed, restores } = view;
     let reason = match (state.is_trusted(), forgetful) {
         (false, _) => format!("the wall clock is not trusted: {}", state.sentence()),
-        (true, true) => "messages may be fresh whose use this host has forgotten: it was booted, restored or lost its journal lately".into(),
+        (true, true) => {
+            "Replay history is incomplete since the last boot, so messages must include a challenge.".into()
+        }
         (true, false) => String::new(),
     };
     v1::Clock {

@@ -1,8 +1,8 @@
 //! Reading the journal for an auditor, beside the writer.
 //!
-//! Owns the scan: from the newest segment back, as far as needed, keeping the newest lines that are asked for. That the chain
-//! holds, from the oldest line to the newest durable one, the index tells. It reads files and never changes anything. The first
-//! call takes as long as the journal is long, so it belongs on a thread for blocking work.
+//! Owns the scan: from the newest segment back, as far as needed. It keeps the newest lines that match. The index reports
+//! whether the chain holds from the oldest line to the newest durable one. The scan only reads. The first call reads the whole
+//! journal, so it belongs on a thread for blocking work.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io::{self, BufRead, BufReader, Seek as _, SeekFrom};
@@ -20,8 +20,7 @@ use super::head::Head;
 use super::segment_index::{Fault, IndexedSegment, SegmentIndex};
 use super::{aside, schema, segments};
 
-/// The most bytes of lines in one page, so that any gRPC client takes it: 4 MiB is the usual limit, and what a line says is
-/// shown a second time in fields.
+/// The most bytes of lines in one page. The usual limit of gRPC clients is 4 MiB, and the fields repeat much of each line.
 const MOST_BYTES: usize = 1_500_000;
 
 /// Reads the journal that one writer appends to.
@@ -32,20 +31,20 @@ pub struct Scanner {
     pub(super) index: Arc<Mutex<SegmentIndex>>,
 }
 
-/// Which lines are asked for; what is `None` or empty does not restrict.
+/// A filter of lines; `None` or an empty value matches every line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Who asked, approved, was refused, or ended a grant.
+    /// The principal who asked, approved, was refused, or ended a grant.
     pub principal: Option<String>,
     /// Grants and refused requests that touch this port.
     pub port: Option<PortSpec>,
     /// Grants and refused requests with a source inside this prefix, or around it.
     pub source: Option<Source>,
-    /// From this moment on.
+    /// From this time on.
     pub since: Option<Timestamp>,
-    /// Before this moment.
+    /// Before this time.
     pub until: Option<Timestamp>,
-    /// Of [`Event::KINDS`].
+    /// Of these kinds: [`Event::KINDS`].
     pub kinds: Vec<&'static str>,
     /// The stable code of a refusal or of the cause of an end.
     pub code: Option<String>,
@@ -53,22 +52,22 @@ pub struct Filter {
     pub grant: Option<Uuid>,
     /// Only lines before this one.
     pub before: Option<u64>,
-    /// At most this many.
+    /// The most lines of a page.
     pub limit: usize,
 }
 
-/// One line and what it says.
+/// One line and its fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its number.
     pub seq: u64,
-    /// When it was decided, by the wall clock.
+    /// The time of the decision, by the wall clock.
     pub time: Timestamp,
     /// One of [`Event::KINDS`].
     pub kind: &'static str,
-    /// Whom it is about; empty for the host itself.
+    /// The principal; empty for the host itself.
     pub principal: String,
-    /// `SHA256:…` of that person's key; empty for the host and for root.
+    /// `SHA256:…` of that principal's key; empty for the host and for root.
     pub key: String,
     /// The grant that it is about.
     pub grant: Option<Uuid>,
@@ -80,16 +79,16 @@ pub struct Entry {
     pub code: String,
     /// Why, in words.
     pub reason: String,
-    /// As it stands in the journal.
+    /// The line as in the journal.
     pub line: String,
 }
 
-/// What a scan found.
+/// The result of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// The newest first.
     pub entries: Vec<Entry>,
-    /// Whether older ones match too.
+    /// Whether older lines match too.
     pub more: bool,
     /// The first fault of the chain; `None` when it holds from line `first` to `head`.
     pub damage: Option<String>,
@@ -99,7 +98,7 @@ pub struct Page {
     pub seq: u64,
     /// Its hash, as the writer knows it.
     pub head: String,
-    /// How many lines had to be read for this page.
+    /// How many lines were read for this page.
     pub lines: u64,
 }
 
@@ -122,8 +121,8 @@ impl Scanner {
         aside::reminders(self.dir.parent().unwrap_or(&self.dir))
     }
 
-    /// Reads the segments that may hold what is asked for, the newest first, and of the others only what was not verified before.
-    /// What is appended meanwhile is left for the next time.
+    /// Reads the segments that may hold matching lines, the newest first, and the other segments only where they were not
+    /// verified before. It leaves out lines that are appended while it runs.
     ///
     /// # Errors
     /// The disk's.
@@ -159,8 +158,8 @@ impl Scanner {
         Ok(page)
     }
 
-    /// Shows every record from `since` on, the oldest first, and before them those that later ones are about. Returns the first
-    /// fault of the chain; `None` when it holds.
+    /// Passes every record from `since` on to the callback, the oldest first, and before them the records that made their
+    /// requests. Returns the first fault of the chain; `None` when it holds.
     ///
     /// # Errors
     /// The disk's.
@@ -179,7 +178,7 @@ impl Scanner {
         Ok(fault.map(|Fault { line, reason }| format!("line {line} {reason}")))
     }
 
-    /// Shows the lines that made what was alive when the segment `first` began; returns how many.
+    /// Passes the lines that made the requests which were alive when the segment `first` began. Returns how many.
     fn made_before(&self, index: &SegmentIndex, first: u64, mut visit: impl FnMut(&[u8])) -> io::Result<u64> {
         let mut lines = 0;
         for made in index.made_before(first).chunk_by(|one, next| one.0 == next.0) {
@@ -196,7 +195,7 @@ impl Scanner {
         Ok(BufReader::with_capacity(1 << 16, segments::read(&segments::path(&self.dir, segment))?))
     }
 
-    /// Verifies what was not verified yet, so that nobody has to wait for it later. The first fault, in words.
+    /// Verifies what was not verified yet, so that later calls are fast. Returns the first fault, in words.
     ///
     /// # Errors
     /// The disk's.
@@ -205,7 +204,7 @@ impl Scanner {
         Ok(page.damage)
     }
 
-    /// The newest lines of one segment that match, at most one more than is asked for, the oldest first.
+    /// The newest matching lines of one segment, at most one more than wanted, the oldest first.
     fn matches(
         &self,
         index: &SegmentIndex,
@@ -221,14 +220,14 @@ impl Scanner {
     }
 }
 
-/// Whether a segment may hold lines that are asked for.
+/// Whether a segment may hold matching lines.
 fn may_match(known: &IndexedSegment, filter: &Filter) -> bool {
     filter.before.is_none_or(|before| known.first < before)
         && filter.since.is_none_or(|since| known.until >= since)
         && filter.until.is_none_or(|until| known.since < until)
 }
 
-/// Calls `visit` with each of the next `most` lines; returns how many there were.
+/// Calls `visit` with each of the next `most` lines. Returns how many there were.
 fn each_line(mut reader: impl BufRead, most: u64, mut visit: impl FnMut(&[u8])) -> io::Result<u64> {
     let mut line = Vec::new();
     for number in 0..most {
@@ -241,19 +240,19 @@ fn each_line(mut reader: impl BufRead, most: u64, mut visit: impl FnMut(&[u8])) 
     Ok(most)
 }
 
-/// The record of a line, where it can be read. That it may be damaged, the caller is told by the index.
+/// The record of a line that can be read. The index reports damaged lines.
 fn readable(text: &[u8]) -> Option<Record> {
     let mark = schema::mark(text).ok()?;
     schema::record(text, mark.schema).ok().flatten()
 }
 
-/// What matches so far, and the grants that later lines may be about.
+/// The matching lines so far, and the grants that later lines may be about.
 struct Wanted<'a> {
     filter: &'a Filter,
-    /// The newest, one more than is asked for: that one tells whether there is more.
+    /// The newest lines, one more than wanted: that one shows whether there are more.
     kept: VecDeque<Entry>,
     live: HashMap<Uuid, Request>,
-    /// Grants whose sessions outlive them: there may be a line about that after their end.
+    /// Grants with retained sessions: there may be a line about these sessions after the grant's end.
     outlived: HashSet<Uuid>,
 }
 
@@ -268,7 +267,7 @@ impl<'a> Wanted<'a> {
         }
     }
 
-    /// Takes in a request or grant that was made before.
+    /// Adds a request or grant from an earlier segment.
     fn note(&mut self, text: &[u8]) {
         if let Some((id, life)) =
             readable(text).and_then(|record| Some((record.event.subject()?, made(&record.event)?)))
@@ -300,7 +299,7 @@ impl<'a> Wanted<'a> {
 }
 
 impl Filter {
-    /// Whether a record about `life` is asked for.
+    /// Whether a record about `life` matches.
     #[must_use]
     pub fn matches(&self, record: &Record, life: Option<&Request>) -> bool {
         let Self { principal, port, source, since, until, kinds, code, grant, before, limit: _ } = self;
@@ -316,7 +315,7 @@ impl Filter {
     }
 }
 
-/// The request or grant that an event holds whole.
+/// The request or grant that an event contains.
 fn made(event: &Event) -> Option<Request> {
     match event {
         Event::Granted { grant } | Event::BreakGlass { grant } => Some(Request::Granted(grant.clone())),
@@ -340,7 +339,7 @@ fn is_about(record: &Record, life: Option<&Request>, who: &str) -> bool {
     named || life.is_some_and(signed)
 }
 
-/// The ports and sources that a line is about: those of its grant, or those that somebody asked for in vain.
+/// The ports and sources of a line: those of its grant, or those of a refused request.
 fn scope<'a>(record: &'a Record, life: Option<&'a Request>) -> (&'a [PortSpec], &'a [Source]) {
     match (&record.event, life) {
         (Event::Refused { ports, sources, .. }, _) => (ports, sources),
@@ -359,7 +358,7 @@ fn overlaps(sources: &[Source], source: Source) -> bool {
     sources.iter().map(|source| source.net()).any(|net| wanted.contains(&net) || net.contains(&wanted))
 }
 
-/// What a record about `life` says; `text` is its line.
+/// The entry for a record about `life`; `text` is its line.
 #[must_use]
 pub fn entry(record: &Record, life: Option<&Request>, text: &[u8]) -> Entry {
     let signer = match &record.event {
