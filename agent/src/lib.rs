@@ -1,4 +1,4 @@
-//! The agent: everything that does. `posternd` (src/main.rs) is a thin shell around this library.
+//! The agent. `posternd` (src/main.rs) is a thin shell around this library.
 //!
 //! Owns all I/O, the clock and the kernel. `postern-core` makes the decisions.
 

@@ -18,8 +18,8 @@ use postern_core::text;
 #[command(
     version,
     after_help = "Exit codes: 0 done, 1 failed (the ports are at least as closed as they were), 2 wrong usage, \
-                                 3 explain: it would not be granted, \
-                                 78 the configuration or the trust file is wrong."
+                                 3 explain: the request is not granted, \
+                                 78 the configuration or the trust file has a mistake."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -28,9 +28,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Protects the ports and serves requests until SIGTERM; stopping opens nothing. SIGHUP reloads policy and trust.
+    /// Protects the ports and serves requests until SIGTERM. A stop opens no port. SIGHUP reloads policy and trust.
     Run(ConfigFile),
-    /// Reads the configuration and the trust file, says what is wrong with them or what they mean, and changes nothing.
+    /// Checks the configuration and the trust file, and prints their mistakes or what they mean. Changes nothing.
     CheckConfig {
         #[command(flatten)]
         file: ConfigFile,
@@ -38,7 +38,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Says what would become of a request, from the files alone: exit code 0 when it would be granted, 3 when not.
+    /// Explains from the files alone whether a request is granted: exit code 0 if yes, 3 if no.
     Explain {
         #[command(flatten)]
         file: ConfigFile,
@@ -48,26 +48,26 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Closes the ports for everybody and ends: for the time before `run`, and for when it never starts. Changes nothing where
-    /// Postern is in force already.
+    /// Closes the ports for everybody, then exits: for the time before `run`, and in case `run` never starts. Changes nothing where
+    /// Postern is already in force.
     Early(ConfigFile),
-    /// Opens all ports: takes Postern's programs out of the kernel. Refuses while the agent runs.
+    /// Opens all ports: removes Postern's programs from the kernel. Fails while `posternd run` is running.
     Unlock(ConfigFile),
-    /// The audit journal, from the disk: the agent may run or not.
+    /// The audit journal on the disk. Works with and without a running posternd.
     #[command(subcommand)]
     Audit(Audit),
-    /// The part of `run` that stays root; `run` starts it.
+    /// The privileged helper. `run` starts it.
     #[command(hide = true)]
     Helper,
 }
 
 #[derive(Subcommand)]
 enum Audit {
-    /// Checks the whole chain, then prints the journal's lines as they stand there: JSON, the oldest first.
+    /// Checks the whole chain, then prints the lines of the journal unchanged: JSON, the oldest first.
     Export {
         #[command(flatten)]
         file: ConfigFile,
-        /// From then on: 2026-11-21T18:00:00Z.
+        /// Prints only lines from this time on: 2026-11-21T18:00:00Z.
         #[arg(long, value_name = "TIME")]
         since: Option<jiff::Timestamp>,
     },
@@ -80,11 +80,11 @@ struct ConfigFile {
     config: PathBuf,
 }
 
-/// Standard error, one entry on each line: no text in an entry can end its line or command a terminal.
+/// Standard error, one log entry on each line. Text in an entry cannot end the line or control a terminal.
 struct Log;
 
 impl io::Write for Log {
-    /// One whole entry, as tracing-subscriber writes them.
+    /// One whole entry: tracing-subscriber writes each entry at once.
     fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
         let entry_text = String::from_utf8_lossy(entry);
         let text = entry_text.strip_suffix('\n').unwrap_or(&entry_text);
@@ -97,13 +97,13 @@ impl io::Write for Log {
 }
 
 fn main() -> ExitCode {
-    // h2 warns of each misbehaving peer, and no peer may fill the log; GetStatus counts them.
+    // h2 warns about each misbehaving peer. Peers must not fill the log, so GetStatus counts them instead.
     let filter = tracing_subscriber::EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| "info,h2=error".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Log).with_ansi(false).init();
     let was_root = rustix::process::geteuid().is_root();
     let outcome = match Arguments::parse().command {
         Command::Run(_) | Command::Early(_) if !privilege::may_attach() => Err(Failure::Other(
-            "a user other than root cannot attach programs to the kernel: nothing was started and no port was closed"
+            "this user cannot attach programs to the kernel. Nothing was started and no port was closed. Run posternd as root"
                 .into(),
         )),
         Command::Run(ConfigFile { config }) => run::run(&config),
@@ -116,7 +116,7 @@ fn main() -> ExitCode {
         Command::Early(ConfigFile { config }) => run::early(&config),
         Command::Unlock(ConfigFile { config }) => run::unlock(&config),
         Command::Helper => {
-            helper::serve().map_err(|error| Failure::Usage(format!("`posternd run` starts this by itself: {error}")))
+            helper::serve().map_err(|error| Failure::Usage(format!("`posternd run` starts the helper; do not start it by hand: {error}")))
         }
         Command::Audit(Audit::Export { file, since }) => run::export(&file.config, since),
     };
@@ -125,7 +125,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             eprintln!("{}", text::lines(&format!("posternd: {failure}")));
             if !was_root {
-                eprintln!("posternd: this is not root, which posternd needs; try sudo");
+                eprintln!("posternd: posternd needs root. Run it with sudo");
             }
             ExitCode::from(match failure {
                 // sysexits.h: EX_CONFIG

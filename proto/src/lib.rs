@@ -1,7 +1,7 @@
 //! Postern's wire contract: the messages and services of `postern/v1/*.proto`.
 //!
-//! Owns the generated code and the file descriptors that gRPC reflection serves. It never holds a rule: what a field
-//! may contain is decided by `agent/src/wire.rs`, which turns these types into the domain's own.
+//! Owns the generated code and the file descriptors for gRPC reflection. It has no rules: `agent/src/payload` and `agent/src/grpc`
+//! check the fields and convert them to domain types.
 
 /// Messages, clients and servers of the package `postern.v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -13,7 +13,7 @@ pub mod v1 {
 /// The encoded `FileDescriptorSet` of every `.proto` file, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
-/// What a payload is, as named in `SignedMessage.payload_type`.
+/// The values of `SignedMessage.payload_type`.
 pub mod payload_type {
     /// [`crate::v1::AccessRequest`], signed under `request@postern.v1`.
     pub const ACCESS_REQUEST: &str = "application/vnd.postern.access-request.v1+json";
@@ -23,15 +23,14 @@ pub mod payload_type {
     pub const READ_REQUEST: &str = "application/vnd.postern.read-request.v1+json";
 }
 
-/// What the TLS key signs before the bytes of `WhoAmIResponse.statement`; no signature of a TLS handshake begins like that.
+/// The prefix that the TLS key signs before the bytes of `WhoAmIResponse.statement`. No signed message of a TLS handshake begins with it.
 pub const STATEMENT_MARK: &[u8] = b"postern-statement-v1\0";
 
-/// How many bytes `WhoAmIRequest.nonce` may have, if any.
+/// The allowed length of `WhoAmIRequest.nonce` in bytes, if there is a nonce.
 pub const STATEMENT_NONCE: std::ops::RangeInclusive<usize> = 16..=64;
 
-/// How many characters each text of `WhoAmIRequest.ports` may have. The longest name that a protected port is expected to have is
-/// much shorter.
+/// The most characters of each text of `WhoAmIRequest.ports`. Names of protected ports are much shorter.
 pub const MOST_PORT_TEXT: usize = 128;
 
-/// Domain of every `google.rpc.ErrorInfo` that Postern sends.
+/// The domain of every `google.rpc.ErrorInfo` of Postern.
 pub const ERROR_DOMAIN: &str = "postern.v1";

@@ -78,7 +78,7 @@ pub fn explained(answer: &ExplainResponse, host: &str) -> Vec<String> {
     }
     if !answer.denied.is_empty() {
         out.push(String::new());
-        out.push("Knocked in vain lately:".to_owned());
+        out.push("Recent denied attempts:".to_owned());
         out.extend(denied(&answer.denied));
     }
     out

@@ -1,6 +1,6 @@
-//! Configuration and trust file as they were understood.
+//! The meaning of configuration and trust file, as `posternd check-config` prints it.
 //!
-//! Owns the form for people and the one for programs. It judges nothing: that is [`super::doubts`]'.
+//! Owns the output for people and for programs. It judges nothing: `config::lints` does.
 
 use std::fmt;
 use std::path::Path;
@@ -25,22 +25,21 @@ pub struct Summary {
     pub configuration: String,
     /// The trust file.
     pub trust_file: String,
-    /// What holds for the host as a whole.
+    /// Settings of the whole host.
     pub host: Host,
-    /// What is closed without a grant.
+    /// The protected ports.
     pub ports: Vec<Port>,
-    /// Who may do what.
+    /// The roles.
     pub roles: Vec<RoleHolders>,
-    /// Whose signatures count.
+    /// The lines of the trust file.
     pub signers: Vec<Signs>,
-    /// Protected UDP ports whose datagrams a kernel tunnel takes on this machine, with what does not hold for them; or why nobody
-    /// could look.
+    /// Protected UDP ports that a kernel tunnel uses on this machine, with the promise that does not hold; or why that is unknown.
     pub tunnels: Vec<String>,
-    /// What was probably not meant; nothing of it keeps posternd from starting.
+    /// Probable mistakes. posternd starts in spite of them.
     pub warnings: Vec<String>,
 }
 
-/// What holds for the host as a whole.
+/// Settings of the whole host.
 #[derive(Debug, Serialize)]
 pub struct Host {
     /// Audiences besides its id.
@@ -116,7 +115,7 @@ pub struct Signs {
     pub fingerprint: String,
     /// Whether it signs certificates.
     pub authority: bool,
-    /// For what its signatures count.
+    /// The purposes for which its signatures count.
     pub purposes: Vec<Purpose>,
     /// Since when.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,14 +123,14 @@ pub struct Signs {
     /// Until when.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub valid_before: Option<Timestamp>,
-    /// Whether it counts no longer.
+    /// Whether the key is revoked.
     pub revoked: bool,
     /// The roles that its names hold.
     pub roles: Vec<&'static str>,
 }
 
 impl Summary {
-    /// What `config` and `rules` say at `now`.
+    /// The meaning of `config` and `rules` at `now`.
     #[must_use]
     pub fn of(path: &Path, config: &Config, rules: &Rules, now: &Now) -> Self {
         let (policy, trust): (&Policy, &Trust) = (&rules.policy, &rules.trust);
@@ -171,7 +170,7 @@ impl Summary {
     }
 }
 
-/// What nobody but root may put something else in the place of.
+/// Paths that only root may be able to replace.
 fn roots<'a>(path: &'a Path, config: &'a Config) -> impl Iterator<Item = &'a Path> {
     let named = [path, &config.trust_file, &config.state_dir, &config.ssh_host_keys, &config.api.unix];
     named.into_iter().chain(config.revoked_keys.as_deref())

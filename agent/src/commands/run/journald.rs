@@ -1,8 +1,8 @@
 //! The journal's lines, exported to systemd's journal as structured records.
 //!
-//! Owns the fields and the way there: the worker publishes a durable line and goes on; a task takes it over, and a thread hands it
-//! to journald. A journald that is slow or gone costs lines of the export, which are counted, told of in `GetStatus` and noted
-//! in the export itself as soon as it goes on. It never delays a decision, and never is the record: the journal is.
+//! Owns the fields and the export: the worker publishes a durable line, a task queues the line, and a thread sends it to journald. If
+//! journald is slow or gone, the export loses lines. posternd counts them, reports them in `GetStatus`, and notes the gap in the export
+//! itself. The export never delays a decision. The record is the journal, not the export.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,9 +21,9 @@ use tokio::task::JoinHandle;
 use crate::engine::{Engine, Published};
 use crate::journal::scan::Entry;
 
-/// Lines that journald may lag behind.
+/// Lines that may wait for journald.
 const BACKLOG: usize = 1024;
-/// How long the last lines may take at a stop: as long as nobody wonders what takes so long.
+/// How long the last lines may take at a stop.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// Whether there is a journald to export to.
@@ -38,7 +38,7 @@ pub struct Export {
     sent: oneshot::Receiver<()>,
 }
 
-/// What did not reach journald since it was last told of a gap.
+/// Lines that did not reach journald since the last note of a gap.
 #[derive(Default)]
 struct Lost {
     count: AtomicU64,
@@ -61,10 +61,10 @@ impl Lost {
 }
 
 impl Export {
-    /// Exports `lines` until the one that says that the agent stopped.
+    /// Exports `lines` until the line about the stop of posternd.
     ///
     /// # Errors
-    /// No thread could be made.
+    /// The thread could not be created.
     pub fn start(lines: broadcast::Receiver<Arc<Published>>, engine: Engine) -> std::io::Result<Self> {
         let lost = Arc::new(Lost::default());
         let (queue, queued) = sync_channel(BACKLOG);
@@ -72,13 +72,13 @@ impl Export {
         let losses = Arc::clone(&lost);
         thread::Builder::new().name("journald".into()).spawn(move || {
             send_all(&queued, &losses);
-            // Who waits may have gone.
+            // The receiver may be gone.
             let _ = done.send(());
         })?;
         Ok(Self { task: tokio::spawn(take_over(lines, queue, lost, engine)), sent })
     }
 
-    /// Waits for the last lines, but not for ever.
+    /// Waits for the last lines, at most [`LAST_LINES`].
     pub async fn finish(self) {
         let Self { task, sent } = self;
         let all = async { (task.await.is_ok(), sent.await.is_ok()) };
@@ -88,7 +88,7 @@ impl Export {
     }
 }
 
-/// Moves lines into the thread's queue, and tells the engine of losses.
+/// Moves lines into the thread's queue, and reports losses to the engine.
 async fn take_over(
     mut lines: broadcast::Receiver<Arc<Published>>,
     queue: SyncSender<Arc<Published>>,
@@ -101,7 +101,7 @@ async fn take_over(
                 Ok(line) => {
                     let last = matches!(line.record.event, Event::Stopped { .. });
                     if queue.try_send(line).is_err() {
-                        lost.add(1, "it does not take them fast enough");
+                        lost.add(1, "journald is too slow");
                     }
                     if last {
                         return;
@@ -133,25 +133,25 @@ fn send_all(queue: &Receiver<Arc<Published>>, lost: &Lost) {
     }
 }
 
-/// Whoever reads the export finds out that it has a hole, and where to get what is missing.
+/// Notes in the export that lines are missing, and where they are.
 fn note_gap(lines: u64) -> Result<(), libsystemd::errors::SdError> {
     let message = format!("{lines} lines of Postern's journal are missing here; `posternd audit export` has them");
     let fields = [("SYSLOG_IDENTIFIER", "posternd"), ("POSTERN_EVENT", "export-gap")];
     journal_send(Priority::Error, &message, fields.into_iter())
 }
 
-/// Hands one line to journald, for a process that has no engine: `posternd unlock`.
+/// Sends one line to journald, for a process without an engine: `posternd unlock`.
 pub fn export(line: &Published) {
     let (priority, message, fields) = structured(&line.entry());
     if let Err(error) = journal_send(priority, &message, fields.into_iter()) {
-        tracing::warn!(%error, "journald was not told");
+        tracing::warn!(%error, "journald did not take the line");
     }
 }
 
-/// A line as journald takes it: how loud, in words, and its fields. What is empty is left out.
+/// A line for journald: priority, message, and fields. Empty fields are left out.
 fn structured(entry: &Entry) -> (Priority, String, Vec<(&'static str, String)>) {
     let Entry { seq, time: _, kind, principal, key, grant, ports, sources, code, reason, line } = entry;
-    // A new line in a message would look like a message of its own, and whoever shows a field may show it as it is.
+    // A line break in a message would look like a second message, and programs may print a field unescaped.
     let (principal, key, reason, code) = (&shown(principal), &shown(key), &shown(reason), &shown(code));
     let joined = |words: Vec<String>| words.join(" ");
     let ports = joined(ports.iter().map(ToString::to_string).collect());
@@ -177,7 +177,7 @@ fn structured(entry: &Entry) -> (Priority, String, Vec<(&'static str, String)>) 
     (priority(kind), message, all.into_iter().filter(|(_, value)| !value.is_empty()).collect())
 }
 
-/// Loud is what went around the rules, or took a layer away.
+/// Lines about actions outside the rules, or about lost layers, get a high priority.
 fn priority(kind: &str) -> Priority {
     match kind {
         "break-glass" | "unlocked" | "layer" | "set-aside" | "rolled-back" | "unrecorded" => Priority::Critical,

@@ -1,6 +1,6 @@
-//! From a configuration file to a running agent.
+//! The commands that touch the kernel or the journal: `run`, `early`, `unlock` and `audit export`.
 //!
-//! Owns what each command does, and the order of a start. It never decides anything.
+//! Owns what each command does, and the order of a start. It decides nothing about access.
 
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
@@ -42,18 +42,17 @@ mod settings;
 
 use serve::Serving;
 
-/// Threads for work that would hold others up. Ten of them work at once (three check signatures, three sign statements, four read the
-/// journal), besides what a reload reads and copies. A disk that hangs holds the latter up for as long as it hangs, and root's
-/// break-glass still needs a statement.
+/// Threads for blocking work. At most ten work at once (three check signatures, three sign statements, four read the journal), besides
+/// the threads of a reload. A reload blocks while a disk hangs, and root's break-glass needs a thread for its statement even then.
 const BLOCKING: usize = 16;
 
-/// Why the agent did not do what it was told.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// A file that the administrator writes is wrong.
+    /// A mistake in a file that the administrator writes.
     #[error("{0}")]
     Config(String),
-    /// What was asked on the command line makes no sense here.
+    /// Wrong usage of the command line.
     #[error("{0}")]
     Usage(String),
     /// Anything else.
@@ -91,12 +90,12 @@ pub(crate) fn rules(path: &Path, config: &Config) -> Result<Rules, Failure> {
     Ok(Rules { policy: Arc::new(config.policy()), trust: Arc::new(trust), digest: digest.into() })
 }
 
-/// Takes Postern's programs out of the kernel and says so in the journal first.
+/// Records the unlocking in the journal, then removes Postern's programs from the kernel.
 ///
 /// # Errors
-/// [`Failure`]; when the agent runs, or neither the journal nor the log takes the record, nothing is opened.
+/// [`Failure`]. Nothing is opened while posternd runs, or when neither the journal nor the log takes the record.
 pub fn unlock(path: &Path) -> Result<(), Failure> {
-    // The agent's user may write to the journal, but only root can open the ports: the record would be false.
+    // posternd's user may write to the journal, but only root can open the ports: the record would be false.
     let user = rustix::process::geteuid();
     if !user.is_root() {
         return Err(Failure::Other(format!(
@@ -104,9 +103,9 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
             user.as_raw()
         )));
     }
-    // With a configuration that is not valid: where the last good one, or what can be read, says that state and pins are.
+    // If the configuration has mistakes, state and pins are where its last good copy, or its readable part, says.
     let config = effective::read(path, &Opener::default(), &Copies::of(path).last()).config;
-    // Held until the end: no posternd that starts meanwhile puts back what is taken out.
+    // Held until the end, so that a posternd that starts now cannot attach the programs again.
     let pins = enforcer::hold_pins(&config.pin_dir).map_err(Failure::other)?;
     let now = Clock::new(config.clock.unsynchronised, enforcer::ntp_error).map_err(Failure::other)?.now();
     let records = unlocking(&config, &now)?;
@@ -118,14 +117,16 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
     pins.unlock().map_err(Failure::other)?;
     let given_back = Reserved::open(&config.state_dir, now.boot_id).give_back();
     given_back.map_err(|e| {
-        Failure::Other(format!("the ports are open, but stay in net.ipv4.ip_local_reserved_ports: {e}"))
+        Failure::Other(format!(
+            "the ports are open, but could not be removed from net.ipv4.ip_local_reserved_ports: {e}"
+        ))
     })?;
     println!("Every port that Postern protected is open until posternd starts again.");
     Ok(())
 }
 
-/// Puts the unlocking on record, with the state directory's owner's rights: that is the agent's user, which may have planted links there.
-/// Where the directory takes no record, the log does: an agent that was taken over cannot lock root out
+/// Records the unlocking with the rights of the state directory's owner: that is posternd's user, who may have planted links there.
+/// Where the directory takes no record, the log gets it, so that an attacker who controls that user cannot lock root out
 /// (docs/decisions/0049-root-in-the-agents-directory.md).
 fn unlocking(config: &Config, now: &Now) -> Result<Vec<Published>, Failure> {
     let lock = match host::lock(&config.state_dir) {
@@ -147,9 +148,12 @@ fn unlocking(config: &Config, now: &Now) -> Result<Vec<Published>, Failure> {
     Ok(vec![Published { record, life: None, line }])
 }
 
-/// Why the journal has no record of it, in words.
+/// Appends the record to the journal.
+///
+/// # Errors
+/// Why the journal has no record, in words.
 fn record_unlocked(config: &Config, now: &Now) -> Result<Vec<Published>, String> {
-    // The ports are about to be opened: nothing needs to be closed before a damaged journal is set aside.
+    // The ports open next, so nothing needs to be closed before a damaged journal is set aside.
     let opened = open_journal(config, now.wall, || Ok(())).map_err(|failure| failure.to_string())?;
     let Opened { mut journal, mut ledger, set_aside, .. } = opened;
     let mut records = Vec::new();
@@ -163,7 +167,7 @@ fn record_unlocked(config: &Config, now: &Now) -> Result<Vec<Published>, String>
     Ok(records.into_iter().zip(lines).map(|(record, line)| Published { record, life: None, line }).collect())
 }
 
-/// Writes a record that the journal cannot take to standard error, whole and checked.
+/// Writes to standard error the whole record that the journal cannot take, and flushes.
 fn log_record(record: &Record, why: &str) -> std::io::Result<Vec<u8>> {
     let line = serde_json::to_string(record)?;
     let line = text::json(&line);
@@ -174,11 +178,11 @@ fn log_record(record: &Record, why: &str) -> std::io::Result<Vec<u8>> {
     Ok(line.into_owned().into_bytes())
 }
 
-/// Closes the protected ports for everybody, unless Postern is in force already. With a configuration that is not valid it
-/// closes what can be read of it and the default ports, and fails all the same. Where the host is only to observe it closes nothing.
+/// Closes the protected ports for everybody, unless Postern is already in force. If the configuration has mistakes, this closes the
+/// ports that it can read there and the default ports, and then fails. On a host that only observes it closes nothing.
 ///
 /// # Errors
-/// [`Failure`]; what was closed stays closed.
+/// [`Failure`]. Closed ports stay closed.
 pub fn early(path: &Path) -> Result<(), Failure> {
     let loaded = Config::load(path);
     let closing = match &loaded {
@@ -191,7 +195,7 @@ pub fn early(path: &Path) -> Result<(), Failure> {
         _ => salvaged(path),
     };
     if closing.mode == Mode::Observe {
-        println!("The configuration says mode = \"observe\": nothing is closed, and nothing was changed.");
+        println!("The configuration says mode = \"observe\". No port was closed, and nothing was changed.");
         return loaded.map(drop).map_err(Failure::config);
     }
     let table = Table { protected: closing.protected, ..Table::default() };
@@ -204,18 +208,18 @@ pub fn early(path: &Path) -> Result<(), Failure> {
         slots: 1,
     };
     let closed = match Enforcer::close(&settings(closing.cgroup.clone()), &table) {
-        // A part of a configuration that is wrong may itself be what is wrong.
+        // In a configuration with mistakes the mistake may be this cgroup.
         Err(_) if loaded.is_err() && closing.cgroup.is_some() => Enforcer::close(&settings(None), &table),
         outcome => outcome,
     };
     match closed.map_err(Failure::other)? {
         Closed::Now => println!("{} ports are closed for everybody.", table.protected.len()),
-        Closed::Already => println!("Postern is in force already; nothing was changed."),
+        Closed::Already => println!("Postern is already in force. Nothing was changed."),
     }
     loaded.map(drop).map_err(Failure::config)
 }
 
-/// What can be read of a configuration that is not valid, and what the last good one closed.
+/// The ports in the readable part of a configuration with mistakes, and those of its last good copy.
 fn salvaged(path: &Path) -> Closing {
     let read = Closing::salvage(path);
     let Some((config, _)) = Copies::of(path).last().config else { return read };
@@ -224,8 +228,7 @@ fn salvaged(path: &Path) -> Closing {
     Closing { protected, pin_dir: config.pin_dir, cgroup: config.cgroup, mode: policy.mode }
 }
 
-/// Opens the journal. Whatever is wrong with it, `close` closes the ports first. A damaged one is then set aside, and a new one
-/// begun.
+/// Opens the journal. `close` closes the ports before a damaged journal is set aside and a new one begins.
 fn open_journal(
     config: &Config,
     now: jiff::Timestamp,
@@ -241,9 +244,9 @@ fn open_journal(
     if let Err(kernel) = close() {
         return Err(Failure::Other(format!("{error}; and {kernel}")));
     }
-    tracing::error!(%error, "the journal cannot be used; every port is closed");
+    tracing::error!(%error, "the journal is damaged; every port is closed");
     let set_aside = match journal::set_aside(&config.state_dir, error, now) {
-        // Also one that a newer posternd wrote: nothing is open by it, and root is served.
+        // Also a journal of a newer posternd: nothing in it opens a port, and root is served.
         Err(error) => return Ok(unwritable(config, &error)),
         Ok(set_aside) => set_aside,
     };
@@ -252,24 +255,23 @@ fn open_journal(
     Ok(Opened { set_aside: Some(set_aside), ..opened })
 }
 
-/// What can be known of a journal that the disk does not let anybody write: what is open by it goes on and ends on time, and
-/// nothing else opens until it can be written.
+/// A journal that cannot be written: its open grants continue and end on time, and nothing new opens until it can be written.
 fn unwritable(config: &Config, error: &JournalError) -> Opened {
-    tracing::error!(%error, "the journal cannot be written; nothing new is granted until it can be");
+    tracing::error!(%error, "the journal cannot be written; posternd grants nothing new until it can write");
     Journal::look(&config.state_dir, config.journal).unwrap_or_else(|error| {
-        tracing::error!(%error, "nor can it be read: nothing is open until it can be");
+        tracing::error!(%error, "the journal cannot be read either; no port is open until it can be read");
         Journal::unread(&config.state_dir, config.journal)
     })
 }
 
-/// Prints the journal's lines from the disk, from `since` on, once the whole chain is checked. The agent may run or not.
+/// Checks the whole chain of the journal on the disk, then prints its lines from `since` on. Works with and without a running posternd.
 ///
 /// # Errors
-/// [`Failure`]: nothing was printed when the journal was changed or damaged.
+/// [`Failure`]. Nothing is printed of a journal that was changed or damaged.
 pub fn export(path: &Path, since: Option<jiff::Timestamp>) -> Result<(), Failure> {
     let config = Config::load(path).map_err(Failure::config)?;
     let out = std::io::stdout().lock();
-    // A file gets the bytes that the chain binds; a terminal gets none that command it.
+    // A file gets the exact bytes, which the chain binds. On a terminal, bytes that control it are escaped.
     let mut out: Box<dyn Write> = match out.is_terminal() {
         true => Box::new(Escaped(out)),
         false => Box::new(std::io::BufWriter::new(out)),
@@ -280,7 +282,7 @@ pub fn export(path: &Path, since: Option<jiff::Timestamp>) -> Result<(), Failure
     Ok(())
 }
 
-/// Writes lines of JSON with everything escaped that commands a terminal. It takes whole lines.
+/// Writes whole lines of JSON, and escapes characters that control a terminal.
 struct Escaped<W>(W);
 
 impl<W: Write> Write for Escaped<W> {
@@ -294,7 +296,7 @@ impl<W: Write> Write for Escaped<W> {
     }
 }
 
-/// Locks the state directory. Where it cannot be used at all, what is wrong with it.
+/// Locks the state directory. Without a lock: what is wrong with the directory.
 fn lock(config: &Config) -> Result<(Option<StateLock>, Option<String>), Failure> {
     match host::lock(&config.state_dir) {
         Ok(lock) => Ok((Some(lock), None)),
@@ -303,7 +305,7 @@ fn lock(config: &Config) -> Result<(Option<StateLock>, Option<String>), Failure>
     }
 }
 
-/// This host's identity: for this process alone where the state directory cannot be used, which is `wrong` then.
+/// This host's identity. Where the state directory cannot be used, `wrong` says why, and the identity ends with this process.
 fn identity(config: &Config, wrong: &mut Option<String>) -> Identity {
     host::identity(&config.state_dir, config.names.clone(), &config.ssh_host_keys).unwrap_or_else(|error| {
         wrong.get_or_insert(error.to_string());
@@ -313,16 +315,16 @@ fn identity(config: &Config, wrong: &mut Option<String>) -> Identity {
 
 fn no_state(error: &str) -> String {
     format!(
-        "the state directory cannot be used: {error}. What cannot be recorded there is not granted, but for root's break-glass, and \
-         what this host is known by may end with this process: make room, mount it writable or put the path right, and start \
-         posternd again"
+        "the state directory cannot be used: {error}. posternd records nothing there, so it grants nothing except root's break-glass, \
+         and this host's identity may end with this process. Free space, mount it writable or correct the path, and start posternd \
+         again"
     )
 }
 
-/// Runs the agent until SIGTERM or SIGINT. Files that cannot be used keep it from nothing (docs/decisions/0042).
+/// Runs posternd until SIGTERM or SIGINT. It also starts with files that cannot be used (docs/decisions/0042).
 ///
 /// # Errors
-/// [`Failure`]; the ports stay as closed as they were.
+/// [`Failure`]. The ports are at least as closed as before.
 pub fn run(path: &Path) -> Result<(), Failure> {
     let Effective { config, mut rules, is_bare, mut findings } =
         effective::read(path, &Opener::default(), &Copies::of(path).last());
@@ -338,7 +340,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let observe_from = mode::observe_from(rules.policy.mode, &Enabling::None, clock.boot_id());
     let empty = Table { protected: rules.policy.protected().collect(), observe_from, ..Table::default() };
     let (_lock, mut unusable) = lock(&config)?;
-    // What only root may open is that by now.
+    // The next two need root, which posternd gives up below.
     let log = KernelLog::open().map_err(|why| clock.notices_no_restore(why)).ok();
     let surroundings = Surroundings::open(&config.pin_dir);
     let helper = helper::step_down(path, &config);
@@ -352,7 +354,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     if let Some(offset) = clock::boot_clock_offset() {
         return Err(in_a_time_namespace(&rules.policy, &settings, &offset));
     }
-    // Whatever became of the journal: the ports are closed first.
+    // The ports are closed before a damaged journal is set aside.
     let opened = open_journal(&config, clock.now().wall, || Enforcer::start(&settings, &empty).map(drop))?;
     if is_bare {
         effective::keep_closed(&mut rules, opened.ledger.protected());
@@ -385,13 +387,14 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let serving = Serving { path, config: &config, is_bare, findings, helper, files, log, exported, denied, reserved };
     let served = runtime.map_err(Failure::other)?.block_on(serving.serve(engine));
     if served.is_ok() {
-        // It has written its last record by now. After a failure nobody has told it to stop.
+        // The worker has written its last record. After a failure it was not stopped, so posternd does not wait for it.
         let _ = worker.join();
     }
     served
 }
 
-/// Ends would be computed by one boot clock and compared with another. Whatever is in force stays so; else the ports are closed.
+/// In a time namespace posternd and the kernel would use different boot clocks for ends. Layers that are in force stay; otherwise this
+/// closes the ports.
 fn in_a_time_namespace(policy: &Policy, settings: &enforcer::Settings, offset: &str) -> Failure {
     let table = Table { protected: policy.protected().collect(), ..Table::default() };
     let closed = match Enforcer::close(settings, &table) {
@@ -399,6 +402,7 @@ fn in_a_time_namespace(policy: &Policy, settings: &enforcer::Settings, offset: &
         Err(error) => error.to_string(),
     };
     Failure::Other(format!(
-        "this is a time namespace whose boot clock is {offset} off the kernel's, by which grants end: start posternd in the initial one; {closed}"
+        "in this time namespace the boot clock differs by {offset} from the kernel's, by which grants end. Start posternd in the initial \
+         time namespace. {closed}"
     ))
 }

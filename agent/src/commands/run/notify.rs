@@ -1,4 +1,4 @@
-//! What systemd wants to know.
+//! Notifications to systemd.
 //!
 //! Owns readiness and the watchdog (sd_notify(3)). Without systemd it does nothing.
 
@@ -6,20 +6,19 @@ use sd_notify::NotifyState;
 
 use crate::engine::Engine;
 
-/// The agent serves.
+/// posternd serves.
 pub fn ready() {
     send(NotifyState::Ready);
 }
 
-/// The agent is about to exit.
+/// posternd is about to exit.
 pub fn stopping() {
     send(NotifyState::Stopping);
 }
 
-/// Pings the watchdog twice in each of its periods, each time after the one writer has come round once more; does nothing where there
-/// is no watchdog. The writer comes round however full its queue and however slow the disk is
-/// ([`Engine::alive`]). It runs on the reactor that serves the API: when either is stuck, systemd starts the agent anew, and the
-/// kernel keeps the ports closed meanwhile.
+/// Pings the watchdog twice in each period, each time after the worker has made a turn. Does nothing without a watchdog. A full queue or
+/// a slow disk does not delay a turn ([`Engine::alive`]). This runs on the reactor that serves the API: when the reactor or the worker
+/// hangs, systemd starts posternd again, and the kernel keeps the ports closed in the meantime.
 pub async fn keep_alive(engine: Engine) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut ticks = tokio::time::interval(limit / 2);
@@ -33,6 +32,6 @@ pub async fn keep_alive(engine: Engine) {
 
 fn send(state: NotifyState) {
     if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "systemd could not be told");
+        tracing::warn!(%error, "systemd could not be notified");
     }
 }

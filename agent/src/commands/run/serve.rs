@@ -1,6 +1,6 @@
-//! Serving: everything that runs beside the engine until posternd is told to stop.
+//! Serving: everything that runs beside the engine until posternd stops.
 //!
-//! Owns the signals, reloads, and the threads that sleep in the kernel for news. It never decides anything.
+//! Owns the signals, reloads, and the threads that wait in the kernel for events. It decides nothing about access.
 
 use std::cell::RefCell;
 use std::io;
@@ -40,9 +40,9 @@ use crate::{config, enforcer, grpc};
 pub(super) struct Serving<'a> {
     pub(super) path: &'a Path,
     pub(super) config: &'a Config,
-    /// Whether that is only what can be known.
+    /// Whether the configuration has mistakes and no last good copy.
     pub(super) is_bare: bool,
-    /// What was wrong with the files.
+    /// What is wrong with the files.
     pub(super) findings: Vec<Finding>,
     pub(super) helper: Option<Helper>,
     pub(super) files: RootFiles,
@@ -56,7 +56,7 @@ impl Serving<'_> {
     /// Serves until SIGTERM or SIGINT.
     pub(super) async fn serve(self, engine: Engine) -> Result<(), Failure> {
         let Self { path, config, is_bare, findings, helper, files, log, exported, denied, reserved } = self;
-        // Before anybody can see that posternd runs: from here on SIGHUP reloads and no longer kills.
+        // Before posternd is visible: from here on SIGHUP reloads, and does not kill the process.
         let signals = Signals::new().map_err(Failure::other)?;
         tell(&engine, findings).await;
         let _settings_says_what_is_wrong = settings::reserve(&reserved, &engine.rules().policy).await;
@@ -65,7 +65,7 @@ impl Serving<'_> {
         let watcher = tokio::spawn(links::follow(report_links(engine.clone())));
         read_denied(&engine, denied).await.map_err(Failure::other)?;
         if let Err(error) = watch_clock(engine.clone(), log) {
-            let why = format!("the kernel does not tell when the clock is set or the machine restored: {error}");
+            let why = format!("the kernel does not report a set clock or a restored machine: {error}");
             engine.degraded(Condition::ClockUnwatched, Some(why)).await;
         }
         let (stop, stopped) = tokio::sync::watch::channel(());
@@ -93,7 +93,7 @@ impl Serving<'_> {
         let serving = tokio::spawn(bound.serve(engine.clone(), host_keys, stopped));
         notify::ready();
         let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
-        // Its rules may close more than the file does (`effective::keep_closed`): a reload must not open that.
+        // The engine's rules may close more than the file (`effective::keep_closed`): a reload must not open these ports.
         let running = RefCell::new(config.clone().with_policy((*engine.rules().policy).clone()));
         let reloads = Reloads {
             path,
@@ -115,7 +115,7 @@ impl Serving<'_> {
         watcher.abort();
         drop(periodic);
         watchdog.abort();
-        // Whoever is being answered gets the answer first.
+        // Running requests get their answers first.
         let _ = serving.await;
         engine.stop().await;
         if let Some(export) = export {
@@ -125,7 +125,7 @@ impl Serving<'_> {
     }
 }
 
-/// Tells the engine where the API listens by now, and where it does not.
+/// Gives the engine the addresses at which the API listens, and those that failed.
 async fn follow(engine: &Engine, listeners: &Listeners, config: &Config) {
     engine.degraded(Condition::ApiAddress, listeners.shut.clone()).await;
     if let Some(rate) = config.api.syn_rate {
@@ -133,7 +133,7 @@ async fn follow(engine: &Engine, listeners: &Listeners, config: &Config) {
     }
 }
 
-/// As [`follow`], each time that an address could be bound late. Never ends.
+/// As [`follow`], after each change of the addresses. Never ends.
 async fn follow_all(engine: &Engine, mut listeners: watch::Receiver<Listeners>, config: &Config) {
     while listeners.changed().await.is_ok() {
         let now = listeners.borrow_and_update().clone();
@@ -160,7 +160,7 @@ fn report_links(engine: Engine) -> impl Fn(Result<LinkState, String>) -> BoxFutu
     }
 }
 
-/// What the service manager says.
+/// The signals of the service manager.
 struct Signals {
     hangup: Signal,
     terminate: Signal,
@@ -185,7 +185,7 @@ impl Signals {
     }
 }
 
-/// A reload moves no listener, so a file that was valid at a start may cut off those that there are, or that are still to be bound.
+/// A reload moves no listener. So a file that is valid for a start may protect the port of a present or future listener.
 fn check_api(policy: &Policy, api: &config::Api, listeners: &Listeners) -> Result<(), Failure> {
     let own =
         [&api.tcp, &api.plaintext, &listeners.tls, &listeners.plaintext].into_iter().flatten().map(SocketAddr::port);
@@ -193,17 +193,17 @@ fn check_api(policy: &Policy, api: &config::Api, listeners: &Listeners) -> Resul
     match policy.protected().find(|(protocol, port)| *protocol == TCP && own.contains(port)) {
         None => Ok(()),
         Some((_, port)) => Err(Failure::Config(format!(
-            "tcp port {port} would be protected while the API listens there, so nobody could ask for it; start posternd anew"
+            "tcp port {port} would be protected while the API listens there, so nobody could request access. Start posternd again"
         ))),
     }
 }
 
-/// What a reload needs.
+/// The state that a reload needs.
 struct Reloads<'a> {
     path: &'a Path,
-    /// Whether posternd was started without its configuration.
+    /// Whether posternd started without a usable configuration.
     is_bare: bool,
-    /// The configuration that holds.
+    /// The configuration in force.
     running: RefCell<Config>,
     files: RootFiles,
     engine: &'a Engine,
@@ -213,7 +213,7 @@ struct Reloads<'a> {
 }
 
 impl Reloads<'_> {
-    /// A file that cannot be used only takes away: what held before stays, less that.
+    /// Reads the files again. A file with mistakes never adds rights: the older rules stay, without what the file takes away.
     async fn reload(&self) {
         let (rules, mut findings) = self.read();
         let is_broken = findings.iter().any(|(_, why)| why.is_some());
@@ -221,19 +221,20 @@ impl Reloads<'_> {
         findings.push(effective::way_in(&rules, self.engine.who_am_i().host_time.as_second()));
         let now = self.engine.rules();
         let outcome = if Arc::ptr_eq(&rules.policy, &now.policy) && rules.trust == now.trust {
-            // The older policy stays, and nothing was taken away.
+            // The rules are unchanged.
             Ok(0)
         } else {
             self.engine.reload(rules).await.map_err(|refusal| refusal.to_string())
         };
         match &outcome {
             Ok(ended) if is_broken => {
-                tracing::warn!(ended, "reloaded what could be used; the next lines name what could not");
+                tracing::warn!(ended, "reloaded; the next lines name the files that could not be used");
             }
             Ok(ended) => tracing::info!(ended, "policy and trust reloaded"),
             Err(error) => tracing::error!(%error, "nothing was reloaded"),
         }
-        let why = outcome.err().map(|error| format!("the last reload failed, the older rules are in force: {error}"));
+        let why =
+            outcome.err().map(|error| format!("the last reload failed, and the older rules are in force: {error}"));
         self.engine.degraded(Condition::ReloadFailed, why).await;
         tell(self.engine, findings).await;
         let xdp = self.running.borrow().xdp.clone();
@@ -242,14 +243,14 @@ impl Reloads<'_> {
     }
 
     fn read(&self) -> (Rules, Vec<Finding>) {
-        // Also rules that still wait for the disk: what they take away stays away.
+        // The newest rules, also if they still wait for the disk: a right that they take away stays away.
         let now = self.engine.newest_rules();
         let last = Last::running(&self.running.borrow(), &now);
         let Effective { config, rules, mut findings, .. } = effective::read(self.path, &self.files.opener, &last);
         let refused = check_api(&rules.policy, self.api, &self.listeners.borrow()).err();
         let moved = self.is_bare && config.api != *self.api;
         let moved = moved.then(|| {
-            "posternd was started without its configuration, and the API does not listen where that says: start posternd again \
+            "posternd started without a usable configuration, and the API does not listen at its addresses. Start posternd again \
              (systemctl restart posternd)"
                 .to_owned()
         });
@@ -266,7 +267,7 @@ impl Reloads<'_> {
     }
 }
 
-/// Says what is wrong with files, or that nothing is any more.
+/// Gives the engine the findings about the files, and logs mistakes.
 async fn tell(engine: &Engine, findings: Vec<Finding>) {
     for (part, why) in findings {
         if let Some(why) = &why {
@@ -276,22 +277,19 @@ async fn tell(engine: &Engine, findings: Vec<Finding>) {
     }
 }
 
-/// Tells the engine when the clock is set or the machine restored, for as long as the process lives. A thread of its own sleeps in the
-/// kernel until then.
+/// Starts a thread that reports to the engine when the clock is set or the machine is restored. The thread waits in the kernel.
 fn watch_clock(engine: Engine, log: Option<KernelLog>) -> io::Result<()> {
     let watch = clock::Watch::open(log)?;
     let follow = move || {
         loop {
             match watch.wait() {
                 Ok(news) if news.restored => engine.restored(&secret_or_abort()),
-                // Challenges of before a restore that was missed are of no use; clients ask for others by themselves.
+                // A restore may have been missed, so older challenges do not count any more. Clients ask for new ones by themselves.
                 Ok(news) if news.missed => engine.renew_challenges(&secret_or_abort()),
                 Ok(_) => engine.clock_changed(),
                 Err(error) => {
-                    tracing::error!(%error, "the clock is watched no longer");
-                    let why = format!(
-                        "the kernel does not tell any more when the clock is set or the machine restored: {error}"
-                    );
+                    tracing::error!(%error, "posternd cannot watch the clock any more");
+                    let why = format!("the kernel does not report a set clock or a restored machine any more: {error}");
                     return engine.degraded_by_thread(Condition::ClockUnwatched, why);
                 }
             }
@@ -300,7 +298,7 @@ fn watch_clock(engine: Engine, log: Option<KernelLog>) -> io::Result<()> {
     thread::Builder::new().name("clock".into()).spawn(follow).map(drop)
 }
 
-/// 32 random bytes; without them the old ones must not be used either.
+/// 32 random bytes. Aborts without them, because the older bytes must not be used any more.
 fn secret_or_abort() -> [u8; 32] {
     let mut secret = [0; 32];
     if SystemRandom::new().fill(&mut secret).is_err() {
@@ -322,17 +320,17 @@ async fn read_denied(engine: &Engine, denied: Option<enforcer::DeniedReader>) ->
     thread::Builder::new().name("denied".into()).spawn(move || note_denied(denied, engine)).map(drop)
 }
 
-/// Moves denied attempts from the kernel's ring buffer into the engine's memory, for as long as the process lives. A thread of its own
-/// sleeps in the kernel until somebody denied attempts.
+/// Moves denied attempts from the kernel's ring buffer into the engine's memory, while the process lives. Its thread waits in the kernel
+/// for attempts.
 fn note_denied(mut denied: enforcer::DeniedReader, engine: Engine) {
     loop {
         let mut wanted = [PollFd::new(&denied, PollFlags::IN)];
         match poll(&mut wanted, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
-                tracing::error!(%error, "denied are noted no longer");
+                tracing::error!(%error, "posternd cannot record denied attempts any more");
                 let why = format!(
-                    "who is refused is not noted any more: {error}; start posternd again (systemctl restart posternd)"
+                    "posternd does not record denied attempts any more: {error}. Start posternd again (systemctl restart posternd)"
                 );
                 return engine.degraded_by_thread(Condition::DeniedUnnoted, why);
             }

@@ -1,7 +1,7 @@
 //! Settings of the kernel that other programs write too.
 //!
-//! Owns what is done about a change of one. It changes one setting, by way of [`Reserved`], and reports what does not hold of the others.
-//! When to look is decided in `periodic`.
+//! Owns the reaction to a change. It changes one setting, through [`Reserved`], and reports conditions about the others. `periodic`
+//! decides when to check.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,20 +15,19 @@ use crate::engine::Engine;
 use crate::grpc::Listeners;
 use crate::system::sysctl::{self, Reserved};
 
-/// Keeps the host's own connections off the policy's ports. [`Settings`] says what is wrong with that. A disk that hangs holds up this
-/// work alone.
+/// Keeps the host's own connections off the policy's ports, and returns what is wrong with that. A disk that hangs blocks only this.
 pub(super) async fn reserve(reserved: &Arc<Reserved>, policy: &Policy) -> Option<String> {
     let ports = numbers(policy);
     let reserved = Arc::clone(reserved);
     let kept = tokio::task::spawn_blocking(move || reserved.keep(&ports)).await;
-    kept.unwrap_or_else(|error| Some(format!("net.ipv4.ip_local_reserved_ports is not watched: {error}")))
+    kept.unwrap_or_else(|error| Some(format!("posternd does not watch net.ipv4.ip_local_reserved_ports: {error}")))
 }
 
 fn numbers(policy: &Policy) -> BTreeSet<u16> {
     policy.ports.iter().map(|rule| rule.port.number).collect()
 }
 
-/// What was said of the settings so far. Nobody else says anything of these conditions.
+/// The conditions that were reported last. No other code reports these conditions.
 pub(super) struct Settings {
     engine: Engine,
     reserved: Arc<Reserved>,
@@ -37,16 +36,15 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Nothing is said yet.
+    /// Nothing was reported yet.
     pub(super) fn new(engine: Engine, reserved: Arc<Reserved>, listeners: watch::Receiver<Listeners>) -> Self {
         Self { engine, reserved, listeners, told: [(Condition::ReservedPorts, None), (Condition::SynCookies, None)] }
     }
 
-    /// Looks once, and tells the engine what has changed. It waits for the disk where a port has to be reserved anew, so it belongs on a
-    /// thread that may wait.
+    /// Checks once, and reports changes to the engine. It may wait for the disk, so it belongs on a thread for blocking work.
     pub(super) fn look(&mut self, runtime: &Handle) {
         let reserved = self.reserved.keep(&numbers(&self.engine.rules().policy));
-        // Without SYN cookies strangers can do harm only where they reach the API.
+        // Missing SYN cookies matter only where other hosts reach the API.
         let cookies = sysctl::without_cookies().filter(|_| !self.listeners.borrow().reachable.is_empty());
         for ((condition, before), now) in self.told.iter_mut().zip([reserved, cookies]) {
             if *before == now {
