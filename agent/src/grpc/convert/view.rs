@@ -14,6 +14,7 @@ use postern_core::warn::{Ends, Warning};
 use postern_proto::v1;
 
 use super::policy::protected_port;
+use crate::enforcer::{XdpMode, XdpStatus};
 use crate::engine::{
     ClockView, ConditionView, DeniedView, Explanation, GrantUpdate, GrantView, HostState, LayerView, ModeView, WhoAmI,
     XdpMode, XdpStatus,
