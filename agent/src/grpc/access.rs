@@ -163,7 +163,7 @@ impl Access {
     }
 }
 
-/// A change that `reader` may see. Who reads too slowly has missed some, and is told so instead of being shown the rest.
+/// A change that `reader` may see. A watcher who reads too slowly has missed changes; the stream says so and ends.
 fn visible(
     change: Result<GrantUpdate, BroadcastStreamRecvError>,
     reader: &Reader,

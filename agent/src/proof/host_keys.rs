@@ -9,15 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use postern_core::condition::Condition;
+use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use super::certificate::{Version, version};
 use super::prover::{Found, MOST, Prover, Without, files};
-use super::{Proof, Signed, payload};
-use crate::engine::Engine;
+use super::{Proof, Signed};
 
 /// How long a call waits for a disk that does not answer; then it gets what was shown before.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -32,13 +31,21 @@ const SETTLED: Duration = Duration::from_millis(100);
 /// The SSH host keys of this host.
 pub struct HostKeys {
     dir: PathBuf,
-    engine: Engine,
+    reports: Reports,
     tls_audience: String,
     source: Mutex<Source>,
     seen: Mutex<Seen>,
     /// One look at a time, with what the status says after it.
     looking: Arc<tokio::sync::Mutex<Option<String>>>,
     shown: RwLock<Arc<Proof>>,
+}
+
+/// Where [`HostKeys`] reports changes. The engine is behind these functions.
+pub struct Reports {
+    /// Gets the audience of the TLS key and the fingerprints of SSH host keys, before a client sees a proof by one of them.
+    pub holds: Box<dyn Fn(String, Vec<String>) + Send + Sync>,
+    /// Gets the detail of the condition `host-keys`; `None`: the condition is not there.
+    pub condition: Box<dyn Fn(Option<String>) -> BoxFuture<'static, ()> + Send + Sync>,
 }
 
 /// Has the helper read the private keys and sign the given text with each of them.
@@ -59,9 +66,14 @@ type Marks = Vec<(PathBuf, Version)>;
 
 impl HostKeys {
     /// Reads the keys in `dir` and proves with them. `remote` does both where this process may not read the private keys.
-    /// `tls_fingerprint` is `SHA256:…` of the TLS certificate.
-    pub(crate) async fn start(dir: &Path, remote: Option<Remote>, engine: Engine, tls_fingerprint: &str) -> Arc<Self> {
-        let payload = payload(&engine.who_am_i(), tls_fingerprint);
+    /// `payload` is the text to sign ([`super::payload`]), `tls_fingerprint` is `SHA256:…` of the TLS certificate.
+    pub(crate) async fn start(
+        dir: &Path,
+        remote: Option<Remote>,
+        reports: Reports,
+        payload: String,
+        tls_fingerprint: &str,
+    ) -> Arc<Self> {
         let source: Source = match (remote, payload.clone()) {
             (Some(mut remote), payload) => Box::new(move || remote(&payload).map_err(|error| error.to_string())),
             (None, payload) => {
@@ -71,15 +83,15 @@ impl HostKeys {
         };
         let this = Arc::new(Self {
             dir: dir.to_owned(),
-            engine,
+            reports,
             tls_audience: format!("tls:{tls_fingerprint}"),
             source: Mutex::new(source),
             seen: Mutex::new(Seen { marks: None, at: Instant::now() }),
             looking: Arc::default(),
             shown: RwLock::new(Arc::new(Proof { payload, ..Proof::default() })),
         });
-        // Messages may name the TLS key, whatever becomes of the others.
-        this.engine.holds_keys(this.tls_audience.clone(), Vec::new());
+        // Messages may name the TLS key, also if no SSH host key can be read.
+        (this.reports.holds)(this.tls_audience.clone(), Vec::new());
         let _ = timeout(FIRST, this.looked(true)).await;
         this
     }
@@ -141,7 +153,7 @@ impl HostKeys {
         };
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { marks: before, at: Instant::now() };
         if first || *told != why {
-            self.engine.degraded(Condition::HostKeys, why.clone()).await;
+            (self.reports.condition)(why.clone()).await;
             *told = why;
         }
     }
@@ -174,7 +186,7 @@ impl HostKeys {
         let replaced: Vec<_> = replaced.map(|one| Arc::new(one.replaced())).collect();
         signed.extend(replaced);
         signed.truncate(MOST);
-        self.engine.holds_keys(self.tls_audience.clone(), signed.iter().map(|one| one.fingerprint()).collect());
+        (self.reports.holds)(self.tls_audience.clone(), signed.iter().map(|one| one.fingerprint()).collect());
         let without = found.without.into_iter().map(|Without { kind, why, .. }| (kind, why)).collect();
         let proof = Proof { payload: before.payload.clone(), signed, without };
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(proof);

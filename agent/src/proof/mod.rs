@@ -13,12 +13,12 @@ use std::path::Path;
 
 use postern_core::ssh::Fingerprint;
 use serde::Serialize;
+use uuid::Uuid;
 
 use self::certificate::CertificateFile;
-pub use self::host_keys::HostKeys;
 pub(crate) use self::host_keys::Remote;
+pub use self::host_keys::{HostKeys, Reports};
 pub(crate) use self::prover::{Found, Prover};
-use crate::engine::WhoAmI;
 
 /// The namespace of the signature; no other message is signed under it.
 pub const NAMESPACE: &str = "host@postern.v1";
@@ -113,10 +113,10 @@ struct Payload<'a> {
     tls_fingerprint: &'a str,
 }
 
-/// The one text that the host keys sign for as long as this process lives.
-fn payload(who: &WhoAmI, tls_fingerprint: &str) -> String {
-    let WhoAmI { host_id, names, .. } = who;
-    // Strings and a list of them: this cannot fail.
+/// The text that the host keys sign. It stays the same while this process lives.
+#[must_use]
+pub fn payload(host_id: Uuid, names: &[String], tls_fingerprint: &str) -> String {
+    // Strings and a list of strings: this cannot fail.
     serde_json::to_string(&Payload { host_id: host_id.to_string(), names, tls_fingerprint }).unwrap_or_default()
 }
 

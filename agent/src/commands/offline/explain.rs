@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::commands::run::Failure;
 use crate::config::lints::can_sign;
-use crate::engine::{Explanation, ExplainQuery, Reader, Rules, Seen, explain};
+use crate::engine::{ExplainQuery, Explanation, Reader, Rules, Seen, explain};
 
 /// Who asks for what.
 #[derive(Debug, clap::Args)]

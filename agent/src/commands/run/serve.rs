@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::config::effective::{self, Effective, Finding, Last, RootFiles};
 use crate::engine::{Engine, Published, Rules};
 use crate::grpc::Listeners;
-use crate::proof::HostKeys;
+use crate::proof::{self, HostKeys, Reports};
 use crate::sandbox::helper::Helper;
 use crate::sandbox::privilege;
 use crate::system::clock::KernelLog;
@@ -76,8 +76,9 @@ impl Serving<'_> {
         }
         let listeners = bound.listeners();
         let tls = bound.tls_fingerprint();
-        let host_keys =
-            HostKeys::start(&config.ssh_host_keys, helper.map(Helper::into_host_keys), engine.clone(), tls).await;
+        let payload = proof::payload(engine.who_am_i().host_id, &engine.who_am_i().names, tls);
+        let remote = helper.map(Helper::into_host_keys);
+        let host_keys = HostKeys::start(&config.ssh_host_keys, remote, report_keys(&engine), payload, tls).await;
         let at_start = listeners.borrow().clone();
         follow(&engine, &at_start, config).await;
         let mut settings = Settings::new(engine.clone(), Arc::clone(&reserved), listeners.clone());
@@ -141,6 +142,18 @@ async fn follow_all(engine: &Engine, mut listeners: watch::Receiver<Listeners>, 
         tracing::info!(tls = ?now.tls, plaintext = ?now.plaintext, "the API listens");
     }
     std::future::pending().await
+}
+
+/// Gives the engine the host keys, and the condition about them.
+fn report_keys(engine: &Engine) -> Reports {
+    let (keys, conditions) = (engine.clone(), engine.clone());
+    Reports {
+        holds: Box::new(move |tls, ssh| keys.holds_keys(tls, ssh)),
+        condition: Box::new(move |why| {
+            let engine = conditions.clone();
+            Box::pin(async move { engine.degraded(Condition::HostKeys, why).await })
+        }),
+    }
 }
 
 /// Hands the state of the network to the engine, or why it is not known.

@@ -7,9 +7,9 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::*;
-use crate::config::Journal as Settings;
 use crate::engine::QUEUE;
 use crate::engine::command::Change;
+use crate::journal::Settings;
 
 const NOW: BootNanos = BootNanos(0);
 

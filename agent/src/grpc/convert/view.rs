@@ -17,7 +17,6 @@ use super::policy::protected_port;
 use crate::enforcer::{XdpMode, XdpStatus};
 use crate::engine::{
     ClockView, ConditionView, DeniedView, Explanation, GrantUpdate, GrantView, HostState, LayerView, ModeView, WhoAmI,
-    XdpMode, XdpStatus,
 };
 use crate::proof::{Proof, Signed};
 
