@@ -43,7 +43,7 @@ pub use view::{
     ClockView, ConditionView, DeniedView, ExplainQuery, Explanation, Filter, GrantUpdate, GrantView, HostState,
     LayerView, ModeView, WhoAmI,
 };
-pub use worker::{Setup, StartError, start};
+pub use worker::{Confine, Setup, StartError, start};
 
 /// How many commands may wait for the worker; with more of them the host is too busy to answer in time. What closes, and what root asks
 /// for ([`Command::goes_first`]), waits in a second queue of this length.

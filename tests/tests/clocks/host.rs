@@ -120,6 +120,7 @@ impl Host {
         let trust = Trust::parse(&signers, &[]).expect("the trust file");
         let boot_id = format!("00000000-0000-0000-0000-{:012}", self.boot).parse().expect("a boot id");
         let host_id = "00000000-0000-0000-0000-00000000abcd".parse().expect("a host id");
+        let confinement = Confinement::of(&self.postern.config(), &config);
         let setup = Setup {
             opened: Journal::open(&config.state_dir, config.journal).expect("the journal"),
             clock: Clock::with(Box::new(self.clocks.clone()), boot_id, config.clock.unsynchronised),
@@ -138,7 +139,7 @@ impl Host {
             surroundings: Surroundings::open(&config.pin_dir),
             config_file: self.postern.config(),
             files: RootFiles::own(&self.postern.config()),
-            confinement: Confinement::of(&self.postern.config(), &config),
+            confine: Box::new(move |loads, in_force| confinement.with_loading(loads).apply(in_force)),
             rates: config.limits.rates,
             lines: broadcast::channel(WATCH_BACKLOG).0,
         };

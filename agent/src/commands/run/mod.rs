@@ -375,7 +375,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         enforcer,
         xdp,
         lines,
-        confinement,
+        confine: Box::new(move |loads, in_force| confinement.with_loading(loads).apply(in_force)),
         surroundings,
         config_file,
         files: files.clone(),

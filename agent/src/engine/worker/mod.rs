@@ -49,7 +49,7 @@ mod upkeep;
 mod wake;
 mod warnings;
 
-pub use start::{Setup, StartError, start};
+pub use start::{Confine, Setup, StartError, start};
 
 /// Changes that share one sync of the journal (group commit).
 const BATCH: usize = 256;

@@ -41,7 +41,6 @@ use crate::engine::share::{Shares, Turns};
 use crate::engine::shared::Shared;
 use crate::engine::{Engine, Published, QUEUE, Rules, WATCH_BACKLOG, denied, pulse, tally, verifier};
 use crate::journal::{AppendFailure, Opened};
-use crate::sandbox::privilege::Confinement;
 use crate::system::clock::Clock;
 use crate::system::sessions;
 use crate::system::surroundings::Surroundings;
@@ -64,7 +63,7 @@ pub struct Setup {
     /// Where the prefilter is wanted.
     pub xdp: PrefilterConfig,
     /// The rights that posternd gives up as soon as lock and cut are in force, and no thread runs yet.
-    pub confinement: Confinement,
+    pub confine: Confine,
     /// Where posternd runs.
     pub surroundings: Surroundings,
     /// Where the configuration is.
@@ -76,6 +75,10 @@ pub struct Setup {
     /// Where each line of the journal is published once it is durable.
     pub lines: broadcast::Sender<Arc<Published>>,
 }
+
+/// Gives up rights. The arguments: whether posternd still has to load programs, and a check whether all layers are in force. Returns a
+/// sentence for each right that was kept.
+pub type Confine = Box<dyn FnOnce(bool, &dyn Fn() -> bool) -> Vec<String> + Send>;
 
 /// Why the engine could not start. What was pinned before stays in force.
 #[derive(Debug, thiserror::Error)]
@@ -93,9 +96,8 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`]; nothing is open then that was not open before.
 pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::DeniedReader>), StartError> {
-    let Setup {
-        mut opened, clock, identity, rules, enforcer: settings, lines, confinement, config_file, files, ..
-    } = setup;
+    let Setup { mut opened, clock, identity, rules, enforcer: settings, lines, confine, config_file, files, .. } =
+        setup;
     let capacity = Capacity { entries: settings.grants as usize, slots: settings.slots };
     clock.resume(opened.ledger.high(), opened.ledger.clock_of(clock.boot_id()));
     let now = clock.now();
@@ -105,7 +107,8 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::D
     let installed = kernel::wanted(&rules.policy, &opened.ledger, &blocked.keys().copied().collect(), file, &now);
     let mut enforcer = Enforcer::start(&settings, &installed)?;
     let tunnels = tunnels::Watch::new();
-    confine(confinement, &enforcer, &mut conditions);
+    let kept = confine(enforcer.has_to_load(), &|| are_in_force(&enforcer));
+    conditions.set(Condition::Privileges, (!kept.is_empty()).then(|| kept.join("; ")));
     let denied_reader = enforcer.take_denied();
     let (commands, received) = mpsc::channel(QUEUE);
     let (first, first_received) = mpsc::channel(QUEUE);
@@ -166,13 +169,8 @@ pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::D
     Ok((engine, spawn(worker, queues, &now).map_err(StartError::Thread)?, denied_reader))
 }
 
-/// Gives up the rights that posternd does not need once the layers are in force.
-fn confine(confinement: Confinement, enforcer: &Enforcer, conditions: &mut Conditions) {
-    let confinement = confinement.with_loading(enforcer.has_to_load());
-    let kept = confinement.apply(|| enforcer.layers().iter().all(|layer| layer.state == LayerState::InForce));
-    if !kept.is_empty() {
-        conditions.set(Condition::Privileges, Some(kept.join("; ")));
-    }
+fn are_in_force(enforcer: &Enforcer) -> bool {
+    enforcer.layers().iter().all(|layer| layer.state == LayerState::InForce)
 }
 
 /// Records the existing sessions on ports that this start closes, or that no port is closed. Returns the mode that may hold then.
