@@ -88,10 +88,14 @@ impl Site {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_posternd"));
         let (first, rest) = arguments.split_first().unwrap();
         command.arg(first).arg("--config").arg(self.directory.path().join("postern.toml")).args(rest);
-        command.output().unwrap()
+        command
     }
 
     /// What it prints, with the directory's name and the keys' fingerprints taken out.
@@ -377,4 +381,18 @@ This answer is from the files alone. No running posternd was asked.";
         said.contains("\nA request like this would be refused: the policy wants more people to approve this: 0 of 2"),
         "{said}"
     );
+}
+
+#[test]
+fn a_reader_that_closes_its_end_is_no_failure() {
+    let site = Site::new(POLICY);
+    let explain = ["explain", "--principal", "alice", "--port", "ssh", "--source", "192.0.2.7/32", "--for", "1h"];
+    for (arguments, code) in [(&["check-config"][..], 0), (&["check-config", "--json"], 0), (&explain, 3)] {
+        // Both ends of the pipe are closed but the program's own before the program writes.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = site.command(arguments).stdout(writer).output().unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), complaint.as_ref()), (Some(code), ""), "{arguments:?}");
+    }
 }

@@ -39,13 +39,13 @@ const ASKED_FROM: [(u16, &str); 9] = [
 fn asked_from(policy: &Policy) -> Vec<String> {
     let protected: BTreeSet<(u8, u16)> = policy.protected().collect();
     let asked = ASKED_FROM.iter().filter(|(port, _)| protected.contains(&(UDP, *port)));
-    let doubt = |(port, who): &(u16, &str)| {
+    let lint = |(port, who): &(u16, &str)| {
         format!(
             "{port}/udp is also the port from which this host may ask others ({who}): answers to a socket that is not connected are \
              refused without a grant for the other side; have the program connect its socket or use another port, or do not protect {port}/udp"
         )
     };
-    asked.map(doubt).collect()
+    asked.map(lint).collect()
 }
 
 /// All principals that a role names.
@@ -75,9 +75,9 @@ fn port(rule: &PortRule, policy: &Policy, trust: &Trust, at: i64) -> Vec<String>
     let approvers: BTreeSet<&str> = holders(policy, &rule.approvals.roles, rule)
         .filter(|name| can_sign(trust, name, Purpose::Approve, at))
         .collect();
-    let mut doubts = Vec::new();
+    let mut lints = Vec::new();
     if askers.is_empty() {
-        doubts.push(format!(
+        lints.push(format!(
             "nobody may request {port}: no requester whom the trust file knows, and whose role and its limits cover it"
         ));
     }
@@ -86,19 +86,19 @@ fn port(rule: &PortRule, policy: &Policy, trust: &Trust, at: i64) -> Vec<String>
     let stuck: Vec<_> = askers.iter().copied().filter(|asker| others(asker) < needed).collect();
     if !stuck.is_empty() {
         let (who, able) = (stuck.join(", "), approvers.len());
-        doubts.push(format!(
+        lints.push(format!(
             "{who} can never get {port}: it needs {needed} to approve, and of those who could ({able}) nobody approves their own"
         ));
     }
     for (field, limit) in [("first_use_within", rule.first_use_within), ("idle_timeout", rule.idle_timeout)] {
         if let Some(limit) = limit.filter(|limit| *limit >= rule.max_duration) {
-            doubts.push(format!(
+            lints.push(format!(
                 "{field} of {port} never matters: {limit} is not shorter than its max_duration, {}",
                 rule.max_duration
             ));
         }
     }
-    doubts
+    lints
 }
 
 /// Who holds one of `kinds` with limits that leave something of the port.
@@ -176,15 +176,15 @@ mod tests {
     use postern_core::grant::Protocol;
 
     #[test]
-    fn a_port_that_the_host_asks_from_is_a_doubt_for_udp_alone() {
+    fn a_port_that_the_host_asks_from_is_a_lint_for_udp_alone() {
         let policy = |protocol| {
             let port = PortSpec { number: 123, protocol };
             Policy { ports: vec![PortRule::new(port)], ..Policy::default() }
         };
         assert_eq!(asked_from(&policy(Protocol::Tcp)), Vec::<String>::new());
         for protocol in [Protocol::Udp, Protocol::Any] {
-            let doubts = asked_from(&policy(protocol));
-            assert!(doubts.len() == 1 && doubts[0].starts_with("123/udp"), "{doubts:?}");
+            let lints = asked_from(&policy(protocol));
+            assert!(lints.len() == 1 && lints[0].starts_with("123/udp"), "{lints:?}");
         }
     }
 }

@@ -30,7 +30,7 @@ mod sys;
 
 pub use self::{
     denied::{DeniedAttempt, DeniedAttempts, DeniedReader, Observed},
-    ebpf::{HeldPins, Tunnel, Tunnels, hold_pins, is_pinned, tunnels, unlock},
+    ebpf::{PinsLock, Tunnel, Tunnels, hold_pins, is_pinned, tunnels, unlock},
     error::EnforcerError,
     losses::{LayerState, LayerStatus, Loss},
     prefilter::{Unattached, XdpMode, XdpStatus},

@@ -48,9 +48,6 @@ const RETIRED: &[Retired] = &[
     retired("road", "tunnel", "the tests send packets through tunnels"),
 ];
 
-/// Retired words that the code still has. The list only gets shorter, and then it goes.
-const NOT_YET: &[&str] = &["flight", "held", "kept", "news"];
-
 /// What names a file has that the list is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -87,8 +84,7 @@ pub fn check(file: &File) -> Vec<String> {
     let place = if is_contract { Place::Contract } else { Place::of(file, &tokens) };
     let complain = |token: &Token| {
         let words = words(token.text);
-        let mut in_force = RETIRED.iter().filter(|retired| cfg!(test) || !NOT_YET.contains(&retired.words));
-        let retired = in_force.find(|retired| has(&words, retired.words))?;
+        let retired = RETIRED.iter().find(|retired| has(&words, retired.words))?;
         let (path, Token { text, line }) = (file.path.display(), token);
         Some(format!("{path}:{line}: the name {text} is retired: write {} ({})", retired.now, retired.why))
     };

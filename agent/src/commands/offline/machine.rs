@@ -49,7 +49,7 @@ pub fn tunnels(policy: &Policy) -> Vec<String> {
 #[must_use]
 pub fn above<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Vec<String> {
     let folders: BTreeSet<&Path> = paths.into_iter().flat_map(|path| path.ancestors().skip(1)).collect();
-    let doubt = |folder: &Path| {
+    let lint = |folder: &Path| {
         let found = fs::metadata(folder).ok()?;
         // In a sticky directory only the owner of a file can replace it.
         let shared = found.mode() & 0o002 != 0 || (found.mode() & 0o020 != 0 && found.gid() != 0);
@@ -60,5 +60,5 @@ pub fn above<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Vec<String> {
         };
         Some(format!("others than root can replace files that posternd reads below {}: {why}", folder.display()))
     };
-    folders.into_iter().filter_map(doubt).collect()
+    folders.into_iter().filter_map(lint).collect()
 }

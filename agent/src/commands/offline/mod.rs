@@ -14,6 +14,7 @@ use crate::config::effective;
 use crate::enforcer::ntp_error;
 use crate::engine::Rules;
 use crate::system::clock::Clock;
+use crate::system::files::{self, Contents};
 
 pub mod explain;
 mod machine;
@@ -30,8 +31,9 @@ struct Files {
 
 impl Files {
     fn read(path: &Path) -> Result<Self, Failure> {
-        let config = Config::load(path).map_err(|error| Failure::Config(error.to_string()))?;
-        let rules = run::rules(path, &config)?;
+        let file = Contents::of(files::open(path));
+        let config = Config::of(path, &file).map_err(|error| Failure::Config(error.to_string()))?;
+        let rules = run::rules(&file, &config)?;
         let clock =
             Clock::new(config.clock.unsynchronised, ntp_error).map_err(|error| Failure::Other(error.to_string()))?;
         Ok(Self { config, rules, now: clock.now() })
@@ -51,8 +53,7 @@ pub fn check(path: &Path, json: bool) -> Result<(), Failure> {
     if json {
         return print_json(&summary);
     }
-    println!("{}", text::lines(&summary.to_string()));
-    Ok(())
+    super::print(&text::lines(&summary.to_string()))
 }
 
 /// `posternd explain`: prints what becomes of a request, and returns whether it is granted as it is.
@@ -65,13 +66,12 @@ pub fn explain(path: &Path, question: &Question, json: bool) -> Result<bool, Fai
     if json {
         print_json(&explain::json(&explanation, &asked, &files.rules.policy))?;
     } else {
-        println!("{}", text::lines(&explain::text(&explanation, &asked)));
+        super::print(&text::lines(&explain::text(&explanation, &asked)))?;
     }
     Ok(explain::is_allowed(&explanation))
 }
 
 fn print_json(what: &impl Serialize) -> Result<(), Failure> {
     let shown = serde_json::to_string_pretty(what).map_err(|error| Failure::Other(error.to_string()))?;
-    println!("{}", text::json(&shown));
-    Ok(())
+    super::print(&text::json(&shown))
 }

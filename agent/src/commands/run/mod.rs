@@ -28,7 +28,7 @@ use crate::journal::{self, Journal, JournalError, Opened, SetAside};
 use crate::sandbox::helper::{self, Helper};
 use crate::sandbox::privilege::Confinement;
 use crate::system::clock::{self, Clock, KernelLog};
-use crate::system::files::{Opener, read_owned};
+use crate::system::files::{Contents, Opener, read_owned};
 use crate::system::host::{HostError, StateLock};
 use crate::system::surroundings::Surroundings;
 use crate::system::sysctl::Reserved;
@@ -70,8 +70,8 @@ impl Failure {
     }
 }
 
-/// Reads the policy and the trust files. Any mistake in them is an error.
-pub(crate) fn rules(path: &Path, config: &Config) -> Result<Rules, Failure> {
+/// The policy of `config`, which was read from `file`, and the trust files. Any mistake in them is an error.
+pub(crate) fn rules(file: &Contents, config: &Config) -> Result<Rules, Failure> {
     let read =
         |path: &Path| read_owned(path).map_err(|reason| Failure::Config(format!("{}: {reason}", path.display())));
     let signers = String::from_utf8(read(&config.trust_file)?)
@@ -82,7 +82,7 @@ pub(crate) fn rules(path: &Path, config: &Config) -> Result<Rules, Failure> {
         Failure::Config(format!("{}: {error}", revoked_file.unwrap_or(&config.trust_file).display()))
     })?;
     let mut files = Context::new(&SHA256);
-    for bytes in [&read(path)?, signers.as_bytes(), &revoked] {
+    for bytes in [file.bytes.as_deref().unwrap_or_default(), signers.as_bytes(), &revoked] {
         files.update(&(bytes.len() as u64).to_be_bytes());
         files.update(bytes);
     }
@@ -121,8 +121,7 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
             "the ports are open, but could not be removed from net.ipv4.ip_local_reserved_ports: {e}"
         ))
     })?;
-    println!("Every port that Postern protected is open until posternd starts again.");
-    Ok(())
+    super::print("Every port that Postern protected is open until posternd starts again.")
 }
 
 /// Records the unlocking with the rights of the state directory's owner: that is posternd's user, who may have planted links there.
@@ -195,7 +194,7 @@ pub fn early(path: &Path) -> Result<(), Failure> {
         _ => salvaged(path),
     };
     if closing.mode == Mode::Observe {
-        println!("The configuration says mode = \"observe\". No port was closed, and nothing was changed.");
+        super::print("The configuration says mode = \"observe\". No port was closed, and nothing was changed.")?;
         return loaded.map(drop).map_err(Failure::config);
     }
     let table = Table { protected: closing.protected, ..Table::default() };
@@ -213,8 +212,8 @@ pub fn early(path: &Path) -> Result<(), Failure> {
         outcome => outcome,
     };
     match closed.map_err(Failure::other)? {
-        Closed::Now => println!("{} ports are closed for everybody.", table.protected.len()),
-        Closed::Already => println!("Postern is already in force. Nothing was changed."),
+        Closed::Now => super::print(&format!("{} ports are closed for everybody.", table.protected.len()))?,
+        Closed::Already => super::print("Postern is already in force. Nothing was changed.")?,
     }
     loaded.map(drop).map_err(Failure::config)
 }

@@ -326,9 +326,9 @@ pub fn unlock(pin_dir: &Path) -> Result<(), EnforcerError> {
 }
 
 /// The directory of pins while no agent runs. None can start before this is dropped.
-pub struct HeldPins(Option<PinDir>);
+pub struct PinsLock(Option<PinDir>);
 
-impl HeldPins {
+impl PinsLock {
     /// Opens the host: removes every pin.
     ///
     /// # Errors
@@ -344,11 +344,11 @@ impl HeldPins {
 ///
 /// # Errors
 /// An agent runs, or the directory cannot be opened.
-pub fn hold_pins(pin_dir: &Path) -> Result<HeldPins, EnforcerError> {
+pub fn hold_pins(pin_dir: &Path) -> Result<PinsLock, EnforcerError> {
     let found = pin_dir.try_exists();
     let found =
         found.map_err(|e| EnforcerError::kernel("look for the directory of pins", &e, "run this command as root"))?;
-    Ok(HeldPins(if found { Some(PinDir::take(pin_dir)?) } else { None }))
+    Ok(PinsLock(if found { Some(PinDir::take(pin_dir)?) } else { None }))
 }
 
 /// Whether a layer of an earlier run is pinned: then the host was not open until now. One layer is enough: sessions that began while

@@ -24,7 +24,7 @@ pub(super) struct Committer<B> {
     /// `None` while the writer has it.
     journal: Option<Journal>,
     writer: Writer,
-    in_flight: Option<InFlight<B>>,
+    in_flight: Option<Submitted<B>>,
     /// Changes that wait for the batch in flight.
     pub backlog: Backlog,
     /// Records that took effect before they were written: root's break-glass while the journal could not be written. They come first
@@ -37,7 +37,7 @@ pub(super) struct Committer<B> {
 }
 
 /// A batch that the writer has.
-pub(super) struct InFlight<B> {
+pub(super) struct Submitted<B> {
     /// What the owner decided.
     pub decided: B,
     /// The ledger without the batch.
@@ -161,13 +161,13 @@ impl<B> Committer<B> {
         let unrecorded = self.unrecorded.len();
         let records = self.unrecorded.iter().cloned().chain(records).collect();
         let (startup, gap) = (self.startup.take(), self.gap.take());
-        self.in_flight = Some(InFlight { decided, before, after, unrecorded, startup, gap, since });
+        self.in_flight = Some(Submitted { decided, before, after, unrecorded, startup, gap, since });
         Some((journal, records))
     }
 
     /// Takes back the batch in flight, with what became of it.
     pub(super) fn committed(&mut self, written: Written) -> Option<Outcome<B>> {
-        let InFlight { decided, before, after, unrecorded, startup, gap, .. } = self.in_flight.take()?;
+        let Submitted { decided, before, after, unrecorded, startup, gap, .. } = self.in_flight.take()?;
         let Written { journal, records: mut earlier, outcome } = written;
         self.journal = Some(journal);
         let records = earlier.split_off(unrecorded);
@@ -222,12 +222,12 @@ impl<B> Committer<B> {
     }
 
     /// The batch in flight.
-    pub(super) fn in_flight(&self) -> Option<&InFlight<B>> {
+    pub(super) fn in_flight(&self) -> Option<&Submitted<B>> {
         self.in_flight.as_ref()
     }
 
     /// As [`Committer::in_flight`], for the owner's notes on the batch.
-    pub(super) fn in_flight_mut(&mut self) -> Option<&mut InFlight<B>> {
+    pub(super) fn in_flight_mut(&mut self) -> Option<&mut Submitted<B>> {
         self.in_flight.as_mut()
     }
 
@@ -257,7 +257,7 @@ impl<B> Committer<B> {
     }
 }
 
-impl<B> InFlight<B> {
+impl<B> Submitted<B> {
     /// How long the batch has been in flight.
     pub(super) fn age(&self, now: BootNanos) -> Duration {
         Duration::from_nanos(self.since.until(now))
