@@ -138,9 +138,8 @@ fn routes(datagram: &[u8]) {
     assert_eq!(state, links_twin::state(&read));
     let ethernet = |index: u32| state.links.iter().any(|link| link.index == index && link.ethernet);
     let auto = PrefilterConfig::Auto.targets(&state);
-    let all =
-        PrefilterConfig::List(state.links.iter().map(|link| link.name.clone()).collect()).targets(&state);
-    assert!(all.iter().all(|(index, _)| ethernet(*index)), "a xdp on a device without an Ethernet header");
-    assert!(auto.iter().all(|target| all.contains(target)), "a xdp that no list could ask for");
+    let all = PrefilterConfig::List(state.links.iter().map(|link| link.name.clone()).collect()).targets(&state);
+    assert!(all.iter().all(|(index, _)| ethernet(*index)), "a prefilter on a device without an Ethernet header");
+    assert!(auto.iter().all(|target| all.contains(target)), "a prefilter that no list could ask for");
     assert!(PrefilterConfig::Off.targets(&state).is_empty());
 }
