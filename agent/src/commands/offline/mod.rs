@@ -1,6 +1,6 @@
 //! The commands that read the files and need no running posternd.
 //!
-//! Owns `posternd check-config` ([`summary`]) and `posternd explain` ([`explain`]). They change nothing. They ask the kernel only which
+//! Owns `posternd check-config` ([`summary`]) and `posternd explain` ([`mod@explain`]). They change nothing. They ask the kernel only which
 //! UDP ports kernel tunnels use.
 
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! The one writer to the kernel, on a thread of its own.
 //!
 //! Owns the order of a turn: look after what is in force → decide what waits → record it, with one sync for all → bring the kernel in
-//! step → answer. [`State`] is what decisions read and change, [`Draft`] is a batch that is being decided, and [`Committer`] makes it
+//! step → answer. [`State`] is what decisions read and change, [`draft::Draft`] is a batch that is being decided, and [`Committer`] makes it
 //! durable. Everything else that has state of its own is a component in the file of its name. The worker never verifies signatures,
 //! and never waits for the network or the disk.
 
