@@ -96,6 +96,13 @@ impl Net {
             "neigh add {} lladdr {mac} dev eth0 nud permanent\nneigh add {} lladdr {mac} dev eth0 nud permanent",
             PHANTOM.v4, PHANTOM.v6
         ));
+        // The kernel completes addresses of IPv6 in a work queue, after `ip` has returned.
+        for (namespace, from, to) in
+            [(&client, GRANTED, SERVER), (&client, STRANGER, SERVER_OTHER), (&server, SERVER, SERVER_OTHER)]
+        {
+            namespace.wait_until_routed(from.v4.into(), to.v4.into());
+            namespace.wait_until_routed(from.v6.into(), to.v6.into());
+        }
         Self { client, server }
     }
 

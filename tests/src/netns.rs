@@ -3,9 +3,10 @@
 //! Never gives a namespace a name and never mounts anything (`ip netns exec` would hide bpffs).
 
 use crate::sys;
-use crate::until;
+use crate::until::until;
 use std::fs::File;
 use std::io::Write;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -126,6 +127,16 @@ impl Netns {
         until(&format!("{name} has its carrier"), || {
             self.run(|| sys::is_running(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
         });
+    }
+
+    /// Waits until the kernel has a route from `from`, one of the namespace's addresses, to `to`.
+    ///
+    /// # Panics
+    /// Where there is none for seconds.
+    pub fn wait_until_routed(&self, from: IpAddr, to: IpAddr) {
+        // To connect a datagram socket sends nothing and fails where there is no address or no route.
+        let is_routed = || UdpSocket::bind((from, 0)).and_then(|socket| socket.connect((to, 9))).is_ok();
+        until(&format!("there is a route from {from} to {to}"), || self.run(is_routed));
     }
 
     /// The namespace's descriptor, for what takes one.
