@@ -102,8 +102,21 @@ pub(super) const ROLE: Place =
 pub(super) const PLACES: &[Place] =
     &[TOP, XDP, API, SYN_RATE, LIMITS, JOURNAL, AUDIT, CLOCK, PORT, JUSTIFICATION, APPROVALS, ROLE];
 
-/// Keys of earlier versions, and their names now.
+/// Keys of earlier versions, and their names now. All are above the first section.
 const RENAMED: &[(&str, &str)] = &[("shed", "xdp")];
+
+/// The text of a configuration with the present names of its keys. For last good copies, which nobody edits: a copy that an earlier
+/// version made must hold when the file itself has an old key.
+pub(super) fn with_present_names(text: &str) -> String {
+    let (top, rest) = text.find("\n[").map_or((text, ""), |at| text.split_at(at));
+    let present = |line: &str| {
+        let is_old = |(old, _): &&(&str, &str)| {
+            line.trim_start().strip_prefix(old).is_some_and(|rest| rest.trim_start().starts_with(['=', '.']))
+        };
+        RENAMED.iter().find(is_old).map_or_else(|| line.to_owned(), |(old, new)| line.replacen(old, new, 1))
+    };
+    top.lines().map(present).collect::<Vec<_>>().join("\n") + rest
+}
 
 /// What to say of `key`, which `place` does not know.
 pub(super) fn unknown(key: &str, place: Place) -> String {
@@ -123,4 +136,28 @@ pub(super) fn unknown(key: &str, place: Place) -> String {
         None => format!("; '{key}' belongs into {}", elsewhere.join(" or ")),
     };
     format!("unknown key '{key}' in {}{hint}", place.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    #[test]
+    fn a_last_good_copy_may_have_the_keys_of_an_earlier_version() {
+        let sections =
+            "[[port]]\nnumber = 22\nname = \"shed\"\n[[role]]\nname = \"requester\"\nprincipals = [\"shed\"]\n";
+        for (old, now) in [
+            ("shed = \"off\"\n", "xdp = \"off\"\n"),
+            (
+                "names = [\"a\"]\n  shed={ interfaces = [\"eth0\"] } # shed\n",
+                "names = [\"a\"]\n  xdp={ interfaces = [\"eth0\"] } # shed\n",
+            ),
+            ("shed.interfaces = [\"eth0\"]\n", "xdp.interfaces = [\"eth0\"]\n"),
+        ] {
+            let old = format!("{old}{sections}");
+            assert!(Config::parse(&old).is_err(), "{old}");
+            let present = Config::parse(&format!("{now}{sections}")).expect("the present key");
+            assert_eq!(Config::parse_copy(&old).expect("a copy"), present, "{old}");
+        }
+    }
 }

@@ -164,6 +164,14 @@ impl Config {
         Self::parse(text).map_err(|problems| fail(Why::Text(problems)))
     }
 
+    /// As [`Self::parse`], of a last good copy: keys may have the names of earlier versions.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_copy(text: &str) -> Result<Self, Vec<Problem>> {
+        Self::parse(&keys::with_present_names(text))
+    }
+
     /// Checks the text of a configuration file.
     ///
     /// # Errors

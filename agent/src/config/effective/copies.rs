@@ -98,7 +98,7 @@ impl Copies {
         let words = |at: Timestamp| format!("the last good copy, of {}", at.strftime("%Y-%m-%dT%H:%M:%SZ"));
         let config = self
             .read(CONFIGURATION)
-            .and_then(|(bytes, at)| Some((Config::parse(&String::from_utf8(bytes).ok()?).ok()?, words(at))));
+            .and_then(|(bytes, at)| Some((Config::parse_copy(&String::from_utf8(bytes).ok()?).ok()?, words(at))));
         let (signers, revoked, broken) = (self.read(SIGNERS), self.read(REVOKED), self.read(BROKEN));
         let seal = [&signers, &revoked, &broken].into_iter().flatten().flat_map(|(bytes, _)| bytes.clone()).collect();
         let revoked_at = revoked.as_ref().map(|(_, at)| words(*at));

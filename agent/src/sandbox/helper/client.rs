@@ -195,7 +195,7 @@ fn has_ended(socket: &OwnedFd) -> bool {
 
 /// The helper sent a descriptor, and the kernel dropped it because this process had no free number. Peers that open connections can
 /// cause that for a moment, so it is no reason to end.
-fn no_room() -> io::Error {
+pub(super) fn no_room() -> io::Error {
     rustix::io::Errno::MFILE.into()
 }
 

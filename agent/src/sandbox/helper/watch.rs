@@ -12,6 +12,7 @@ use std::path::Path;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
+use super::client::no_room;
 use crate::enforcer::ebpf::{DirState, PinReply, PinRequest, PinResult};
 
 /// Its state changes when a mount of this process's mount namespace changes (proc_pid_mountinfo(5)).
@@ -84,7 +85,8 @@ impl Known {
             Some(link) => (PinReply::Link, link),
             None => (PinReply::Map, self.maps.get(name)?),
         };
-        Some(kept.try_clone().map(|fd| (reply, Some(fd))).map_err(Into::into))
+        // fcntl(2) says EINVAL, and not EMFILE, where the limit leaves no number that it could return.
+        Some(kept.try_clone().map(|fd| (reply, Some(fd))).map_err(|_| no_room().into()))
     }
 
     /// Keeps a reply that the directory is in order, or that a link or a map has a name. Each other such reply ends what is kept.
