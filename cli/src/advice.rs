@@ -1,18 +1,16 @@
-//! What each of the host's reason codes means for the person at the keyboard, and what to do next.
-//!
-//! Owns the table that `postern explain REASON_CODE` prints and that errors quote. The codes are the host's; an unknown
-//! one gets no advice, never a wrong one.
+//! The meaning of each of the host's reason codes and the user's next step, for `postern explain REASON_CODE` and error messages. An
+//! unknown code gets no advice.
 
-/// One reason code.
+/// A row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Advice {
     /// The host's stable code.
     pub code: &'static str,
-    /// What it means.
+    /// The meaning, as a sentence.
     pub meaning: &'static str,
-    /// What to do next; `{host}` stands for the host as typed.
+    /// The next step; `{host}` is a placeholder for the host as typed.
     pub next: &'static str,
-    /// True when the host failed rather than refused.
+    /// Whether the code means a failure of the host, not a refusal.
     pub host_failure: bool,
 }
 
@@ -137,19 +135,19 @@ advice! {
         "tell the host's administrator: `postern status {host}` and the journal say more"
 }
 
-/// The table's line for `code`.
+/// The row of `code`.
 #[must_use]
 pub fn find(code: &str) -> Option<&'static Advice> {
     ALL.iter().find(|advice| advice.code == code)
 }
 
-/// What to do about `code`, with `host` put in.
+/// The next step for `code` on `host`.
 #[must_use]
 pub fn next_step(code: &str, host: &str) -> Option<String> {
     find(code).map(|advice| advice.next.replace("{host}", host))
 }
 
-/// Whether `code` means that the host failed, rather than that it refused.
+/// Whether `code` means a failure of the host.
 #[must_use]
 pub fn is_host_failure(code: &str) -> bool {
     find(code).is_some_and(|advice| advice.host_failure)

@@ -1,7 +1,5 @@
-//! One connection to one address: TCP and TLS, plaintext on loopback, or a Unix socket.
-//!
-//! Owns the connecting and its time limits. Each [`Link`] is exactly one connection; when it ends its calls fail, and
-//! nothing reconnects behind the caller's back to somebody who was not verified.
+//! One connection to one address: TLS, plaintext on loopback, or a Unix socket. A [`Link`] never reconnects, because the new peer would be
+//! unverified.
 
 use std::{
     io,
@@ -23,43 +21,40 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::tls::{Fingerprint, PinnedVerifier, client_config};
 
-/// How long one address may take to accept, shake hands and speak HTTP/2.
+/// The time limit for TCP, TLS and HTTP/2 together.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// A live connection.
 #[derive(Clone, Debug)]
 pub struct Link {
-    /// Makes calls over it.
+    /// The channel for calls.
     pub channel: Channel,
-    /// This machine's end; none for a Unix socket.
+    /// This machine's address; none for a Unix socket.
     pub local: Option<IpAddr>,
-    /// Of the certificate that the peer showed and holds the key of; none without TLS.
+    /// The fingerprint of the peer's certificate, whose key the peer has proved to hold. None without TLS.
     pub fingerprint: Option<Fingerprint>,
-    /// Whether the kernel says that this machine's own posternd, as root, listens at the other end.
+    /// Whether the kernel reports that root's own posternd of this machine listens at the other end.
     pub is_own: bool,
 }
 
-/// Why there is no connection.
+/// The reason why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkError {
-    /// Nobody answered, or not in a way we understand.
+    /// No answer, or none in a known protocol.
     Unreachable(String),
-    /// Somebody answered with another certificate than the pinned one.
+    /// The peer showed another certificate than the pinned one.
     WrongCertificate {
-        /// The pinned one.
+        /// The pinned certificate.
         expected: Fingerprint,
-        /// The one shown.
+        /// The shown certificate.
         shown: Fingerprint,
     },
-    /// Somebody showed a certificate whose key he does not hold.
+    /// The peer showed a certificate without holding its key.
     Impostor(String),
 }
 
-/// Connects with TLS 1.3. With `pin` only that certificate is accepted, else any: the caller must judge it before
-/// anything signed is sent. `host` is sent as the server name.
-///
-/// # Errors
-/// [`LinkError`].
+/// Connects with TLS 1.3 and the server name `host`. With `pin` only that certificate is accepted; without it any, and the caller must
+/// judge the certificate before it sends anything signed.
 pub async fn tls(host: &str, address: SocketAddr, pin: Option<Fingerprint>) -> Result<Link, LinkError> {
     limited(async {
         let verifier = PinnedVerifier::new(pin);
@@ -93,10 +88,7 @@ fn broken_handshake(error: &io::Error) -> LinkError {
     }
 }
 
-/// Connects without TLS; [`crate::target::Target`] allows that on loopback only.
-///
-/// # Errors
-/// [`LinkError::Unreachable`].
+/// Connects without TLS; [`crate::target::Target`] allows it only on loopback.
 pub async fn plaintext(address: SocketAddr) -> Result<Link, LinkError> {
     limited(async {
         let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
@@ -107,9 +99,6 @@ pub async fn plaintext(address: SocketAddr) -> Result<Link, LinkError> {
 }
 
 /// Connects to a Unix socket.
-///
-/// # Errors
-/// [`LinkError::Unreachable`].
 pub async fn unix(path: &Path) -> Result<Link, LinkError> {
     limited(async {
         let stream = UnixStream::connect(path).await.map_err(unreachable)?;
@@ -119,9 +108,8 @@ pub async fn unix(path: &Path) -> Result<Link, LinkError> {
     .await
 }
 
-/// Whether a listener is this machine's posternd: `SO_PEERCRED` names the process that called listen(2), which for posternd is always
-/// one of root's. A process of root's may also be ssh or sshd that forwards the socket, so its name has to be posternd's. Only root
-/// can give a process of root's another name.
+/// `SO_PEERCRED` names the process that called listen(2), which is root's for posternd. A ssh or sshd of root that forwards the socket is
+/// also root's, so the name has to be posternd. Only root can give a process of root another name.
 fn is_own_posternd(uid: u32, pid: Option<i32>) -> bool {
     let Some(pid) = pid.filter(|pid| uid == 0 && *pid > 0) else { return false };
     let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
@@ -138,13 +126,12 @@ fn unreachable(error: impl std::fmt::Display) -> LinkError {
     LinkError::Unreachable(error.to_string())
 }
 
-/// What goes into SNI. The certificate is known by its fingerprint, so the name proves nothing; an address does when
-/// the name is none (a scoped IPv6 address, an underscore).
+/// The server name for SNI, which proves nothing. An invalid name (a scoped IPv6 address, an underscore) becomes the address.
 fn server_name(host: &str, address: IpAddr) -> ServerName<'static> {
     ServerName::try_from(host.to_owned()).unwrap_or(ServerName::IpAddress(address.into()))
 }
 
-/// Speaks HTTP/2 over `stream`, and over nothing else afterwards.
+/// HTTP/2 over `stream` alone: the connector gives no second stream.
 async fn channel<S>(stream: S) -> Result<Channel, LinkError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -154,7 +141,7 @@ where
         let stream = once.take();
         async move { stream.ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the connection ended")) }
     });
-    // The address is already connected; "localhost" is what every gRPC server accepts as authority.
+    // `stream` is already connected. Every gRPC server accepts the authority "localhost".
     Endpoint::from_static("http://localhost")
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
@@ -164,7 +151,7 @@ where
         .map_err(|error| LinkError::Unreachable(chain(&error)))
 }
 
-/// An error with its causes; tonic's own text is just "transport error".
+/// An error with its causes: tonic's own text is just "transport error".
 pub fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")

@@ -1,7 +1,6 @@
-//! The person's side: standard output, notes, questions, passphrases, and the terminal's state.
+//! Standard output, notes, questions, passphrases, and the state of the terminal.
 //!
-//! Owns everything that is written or read there. Results go to standard output; notes and errors to standard error, so
-//! that output can be piped. With `--json` every line of both is JSON.
+//! Results go to standard output, notes and errors to standard error. With `--json` every line of both is JSON.
 
 use std::{
     borrow::Cow,
@@ -16,35 +15,29 @@ use serde_json::json;
 
 use crate::failure::{Failure, Kind, Result};
 
-/// How the shell sees a program that Ctrl-C ended.
+/// The exit status after Ctrl-C, as shells report it.
 pub const EXIT_INTERRUPTED: i32 = 128 + 2;
 
-/// How the shell sees a program that was asked to end.
+/// The exit status after SIGTERM, as shells report it.
 pub const EXIT_TERMINATED: i32 = 128 + 15;
 
-/// How the shell sees a program that died of writing into a closed pipe.
+/// The exit status after a write into a closed pipe, as shells report it.
 const EXIT_BROKEN_PIPE: i32 = 128 + 13;
 
-/// How to talk.
+/// The form of the output.
 #[derive(Clone, Copy, Debug)]
 pub struct Console {
-    /// Machine-readable output.
+    /// Whether the output is JSON.
     pub json: bool,
 }
 
 impl Console {
-    /// Writes one result to standard output.
-    ///
-    /// # Errors
-    /// When it cannot be written. A closed pipe ends the process quietly, as is the custom.
+    /// Writes one result to standard output. A closed pipe ends the process without an error message, as is usual.
     pub fn out(self, text: impl std::fmt::Display) -> Result<()> {
         self.own_text(&text::lines(&text.to_string()))
     }
 
-    /// As [`Self::out`], for a text of which this program wrote each character, such as a shell's script: tabs stay tabs.
-    ///
-    /// # Errors
-    /// As [`Self::out`].
+    /// [`Self::out`] for text that this program made, such as a shell script: tabs stay tabs.
     pub fn own_text(self, text: &str) -> Result<()> {
         let mut out = io::stdout().lock();
         match writeln!(out, "{text}").and_then(|()| out.flush()) {
@@ -54,11 +47,8 @@ impl Console {
         }
     }
 
-    /// Writes a line of the host's journal. A file or a pipe gets the bytes that the journal's chain binds; a terminal gets none that
-    /// command it. A line with control characters is none of a journal and is escaped everywhere.
-    ///
-    /// # Errors
-    /// As [`Self::out`].
+    /// Writes a line of the host's journal. A file or pipe gets the exact bytes, which the journal's chain binds. A terminal gets them
+    /// escaped. A line with control characters cannot come from a journal and is always escaped.
     pub fn out_line(self, line: &str) -> Result<()> {
         if io::stdout().is_terminal() || line.chars().any(char::is_control) {
             return self.own_text(&text::line(&text::json(line)));
@@ -67,15 +57,12 @@ impl Console {
     }
 
     /// Writes one result as a JSON line.
-    ///
-    /// # Errors
-    /// As [`Self::out`].
     pub fn out_json(self, value: &impl serde::Serialize) -> Result<()> {
         let text = serde_json::to_string(value).map_err(|error| Failure::new(Kind::Local, error))?;
         self.out(text::json(&text))
     }
 
-    /// Tells something on standard error that is not the result.
+    /// Writes a note to standard error.
     pub fn note(self, text: impl std::fmt::Display) {
         let text = text.to_string();
         let line = if self.json { json!({ "note": text }).to_string() } else { text };
@@ -83,27 +70,24 @@ impl Console {
         let _ = writeln!(io::stderr(), "{}", self.last_step(&line));
     }
 
-    /// Tells a failure on standard error.
+    /// Writes a failure to standard error.
     pub fn fail(self, failure: &Failure) {
         let text = if self.json { failure.to_json().to_string() } else { failure.to_human() };
         let _ = writeln!(io::stderr(), "{}", self.last_step(&text));
     }
 
-    /// Nothing that others wrote leaves here unescaped, also where it was forgotten before.
+    /// Escapes text of other people even where a caller forgot to.
     fn last_step(self, text: &str) -> Cow<'_, str> {
         if self.json { text::json(text) } else { text::lines(text) }
     }
 
-    /// Whether somebody is there to answer.
+    /// Whether a person can answer questions.
     #[must_use]
     pub fn can_ask(self) -> bool {
         io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
-    /// Asks for `yes` or `no` until one is typed; the end of input is a no.
-    ///
-    /// # Errors
-    /// When the terminal cannot be read.
+    /// Asks until the answer is `yes` or `no`. The end of input counts as no.
     pub async fn ask(self, question: String) -> Result<bool> {
         blocking(move || {
             let mut hint = question;
@@ -124,10 +108,7 @@ impl Console {
         .await
     }
 
-    /// Asks for a yes; anything else, also nothing, is a no.
-    ///
-    /// # Errors
-    /// When the terminal cannot be read.
+    /// Asks once; any answer besides `y` and `yes` counts as no.
     pub async fn confirm(self, question: String) -> Result<bool> {
         blocking(move || {
             let _ = write!(io::stderr(), "{} [y/N] ", text::lines(&question)).and_then(|()| io::stderr().flush());
@@ -139,14 +120,11 @@ impl Console {
         .await
     }
 
-    /// Reads a passphrase from the terminal without showing it. Blocks.
-    ///
-    /// # Errors
-    /// When there is no terminal.
+    /// Reads a passphrase from the terminal without echo. Blocks.
     pub fn passphrase(self, prompt: &str) -> Result<String> {
         remember_terminal();
         rpassword::prompt_password(&*text::lines(prompt)).map_err(|error| match error.kind() {
-            // While echo is off Ctrl-C is read as a character, so no signal comes.
+            // While echo is off, the terminal delivers Ctrl-C as a character and not as a signal.
             io::ErrorKind::Interrupted => end(EXIT_INTERRUPTED),
             _ => Failure::new(Kind::Key, format!("cannot ask for the passphrase: {error}"))
                 .next("add the key to an agent first (ssh-add FILE), then use --key agent"),
@@ -154,19 +132,16 @@ impl Console {
     }
 }
 
-/// Runs blocking work beside the reactor, so that Ctrl-C is seen while it waits.
-///
-/// # Errors
-/// What `work` returns, or that it panicked.
+/// Runs blocking work on another thread, so that the reactor still sees Ctrl-C. Fails if `work` fails or panics.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let joined = tokio::task::spawn_blocking(work).await;
     joined.unwrap_or_else(|error| Err(Failure::new(Kind::Local, format!("a part of postern stopped: {error}"))))
 }
 
-/// The terminal and its settings from before echo was turned off.
+/// The terminal and its settings from before echo went off.
 static SETTINGS: Mutex<Option<(File, Termios)>> = Mutex::new(None);
 
-/// The passphrase is read from the terminal itself, wherever standard input comes from.
+/// A passphrase always comes from the terminal, even if standard input is a file.
 fn remember_terminal() {
     let Ok(terminal) = File::open("/dev/tty") else { return };
     if let Ok(settings) = tcgetattr(&terminal) {
@@ -174,15 +149,15 @@ fn remember_terminal() {
     }
 }
 
-/// What to tell when a signal ends the process; nothing when it is empty.
+/// The note to print when a signal ends the process.
 static LAST_WORDS: Mutex<Option<(Console, String)>> = Mutex::new(None);
 
-/// Has `text` told when a signal ends the process from now on; an empty one takes that back.
+/// Sets the note to print when a signal ends the process; an empty text removes it.
 pub fn at_signal(console: Console, text: &str) {
     *LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner) = (!text.is_empty()).then(|| (console, text.to_owned()));
 }
 
-/// Ends the process with `code`, the terminal as it was.
+/// Restores the terminal and ends the process with `code`.
 pub fn end(code: i32) -> ! {
     restore_terminal();
     if let Some((console, text)) = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -191,7 +166,7 @@ pub fn end(code: i32) -> ! {
     std::process::exit(code)
 }
 
-/// Brings the terminal back as it was: echo on, cursor shown. Called when a signal ends the process.
+/// Turns echo and the cursor on again.
 pub fn restore_terminal() {
     if let Some((terminal, settings)) = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner).take() {
         let _ = tcsetattr(terminal, OptionalActions::Now, &settings);

@@ -1,7 +1,7 @@
-//! The addresses at which this person reached each host before, by the host's proved key.
+//! The addresses at which the client reached each host, by the host's proved key.
 //!
-//! Owns the file `dialled.toml` beside `known_hosts.toml`: reading, adding, forgetting. The file is a convenience: a command never
-//! fails because of it, and a file that cannot be read knows nothing. What follows from an address is decided by [`crate::my_ip`].
+//! Owns the file `dialled.toml` beside `known_hosts.toml`. The file is only for convenience: no command fails because of it, and an
+//! unreadable file counts as empty. [`crate::my_ip`] decides what follows from an address.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -24,17 +24,16 @@ const NAME: &str = "dialled.toml";
 const HEADER: &str =
     "# The addresses at which `postern` reached each host, by the host's key. `postern forget ADDRESS` removes one.\n";
 
-/// How many addresses are kept for one key, the newest. The client dials 16 addresses of a name at most, so this is four moves of
-/// a host with that many.
+/// The most addresses of a key, the newest. The client dials at most 16 addresses of a name: enough for four moves of such a host.
 pub const MOST_ADDRESSES: usize = 64;
 
-/// How many keys are kept, the newest. More hosts than one person uses; both bounds together keep the file below 1 MiB.
+/// How many keys the file keeps, the newest. One user has fewer hosts. Both bounds keep the file below 1 MiB.
 pub const MOST_KEYS: usize = 256;
 
-/// How long another command may hold the lock. It holds the lock for one write; a command that was stopped must not stop this one.
+/// How long the client waits for the lock, which a command holds for one write. A stopped command must not block others.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
 
-/// The file. It need not exist.
+/// The file, which need not exist.
 #[derive(Clone, Debug)]
 pub struct Dialled {
     folder: Folder,
@@ -42,21 +41,19 @@ pub struct Dialled {
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Contents {
-    /// The key that was used last stands last.
+    /// The key of the last use is at the end.
     #[serde(default)]
     host: Vec<Host>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Host {
-    /// The fingerprint of the host's key.
     key: String,
-    /// The address that was used last stands last.
+    /// The address of the last use is at the end.
     addresses: Vec<IpAddr>,
 }
 
 impl Contents {
-    /// Keeps `addresses` as the newest ones of `key`, and drops the oldest where there are too many.
     fn add(&mut self, key: &str, addresses: &[IpAddr]) {
         let mut all = self.of(key);
         all.retain(|known| !addresses.contains(known));
@@ -78,22 +75,19 @@ impl Contents {
 }
 
 impl Dialled {
-    /// The file that belongs to `hosts`.
+    /// The file beside `hosts`.
     #[must_use]
     pub fn beside(hosts: &KnownHosts) -> Self {
         Self { folder: hosts.folder().clone() }
     }
 
-    /// Where it is; none where there is no place for it.
+    /// The path; none if the user has no home directory.
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
         self.folder.file(NAME)
     }
 
-    /// The addresses that are known for the host with `key`, also from the file that an older version left.
-    ///
-    /// # Errors
-    /// When a file cannot be read or is damaged. No address is known then.
+    /// The known addresses of the host with `key`, also from an older version. Fails if a file is unreadable or damaged.
     pub fn of(&self, key: &str) -> io::Result<Vec<IpAddr>> {
         let mut found = Vec::new();
         for path in self.files() {
@@ -102,10 +96,8 @@ impl Dialled {
         Ok(found)
     }
 
-    /// Remembers that the host with `key` was reached at `addresses`. A damaged file is replaced.
-    ///
-    /// # Errors
-    /// When the file cannot be written and one of the addresses is new. Known ones only become the newest, which may fail.
+    /// Records that the client reached the host with `key` at `addresses`. Replaces a damaged file. Fails if the write fails and an address
+    /// is new. For known addresses the write only changes their order.
     pub fn remember(&self, key: &str, addresses: &[IpAddr]) -> io::Result<()> {
         let known = self.of(key).unwrap_or_default();
         let written = if addresses.is_empty() { Ok(()) } else { self.add(key, addresses) };
@@ -115,16 +107,13 @@ impl Dialled {
     fn add(&self, key: &str, addresses: &[IpAddr]) -> io::Result<()> {
         let path = self.folder.to_write(NAME)?;
         let _lock = lock(&path)?;
-        // What cannot be read is known to nobody, so nothing is lost with it.
+        // Nobody can use a damaged file, so its replacement loses nothing.
         let mut contents = read(&path).unwrap_or_default();
         contents.add(key, addresses);
         replace(&path, &contents)
     }
 
-    /// Forgets the host with `key`, and `address` for every host; true if one of them was known. A damaged file knows nothing.
-    ///
-    /// # Errors
-    /// When a file cannot be read or written.
+    /// Forgets the host with `key`, and `address` for every host. True if one of them was known. A damaged file counts as empty.
     pub fn forget(&self, key: Option<&str>, address: Option<IpAddr>) -> io::Result<bool> {
         let mut changed = false;
         for path in self.files() {
@@ -142,7 +131,7 @@ impl Dialled {
     }
 }
 
-/// As [`Dialled::forget`], in one file whose lock is held.
+/// [`Dialled::forget`] in one file; the caller holds its lock.
 fn forget(path: &Path, key: Option<&str>, address: Option<IpAddr>) -> io::Result<bool> {
     let mut contents = match read(path) {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(false),
@@ -167,7 +156,6 @@ fn read(path: &Path) -> io::Result<Contents> {
     toml::from_str(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.message().to_owned()))
 }
 
-/// Waits for other commands.
 fn lock(path: &Path) -> io::Result<File> {
     let lock = private(&path.with_extension("toml.lock"), false)?;
     let start = Instant::now();
@@ -183,7 +171,7 @@ fn lock(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Writes a new file and puts it in the place of the old one, so that a reader never sees half of it.
+/// Replaces the file by a rename, so that a reader never sees half of a file.
 fn replace(path: &Path, contents: &Contents) -> io::Result<()> {
     let body = toml::to_string(contents).map_err(io::Error::other)?;
     let new = path.with_extension("toml.new");
@@ -272,7 +260,7 @@ mod tests {
             fs::write(dialled.path().unwrap(), &whole[..length]).unwrap();
             assert_ne!(dialled.of("one").unwrap_or_default(), [address(2)]);
             let known = dialled.of("one").unwrap_or_default();
-            // Only the final newline may be missing from a file that still says what was written.
+            // A truncated file keeps its content only if just the final newline is missing.
             assert!(known.is_empty() || length + 1 >= whole.len(), "{length}: {known:?}");
         }
         for damaged in [&b"\xff"[..], b"[[host]]\nkey = 1\n", b"[[host]]\nkey = \"one\"\naddresses = [\"10.0.0\"]\n"] {

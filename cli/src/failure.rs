@@ -1,6 +1,4 @@
-//! What can go wrong, the exit code it ends with, and how it is told.
-//!
-//! Owns the kinds of failure and their rendering. It never decides what a refusal means: that is [`crate::advice`].
+//! Failures: their kinds, exit codes and texts. The meaning of a refusal is in [`crate::advice`].
 
 use std::fmt;
 
@@ -9,27 +7,27 @@ use tonic_types::StatusExt as _;
 
 use crate::{advice, text};
 
-/// Result of everything that a command does.
+/// The result of each step of a command.
 pub type Result<T> = std::result::Result<T, Failure>;
 
-/// Who or what failed. Each kind has an exit code, listed in `postern --help`.
+/// The cause of a failure. Each kind has an exit code, listed in `postern --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The host said no (1).
+    /// The host refused (1).
     Refused,
-    /// The command line does not make sense (2).
+    /// The command line is wrong (2).
     Usage,
     /// No answer from the host (3).
     Unreachable,
     /// The host is not the one that was trusted before, or is not trusted yet (4).
     Identity,
-    /// No key to sign with, or the key could not sign (5).
+    /// There is no key to sign with, or the key could not sign (5).
     Key,
-    /// The host could not do it; nothing was opened (6).
+    /// The host failed and opened nothing (6).
     HostFailed,
-    /// This machine: a file cannot be read or written (7).
+    /// A file of this machine cannot be read or written (7).
     Local,
-    /// The host answered, and a promise or a function of it does not hold fully (8).
+    /// The host answered, and reports a condition (8).
     Degraded,
 }
 
@@ -65,18 +63,18 @@ impl Kind {
     }
 }
 
-/// One failure, ready to be told.
+/// One failure, ready to print.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Who or what failed.
+    /// Its kind.
     pub kind: Kind,
-    /// What happened, in one or more sentences.
+    /// The events, in one or more sentences.
     pub message: String,
-    /// The host's stable reason code, if it gave one.
+    /// The host's stable reason code.
     pub reason: Option<String>,
-    /// The rule or field that refused, if the host named one.
+    /// The rule or field behind the host's refusal.
     pub rule: Option<String>,
-    /// What the person can do about it.
+    /// The next step of the user.
     pub next: Option<String>,
 }
 
@@ -91,20 +89,20 @@ impl Failure {
         Self::new(Kind::Usage, message)
     }
 
-    /// Whether the read message of a stream has had its time: the client signs another and goes on.
+    /// Whether the signed read of a stream has expired. The client then signs another.
     #[must_use]
     pub fn is_expired(&self) -> bool {
         self.reason.as_deref() == Some("MESSAGE_EXPIRED")
     }
 
-    /// Says what to do about it.
+    /// Adds the next step.
     #[must_use]
     pub fn next(mut self, next: impl fmt::Display) -> Self {
         self.next = Some(next.to_string());
         self
     }
 
-    /// Names the key that signed, where the host's complaint is about the key.
+    /// Adds the key that signed if the reason code is about keys.
     #[must_use]
     pub fn signed_with(mut self, key: &str) -> Self {
         const ABOUT_KEYS: [&str; 5] =
@@ -116,7 +114,7 @@ impl Failure {
         self
     }
 
-    /// Turns a gRPC status into a failure. `host` is the address as typed, for the advice.
+    /// Converts a gRPC status. `host` is the address as typed, for the advice.
     #[must_use]
     pub fn from_status(status: &tonic::Status, host: &str) -> Self {
         let info = status.get_details_error_info().filter(|info| info.domain == postern_proto::ERROR_DOMAIN);
@@ -132,7 +130,7 @@ impl Failure {
         }
     }
 
-    /// A status without our details: from the transport, or from a host that is not Postern.
+    /// A status without Postern's details comes from the transport, or from a server other than Postern.
     fn from_bare_status(status: &tonic::Status) -> Self {
         use tonic::Code;
         let message = text::sentence(status.message());
@@ -151,7 +149,7 @@ impl Failure {
         }
     }
 
-    /// The failure as people read it, without a final newline.
+    /// The text for people, without a final newline.
     #[must_use]
     pub fn to_human(&self) -> String {
         let mut out = format!("postern: {}", self.message);
@@ -168,7 +166,7 @@ impl Failure {
         out
     }
 
-    /// The failure as one JSON object: `{"error": {kind, exitCode, message, reason?, rule?, next?}}`.
+    /// One JSON object: `{"error": {kind, exitCode, message, reason?, rule?, next?}}`.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         let mut error = json!({

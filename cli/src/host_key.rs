@@ -1,15 +1,13 @@
-//! A key that a host proved to hold, as messages name it.
-//!
-//! Owns the two kinds and their one spelling each, so that a fingerprint of one kind never passes for the other.
+//! The two kinds of host keys and their different spellings: a fingerprint of one kind never passes for the other.
 
 use std::fmt;
 
 use crate::tls::Fingerprint;
 
-/// A key of a host. [`fmt::Display`] writes it as an audience.
+/// A key that a host proved to hold. [`fmt::Display`] writes it as an audience.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostKey {
-    /// An SSH host key: `SHA256:…` as ssh-keygen prints it. Of a certificate it is the plain key inside.
+    /// An SSH host key: `SHA256:…` as ssh-keygen prints it. For a certificate, the plain key inside.
     Ssh(ssh_key::Fingerprint),
     /// The key of the TLS certificate with this fingerprint: `tls:SHA256:…`.
     Tls(Fingerprint),

@@ -1,8 +1,5 @@
-//! The hosts that this person trusts: one TLS fingerprint and host id for each address.
-//!
-//! Owns the file `known_hosts.toml` in the folder of this program ([`crate::state`]): reading, adding, forgetting. What an older version
-//! left elsewhere is read too. It never decides whether to trust, or what follows from a file that cannot be read; that is
-//! [`crate::trust`].
+//! The trusted hosts in `known_hosts.toml`: one TLS fingerprint and host id for each address. Also reads the file of older versions.
+//! [`crate::trust`] decides about trust, also if a file is unreadable.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -28,12 +25,12 @@ const HEADER: &str = "# Hosts that `postern` trusts. `postern forget HOST` remov
 pub struct KnownHost {
     /// As typed, with the port.
     pub address: String,
-    /// The host's own id, as it stated last: a label for people.
+    /// The host's last stated id, for display.
     pub host_id: String,
     /// `SHA256:…` of its TLS certificate.
     #[serde(with = "as_text")]
     pub fingerprint: Fingerprint,
-    /// When it was first trusted, by this machine's clock.
+    /// The time of the first trust, by this machine's clock.
     pub added: jiff::Timestamp,
 }
 
@@ -46,14 +43,14 @@ struct Contents {
 
 const NAME: &str = "known_hosts.toml";
 
-/// What the files say about an address.
+/// The content of the files about an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recalled {
     /// The host is trusted.
     Known(KnownHost),
-    /// Nothing is known.
+    /// The files do not have the address.
     Nothing,
-    /// A file is there and cannot be read, so nobody knows what it says; with the reason.
+    /// A file exists and is unreadable, so its content is unknown; with the reason.
     Unreadable(String),
 }
 
@@ -68,14 +65,14 @@ impl Recalled {
     }
 }
 
-/// The file. It need not exist.
+/// The file, which need not exist.
 #[derive(Clone, Debug)]
 pub struct KnownHosts {
     folder: Folder,
 }
 
 impl KnownHosts {
-    /// The file of the person who runs this process.
+    /// The file of the user of this process.
     #[must_use]
     pub fn of_user() -> Self {
         Self { folder: Folder::of_user() }
@@ -87,22 +84,19 @@ impl KnownHosts {
         Self { folder: Folder::at(folder) }
     }
 
-    /// Where this file and others of this program are.
+    /// The folder of the client's files.
     #[must_use]
     pub const fn folder(&self) -> &Folder {
         &self.folder
     }
 
-    /// Where it is; none where there is no place for it.
+    /// The path; none if the user has no home directory.
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
         self.folder.file(NAME)
     }
 
-    /// What is known about `address`.
-    ///
-    /// # Errors
-    /// When a file is damaged; then nothing is trusted.
+    /// The record of `address`. Fails if a file is damaged; then no host is trusted.
     pub fn find(&self, address: &str) -> Result<Recalled> {
         match self.all()? {
             Ok(hosts) => {
@@ -113,20 +107,14 @@ impl KnownHosts {
         }
     }
 
-    /// What is known under a host id: more than one host may claim it. Nothing where a file cannot be read.
-    ///
-    /// # Errors
-    /// When a file is damaged.
+    /// The records with this host id. Several hosts may claim one id. Empty if a file is unreadable.
     pub fn with_id(&self, host_id: &str) -> Result<Vec<KnownHost>> {
         let mut hosts = self.all()?.unwrap_or_default();
         hosts.retain(|host| host.host_id == host_id);
         Ok(hosts)
     }
 
-    /// Trusts `host`, instead of what was known about its address before.
-    ///
-    /// # Errors
-    /// When the file cannot be read or written.
+    /// Trusts `host` in place of an older record of its address.
     pub fn put(&self, host: KnownHost) -> Result<()> {
         let path = self.folder.to_write(NAME).map_err(|error| failed("write", self.path().as_deref(), &error))?;
         change(&path, |hosts| {
@@ -137,10 +125,7 @@ impl KnownHosts {
         .map(drop)
     }
 
-    /// Forgets `address`, also in the file that an older version left; true if it was known.
-    ///
-    /// # Errors
-    /// When a file cannot be read or written.
+    /// Forgets `address`, also in the file of an older version. True if it was known.
     pub fn forget(&self, address: &str) -> Result<bool> {
         let mut known = false;
         for path in self.files() {
@@ -160,8 +145,7 @@ impl KnownHosts {
         self.path().into_iter().chain(self.folder.older(NAME))
     }
 
-    /// All hosts. A host in the older file counts where the newer file does not have its address. The inner error says why a file
-    /// cannot be read.
+    /// All hosts. The newer file wins over the older one for the same address. The inner error is the reason why a file is unreadable.
     fn all(&self) -> Result<std::result::Result<Vec<KnownHost>, String>> {
         let mut all: Vec<KnownHost> = Vec::new();
         for path in self.files() {
@@ -179,7 +163,6 @@ impl KnownHosts {
     }
 }
 
-/// The hosts in one file. The inner error says why the file cannot be read.
 fn parsed(path: &Path) -> Result<std::result::Result<Vec<KnownHost>, String>> {
     let text = match state::read(path) {
         Ok(text) => text.unwrap_or_default(),
@@ -193,8 +176,7 @@ fn parsed(path: &Path) -> Result<std::result::Result<Vec<KnownHost>, String>> {
     Ok(Ok(contents.host))
 }
 
-/// Reads, changes and replaces the file under a lock, so that two commands at once lose nothing. `edit` returns
-/// whether it changed anything.
+/// Reads, changes and replaces the file under a lock, so that concurrent commands lose nothing. `edit` returns whether it changed anything.
 fn change(path: &Path, edit: impl FnOnce(&mut Vec<KnownHost>) -> bool) -> Result<bool> {
     let lock = || -> io::Result<File> {
         let lock = private(&path.with_extension("toml.lock"), false)?;
@@ -228,8 +210,8 @@ fn failed(what: &str, path: Option<&Path>, error: &io::Error) -> Failure {
     Failure::new(Kind::Local, format!("cannot {what} {place}: {error}"))
 }
 
-/// A file that only its owner may read. A `fresh` one replaces what has the name; another one is made if it does not exist. A link
-/// in its place is not followed, and a FIFO is not waited for: under sudo the directory may be another user's than the process.
+/// Opens a file that only its owner may read. A `fresh` file replaces an existing one; any other is created if missing. Follows no link and
+/// waits for no FIFO: under sudo the directory may belong to another user.
 pub(crate) fn private(path: &Path, fresh: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).mode(0o600).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());

@@ -1,7 +1,6 @@
-//! `postern`, the client of a Postern host: asks for access, gives it back, shows what is open and why something is not.
+//! `postern`, the client of a Postern host: requests access, returns it, and shows what is open and why something is not.
 //!
-//! Owns everything that people type and read, the signing with their keys, and the trust in hosts. It never decides what
-//! a host grants, and it links nothing of the agent or of eBPF: it is for laptops.
+//! Owns the user interface, the signing, and the trust in hosts. It links nothing of the agent or of eBPF, because it is for laptops.
 
 pub mod advice;
 pub mod args;

@@ -1,4 +1,4 @@
-//! The binary `postern`: reads the command line, runs it, and ends with the right exit code, also on a signal.
+//! The binary `postern`: parses the command line, runs the command, and sets the exit code, also on a signal.
 
 use std::process::ExitCode;
 
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Err(error) => return wrong_arguments(&error),
     };
     let asked_for_json = Console { json: cli.common.json };
-    // What is no UTF-8 is no option either, and must not be read as nothing: another key would sign.
+    // A value that is not UTF-8 must stay an invalid value. If it counted as empty, another key would sign.
     let variable = |name: &str| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
     let common = match cli.common.with_environment(variable) {
         Ok(common) => common,
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs `work`; a signal ends the process at once, whatever waits for a key or an answer, with the terminal restored.
+/// A signal ends the process at once and restores the terminal, even while a key or a question waits.
 async fn until_signal(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let listen = |kind| signal(kind).map_err(|error| Failure::new(Kind::Local, format!("cannot start: {error}")));
     let mut interrupt = listen(SignalKind::interrupt())?;
@@ -56,7 +56,7 @@ async fn until_signal(work: impl Future<Output = Result<(), Failure>>) -> Result
     }
 }
 
-/// Help and version go to standard output; mistakes to standard error, as JSON if that was asked for.
+/// Help and version go to standard output; mistakes go to standard error, as JSON with `--json`.
 fn wrong_arguments(error: &clap::Error) -> ExitCode {
     let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     if !asked_for && std::env::args().any(|argument| argument == "--json") {
@@ -64,7 +64,7 @@ fn wrong_arguments(error: &clap::Error) -> ExitCode {
         let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
         Console { json: true }.fail(&Failure::usage(message));
     } else {
-        // Nothing better can be done when even this cannot be written.
+        // There is no other place to report that this write failed.
         let _ = error.print();
     }
     if asked_for { ExitCode::SUCCESS } else { ExitCode::from(Kind::Usage.exit_code()) }

@@ -1,8 +1,7 @@
-//! Which of the addresses that a host saw are signed as "my-ip".
+//! Decides which of the source addresses that a host saw the client signs for "my-ip".
 //!
-//! Owns that decision and its words. A host sees the last one who passes the connection on; that is this machine, its NAT or VPN, or
-//! a relay to which somebody led the client. This module never asks a host, reads a file or a terminal: all of that is in its
-//! arguments, and the sources in them come from what the host signed about its call.
+//! A host sees the last machine that forwards the connection: this machine, its NAT or VPN, or an attacker's relay. All facts come as
+//! arguments; this module does no input or output. The sources come from the host's signed statement.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,43 +16,43 @@ use crate::{
     text,
 };
 
-/// One connection, and what the host said about it.
+/// One connection as the host stated it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// The address that the client dialled; none for a Unix socket.
     pub dialled: Option<IpAddr>,
-    /// Where the connection came from, as the host sees it.
+    /// The connection's source address as the host sees it.
     pub source: IpAddr,
-    /// The host's own address at which the connection arrived, as the host says; none where it says nothing.
+    /// The host's own address on the connection; none if the host does not state it.
     pub reached: Option<IpAddr>,
 }
 
-/// What this machine and its person know.
+/// The facts of this machine and its user.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// The addresses of this machine.
     pub own: &'a [IpAddr],
-    /// The addresses that were dialled before for this host's key.
+    /// The addresses that the client dialled before for this host's key.
     pub known: &'a [IpAddr],
-    /// The sources that the person wrote beside "my-ip".
+    /// The sources that the user typed beside "my-ip".
     pub written: &'a [IpNet],
 }
 
-/// What becomes of the sources.
+/// The decision about all sources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
-    /// These are signed without a question.
+    /// Signed without a question.
     pub sign: Vec<IpAddr>,
-    /// The dialled addresses to remember once the host has accepted what was signed.
+    /// The dialled addresses to remember after the host accepts the message.
     pub remember: Vec<IpAddr>,
-    /// These are signed only if a person agrees: by source, the connections.
+    /// Signed only if the user agrees: connections by source.
     pub doubtful: BTreeMap<IpAddr, Vec<Seen>>,
 }
 
-/// Judges each connection by itself, so that a good one never vouches for another.
+/// Judges each connection by itself: a good connection never vouches for another.
 ///
-/// A source is signed without a question where it is an address of this machine, where the dialled address is known for this host's
-/// key, or where the person wrote it. A known address that only sees a new source is somebody who roams.
+/// The client signs a source without a question in three cases: it is an address of this machine; the user typed it; or the dialled address
+/// is known for this host's key. In the third case the user has moved to another network.
 #[must_use]
 pub fn decide(seen: &[Seen], facts: Facts<'_>) -> Decision {
     let mut decision = Decision::default();
@@ -69,14 +68,14 @@ pub fn decide(seen: &[Seen], facts: Facts<'_>) -> Decision {
             decision.doubtful.entry(one.source).or_default().push(*one);
         }
     }
-    // The person gets this source already, over a way that is not in doubt. The doubtful ways are not remembered.
+    // Another connection has already justified this source. The client does not remember the doubtful connections.
     let signed = &decision.sign;
     decision.doubtful.retain(|source, _| !signed.contains(source));
     decision
 }
 
 impl Decision {
-    /// The person agreed that `source` is signed.
+    /// Signs `source` after the user has agreed.
     pub fn agree(&mut self, source: IpAddr, facts: Facts<'_>) {
         let Some(ways) = self.doubtful.remove(&source) else { return };
         self.sign(source);
@@ -98,8 +97,8 @@ impl Decision {
     }
 }
 
-/// Whether an address leads to the same machine tomorrow. Any local user may listen on an address of this machine while a forwarding
-/// is down, and a link-local address belongs to another machine on each link.
+/// Whether an address leads to the same machine tomorrow. Any local user may listen on an address of this machine while a forwarding is
+/// down. A link-local address belongs to another machine on each link.
 fn is_lasting(dialled: IpAddr, facts: Facts<'_>) -> bool {
     let link_local = match dialled {
         IpAddr::V4(v4) => v4.is_link_local(),
@@ -109,7 +108,7 @@ fn is_lasting(dialled: IpAddr, facts: Facts<'_>) -> bool {
     !link_local && !here && !dialled.is_multicast()
 }
 
-/// What a person is asked about a doubtful `source`. `key` names the host's key.
+/// The question to the user about a doubtful `source`. `key` names the host's key.
 #[must_use]
 pub fn question(source: IpAddr, ways: &[Seen], key: &str) -> String {
     format!(
@@ -120,7 +119,6 @@ pub fn question(source: IpAddr, ways: &[Seen], key: &str) -> String {
     )
 }
 
-/// One line about a connection.
 fn way(one: &Seen) -> String {
     let dialled = dialled(one);
     match one.reached {
@@ -139,13 +137,12 @@ fn dialled(one: &Seen) -> String {
     one.dialled.map_or_else(|| "a Unix socket".to_owned(), |dialled| dialled.to_string())
 }
 
-/// The dialled addresses, each once.
 fn all_dialled<'a>(ways: impl IntoIterator<Item = &'a Seen>) -> String {
     let all: BTreeSet<String> = ways.into_iter().map(dialled).collect();
     all.into_iter().collect::<Vec<_>>().join(" and ")
 }
 
-/// Why a doubtful `source` is not signed while another one is: nobody is there to ask, or a person said no.
+/// The note that a doubtful `source` is left out: no terminal, or the user's no (`asked`).
 #[must_use]
 pub fn left_out(source: IpAddr, ways: &[Seen], asked: bool) -> String {
     let ways = all_dialled(ways);
@@ -158,14 +155,14 @@ pub fn left_out(source: IpAddr, ways: &[Seen], asked: bool) -> String {
     )
 }
 
-/// Why a source that the rules of `ports` do not admit is not signed while another one is.
+/// The note that the rules of `ports` do not admit `source`.
 #[must_use]
 pub fn left_out_by_rule(source: IpAddr, ports: &[String]) -> String {
     let ports = text::clean(&ports.join(", "));
     format!("  not included: {source}, for which the host's rules do not open {ports}")
 }
 
-/// The failure where the rules admit none of the sources that the host at `address` saw. `refused` has at least one source.
+/// The failure when the rules admit no source that the host at `address` saw. `refused` has at least one source.
 #[must_use]
 pub fn not_admitted(refused: &BTreeMap<IpAddr, Vec<String>>, address: &str) -> Failure {
     let each: Vec<_> =
@@ -180,10 +177,9 @@ pub fn not_admitted(refused: &BTreeMap<IpAddr, Vec<String>>, address: &str) -> F
     failure
 }
 
-/// The host's code for the same.
 const NOT_ALLOWED: &str = "SOURCE_NOT_ALLOWED";
 
-/// The failure where nothing is left to sign. `doubtful` has at least one source.
+/// The failure when no source is left to sign. `doubtful` has at least one source.
 #[must_use]
 pub fn refused(doubtful: &BTreeMap<IpAddr, Vec<Seen>>, asked: bool) -> Failure {
     let sources: Vec<_> = doubtful.keys().map(ToString::to_string).collect();

@@ -1,6 +1,4 @@
-//! What people type for ports, sources and times.
-//!
-//! Owns those grammars; each error says what would be accepted. It never decides what policy allows.
+//! The grammars of typed ports, sources and times. Each error names the accepted forms.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -13,11 +11,8 @@ use jiff::{Timestamp, civil, tz::TimeZone};
 use postern_core::text;
 use postern_proto::MOST_PORT_TEXT;
 
-/// Checks what somebody typed for a port: `22`, `22/tcp`, `53/udp`, `3389/any`, or a name. Numbers come back in their one form. What
-/// a name means is the host's to say ([`crate::ports`]).
-///
-/// # Errors
-/// Names what would be accepted.
+/// Checks a typed port: `22`, `22/tcp`, `53/udp`, `3389/any`, or a name, and returns numbers in canonical form. The host resolves names
+/// ([`crate::ports`]). The error names the accepted forms.
 pub fn port(text: &str) -> Result<String, String> {
     let (number, protocol) = text.split_once('/').map_or((text, None), |(number, protocol)| (number, Some(protocol)));
     if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
@@ -32,7 +27,6 @@ pub fn port(text: &str) -> Result<String, String> {
     }
 }
 
-/// The name of a port, as the configuration of a host may have it.
 fn name(text: &str) -> Result<String, String> {
     let sane = !text.is_empty() && text.trim() == text && !text.starts_with(['/', '-']) && !text.ends_with('/');
     if !sane || text.chars().any(text::commands) || text.chars().count() > MOST_PORT_TEXT {
@@ -41,7 +35,7 @@ fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// For whom to open.
+/// A source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
     /// Every address of this machine that the host sees.
@@ -71,19 +65,13 @@ impl FromStr for From {
     }
 }
 
-/// A grant's id, as `postern list` shows it.
-///
-/// # Errors
-/// What the text is not, in words.
+/// A grant's id, as `postern list` shows it. The error says what is wrong.
 pub fn grant_id(text: &str) -> Result<uuid::Uuid, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is not a grant's id; postern list HOST --all shows the ids of your grants"))
 }
 
-/// An address or prefix to look for.
-///
-/// # Errors
-/// When it is neither.
+/// An address or prefix to search for.
 pub fn prefix(text: &str) -> Result<IpNet, String> {
     match text.parse()? {
         From::Prefix(net) => Ok(net),
@@ -91,7 +79,7 @@ pub fn prefix(text: &str) -> Result<IpNet, String> {
     }
 }
 
-/// The prefix of one address, /32 or /128; an IPv4-mapped IPv6 address becomes the IPv4 one.
+/// The prefix of one address, /32 or /128. An IPv4-mapped IPv6 address becomes IPv4.
 #[must_use]
 pub fn host_prefix(address: IpAddr) -> IpNet {
     address.to_canonical().into()
@@ -109,10 +97,7 @@ fn unmap_prefix(net: IpNet) -> Result<IpNet, String> {
     }
 }
 
-/// A time span such as `30m`, `1h30m`, `90s`, `2h`.
-///
-/// # Errors
-/// When it is no time span of whole seconds, or not positive.
+/// A positive time span of whole seconds such as `30m`, `1h30m`, `90s`, `2h`. The error says what is wrong.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let hint = "write it like 30m, 1h30m, 90s or 2h";
     if text.bytes().all(|b| b.is_ascii_digit()) {
@@ -124,10 +109,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is not a positive number of whole seconds; {hint}"))
 }
 
-/// A point in time: `18:00` (the next one in this machine's zone), `2026-11-21 18:00`, or RFC 3339 with an offset.
-///
-/// # Errors
-/// When it is none of these, or lies in the past of `now`.
+/// A time after `now`: `18:00` (the next one in this machine's zone), `2026-11-21 18:00`, or RFC 3339 with an offset.
 pub fn until(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, String> {
     let time = point(text, now, zone)?;
     if time <= now {
@@ -137,9 +119,6 @@ pub fn until(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, S
 }
 
 /// A point in the past: `24h` (that long ago), `18:00` (the last one), `2026-11-21` (its beginning), or as [`until`].
-///
-/// # Errors
-/// When it is none of these.
 pub fn past(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, String> {
     let outside = |error: jiff::Error| format!("{text:?}: {error}");
     if let Ok(ago) = duration(text) {

@@ -1,6 +1,4 @@
-//! What gets signed: the payloads, their envelopes, and the four purposes.
-//!
-//! Owns the making of payloads. The bytes that are signed are the bytes that are sent; nothing is encoded twice.
+//! The payloads and their envelopes. The client sends exactly the bytes that it signed; it never encodes a payload twice.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +15,7 @@ use crate::{
     text,
 };
 
-/// What ties a message to one host and one moment.
+/// Binds a message to one host and one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Binding {
     audience: Vec<String>,
@@ -26,15 +24,14 @@ pub struct Binding {
 }
 
 impl Binding {
-    /// To the host that made this statement and proved this audience, by its own clock and with its challenge, so that a wrong clock
-    /// here does not matter.
+    /// For the host that made this statement and proved this audience. The host's clock counts, so a wrong clock here does no harm.
     #[must_use]
     pub fn to_host(audience: Vec<String>, said: &Statement, purpose: Purpose) -> Self {
         let not_after = later(wire_time(said.host_time), purpose.life());
         Self { audience, not_after, challenge: said.challenge.clone() }
     }
 
-    /// To hosts that cannot be asked now: by this machine's clock, without a challenge.
+    /// For hosts that the client cannot ask now: by the clock of this machine, without a challenge.
     #[must_use]
     pub fn offline(audience: Vec<String>, purpose: Purpose) -> Self {
         let not_after = later(wire_time(Timestamp::now()), purpose.life());
@@ -42,7 +39,7 @@ impl Binding {
     }
 }
 
-/// A point in time as the API writes it; whole seconds say enough.
+/// A time as the API writes it, in whole seconds.
 #[must_use]
 pub fn wire_time(time: Timestamp) -> pbjson_types::Timestamp {
     pbjson_types::Timestamp { seconds: time.as_second(), nanos: 0 }
@@ -53,31 +50,31 @@ fn later(time: pbjson_types::Timestamp, by: Duration) -> pbjson_types::Timestamp
     pbjson_types::Timestamp { seconds, nanos: 0 }
 }
 
-/// What to ask for.
+/// The content of a request for access.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wish {
-    /// `22/tcp`, …
+    /// For example `22/tcp`.
     pub ports: Vec<String>,
     /// Prefixes.
     pub source: Vec<String>,
-    /// For how long.
+    /// The duration or the end.
     pub lifetime: Lifetime,
-    /// When it opens; at once if none.
+    /// The start; none means at once.
     pub not_before: Option<Timestamp>,
-    /// The grant that it extends, if any.
+    /// The grant that this request extends.
     pub supersedes: Option<String>,
-    /// Why.
+    /// The reason.
     pub justification: String,
     /// A reference into another system.
     pub ticket: String,
 }
 
-/// How long a grant shall live.
+/// The lifetime of a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
-    /// From the moment the host accepts.
+    /// From the moment when the host accepts it.
     For(Duration),
-    /// Until a time by the host's clock.
+    /// Until a time of the host's clock.
     Until(Timestamp),
 }
 
@@ -124,18 +121,12 @@ fn new_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// The payload's bytes: strict proto3 JSON.
-///
-/// # Errors
-/// When a time is out of range.
+/// The payload's bytes: strict proto3 JSON. Fails if a time is out of range.
 pub fn to_json(payload: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(payload).map_err(|error| Failure::new(Kind::Local, format!("cannot write the message: {error}")))
 }
 
-/// Signs `payload` and puts both into the envelope.
-///
-/// # Errors
-/// [`Kind::Key`] when the key cannot sign.
+/// Signs `payload` and puts both into the envelope. Fails with [`Kind::Key`] when the key cannot sign.
 pub async fn seal(payload: Vec<u8>, purpose: Purpose, key: &Arc<Key>, console: Console) -> Result<SignedMessage> {
     let key = Arc::clone(key);
     let (payload, sshsig) = blocking(move || {
@@ -147,23 +138,21 @@ pub async fn seal(payload: Vec<u8>, purpose: Purpose, key: &Arc<Key>, console: C
     Ok(SignedMessage { payload, payload_type, signatures: vec![Signature { sshsig }] })
 }
 
-/// What kind of payload `bytes` is: the first purpose whose strict form it has. An approval is never guessed.
-///
-/// # Errors
-/// [`Kind::Usage`] with the host's likely complaint when it is none, or not the `wanted` one.
+/// The first purpose whose strict form `bytes` has. An approval has the form of a request, so the caller has to name it. Fails with
+/// [`Kind::Usage`] when `bytes` is no payload, or not of the `wanted` purpose.
 pub fn recognise(bytes: &[u8], wanted: Option<Purpose>) -> Result<Purpose> {
     let strict = |purpose| match purpose {
         Purpose::Read => serde_json::from_slice::<ReadRequest>(bytes).map(drop),
         Purpose::Request | Purpose::Approve => serde_json::from_slice::<AccessRequest>(bytes).map(drop),
         Purpose::Revoke => serde_json::from_slice::<RevokeRequest>(bytes).map(drop),
     };
-    // The parser quotes the file, which somebody else may have written.
+    // The parser quotes the file, which may be another person's.
     let shown = |error: serde_json::Error| text::clean(&error.to_string());
     if let Some(purpose) = wanted {
         let wrong = |error| Failure::usage(format!("the payload is not a {purpose:?} message: {}", shown(error)));
         return strict(purpose).map(|()| purpose).map_err(wrong);
     }
-    // A read has no field that the others lack, so it must be tried first.
+    // A ReadRequest has no field that the others lack, so it comes first.
     let all = [Purpose::Read, Purpose::Request, Purpose::Revoke];
     all.into_iter().find(|purpose| strict(*purpose).is_ok()).ok_or_else(|| {
         let complaint = strict(Purpose::Request).err().map(shown).unwrap_or_default();
@@ -172,13 +161,10 @@ pub fn recognise(bytes: &[u8], wanted: Option<Purpose>) -> Result<Purpose> {
     })
 }
 
-/// The request in `payload`, if it is the request `id`. For whom it is, the caller has to look at.
-///
-/// # Errors
-/// What is wrong with it, in words.
+/// The request in `payload` if its id is `id`. The caller has to check its audience. The error says what is wrong.
 pub fn approvable(payload: &[u8], id: &str) -> std::result::Result<AccessRequest, String> {
     let request: AccessRequest =
-        // The error quotes the names of fields, which the host chose.
+        // The error quotes field names, which the host chose.
         serde_json::from_slice(payload)
             .map_err(|error| format!("they are no AccessRequest ({})", text::clean(&error.to_string())))?;
     if !request.id.eq_ignore_ascii_case(id) {

@@ -1,7 +1,4 @@
-//! Which ports a person means, as numbers.
-//!
-//! Owns turning what was typed into what is signed: by the host's answer where a host is asked, else by the table of services. It never
-//! asks a host, and what is signed has numbers alone.
+//! Resolves typed ports to numbers, which alone go into messages: by the host's answer, else by the table of services.
 
 use postern_core::text::services::{SERVICES, port_of};
 
@@ -11,26 +8,23 @@ use crate::{
     text,
 };
 
-/// What was typed, and what it means.
+/// A typed port and its meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// As it was typed, checked by [`crate::parse::port`].
+    /// The text that the user typed, checked by [`crate::parse::port`].
     pub typed: String,
-    /// `22/tcp`, `3389/any`, …: at least one.
+    /// At least one port such as `22/tcp` or `3389/any`.
     pub ports: Vec<String>,
 }
 
-/// By the answers of the host at `address`, one for each of `typed` in their order. A posternd that is older than the question gives
-/// none; then the table decides.
-///
-/// # Errors
-/// [`crate::failure::Kind::Usage`] where the host has no port of that name.
+/// Resolves by the answers of the host at `address`, one for each of `typed` in order. A posternd that is too old to answer gives none;
+/// then the table decides. Fails with [`crate::failure::Kind::Usage`] if the host has no port of that name.
 pub fn on_host(typed: &[String], answers: &[Meaning], address: &str) -> Result<Vec<Port>> {
     if answers.is_empty() {
         return typed.iter().map(|typed| by_table(typed, address)).collect();
     }
     let meant = |(typed, answer): (&String, &Meaning)| {
-        // What was written as a number stays this number, whatever the host says.
+        // A typed number keeps its meaning whatever the host answers.
         let is_meant =
             |port: &&String| number(typed).is_none() || same(typed, port) && (*port == typed || !typed.contains('/'));
         let ports: Vec<_> = answer.ports.iter().filter(is_meant).cloned().collect();
@@ -43,10 +37,7 @@ pub fn on_host(typed: &[String], answers: &[Meaning], address: &str) -> Result<V
     typed.iter().zip(answers).map(meant).collect()
 }
 
-/// By the table alone, where no host is asked.
-///
-/// # Errors
-/// [`crate::failure::Kind::Usage`] for a name that is not in it.
+/// Resolves by the table alone, without a host. Fails with [`crate::failure::Kind::Usage`] for an unknown name.
 pub fn offline(typed: &[String]) -> Result<Vec<Port>> {
     let meant = |typed: &String| {
         let port = of_table(typed).map(|port| Port { typed: typed.clone(), ports: vec![port] });
@@ -62,7 +53,7 @@ pub fn offline(typed: &[String]) -> Result<Vec<Port>> {
     typed.iter().map(meant).collect()
 }
 
-/// Each port once. One that another one contains, as `3389/tcp` in `3389/any`, is left out.
+/// Each port once, without ports that another one contains, as `3389/any` contains `3389/tcp`.
 #[must_use]
 pub fn all(ports: &[Port]) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
@@ -79,7 +70,7 @@ pub fn all(ports: &[Port]) -> Vec<String> {
     found
 }
 
-/// One line for people, where something was typed that does not say by itself what is signed.
+/// A line about each typed port that does not itself name its number.
 #[must_use]
 pub fn told(ports: &[Port]) -> Option<String> {
     let mut told: Vec<String> = Vec::new();
@@ -97,7 +88,7 @@ pub fn told(ports: &[Port]) -> Option<String> {
 
 const NAMES: &str = "the names are those in docs/configuration.md, \"Names of services\"";
 
-/// Whether both are about the same number.
+/// Whether both have the same number.
 #[must_use]
 pub fn same(one: &str, other: &str) -> bool {
     one.split('/').next() == other.split('/').next()
@@ -117,7 +108,7 @@ fn unknown(typed: &str, address: &str) -> Failure {
         .next(format!("write its number, for example --port 22/tcp, or see the names: postern policy show {address}"))
 }
 
-/// `ssh`, `22`, `ssh/udp` or `22/tcp` as `NUMBER/PROTOCOL`; tcp where no protocol is written.
+/// `ssh`, `22`, `ssh/udp` or `22/tcp` as `NUMBER/PROTOCOL`. The default protocol is tcp.
 fn of_table(typed: &str) -> Option<String> {
     let lower = typed.to_ascii_lowercase();
     let (name, protocol) = lower.rsplit_once('/').unwrap_or((&lower, "tcp"));
@@ -138,7 +129,7 @@ fn near(typed: &str) -> String {
     found.map(|(name, number)| format!("; did you mean {name} ({number})?")).unwrap_or_default()
 }
 
-/// Whether one letter was left out, added, changed, or swapped with its neighbour.
+/// Whether one letter is missing, added, changed, or swapped with its neighbour.
 fn one_edit(one: &str, other: &str) -> bool {
     let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
     let start = one.iter().zip(&other).take_while(|(a, b)| a == b).count();

@@ -1,18 +1,16 @@
-//! For which purposes a person signs.
-//!
-//! Owns the namespace, the payload type and the lifetime of each. It never makes a message.
+//! The purposes of signatures: the namespace, payload type and lifetime of each.
 
 use std::time::Duration;
 
 use postern_proto::payload_type;
 
-/// How long a request or revocation may travel.
+/// How long a request or revocation is valid after signing.
 const MESSAGE_LIFE: Duration = Duration::from_secs(2 * 60);
 
-/// How long a signed read may be shown again.
+/// How long the client may present a signed read again.
 const READ_LIFE: Duration = Duration::from_secs(10 * 60);
 
-/// What a signature is for. Each has its own namespace, so that none can pass as another.
+/// The purpose of a signature. Each purpose has its own namespace, so a signature for one never counts for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Purpose {
     /// Opening ports: an AccessRequest.
@@ -26,7 +24,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// SSHSIG's namespace.
+    /// The SSHSIG namespace.
     #[must_use]
     pub const fn namespace(self) -> &'static str {
         match self {
@@ -47,7 +45,7 @@ impl Purpose {
         }
     }
 
-    /// How long a message may travel, or a signed read may be shown again.
+    /// How long a message of this purpose is valid.
     pub(crate) const fn life(self) -> Duration {
         match self {
             Self::Request | Self::Approve | Self::Revoke => MESSAGE_LIFE,

@@ -1,7 +1,5 @@
-//! Where this program keeps what it has to remember, and how its files are read.
-//!
-//! Owns the folder, and which files in it count. It never decides what follows from a file that cannot be read: that is
-//! [`crate::trust`] for the trusted hosts, and [`crate::dialled`] for the dialled addresses.
+//! The folder of the client's files, and safe reads of these files. [`crate::trust`] and [`crate::dialled`] decide what follows from an
+//! unreadable file.
 
 use std::{
     ffi::OsString,
@@ -17,23 +15,23 @@ use rustix::fs::OFlags;
 
 use crate::console::Console;
 
-/// A longer file was not written by this program: both of its files stay below.
+/// Both files of the client stay below this size, so another program wrote a longer one.
 const MOST_BYTES: u64 = 1024 * 1024;
 
-/// The folder of this program, and the one in which older versions kept the same files.
+/// The folder of the client's files, and the folder of older versions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder {
     path: Option<PathBuf>,
-    /// Files in it are read as well, and changed only where something is forgotten.
+    /// The client reads these files too, and changes them only to forget an entry.
     older: Option<PathBuf>,
-    /// The home directory that the folder lies in. It is never made.
+    /// The home directory above the folder. The client never creates it.
     home: Option<PathBuf>,
 }
 
 impl Folder {
-    /// That of the person who runs this process: `$XDG_STATE_HOME/postern`, else `~/.local/state/postern`. `~` is `HOME`, else the home
-    /// directory in the list of users. Before, it was `$XDG_CONFIG_HOME/postern`, else `~/.config/postern`. A relative path in these
-    /// variables does not count, as the XDG specification has it.
+    /// The folder of the user of this process: `$XDG_STATE_HOME/postern`, else `~/.local/state/postern`. Older versions used
+    /// `$XDG_CONFIG_HOME/postern`, else `~/.config/postern`. `~` is `HOME`, else the home directory in the user database. Relative paths in
+    /// these variables are ignored, as the XDG specification demands.
     #[must_use]
     pub fn of_user() -> Self {
         let listed = || User::from_uid(Uid::effective()).ok().flatten().map(|user| user.dir);
@@ -54,34 +52,30 @@ impl Folder {
         }
     }
 
-    /// Exactly this one.
+    /// Exactly this folder.
     #[must_use]
     pub fn at(path: &Path) -> Self {
         Self { path: Some(path.to_owned()), older: None, home: None }
     }
 
-    /// This one, with one of an older version.
     #[cfg(test)]
     pub(crate) fn with_older(path: &Path, older: &Path) -> Self {
         Self { older: Some(older.to_owned()), ..Self::at(path) }
     }
 
-    /// The file of this name, which need not exist; none where there is no place for files.
+    /// The path of a file, which need not exist. None if the user has no home directory.
     #[must_use]
     pub fn file(&self, name: &str) -> Option<PathBuf> {
         self.path.as_ref().map(|path| path.join(name))
     }
 
-    /// The file of this name that an older version may have left.
+    /// The path of the same file of older versions.
     #[must_use]
     pub fn older(&self, name: &str) -> Option<PathBuf> {
         self.older.as_ref().map(|path| path.join(name))
     }
 
-    /// Makes the folder where it is missing, and returns the file of this name, to be written.
-    ///
-    /// # Errors
-    /// Where there is no place for files, or none that is this person's.
+    /// Creates the folder if it is missing, and returns the path of the file. Fails if there is none or another user owns it.
     pub fn to_write(&self, name: &str) -> io::Result<PathBuf> {
         let Some(path) = &self.path else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "there is no home directory; set XDG_STATE_HOME"));
@@ -96,16 +90,13 @@ impl Folder {
     }
 }
 
-/// Whether a list of users names the user who runs this process. ssh does not start for anybody else.
+/// Whether the user database has the user of this process. ssh does not start for other users.
 #[must_use]
 pub fn user_is_listed() -> bool {
     !matches!(User::from_uid(Uid::current()), Ok(None))
 }
 
-/// The text of a file; none where it does not exist.
-///
-/// # Errors
-/// Where the file cannot be read, is no plain file, is too long, or somebody else could have put it there.
+/// The text of a file; none if it does not exist. Fails if the file is not plain, too long, or another user could have created it.
 pub fn read(path: &Path) -> io::Result<Option<String>> {
     let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
     let file: File = match opened {
@@ -130,8 +121,8 @@ pub fn read(path: &Path) -> io::Result<Option<String>> {
     Ok(Some(text))
 }
 
-/// A record of trust counts only if nobody else could have made it: where `HOME` is a folder for everybody (`/tmp`), another user may
-/// have been there first. Root under sudo uses the files of the person who called sudo.
+/// Another user may have created a record of trust, for example if `HOME` is `/tmp`. Root under sudo uses the files of the user who called
+/// sudo.
 fn check_owner(path: &Path, metadata: &Metadata) -> io::Result<()> {
     let own = Uid::effective();
     let caller = std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse::<u32>().ok()).filter(|_| own.is_root());
@@ -146,7 +137,7 @@ fn is_trusted(owner: u32, own: u32, caller: Option<u32>) -> bool {
     owner == 0 || owner == own || Some(owner) == caller
 }
 
-/// Says that something cannot be remembered: once for each command, because the next file fails for the same reason.
+/// Notes that nothing can be remembered. Only the first failure of a command is noted, because later files fail for the same reason.
 pub fn not_remembered(console: Console, path: Option<&Path>, why: impl std::fmt::Display) {
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Ordering::Relaxed) {

@@ -1,6 +1,4 @@
-//! HOST on the command line: where to connect, and how.
-//!
-//! Owns the grammar of HOST. It never resolves or connects.
+//! HOST on the command line: its grammar. Never resolves or connects.
 
 use std::{
     fmt,
@@ -9,13 +7,12 @@ use std::{
     str::FromStr,
 };
 
-/// The API's TCP port when HOST names none.
+/// The TLS port of the API.
 pub const DEFAULT_PORT: u16 = 7322;
 
-/// The plaintext API's port when `http://` names none.
 const DEFAULT_PLAINTEXT_PORT: u16 = 7323;
 
-/// Where a host is.
+/// The place of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// TLS 1.3 over TCP: `host`, `host:port`, `[v6]:port`.
@@ -68,7 +65,7 @@ fn unix(path: &str) -> Result<Target, String> {
     Ok(Target::Unix(path.into()))
 }
 
-/// Only loopback: anywhere else plaintext would let everybody on the way read and keep what is said.
+/// Only loopback: anywhere else, machines in between could read and keep the messages.
 fn plaintext(rest: &str) -> Result<Target, String> {
     let (host, port) = split(rest.trim_end_matches('/'), DEFAULT_PLAINTEXT_PORT)?;
     let address = match host.as_str() {
@@ -81,7 +78,6 @@ fn plaintext(rest: &str) -> Result<Target, String> {
     Ok(Target::Plaintext(SocketAddr::new(address, port)))
 }
 
-/// Splits `host`, `host:port`, `v6`, `[v6]` and `[v6]:port`.
 fn split(text: &str, default: u16) -> Result<(String, u16), String> {
     if let Some(rest) = text.strip_prefix('[') {
         let (host, after) = rest.split_once(']').ok_or("the closing ] is missing")?;

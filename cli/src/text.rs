@@ -1,22 +1,20 @@
-//! Text for people: times, durations and tables.
-//!
-//! Owns the formatting. It never writes anywhere.
+//! Formats times, durations and tables.
 
 use std::time::Duration;
 
 use jiff::{Timestamp, tz::TimeZone};
 
-/// What somebody else wrote, on one line, with what must not be shown escaped: no host can fake what is shown.
+/// Escapes text of another party and puts it on one line, so that a host cannot forge output.
 pub use postern_core::text::shown as clean;
 
-/// A sentence that the host wrote, on one line. The host has escaped what others wrote in the sentence, so its backslashes stay as they
-/// are: [`clean`] would escape them a second time. What must not be shown is escaped here too, because a host may lie.
+/// A sentence of the host on one line. The host has already escaped other people's text in it, and [`clean`] would escape the backslashes
+/// again. A host may be malicious, so control characters are escaped here too.
 #[must_use]
 pub fn sentence(text: &str) -> String {
     postern_core::text::line(text).into_owned()
 }
 
-/// Time left, to the second: `29m 58s`, `2h 0m 5s`, `58s`.
+/// A duration to the second: `29m 58s`, `2h 0m 5s`, `58s`.
 #[must_use]
 pub fn left(duration: Duration) -> String {
     let total = duration.as_secs();
@@ -28,7 +26,7 @@ pub fn left(duration: Duration) -> String {
     }
 }
 
-/// A wall-clock time in `zone`: the time alone when it is on the same day as `now`, else with the date.
+/// The wall-clock time in `zone`, with the date unless it is the date of `now`.
 #[must_use]
 pub fn clock(time: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
     let (time, now) = (time.to_zoned(zone.clone()), now.to_zoned(zone.clone()));
@@ -36,7 +34,7 @@ pub fn clock(time: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
     time.strftime(pattern).to_string()
 }
 
-/// A wall-clock time in the machine's zone.
+/// The wall-clock time in the machine's zone.
 #[must_use]
 pub fn local(time: &pbjson_types::Timestamp) -> String {
     match Timestamp::new(time.seconds, time.nanos) {
@@ -45,7 +43,7 @@ pub fn local(time: &pbjson_types::Timestamp) -> String {
     }
 }
 
-/// A count of bytes, to three digits or so.
+/// A size with one decimal: `1.5 KiB`.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
 pub fn bytes(count: u64) -> String {
@@ -62,7 +60,7 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// Lines of columns, padded to the widest cell; the last column is not padded.
+/// Pads all columns but the last to their widest cell.
 #[must_use]
 pub fn table(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -1,8 +1,7 @@
-//! TLS to a host that is known by the fingerprint of its certificate.
+//! TLS to a host with a pinned certificate.
 //!
-//! Owns the fingerprint and the verifier. There is no certificate authority here: a host's self-signed certificate is
-//! trusted because it was pinned. The verifier never skips the handshake's signature: a host that shows the pinned
-//! certificate must also hold its key.
+//! There is no certificate authority: the client trusts a self-signed certificate because it pinned it. The verifier always checks the
+//! handshake's signature, so the host must also hold the certificate's key.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,16 +13,13 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-/// Reads the fingerprint of a certificate in DER form, with or without the padding of base64.
-///
-/// # Errors
-/// A sentence for people.
+/// Parses the fingerprint of a certificate in DER form, with or without base64 padding. The error says what is wrong.
 pub fn fingerprint(text: &str) -> Result<Fingerprint, String> {
     let wrong = |_| format!("{text:?} is not a fingerprint; it looks like SHA256:47DEQpj8HBSa+/TImW+5JC…");
     text.trim_end_matches('=').parse().map_err(wrong)
 }
 
-/// Accepts one certificate (or, before the first use, any) and remembers which one it saw.
+/// Accepts one certificate (or any before the first use) and stores the fingerprint that it saw.
 #[derive(Debug)]
 pub struct PinnedVerifier {
     expected: Option<Fingerprint>,
@@ -32,14 +28,14 @@ pub struct PinnedVerifier {
 }
 
 impl PinnedVerifier {
-    /// Accepts only `expected`; with `None` any certificate, whose fingerprint the caller must then judge.
+    /// Accepts only `expected`. With `None` it accepts any certificate, which the caller must then judge.
     #[must_use]
     pub fn new(expected: Option<Fingerprint>) -> Arc<Self> {
         let algorithms = default_provider().signature_verification_algorithms;
         Arc::new(Self { expected, seen: Mutex::new(None), algorithms })
     }
 
-    /// The certificate that the peer showed, if it came that far.
+    /// The fingerprint of the peer's certificate; none if the handshake failed earlier.
     #[must_use]
     pub fn seen(&self) -> Option<Fingerprint> {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
@@ -88,10 +84,7 @@ impl ServerCertVerifier for PinnedVerifier {
     }
 }
 
-/// A client configuration for TLS 1.3 and HTTP/2 that trusts what `verifier` accepts.
-///
-/// # Errors
-/// When rustls was built without TLS 1.3, which it was not.
+/// A configuration for TLS 1.3 and HTTP/2 with this verifier. Fails if rustls lacks TLS 1.3, which this build has.
 pub fn client_config(verifier: Arc<PinnedVerifier>) -> Result<ClientConfig, Error> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -99,7 +92,7 @@ pub fn client_config(verifier: Arc<PinnedVerifier>) -> Result<ClientConfig, Erro
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    // Every command is a process of its own, and early data could be replayed.
+    // Every command is its own process, and an attacker could replay early data.
     config.resumption = rustls::client::Resumption::disabled();
     Ok(config)
 }

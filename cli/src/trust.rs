@@ -1,7 +1,5 @@
-//! Whether the host that answered is the one that is meant.
-//!
-//! Owns that decision, in ssh's manner: known and unchanged passes, changed is refused, new is asked about at a
-//! terminal and otherwise needs `--accept-new` or `--fingerprint`.
+//! Decides whether the client trusts the host that answered, as ssh does: a known key passes, and a changed key is refused. A new key needs
+//! an answer on the terminal, `--accept-new` or `--fingerprint`.
 
 use crate::{
     console::Console,
@@ -12,17 +10,17 @@ use crate::{
     tls::Fingerprint,
 };
 
-/// What the command line says about trust.
+/// The options about trust.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trust {
-    /// `--fingerprint`: exactly this certificate, whatever was known before.
+    /// `--fingerprint`: exactly this certificate, whatever the client knew before.
     pub fingerprint: Option<Fingerprint>,
-    /// `--accept-new`: a host that is not known yet is trusted unseen.
+    /// `--accept-new`: trust an unknown host without a question.
     pub accept_new: bool,
 }
 
 impl Trust {
-    /// The only certificate to accept, if that is settled before connecting.
+    /// The only acceptable certificate, if it is known before the connection.
     #[must_use]
     pub fn pin(&self, known: Option<&KnownHost>) -> Option<Fingerprint> {
         self.fingerprint.or_else(|| known.map(|known| known.fingerprint))
@@ -34,20 +32,17 @@ impl Trust {
 pub struct Shown<'a> {
     /// As typed, with the port.
     pub address: &'a str,
-    /// Its id, as it states: a label, which decides nothing.
+    /// The id that the host states: a label, which decides nothing.
     pub host_id: &'a str,
-    /// Of its certificate.
+    /// The fingerprint of its certificate.
     pub fingerprint: Fingerprint,
-    /// What its proof is worth.
+    /// The result of its SSH proof.
     pub host_trust: HostTrust,
-    /// Why it proves nothing, where the host says that.
+    /// The host's reason why it proves nothing.
     pub explanation: Option<&'a str>,
 }
 
-/// Decides about `shown` and records a new trust.
-///
-/// # Errors
-/// [`Kind::Identity`] when it is not, or not yet, trusted; [`Kind::Local`] when the record fails.
+/// Decides about `shown` and records new trust. Fails with [`Kind::Identity`] if the host is not trusted.
 pub async fn settle(trust: &Trust, store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<()> {
     let recalled = store.find(shown.address)?;
     if let Recalled::Unreadable(why) = &recalled {
@@ -58,8 +53,8 @@ pub async fn settle(trust: &Trust, store: &KnownHosts, shown: Shown<'_>, console
     note_labels(store, shown, known, console)
 }
 
-/// Decides where nobody knows what is on record: an earlier pin may name another key. What the person says on this command line counts,
-/// and what ssh knows. `--accept-new` does not: it is for a host that is not known yet, and nobody knows that.
+/// Decides without a readable record: an earlier pin may name another key. Only `--fingerprint`, ssh's records and the user's answer count.
+/// `--accept-new` is for unknown hosts, and without a record no host is provably unknown.
 async fn without_memory(trust: &Trust, shown: Shown<'_>, why: &str, console: Console) -> Result<()> {
     match trust.fingerprint {
         Some(explicit) if explicit != shown.fingerprint => {
@@ -79,7 +74,7 @@ async fn without_memory(trust: &Trust, shown: Shown<'_>, why: &str, console: Con
     Ok(())
 }
 
-/// Asks about a host whose trust cannot be remembered; without a terminal the host is refused, as by ssh.
+/// Asks about a host whose key the client cannot record; without a terminal it refuses the host, as ssh does.
 async fn ask_once(trust: &Trust, shown: Shown<'_>, why: &str, console: Console) -> Result<()> {
     let Shown { address, fingerprint, .. } = shown;
     if !trust.accept_new && console.can_ask() && console.ask(question(shown, why, "Trust it for this command?")).await?
@@ -109,7 +104,7 @@ async fn decide(
             Err(wrong_certificate(trust, store, shown.address, known.fingerprint, shown.fingerprint))
         }
         (Some(known), _) if known.fingerprint == shown.fingerprint => Ok(()),
-        // The person named this key, so nothing has to be remembered for it.
+        // The user named this key, so the trust does not depend on a record.
         (_, Some(_)) => {
             if let Err(failure) = record(store, shown, console, "as --fingerprint says") {
                 state::not_remembered(console, None, failure.message);
@@ -117,9 +112,9 @@ async fn decide(
             Ok(())
         }
         (None, None) if matches!(shown.host_trust, HostTrust::Proven(_)) => Ok(()),
-        // Who is in the middle can leave out the proof; that must not be enough.
+        // An attacker in the middle can leave out the proof, so a missing proof must not be enough.
         (_, None) if trust.accept_new && matches!(shown.host_trust, HostTrust::Unproven(_)) => Err(not_proven(shown)),
-        // Without a file to remember a host in, every machine that answers would be accepted as a new host each time.
+        // Without a record, every machine that answers would count as new each time.
         (_, None) if trust.accept_new => match record(store, shown, console, "as --accept-new says") {
             Err(failure) => ask_once(trust, shown, &failure.message, console).await,
             Ok(()) => Ok(()),
@@ -130,8 +125,7 @@ async fn decide(
     }
 }
 
-/// Says where an id is another one than before. A host chooses its id, so an id never decides: a host that claims another's id first
-/// would lock people out of that one.
+/// Warns if the host's id has changed. A host chooses its id: if the id decided, a host could claim another's id and lock users out.
 fn note_labels(store: &KnownHosts, shown: Shown<'_>, known: Option<&KnownHost>, console: Console) -> Result<()> {
     let Shown { address, host_id, fingerprint, .. } = shown;
     if let Some(before) = known.filter(|known| known.fingerprint == fingerprint && known.host_id != host_id) {
@@ -140,7 +134,7 @@ fn note_labels(store: &KnownHosts, shown: Shown<'_>, known: Option<&KnownHost>, 
              the machine answers. Messages are for this key and this id",
             before.host_id
         ));
-        // The label is for people: a store that cannot be written must not keep anybody from a host that is trusted.
+        // The label is only for display: an unwritable file must not block a trusted host.
         if let Err(failure) = store.put(KnownHost { host_id: host_id.to_owned(), ..before.clone() }) {
             state::not_remembered(console, None, failure.message);
         }
@@ -172,7 +166,7 @@ async fn ask(store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<(
             format!("{} is not trusted, so nothing was sent to it", shown.address),
         ));
     }
-    // The person looked at the key: for this command that is enough.
+    // The user has checked the key, which is enough for this command.
     if let Err(failure) = record(store, shown, console, "from now on") {
         state::not_remembered(console, None, failure.message);
     }
@@ -198,7 +192,7 @@ fn record(store: &KnownHosts, shown: Shown<'_>, console: Console, why: &str) -> 
     Ok(())
 }
 
-/// Why it proves nothing: ssh's reason first, then the host's own.
+/// ssh's reason first, then the host's own.
 fn reason(shown: Shown<'_>) -> Option<String> {
     match shown.host_trust {
         HostTrust::Unproven(Some(fault)) => Some(fault.to_string()),
@@ -264,7 +258,7 @@ pub fn wrong_certificate(
     ))
 }
 
-/// The refusal of somebody who shows a certificate without holding its key.
+/// The refusal of a host that shows a certificate without holding its key.
 #[must_use]
 pub fn impostor(address: &str, why: &str) -> Failure {
     let message =
@@ -329,14 +323,14 @@ mod tests {
         settle(&Trust::default(), &store, shown(b"one", "b"), CONSOLE).await.unwrap();
         let known = store.find("vm1:7322").unwrap().known().unwrap().clone();
         assert_eq!((known.host_id.as_str(), known.fingerprint), ("b", Fingerprint::of(b"one")));
-        // Another host that claimed the id first does not keep people from the one whose id it is.
+        // A host that claimed the id first does not block the real one.
         let claimed = Shown { address: "vm2:7322", ..shown(b"two", "b") };
         settle(&accept, &store, claimed, CONSOLE).await.unwrap();
         settle(&Trust::default(), &store, claimed, CONSOLE).await.unwrap();
         settle(&Trust::default(), &store, shown(b"one", "b"), CONSOLE).await.unwrap();
     }
 
-    /// No file can be written or read, and nobody is there to ask.
+    /// No file can be read or written, and there is no terminal.
     #[tokio::test]
     async fn without_a_memory_only_what_ssh_knows_or_the_person_names_is_trusted() {
         let key = HostTrust::Proven(ssh_key::Fingerprint::Sha256([7; 32]));

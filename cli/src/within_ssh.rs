@@ -1,7 +1,5 @@
-//! Whether this process was begun by a `ssh -G` that another `postern` runs.
-//!
-//! Owns the mark in the environment and the look at the processes above. `ssh -G` evaluates `Match exec`, so a person whose
-//! `ssh_config` has `Match exec "postern request %h"` would have the client call itself without end.
+//! Detects that a `ssh -G` of another `postern` started this process. `ssh -G` evaluates `Match exec`, so with `Match exec "postern request
+//! %h"` in `ssh_config` the client would call itself without end.
 
 use std::{fs, path::Path};
 
@@ -10,28 +8,27 @@ use rustix::{
     process::{Pid, test_kill_process},
 };
 
-/// Set for what `ssh -G` runs: the process that runs it, as `PID.START`, where START is when that process began (`/proc/PID/stat`).
+/// The environment variable that the client sets for `ssh -G`: its own `PID.START`. START is the start time in `/proc/PID/stat`.
 pub const MARK: &str = "POSTERN_WITHIN_SSH";
 
-/// More processes than that are not above this one.
+/// How many ancestors [`is_within`] looks at.
 const MOST_ABOVE: usize = 64;
 
-/// The value of [`MARK`] that this process gives.
+/// The value of [`MARK`] for this process.
 #[must_use]
 pub fn mark() -> String {
     let pid = std::process::id();
     format!("{pid}.{}", Process::of(pid).map_or(0, |process| process.start))
 }
 
-/// Whether another `postern` waits for the `ssh -G` that began this process. The environment says so, or, where a program in between
-/// has emptied that (`sudo`, `env -i`), the processes above do.
+/// Whether another `postern` waits for the `ssh -G` that started this process. The ancestors of this process decide if a program in between
+/// has cleared the environment (`sudo`, `env -i`).
 #[must_use]
 pub fn is_within() -> bool {
     std::env::var(MARK).is_ok_and(|mark| is_alive(&mark)) || is_below_another()
 }
 
-/// Whether the process of `mark` still runs. What `Match exec` leaves behind, such as a terminal multiplexer, keeps the variable
-/// for years, and the client has to work there.
+/// Whether the process of `mark` still runs. Long-lived programs of `Match exec`, such as a terminal multiplexer, keep a stale variable.
 fn is_alive(mark: &str) -> bool {
     let (pid, start) = mark.split_once('.').unwrap_or((mark, "0"));
     let (Ok(pid), Ok(start)) = (pid.parse::<i32>(), start.parse::<u64>()) else { return false };
@@ -39,11 +36,11 @@ fn is_alive(mark: &str) -> bool {
     let Some(known) = (pid > 0).then(|| Pid::from_raw(pid)).flatten() else { return false };
     let runs = !matches!(test_kill_process(known), Err(Errno::SRCH));
     let now = Process::of(pid.unsigned_abs()).map(|process| process.start);
-    // Other people's processes may be hidden; then the number alone counts.
+    // `/proc` may hide processes of other users. Then the PID alone decides.
     runs && (start == 0 || now.is_none_or(|now| now == start))
 }
 
-/// Whether a process above this one is a `postern`, with a `ssh -G` in between.
+/// Whether an ancestor is a `postern`, with a `ssh -G` in between.
 fn is_below_another() -> bool {
     let Some(own) = Process::of(std::process::id()) else { return false };
     let (mut asks, mut above) = (false, own.parent);
@@ -58,7 +55,7 @@ fn is_below_another() -> bool {
     false
 }
 
-/// Whether these are the arguments of `ssh -G`, perhaps in a script of that name.
+/// Whether these are the arguments of `ssh -G`, or of a script with the name `ssh`.
 fn is_asking_ssh(arguments: &[String]) -> bool {
     let is_ssh = |word: &String| Path::new(word).file_name().is_some_and(|name| name == "ssh");
     arguments.iter().take(2).any(is_ssh) && arguments.iter().any(|word| word == "-G")
@@ -69,7 +66,6 @@ fn arguments(pid: u32) -> Vec<String> {
     line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
-/// What `/proc/PID/stat` says about a process.
 struct Process {
     name: String,
     parent: u32,
@@ -77,14 +73,13 @@ struct Process {
 }
 
 impl Process {
-    /// None for a process that is gone or hidden, and on a system without `/proc`.
+    /// None if the process is gone or hidden, or if the system has no `/proc`.
     fn of(pid: u32) -> Option<Self> {
         let line = fs::read(format!("/proc/{pid}/stat")).ok().filter(|_| pid > 0)?;
         Self::parse(&String::from_utf8_lossy(&line))
     }
 
-    /// The name stands in parentheses, and may have parentheses and blanks itself. The parent is the fourth field, the start the
-    /// twenty-second.
+    /// The name is in parentheses and may contain parentheses and blanks. The parent is field 4, the start time field 22.
     fn parse(line: &str) -> Option<Self> {
         let (name, rest) = line.split_once('(')?.1.rsplit_once(')')?;
         let mut fields = rest.split_ascii_whitespace().skip(1);

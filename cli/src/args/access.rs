@@ -1,4 +1,4 @@
-//! Commands about access: asking, approving, giving back, seeing.
+//! Commands about access.
 
 use std::{path::PathBuf, time::Duration};
 

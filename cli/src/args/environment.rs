@@ -1,6 +1,4 @@
-//! What the environment says where the command line says nothing.
-//!
-//! Owns the variables `POSTERN_…`, for containers, CI and systemd units. It never reads one that the command line overrides.
+//! The variables `POSTERN_…`, for containers, CI and systemd units. The command line overrides them.
 
 use super::Common;
 use crate::{

@@ -1,6 +1,4 @@
 //! The longer help texts: examples, the forms of HOST, exit codes.
-//!
-//! Owns wording only.
 
 pub(super) const HOSTS: &str = "\
 HOST is one of

@@ -1,4 +1,4 @@
-//! Commands about a host: its record, its rules, its denied attempts.
+//! Commands about a host.
 
 use std::{path::PathBuf, time::Duration};
 

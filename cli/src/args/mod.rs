@@ -1,6 +1,4 @@
-//! The command line, and the help that teaches it.
-//!
-//! Owns names, grammar and texts. It never does anything.
+//! The command line: names, grammar and help texts.
 
 mod access;
 mod environment;

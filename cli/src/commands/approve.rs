@@ -1,6 +1,4 @@
-//! `postern approve`: looks at the bytes that somebody signed, and signs the same ones.
-//!
-//! What is shown is read from those very bytes; of the host's own words only the requester's name is needed.
+//! `postern approve`: signs the same bytes that the requester signed. The display comes from these bytes, but for the requester and key.
 
 use postern_proto::v1::{AccessRequest, ApproveAccessRequest, GetGrantRequest, GetGrantResponse, SignedMessage};
 
@@ -43,7 +41,7 @@ pub(super) async fn run(env: &Env, args: Approve) -> Result<()> {
     let mut session = at.session;
     let message = env.seal(&mut session, &signer, Purpose::Approve, |_| Ok(payload.clone())).await?;
     let call = ApproveAccessRequest { message: Some(message) };
-    // The host may have hung up while somebody was thinking.
+    // The host may have closed the connection while a person was thinking.
     session.refresh().await?;
     let approved = limited(session.access().approve_access(call), &session.address).await;
     let approved = approved.map_err(signed_by(Some(&signer)))?;
@@ -54,9 +52,8 @@ pub(super) async fn run(env: &Env, args: Approve) -> Result<()> {
     env.console.out(view::approved(&grant))
 }
 
-/// An approval counts on every host that the request names, so each entry has to be this host's: a key that it proved on this
-/// connection, the id that it stated with it, or what the person wrote with `--audience`. The host's own names are no proof: any host
-/// can claim any name.
+/// An approval counts on every host that the request names. So each entry must be a key that this host proved on this connection, its
+/// stated id, or an entry of `--audience`. The host's names are no proof: any host can claim any name.
 fn check_audience(request: &AccessRequest, written: &[String], session: &Session) -> Result<()> {
     let proved = session.proved()?;
     let is_own = |entry: &String| proved.contains(entry) || written.contains(entry);
@@ -77,7 +74,7 @@ fn check_audience(request: &AccessRequest, written: &[String], session: &Session
     }
 }
 
-/// The request and its exact bytes, if it is one that this person can approve: strict, and with this id.
+/// The request and its exact bytes, if it is strict and has this id.
 fn examine(found: GetGrantResponse, id: &str, session: &Session) -> Result<(AccessRequest, Vec<u8>)> {
     let Some(SignedMessage { payload, payload_type, .. }) = found.request else {
         let grant = grant_of(found.grant)?;

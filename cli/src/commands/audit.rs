@@ -16,15 +16,13 @@ use crate::{
     ports, view,
 };
 
-/// The most lines that one answer holds.
 const MOST_PER_PAGE: u32 = 1000;
-/// An answer of 1000 long lines is larger than tonic's usual limit of 4 MiB would allow.
+/// 1000 long lines exceed tonic's default limit of 4 MiB.
 const MOST_ANSWER: usize = 16 << 20;
 
-/// An export is held here before it is written; more lines than that are fetched in parts, with --since and --until.
+/// The client holds an export in memory. Users fetch larger ones in parts, with --since and --until.
 const MOST_EXPORTED: u32 = 5_000_000;
 
-/// Without --limit.
 const USUAL_LINES: u32 = 100;
 
 pub(super) async fn run(env: &Env, args: Audit) -> Result<()> {
@@ -50,7 +48,7 @@ pub(super) async fn run(env: &Env, args: Audit) -> Result<()> {
     let usual = if jsonl { MOST_EXPORTED } else { USUAL_LINES };
     let found = fetch(&at, call, limit.unwrap_or(usual)).await?;
     if jsonl {
-        // The host gives the newest first; a file has them the other way round.
+        // The host sends the newest line first; an export has the oldest first.
         found.entries.iter().rev().try_for_each(|entry| env.console.out_line(&entry.line))?;
     } else {
         show(env, &found)?;
@@ -58,7 +56,7 @@ pub(super) async fn run(env: &Env, args: Audit) -> Result<()> {
     judge(env, &found, jsonl)
 }
 
-/// The port of the filter; none where none was named. The host filters by one.
+/// The port of the filter, if any. The host accepts one.
 fn one_port(ports: &[String]) -> Result<String> {
     match ports {
         [] => Ok(String::new()),
@@ -70,11 +68,10 @@ fn one_port(ports: &[String]) -> Result<String> {
     }
 }
 
-/// At most `limit` matching lines, the newest first, from as many pages as needed.
 async fn fetch(at: &Reading, call: ListAuditRequest, limit: u32) -> Result<ListAuditResponse> {
     let mut client = at.host().max_decoding_message_size(MOST_ANSWER);
     let mut found: Option<ListAuditResponse> = None;
-    // Each page has at least one line: a host that pages without lines must not keep this machine busy.
+    // Each page needs at least one line, so that a malicious host cannot keep the client busy.
     pages(limit.max(1) as usize, async |page_token| {
         let have = found.as_ref().map_or(0, |found| found.entries.len());
         let missing = limit.saturating_sub(u32::try_from(have).unwrap_or(u32::MAX));
@@ -90,15 +87,14 @@ async fn fetch(at: &Reading, call: ListAuditRequest, limit: u32) -> Result<ListA
     Ok(found.unwrap_or_default())
 }
 
-/// Each line as it is written, until the host ends it or Ctrl-C. When the read message has had its time, another is signed, and what
-/// was written meanwhile is fetched.
+/// Prints each new line. After the signed read expires, the client signs another and fetches the lines in between.
 async fn follow(env: &Env, mut at: Reading, mut call: ListAuditRequest, jsonl: bool) -> Result<()> {
     let newest = ListAuditRequest { read: at.read.clone(), page_size: 1, ..ListAuditRequest::default() };
     let newest = at.ask(at.host().list_audit(newest)).await?;
     let mut last = newest.entries.first().map_or(0, |entry| entry.seq);
     loop {
         let mut stream = watch(&at, &call).await?;
-        // What was written before the stream began is not in it.
+        // The stream does not have lines from before its start.
         let missed = fetch(&at, call.clone(), MOST_PER_PAGE).await?;
         let known = last;
         for entry in missed.entries.into_iter().rev().filter(|entry| entry.seq > known) {
@@ -125,7 +121,7 @@ async fn follow(env: &Env, mut at: Reading, mut call: ListAuditRequest, jsonl: b
                 }
             }
         }
-        // A host that ends each stream at once is not asked more often than this.
+        // The client does not call a host that ends each stream at once more often than this.
         tokio::time::sleep(Duration::from_secs(1)).await;
         at.session.refresh_older_than(Duration::ZERO).await?;
         at.read = env.read(&mut at.session, at.signer.as_ref()).await?;
@@ -154,7 +150,7 @@ fn moment(option: &str, text: &str) -> Result<pbjson_types::Timestamp> {
     time.map(wire_time).map_err(|error| Failure::usage(format!("{option} {error}")))
 }
 
-/// Both pages as one. The chain holds only if it held each time.
+/// Joins two pages. The chain holds only if it held for both.
 fn joined(before: Option<ListAuditResponse>, page: ListAuditResponse) -> ListAuditResponse {
     let Some(mut all) = before else { return page };
     all.entries.extend(page.entries);
@@ -179,7 +175,7 @@ fn show(env: &Env, found: &ListAuditResponse) -> Result<()> {
     }
 }
 
-/// Whether the journal is whole, which is the exit code.
+/// The exit code depends on whether the journal is intact.
 fn judge(env: &Env, found: &ListAuditResponse, all: bool) -> Result<()> {
     if !found.next_page_token.is_empty() && !env.console.json {
         let more = if all { "--until fetches older ones" } else { "--limit shows more, --until older ones" };
@@ -193,7 +189,7 @@ fn judge(env: &Env, found: &ListAuditResponse, all: bool) -> Result<()> {
     }
     if !env.console.json {
         let head = crate::text::clean(&found.head);
-        // A host from before there was retention does not say it: it keeps all.
+        // Hosts that are older than retention do not send this number; they keep all lines.
         let first = found.first_sequence.max(1);
         env.console.note(format!("the chain holds from line {first} to line {}, {head}", found.sequence));
     }

@@ -32,7 +32,7 @@ pub(super) async fn run(env: &Env, args: Explain) -> Result<()> {
     let mut session = env.plan(host)?.about(&unique(what.ports)).open(reach(&what.from)).await?;
     let ports = port_numbers(env, &session)?;
     let (source, of_my_ip) = match sources::to_ask_about(env, &what.from, &session) {
-        // Without an address of our own the question still makes sense: the host then judges the rest.
+        // Without a source address the host can still judge the rest.
         Err(_) if what.from.is_empty() => (Vec::new(), Vec::new()),
         found => found?,
     };
@@ -60,7 +60,7 @@ pub(super) async fn run(env: &Env, args: Explain) -> Result<()> {
     Ok(())
 }
 
-/// The answer without the sources that a request would leave out, where that changes the answer.
+/// Asks again without the sources that a request would leave out, if that changes the answer.
 async fn narrowed(
     env: &Env,
     session: &Session,
@@ -80,7 +80,7 @@ async fn narrowed(
     limited(session.access().explain(ExplainRequest { source, ..call }), &session.address).await
 }
 
-/// The API judges time spans; until a time is a span from now.
+/// The API judges time spans only.
 fn span(lifetime: Lifetime) -> Result<std::time::Duration> {
     match lifetime {
         Lifetime::For(duration) => Ok(duration),

@@ -41,11 +41,11 @@ pub(super) async fn run(env: &Env, args: Extend) -> Result<()> {
         justification: reason.unwrap_or(old.justification),
         ticket: old.ticket,
     };
-    // These ports and sources are those of a grant that exists: nothing is to be asked about them, and no new way vouches for them.
+    // The grant already has these ports and sources, so there is no question, and no new connection to remember.
     request::send(env, &mut at.session, &signer, wish, wait).await
 }
 
-/// What the host would refuse, said before a key has to be touched for it.
+/// Reports a certain refusal before the user has to touch a key.
 fn check(old: &Grant, lifetime: Lifetime, at: &Reading) -> Result<()> {
     let host = &at.session.address;
     if view::state(old) != "active" {
@@ -68,7 +68,7 @@ fn check(old: &Grant, lifetime: Lifetime, at: &Reading) -> Result<()> {
     Err(failure.next(format!("ask for more, or end it early with postern give-back {host} {}", text::clean(&old.id))))
 }
 
-/// By the host's clock, by which it judges the end.
+/// The host judges the end by its own clock.
 fn host_now(at: &Reading) -> Timestamp {
     at.session.said().host_time
 }

@@ -1,4 +1,4 @@
-//! Files that people name on the command line.
+//! Reads files that users name on the command line.
 
 use std::{
     fs,
@@ -8,10 +8,7 @@ use std::{
 
 use crate::failure::{Failure, Kind, Result};
 
-/// All of a file, or of standard input for `-`.
-///
-/// # Errors
-/// [`Kind::Local`] when it cannot be read, [`Kind::Usage`] when it is larger than `most` bytes.
+/// The whole file, or standard input for `-`. [`Kind::Usage`] if it is larger than `most` bytes.
 pub(super) fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     let bytes = bounded(path, most + 1);
     let bytes = bytes.map_err(|error| Failure::new(Kind::Local, format!("{}: {error}", path.display())))?;

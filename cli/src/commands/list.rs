@@ -10,7 +10,7 @@ use crate::{
 };
 
 const PAGE: u32 = 200;
-/// A host that pages without end must not fill the memory of this machine.
+/// A malicious host must not fill the memory of this machine with pages.
 const MOST_PAGES: usize = 500;
 
 pub(super) async fn run(env: &Env, args: List) -> Result<()> {
@@ -26,7 +26,7 @@ pub(super) async fn run(env: &Env, args: List) -> Result<()> {
     env.console.out(view::grants(found.grants.iter(), view::left_or_end).join("\n"))
 }
 
-/// All pages of what is in one of `states`; in any when there is none.
+/// All grants in one of `states`, or in any state if the list is empty.
 pub(super) async fn every(at: &Reading, include_ended: bool, states: &[GrantState]) -> Result<ListGrantsResponse> {
     let mut found = ListGrantsResponse::default();
     pages(MOST_PAGES, async |page_token| {
@@ -45,7 +45,7 @@ pub(super) async fn every(at: &Reading, include_ended: bool, states: &[GrantStat
     Ok(found)
 }
 
-/// Calls `fetch` with the token of each page, until `fetch` returns an empty token, which is the end.
+/// Calls `fetch` with the token of each page until `fetch` returns an empty token.
 pub(super) async fn pages(most: usize, mut fetch: impl AsyncFnMut(String) -> Result<String>) -> Result<()> {
     let mut token = String::new();
     for _ in 0..most {

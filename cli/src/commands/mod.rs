@@ -1,6 +1,4 @@
-//! The commands, one module each, and what they share.
-//!
-//! Owns the order "find keys, open a session, sign, call". It never writes grammar or wording.
+//! The commands, one module each, and their common code: find keys, open a session, sign, call.
 
 mod approve;
 mod audit;
@@ -53,14 +51,11 @@ use crate::{
     within_ssh,
 };
 
-/// Does what the command line says.
-///
-/// # Errors
-/// Any [`Failure`]; its kind is the exit code.
+/// Runs the command. The kind of a [`Failure`] gives the exit code.
 pub async fn run(cli: Cli) -> Result<()> {
     let console = Console { json: cli.common.json };
     if within_ssh::is_within() {
-        // `Match exec` gets what it will get when ssh connects: the access that another `postern` is about to ask for.
+        // The `postern` above is about to request the access, so `Match exec` may succeed here without it.
         console.note(format!(
             "nothing is done here: another postern runs the ssh -G that runs this one ({})",
             within_ssh::MARK
@@ -96,11 +91,10 @@ pub async fn run(cli: Cli) -> Result<()> {
     }
 }
 
-/// What all commands share.
 struct Env {
     common: Common,
     console: Console,
-    /// What ssh has told about the command's host, which has this name.
+    /// The name of the command's host and its ssh configuration.
     told: OnceCell<(String, Config)>,
 }
 
@@ -120,27 +114,26 @@ impl Env {
     }
 }
 
-/// A trusted host, with what it takes to read there.
+/// A session with the signed read for its calls.
 struct Reading {
     session: Session,
     signer: Option<Arc<Signer>>,
-    /// Shown with each question.
+    /// The signed read, part of each call.
     read: Option<SignedMessage>,
 }
 
 impl Reading {
-    /// Chooses a key, opens a session and signs the read.
     async fn open(env: &Env, host: Target) -> Result<Self> {
         Self::about(env, host, &[]).await
     }
 
-    /// As [`Self::open`], and asks what these ports mean there.
+    /// [`Self::open`], with a question about these ports.
     async fn about(env: &Env, host: Target, ports: &[String]) -> Result<Self> {
         let signer = env.reader(&host).await?;
         Self::over(env, env.plan(host)?.about(ports), signer).await
     }
 
-    /// As [`Self::open`], with a key that was chosen already.
+    /// [`Self::open`] with a key that was chosen before.
     async fn with(env: &Env, host: Target, signer: Option<Arc<Signer>>) -> Result<Self> {
         Self::over(env, env.plan(host)?, signer).await
     }
@@ -155,7 +148,7 @@ impl Reading {
         HostServiceClient::new(self.session.link().channel.clone())
     }
 
-    /// One call; a refusal that is about the key names it.
+    /// One call. If a refusal is about the key, the message names the key.
     async fn ask<T>(
         &self,
         call: impl Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
@@ -164,7 +157,6 @@ impl Reading {
     }
 }
 
-/// Names the key in a refusal that is about the key.
 fn signed_by(signer: Option<&Arc<Signer>>) -> impl Fn(Failure) -> Failure {
     let key = signer.map(|signer| signer.label());
     move |failure| match &key {
@@ -183,7 +175,7 @@ fn unique(items: impl IntoIterator<Item = String>) -> Vec<String> {
     found
 }
 
-/// The wish on the command line, but for its sources, and with its ports as they were typed.
+/// The request on the command line, without sources and with ports as typed.
 fn wish(what: What, source: Vec<String>) -> Result<Wish> {
     let lifetime = lifetime(what.duration, what.until.as_deref())?;
     let not_before = what.not_before.as_deref().map(|text| future("--not-before", text)).transpose()?;
@@ -208,18 +200,17 @@ fn lifetime(duration: Option<Duration>, until: Option<&str>) -> Result<Lifetime>
     }
 }
 
-/// A time to come, as `option` has it.
 fn future(option: &str, text: &str) -> Result<Timestamp> {
     let time = parse::until(text, Timestamp::now(), &TimeZone::system());
     time.map_err(|error| Failure::usage(format!("{option} {error}")))
 }
 
-/// The ports of the session as numbers. A line says what names mean, before anything is signed for them.
+/// The session's ports as numbers. Notes the meaning of names before the client signs.
 fn port_numbers(env: &Env, session: &Session) -> Result<Vec<String>> {
     told(env, &session.ports()?)
 }
 
-/// As [`port_numbers`], for ports whose meaning is known.
+/// [`port_numbers`] for resolved ports.
 fn told(env: &Env, found: &[Port]) -> Result<Vec<String>> {
     if let Some(line) = ports::told(found) {
         env.console.note(format!("  {line}"));
@@ -227,7 +218,6 @@ fn told(env: &Env, found: &[Port]) -> Result<Vec<String>> {
     Ok(ports::all(found))
 }
 
-/// The grant that every such answer holds.
 fn grant_of(grant: Option<Grant>) -> Result<Grant> {
     grant.ok_or_else(|| Failure::new(Kind::HostFailed, "the host's answer has no grant"))
 }
@@ -237,7 +227,7 @@ fn forget(env: &Env, target: &Target) -> Result<()> {
     let pinned = store.find(&target.to_string())?;
     let pinned = pinned.known().map(|host| HostKey::Tls(host.fingerprint).to_string());
     let known = store.forget(&target.to_string())?;
-    // A literal address is forgotten for every host: keys have no names here.
+    // Forgets a literal address for every host, because the file has keys and no names.
     let address = match target {
         Target::Tls { host, .. } => host.parse::<IpAddr>().ok().map(|address| address.to_canonical()),
         Target::Plaintext(_) | Target::Unix(_) => None,

@@ -1,4 +1,4 @@
-//! `postern enable`, `confirm` and `roll-back`: root on the host has it enforce, on trial at first.
+//! `postern enable`, `confirm` and `roll-back`: root on the host starts and ends a trial of enforcing.
 
 use postern_proto::v1::{ConfirmRequest, EnableRequest, Mode, RollBackRequest, host_service_client::HostServiceClient};
 use tonic::transport::Channel;

@@ -1,8 +1,5 @@
-//! Fewer sources, where the host refuses some of those that it saw.
-//!
-//! Owns the question which of them the host would let this person ask for. The rules of a port are known before anything is signed
-//! ([`crate::session::Session::not_admitted`]); those of a person's role only to somebody who has signed. It never leaves out what a
-//! person wrote.
+//! Leaves out sources that the host would refuse, but never typed ones. The host's statement shows which sources a port's rules admit
+//! ([`crate::session::Session::not_admitted`]). It reveals the sources of a role only to a signer.
 
 use std::sync::Arc;
 
@@ -17,22 +14,18 @@ use crate::{
     text,
 };
 
-/// Whether fewer sources may help: the host refused because of sources, and it saw several.
+/// Whether the host refused because of sources, and saw several.
 pub(super) fn may_help(failure: &Failure, of_my_ip: &[String]) -> bool {
     let reason = failure.reason.as_deref().unwrap_or_default();
     of_my_ip.len() > 1 && is_about_sources(reason, failure.rule.as_deref().unwrap_or_default())
 }
 
-/// Whether a refusal is about the sources, by its code and rule.
 pub(super) fn is_about_sources(reason: &str, rule: &str) -> bool {
     let of_role = reason == "NOT_PERMITTED" && rule.starts_with("role[") && rule.ends_with(".sources");
     reason == "SOURCE_NOT_ALLOWED" || of_role
 }
 
-/// The sources of `wish` without those that the host refuses to this person. It is asked with a signed read.
-///
-/// # Errors
-/// `refused`, where nothing or everything would be left.
+/// Asks with a signed read, and returns the sources of `wish` that the host admits. Returns the error `refused` if that is none or all.
 pub(super) async fn by_the_hosts_answer(
     env: &Env,
     session: &mut Session,
@@ -51,7 +44,7 @@ pub(super) async fn by_the_hosts_answer(
     Ok(wish.source.iter().filter(|source| !out.contains(source)).cloned().collect())
 }
 
-/// Those of `sources` for which the host's answer to `question` is no refusal because of the source.
+/// Those of `sources` that are not the reason of a refusal.
 pub(super) async fn which(session: &Session, question: &ExplainRequest, sources: &[String]) -> Result<Vec<String>> {
     let mut kept = Vec::new();
     for source in sources {
@@ -64,12 +57,10 @@ pub(super) async fn which(session: &Session, question: &ExplainRequest, sources:
     Ok(kept)
 }
 
-/// Whether the sources are why a request would be refused.
 pub(super) fn refuses_sources(answer: &ExplainResponse) -> bool {
     answer.refusal.as_ref().is_some_and(|refusal| is_about_sources(&refusal.reason, &refusal.rule))
 }
 
-/// Names the sources that are left out, and the rule.
 pub(super) fn say(env: &Env, out: &[String], rule: &str) {
     let rule = text::clean(rule);
     env.console.note(format!("  not included: {}, for which the host does not let you ask ({rule})", out.join(", ")));

@@ -1,4 +1,4 @@
-//! Which of the grants is meant when none is named: the only one of the person's own.
+//! Finds the grant that the user means without naming it: the only one of the user's own.
 
 use postern_proto::v1::{Grant, GrantState};
 
@@ -8,10 +8,7 @@ use crate::{
     view,
 };
 
-/// The person's only grant in one of `states`. Own is what the same key asked for: admins see other people's too.
-///
-/// # Errors
-/// [`crate::failure::Kind::Usage`] when there is none, or more than one; those are listed.
+/// The only grant in one of `states` that the same key requested. Admins also see other people's grants. The error for several lists them.
 pub(super) async fn only(at: &Reading, states: &[GrantState], command: &str) -> Result<Grant> {
     let found = list::every(at, false, states).await?.grants;
     let key = at.signer.as_ref().and_then(|signer| signer.fingerprint());

@@ -8,7 +8,7 @@ use crate::{failure::Result, target::Target, view};
 pub(super) async fn run(env: &Env, host: Target) -> Result<()> {
     let at = Reading::open(env, host).await?;
     let mut found = list::every(&at, false, &[GrantState::Pending]).await?;
-    // The one that is given up first comes first.
+    // The request that lapses first comes first.
     found.grants.sort_by_key(|grant| grant.lapses.map(|time| time.seconds));
     if env.console.json {
         return env.console.out_json(&found);

@@ -12,7 +12,7 @@ use crate::{
     text, view,
 };
 
-/// The largest file that fits into a call, which is 64 KiB with the read beside it.
+/// A call holds 64 KiB, including the signed read.
 const MOST_BYTES: u64 = 60 * 1024;
 
 pub(super) async fn run(env: &Env, args: Policy) -> Result<()> {
@@ -32,7 +32,7 @@ async fn show(env: &Env, host: Target) -> Result<()> {
     env.console.out(view::policy(&policy).join("\n"))
 }
 
-/// The problems are the result, so they go to standard output; the exit code is that of a refusal.
+/// The problems are the result, so they go to standard output. The exit code is that of a refusal.
 async fn check(env: &Env, args: PolicyCheck) -> Result<()> {
     let PolicyCheck { host, file } = args;
     let bytes = files::read(&file, MOST_BYTES)?;

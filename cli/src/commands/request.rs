@@ -20,7 +20,7 @@ use crate::{
 
 pub(super) async fn run(env: &Env, args: Request) -> Result<()> {
     let Request { host, what, wait } = args;
-    // Everything that can be wrong here is found before the host is asked.
+    // Finds mistakes on the command line before any call.
     let from = what.from.clone();
     let mut wish = wish(what, Vec::new())?;
     let purposes = [Purpose::Request, Purpose::Read];
@@ -41,7 +41,7 @@ pub(super) async fn run(env: &Env, args: Request) -> Result<()> {
     settled(env, &mut session, &signer, (sent?, Some(sources.ways)), wait).await
 }
 
-/// Signs and sends, and says what came of it; with `wait` when it has come to something.
+/// Signs, sends and prints the outcome; with `wait` after the request is settled.
 pub(super) async fn send(env: &Env, session: &mut Session, signer: &Arc<Signer>, wish: Wish, wait: bool) -> Result<()> {
     let grant = sign_and_send(env, session, signer, wish).await?;
     settled(env, session, signer, (grant, None), wait).await
@@ -62,7 +62,7 @@ async fn sign_and_send(env: &Env, session: &mut Session, signer: &Arc<Signer>, w
     grant_of(response.grant)
 }
 
-/// Says what came of a request that the host has accepted. The ways over which the sources were seen are remembered then.
+/// Prints the outcome of an accepted request. Only now the client remembers the dialled addresses.
 async fn settled(
     env: &Env,
     session: &mut Session,
@@ -90,9 +90,9 @@ fn not_opened(grant: &Grant, address: &str) -> Failure {
     failure.next(format!("postern show {address} {} tells the whole story", text::clean(&grant.id)))
 }
 
-/// Shows what the host saw before it is signed.
+/// Shows the sources before the client signs.
 fn tell(env: &Env, session: &Session, source: &[String], reach: Reach) {
-    // What was typed: a host may claim any name.
+    // The host as typed: a host may claim any name.
     let (host, id) = (&session.address, &session.said().host_id);
     match reach {
         Reach::All => env.console.note(format!("{host} (host {id}) sees you as {}", source.join(", "))),
@@ -105,7 +105,7 @@ fn tell(env: &Env, session: &Session, source: &[String], reach: Reach) {
     }
 }
 
-/// When the answer is lost on the way, the grant may exist all the same.
+/// If the answer is lost, the grant may still exist.
 fn perhaps_open(failure: Failure, address: &str, id: &str) -> Failure {
     if failure.kind != Kind::Unreachable {
         return failure;

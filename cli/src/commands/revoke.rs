@@ -1,4 +1,4 @@
-//! `postern revoke`, `give-back` and `decline`: one signed message, three reasons to send it.
+//! `postern revoke`, `give-back` and `decline`: the same signed message for three purposes.
 
 use postern_proto::v1::{GrantState, RevokeAccessRequest, RevokeAccessResponse};
 
@@ -33,7 +33,7 @@ pub(super) async fn decline(env: &Env, args: Decline) -> Result<()> {
 
 pub(super) async fn give_back(env: &Env, args: GiveBack) -> Result<()> {
     let GiveBack { host, grant_id, reason } = args;
-    // What is given back was asked for by the same person, so a key that may ask comes first.
+    // The same user requested the grant, so a key that may request comes first.
     let purposes = [Purpose::Revoke, Purpose::Request, Purpose::Read];
     let signer = env.signer(Some(&host), &purposes[..if grant_id.is_none() { 3 } else { 2 }]).await?;
     let (mut session, id) = match grant_id {

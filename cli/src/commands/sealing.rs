@@ -1,7 +1,5 @@
-//! How the commands sign: which keys there are, which of them the host counts, and which one signs.
-//!
-//! Owns the order "find keys, ask the host, unlock, bind, sign", and what happens when a key does not sign. A host is asked about keys
-//! only after it has proved itself: a session is not open before (docs/decisions/0055-the-keys-that-are-offered.md).
+//! Signs the messages of commands: find keys, ask the host, unlock, bind, sign. An open session guarantees that the host has proved itself
+//! before the client asks about keys (docs/decisions/0055-the-keys-that-are-offered.md).
 
 use std::sync::Arc;
 
@@ -21,14 +19,14 @@ use crate::{
     target::Target,
 };
 
-/// The most keys in one question.
+/// The most keys that a host judges in one call.
 const MOST_KEYS: usize = 16;
 
-/// For whose configuration ssh is asked where no host has a name: a Unix socket leads to this machine, or to one that nobody named.
+/// The host name for `ssh -G` if the target has none: a Unix socket leads to this machine or to an unnamed one.
 const UNNAMED: &str = "localhost";
 
 impl Env {
-    /// The keys for messages to `host`; none where messages are signed without asking one.
+    /// The keys for messages to `host`; none for messages that are signed without a host.
     pub(super) async fn signer(&self, host: Option<&Target>, purposes: &[Purpose]) -> Result<Arc<Signer>> {
         let identities = self.identities(host).await?;
         let (selection, purposes) = (self.common.key.clone(), purposes.to_vec());
@@ -38,7 +36,7 @@ impl Env {
         Ok(Arc::new(signer))
     }
 
-    /// What ssh would offer `host`. It is asked once for each command: `Match exec` may do something each time.
+    /// Runs `ssh -G` once for each command, because `Match exec` may have side effects.
     async fn identities(&self, host: Option<&Target>) -> Result<Identities> {
         let name = match host {
             Some(Target::Tls { host, .. }) => host.clone(),
@@ -54,7 +52,7 @@ impl Env {
 
     async fn identities_of_nobody(&self) -> Identities {
         let key = self.common.key.as_deref();
-        // A file needs no configuration, and there may be no ssh.
+        // A key file needs no configuration and no ssh.
         if key.is_some_and(|key| key != "agent" && !key.starts_with("agent:")) {
             return Identities::plain();
         }
@@ -67,7 +65,7 @@ impl Env {
         }
     }
 
-    /// The keys for reads. None for root on the Unix socket, whom the host trusts without a signature, unless a key was named.
+    /// The keys for reads. Root on the Unix socket needs none unless `--key` names one.
     pub(super) async fn reader(&self, target: &Target) -> Result<Option<Arc<Signer>>> {
         let is_root = matches!(target, Target::Unix(_)) && rustix::process::geteuid().is_root();
         if is_root && self.common.key.is_none() {
@@ -76,8 +74,7 @@ impl Env {
         self.signer(Some(target), &[Purpose::Read]).await.map(Some)
     }
 
-    /// Signs what `build` makes of a binding, with the first key that the host counts and that does sign. The binding is made as late
-    /// as possible, because somebody may have to type or touch something before.
+    /// Signs with the first key that the host accepts and that can sign. It binds last, because a person may have to type or touch first.
     pub(super) async fn seal(
         &self,
         session: &mut Session,
@@ -120,7 +117,7 @@ impl Env {
         payload::seal(bytes, purpose, key, self.console).await
     }
 
-    /// Signs `bytes` with the first key. No host is there to say whether it counts.
+    /// Signs with the first key, without a host that could judge it.
     pub(super) async fn seal_offline(
         &self,
         signer: &Arc<Signer>,
@@ -142,7 +139,6 @@ impl Env {
         blocking(move || key.unlock(console)).await
     }
 
-    /// The signed read that a session shows with each of its questions.
     pub(super) async fn read(
         &self,
         session: &mut Session,
@@ -153,7 +149,7 @@ impl Env {
         self.seal(session, signer, Purpose::Read, build).await.map(Some)
     }
 
-    /// Asks the host which keys count, for all that the command signs, unless that is known or does not matter.
+    /// Asks the host which keys it accepts for all purposes of the command, unless the answer is known or has no effect.
     async fn judge(&self, session: &Session, signer: &Signer, purpose: Purpose) -> Result<()> {
         let purposes = signer.to_ask(purpose);
         if !purposes.is_empty() {
@@ -167,7 +163,7 @@ impl Env {
         Ok(())
     }
 
-    /// What the host says; none where it cannot say, or not now. Then the first key is tried.
+    /// The host's verdict on each key. None if the host cannot answer now; then the client tries the first key.
     async fn ask(&self, session: &Session, signer: &Signer, purpose: Purpose) -> Result<Option<Vec<bool>>> {
         let keys = signer.question();
         let mut counts = Vec::new();
@@ -203,10 +199,7 @@ impl Env {
     }
 }
 
-/// Why the host gives no answer that others would have got.
-///
-/// # Errors
-/// The call failed otherwise.
+/// The reason why the host cannot answer now; an error for any other failure.
 fn not_now(status: &tonic::Status, host: &str) -> Result<String> {
     if status.code() == Code::Unimplemented {
         return Ok("its posternd is older than this client".to_owned());
@@ -227,7 +220,6 @@ const fn on_the_wire(purpose: Purpose) -> KeyPurpose {
     }
 }
 
-/// No key signed: what each of them said.
 fn unsigned(failures: Vec<Failure>) -> Failure {
     let mut failures = failures.into_iter();
     let Some(first) = failures.next() else {

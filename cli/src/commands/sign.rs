@@ -1,4 +1,4 @@
-//! `postern sign`: what `request`, `revoke` or a read would send, on standard output.
+//! `postern sign`: prints the message of a request, a revocation or a read.
 
 use std::{path::Path, sync::Arc};
 
@@ -23,7 +23,6 @@ use crate::{
 /// The largest payload that a host reads.
 const MOST_BYTES: u64 = 32 * 1024;
 
-/// What to sign, without what ties it to a host.
 #[derive(Clone)]
 enum Draft {
     Access(Wish),
@@ -87,7 +86,7 @@ async fn for_host(
     }
     let purpose = draft.purpose();
     let message = env.seal(&mut session, signer, purpose, |binding| draft.clone().bind(binding)).await?;
-    // No host answers here: the person has the message, which is all that can go well.
+    // No host confirms here, so the signed message counts as success.
     if let Some(ways) = ways {
         ways.remember(env.console);
     }
@@ -127,7 +126,7 @@ async fn sign_file(env: &Env, path: &Path, kind: Option<Purpose>) -> Result<()> 
     print(env, purpose, env.seal_offline(&signer, purpose, || Ok(bytes)).await?)
 }
 
-/// Reads travel in the field `read`, everything else in `message`.
+/// The API has a field `read` for reads, and `message` for all others.
 fn print(env: &Env, purpose: Purpose, message: SignedMessage) -> Result<()> {
     let field = if purpose == Purpose::Read { "read" } else { "message" };
     env.console.out_json(&json!({ field: message }))

@@ -1,6 +1,4 @@
-//! For whom a request is signed.
-//!
-//! Owns the steps around [`crate::my_ip`]: what it has to know, the question to the person, and what is remembered afterwards.
+//! The sources of a request: collects the facts for [`crate::my_ip`], asks the user, and remembers dialled addresses.
 
 use std::net::IpAddr;
 
@@ -18,17 +16,15 @@ use crate::{
     state, text,
 };
 
-/// The sources to sign, and the ways over which the host said them.
 pub(super) struct Sources {
-    /// As the API writes them.
+    /// Prefixes as the API writes them.
     pub prefixes: Vec<String>,
-    /// Those among them that the host saw and nobody wrote.
+    /// Those that the host saw and the user did not type.
     pub of_my_ip: Vec<String>,
-    /// To remember once the host has accepted what is signed for them.
+    /// To remember after the host accepts the message.
     pub ways: Ways,
 }
 
-/// Dialled addresses of a host that are remembered when all went well.
 pub(super) struct Ways {
     file: Dialled,
     key: String,
@@ -36,7 +32,7 @@ pub(super) struct Ways {
 }
 
 impl Ways {
-    /// Remembers them. Where that fails the person is asked again some day, so it is only said.
+    /// A failure is only a note, because it leads to no more than another question later.
     pub(super) fn remember(&self, console: Console) {
         if let Err(error) = self.file.remember(&self.key, &self.dialled) {
             state::not_remembered(console, self.file.path().as_deref(), error);
@@ -44,7 +40,6 @@ impl Ways {
     }
 }
 
-/// How far the session must reach for these sources.
 pub(super) fn reach(from: &[From]) -> Reach {
     if wants_my_ip(from) { Reach::All } else { Reach::Any }
 }
@@ -53,7 +48,6 @@ fn wants_my_ip(from: &[From]) -> bool {
     from.is_empty() || from.contains(&From::MyIp)
 }
 
-/// The sources that the person wrote.
 fn written(from: &[From]) -> Vec<IpNet> {
     let net = |one: &From| match one {
         From::Prefix(net) => Some(*net),
@@ -62,12 +56,8 @@ fn written(from: &[From]) -> Vec<IpNet> {
     from.iter().filter_map(net).collect()
 }
 
-/// The prefixes to sign; `my-ip` becomes what the host saw and the rules of the ports admit, where that is in no doubt or a person
-/// agrees. What a person wrote stays, whatever the rules say.
-///
-/// # Errors
-/// [`crate::failure::Kind::Usage`] where the host saw no address, [`crate::failure::Kind::Refused`] where the rules admit none of
-/// them, [`crate::failure::Kind::Identity`] where all that it saw is doubtful.
+/// The prefixes to sign. `my-ip` becomes the addresses that the host saw and the ports' rules admit, if they are beyond doubt or the user
+/// agrees. Typed sources always stay. Fails if the host saw no address, the rules admit none, or all are doubtful.
 pub(super) async fn to_sign(env: &Env, from: &[From], session: &Session) -> Result<Sources> {
     let written = written(from);
     let mut of_my_ip = Vec::new();
@@ -97,10 +87,7 @@ pub(super) async fn to_sign(env: &Env, from: &[From], session: &Session) -> Resu
     Ok(Sources { prefixes: text(&[&written[..], &of_my_ip].concat()), of_my_ip: text(&of_my_ip), ways })
 }
 
-/// The connections whose address the rules of the ports admit. The other addresses are named and left out.
-///
-/// # Errors
-/// Where the host saw no address; and where none is left, unless a person wrote sources as well.
+/// The connections whose source the ports' rules admit; notes the others. Fails if none is left and the user typed no source.
 fn admitted(env: &Env, session: &Session, has_written: bool) -> Result<Vec<Seen>> {
     let (mut seen, refused) = (session.seen()?, session.not_admitted());
     seen.retain(|one| !refused.contains_key(&one.source));
@@ -113,11 +100,8 @@ fn admitted(env: &Env, session: &Session, has_written: bool) -> Result<Vec<Seen>
     Ok(seen)
 }
 
-/// The prefixes to ask about, and those among them that nobody wrote. `my-ip` becomes what the host saw, whoever that is: nothing is
-/// signed for them. What [`to_sign`] leaves out because of the ports' rules is left out here too, unless nothing is left.
-///
-/// # Errors
-/// As [`to_sign`], where the host saw no address.
+/// The prefixes to ask about, and those of them that are not typed. `my-ip` becomes every address that the host saw, because nothing is
+/// signed. Sources that the ports' rules do not admit are left out, unless none is left.
 pub(super) fn to_ask_about(env: &Env, from: &[From], session: &Session) -> Result<(Vec<String>, Vec<String>)> {
     let written = written(from);
     let mut of_my_ip = Vec::new();
@@ -126,7 +110,7 @@ pub(super) fn to_ask_about(env: &Env, from: &[From], session: &Session) -> Resul
         let seen: Vec<_> = session.seen()?.iter().map(|seen| seen.source).collect();
         let (out, mut left): (Vec<_>, Vec<_>) = seen.into_iter().partition(|source| refused.contains_key(source));
         if left.is_empty() && written.is_empty() {
-            // The host says why.
+            // The host's answer then explains why.
             left = out;
         } else {
             refused.iter().for_each(|(source, ports)| env.console.note(my_ip::left_out_by_rule(*source, ports)));
@@ -143,7 +127,7 @@ fn prefixes(mut addresses: Vec<IpAddr>) -> Vec<IpNet> {
     addresses.into_iter().map(host_prefix).collect()
 }
 
-/// The addresses of this machine: those of its interfaces, and the local ends of the session's connections.
+/// The addresses of the interfaces, and the local ends of the session's connections.
 fn own_addresses(env: &Env, session: &Session) -> Vec<IpAddr> {
     let mut own = own_addresses::of_this_machine().unwrap_or_else(|error| {
         env.console
@@ -154,7 +138,7 @@ fn own_addresses(env: &Env, session: &Session) -> Vec<IpAddr> {
     own
 }
 
-/// The addresses at which this host was reached before; none where they cannot be read.
+/// The addresses at which the client reached this host before; none if the file is unreadable.
 fn known(env: &Env, ways: &Ways) -> Vec<IpAddr> {
     ways.file.of(&ways.key).unwrap_or_else(|error| {
         let (path, error) = (ways.file.path().unwrap_or_default(), text::clean(&error.to_string()));

@@ -1,7 +1,4 @@
-//! Waiting until a request has come to something.
-//!
-//! Owns the patience with a host that goes away meanwhile. The request is the host's: whoever stops waiting changes
-//! nothing about it.
+//! Waits until a request is settled, also while the host is away for a short time. The end of the wait does not change the request.
 
 use std::{
     sync::Arc,
@@ -20,13 +17,10 @@ use crate::{
     text, view,
 };
 
-/// The host may be away this long, for example restarting its agent.
+/// The client waits this long for a host that went away, for example to restart posternd.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until `grant` is open, or will not be.
-///
-/// # Errors
-/// When the host stays away, or refuses to be watched; the request waits on.
+/// Waits until `grant` is open or has ended. Fails if the host stays away or refuses; the request stays as it is.
 pub(super) async fn until_settled(
     env: &Env,
     session: &mut Session,
@@ -48,10 +42,10 @@ pub(super) async fn until_settled(
                 return Ok(last);
             }
             Err(failure) if failure.kind == Kind::Unreachable => failure,
-            // The stream had begun, and its read message has had its time: another is signed.
+            // The stream worked until its signed read expired. The client signs another.
             Err(failure) if failure.is_expired() && away.is_none() => {
                 sleep(Duration::from_secs(1)).await;
-                // Until the next stream has begun: a host that refuses the new message too is not asked for ever.
+                // Set until the next stream starts, so that the client gives up if the host refuses the new read too.
                 away = Some(Instant::now());
                 continue;
             }
@@ -65,7 +59,6 @@ pub(super) async fn until_settled(
     }
 }
 
-/// One stream, until it breaks (an error) or the grant is settled.
 async fn watch(
     env: &Env,
     session: &mut Session,
@@ -81,7 +74,7 @@ async fn watch(
     let stream = timeout(CALL_LIMIT, session.access().watch_grants(call)).await.map_err(late)?;
     let mut stream = stream.map_err(|status| Failure::from_status(&status, &address))?.into_inner();
     *away = None;
-    // What happened before the stream began is not in it, so it is asked for afterwards.
+    // The stream does not have changes from before its start.
     let call = GetGrantRequest { read, id: last.id.clone() };
     let now = grant_of(limited(session.access().get_grant(call), &address).await?.grant)?;
     if take(env, last, now) {
@@ -101,7 +94,7 @@ async fn watch(
     }
 }
 
-/// Takes in what is known now; true when there is nothing more to wait for.
+/// Stores the current state; true if the grant is settled.
 fn take(env: &Env, last: &mut Grant, now: Grant) -> bool {
     let settled = !matches!(view::state(&now), "pending" | "scheduled");
     let news = now.state != last.state || now.approvers != last.approvers;

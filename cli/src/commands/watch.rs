@@ -1,6 +1,4 @@
-//! `postern watch`: live grants and their time left, until they end or Ctrl-C.
-//!
-//! On a terminal the table is redrawn each second; otherwise each change is a line.
+//! `postern watch`: live grants and their time left. A terminal shows a table each second; otherwise each change is a line.
 
 use std::{
     collections::BTreeMap,
@@ -24,13 +22,12 @@ use crate::{
     text, view,
 };
 
-/// How long an ended grant stays on the screen.
 const SHOW_ENDED: Duration = Duration::from_secs(60);
 
-/// A host that ends each stream at once is not asked more often than this.
+/// The client does not call a host that ends each stream at once more often than this.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
 
-/// The host may be away this long, for example restarting its agent, before the watch ends.
+/// The client waits this long for a host that went away, for example to restart posternd.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(env: &Env, args: Watch) -> Result<()> {
@@ -45,7 +42,7 @@ pub(super) async fn run(env: &Env, args: Watch) -> Result<()> {
         let watched = watch_once(env, &plan, signer.as_ref(), only.as_deref(), &mut screen, &mut away).await;
         let failure = match watched.map_err(signed_by(signer.as_ref())) {
             Ok(End::Over) => return screen.close(),
-            // The read message has had its time: the next round signs another.
+            // The signed read has expired. The next round signs another.
             Ok(End::Renew) => {
                 sleep(RENEW_EVERY).await;
                 continue;
@@ -53,7 +50,7 @@ pub(super) async fn run(env: &Env, args: Watch) -> Result<()> {
             Err(failure) if failure.kind != Kind::Unreachable => return Err(failure),
             Err(failure) => failure,
         };
-        // A host that never answered is a mistake to report; one that went away may come back.
+        // An unreachable host at the start is an error; later it may come back.
         let since = *away.get_or_insert_with(Instant::now);
         if screen.drawn == 0 && screen.grants.is_empty() || since.elapsed() > PATIENCE {
             return Err(failure);
@@ -64,7 +61,6 @@ pub(super) async fn run(env: &Env, args: Watch) -> Result<()> {
     }
 }
 
-/// One stream, until it breaks (an error) or the watched grant has ended.
 async fn watch_once(
     env: &Env,
     plan: &Plan,
@@ -91,12 +87,12 @@ async fn watch_once(
     {
         return Ok(End::Over);
     }
-    // The stream begins with what lives; what ended since the last one is asked for.
+    // The stream starts with live grants. Grants that ended since the last stream need a call each.
     for id in screen.living() {
         let call = GetGrantRequest { read: read.clone(), id: id.clone() };
         match limited(session.access().get_grant(call), &address).await {
             Ok(GetGrantResponse { grant: Some(grant), .. }) => drop(screen.take(env, grant, only)?),
-            // The host has forgotten it.
+            // The host no longer has this grant.
             _ => drop(screen.grants.remove(&id)),
         }
     }
@@ -135,32 +131,28 @@ async fn follow(
     }
 }
 
-/// How a stream ended well.
 enum End {
-    /// The watched grant has ended.
     Over,
-    /// The read message has had its time.
     Renew,
 }
 
-/// A grant, and when we heard of it: its time left runs from there on our monotonic clock.
+/// A grant with the time of its arrival: its time left counts down on the monotonic clock from there.
 struct Heard {
     grant: Grant,
     at: Instant,
-    /// The latest warning of its end, as a sentence.
     warning: Option<String>,
 }
 
 struct Screen {
     title: String,
     live: bool,
-    /// Lines on the terminal that the next frame replaces.
+    /// How many lines the next frame replaces.
     drawn: usize,
     grants: BTreeMap<String, Heard>,
 }
 
 impl Screen {
-    /// Takes in a change; true when it ends the watch.
+    /// True when the change ends the watch.
     fn take(&mut self, env: &Env, grant: Grant, only: Option<&str>) -> Result<bool> {
         if only.is_some_and(|only| only != grant.id) {
             return Ok(false);
@@ -176,7 +168,6 @@ impl Screen {
         Ok(over && only.is_some())
     }
 
-    /// Shows that a grant, or what outlived it, is about to end.
     fn warn(&mut self, env: &Env, grant: Grant, warning: EndWarning, only: Option<&str>) -> Result<()> {
         if only.is_some_and(|only| only != grant.id) {
             return Ok(());
@@ -192,7 +183,7 @@ impl Screen {
         self.draw()
     }
 
-    /// The grants that lived when they were last heard of.
+    /// The grants that were live at their last change.
     fn living(&self) -> Vec<String> {
         let living = self.grants.iter().filter(|(_, heard)| view::lives(&heard.grant));
         living.map(|(id, _)| id.clone()).collect()
@@ -224,7 +215,7 @@ impl Screen {
         put(&text)
     }
 
-    /// The picture at `now`, cut to the terminal.
+    /// The frame at `now`, cut to the terminal's size.
     fn frame(&self, now: Instant, width: usize, height: usize) -> Vec<String> {
         let live = self.grants.values().filter(|heard| view::state(&heard.grant) == "active").count();
         let mut lines = vec![format!("{}: {live} live (Ctrl-C ends the watch, not the grants)", self.title)];
@@ -237,10 +228,10 @@ impl Screen {
         if !self.grants.is_empty() {
             lines.extend(view::grants(self.grants.values().map(|heard| &heard.grant), time));
         }
-        // Below the table, so that they are seen last; a table that fills the screen leaves no room for them.
+        // Warnings come last, where people look. A table that fills the screen hides them.
         lines.extend(self.grants.values().filter_map(|heard| heard.warning.clone()));
         lines.truncate(height.saturating_sub(1).max(1));
-        // The last step before the terminal, as the console's.
+        // The same last escape as in [`crate::console`].
         lines.into_iter().map(|line| postern_core::text::line(&line).chars().take(width).collect()).collect()
     }
 
@@ -255,12 +246,11 @@ impl Drop for Screen {
     }
 }
 
-/// Whether more than the time left is another.
+/// Whether anything besides the time left differs.
 fn changed(before: &Grant, after: &Grant) -> bool {
     Grant { remaining: None, ..before.clone() } != Grant { remaining: None, ..after.clone() }
 }
 
-/// Columns and rows of the terminal.
 fn size() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(io::stdout()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),

@@ -1,6 +1,4 @@
-//! A running ssh-agent (draft-miller-ssh-agent): which keys it holds, and signatures by them.
-//!
-//! Owns the two requests that we need. Blocks; a security key in the agent may wait for a touch as long as it likes.
+//! A client of ssh-agent (draft-miller-ssh-agent). Blocks; a security key may wait for a touch without limit.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -15,20 +13,20 @@ const REQUEST_IDENTITIES: u8 = 11;
 const IDENTITIES_ANSWER: u8 = 12;
 const SIGN_REQUEST: u8 = 13;
 const SIGN_RESPONSE: u8 = 14;
-/// Asks for rsa-sha2-512 instead of SHA-1, which nobody accepts any more.
+/// Asks for rsa-sha2-512. The default is SHA-1, which is obsolete.
 const RSA_SHA2_512: u32 = 4;
-/// The most that OpenSSH's own agent sends.
+/// The largest answer of OpenSSH's agent.
 const LONGEST_ANSWER: u32 = 256 * 1024;
 
-/// How long an agent may take to list its keys; a forwarded one may be gone without notice. Signing has no limit.
+/// The time limit for the list of keys, because a forwarded agent may be gone. Signing has no limit.
 const LIST_LIMIT: Duration = Duration::from_secs(5);
 
-/// One key that an agent holds.
+/// One key of an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentKey {
-    /// The public key or certificate, as the agent names it.
+    /// The public key or certificate.
     pub blob: Vec<u8>,
-    /// The agent's comment, often a file name.
+    /// The comment, often a file name.
     pub comment: String,
 }
 
@@ -44,19 +42,13 @@ impl Agent {
         Self { socket: socket.into() }
     }
 
-    /// The keys it holds, in its order.
-    ///
-    /// # Errors
-    /// When it does not answer, or not as an agent does.
+    /// The keys in the agent's order. Fails if the agent does not answer, or not in its protocol.
     pub fn keys(&self) -> io::Result<Vec<AgentKey>> {
         let answer = self.call(&[REQUEST_IDENTITIES], Some(LIST_LIMIT))?;
         parse_keys(&answer).ok_or_else(|| io::Error::other("the agent's list of keys is not readable"))
     }
 
-    /// A signature blob over `data` by the key that it names `blob`.
-    ///
-    /// # Errors
-    /// When it refuses (a locked agent, an untouched security key), or answers with another algorithm than asked for.
+    /// A signature blob over `data` by the key `blob`. Fails if the agent refuses or signs with another algorithm.
     pub fn sign(&self, blob: &[u8], data: &[u8]) -> io::Result<Vec<u8>> {
         let rsa = type_of(blob).is_some_and(|kind| kind.starts_with("ssh-rsa"));
         let mut request = vec![SIGN_REQUEST];

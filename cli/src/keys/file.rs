@@ -1,6 +1,4 @@
-//! Key files: what lies at a path, which public key or certificate belongs to it, and who can sign with it.
-//!
-//! Owns reading `KEY`, `KEY.pub` and `KEY-cert.pub`. It never writes one.
+//! Key files: reads `KEY`, `KEY.pub` and `KEY-cert.pub`, and finds out who can sign with them.
 
 use std::{
     ffi::OsStr,
@@ -18,54 +16,44 @@ use ssh_key::PrivateKey;
 
 use crate::failure::{Failure, Kind, Result};
 
-/// How the names of public halves end. The longer one is looked for first.
+/// The suffixes of public halves, the longer one first.
 const PUBLIC: [&str; 2] = ["-cert.pub", ".pub"];
 
-/// A public key or certificate from a `.pub` file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicFile {
-    /// Its own bytes.
     pub blob: Vec<u8>,
-    /// For a certificate, the bytes of the key that it certifies; else the same as `blob`.
+    /// For a certificate, the key that it certifies; else the same as `blob`.
     pub key_blob: Vec<u8>,
 }
 
-/// What a path on the command line leads to.
 #[derive(Debug)]
 pub struct KeyFiles {
-    /// Where the private half would be.
+    /// The path of the private half, which need not exist.
     pub private: PathBuf,
-    /// The private half (encrypted or not), if it is there and of a kind that we sign with ourselves.
+    /// The private half, perhaps encrypted, if the client itself can sign with it.
     pub key: Option<PrivateKey>,
-    /// Whether a private half is there in any format.
     pub private_exists: bool,
-    /// The public half or certificate to show with the signature.
+    /// The public key or certificate to show with the signature.
     pub public: Option<PublicFile>,
-    /// The path that `ssh-keygen -Y sign -f` wants for the same choice.
+    /// The path for `ssh-keygen -Y sign -f`.
     pub for_keygen: PathBuf,
 }
 
 impl KeyFiles {
-    /// Looks at `path`: a private key, its `.pub`, or its `-cert.pub`. A certificate beside a private key is [`Self::certified`].
-    ///
-    /// # Errors
-    /// [`Kind::Key`] when nothing usable is there.
+    /// The files at `path`: a private key, its `.pub`, or its `-cert.pub`, but no certificate beside a private key.
     pub fn at(path: &Path) -> Result<Self> {
         let missing = || {
             Failure::new(Kind::Key, format!("{}: there is no such key file", path.display()))
                 .next("name a private key, a .pub file whose key is in your agent, or --key agent")
         };
         if is_public(path) {
-            // Says why it cannot be read.
+            // Reports why the file is unreadable.
             read_public(path)?;
         }
         Self::found(path)?.filter(|files| files.private_exists || is_public(path)).ok_or_else(missing)
     }
 
-    /// As [`Self::at`], where there may be nothing, or only a public half.
-    ///
-    /// # Errors
-    /// [`Kind::Key`] when something is there and is no key.
+    /// [`Self::at`] for a path that may have no file, or only a public half.
     pub fn found(path: &Path) -> Result<Option<Self>> {
         for suffix in PUBLIC {
             if let Some(private) = path.as_os_str().as_bytes().strip_suffix(suffix.as_bytes()) {
@@ -76,7 +64,7 @@ impl KeyFiles {
                 };
             }
         }
-        // ssh reads a public key also from a file with another name.
+        // ssh also reads a public key from a file with another name.
         if let Ok(public) = read_public(path) {
             let (private, for_keygen) = (PathBuf::new(), path.to_owned());
             return Ok(Some(Self { private, key: None, private_exists: false, public: Some(public), for_keygen }));
@@ -86,23 +74,17 @@ impl KeyFiles {
         Ok(Some(files).filter(|files| files.private_exists || files.public.is_some()))
     }
 
-    /// The certificate beside the private key at `path`, if one is there.
-    ///
-    /// # Errors
-    /// [`Kind::Key`] when it does not belong to the key.
+    /// The certificate beside the private key at `path`. Fails if it does not belong to the key.
     pub fn certified(path: &Path) -> Result<Option<Self>> {
         let file = beside(path, "-cert.pub");
         match certificate(&file) {
             Ok(Some(public)) => Self::with(path.to_owned(), Some(public), file).map(Some),
-            // A broken certificate must not spoil the key.
+            // A broken certificate must not make the key unusable.
             Ok(None) | Err(_) => Ok(None),
         }
     }
 
-    /// The private key at `path` with a certificate from `file`; none where it is another key, or not there.
-    ///
-    /// # Errors
-    /// [`Kind::Key`] when something is there and is no key.
+    /// The private key at `path` with the certificate from `file`; none if they do not belong together.
     pub fn with_certificate(path: &Path, public: &PublicFile, file: &Path) -> Result<Option<Self>> {
         let belongs =
             Self::found(path)?.and_then(|files| files.public).is_some_and(|own| own.key_blob == public.key_blob);
@@ -126,7 +108,7 @@ impl KeyFiles {
                     failure.next("name the file that ssh-keygen wrote the private key to, such as ~/.ssh/id_ed25519")
                 );
             }
-            // The private file itself says which key it is; a stale .pub beside it must not.
+            // The private file holds its public key; a stale .pub beside it must not count.
             Some(text) => public_of_private(text),
             None => None,
         };
@@ -147,15 +129,14 @@ impl KeyFiles {
     }
 }
 
-/// Whether we sign with such a key file ourselves: with Ed25519, which most people have. Not with the others, while
-/// everybody who has one has ssh-keygen: security keys need their hardware; ssh-key 0.6 reads the second prime of an RSA
-/// key wrongly, and the rsa crate behind it has an open timing advisory (RUSTSEC-2023-0071); and it refuses one ECDSA key
-/// in 256, whose secret number happens to be a byte shorter.
+/// Whether the client itself signs with such a key file: only with Ed25519, the most common type. Users of other types have ssh-keygen.
+/// Security keys need their hardware. ssh-key 0.6 reads the second prime of an RSA key wrongly, refuses one ECDSA key in 256 (a secret
+/// number that is a byte shorter), and uses the rsa crate, which has an open timing advisory (RUSTSEC-2023-0071).
 fn signs_here(blob: &[u8]) -> bool {
     type_of(blob).is_some_and(|kind| kind.starts_with("ssh-ed25519"))
 }
 
-/// The public key in a private key file of OpenSSH's format, which is readable also when the rest is encrypted.
+/// The public key in an OpenSSH private key file, which is readable even if the rest is encrypted.
 fn public_of_private(pem: &str) -> Option<Vec<u8>> {
     let body = pem.split_once("-----BEGIN OPENSSH PRIVATE KEY-----")?.1.split_once("-----END")?.0;
     let bytes = BASE64_STANDARD.decode(body.split_whitespace().collect::<String>()).ok()?;
@@ -177,7 +158,6 @@ fn read_public(path: &Path) -> Result<PublicFile> {
     parse_public(&text).ok_or_else(|| failed("this is not an SSH public key or certificate".to_owned()))
 }
 
-/// Reads `TYPE BASE64 [COMMENT]`.
 fn parse_public(text: &str) -> Option<PublicFile> {
     let mut words = text.split_whitespace();
     let (kind, encoded) = (words.next()?, words.next()?);
@@ -192,15 +172,11 @@ fn parse_public(text: &str) -> Option<PublicFile> {
     Some(PublicFile { blob, key_blob })
 }
 
-/// Whether `path` names a public half.
 pub fn is_public(path: &Path) -> bool {
     PUBLIC.iter().any(|suffix| path.as_os_str().as_bytes().ends_with(suffix.as_bytes()))
 }
 
-/// The certificate of a person at `path`; none where nothing is there.
-///
-/// # Errors
-/// [`Kind::Key`] when it is none.
+/// The user certificate at `path`; none if there is no file. Fails for any other content.
 pub fn certificate(path: &Path) -> Result<Option<PublicFile>> {
     if !path.exists() {
         return Ok(None);

@@ -1,6 +1,6 @@
-//! One key that can sign, and who signs with it: we ourselves, an agent, or `ssh-keygen`.
+//! One key that can sign, and its signer: the client itself, an agent, or `ssh-keygen`.
 //!
-//! Owns the signing. Private keys stay in memory only as long as the command runs, and never leave an agent. It never chooses a key.
+//! Private keys stay in memory only while the command runs, and never leave an agent.
 
 use std::{
     path::{Path, PathBuf},
@@ -25,14 +25,14 @@ use crate::{
     text,
 };
 
-/// A key. Nothing has been asked of the person yet.
+/// A key. The user has not yet been asked for a passphrase or a touch.
 #[derive(Debug)]
 pub struct Key {
-    /// For people: where the key is, and its fingerprint.
+    /// The place of the key and its fingerprint, for display.
     pub label: String,
-    /// `SHA256:…` of the plain key, as the host names a requester; none where only ssh-keygen can read the key.
+    /// `SHA256:…` of the plain key, which is the host's name for a requester. None if only ssh-keygen can read the key.
     pub fingerprint: Option<String>,
-    /// The certificate that is shown with the signature, if one is.
+    /// The certificate to show with the signature.
     pub certificate: Option<Certificate>,
     backend: Backend,
 }
@@ -45,21 +45,17 @@ enum Backend {
 }
 
 impl Key {
-    /// A key or certificate of the agent.
     pub(super) fn held(agent: &Agent, key: &AgentKey) -> Self {
         Self::shown_by(agent, key, &key.blob, &format!("{} in the agent", quoted(&key.comment)))
     }
 
-    /// What `shown` certifies, or is, signed by the agent that holds `key`.
+    /// The key or certificate `shown`, for which the agent signs with `key`.
     pub(super) fn shown_by(agent: &Agent, key: &AgentKey, shown: &[u8], place: &str) -> Self {
         let backend = Backend::Agent { agent: agent.clone(), held: key.blob.clone(), shown: shown.to_vec() };
         Self::of(place, Some(shown), backend)
     }
 
-    /// A key of a file. An agent that holds the same key signs where the file cannot be read without a passphrase.
-    ///
-    /// # Errors
-    /// [`Kind::Key`] when hosts do not accept such a key, or its private half is nowhere.
+    /// A key of a file. If the file needs a passphrase, an agent that holds the key signs.
     pub(super) fn of_files(files: KeyFiles, agent: Option<&Agent>, held: &[AgentKey], path: &Path) -> Result<Self> {
         let place = path.display().to_string();
         if let Some(public) = &files.public {
@@ -97,7 +93,6 @@ impl Key {
         Self { label, fingerprint, certificate, backend }
     }
 
-    /// The key or certificate that is shown with the signature; none where only ssh-keygen can tell.
     pub(super) fn shown(&self) -> Option<&[u8]> {
         match &self.backend {
             Backend::File { shown, .. } | Backend::Agent { shown, .. } => Some(shown),
@@ -105,10 +100,7 @@ impl Key {
         }
     }
 
-    /// Asks for the passphrase now, if one will be needed. Blocks.
-    ///
-    /// # Errors
-    /// [`Kind::Key`] when it is wrong three times, or cannot be asked for.
+    /// Asks for the passphrase now if the key needs one. Blocks. Fails with [`Kind::Key`] after three wrong answers, or without a terminal.
     pub fn unlock(&self, console: Console) -> Result<()> {
         let Backend::File { key, path, .. } = &self.backend else { return Ok(()) };
         let mut key = key.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,9 +122,6 @@ impl Key {
     }
 
     /// The armored SSHSIG over `message` in `namespace`. Blocks; call [`Self::unlock`] first.
-    ///
-    /// # Errors
-    /// [`Kind::Key`] when the key cannot sign.
     pub fn sign(&self, namespace: &str, message: &[u8], console: Console) -> Result<String> {
         match &self.backend {
             Backend::Keygen { path, .. } => keygen::sign(path, namespace, message),
@@ -155,7 +144,7 @@ impl Key {
         }
     }
 
-    /// An agent does not say why it refuses, so all reasons are named.
+    /// An agent gives no reason for a refusal, so the message lists all of them.
     fn unsigned(&self, error: &std::io::Error) -> Failure {
         let what = match error.kind() {
             std::io::ErrorKind::Other => error.to_string(),

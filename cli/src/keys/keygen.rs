@@ -1,7 +1,5 @@
-//! Real `ssh-keygen -Y sign`, for what we do not do ourselves: all but Ed25519 keys, when they are not in an agent, and
-//! key files in other formats than OpenSSH's.
-//!
-//! Owns running it. Its questions (passphrase, "touch your key") go to the terminal directly.
+//! Runs `ssh-keygen -Y sign` for keys that the client cannot use itself: types other than Ed25519 outside an agent, and key files in other
+//! formats than OpenSSH's. ssh-keygen asks for passphrases and touches on the terminal.
 
 use std::{
     io::{self, Write as _},
@@ -11,10 +9,7 @@ use std::{
 
 use crate::failure::{Failure, Kind, Result};
 
-/// The armored signature over `message`. Blocks.
-///
-/// # Errors
-/// [`Kind::Key`] when ssh-keygen is not installed or fails; it has then said why.
+/// The armored signature over `message`. Blocks. If ssh-keygen fails, it has already printed the reason.
 pub fn sign(key: &Path, namespace: &str, message: &[u8]) -> Result<String> {
     let run = || -> io::Result<std::process::Output> {
         let mut child = Command::new("ssh-keygen")
@@ -25,7 +20,7 @@ pub fn sign(key: &Path, namespace: &str, message: &[u8]) -> Result<String> {
             .stderr(Stdio::inherit())
             .spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
-            // It may stop before it read all; then its exit status says so.
+            // ssh-keygen may exit before it reads everything. The exit status shows whether it signed.
             let _ = stdin.write_all(message);
         }
         child.wait_with_output()

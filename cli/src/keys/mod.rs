@@ -1,6 +1,4 @@
-//! Which keys may sign a person's messages, and which of them does.
-//!
-//! Owns the choice: what `--key` names, else what ssh would offer, and of those what the host says counts. It asks no host itself.
+//! Chooses the keys that may sign: those of `--key`, else those that ssh would offer. Of them the host's answer selects the signer.
 
 pub mod agent;
 mod file;
@@ -25,36 +23,31 @@ use crate::{
     ssh_hosts::identities::Identities,
 };
 
-/// The most names that a host reads of one certificate in a question.
+/// How many principals of one certificate a host reads in a question.
 const MOST_PRINCIPALS: usize = 64;
 
-/// The keys for one command. Which of them signs is known once a host has been asked.
+/// The keys for one command. The host's answer decides which of them signs.
 #[derive(Debug)]
 pub struct Signer {
     keys: Vec<Arc<Key>>,
-    /// Whether the command line names one private key: then no other key signs, whatever the host says.
+    /// Whether the command line names one private key. Then no other key signs, whatever the host answers.
     named: bool,
-    /// What the command will sign, in order.
+    /// All purposes that the command signs for, in order.
     purposes: Vec<Purpose>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the host says of each key. None for a host that cannot say.
+    /// The host's verdict on each key, by namespace. None if the host cannot answer.
     counts: BTreeMap<&'static str, Option<Vec<bool>>>,
-    /// Keys that could not sign.
     failed: Vec<usize>,
-    /// The key that signed last.
     last: Option<usize>,
 }
 
 impl Signer {
-    /// Finds the keys that `--key` names: a file, `agent`, `agent:FINGERPRINT` or `agent:COMMENT`; without it those that ssh would
-    /// offer. Also gives notes for people. Blocks.
-    ///
-    /// # Errors
-    /// [`Kind::Key`] when there is none.
+    /// Finds the keys of `--key` (a file, `agent`, `agent:FINGERPRINT` or `agent:COMMENT`), else the keys that ssh would offer. Also
+    /// returns notes for people. Blocks. Fails with [`Kind::Key`] if there is none.
     pub fn gather(
         selection: Option<&str>,
         identities: &Identities,
@@ -78,13 +71,13 @@ impl Signer {
         Ok((Self { keys, named, purposes: purposes.to_vec(), state: Mutex::default() }, notes))
     }
 
-    /// For people: the key that signed last, else the one that would be first.
+    /// The label of the key that signed last, else of the first one.
     #[must_use]
     pub fn label(&self) -> String {
         self.latest().map(|key| key.label.clone()).unwrap_or_default()
     }
 
-    /// `SHA256:…` of the plain key that signed last, as the host names a requester; none where only ssh-keygen can read the key.
+    /// `SHA256:…` of the plain key that signed last, which is the host's name for a requester. None if only ssh-keygen can read the key.
     #[must_use]
     pub fn fingerprint(&self) -> Option<String> {
         self.latest()?.fingerprint.clone()
@@ -94,7 +87,7 @@ impl Signer {
         self.keys.get(self.state().last.unwrap_or(0))
     }
 
-    /// For which purposes a host has to be asked which keys count, before something is signed for `purpose`.
+    /// The purposes to ask the host about before the client signs for `purpose`.
     #[must_use]
     pub fn to_ask(&self, purpose: Purpose) -> Vec<Purpose> {
         if self.named && self.keys.len() == 1 {
@@ -111,32 +104,29 @@ impl Signer {
         asked
     }
 
-    /// What a host is asked about: every key whose public half is known.
+    /// The question to a host: every key whose public half is readable.
     #[must_use]
     pub fn question(&self) -> Vec<KeyToJudge> {
         self.keys.iter().filter_map(to_judge).collect()
     }
 
-    /// Takes in what the host said to [`Self::question`]; none where it cannot say.
+    /// Stores the host's answer to [`Self::question`]; none if the host cannot answer.
     pub fn answered(&self, purpose: Purpose, counts: Option<Vec<bool>>) {
         self.state().counts.insert(purpose.namespace(), counts);
     }
 
-    /// The keys to sign with for `purpose`, the best first, and whether the host has said so. `now` is the host's time.
-    ///
-    /// # Errors
-    /// [`Kind::Key`] when the host counts none of them.
+    /// The keys to sign with for `purpose`, the best first, at the host's time `now`. Fails with [`Kind::Key`] if the host accepts none.
     pub fn candidates(&self, purpose: Purpose, now: Timestamp, host: &str) -> Result<Vec<(usize, Arc<Key>)>> {
         let state = self.state();
         let at: Vec<usize> = (0..self.keys.len()).filter(|at| !state.failed.contains(at)).collect();
         let spoiled = |at: &usize| self.unfit(*at, now).is_some();
         let valid: Vec<usize> = at.iter().copied().filter(|at| !spoiled(at)).collect();
-        // Where a key is named and only its certificate is there, the host says what is wrong with that.
+        // For a named key with only an expired certificate, the host's refusal explains the error.
         let valid = if valid.is_empty() && self.named { at } else { valid };
         let Some(Some(_)) = state.counts.get(purpose.namespace()) else { return Ok(self.pick(valid)) };
         let mut found: Vec<usize> =
             valid.iter().copied().filter(|at| self.says(&state, purpose, *at) != Some(false)).collect();
-        // First what the host has said yes to, for everything that the command signs; among those, what has signed already.
+        // Keys that the host accepts for all purposes of the command come first; among those, the key that signed already.
         found.sort_by_key(|at| {
             let unsure = self.says(&state, purpose, *at).is_none();
             let elsewhere = self.purposes.iter().filter(|other| self.says(&state, **other, *at) == Some(false)).count();
@@ -155,7 +145,7 @@ impl Signer {
         at.into_iter().map(|at| (at, Arc::clone(&self.keys[at]))).collect()
     }
 
-    /// What the host says of the key at `at`; none where it was not asked about this one.
+    /// The host's verdict on the key at `at`; none if it was not asked about this key.
     fn says(&self, state: &State, purpose: Purpose, at: usize) -> Option<bool> {
         let counts = state.counts.get(purpose.namespace())?.as_ref()?;
         let known = |key: &&Arc<Key>| key.fingerprint.is_some();
@@ -163,7 +153,7 @@ impl Signer {
         counts.get(self.keys[..at].iter().filter(known).count()).copied()
     }
 
-    /// Why the certificate of the key at `at` is no use at `now`.
+    /// The reason why the certificate of the key at `at` is unusable at `now`.
     fn unfit(&self, at: usize, now: Timestamp) -> Option<&'static str> {
         let certificate = self.keys.get(at)?.certificate.as_ref()?;
         let now = u64::try_from(now.as_second()).unwrap_or(0);
@@ -174,19 +164,19 @@ impl Signer {
         }
     }
 
-    /// Certificates that are left out at `now`, for people.
+    /// Notes about the certificates that are left out at `now`.
     #[must_use]
     pub fn left_out(&self, now: Timestamp) -> Vec<String> {
         let out = |at| Some(format!("left out, because it {}: {}", self.unfit(at, now)?, self.keys[at].label));
         (0..self.keys.len()).filter_map(out).collect()
     }
 
-    /// The key at `at` has signed.
+    /// Records that the key at `at` signed.
     pub fn signed(&self, at: usize) {
         self.state().last = Some(at);
     }
 
-    /// The key at `at` could not sign; it is not tried again.
+    /// Records that the key at `at` could not sign, so that it is not tried again.
     pub fn failed(&self, at: usize) {
         self.state().failed.push(at);
     }
@@ -214,7 +204,7 @@ impl Signer {
     }
 }
 
-/// A key as a host is asked about it; none where its public half is not known.
+/// None if the public half is not readable.
 fn to_judge(key: &Arc<Key>) -> Option<KeyToJudge> {
     let fingerprint = key.fingerprint.clone()?;
     let Some(certificate) = &key.certificate else { return Some(KeyToJudge { fingerprint, ..KeyToJudge::default() }) };

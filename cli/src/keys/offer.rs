@@ -1,7 +1,5 @@
-//! Which keys there are for a host, in the order in which ssh would offer them.
-//!
-//! Owns that order (`pubkey_prepare` of OpenSSH's sshconnect2.c): certificates that are configured, keys of the agent that a file
-//! names, other keys of the agent, other files; a certificate before its plain key. It never decides which key counts.
+//! The keys for a host in ssh's order (`pubkey_prepare` of OpenSSH's sshconnect2.c): configured certificates, agent keys that a file names,
+//! other agent keys, other files. A certificate precedes its plain key.
 
 use std::path::Path;
 
@@ -21,21 +19,19 @@ use crate::{
     text,
 };
 
-/// Keys to sign with, and what to tell people about those that were left out.
 #[derive(Debug, Default)]
 pub(super) struct Offer {
     pub(super) keys: Vec<Key>,
     pub(super) notes: Vec<String>,
 }
 
-/// What an agent holds.
 struct AgentKeys {
     agent: Option<Agent>,
     keys: Vec<AgentKey>,
 }
 
 impl AgentKeys {
-    /// Asks the agent, and leaves out what no host accepts.
+    /// Lists the agent's keys without those that no host accepts.
     fn by(identities: &Identities) -> std::result::Result<Self, String> {
         let Some(socket) = &identities.agent else { return Ok(Self { agent: None, keys: Vec::new() }) };
         let agent = Agent::at(socket);
@@ -51,14 +47,13 @@ impl AgentKeys {
         self.agent.as_ref().map(|agent| Key::held(agent, key))
     }
 
-    /// The key of the agent that signs for `blob`, a key or a certificate.
+    /// The agent's key that signs for `blob`, a key or a certificate.
     fn signer_of(&self, blob: &[u8]) -> Option<&AgentKey> {
         let plain = plain_of(blob);
         self.keys.iter().find(|key| key.blob == blob).or_else(|| self.keys.iter().find(|key| key.blob == plain))
     }
 }
 
-/// Every key that ssh would offer the host of `identities`.
 pub(super) fn all(identities: &Identities) -> Offer {
     let mut offer = Offer { keys: Vec::new(), notes: identities.notes.clone() };
     let held = AgentKeys::by(identities).unwrap_or_else(|why| {
@@ -80,7 +75,7 @@ pub(super) fn all(identities: &Identities) -> Offer {
         offer.keys.extend(rest.into_iter().filter_map(|key| held.key(key)));
     }
     for (path, files) in files {
-        // A public half alone is there to choose a key of the agent.
+        // A public half alone only selects a key of the agent.
         if files.private_exists || files.public.as_ref().is_some_and(|public| held.signer_of(&public.blob).is_some()) {
             match Key::of_files(files, held.agent.as_ref(), &held.keys, &path) {
                 Ok(key) => offer.keys.push(key),
@@ -92,10 +87,7 @@ pub(super) fn all(identities: &Identities) -> Offer {
     offer
 }
 
-/// The keys of the agent alone that `fits` takes.
-///
-/// # Errors
-/// [`Kind::Key`] when there is no agent, or it cannot be asked, or has none of those.
+/// The agent's keys, or only those whose fingerprint or comment is `wanted`. [`Kind::Key`] if there is none.
 pub(super) fn of_agent(identities: &Identities, wanted: Option<&str>) -> Result<Vec<Key>> {
     let next = "start one (eval \"$(ssh-agent)\"; ssh-add), or name a file: --key FILE";
     if identities.agent.is_none() {
@@ -104,7 +96,7 @@ pub(super) fn of_agent(identities: &Identities, wanted: Option<&str>) -> Result<
         return Err(Failure::new(Kind::Key, message).next(next));
     }
     let held = AgentKeys::by(identities).map_err(|why| Failure::new(Kind::Key, why).next(next))?;
-    // `ssh-add -l` prints the fingerprint of the plain key for a certificate too.
+    // `ssh-add -l` prints the fingerprint of the plain key also for a certificate.
     let fits = |key: &&AgentKey| {
         wanted.is_none_or(|wanted| {
             let prints = [Fingerprint::of(&plain_of(&key.blob)), Fingerprint::of(&key.blob)];
@@ -122,12 +114,9 @@ pub(super) fn of_agent(identities: &Identities, wanted: Option<&str>) -> Result<
     Ok(sorted(found))
 }
 
-/// The key in the file at `path`: exactly a `.pub` or `-cert.pub`, else the private key, with its certificate before it.
-///
-/// # Errors
-/// [`Kind::Key`] when nothing usable is there.
+/// The key at `path`: exactly a `.pub` or `-cert.pub`, else the private key preceded by its certificate.
 pub(super) fn of_file(path: &Path, identities: &Identities) -> Result<Vec<Key>> {
-    // An agent that cannot be asked matters only where the file needs it, and then the file says so.
+    // An unreachable agent matters only if the file needs it; then the error names the file.
     let held = AgentKeys::by(identities).unwrap_or(AgentKeys { agent: None, keys: Vec::new() });
     let files = KeyFiles::at(path)?;
     let certified = if file::is_public(path) { None } else { KeyFiles::certified(path)? };
@@ -135,7 +124,7 @@ pub(super) fn of_file(path: &Path, identities: &Identities) -> Result<Vec<Key>> 
     both.map(|files| Key::of_files(files, held.agent.as_ref(), &held.keys, path)).collect()
 }
 
-/// What is at each `IdentityFile`, with the certificate beside it where no `CertificateFile` is configured.
+/// The files of each `IdentityFile`, with the certificate beside it unless a `CertificateFile` is configured.
 fn files(identities: &Identities, notes: &mut Vec<String>) -> Vec<(std::path::PathBuf, KeyFiles)> {
     let mut found = Vec::new();
     for path in &identities.files {
@@ -151,7 +140,7 @@ fn files(identities: &Identities, notes: &mut Vec<String>) -> Vec<(std::path::Pa
     found
 }
 
-/// A `CertificateFile`, with the holder of its private key: the agent, or an `IdentityFile`.
+/// A `CertificateFile` with the holder of its private key: the agent or an `IdentityFile`.
 fn configured(path: &Path, held: &AgentKeys, identities: &Identities) -> Result<Option<Key>> {
     let Some(public) = file::certificate(path)? else { return Ok(None) };
     if let (Some(agent), Some(key)) = (&held.agent, held.signer_of(&public.blob)) {
@@ -168,7 +157,7 @@ fn configured(path: &Path, held: &AgentKeys, identities: &Identities) -> Result<
     ))
 }
 
-/// Each once, a certificate before its plain key.
+/// Removes duplicates and moves each certificate before its plain key.
 fn sorted(keys: Vec<Key>) -> Vec<Key> {
     let mut unique: Vec<Key> = Vec::new();
     for key in keys {

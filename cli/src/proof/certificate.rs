@@ -1,6 +1,4 @@
-//! Whether a host's certificate is good for the host that was meant.
-//!
-//! Owns ssh's conditions and its words for them. Whether the authority is known is asked elsewhere.
+//! Whether a host certificate is valid for a host, by ssh's conditions and in ssh's words. The caller checks that the authority is known.
 
 use std::fmt;
 
@@ -8,26 +6,26 @@ use postern_core::ssh::{Accept, Certificate};
 
 use crate::ssh_hosts::Known;
 
-/// Why a certificate by a known authority, or all that is known, is worth nothing here.
+/// The reason why a certificate by a known authority, or all of ssh's records, do not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It is for a person.
+    /// It is a user certificate.
     NotOfHost,
-    /// Its time is yet to come.
+    /// Its validity starts later.
     NotYetValid,
-    /// Its time has passed.
+    /// Its validity has ended.
     Expired,
-    /// It names nobody.
+    /// It has no principals.
     NoPrincipals,
-    /// It names others.
+    /// Its principals are other names.
     OtherName,
-    /// It restricts itself in a way that is not understood.
+    /// It has unknown critical options.
     CriticalOptions,
-    /// The authority's signature is of an algorithm that is not checked here.
+    /// The authority's signature has an algorithm that the client does not check.
     Algorithm,
-    /// The authority did not sign it.
+    /// The authority's signature is wrong.
     Signature,
-    /// `KnownHostsCommand` is not run here, and may revoke every key.
+    /// There is a `KnownHostsCommand`. The client does not run it, and it may revoke every key.
     Command,
 }
 
@@ -47,11 +45,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Checks a certificate of the host that is `known`, in the second `now` since 1970. A certificate without
-/// principals would make every machine that has one into any other, so it is worth nothing, as in newer versions of ssh.
-///
-/// # Errors
-/// The first reason against it.
+/// Checks a certificate for the host in `known` at `now`, in seconds since 1970. A certificate without principals would hold for every
+/// host, so it is invalid, as in newer versions of ssh. Returns the first fault.
 pub fn check(certificate: &Certificate, known: &Known, now: u64) -> Result<(), Fault> {
     let Certificate { of_host, principals, valid_after, valid_before, critical_options, .. } = certificate;
     let signed_with = certificate.signature_algorithm();

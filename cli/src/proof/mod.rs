@@ -1,7 +1,4 @@
-//! Whether a host proves to be the one that this person knows from ssh.
-//!
-//! Owns the check of the proofs in `WhoAmI` against the lines of [`crate::ssh_hosts`]. What follows for a host that proves
-//! nothing is decided by [`crate::trust`].
+//! Checks the host's SSH proofs in `WhoAmI` against [`crate::ssh_hosts`]. [`crate::trust`] decides what follows without a proof.
 
 mod certificate;
 mod revoked;
@@ -24,31 +21,28 @@ use crate::{
     text,
 };
 
-/// The namespace of the host's signature.
+/// The SSHSIG namespace of the host's proof.
 pub const NAMESPACE: &str = "host@postern.v1";
 
-/// More keys without a proof than that are not looked at.
+/// How many keys without a proof the client looks at.
 const MOST_WITHOUT: usize = 16;
 
-/// How a host stands with what ssh knows.
+/// The result of the check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostTrust {
-    /// Neither a key of it nor an authority for it is known.
+    /// ssh has neither a key nor an authority for the host.
     Unknown,
-    /// One is known, but the host shows no proof that fits: none, or one by a key of another type. Where an authority is
-    /// known but its certificate is not valid here, that is why.
+    /// ssh has one, but the host shows no matching proof. With a fault if its certificate by a known authority is invalid.
     Unproven(Option<Fault>),
-    /// It proved to hold this key, which is known, or certified by a known authority.
+    /// The host proved to hold this key, which ssh has, or which a known authority certified.
     Proven(Fingerprint),
 }
 
-/// Judges the answer `who` of `host`, which states `said` about itself, in the second `now` since 1970.
-///
-/// # Errors
-/// [`crate::failure::Kind::Identity`]: the host's key is revoked, or other ones are known; or the proof is not one.
+/// Judges the answer `who` of `host` with the verified statement `said` at `now`, in seconds since 1970. Fails with
+/// [`crate::failure::Kind::Identity`] if the key is revoked, ssh has other keys, or a proof is invalid.
 pub async fn judge(host: &str, who: &WhoAmIResponse, said: &Statement, known: &Known, now: u64) -> Result<HostTrust> {
     let lines = || known.lines();
-    // What the command says is not known: it may revoke the key that the files have.
+    // The command's output is unknown here. It may revoke a key that the files have.
     let command = HostTrust::Unproven(Some(Fault::Command));
     if lines().next().is_none() && known.revoked.is_empty() && known.has_command {
         return Ok(command);
@@ -63,13 +57,13 @@ pub async fn judge(host: &str, who: &WhoAmIResponse, said: &Statement, known: &K
     let held = HostKeys { keys: keys.into_iter().map(|(shown, _)| shown).collect(), without: kinds_without(who) };
     let host_trust = weighed(&held, known, now);
     match revoked.first() {
-        // A host whose key was stolen and replaced shows the older one too until posternd starts again; sshd shows the new one.
+        // A host whose stolen key was replaced still shows the old key until posternd restarts, while sshd shows the new one.
         Some((shown, _)) if !matches!(host_trust, Ok(HostTrust::Proven(_))) => Err(words::revoked(host, &shown.key)),
         _ => host_trust.map(|host_trust| if known.has_command { command } else { host_trust }),
     }
 }
 
-/// Weighs what the host holds, but for what is revoked.
+/// Weighs the host's keys without the revoked ones.
 fn weighed(held: &HostKeys, known: &Known, now: u64) -> Result<HostTrust> {
     let mut fault = None;
     match weigh::all(&known.own, held, known, now) {
@@ -78,8 +72,7 @@ fn weighed(held: &HostKeys, known: &Known, now: u64) -> Result<HostTrust> {
         Weight::Contradicts { key, line } => return Err(words::changed(&known.name, key, line)),
         Weight::Nothing(why) => fault = fault.or(why),
     }
-    // As ssh does: these lines may prove, but not disprove. A name under which several machines are known by their ports says nothing
-    // about which one this is.
+    // As in ssh, these lines can prove a host but not contradict it. If a name has several machines by port, it does not identify this one.
     let elsewhere = weigh::is_one_machine(&known.elsewhere).then_some(&known.elsewhere);
     for lines in [Some(&known.portless), elsewhere].into_iter().flatten() {
         match weigh::all(lines, held, known, now) {
@@ -92,13 +85,11 @@ fn weighed(held: &HostKeys, known: &Known, now: u64) -> Result<HostTrust> {
     Ok(if named { HostTrust::Unproven(fault) } else { HostTrust::Unknown })
 }
 
-/// The types of keys that the host says it has without a proof.
 fn kinds_without(who: &WhoAmIResponse) -> Vec<String> {
     who.without_proof.iter().take(MOST_WITHOUT).map(|key| key.key_type.clone()).collect()
 }
 
-/// Why a host that ssh knows does not prove it, in the host's words; none where the host says nothing about a key of a known type.
-/// Nobody signs these words: they explain, and decide nothing but which refusal is told.
+/// The host's reason why it proves no key of a type that ssh has. The text is not signed: it only selects the error message.
 #[must_use]
 pub fn explanation(who: &WhoAmIResponse, known: &Known) -> Option<String> {
     let plain = || known.lines().filter(|line| line.says == Says::Known);
@@ -118,14 +109,14 @@ fn proven(key: &PublicKey) -> HostTrust {
     HostTrust::Proven(key.fingerprint(HashAlg::Sha256))
 }
 
-/// Every SSH host key that the host proved to hold, whether or not anybody knows it. None where a proof is not one.
+/// Every SSH host key that the host proved to hold, known or not. Empty if a proof is invalid.
 #[must_use]
 pub fn proved(who: &WhoAmIResponse, said: &Statement) -> Vec<Fingerprint> {
     let keys = shown::all(who, said).unwrap_or_default();
     keys.iter().map(|shown| shown.key.fingerprint(HashAlg::Sha256)).collect()
 }
 
-/// The refusal of a statement that is none.
+/// The refusal of an invalid statement.
 #[must_use]
 pub fn wrong_statement(host: &str, why: &str) -> Failure {
     words::wrong_statement(host, why)

@@ -1,6 +1,4 @@
-//! Keys that the person's `ssh_config` revokes for all hosts (`RevokedHostKeys`).
-//!
-//! Owns asking. A binary revocation list is read by ssh-keygen, which comes with the ssh that named it.
+//! Looks up keys in `RevokedHostKeys` of the user's `ssh_config`. ssh-keygen, which comes with ssh, reads binary lists.
 
 use std::{fs, path::Path, process::Stdio};
 
@@ -11,13 +9,10 @@ use tokio::{io::AsyncWriteExt as _, process::Command};
 use super::shown::Shown;
 use crate::failure::{Failure, Kind, Result};
 
-/// How a binary list begins (PROTOCOL.krl).
+/// The first bytes of a binary list (PROTOCOL.krl).
 const MAGIC: &[u8] = b"SSHKRL\n\0";
 
-/// Which of `keys` one of `files` revokes, in their order.
-///
-/// # Errors
-/// A file cannot be read: then ssh refuses every host.
+/// Whether `files` revoke each of `keys`. An unreadable file is an error, because ssh then refuses every host.
 pub async fn listed(keys: &[Shown], files: &[std::path::PathBuf]) -> Result<Vec<bool>> {
     let mut listed = vec![false; keys.len()];
     for file in files {
@@ -32,8 +27,7 @@ pub async fn listed(keys: &[Shown], files: &[std::path::PathBuf]) -> Result<Vec<
     Ok(listed)
 }
 
-/// In a list of public keys, one in each line. A line for a certificate lists the key in it. As in ssh, a line that is no key spoils the
-/// list: it may have been the one that revokes.
+/// Looks in a list of public keys. As in ssh, a malformed line is an error, because it may be the one that revokes.
 fn is_listed(list: &str, shown: &Shown) -> std::result::Result<bool, String> {
     let plain = shown.key.to_bytes().map_err(|error| error.to_string())?;
     let authority = shown.certificate.as_ref().map(|certificate| certificate.authority.as_slice());
@@ -49,7 +43,6 @@ fn is_listed(list: &str, shown: &Shown) -> std::result::Result<bool, String> {
     Ok(listed)
 }
 
-/// Reads `TYPE BASE64 [COMMENT]`, with any blanks in between.
 fn key_of(line: &str) -> Option<Vec<u8>> {
     let mut words = line.split_ascii_whitespace();
     let (kind, encoded) = (words.next()?, words.next()?);

@@ -1,6 +1,4 @@
-//! The keys that a host proves to hold.
-//!
-//! Owns checking that each proof is about the statement that the host made on this connection. Whether anybody knows its key is decided elsewhere.
+//! The keys that a host proves to hold: checks that each proof is about the host's statement on this connection.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use postern_core::ssh::{self, Accept, Certificate, SshSig, dearmor};
@@ -11,15 +9,13 @@ use ssh_key::PublicKey;
 use super::NAMESPACE;
 use crate::{statement::Statement, tls};
 
-/// More proofs than that are not looked at: a host has one for each type of key, and a few by keys that it had before.
+/// How many proofs the client looks at. A host has one for each type of key, and a few by former keys.
 const MOST: usize = 16;
 
-/// A key that the host holds.
 #[derive(Clone, Debug)]
 pub struct Shown {
-    /// The key.
     pub key: PublicKey,
-    /// What an authority says about it; nothing of it is checked but that it is about this key.
+    /// Checked only to be about `key`.
     pub certificate: Option<Certificate>,
 }
 
@@ -31,7 +27,7 @@ struct Payload {
     tls_fingerprint: String,
 }
 
-/// The keys that signed, if what they signed is about this answer and this connection. None where the host shows no proof.
+/// The keys whose proofs are about this answer and connection. Empty if the host shows no proof.
 pub fn all(who: &WhoAmIResponse, said: &Statement) -> Result<Vec<Shown>, String> {
     let only = || HostProof { signature: who.proof.clone(), certificate: String::new() };
     let proofs = match who.proofs.as_slice() {
@@ -52,7 +48,7 @@ pub fn all(who: &WhoAmIResponse, said: &Statement) -> Result<Vec<Shown>, String>
     Ok(keys.into_iter().flatten().collect())
 }
 
-/// None for a type of key that is not checked here: the host may be newer than this client.
+/// None for a type of key that the client cannot check: the host may be newer.
 fn key(proof: &HostProof, payload: &[u8]) -> Result<Option<Shown>, String> {
     let malformed = |error: ssh::Error| format!("it is malformed: {error}");
     let signature = SshSig::parse(&dearmor(&proof.signature).map_err(malformed)?).map_err(malformed)?;
@@ -70,7 +66,7 @@ fn key(proof: &HostProof, payload: &[u8]) -> Result<Option<Shown>, String> {
     Ok(Some(Shown { key, certificate }))
 }
 
-/// Reads a line `TYPE BASE64` about `key`.
+/// Reads a line `TYPE BASE64`; none if it is not about `key`.
 fn certificate(line: &str, key: &PublicKey) -> Option<Certificate> {
     let blob = BASE64_STANDARD.decode(line.split_ascii_whitespace().nth(1)?).ok()?;
     let certificate = Certificate::parse(&blob, Accept::All).ok()?;

@@ -1,4 +1,4 @@
-//! The judgement of proofs that the real `ssh-keygen` made, and of what is none.
+//! The judgement of proofs that the real `ssh-keygen` made, and of invalid ones.
 
 use std::{fs, path::Path, process::Command};
 
@@ -7,7 +7,7 @@ use crate::{failure::Kind, ssh_hosts::config::Config};
 
 const HOST: &str = "vm1.example.com";
 
-/// A host's key by the real `ssh-keygen`, and proofs by it.
+/// A host's key by the real `ssh-keygen`, and its proofs.
 struct Host {
     directory: tempfile::TempDir,
 }
@@ -56,7 +56,6 @@ fn tls() -> crate::tls::Fingerprint {
     crate::tls::Fingerprint::of(b"certificate")
 }
 
-/// A verified statement of the host.
 fn said() -> Statement {
     Statement {
         host_id: "7".to_owned(),
@@ -74,7 +73,7 @@ fn payload(fingerprint: &str) -> String {
     format!(r#"{{"hostId":"7","names":["{HOST}"],"tlsFingerprint":"{fingerprint}"}}"#)
 }
 
-/// The verdict with these lines in `known_hosts`, hashed by `ssh-keygen -H`: it must be the one without hashing.
+/// The verdict with these lines in `known_hosts`. With lines hashed by `ssh-keygen -H` it must be the same.
 fn verdict(who: &WhoAmIResponse, lines: &[String]) -> Result<HostTrust> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("known_hosts");

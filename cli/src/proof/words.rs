@@ -1,6 +1,4 @@
-//! How it is said that a host is not who it seems: in ssh's words, which people know and search for.
-//!
-//! Owns the sentences. It never decides.
+//! The messages about a wrong identity, in ssh's words, which people know and search for.
 
 use ssh_key::{Algorithm, HashAlg, PublicKey};
 
@@ -10,7 +8,6 @@ use crate::{
     text,
 };
 
-/// As ssh names a type of key in its messages.
 fn kind(key: &PublicKey) -> &'static str {
     match key.algorithm() {
         Algorithm::Ed25519 => "ED25519",
@@ -39,7 +36,7 @@ pub fn changed(host: &str, key: &PublicKey, known: &Line) -> Failure {
     ))
 }
 
-/// Of a key, or of the authority behind its certificate.
+/// `key` or the authority of its certificate is revoked.
 pub fn revoked(host: &str, key: &PublicKey) -> Failure {
     let message = format!(
         "WARNING: REVOKED HOST KEY DETECTED! The {} host key for {host} is marked as revoked. This could mean that a \

@@ -1,7 +1,7 @@
-//! A trusted conversation with one host: found, identified, and asked who it thinks we are.
+//! A session with one host whose identity the client has verified.
 //!
-//! Owns the order of steps: resolve, connect to every address at once, `WhoAmI` over each, verify and compare the answers, settle
-//! trust. Nothing signed is sent before all of that is done.
+//! Owns the order of steps: resolve, connect to every address at once, call `WhoAmI` over each, verify and compare the answers, settle
+//! trust. The client sends nothing signed before all steps are done.
 
 mod open;
 
@@ -32,51 +32,51 @@ use crate::{
     trust::Trust,
 };
 
-/// How long one call may take.
+/// The time limit of one call.
 pub const CALL_LIMIT: Duration = Duration::from_secs(15);
 
-/// Once one address has answered, how long the others may still take.
+/// How much longer the other addresses may take after the first answer.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// More addresses than that are not asked.
+/// How many addresses the client connects to.
 const MOST_ADDRESSES: usize = 16;
 
-/// A challenge lives a minute; an answer older than this is asked for again before signing.
+/// A challenge is valid for a minute. The client asks again before it signs if its answer is older than this.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// Which of the host's addresses to ask.
+/// Which of the host's addresses the client asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// The first that answers.
+    /// Only the first that answers.
     Any,
-    /// All: the host may see us under another address over each.
+    /// All of them: the host may see another source address over each.
     All,
 }
 
 /// One address of the host and what it answered.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The address that was asked, for people.
+    /// The address that the client asked, for display.
     pub asked: String,
-    /// The address that this machine connected to; none over a Unix socket.
+    /// The address that the client connected to; none over a Unix socket.
     pub dialled: Option<SocketAddr>,
     /// The connection.
     pub link: Link,
-    /// What the host states about this call, verified.
+    /// The verified statement of the host about this call.
     pub said: Statement,
-    /// The answer as it came; only the proofs in it are looked at, and they are checked against `said`.
+    /// The unverified answer. The client uses only the proofs in it and checks them against `said`.
     who: WhoAmIResponse,
 }
 
-/// A trusted host.
+/// A session with a trusted host.
 #[derive(Debug)]
 pub struct Session {
     /// As typed, with the port.
     pub address: String,
     plan: Plan,
-    /// At least one; the first is used for calls.
+    /// At least one. Calls use the first.
     answers: Vec<Answer>,
-    /// Addresses that did not answer, and why.
+    /// Addresses that did not answer, with the reason.
     pub silent: Vec<String>,
     asked_at: Instant,
     key: Option<HostKey>,
@@ -87,20 +87,20 @@ pub struct Session {
 pub struct Plan {
     /// The host.
     pub target: Target,
-    /// What the command line says about trust.
+    /// The options about trust.
     pub trust: Trust,
-    /// Where trust is recorded.
+    /// The file of trusted hosts.
     pub store: KnownHosts,
-    /// What the person knows from ssh.
+    /// The ssh configuration.
     pub ssh: SshHosts,
     /// For questions and notes.
     pub console: Console,
-    /// The ports to ask about, as typed: what they mean there, and whether their rules admit this machine.
+    /// Ports as typed. The host is asked what they mean and whether their rules admit this machine.
     pub ports: Vec<String>,
 }
 
 impl Plan {
-    /// Asks about these ports as well.
+    /// Sets the ports to ask about.
     #[must_use]
     pub fn about(self, ports: &[String]) -> Self {
         Self { ports: ports.to_vec(), ..self }
@@ -109,48 +109,39 @@ impl Plan {
 
 impl Session {
     fn first(&self) -> &Answer {
-        // `gather` and `alone` never make a session without an answer.
+        // `gather` and `alone` always give at least one answer.
         &self.answers[0]
     }
 
-    /// The connection to make calls over.
+    /// The connection for calls.
     #[must_use]
     pub fn link(&self) -> &Link {
         &self.first().link
     }
 
-    /// Every address of the host that answered; at least one.
+    /// The answer of each address; at least one.
     #[must_use]
     pub fn answers(&self) -> &[Answer] {
         &self.answers
     }
 
-    /// What the host states about itself, over the connection that calls are made over.
+    /// The host's statement over the connection for calls.
     #[must_use]
     pub fn said(&self) -> &Statement {
         &self.first().said
     }
 
-    /// The key that was proved on this connection and that trust rests on.
-    ///
-    /// # Errors
-    /// [`Kind::Identity`] where this machine's own posternd is too old to prove one.
+    /// The key that the host proved on this connection and that trust rests on. Fails if this machine's posternd is too old to prove one.
     pub fn key(&self) -> Result<HostKey> {
         self.key.ok_or_else(|| older(&self.address))
     }
 
-    /// For whom messages to this host are: the key that was proved, and the id that was learnt with it.
-    ///
-    /// # Errors
-    /// As [`Self::key`].
+    /// The audience of messages to this host: the proved key, and the host id.
     pub fn audience(&self) -> Result<Vec<String>> {
         Ok(vec![self.key()?.to_string(), self.said().host_id.clone()])
     }
 
-    /// Every audience that was proved on this connection: all keys that the host holds, known or not, and its id.
-    ///
-    /// # Errors
-    /// As [`Self::key`].
+    /// Every audience that the host proved on this connection: its id and all its keys, whether the client trusts them or not.
     pub fn proved(&self) -> Result<Vec<String>> {
         let first = self.first();
         let ssh = proof::proved(&first.who, &first.said).into_iter().map(|key| HostKey::Ssh(key).to_string());
@@ -164,19 +155,12 @@ impl Session {
         AccessServiceClient::new(self.link().channel.clone())
     }
 
-    /// Asks again if the challenge has grown old, for example because somebody had to answer a question.
-    ///
-    /// # Errors
-    /// When the host cannot be reached any more, or another host answers now.
+    /// Calls `WhoAmI` again if the challenge is old. Fails if the host is unreachable, or another host answers.
     pub async fn refresh(&mut self) -> Result<()> {
         self.refresh_older_than(FRESH).await
     }
 
-    /// [`Self::refresh`] if the last answer is older than `age`. A host that hung up meanwhile, as it does after some
-    /// idle minutes, is connected to again.
-    ///
-    /// # Errors
-    /// As [`Self::refresh`].
+    /// [`Self::refresh`] if the last answer is older than `age`. Connects again if the host closed the idle connection.
     pub async fn refresh_older_than(&mut self, age: Duration) -> Result<()> {
         if self.asked_at.elapsed() < age {
             return Ok(());
@@ -184,7 +168,7 @@ impl Session {
         let first = self.first();
         let again = ask_over(first.link.clone(), &self.plan, first.asked.clone(), first.dialled).await;
         let (answer, key) = match again {
-            // The TLS key stands for the key that trust rests on: it was proved together with it.
+            // The host proved its TLS key together with the key that trust rests on, so the same TLS key is enough.
             Ok(answer) if answer.said.tls == self.said().tls => (answer, self.key),
             Ok(_) => return Err(self.another()),
             Err(Ask::Call(failure)) if failure.kind != Kind::Unreachable => return Err(failure),
@@ -215,10 +199,7 @@ impl Session {
         Failure::new(Kind::Identity, message).next("try again; if it stays so, ask the host's administrator")
     }
 
-    /// Every connection over which the host states that it saw an address that can be granted.
-    ///
-    /// # Errors
-    /// [`Kind::Usage`] when it saw none: over loopback or a Unix socket there is no address to offer.
+    /// Every connection on which the host saw an address that it can grant. Fails if there is none, as over loopback or a Unix socket.
     pub fn seen(&self) -> Result<Vec<Seen>> {
         let seen: Vec<Seen> = self.answers.iter().filter_map(seen).collect();
         if seen.is_empty() {
@@ -234,15 +215,12 @@ impl Session {
         Ok(seen)
     }
 
-    /// What the ports mean on the host that the session was opened for.
-    ///
-    /// # Errors
-    /// [`Kind::Usage`] where the host has no port of such a name.
+    /// The meaning of the session's ports on this host. Fails with [`Kind::Usage`] if the host has no port of such a name.
     pub fn ports(&self) -> Result<Vec<Port>> {
         ports::on_host(&self.plan.ports, &self.said().ports, &self.address)
     }
 
-    /// The addresses that the host saw and that the rules of these ports do not admit, each with the ports as typed.
+    /// The addresses that the host saw and that the rules of these ports do not admit, each with its ports as typed.
     #[must_use]
     pub fn not_admitted(&self) -> BTreeMap<IpAddr, Vec<String>> {
         let mut found = BTreeMap::new();
@@ -257,19 +235,19 @@ impl Session {
         found
     }
 
-    /// The addresses that this machine's ends of the connections have.
+    /// This machine's own addresses on the connections.
     pub fn local_ends(&self) -> impl Iterator<Item = IpAddr> {
         self.answers.iter().filter_map(|answer| answer.link.local)
     }
 
-    /// Where the addresses are remembered at which hosts were reached.
+    /// The record of the addresses at which the client reached hosts.
     #[must_use]
     pub fn dialled(&self) -> Dialled {
         Dialled::beside(&self.plan.store)
     }
 }
 
-/// What the host states about one connection, if it can grant the address that it saw.
+/// None if the host saw no address that it can grant.
 fn seen(answer: &Answer) -> Option<Seen> {
     let source = answer.said.address.parse::<IpAddr>().ok()?.to_canonical();
     let grantable = !source.is_loopback() && !source.is_unspecified() && !source.is_multicast();
@@ -297,7 +275,7 @@ async fn ask_tls(
     ask_over(link, plan, address.ip().to_string(), Some(address)).await
 }
 
-/// Asks `WhoAmI` over `link` and verifies what the host states about this very call.
+/// Calls `WhoAmI` over `link` and verifies the host's statement about this call.
 async fn ask_over(
     link: Link,
     plan: &Plan,
@@ -332,7 +310,7 @@ fn ends_tls(asked: &str, shown: Fingerprint, says: &str) -> Failure {
     Failure::new(Kind::Identity, message).next("something between you and the host ends TLS; reach the host without it")
 }
 
-/// A host that states nothing: a signature for it would be for whatever host it names.
+/// Without a statement the client would sign for any host whose name the answer holds.
 fn older(address: &str) -> Failure {
     let message = format!(
         "{address} makes no statement about itself that its key signs: it runs an older posternd than this client needs. Nothing was signed"
@@ -340,10 +318,7 @@ fn older(address: &str) -> Failure {
     Failure::new(Kind::Identity, message).next("update posternd on the host; until then use the client of its version")
 }
 
-/// Waits for one call, at most [`CALL_LIMIT`].
-///
-/// # Errors
-/// The host's status, or that the time passed.
+/// Waits for one call, at most [`CALL_LIMIT`]. Fails with the host's status, or after the limit.
 pub async fn limited<T>(
     call: impl Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     address: &str,

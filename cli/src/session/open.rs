@@ -1,7 +1,7 @@
-//! How a session is opened: over TLS, in plaintext on loopback, or over a Unix socket.
+//! Opens sessions over TLS, in plaintext on loopback, or over a Unix socket.
 //!
-//! Owns which proof each of these ways needs. A loopback port and a forwarded Unix socket are anybody's who listens there first, so
-//! they need the same proof as TLS. Only the Unix socket of this machine's own posternd is known by the kernel's word.
+//! Any local user may listen on a free loopback port or on a forwarded Unix socket, so both need the same proof as TLS. Only the socket of
+//! this machine's own posternd needs no proof: the kernel identifies the listener.
 
 use std::{net::SocketAddr, path::Path, time::Instant, time::SystemTime};
 
@@ -24,10 +24,7 @@ use crate::{
 };
 
 impl Plan {
-    /// Connects, asks `WhoAmI`, and settles trust.
-    ///
-    /// # Errors
-    /// [`Kind::Unreachable`] when no address answers, [`Kind::Identity`] when the host is not the trusted one.
+    /// Connects, calls `WhoAmI`, and settles trust. Fails with [`Kind::Unreachable`] or [`Kind::Identity`].
     pub async fn open(&self, reach: Reach) -> Result<Session> {
         match &self.target {
             Target::Tls { host, port } => {
@@ -40,10 +37,7 @@ impl Plan {
         }
     }
 
-    /// [`Self::open`] for a host over TLS whose addresses are known.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
+    /// [`Self::open`] for a TLS host whose addresses are known.
     pub async fn open_tls(&self, host: &str, addresses: &[SocketAddr], reach: Reach) -> Result<Session> {
         self.open_known(host, &self.ssh.config(host).await?, addresses, reach).await
     }
@@ -56,13 +50,13 @@ impl Plan {
         self.settle(session, Some((host, &ssh))).await
     }
 
-    /// Any user of this machine can listen on a loopback port that nobody uses, for example while `ssh -L` is down.
+    /// Any local user can listen on a free loopback port, for example while `ssh -L` is down.
     async fn open_loopback(&self, address: SocketAddr) -> Result<Session> {
         let name = address.ip().to_string();
         let config = self.ssh.config(&name).await?;
         let mut ssh = Known::find(&config)?;
-        // Forwarded ports make one loopback address lead to many machines: a key that is known for it proves, another one says
-        // nothing, and what is known for other ports is about other machines. HostKeyAlias says which machine is meant.
+        // Forwarded ports lead from one loopback address to many machines. So a matching known key proves the host, and another known key
+        // is no contradiction. Keys of other ports belong to other machines. HostKeyAlias names the machine.
         ssh.leads_to_many = config.alias.is_none();
         if ssh.leads_to_many {
             ssh.portless.retain(|line| line.says == Says::Revoked);
@@ -86,7 +80,6 @@ impl Plan {
         Ok(Session { key: Some(HostKey::Tls(tls)), ..session })
     }
 
-    /// Asks over the only link that there is.
     async fn alone(&self, link: std::result::Result<Link, LinkError>, dialled: Option<SocketAddr>) -> Result<Session> {
         let asked = match link {
             Ok(link) => ask_over(link, self, self.target.to_string(), dialled).await,
@@ -99,8 +92,8 @@ impl Plan {
         }
     }
 
-    /// Without TLS a peer can pass on what another host states. A host that stands at the end of a loopback port, a Unix socket or
-    /// `ssh -L` sees the call arrive over loopback or a Unix socket; one that was reached by a relay over the network does not.
+    /// Without TLS a peer can forward another host's statement. At the end of a loopback port, a Unix socket or `ssh -L`, the host sees the
+    /// call on loopback or a Unix socket. Behind a relay over the network it does not.
     fn check_way(&self, session: &Session) -> Result<()> {
         let said = session.said();
         let is_local = match session.link().is_own {
@@ -120,14 +113,14 @@ impl Plan {
             .next("reach the host over TLS, or through ssh -L to its loopback address or socket"))
     }
 
-    /// Settles trust in a host that answered, and with it the key that messages name.
+    /// Settles trust in the host, and with it the key that messages name.
     async fn settle(&self, session: Session, ssh: Option<(&str, &Known)>) -> Result<Session> {
         let first = session.first();
         let Some(fingerprint) = first.said.tls else {
             return Err(Failure::new(Kind::Identity, format!("{} sent no proof of its key", session.address)));
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
-        // One TLS key answers at every address, so a proof by any of them is one of the host, and a revoked key at any of them too.
+        // All addresses have one TLS key, so a proof or a revoked key at any of them counts for the host.
         let (mut host_trust, mut explanation) = (HostTrust::Unknown, None);
         for (answer, (host, known)) in session.answers.iter().filter_map(|answer| Some((answer, ssh?))) {
             let judged = proof::judge(host, &answer.who, &answer.said, known, now).await?;
@@ -150,7 +143,7 @@ impl Plan {
         Session { address, plan, answers, silent, asked_at, key: None }
     }
 
-    /// Asks all `addresses` at once. A wrong certificate behind any of them ends it.
+    /// Asks all `addresses` at once. A wrong certificate at any of them ends the command.
     async fn gather(
         &self,
         host: &str,
@@ -187,7 +180,7 @@ impl Plan {
         Ok(self.session(answers, silent))
     }
 
-    /// Why an address does not count; or that somebody there is not who he says, which ends everything.
+    /// The reason why an address does not count. A wrong identity ends the command instead.
     fn silence(&self, ask: Ask) -> Result<String> {
         let typed = self.target.to_string();
         match ask {
@@ -210,7 +203,7 @@ impl Plan {
     }
 }
 
-/// Waits for the next answer; none when all have come or the deadline has passed.
+/// The next answer; none after the last one or the deadline.
 async fn next<T: Send + 'static>(asking: &mut JoinSet<T>, deadline: Option<tokio::time::Instant>) -> Option<T> {
     let joined = match deadline {
         Some(deadline) => timeout_at(deadline, asking.join_next()).await.ok()??,
@@ -219,8 +212,7 @@ async fn next<T: Send + 'static>(asking: &mut JoinSet<T>, deadline: Option<tokio
     joined.ok()
 }
 
-/// All answers must come from one host with one key. The same key with two ids is two machines that were cloned: nobody can say
-/// which one is meant.
+/// All answers must come from one host with one key. If one key has two ids, a machine was cloned, and the user has to name one of them.
 fn one_identity(session: &Session) -> Result<()> {
     let first = session.first();
     let is_other = |answer: &&Answer| answer.said.tls != first.said.tls || answer.said.host_id != first.said.host_id;

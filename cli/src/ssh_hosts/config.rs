@@ -1,8 +1,7 @@
-//! What the person's `ssh_config` says about a host, told by ssh itself.
+//! The user's `ssh_config` for a host, as `ssh -G HOST` prints it.
 //!
-//! Owns running `ssh -G HOST` and reading what it prints; without ssh on this machine, its documented defaults. It never
-//! parses `ssh_config`, and runs nothing that `ssh HOST` would not run as well (`Match exec`). What ssh prints and is not understood
-//! is an error: an empty list of known hosts would hide a revoked key.
+//! Without ssh on this machine its documented defaults hold. The client never parses `ssh_config`, and runs nothing that `ssh HOST` would
+//! not run (`Match exec`). Output that it does not understand is an error, because an empty list of known hosts would hide a revoked key.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -24,19 +23,19 @@ use crate::{
     state, text, within_ssh,
 };
 
-/// What `ssh -G` may take: it asks the name service where `CanonicalizeHostname` wants it.
+/// The time limit of `ssh -G`, which may resolve names (`CanonicalizeHostname`).
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// sshd's port where nothing else is said.
+/// The default port of sshd.
 pub const SSH_PORT: u16 = 22;
 
-/// Those of ssh's own defaults (`GlobalKnownHostsFile`, ssh_config(5)).
+/// The default of `GlobalKnownHostsFile` (ssh_config(5)).
 const OF_SYSTEM: [&str; 2] = ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"];
 
-/// Those in the home directory (`UserKnownHostsFile`).
+/// The default of `UserKnownHostsFile`, in the home directory.
 const OF_USER: [&str; 2] = [".ssh/known_hosts", ".ssh/known_hosts2"];
 
-/// Where ssh would go, under which name it would look for the host's key, in which files, and which keys it would offer.
+/// The settings of ssh for one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `HostName`: the real name or address.
@@ -45,22 +44,22 @@ pub struct Config {
     pub port: u16,
     /// `HostKeyAlias`, in lower case.
     pub alias: Option<String>,
-    /// `UserKnownHostsFile` and `GlobalKnownHostsFile`, in the order in which ssh reads them. None need exist.
+    /// `UserKnownHostsFile` and `GlobalKnownHostsFile`, in ssh's order. They need not exist.
     pub files: Vec<PathBuf>,
     /// `RevokedHostKeys`: these must exist.
     pub revoked: Vec<PathBuf>,
-    /// `CASignatureAlgorithms`; none where ssh is not there to ask.
+    /// `CASignatureAlgorithms`; none without ssh.
     pub authority_algorithms: Option<Vec<String>>,
-    /// `HostKeyAlgorithms`; none where ssh is not there to ask.
+    /// `HostKeyAlgorithms`; none without ssh.
     pub host_key_algorithms: Option<Vec<String>>,
-    /// Whether there is a `KnownHostsCommand`. It is not run here.
+    /// Whether there is a `KnownHostsCommand`, which the client does not run.
     pub has_command: bool,
-    /// Which keys ssh would offer.
+    /// The keys that ssh would offer.
     pub identities: Identities,
 }
 
 impl Config {
-    /// These files for `host`, and nothing configured.
+    /// The defaults for `host` with these files.
     pub fn plain(host: &str, files: impl IntoIterator<Item = PathBuf>) -> Self {
         Self {
             hostname: host.to_owned(),
@@ -75,11 +74,7 @@ impl Config {
         }
     }
 
-    /// What `ssh HOST` would do.
-    ///
-    /// # Errors
-    /// [`Kind::Local`] when ssh is there but cannot tell: it would not connect either, and without its configuration it is
-    /// not known which keys the person trusts.
+    /// The settings that `ssh HOST` would use. Fails if ssh is installed but fails: then the keys that the user trusts are unknown.
     pub async fn of_ssh(host: &str) -> Result<Self> {
         let mut command = Command::new("ssh");
         command.args(["-G", "--", host]).stdin(Stdio::null()).kill_on_drop(true);
@@ -91,7 +86,7 @@ impl Config {
             Ok(Err(error)) => return Err(untold(host, &error.to_string())),
             Err(_) => return Err(untold(host, &format!("no answer within {} s", LIMIT.as_secs()))),
         };
-        // For a user that no list names ssh does not start, so it is as if there were no ssh.
+        // ssh does not start for a user outside the user database, as if it were not installed.
         if !output.status.success() && !state::user_is_listed() {
             return Ok(Self::default_of(host));
         }
@@ -107,10 +102,7 @@ impl Config {
         Self::plain(host, own.chain(OF_SYSTEM.map(PathBuf::from)))
     }
 
-    /// Reads what `ssh -G` prints about `host`: lines of `keyword value`.
-    ///
-    /// # Errors
-    /// What is missing or not understood, in words.
+    /// Parses the output of `ssh -G` about `host`: lines of `keyword value`. The error says what is wrong.
     pub fn parse(host: &str, printed: &[u8]) -> std::result::Result<Self, String> {
         let values = |keyword: &str| printed_values(printed, keyword);
         let text = |keyword: &str| text_of(keyword, values(keyword).first().copied());
@@ -151,7 +143,6 @@ fn names(list: &str) -> Vec<String> {
     list.split(',').map(str::to_owned).collect()
 }
 
-/// The values of every line of `keyword`, in order.
 fn printed_values<'a>(printed: &'a [u8], keyword: &str) -> Vec<&'a OsStr> {
     let lines = printed.split(|byte| *byte == b'\n');
     let pairs = lines.filter_map(|line| {
@@ -169,9 +160,8 @@ fn text_of(keyword: &str, value: Option<&OsStr>) -> std::result::Result<Option<S
     value.to_str().map(|text| Some(text.to_owned())).ok_or_else(|| format!("{keyword} is no UTF-8"))
 }
 
-/// A line of `RevokedHostKeys`: one file, or several in newer versions of ssh. ssh prints them without quotes, so where the line is no
-/// file as a whole, each word that begins as a whole path is one. A file that is missing stays in the list: then no host is trusted, as
-/// in ssh.
+/// A line of `RevokedHostKeys`: one file, or several in newer versions of ssh. ssh prints no quotes. If the whole line is no file, each
+/// word that begins as an absolute path starts a name. A missing file stays in the list, and then no host is trusted, as in ssh.
 fn revoked(line: &OsStr, tokens: &Tokens) -> std::result::Result<Vec<PathBuf>, String> {
     let mut words: Vec<Vec<u8>> = Vec::new();
     for word in line.as_bytes().split(|byte| *byte == b' ') {
@@ -188,8 +178,7 @@ fn revoked(line: &OsStr, tokens: &Tokens) -> std::result::Result<Vec<PathBuf>, S
     Ok(each.collect::<std::result::Result<Vec<_>, _>>()?.concat())
 }
 
-/// ssh prints a name as it is configured, and not every version expands tokens in it. So each reading that is a file counts, and where
-/// none is, one that is missing.
+/// ssh prints a name as configured; not every version expands tokens. Each reading that is a file counts, else one missing file.
 fn readings(file: &OsStr, tokens: &Tokens) -> std::result::Result<Vec<PathBuf>, String> {
     if file == "none" {
         return Ok(Vec::new());

@@ -1,6 +1,5 @@
-//! Names of files as `ssh_config` writes them: `~`, `~user`, `%` tokens, `${VARIABLE}`, and several of them in a line.
-//!
-//! Owns reading them as ssh does (ssh_config(5), TOKENS). What ssh would not understand is an error, never an empty name.
+//! Expands file names of `ssh_config` as ssh does (ssh_config(5), TOKENS): `~`, `~user`, `%` tokens, `${VARIABLE}`, and several names in a
+//! line. Text that ssh would not understand is an error, never an empty name.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -11,7 +10,7 @@ use std::{
 use nix::unistd::{Uid, User, gethostname};
 use ring::digest;
 
-/// What the tokens stand for.
+/// The values of the tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
     /// `%n`: the host as typed.
@@ -22,13 +21,13 @@ pub struct Tokens {
     pub port: u16,
     /// `%r`: `User`, on the host.
     pub user: String,
-    /// `%k`: `HostKeyAlias`, where there is one.
+    /// `%k`: `HostKeyAlias`, if set.
     pub alias: Option<String>,
     /// `%j`: `ProxyJump`.
     pub jump: String,
 }
 
-/// The home directory of the person who runs this process, where ssh looks: in the list of users, and not in `HOME`.
+/// The home directory that ssh uses: from the user database, and only then from `HOME`.
 #[must_use]
 pub fn home() -> Option<PathBuf> {
     let listed = User::from_uid(Uid::current()).ok().flatten().map(|user| user.dir);
@@ -36,10 +35,7 @@ pub fn home() -> Option<PathBuf> {
     listed.or_else(named).filter(|home| home.is_absolute())
 }
 
-/// Expands `~` and `~user` at the beginning.
-///
-/// # Errors
-/// There is no such user, or no home directory.
+/// Expands `~` and `~user` at the beginning. Fails if the user or the home directory does not exist.
 pub fn tilde(name: &OsStr) -> Result<PathBuf, String> {
     let bytes = name.as_bytes();
     let Some(rest) = bytes.strip_prefix(b"~") else { return Ok(PathBuf::from(name)) };
@@ -59,10 +55,7 @@ pub fn tilde(name: &OsStr) -> Result<PathBuf, String> {
 }
 
 impl Tokens {
-    /// Expands `%` tokens and `${VARIABLE}`.
-    ///
-    /// # Errors
-    /// A token that ssh does not know either, or a variable that is not set.
+    /// Expands `%` tokens and `${VARIABLE}`. Fails if ssh does not know the token, or the variable is not set.
     pub fn expand(&self, name: &OsStr) -> Result<OsString, String> {
         let mut out = Vec::new();
         let mut rest = name.as_bytes();
@@ -110,7 +103,7 @@ impl Tokens {
         Ok(text.into_bytes())
     }
 
-    /// `%C`: the SHA-1 of `%l%h%p%r%j`. Older versions of ssh leave `%j` out, which is the same where it is empty.
+    /// `%C`: the SHA-1 of `%l%h%p%r%j`. Older versions of ssh omit `%j`, which is the same if it is empty.
     fn connection(&self) -> Result<String, String> {
         let all = format!("{}{}{}{}{}", this_machine()?, self.hostname, self.port, self.user, self.jump);
         let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, all.as_bytes());
@@ -123,11 +116,8 @@ fn this_machine() -> Result<String, String> {
     Ok(name.to_string_lossy().into_owned())
 }
 
-/// The files in a line of several. ssh prints them without quotes, so a blank may stand between two or in one. What does not begin
-/// as a whole path does belongs to the one before, unless the files that exist say otherwise.
-///
-/// # Errors
-/// Both readings of a line name files that exist, or a user has no home directory.
+/// The files in a line of several. ssh prints no quotes, so a blank may separate two names or belong to one. A part that is no absolute
+/// path belongs to the name before, unless existing files show otherwise. Fails if both readings name existing files.
 pub fn list(line: &OsStr) -> Result<Vec<PathBuf>, String> {
     let mut words: Vec<Vec<u8>> = Vec::new();
     for word in line.as_bytes().split(|byte| *byte == b' ') {
@@ -164,7 +154,7 @@ fn read_one(word: &[u8]) -> Result<Vec<PathBuf>, String> {
     }
 }
 
-/// Whether something is there, readable or not.
+/// Whether the path exists, readable or not.
 fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }

@@ -1,34 +1,32 @@
-//! Which keys ssh would offer a host: `IdentityFile`, `CertificateFile`, `IdentityAgent` and `IdentitiesOnly`.
-//!
-//! Owns what these settings mean. It reads no key and asks no agent.
+//! The keys that ssh would offer to a host, by its settings. Reads no key and calls no agent.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
 use super::expand::{self, Tokens};
 
-/// The variable that names the agent where nothing else is said.
+/// The variable that names the agent by default.
 const AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 
-/// Those in `~/.ssh` that ssh tries where nothing is configured, in its order.
+/// ssh's default files in `~/.ssh`, in its order.
 const DEFAULT_FILES: [&str; 5] = ["id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk"];
 
-/// Where the keys for a host are.
+/// The places of the keys for a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identities {
-    /// `IdentityFile`, in the order in which ssh tries them. None need exist.
+    /// `IdentityFile`, in ssh's order. They need not exist.
     pub files: Vec<PathBuf>,
     /// `CertificateFile`.
     pub certificates: Vec<PathBuf>,
-    /// The agent's socket, if an agent is to be asked.
+    /// The agent's socket.
     pub agent: Option<PathBuf>,
-    /// `IdentitiesOnly`: no key of the agent that no file names.
+    /// `IdentitiesOnly`: no key of the agent without a file that names it.
     pub only: bool,
-    /// What could not be understood, for people. It is left out, so it opens nothing.
+    /// Notes about malformed settings, which are left out.
     pub notes: Vec<String>,
 }
 
 impl Identities {
-    /// Those of a person without any configuration.
+    /// The defaults of ssh.
     #[must_use]
     pub fn plain() -> Self {
         let folder = expand::home().map(|home| home.join(".ssh"));
@@ -36,7 +34,7 @@ impl Identities {
         Self { files, agent: of_environment(AUTH_SOCK), ..Self::default() }
     }
 
-    /// Reads what `ssh -G` prints of them; `values` gives the values of a keyword.
+    /// Reads the output of `ssh -G`; `values` gives the values of a keyword.
     pub(super) fn read<'a>(values: impl Fn(&str) -> Vec<&'a OsStr>, tokens: &Tokens) -> Self {
         let mut notes = Vec::new();
         let mut files = |keyword: &str| {
@@ -64,13 +62,12 @@ impl Identities {
     }
 }
 
-/// ssh prints these names as they are configured.
+/// ssh prints these names unexpanded.
 fn file(name: &OsStr, tokens: &Tokens) -> Result<PathBuf, String> {
     tokens.expand(expand::tilde(name)?.as_os_str()).map(PathBuf::from)
 }
 
-/// `IdentityAgent`. ssh prints it expanded, and an older one as it is configured: a file that is there under the name as it is
-/// printed is the one that is meant.
+/// `IdentityAgent`. Older versions of ssh print it unexpanded. A file that exists under the printed name is the right one.
 fn agent(value: &OsStr, tokens: &Tokens) -> Result<Option<PathBuf>, String> {
     if value == "none" {
         return Ok(None);

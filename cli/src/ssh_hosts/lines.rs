@@ -1,6 +1,4 @@
-//! The lines of `known_hosts` files.
-//!
-//! Owns reading them as ssh does: markers, and what is passed over. It never decides which host a line is about.
+//! Reads the lines of `known_hosts` files as ssh does. Never decides which host a line is about.
 
 use std::{
     fs, io,
@@ -14,34 +12,31 @@ use ssh_key::{
 
 use crate::failure::{Failure, Kind, Result};
 
-/// What a line says about its key.
+/// The marker of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Says {
-    /// The host has it.
+    /// None: the host has this key.
     Known,
-    /// It signs certificates of hosts (`@cert-authority`).
+    /// `@cert-authority`: the key signs certificates of hosts.
     Authority,
-    /// Whoever shows it, or a certificate by it, is refused (`@revoked`).
+    /// `@revoked`: ssh refuses the key and its certificates.
     Revoked,
 }
 
-/// A line that names the host.
+/// A line with its place.
 #[derive(Clone, Debug)]
 pub struct Line {
     /// The file.
     pub file: PathBuf,
-    /// From 1.
+    /// The line number, from 1.
     pub number: usize,
-    /// What it says.
+    /// The marker.
     pub says: Says,
     /// The key.
     pub key: PublicKey,
 }
 
-/// All lines of these files, with whom they name. What cannot be read as a line is passed over, as ssh does.
-///
-/// # Errors
-/// When a file is there but cannot be read.
+/// All lines of these files, each with its host patterns. Skips malformed lines, as ssh does. Fails if an existing file is unreadable.
 pub fn all(files: &[PathBuf]) -> Result<Vec<(HostPatterns, Line)>> {
     let mut lines = Vec::new();
     for file in files {
@@ -63,7 +58,7 @@ fn read(file: &Path) -> Result<String> {
 }
 
 fn parse(file: &Path, number: usize, line: &str) -> Option<(HostPatterns, Line)> {
-    // ssh takes any run of blanks between fields, the parser only one space.
+    // ssh accepts any run of blanks between fields, the parser only one space.
     let line = line.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
     if line.is_empty() || line.starts_with('#') {
         return None;

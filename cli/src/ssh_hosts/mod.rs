@@ -1,7 +1,6 @@
-//! The hosts that this person knows from ssh: `ssh_config` and OpenSSH's `known_hosts` files.
+//! The hosts in the user's `ssh_config` and OpenSSH's `known_hosts` files.
 //!
-//! Owns which lines speak about a host. It never writes those files and never decides whether to trust; that is
-//! [`crate::proof`].
+//! Owns which lines are about a host. Never writes those files. [`crate::proof`] judges the host.
 
 pub mod config;
 pub mod expand;
@@ -20,49 +19,46 @@ use crate::failure::Result;
 /// Where to look.
 #[derive(Clone, Debug)]
 pub enum SshHosts {
-    /// Where ssh would look for the person who runs this process.
+    /// In the ssh configuration of the user of this process.
     OfUser,
-    /// As [`Self::OfUser`], with what ssh has told about this one host already.
+    /// As [`Self::OfUser`], with the configuration of one host that ssh has already printed.
     Told(String, Box<Config>),
     /// In these files, without any `ssh_config`.
     Files(Vec<PathBuf>),
 }
 
-/// What is known about one host.
+/// What the files hold about one host.
 #[derive(Clone, Debug)]
 pub struct Known {
-    /// Its name as ssh looks for it: `host`, `[host]:port`, or the alias.
+    /// The name that ssh looks up: `host`, `[host]:port`, or the alias.
     pub name: String,
-    /// What one of the principals of its certificate must be.
+    /// The principal that the host's certificate must have.
     pub principal: String,
     /// The lines with its name.
     pub own: Vec<Line>,
-    /// The lines with its name but without the port. ssh looks at them when the others say nothing.
+    /// The lines with its name without the port. ssh uses them if `own` gives no result.
     pub portless: Vec<Line>,
-    /// The lines with its name and some other port, or its name alone.
+    /// The lines with its name and another port, or with its name alone.
     pub elsewhere: Vec<Line>,
-    /// Files with keys that are revoked for all hosts (`RevokedHostKeys`).
+    /// `RevokedHostKeys`: files of keys that are revoked for all hosts.
     pub revoked: Vec<PathBuf>,
-    /// Whether the name leads to more than one machine, so that another key than the known one is no contradiction.
+    /// Whether the name may lead to several machines. Then a key that differs from the recorded one is no contradiction.
     pub leads_to_many: bool,
-    /// Whether a `KnownHostsCommand` knows more, which is not run here.
+    /// Whether the configuration has a `KnownHostsCommand`, which the client does not run.
     pub has_command: bool,
-    /// With what its authorities may have signed; none for all that are checked here.
+    /// The algorithms that authorities may sign with; none means all that the client can check.
     pub authority_algorithms: Option<Vec<String>>,
-    /// What ssh accepts of a host (`HostKeyAlgorithms`); none for all that are checked here.
+    /// `HostKeyAlgorithms`; none means all that the client can check.
     pub host_key_algorithms: Option<Vec<String>>,
 }
 
 impl SshHosts {
-    /// These files.
+    /// [`Self::Files`].
     pub fn at(files: impl IntoIterator<Item = PathBuf>) -> Self {
         Self::Files(files.into_iter().collect())
     }
 
-    /// What is configured for `host`, a name or an address as typed.
-    ///
-    /// # Errors
-    /// When ssh is there but cannot tell.
+    /// The configuration for `host`, a name or an address as typed. Fails if ssh is installed but fails.
     pub async fn config(&self, host: &str) -> Result<Config> {
         match self {
             Self::Told(known, config) if known == host => Ok(Config::clone(config)),
@@ -73,15 +69,12 @@ impl SshHosts {
 }
 
 impl Known {
-    /// All lines about it.
+    /// All lines about the host.
     pub fn lines(&self) -> impl Iterator<Item = &Line> {
         [&self.own, &self.portless, &self.elsewhere].into_iter().flatten()
     }
 
-    /// The lines for the host of `config`.
-    ///
-    /// # Errors
-    /// When a file is there but cannot be read: it might revoke a key.
+    /// The lines for the host of `config`. Fails if an existing file is unreadable: it might revoke a key.
     pub fn find(config: &Config) -> Result<Self> {
         let Config {
             hostname,
@@ -113,7 +106,7 @@ impl Known {
             if names::match_name(&patterns, &known.name) {
                 known.own.push(line);
             } else if alias.is_some() {
-                // It is known by that alone.
+                // With an alias, ssh looks up only the alias.
             } else if *port != SSH_PORT && names::match_name(&patterns, hostname) {
                 known.portless.push(line);
             } else if names::match_any_port(&patterns, hostname) {

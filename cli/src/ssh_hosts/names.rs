@@ -1,6 +1,4 @@
-//! Whether a line of `known_hosts` names a host, as ssh matches names.
-//!
-//! Owns patterns, hashed names and names with a port. It never reads a file.
+//! Matches a host's name against the patterns of a `known_hosts` line as ssh does: hashed names, and names with a port.
 
 use postern_core::ssh::pattern::PatternList;
 use ring::hmac;
@@ -8,12 +6,12 @@ use ssh_key::known_hosts::HostPatterns;
 
 use super::config::SSH_PORT;
 
-/// As ssh writes a host whose sshd is not on port 22.
+/// The name of a host in the form of ssh, which omits port 22.
 pub fn with_port(host: &str, port: u16) -> String {
     if port == SSH_PORT { host.to_owned() } else { format!("[{host}]:{port}") }
 }
 
-/// Whether the patterns name `name`, which is in lower case.
+/// `name` is in lower case.
 pub fn match_name(patterns: &HostPatterns, name: &str) -> bool {
     match patterns {
         HostPatterns::HashedName { salt, hash } => {
@@ -24,7 +22,7 @@ pub fn match_name(patterns: &HostPatterns, name: &str) -> bool {
     }
 }
 
-/// Whether the patterns name `host`, which is in lower case, with any port. Of a hashed name that cannot be told.
+/// Matches `host`, which is in lower case, with any port. Never matches a hashed name.
 pub fn match_any_port(patterns: &HostPatterns, host: &str) -> bool {
     let HostPatterns::Patterns(patterns) = patterns else { return false };
     let without_port = |pattern: &str| {

@@ -1,4 +1,4 @@
-//! Which lines are about a host: the same as `ssh-keygen -F` finds.
+//! The lines about a host: the same lines that `ssh-keygen -F` finds.
 
 use std::{fs, path::Path, process::Command};
 
@@ -11,12 +11,11 @@ fn known(file: &Path, host: &str, port: u16) -> Known {
     Known::find(&Config { port, ..Config::plain(host, [file.to_owned()]) }).unwrap()
 }
 
-/// The numbers of the lines that name `host`.
 fn found(file: &Path, (host, port): (&str, u16)) -> Vec<usize> {
     known(file, host, port).own.iter().map(|line| line.number).collect()
 }
 
-/// The same by `ssh-keygen -F`, given the name in lower case as `ssh` itself does.
+/// The numbers that `ssh-keygen -F` prints for the name in lower case, which is how `ssh` looks up names.
 fn found_by_ssh(file: &Path, (host, port): (&str, u16)) -> Vec<usize> {
     let name = names::with_port(&host.to_lowercase(), port);
     let output = Command::new("ssh-keygen").args(["-F", &name, "-f"]).arg(file).output().unwrap();

@@ -1,7 +1,7 @@
-//! What a host states about one `WhoAmI` call, verified.
+//! The host's verified statement about one `WhoAmI` call.
 //!
-//! Owns the nonce and the check of the statement's signature by the host's TLS key. Whether that key is trusted is decided by
-//! [`crate::proof`] and [`crate::trust`]. Nothing that a host says outside of its statement is used where something is signed.
+//! Owns the nonce and the check of the signature by the host's TLS key. [`crate::proof`] and [`crate::trust`] decide whether that key is
+//! trusted. Messages use nothing that a host says outside its statement.
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
@@ -17,46 +17,43 @@ use crate::{
     tls::{self, Fingerprint},
 };
 
-/// Random bytes that the host has to repeat, so that its statement was made for this call.
+/// Random bytes that the host repeats to show that the statement is about this call.
 pub type Nonce = [u8; 32];
 
-/// A new nonce.
-///
-/// # Errors
-/// [`Kind::Local`] when the kernel gives no random bytes.
+/// A new nonce. Fails with [`Kind::Local`] if the kernel gives no random bytes.
 pub fn nonce() -> Result<Nonce> {
     let mut nonce = [0; 32];
     let none = |_| Failure::new(Kind::Local, "the kernel gave no random bytes");
     SystemRandom::new().fill(&mut nonce).map_err(none).map(|()| nonce)
 }
 
-/// What the host states.
+/// The content of the statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
-    /// The host's own id: a label, which any host can claim.
+    /// The host's id: a label, which any host can claim.
     pub host_id: String,
-    /// Names that the host claims, for people.
+    /// Names that the host claims, for display.
     pub names: Vec<String>,
     /// The host's wall clock.
     pub host_time: Timestamp,
-    /// Goes into messages as it is.
+    /// The host's challenge, which goes into messages unchanged.
     pub challenge: String,
-    /// The address that the host sees; empty on a Unix socket.
+    /// The source address that the host sees; empty on a Unix socket.
     pub address: String,
-    /// The host's own address at which the call arrived; empty on a Unix socket.
+    /// The host's own address on the connection; empty on a Unix socket.
     pub local_address: String,
-    /// The TLS certificate whose key signed the statement; none where root's own posternd is too old to make one.
+    /// The TLS certificate whose key signed the statement. None if root's own posternd is too old to sign.
     pub tls: Option<Fingerprint>,
-    /// What the ports mean that were asked about, in their order; none where posternd is older than the question.
+    /// The meaning of the ports in the question, in order. Empty if posternd is too old to answer.
     pub ports: Vec<Meaning>,
 }
 
-/// What a port means on the host, as the person wrote it.
+/// The meaning of a typed port on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meaning {
-    /// `22/tcp`, `3389/any`, …; none where no port has this name.
+    /// For example `22/tcp`; empty if no port has this name.
     pub ports: Vec<String>,
-    /// Whether the rules of these ports admit the address that the host sees.
+    /// Whether the rules of these ports admit the source address.
     pub admitted: bool,
 }
 
@@ -85,20 +82,17 @@ struct Text {
     ports: Vec<OfPort>,
 }
 
-/// Why there is no statement.
+/// The reason why there is no statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The host made none: it is older than this client, or somebody took it away.
+    /// The host sent none: it is older than this client, or an attacker removed it.
     Missing,
-    /// It is not about this call, or not by the key that it names.
+    /// It is not about this call, or its key did not sign it.
     Wrong(String),
 }
 
-/// Verifies the statement in `who` for a call with `nonce` and `asked`, the ports in it. Over TLS, `connection` is the certificate of the connection, whose key the
-/// peer has proved to hold.
-///
-/// # Errors
-/// [`Fault`].
+/// Verifies the statement in `who` for a call with `nonce` and the ports `asked`. Over TLS, `connection` is the certificate of the
+/// connection, whose key the peer has proved to hold.
 pub fn verify(
     who: &WhoAmIResponse,
     nonce: &Nonce,
@@ -117,10 +111,7 @@ pub fn verify(
     read(&who.statement, nonce, asked, tls)
 }
 
-/// Reads the text of a statement that the key `tls` has signed.
-///
-/// # Errors
-/// [`Fault::Wrong`].
+/// Parses a statement that the key `tls` signed.
 pub fn read(
     statement: &str,
     nonce: &Nonce,
@@ -142,7 +133,7 @@ pub fn read(
     Ok(Statement { host_id, names, host_time, challenge, address, local_address, tls: Some(tls), ports })
 }
 
-/// The answers, if they are to these questions and have ports as messages have them. They go into what is signed.
+/// Checks that the answers belong to the questions and have canonical ports, because the ports go into signed messages.
 fn meanings(answers: Vec<OfPort>, asked: &[String]) -> std::result::Result<Vec<Meaning>, &'static str> {
     if answers.is_empty() {
         return Ok(Vec::new());
@@ -157,7 +148,7 @@ fn meanings(answers: Vec<OfPort>, asked: &[String]) -> std::result::Result<Vec<M
     Ok(answers.into_iter().map(|OfPort { ports, admitted, .. }| Meaning { ports, admitted }).collect())
 }
 
-/// Whether this is `NUMBER/PROTOCOL`, as messages write a port. A name is none: it would be signed as it stands.
+/// Whether this is `NUMBER/PROTOCOL` as in messages. A name must not pass, because the client would sign it unchanged.
 fn is_port(text: &str) -> bool {
     let Some((number, protocol)) = text.split_once('/') else { return false };
     let number = number.parse::<u16>().is_ok_and(|port| port > 0 && port.to_string() == number);
@@ -165,11 +156,8 @@ fn is_port(text: &str) -> bool {
 }
 
 impl Statement {
-    /// What a posternd said that is too old to state anything. Only for this machine's own posternd, of which nothing is to be proved;
-    /// nothing is signed for it.
-    ///
-    /// # Errors
-    /// Why the answer is unusable.
+    /// The answer of a posternd that is too old for statements. Only for this machine's own posternd, which needs no proof. The client
+    /// signs nothing for it. The error says why the answer is unusable.
     pub fn unsigned(who: &WhoAmIResponse) -> std::result::Result<Self, String> {
         check_id(&who.host_id)?;
         let time = who.host_time.unwrap_or_default();
@@ -193,14 +181,14 @@ impl Statement {
     }
 }
 
-/// It goes into messages and onto terminals.
+/// The id goes into messages and onto terminals.
 fn check_id(id: &str) -> std::result::Result<(), String> {
     let sane = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let usable = !id.is_empty() && id.len() <= 64 && id.chars().all(sane);
     usable.then_some(()).ok_or_else(|| "it has no usable host id".to_owned())
 }
 
-/// With every algorithm that a TLS handshake may use; the certificate's key fits at most some of them.
+/// Tries every algorithm of TLS handshakes; the certificate's key fits only some of them.
 fn check_signature(who: &WhoAmIResponse) -> std::result::Result<(), String> {
     let der = CertificateDer::from(who.tls_certificate.as_slice());
     let certificate =

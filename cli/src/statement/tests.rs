@@ -1,4 +1,4 @@
-//! Statements by every type of key that a host may have, and what is none.
+//! Statements by every type of key that a host may have, and invalid ones.
 
 use std::process::Command;
 
@@ -10,7 +10,6 @@ use super::*;
 
 const NONCE: Nonce = [7; 32];
 
-/// A certificate and its key in PEM.
 fn by_rcgen(kind: &'static rcgen::SignatureAlgorithm) -> String {
     let key = rcgen::KeyPair::generate_for(kind).unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["vm1".to_owned()]).unwrap().self_signed(&key).unwrap();
@@ -31,7 +30,7 @@ fn text(tls: &str, nonce: &str) -> String {
     )
 }
 
-/// What a host with this key answers that states what `text` makes of its fingerprint.
+/// The answer of a host with this key. `text` makes its statement from its fingerprint.
 fn answer(pem: &str, text: impl Fn(&str) -> String) -> WhoAmIResponse {
     let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
     let key = any_supported_type(&PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();

@@ -1,6 +1,4 @@
-//! What an approver is asked, in plain words.
-//!
-//! Everything shown comes from the bytes that will be signed, but who asks: that is the host's word.
+//! The question to an approver. All of it comes from the bytes to sign, except the requester's name and key, which the host states.
 
 use std::time::Duration;
 
@@ -10,7 +8,7 @@ use postern_proto::v1::AccessRequest;
 use super::joined;
 use crate::text::{clean, left, local, table};
 
-/// What is approved, line by line, with warnings where it is wide.
+/// The request line by line, with a warning for each wide source.
 #[must_use]
 pub fn question(request: &AccessRequest, who: &str, key: &str) -> Vec<String> {
     let mut rows = vec![
@@ -44,7 +42,7 @@ fn opens(request: &AccessRequest) -> String {
     request.not_before.as_ref().map_or_else(|| "at once, with the last approval".to_owned(), local)
 }
 
-/// A warning where a source is more than one address.
+/// A warning if a source is more than one address.
 fn wide(source: &str) -> Option<String> {
     let net: IpNet = source.parse().ok()?;
     let spare = net.max_prefix_len() - net.prefix_len();

@@ -1,4 +1,4 @@
-//! One grant or many: tables, what came of a request, the whole history.
+//! Views of grants: tables, the outcome of a request, the history.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use postern_proto::v1::{EndWarning, Grant, GrantStep, Usage};
 use super::{joined, moment, or_dash, remaining, state};
 use crate::text::{bytes, clean, left, local, table};
 
-/// A table of grants with its header. `time` tells what stands under WHEN.
+/// A table of grants with its header. `time` gives the column WHEN.
 #[must_use]
 pub fn grants<'a>(grants: impl Iterator<Item = &'a Grant>, time: impl Fn(&Grant) -> String) -> Vec<String> {
     let header = ["STATE", "WHEN", "PORTS", "SOURCE", "WHO", "GRANT"].map(str::to_owned).to_vec();
@@ -24,7 +24,7 @@ pub fn grants<'a>(grants: impl Iterator<Item = &'a Grant>, time: impl Fn(&Grant)
     table(&std::iter::once(header).chain(grants.map(row)).collect::<Vec<_>>())
 }
 
-/// Time left of an active grant, what a waiting one waits for, or when it ended.
+/// The time left of an active grant, the event that a waiting one waits for, or the end.
 #[must_use]
 pub fn left_or_end(grant: &Grant) -> String {
     match (&grant.ended, state(grant)) {
@@ -47,7 +47,7 @@ fn more_approvals(grant: &Grant) -> String {
     format!("{} more approval{plural} until {}", grant.approvals_missing, moment(grant.lapses.as_ref()))
 }
 
-/// That a grant, or what outlived it, is about to end, and what to do about it.
+/// The warning before a grant, or a session that outlived it, ends. Names a remedy.
 #[must_use]
 pub fn warning(grant: &Grant, warning: &EndWarning, host: &str) -> String {
     let span = warning.left.and_then(|left| Duration::try_from(left).ok()).unwrap_or_default();
@@ -61,7 +61,7 @@ pub fn warning(grant: &Grant, warning: &EndWarning, host: &str) -> String {
     format!("{what} in {}: {ports} for {source} ({who}). {consequence}{remedy}", left(span))
 }
 
-/// What came of a request: open, waiting, planned, or not to be.
+/// The outcome of a request: open, waiting, planned or refused.
 #[must_use]
 pub fn outcome(grant: &Grant, host: &str) -> String {
     match state(grant) {
@@ -72,7 +72,7 @@ pub fn outcome(grant: &Grant, host: &str) -> String {
     }
 }
 
-/// What was opened, and how to end it.
+/// An open grant, and the command that ends it.
 #[must_use]
 pub fn granted(grant: &Grant, host: &str) -> String {
     let id = clean(&grant.id);
@@ -100,7 +100,6 @@ pub fn granted(grant: &Grant, host: &str) -> String {
     out
 }
 
-/// A request that waits, and who can help it on.
 fn waiting(grant: &Grant, host: &str) -> String {
     let id = clean(&grant.id);
     let mut out = format!(
@@ -132,7 +131,7 @@ fn scheduled(grant: &Grant, host: &str) -> String {
     )
 }
 
-/// What became of something that has ended, in one line: `refused by carol@example.com: use the test host`.
+/// The end of a grant in one line: `refused by carol@example.com: use the test host`.
 #[must_use]
 pub fn ended(grant: &Grant) -> String {
     let by = if grant.ended_by.is_empty() { String::new() } else { format!(" by {}", clean(&grant.ended_by)) };
@@ -140,7 +139,7 @@ pub fn ended(grant: &Grant) -> String {
     format!("{}{by}{why}", state(grant))
 }
 
-/// What an approval led to.
+/// The result of an approval.
 #[must_use]
 pub fn approved(grant: &Grant) -> String {
     let what = format!("{} for {}, {}", joined(&grant.ports), joined(&grant.source), clean(&grant.principal));
@@ -152,7 +151,7 @@ pub fn approved(grant: &Grant) -> String {
     }
 }
 
-/// What waits for approval, as a table with its header.
+/// The table of requests that wait for approval, with its header.
 #[must_use]
 pub fn pending(grants: &[Grant]) -> Vec<String> {
     let header = ["REQUEST", "WHO", "PORTS", "SOURCE", "NEEDS", "APPROVED BY", "WHY", "TICKET"];
@@ -172,7 +171,7 @@ pub fn pending(grants: &[Grant]) -> Vec<String> {
     table(&rows.collect::<Vec<_>>())
 }
 
-/// What was ended.
+/// The result of a revocation.
 #[must_use]
 pub fn revoked(grant: &Grant) -> String {
     let what = format!("{} for {}", joined(&grant.ports), joined(&grant.source));
@@ -202,7 +201,7 @@ fn used(usage: &Usage) -> String {
     )
 }
 
-/// One grant with everything that happened to it.
+/// One grant with its whole history.
 #[must_use]
 pub fn history(grant: &Grant) -> Vec<String> {
     let mut rows: Vec<Vec<String>> = Vec::new();

@@ -1,4 +1,4 @@
-//! A host: its state, its rules, its denied attempts, and what was used.
+//! Views of a host: its state, rules, denied attempts and use.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use postern_proto::v1::{
 use super::{grants, joined, left_or_end, moment, or_dash};
 use crate::text::{clean, left, local, sentence, table};
 
-/// Packets that found no live grant.
+/// The table of denied attempts.
 #[must_use]
 pub fn denied(denied: &[DeniedAttempt]) -> Vec<String> {
     let row = |attempt: &DeniedAttempt| {
@@ -26,7 +26,7 @@ pub fn denied(denied: &[DeniedAttempt]) -> Vec<String> {
     table(&denied.iter().map(row).collect::<Vec<_>>())
 }
 
-/// Whether a host enforces.
+/// The mode of a host.
 #[must_use]
 pub fn mode(mode: &Mode) -> Vec<String> {
     let since = mode.since.as_ref().map(|since| format!(" since {}", local(since))).unwrap_or_default();
@@ -47,7 +47,7 @@ pub fn mode(mode: &Mode) -> Vec<String> {
     out
 }
 
-/// The state of a host.
+/// The whole state of a host.
 #[must_use]
 pub fn status(host: &GetStatusResponse) -> Vec<String> {
     let mut out = vec![
@@ -104,7 +104,6 @@ pub fn status(host: &GetStatusResponse) -> Vec<String> {
     out
 }
 
-/// A condition: its code, since when the host has it, and what to do.
 fn condition(condition: &Condition) -> Vec<String> {
     let since = condition.since.as_ref().map(|since| format!("since {}", local(since))).unwrap_or_default();
     vec![clean(&condition.code), since, sentence(&condition.detail)]
@@ -170,7 +169,7 @@ pub fn policy(policy: &Policy) -> Vec<String> {
     out
 }
 
-/// A time span; none where it is unset or zero.
+/// None if it is unset or zero.
 fn span(duration: Option<pbjson_types::Duration>) -> Option<String> {
     let duration = Duration::try_from(duration?).ok()?;
     (!duration.is_zero()).then(|| left(duration))
@@ -183,7 +182,7 @@ fn rule(port: &ProtectedPort) -> Vec<String> {
     row
 }
 
-/// What a port asks for beyond a source and a time.
+/// The conditions of a port besides source and time.
 fn demands(port: &ProtectedPort) -> Vec<String> {
     let mut out = Vec::new();
     match port.approvals {
@@ -213,7 +212,7 @@ fn role(binding: &RoleBinding) -> Vec<String> {
     vec![clean(&binding.role), joined(&binding.principals), limits.into_iter().flatten().collect::<Vec<_>>().join(", ")]
 }
 
-/// What is wrong with a file, as compilers say it: `file:line:column: field: message`.
+/// A problem in a file in the form of compilers: `file:line:column: field: message`.
 #[must_use]
 pub fn problem(file: &str, problem: &PolicyProblem) -> String {
     let mut place = file.to_owned();
@@ -227,7 +226,7 @@ pub fn problem(file: &str, problem: &PolicyProblem) -> String {
     format!("{place}: {field}{}", sentence(&problem.message))
 }
 
-/// Who asked for and used which port.
+/// The requests and use of each port.
 #[must_use]
 pub fn report(report: &GetReportResponse) -> Vec<String> {
     let mut out = vec![format!("from {} to {}", moment(report.since.as_ref()), moment(report.until.as_ref()))];

@@ -1,6 +1,4 @@
-//! Grants and hosts as people read them.
-//!
-//! Owns the wording. Every string from the host passes [`clean`] on its way here.
+//! Grants and hosts as text for people. Every string from the host passes [`clean`].
 
 mod approval;
 mod grant;
@@ -38,13 +36,13 @@ pub fn state(grant: &Grant) -> &'static str {
     }
 }
 
-/// Whether it is open, or may still be.
+/// Whether the grant is open or may open later.
 #[must_use]
 pub fn lives(grant: &Grant) -> bool {
     matches!(state(grant), "pending" | "scheduled" | "active")
 }
 
-/// What is left of a grant, by the host's boot clock; zero once it ended.
+/// The time left by the host's boot clock; zero after the end.
 #[must_use]
 pub fn remaining(grant: &Grant) -> Duration {
     grant.remaining.and_then(|remaining| remaining.try_into().ok()).unwrap_or_default()
@@ -62,7 +60,7 @@ fn moment(time: Option<&pbjson_types::Timestamp>) -> String {
     time.map_or_else(|| "?".to_owned(), local)
 }
 
-/// Answers "why can't I connect?". The host's findings say by themselves what a request would come to.
+/// Answers "why can't I connect?". The host's findings include the outcome of a request.
 #[must_use]
 pub fn explained(answer: &ExplainResponse, host: &str) -> Vec<String> {
     let mut out: Vec<String> = answer.findings.iter().map(|finding| sentence(finding)).collect();

@@ -12,7 +12,7 @@ pub fn audit(entries: &[AuditEntry]) -> Vec<String> {
     table(&std::iter::once(header).chain(entries.iter().map(row)).collect::<Vec<_>>())
 }
 
-/// One line as it comes, without the others' widths.
+/// One line without padding.
 #[must_use]
 pub fn audit_line(entry: &AuditEntry) -> String {
     row(entry).join("  ").trim_end().to_owned()
