@@ -1,7 +1,5 @@
-//! Reading the journal: audits, reports and denied attempts.
-//!
-//! Owns who may read them, and how many at once. The worker never reads the journal, so an audit delays no decision. A watcher that is
-//! too slow misses lines.
+//! Reads of the journal: audits, reports and denied attempts. This module owns who may read them, and how many at once. The worker never
+//! reads the journal, so an audit delays no decision. A slow watcher misses lines.
 
 use std::sync::Arc;
 
@@ -16,7 +14,6 @@ use tokio::sync::broadcast;
 use super::{DeniedView, Engine, Filter as Wanted, GrantView, Reader};
 use crate::journal::scan::{Entry, Filter, Page, entry};
 
-/// How many living grants one query returns.
 const PAGE: usize = 1000;
 
 /// One durable line of the journal.
@@ -41,11 +38,11 @@ impl Published {
 /// What happened to each port lately.
 #[derive(Clone, Debug)]
 pub struct Summary {
-    /// Its beginning.
+    /// The beginning of the period.
     pub since: Timestamp,
-    /// Its end: now.
+    /// The end of the period: now.
     pub until: Timestamp,
-    /// Every protected port, and others that were asked for.
+    /// Every protected port, and each other port that somebody asked for.
     pub ports: Vec<PortLine>,
     /// Grants that nobody used; the one that ended last comes first.
     pub unused: Vec<GrantView>,
@@ -62,7 +59,7 @@ impl Engine {
         self.check_auditor(reader).await?;
         let journal = self.0.journal.clone();
         let page = self.read_journal(reader, move || journal.scan(&filter)).await?;
-        // That may have taken long.
+        // The reader may have lost the right during the scan.
         self.check_auditor(reader).await?;
         Ok(page)
     }
@@ -90,14 +87,13 @@ impl Engine {
         let mut gather = Gather::new(since, &rules.policy.ports);
         let read = move || journal.each(since, |record| gather.take(record)).map(|damage| (gather, damage));
         let (gather, damage) = self.read_journal(reader, read).await?;
-        // That may have taken long.
         self.check_all(reader, all).await?;
         let living = self.living().await?;
         let living = living.iter().map(|view| Living { life: &view.life, state: view.state, usage: view.usage });
         let report = gather.finish(living);
         let mut unused = Vec::new();
         for one in report.unused {
-            // The ledger forgets what ended long ago.
+            // The ledger forgets old grants.
             let known = self.get(&Reader::Root, one.grant.id).await;
             unused.push(known.unwrap_or_else(|_| from_record(one)));
         }
@@ -114,7 +110,6 @@ impl Engine {
         Ok(latest_first(self.denied().all(), observed))
     }
 
-    /// Every request and grant that has not ended.
     async fn living(&self) -> Result<Vec<GrantView>, Refusal> {
         let mut all: Vec<GrantView> = Vec::new();
         loop {
@@ -142,7 +137,7 @@ impl Engine {
         Err(self.not_permitted(reader, who).await)
     }
 
-    /// Reads the journal on a thread for blocking work, when one of the few is free.
+    /// Reads the journal on a thread for blocking work. The number of concurrent reads is limited.
     async fn read_journal<T: Send + 'static>(
         &self,
         reader: &Reader,
@@ -153,7 +148,7 @@ impl Engine {
         let turns = if place.is_some() { &self.0.turns.scans } else { &self.0.turns.root_scans };
         let turn = Arc::clone(turns).try_acquire_owned().map_err(|_| busy())?;
         let work = move || {
-            // Held until the reading is over, also when the caller has gone away.
+            // The read keeps its place until it is over, even if the caller is gone.
             let _held = (turn, place);
             read()
         };
@@ -162,7 +157,6 @@ impl Engine {
     }
 }
 
-/// Both lists as one, the latest attempt first.
 pub(super) fn latest_first(dropped: Vec<DeniedView>, observed: Vec<DeniedView>) -> Vec<DeniedView> {
     let mut denied = [dropped, observed].concat();
     denied.sort_by_key(|attempt| std::cmp::Reverse(attempt.last_seen));

@@ -1,7 +1,5 @@
-//! What the worker is asked to do.
-//!
-//! Owns the three kinds of command and which of them may overtake others. A [`Change`] is decided and recorded, a [`Query`] is
-//! answered from what is durable, and a [`Notice`] reports something that already happened. It never decides anything.
+//! Commands to the worker. This module owns the three kinds of command, and which commands may overtake others. The worker decides and
+//! records a [`Change`]. It answers a [`Query`] from durable state. A [`Notice`] reports an event that already happened.
 
 use std::net::SocketAddr;
 
@@ -19,17 +17,15 @@ use super::{BreakGlass, DeniedView, ExplainQuery, Explanation, Filter, GrantView
 use crate::config::PrefilterConfig;
 use crate::system::links::LinkState;
 
-/// Where the result of a command goes.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
 
-/// One command in the worker's queue.
 pub(super) enum Command {
     Change(Change),
     Query(Query),
     Notice(Notice),
 }
 
-/// A command that may change the ledger: it is decided, recorded, brought into effect and answered, in this order.
+/// A command that may change the ledger. The worker decides it, records it, brings it into effect and answers it, in this order.
 pub(super) enum Change {
     Request {
         signers: Vec<Signer>,
@@ -43,7 +39,6 @@ pub(super) enum Change {
         signer: Signer,
         basis: Basis,
         id: Uuid,
-        /// Exactly the signed bytes.
         payload: String,
         answer: Answer<GrantView>,
     },
@@ -86,7 +81,6 @@ pub(super) enum Change {
     },
 }
 
-/// A command that only reads.
 pub(super) enum Query {
     Get {
         reader: Reader,
@@ -115,24 +109,22 @@ pub(super) enum Query {
     },
 }
 
-/// Something that happened to the host. It needs no record and no answer.
+/// An event on the host, which needs no record and no answer.
 pub(super) enum Notice {
-    /// The host's interfaces and addresses as they are now.
     Links(LinkState),
-    /// Where the configuration wants the prefilter from now on.
     Prefilter(PrefilterConfig),
-    /// The addresses of the API that strangers reach, and how fast one source may begin connections there.
+    /// The API addresses that strangers reach, and how fast one source may begin connections there.
     LimitSyns(Vec<SocketAddr>, SynRate),
-    /// A condition holds, with the reason, or holds no longer.
+    /// A condition that holds, with the reason, or that holds no longer (`None`).
     Condition(Condition, Option<String>),
-    /// The clock was set, or the machine was restored. The turn that takes this notice looks at the clock.
+    /// The clock was set, or the machine was restored. The turn that takes this notice checks the clock.
     Clock,
-    /// The first unverified message since the last summary was counted.
+    /// An unverified message was counted, the first since the last summary.
     Counted,
 }
 
 impl Command {
-    /// Whether it waits in the queue that requests never fill: what closes, and what root on the host asks for.
+    /// Whether the command waits in the queue that requests never fill: it ends access, or root asks for it.
     pub(super) fn goes_first(&self) -> bool {
         match self {
             Self::Change(change) => change.goes_first(),
@@ -141,7 +133,7 @@ impl Command {
         }
     }
 
-    /// Whether it may take a reserved place in the queue: it ends access, or root or the host itself sent it.
+    /// Whether the command may take a reserved place in the queue: it ends access, or root or the host itself sent it.
     pub(super) fn is_urgent(&self) -> bool {
         match self {
             Self::Change(change) => change.is_urgent(),
@@ -152,7 +144,6 @@ impl Command {
 }
 
 impl Change {
-    /// As [`Command::goes_first`].
     pub(super) const fn goes_first(&self) -> bool {
         matches!(
             self,
@@ -165,12 +156,11 @@ impl Change {
         )
     }
 
-    /// As [`Command::is_urgent`].
     pub(super) const fn is_urgent(&self) -> bool {
         !matches!(self, Self::Request { .. } | Self::Approve { .. } | Self::Refuse { .. })
     }
 
-    /// Answers the caller with `refusal`; a caller that stops the worker only gets its answer.
+    /// Answers the caller with `refusal`. The caller of a stop gets its usual answer.
     pub(super) fn refuse(self, refusal: Refusal) {
         // A caller that has gone away needs no answer.
         match self {

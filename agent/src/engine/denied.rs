@@ -1,7 +1,4 @@
-//! Denied attempts of late.
-//!
-//! Owns a bounded memory of dropped packets. The kernel reports them at a limited rate, so counts are lower bounds. It never decides
-//! anything.
+//! Recent denied attempts: a bounded memory of dropped packets. The kernel limits the rate of its reports, so counts are lower bounds.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,10 +9,10 @@ use postern_core::grant::PortSpec;
 
 use super::view::DeniedView;
 
-/// How many (address, port) pairs are remembered. A new pair replaces the one that was seen longest ago.
+/// How many (address, port) pairs are remembered. A new pair replaces the pair that was seen longest ago.
 const MOST: usize = 4096;
 
-/// The memory.
+/// The memory of denied attempts.
 #[derive(Default)]
 pub struct DeniedAttempts(Mutex<HashMap<(IpAddr, PortSpec), (Timestamp, u64)>>);
 

@@ -1,6 +1,4 @@
-//! Why a connection fails, in sentences.
-//!
-//! Owns the findings of `Explain` and of `posternd explain`. The policy judges the question like a real request. It changes nothing.
+//! Why a connection fails, in sentences. This module owns the findings of `Explain` and of `posternd explain`, and changes nothing.
 
 use std::net::IpAddr;
 
@@ -17,7 +15,7 @@ use uuid::Uuid;
 use super::Reader;
 use super::view::{DeniedView, ExplainQuery, Explanation, GrantView};
 
-/// How many of the reader's newest grants are looked at.
+/// How many of the reader's newest grants the findings consider.
 pub(super) const MOST_GRANTS: usize = 200;
 
 /// The state that the findings come from.
@@ -26,24 +24,24 @@ pub struct Seen<'a> {
     pub policy: &'a Policy,
     /// The live grants that the judge counts.
     pub ledger: &'a Ledger,
-    /// People who approve the request.
+    /// The people who approve the request.
     pub approvers: &'a [Signer],
-    /// Why the requester's signature does not count.
+    /// Why the requester's signature does not count, if so.
     pub unsigned: Option<Refusal>,
-    /// The reader's, the newest first, ended ones too.
+    /// The reader's grants, the newest first, with ended grants.
     pub grants: Vec<GrantView>,
-    /// At the ports asked about.
+    /// Denied attempts at the ports of the question.
     pub denied: Vec<DeniedView>,
-    /// The present.
+    /// The present time.
     pub now: &'a Now,
-    /// Nothing is dropped.
+    /// Whether the host only observes.
     pub observes: bool,
 }
 
 /// Explains what happens to a request like `query`, and to packets of `query`.
 #[must_use]
 pub fn explain(query: &ExplainQuery, reader: &Reader, mut seen: Seen<'_>) -> Explanation {
-    // Root may ask without a principal: then there is nothing to judge.
+    // Root may ask without a principal. Then there is nothing to judge.
     let judged = !query.principal.is_empty();
     let unsigned = seen.unsigned.take();
     let verdict = judged.then(|| unsigned.map_or_else(|| judge(query, &seen), Err));
@@ -74,7 +72,6 @@ fn only_observes() -> String {
     "This host only observes: nothing is dropped now, with a grant or without. If you cannot connect, the cause is elsewhere.".to_owned()
 }
 
-/// The result of such a request.
 fn verdict_sentence(verdict: &Result<Judgement, Refusal>, policy: &Policy) -> String {
     match verdict {
         Ok(Judgement { missing: None, .. }) => "A request like this would be granted now.".to_owned(),
@@ -92,7 +89,6 @@ fn people(count: u32) -> String {
     if count == 1 { "one person".to_owned() } else { format!("{count} people") }
 }
 
-/// Judges the request that the query describes.
 fn judge(query: &ExplainQuery, seen: &Seen<'_>) -> Result<Judgement, Refusal> {
     let most = |port: &PortSpec| seen.policy.rule(*port).map(|(_, rule)| rule.max_duration);
     let duration = query.duration.or_else(|| query.ports.iter().filter_map(most).min()).unwrap_or(Seconds::minutes(30));
@@ -118,7 +114,7 @@ fn touches(query: &ExplainQuery, port: PortSpec) -> bool {
         .any(|p| p.number == port.number && (p.protocol.covers(port.protocol) || port.protocol.covers(p.protocol)))
 }
 
-/// Requesters see the denied attempts of the sources they asked about, and others only where they hold a live grant themselves.
+/// Requesters see denied attempts from the sources of their question. They see others only at ports for which they hold a live grant.
 fn may_see(reader: &Reader, query: &ExplainQuery, live: &[GrantView], attempt: &DeniedView) -> bool {
     reader.sees_all()
         || covered(&query.sources, attempt.address)
@@ -169,7 +165,6 @@ fn last_ended(view: &GrantView) -> String {
     }
 }
 
-/// A request or grant that is not open yet.
 fn not_yet(view: &GrantView) -> String {
     let id = view.life.id();
     match view.life.pending() {

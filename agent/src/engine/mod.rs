@@ -1,7 +1,5 @@
-//! The way from a signed message to the kernel.
-//!
-//! Owns the order: verify → judge → admit → record (durable) → apply → reply. [`Engine`] is the handle that the rest of posternd holds.
-//! It sends commands to the one writer, the thread in `worker`. It never speaks gRPC.
+//! The path from a signed message to the kernel. This module owns the order: verify → judge → admit → record (durable) → apply → reply.
+//! [`Engine`] is the handle for the rest of posternd. It sends commands to the one writer, the thread in `worker`. It never handles gRPC.
 
 mod audit;
 mod command;
@@ -45,13 +43,13 @@ pub use view::{
 };
 pub use worker::{Confine, Setup, StartError, start};
 
-/// How many commands may wait for the worker; with more of them the host is too busy to answer in time. What closes, and what root asks
-/// for ([`Command::goes_first`]), waits in a second queue of this length.
+/// How many commands may wait for the worker. With more, the host is too busy to answer in time. Commands that go first
+/// ([`Command::goes_first`]) wait in a second queue of this length.
 const QUEUE: usize = 1024;
 /// How many changed grants or lines of the journal a slow watcher may lag behind.
 pub const WATCH_BACKLOG: usize = 1024;
 
-/// The handle of the engine: cheap to clone, usable from any task.
+/// The handle of the engine. Clones are cheap, and any task may use it.
 #[derive(Clone)]
 pub struct Engine(Arc<Shared>);
 
@@ -71,8 +69,8 @@ pub struct BreakGlass {
 }
 
 impl Engine {
-    /// Notes the keys whose possession this host proves. From now on messages may name them as `tls:SHA256:…` and `SHA256:…`, so this
-    /// comes before any client gets a proof.
+    /// Notes the keys whose possession this host proves. Messages may name them as `tls:SHA256:…` and `SHA256:…` from now on. The caller
+    /// does this before any client gets a proof.
     pub fn holds_keys(&self, tls: String, ssh: Vec<String>) {
         let mut identity = self.0.identity.write().unwrap_or_else(PoisonError::into_inner);
         identity.tls_key = Some(tls);
@@ -80,7 +78,7 @@ impl Engine {
         identity.host_keys.extend(fresh);
     }
 
-    /// Which host this is, what time it is here, and a fresh challenge.
+    /// This host's identity, its time, and a fresh challenge.
     #[must_use]
     pub fn who_am_i(&self) -> WhoAmI {
         let now = self.0.now();
@@ -93,7 +91,7 @@ impl Engine {
         }
     }
 
-    /// Handles a signed access request: opens the ports, now or later, or records the request as pending until people approve it.
+    /// Handles a signed access request. The engine opens the ports, now or later, or records the request as pending until its approval.
     ///
     /// # Errors
     /// Every [`Reason`] except those of approval and revocation. Then nothing is open.
@@ -131,8 +129,7 @@ impl Engine {
     /// Ends the grant that a signed revoke request names.
     ///
     /// # Errors
-    /// Every fault of a message, [`Reason::GrantNotFound`], [`Reason::GrantEnded`], [`Reason::JournalFailed`],
-    /// [`Reason::KernelFailed`].
+    /// Every fault of a message, [`Reason::GrantNotFound`], [`Reason::GrantEnded`], [`Reason::JournalFailed`], [`Reason::KernelFailed`].
     pub async fn revoke(&self, message: SignedBytes) -> Result<GrantView, Refusal> {
         let (signer, basis, request, place) = self.revoke_request(message).await?;
         let ended = self.ask(|answer| Change::Revoke { signer, basis, request, answer }).await?;
@@ -142,10 +139,10 @@ impl Engine {
         ended
     }
 
-    /// The reader: root on the Unix socket, or the signer of the read message, with the place that the read holds until its answer.
+    /// The reader: root on the Unix socket, or the signer of the read message. The signer holds the place until the answer.
     ///
     /// # Errors
-    /// [`Reason::Unsigned`] when neither, or the fault of the message.
+    /// [`Reason::Unsigned`] without either, or the fault of the message.
     pub async fn reader(
         &self,
         message: Option<SignedBytes>,
@@ -170,7 +167,7 @@ impl Engine {
         self.ask_for(reader, |answer| Query::Get { reader: by, id, answer }).await
     }
 
-    /// At most `limit` grants that the reader may see, the newest first, made before the record `before`.
+    /// At most `limit` grants that the reader may see, the newest first, all older than the record `before`.
     ///
     /// # Errors
     /// [`Reason::Overloaded`], and as [`Engine::reread`].
@@ -191,7 +188,7 @@ impl Engine {
         self.0.changes.subscribe()
     }
 
-    /// How the policy judges such a request now, and what keeps packets out.
+    /// How the policy judges such a request now, and why packets do not get in.
     ///
     /// # Errors
     /// [`Reason::Overloaded`], and as [`Engine::reread`].
@@ -214,13 +211,11 @@ impl Engine {
         self.ask_for(reader, |answer| Query::Status { reader: by, answer }).await
     }
 
-    /// Puts new rules in force and ends the grants that they no longer allow. Returns how many. Waits for room in the queue, however many
-    /// requests come.
+    /// Puts new rules in force, ends the grants that they forbid, and returns how many ended. The call waits for room in the queue.
     ///
     /// # Errors
-    /// [`Reason::JournalFailed`]: the old rules stay in force until the disk takes the record, which the worker retries by itself; what
-    /// the new rules forbid is closed already. [`Reason::KernelFailed`]: the new rules are in force. [`Reason::Overloaded`]: posternd is
-    /// stopping.
+    /// [`Reason::JournalFailed`]: the old rules stay in force until a retry of the worker records the new rules; what the new rules forbid
+    /// is closed already. [`Reason::KernelFailed`]: the new rules are in force. [`Reason::Overloaded`]: posternd is stopping.
     pub async fn reload(&self, rules: Rules) -> Result<usize, Refusal> {
         let (answer, reply) = oneshot::channel();
         let stopping = || Refusal::new(Reason::Overloaded, "posternd is stopping");
@@ -228,8 +223,7 @@ impl Engine {
         reply.await.map_err(|_| stopping())?
     }
 
-    /// Waits until the worker begins its next turn. The number of waiting commands and the speed of the disk do not matter; only a worker
-    /// that is stuck begins no turn.
+    /// Waits until the worker begins its next turn. A long queue or a slow disk does not prevent that: only a stuck worker begins no turn.
     ///
     /// # Errors
     /// The worker has ended.
@@ -262,7 +256,7 @@ impl Engine {
         }
     }
 
-    /// Has the worker write a summary soon. Where its queue is full, the next counted message asks again.
+    /// Has the worker write a summary soon. If its queue is full, the next counted message asks again.
     fn have_summed_up(&self) {
         if self.0.commands.try_send(Notice::Counted.into()).is_err() {
             self.0.tally.ask_again();
@@ -286,7 +280,7 @@ impl Engine {
         reply.await.map_err(|_| busy("posternd is stopping"))
     }
 
-    /// As [`Engine::ask`], for a reader, who may have lost the right to read while the query waited.
+    /// As [`Engine::ask`], for a reader who may have lost the right to read while the query waited.
     async fn ask_for<T>(&self, reader: &Reader, query: impl FnOnce(Answer<T>) -> Query) -> Result<T, Refusal> {
         match self.ask(query).await? {
             Ok(answer) => Ok(answer),
@@ -295,7 +289,7 @@ impl Engine {
     }
 }
 
-/// Whether an approval that was refused for this reason is refused again under the same rules.
+/// Whether the same rules would refuse this approval again.
 const fn is_final(reason: Reason) -> bool {
     use Reason::{GrantNotFound, NotPending, NotPermitted, PayloadDiffers, SelfApproval};
     matches!(reason, GrantNotFound | NotPending | NotPermitted | PayloadDiffers | SelfApproval)

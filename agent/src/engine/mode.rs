@@ -1,6 +1,4 @@
-//! Changes of the mode that root asks for.
-//!
-//! Owns the order of a confirmation: the configuration file first, then the worker. It never decides.
+//! Changes of the mode that root asks for. This module owns the order of a confirmation: the configuration file first, then the worker.
 
 use postern_core::condition::Condition;
 use postern_core::mode::Mode;
@@ -14,8 +12,8 @@ use crate::config::Config;
 use crate::system::files::Contents;
 
 impl Engine {
-    /// Begins a trial: the host enforces for `within`, and longer if the trial is confirmed. `only_while_running`: also where nothing keeps
-    /// the ports closed after the death of posternd.
+    /// Begins a trial: the host enforces for `within`, and longer if the trial is confirmed. `only_while_running` allows a trial even if
+    /// nothing keeps the ports closed after the death of posternd.
     ///
     /// # Errors
     /// [`Reason::AlreadyEnforcing`], [`Reason::DurationTooShort`], [`Reason::DurationTooLong`], [`Reason::NothingOutlives`],
@@ -33,13 +31,13 @@ impl Engine {
         self.check_file().await?;
         let confirmed = self.ask(|answer| Change::Confirm { without_proof, answer }).await?;
         if confirmed.is_ok() {
-            // No reload may ever read this file again, and the older copy says that the host observes.
+            // Perhaps no reload ever reads this file, and the older copy has the mode `observe`.
             self.keep_copies().await;
         }
         confirmed
     }
 
-    /// Brings the last good copies of root's files up to date: by the helper, else as root.
+    /// Brings the last good copies of root's files up to date. The helper does that, else posternd as root.
     pub async fn keep_copies(&self) {
         let files = self.0.files.clone();
         let outcome = tokio::task::spawn_blocking(move || files.update_copies())
@@ -48,7 +46,7 @@ impl Engine {
         self.degraded(Condition::CopiesNotKept, outcome.err()).await;
     }
 
-    /// Ends a trial before its time.
+    /// Ends a trial early.
     ///
     /// # Errors
     /// [`Reason::NoTrial`], [`Reason::JournalFailed`], [`Reason::KernelFailed`].
@@ -57,14 +55,11 @@ impl Engine {
     }
 
     /// The packets that enforcement would have dropped.
-    ///
-    /// # Errors
-    /// [`Reason::Overloaded`].
     pub(super) async fn observed(&self) -> Result<Vec<DeniedView>, Refusal> {
         self.ask(|answer| Query::Observed { answer }).await
     }
 
-    /// Checks that the configuration file says `mode = "enforce"`: otherwise the next start would undo the confirmation.
+    /// Checks that the configuration file has `mode = "enforce"`. Otherwise the next start would undo the confirmation.
     async fn check_file(&self) -> Result<(), Refusal> {
         let (path, opener) = (self.0.config_file.clone(), self.0.files.opener.clone());
         let busy = |_| Refusal::new(Reason::Overloaded, "try again in a moment");

@@ -1,6 +1,4 @@
-//! What the rest of posternd reports to the worker: the network, the clock, and conditions.
-//!
-//! Owns the way of a notice into the queue. A notice waits for room there and is never refused. It never decides anything.
+//! Reports to the worker about the network, the clock and conditions. A notice waits for room in the queue, and is never refused.
 
 use std::net::SocketAddr;
 use std::sync::PoisonError;
@@ -25,7 +23,7 @@ impl Engine {
         self.notify(Notice::Prefilter(xdp)).await;
     }
 
-    /// Has the kernel limit how fast one source begins connections to these addresses of the API.
+    /// Has the kernel limit how fast one source begins connections to these API addresses.
     pub async fn limit_syns(&self, addresses: Vec<SocketAddr>, rate: SynRate) {
         self.notify(Notice::LimitSyns(addresses, rate)).await;
     }
@@ -35,17 +33,15 @@ impl Engine {
         self.notify(Notice::Condition(part, why)).await;
     }
 
-    /// As [`Engine::degraded`], for a thread that ends afterwards. Blocks until the queue has room: not for a task.
+    /// As [`Engine::degraded`], for a thread that ends afterwards. Blocks until the queue has room, so a task must not call it.
     pub fn degraded_by_thread(&self, part: Condition, why: String) {
         self.notify_by_thread(Notice::Condition(part, Some(why)));
     }
 
-    /// Reports that the machine was restored from a snapshot, or is a copy. The worker closes everything that is open, and no earlier
-    /// challenge is accepted. `secret` is 32 random bytes, drawn after the restore.
-    ///
-    /// Blocks until the queue has room: not for a task.
+    /// Reports that the machine was restored from a snapshot, or is a copy. The worker closes everything, and earlier challenges become
+    /// invalid. `secret` is 32 random bytes, drawn after the restore. Blocks as [`Engine::degraded_by_thread`].
     pub fn restored(&self, secret: &[u8; 32]) {
-        // First: the worker then also ends what a message with an old challenge opened until here.
+        // This comes first, so that the worker also ends what a message with an old challenge opened until now.
         self.renew_challenges(secret);
         self.0.clock.note_restore();
         self.clock_changed();
@@ -56,17 +52,16 @@ impl Engine {
         *self.0.challenger.write().unwrap_or_else(PoisonError::into_inner) = Challenger::new(secret);
     }
 
-    /// Has the worker look at the clock at once. Blocks as [`Engine::restored`].
+    /// Has the worker check the clock at once. Blocks as [`Engine::degraded_by_thread`].
     pub fn clock_changed(&self) {
         self.notify_by_thread(Notice::Clock);
     }
 
     async fn notify(&self, notice: Notice) {
-        // This fails only after the worker has stopped. Then nobody needs the notice.
+        // The send fails only after the worker has stopped. Then nobody needs the notice.
         let _ = self.0.commands.send(notice.into()).await;
     }
 
-    /// As [`Engine::notify`], for a thread.
     pub(super) fn notify_by_thread(&self, notice: Notice) {
         let _ = self.0.commands.blocking_send(notice.into());
     }

@@ -1,7 +1,5 @@
-//! The watchdog's question whether the worker still runs.
-//!
-//! Owns the question and the answer. Neither waits behind commands. Only the worker's own turns answer, so a worker that is stuck in a
-//! turn does not answer.
+//! The watchdog's check whether the worker still runs. Neither the question nor the answer waits behind commands. Only a turn of the worker
+//! answers, so a worker that is stuck in a turn does not.
 
 use tokio::sync::{Notify, watch};
 
@@ -10,7 +8,7 @@ use tokio::sync::{Notify, watch};
 #[error("the engine's thread has ended")]
 pub struct Ended;
 
-/// The side that asks.
+/// The watchdog's side.
 pub(super) struct Pulse {
     asked: std::sync::Arc<Notify>,
     turns: watch::Receiver<u64>,
@@ -22,7 +20,6 @@ pub(super) struct Beat {
     turns: watch::Sender<u64>,
 }
 
-/// Both ends.
 pub(super) fn pulse() -> (Pulse, Beat) {
     let asked = std::sync::Arc::new(Notify::new());
     let (sender, turns) = watch::channel(0);
@@ -30,10 +27,6 @@ pub(super) fn pulse() -> (Pulse, Beat) {
 }
 
 impl Pulse {
-    /// Waits until the worker begins a turn.
-    ///
-    /// # Errors
-    /// [`Ended`].
     pub(super) async fn beat(&self) -> Result<(), Ended> {
         let mut turns = self.turns.clone();
         turns.mark_unchanged();
@@ -48,7 +41,7 @@ impl Beat {
         self.turns.send_modify(|turns| *turns = turns.wrapping_add(1));
     }
 
-    /// Waits until somebody asks.
+    /// Waits until the watchdog asks.
     pub(super) async fn asked(&self) {
         self.asked.notified().await;
     }

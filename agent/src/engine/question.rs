@@ -1,6 +1,4 @@
-//! Which keys the host would accept: a question that needs no signature.
-//!
-//! Owns the answer under the rules in force. It writes no record and sends nothing to the worker.
+//! Which keys the host would accept: a question that needs no signature. The rules in force answer it, and no record is written.
 
 use postern_core::envelope::Purpose;
 use postern_core::question::{self, KeyToJudge};

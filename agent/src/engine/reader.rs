@@ -1,7 +1,4 @@
-//! Readers and their rights.
-//!
-//! Owns the rights of a reader under the rules of this moment. They are checked when an answer is given, not when the message was
-//! verified. It never reads grants or the journal.
+//! Readers and their rights under the current rules. The engine checks the rights when it answers, not only when it verifies a message.
 
 use std::sync::Arc;
 
@@ -32,13 +29,12 @@ pub enum Reader {
 pub struct Person {
     /// Their name in the trust file, and their key.
     pub signer: Signer,
-    /// What the rules judge again for their signature.
+    /// The facts of the signature that the rules judge again.
     basis: Basis,
     /// The end that the message names, on the wall clock.
     not_after: Timestamp,
-    /// Its end on the boot clock, which no step of the wall clock moves.
+    /// That end on the boot clock, which no step of the wall clock moves.
     until: BootNanos,
-    /// The digest of their message.
     pub(super) message: [u8; 32],
     rights: Rights,
 }
@@ -55,10 +51,10 @@ pub struct Rights {
 }
 
 impl Person {
-    /// The signer of `header`, without rights yet ([`Shared::reread`] gives them).
+    /// The signer of `header`, without rights until [`Shared::reread`] gives them.
     pub(super) fn new(signer: &Signer, basis: &Basis, header: &Header, message: [u8; 32], now: &Now) -> Self {
         let most = i128::from(MAX_MESSAGE_LIFE.0) * SECOND;
-        // Under a wrong wall clock nobody knows how much of its time is left.
+        // A wrong wall clock does not show how much of the time is left.
         let left = match header.not_after.as_nanosecond() - now.wall.as_nanosecond() {
             left if now.wall_trusted() => left.clamp(0, most),
             _ => most,
@@ -68,7 +64,6 @@ impl Person {
         Self { signer, basis, not_after, until, message, rights: Rights::default() }
     }
 
-    /// Whether the message is still valid.
     fn check_age(&self, now: &Now) -> Result<(), Refusal> {
         if now.boot < self.until && !(now.wall_trusted() && self.not_after <= now.wall) {
             return Ok(());
@@ -79,20 +74,17 @@ impl Person {
 }
 
 impl Rights {
-    /// # Errors
-    /// [`Reason::NotPermitted`] for those without any role.
+    /// Fails with [`Reason::NotPermitted`] for people without any role.
     fn of(policy: &Policy, principal: &str) -> Result<Self, Refusal> {
         let holds = |kinds: &[Role]| kinds.iter().any(|kind| policy.holds(principal, *kind));
         let sees_all = holds(&[Role::Viewer, Role::Approver, Role::Admin]);
         if !sees_all && !holds(&[Role::Requester]) {
             return Err(Refusal::new(Reason::NotPermitted, format!("{principal} has no role")).at("role"));
         }
-        // A viewer exists to audit.
         let audits = holds(&[Role::Viewer, Role::Admin]);
         Ok(Self { sees_all, audits, is_admin: holds(&[Role::Admin]) })
     }
 
-    /// The rights that both have.
     const fn and(self, other: Self) -> Self {
         Self {
             sees_all: self.sees_all && other.sees_all,
@@ -137,7 +129,6 @@ impl Reader {
         }
     }
 
-    /// A reader for tests: nobody's message, and these rights.
     #[cfg(test)]
     pub(crate) fn with(principal: &str, rights: Rights) -> Self {
         let signer = Signer { principal: principal.into(), fingerprint: "SHA256:x".into(), certificate: None };
@@ -148,10 +139,8 @@ impl Reader {
 }
 
 impl Shared {
-    /// The same reader with the rights of this moment. Where newer rules wait for their record, both must grant a right.
-    ///
-    /// # Errors
-    /// The reasons to refuse a new message of this reader, and [`Reason::MessageExpired`] once this one is over.
+    /// The same reader with the current rights. While newer rules wait for their record, both must grant a right. Fails for every reason to
+    /// refuse a new message of this reader, and with [`Reason::MessageExpired`] once this message is over.
     pub(super) fn reread(&self, reader: &Reader) -> Result<Reader, Refusal> {
         let Reader::Person(person) = reader else { return Ok(Reader::Root) };
         let now = self.now();
@@ -173,16 +162,15 @@ impl Shared {
 }
 
 impl Engine {
-    /// The same reader with the rights of this moment, for a stream. A refusal is neither recorded nor counted.
+    /// As [`Engine::reread`], for a stream. A refusal is neither recorded nor counted.
     ///
     /// # Errors
-    /// The reasons to refuse a new message of this reader, and [`Reason::MessageExpired`] once this one is over. Neither is
-    /// recorded.
+    /// As [`Engine::reread`].
     pub fn look_again(&self, reader: &Reader) -> Result<Reader, Refusal> {
         self.0.reread(reader)
     }
 
-    /// The same reader with the rights of this moment: a reader may lose rights while waiting. A refusal is recorded or counted.
+    /// The same reader with the rights of this moment, because a reader may lose rights while waiting. A refusal is recorded or counted.
     ///
     /// # Errors
     /// The reasons to refuse a new message of this reader, and [`Reason::MessageExpired`] once this one is over.
@@ -206,7 +194,7 @@ impl Engine {
         }
     }
 
-    /// Counts or records the refusal of a reader whose message had been accepted before.
+    /// Counts or records the refusal of a reader whose message was accepted before.
     pub(super) async fn lost(&self, reader: &Reader, refusal: Refusal) -> Refusal {
         match refusal.reason {
             Reason::NotPermitted => self.not_permitted(reader, &refusal.detail).await,

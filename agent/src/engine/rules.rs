@@ -1,6 +1,4 @@
-//! What the rules in force say about a signature, and about an existing request or grant.
-//!
-//! It never changes the rules: a reload does.
+//! The judgement of the rules in force about a signature, and about an existing request or grant. Only a reload changes the rules.
 
 use postern_core::envelope::{Basis, Purpose, Signer};
 use postern_core::grant::Grant;
@@ -11,10 +9,7 @@ use postern_core::time::Now;
 use super::Rules;
 
 impl Rules {
-    /// Whether these rules still attribute every signature of a message to the person who was found to have made it.
-    ///
-    /// # Errors
-    /// As [`Basis::check`].
+    /// Checks that these rules still attribute every signature of a message to the same person.
     pub(super) fn check(&self, basis: &Basis, now: &Now) -> Result<(), Refusal> {
         basis.check(&self.trust, now.wall.as_second(), now.clock.knows_windows())
     }
@@ -27,7 +22,7 @@ impl Rules {
     /// Why these rules no longer allow this request or grant; `None` if they do.
     pub(super) fn forbid(&self, held: &RequestRecord, now: &Now) -> Option<EndCause> {
         let (signer, allowed, unsigned) = match &held.request {
-            // The approvals of a pending request are checked again with the last one.
+            // The last approval of a pending request checks the earlier ones again.
             Request::Pending(pending) => (&pending.signer, self.policy.still_lets_ask(pending), false),
             Request::Granted(grant) => (&grant.signer, self.policy.still_allows(grant), grant.is_unsigned()),
         };

@@ -1,7 +1,5 @@
-//! Each principal's share of the engine.
-//!
-//! Owns the budgets ([`Budgets`]) and [`Place`], which a message holds from its verified signature until its answer. It never decides
-//! about access, and counts only signed messages.
+//! Each principal's share of the engine. This module owns the budgets ([`Budgets`]) and [`Place`], which a message holds from its verified
+//! signature until its answer. Only signed messages count.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,22 +11,21 @@ use tokio::sync::Semaphore;
 use super::command::Command;
 use super::{Engine, QUEUE, Reader};
 
-/// Places in the worker's queue that are reserved for what ends access, and for root.
+/// Places in the worker's queue that are reserved for commands that end access, and for root.
 pub(super) const RESERVED: usize = QUEUE / 8;
 
-/// How many threads check signatures. One suffices for any honest load (ed25519: 20,000 a second, DESIGN 10); RSA takes longer.
+/// How many threads check signatures. One suffices for any honest load (ed25519: 20,000 a second, DESIGN 10). RSA takes longer.
 const VERIFIERS: usize = 2;
 
 /// How many audits may read the journal at once. Each occupies a core until it has read the whole journal.
 const SCANS: usize = 2;
 
-/// The threads for long work, by purpose.
+/// The limits of concurrent long work, by purpose.
 pub(super) struct Turns {
     pub(super) verifiers: Semaphore,
     /// One more verifier, for messages that claim to end something.
     pub(super) closers: Semaphore,
     pub(super) scans: Arc<Semaphore>,
-    /// Root's own.
     pub(super) root_scans: Arc<Semaphore>,
 }
 
@@ -40,7 +37,6 @@ impl Turns {
     }
 }
 
-/// The budgets of all principals.
 pub(super) struct Shares(Mutex<Budgets>);
 
 impl Shares {
@@ -54,14 +50,13 @@ impl Shares {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a budget for each principal with a role under `policy`.
     pub(super) fn track(&self, policy: &Policy) {
         let names = policy.roles.iter().flat_map(|role| &role.principals);
         self.lock().track(names.map(String::as_str));
     }
 }
 
-/// The place of one message that is being worked on.
+/// The place of one message in progress.
 pub struct Place {
     engine: Engine,
     principal: String,
@@ -70,7 +65,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// The message ended something: it costs nothing.
+    /// Makes the message cost nothing, because it ended something.
     pub(super) fn free(mut self) {
         self.free = true;
     }
@@ -83,7 +78,6 @@ impl Drop for Place {
 }
 
 impl Engine {
-    /// A place for one message of `principal`, with so many bytes of payload.
     pub(super) fn begin(&self, principal: &str, class: Class, bytes: usize) -> Result<Place, Refusal> {
         let now = self.0.now();
         let mut budgets = self.0.shares.lock();
@@ -101,7 +95,7 @@ impl Engine {
         }
     }
 
-    /// A place for a stream of `reader`, for as long as it lasts; root needs none.
+    /// A place for a stream of `reader`, for as long as the stream lasts. Root needs none.
     ///
     /// # Errors
     /// [`postern_core::refusal::Reason::RateLimited`].
@@ -116,14 +110,14 @@ impl Engine {
         }
     }
 
-    /// Which budget a message of `principal` that ends something takes from.
+    /// The budget for a message of `principal` that ends something.
     pub(super) fn ending_class(&self, principal: &str) -> Class {
         let policy = self.0.rules().policy;
         let over_all = [Role::Approver, Role::Admin].iter().any(|kind| policy.holds(principal, *kind));
         if over_all { Class::Revoke } else { Class::GiveBack }
     }
 
-    /// Sends `command` to the worker, unless too many wait. What ends access, and root, finds room longer than others.
+    /// Sends `command` to the worker, unless the queue is full. Urgent commands may also take the reserved places.
     pub(super) fn enqueue(&self, command: Command) -> bool {
         if command.goes_first() {
             return self.0.first.try_send(command).is_ok();

@@ -1,6 +1,4 @@
-//! The state that the engine's handle and its worker share.
-//!
-//! Owns the rules in force, the host's identity and the current challenges. It never decides anything.
+//! The state that the engine's handle and its worker share: the rules in force, the host's identity and the current challenges.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,21 +21,18 @@ use crate::config::effective::RootFiles;
 use crate::journal::scan::Scanner;
 use crate::system::clock::Clock;
 
-/// What the handle and the worker both need.
 pub(super) struct Shared {
     pub identity: RwLock<Identity>,
     /// The host's names in statements. The host keys signed these names, so a new key does not change them.
     pub names: Vec<String>,
     pub clock: Clock,
-    /// When posternd started.
     pub started: Timestamp,
     pub challenger: RwLock<Challenger>,
     pub rules: RwLock<Rules>,
-    /// Rules whose record is not durable yet. Nobody may read any more what these rules forbid.
+    /// Rules whose record is not durable yet. They restrict reading already.
     pub coming: RwLock<Option<Rules>>,
-    /// Signals each change of the rules.
     pub rules_changed: watch::Sender<()>,
-    /// Until then replay history is incomplete: nanoseconds of the boot clock.
+    /// Replay history is incomplete until then: nanoseconds of the boot clock.
     pub unsure_until: AtomicU64,
     pub tally: Tally,
     pub shares: Shares,
@@ -45,7 +40,7 @@ pub(super) struct Shared {
     pub turns: Turns,
     pub journal: Scanner,
     pub denied: DeniedAttempts,
-    /// The configuration file: its mode decides whether a trial may be confirmed.
+    /// The configuration file, whose mode decides whether a trial may be confirmed.
     pub config_file: PathBuf,
     /// How this process reaches the configuration file and root's other files.
     pub files: RootFiles,
@@ -54,18 +49,16 @@ pub(super) struct Shared {
     pub first: mpsc::Sender<Command>,
     pub pulse: Pulse,
     pub changes: broadcast::Sender<GrantUpdate>,
-    /// Every line of the journal, once the line is durable.
+    /// Every line of the journal, once it is durable.
     pub lines: broadcast::Sender<Arc<Published>>,
 }
 
 impl Shared {
-    /// The present, and the state of the wall clock.
     pub(super) fn now(&self) -> Now {
         self.clock.now()
     }
 
-    /// Whether a message that may be used only once needs a challenge. While replay history is incomplete, only a challenge proves
-    /// that the message is new.
+    /// Whether a single-use message needs a challenge. Without complete replay history, only a challenge proves that a message is new.
     pub(super) fn freshness(&self, now: &Now) -> Freshness {
         match (now.wall_trusted(), self.is_unsure(now)) {
             (true, false) => Freshness::Clock,
@@ -73,22 +66,19 @@ impl Shared {
         }
     }
 
-    /// Whether replay history is incomplete: a fresh message may have been used before.
+    /// Whether replay history is incomplete, so that a fresh message may have been used before.
     pub(super) fn is_unsure(&self, now: &Now) -> bool {
         now.boot.0 < self.unsure_until.load(Ordering::SeqCst)
     }
 
-    /// The host's names and keys.
     pub(super) fn identity(&self) -> RwLockReadGuard<'_, Identity> {
         self.identity.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The challenges that are issued and accepted now.
     pub(super) fn challenger(&self) -> RwLockReadGuard<'_, Challenger> {
         self.challenger.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The rules in force.
     pub(super) fn rules(&self) -> Rules {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -98,7 +88,7 @@ impl Shared {
         self.coming.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From now on nobody reads what these rules forbid, although older rules are still in force.
+    /// Forbids everybody to read what these rules forbid, although older rules are still in force.
     pub(super) fn announce_rules(&self, rules: &Rules) {
         *self.coming.write().unwrap_or_else(PoisonError::into_inner) = Some(rules.clone());
         self.rules_changed.send_replace(());
@@ -112,7 +102,7 @@ impl Shared {
         self.rules_changed.send_replace(());
     }
 
-    /// Notes a confirmed trial: the configuration file says `mode = "enforce"`, so the rules in force do too.
+    /// Notes a confirmed trial: the configuration file has `mode = "enforce"`, and so do the rules in force from now on.
     pub(super) fn note_confirmed(&self) {
         let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
         rules.policy = Arc::new(Policy { mode: Mode::Enforce, ..Policy::clone(&rules.policy) });

@@ -1,13 +1,10 @@
-//! Counts of refused unverified messages.
-//!
-//! Owns one counter for each [`Reason`]. It never writes: the worker writes a summary a few times a minute (DESIGN 4).
+//! Counts of refused unverified messages, one counter for each [`Reason`]. The worker writes a summary a few times a minute (DESIGN 4).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use postern_core::refusal::Reason;
 
-/// One counter for each reason, in total and since the last summary.
 pub(super) struct Tally {
     total: Vec<AtomicU64>,
     fresh: Vec<AtomicU64>,
@@ -20,7 +17,7 @@ impl Tally {
         Self { total: zeros(), fresh: zeros(), pending: AtomicBool::new(false) }
     }
 
-    /// Counts one. Returns true for the first since the last summary: then a summary has to be requested.
+    /// Counts one message. Returns true for the first since the last summary: then the caller requests a summary.
     pub(super) fn count(&self, reason: Reason) -> bool {
         let index = reason as usize;
         self.total[index].fetch_add(1, Ordering::Relaxed);
@@ -28,7 +25,7 @@ impl Tally {
         !self.pending.swap(true, Ordering::AcqRel)
     }
 
-    /// The request for a summary found no room: the next count asks again.
+    /// Lets the next count ask again, because the request for a summary found no room.
     pub(super) fn ask_again(&self) {
         self.pending.store(false, Ordering::Release);
     }
@@ -48,7 +45,7 @@ impl Tally {
         }
     }
 
-    /// Everything since the start.
+    /// The counts since the start.
     pub(super) fn totals(&self) -> Vec<(&'static str, u64)> {
         let totals = Reason::ALL.iter().zip(&self.total).map(|(r, n)| (r, n.load(Ordering::Relaxed)));
         totals.filter(|(_, n)| *n > 0).map(|(r, n)| (r.code(), n)).collect()

@@ -1,7 +1,5 @@
-//! From the bytes of a message to a verified, parsed message.
-//!
-//! Owns the order of the checks, cheap before costly: size → repeats → envelope and signature → strict payload. A bounded number of
-//! threads checks signatures. It never decides what a message may do.
+//! From the bytes of a message to a verified, parsed message. This module owns the order of the checks, cheap before costly: size → repeats
+//! → envelope and signature → strict payload. A limited number of threads checks signatures.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -25,7 +23,7 @@ use crate::payload::access;
 const MOST_PAYLOAD: usize = 32 * 1024;
 /// How long a message waits for one of the threads that check signatures.
 const VERIFY_WAIT: Duration = Duration::from_secs(1);
-/// How many decided messages are remembered, so that a repeat is refused without a check of its signature.
+/// How many decided messages are remembered.
 const MOST_REPEATS: usize = 16_384;
 
 /// A signed message as received. Nothing in it is verified yet.
@@ -39,15 +37,14 @@ pub struct SignedBytes {
     pub signatures: Vec<String>,
 }
 
-/// The people behind a verified message.
 pub(super) struct Signed {
     /// First the requester, then the approvers.
     pub signers: Vec<Signer>,
-    /// What the rules judge again when the message takes effect.
+    /// The facts of the signatures that the rules judge again when the message takes effect.
     pub basis: Basis,
 }
 
-/// Digests of payloads that were decided. They only save work: the ledger's ids protect from replay.
+/// Digests of decided payloads. They only save work: the ledger's ids protect from replay.
 #[derive(Default)]
 pub(super) struct Repeats(Mutex<Digests>);
 
@@ -101,7 +98,7 @@ impl Engine {
     }
 
     /// The approver, the id of the request, the approved bytes, and the digest for [`Engine::mark_rejected`]. Many people approve the same
-    /// payload, so a repeat has the same payload, person and rules.
+    /// payload, so this digest covers the payload, the person and the rules.
     pub(super) async fn approval(
         &self,
         message: SignedBytes,
@@ -115,7 +112,7 @@ impl Engine {
             self.count_unverified(refusal.reason);
             return Err(refusal);
         }
-        // The approver's budget, never the requester's.
+        // The approver's budget pays, never the requester's.
         let place = self.begin(&signer.principal, Class::Approve, message.payload.len())?;
         match access::access_request(&message.payload) {
             Ok(request) => {
@@ -129,7 +126,7 @@ impl Engine {
         }
     }
 
-    /// Remembers a refused message: from now on a repeat is refused without a check of its signature.
+    /// Remembers a refused message, so that a repeat gets no second record.
     pub(super) fn mark_rejected(&self, digest: [u8; 32]) {
         self.0.repeats.insert(digest);
     }
@@ -149,8 +146,7 @@ impl Engine {
         shared.reread(&Reader::Person(Person::new(signer, basis, header, message, &now).into()))
     }
 
-    /// Refuses something to a reader, and records that once for each message: a read message may be used again and again, and must not fill
-    /// the journal.
+    /// Refuses something to a reader, and records that once per message: a read message may be used again, and must not fill the journal.
     pub async fn not_permitted(&self, reader: &Reader, detail: &str) -> Refusal {
         let refusal = Refusal::new(Reason::NotPermitted, detail).at("role");
         let Reader::Person(person) = reader else { return refusal };
@@ -180,10 +176,9 @@ impl Engine {
             Action::Revoke => self.ending_class(&signer.principal),
             Action::Read => Class::Read,
         };
-        // Before the message leaves any trace: where its signer has no budget now, the message may be sent again while it is fresh.
+        // This comes before the message leaves any trace. If its signer has no budget now, the message may be sent again while it is fresh.
         let place = self.begin(&signer.principal, class, message.payload.len())?;
-        // A message that changes something may be used once. A read message may be used again, unless it was refused: a captured one must
-        // not fill the journal.
+        // A message that changes something may be used once. A read message may be used again, unless it was refused.
         if action != Action::Read {
             self.0.repeats.insert(digest);
         }
@@ -219,7 +214,7 @@ impl Engine {
         Ok((Signed { signers: verified.signers, basis: verified.basis }, first, seen))
     }
 
-    /// Checks the signatures on a thread for blocking work, when one of the few is free.
+    /// Checks the signatures on a thread for blocking work. The number of concurrent checks is limited.
     async fn verify(&self, message: SignedBytes, role: Purpose) -> Result<Verified, Refusal> {
         let busy = || Refusal::new(Reason::Overloaded, "try again in a moment");
         let turn = async {
@@ -227,7 +222,7 @@ impl Engine {
             if role != Purpose::Revoke {
                 return all.await;
             }
-            // Messages that claim to end something have one more thread. The claim is not verified yet, so it is only one.
+            // Messages that claim to end something have one more thread. It is only one, because the claim is not verified yet.
             tokio::select! { biased; turn = all => turn, turn = closers => turn }
         };
         let turn = tokio::time::timeout(VERIFY_WAIT, turn).await;

@@ -19,11 +19,11 @@ use crate::enforcer::XdpStatus;
 /// One request or grant as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantView {
-    /// The record that made it: orders grants by age, and is a page token.
+    /// The number of the record that made it. It orders grants by age, and is a page token.
     pub seq: u64,
     /// The request or grant itself.
     pub life: Request,
-    /// Its state. By the clock it may be over before the record of its end is written.
+    /// Its state by the clock, which may be over before the record of its end is written.
     pub state: State,
     /// Set once it has ended.
     pub ending: Option<Ending>,
@@ -42,7 +42,7 @@ pub struct GrantView {
 pub struct GrantUpdate {
     /// The grant as it is now.
     pub view: GrantView,
-    /// Set where the grant has not changed but is about to end: the warning, the end by the wall clock, and what happens to sessions.
+    /// Set if the grant has not changed but ends soon: the warning, the end by the wall clock, and what happens to sessions.
     pub warning: Option<(Warning, Timestamp, String)>,
 }
 
@@ -72,10 +72,10 @@ impl Filter {
     }
 }
 
-/// What the host says to everybody.
+/// The answer of `WhoAmI`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WhoAmI {
-    /// Made at the first start.
+    /// The host's id, made at the first start.
     pub host_id: Uuid,
     /// Other audiences of this host.
     pub names: Vec<String>,
@@ -90,7 +90,7 @@ pub struct WhoAmI {
 /// The question of `Explain`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExplainQuery {
-    /// The principal to judge: the reader, or a principal that root names. Empty where there is nobody to judge.
+    /// The principal to judge: the reader, or a principal that root names. Empty if there is nobody to judge.
     pub principal: String,
     /// At least one.
     pub ports: Vec<PortSpec>,
@@ -130,9 +130,9 @@ pub struct DeniedView {
     pub port: PortSpec,
     /// When the latest came, by the wall clock.
     pub last_seen: Timestamp,
-    /// How many were reported (of those that were dropped the kernel reports at a limited rate).
+    /// How many were reported. The kernel reports dropped packets at a limited rate.
     pub count: u64,
-    /// The packets passed, because the host only observes.
+    /// Whether the packets passed, because the host only observes.
     pub observed: bool,
     /// How many of these packets began a new flow.
     pub new_flows: u64,
@@ -155,14 +155,14 @@ pub struct ModeView {
     pub rolled_back: Option<Timestamp>,
 }
 
-/// One of the layers that guarantee.
+/// One of the layers that keep the ports closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerView {
     /// `lock`, `cut-ingress` or `cut-egress`.
     pub name: &'static str,
     /// Whether the kernel reports it as attached.
     pub attached: bool,
-    /// Where, or why not.
+    /// Where it is attached, or why it is not.
     pub detail: String,
 }
 
@@ -173,7 +173,7 @@ pub struct ClockView {
     pub state: ClockState,
     /// Whether replay history is incomplete: since the boot, a restore, or the loss of a journal.
     pub forgetful: bool,
-    /// Why posternd would not notice a restore from a snapshot; `None` where it would.
+    /// Why posternd would not notice a restore from a snapshot. `None` if posternd would.
     pub unnoticed: Option<String>,
     /// How often the machine was restored since posternd started.
     pub restores: u64,
@@ -182,18 +182,18 @@ pub struct ClockView {
 /// A promise or a function that does not hold fully.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConditionView {
-    /// Which.
+    /// The condition.
     pub condition: Condition,
-    /// What does not hold and why, and what to do, in words.
+    /// The problem, its cause and its remedy, in words.
     pub detail: String,
-    /// Since when, as far as this posternd noticed.
+    /// The time since when it holds, as far as this posternd noticed.
     pub since: Timestamp,
 }
 
 /// Everything that `GetStatus` shows.
 #[derive(Clone, Debug)]
 pub struct HostState {
-    /// Made at the first start.
+    /// The host's id, made at the first start.
     pub host_id: Uuid,
     /// Other audiences of this host.
     pub names: Vec<String>,
@@ -211,7 +211,7 @@ pub struct HostState {
     pub prefilters: Vec<XdpStatus>,
     /// The policy's ports.
     pub ports: Vec<PortRule>,
-    /// Everything that does not hold, the gravest first.
+    /// The conditions, the gravest first.
     pub conditions: Vec<ConditionView>,
     /// (hook, reason, count).
     pub counters: Vec<(&'static str, &'static str, u64)>,

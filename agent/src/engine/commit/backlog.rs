@@ -1,6 +1,4 @@
-//! The changes that wait until the batch in flight is durable.
-//!
-//! Owns their order and how many may wait. It never decides one of them.
+//! The changes that wait until the batch in flight is durable: their order, and how many may wait.
 
 use std::collections::VecDeque;
 
@@ -11,20 +9,19 @@ use crate::engine::command::Change;
 use crate::engine::share::RESERVED;
 use crate::engine::{QUEUE, Rules};
 
-/// The queue.
 #[derive(Default)]
 pub(in crate::engine) struct Backlog {
-    /// What does not wait behind requests ([`Change::goes_first`]).
+    /// Changes that do not wait behind requests ([`Change::goes_first`]).
     first: VecDeque<Change>,
     rest: VecDeque<Change>,
-    /// Rules whose record the disk did not take. They are the next to be put in force, unless newer ones wait.
+    /// Rules whose record the disk did not take. The worker puts them in force next, unless newer rules wait.
     retry: Option<Rules>,
 }
 
 impl Backlog {
-    /// Has `change` wait, or refuses it where too many wait.
+    /// Queues `change`, or refuses it if too many wait.
     pub(in crate::engine) fn push(&mut self, change: Change) {
-        // A reload waits however many others do: its sender waited for room in the channel.
+        // A reload is always taken, because its sender waited for room in the channel.
         let unbounded = matches!(change, Change::Reload { .. });
         let most = if change.is_urgent() { QUEUE + RESERVED } else { QUEUE };
         let queue = self.queue_of(&change);
@@ -34,7 +31,6 @@ impl Backlog {
         queue.push_back(change);
     }
 
-    /// Puts back a change that [`Backlog::take_all`] took.
     pub(in crate::engine) fn put_back(&mut self, change: Change) {
         self.queue_of(&change).push_back(change);
     }
@@ -43,12 +39,10 @@ impl Backlog {
         if change.goes_first() { &mut self.first } else { &mut self.rest }
     }
 
-    /// The next change to decide.
     pub(in crate::engine) fn pop(&mut self) -> Option<Change> {
         self.first.pop_front().or_else(|| self.rest.pop_front())
     }
 
-    /// All of them, in order.
     pub(in crate::engine) fn take_all(&mut self) -> Vec<Change> {
         self.first.drain(..).chain(self.rest.drain(..)).collect()
     }
@@ -69,12 +63,12 @@ impl Backlog {
         self.retry.is_some() || self.newest_rules().is_some()
     }
 
-    /// Has `rules` put in force as soon as the disk takes their record.
+    /// Puts `rules` in force as soon as the disk takes their record.
     pub(in crate::engine) fn retry(&mut self, rules: Rules) {
         self.retry = Some(rules);
     }
 
-    /// Puts the rules to retry before everything else, unless a reload waits, which is newer.
+    /// Puts the rules to retry before everything else, unless a newer reload waits.
     pub(in crate::engine) fn queue_retry(&mut self) {
         let Some(rules) = self.retry.take().filter(|_| self.newest_rules().is_none()) else { return };
         // The caller has already got the append failure as its answer.

@@ -1,7 +1,5 @@
-//! The commit pipeline: from decided records to durable records.
-//!
-//! Owns the journal, the thread that writes to it, the one batch in flight, the changes that wait for that batch, and everything that
-//! is not recorded yet. It never decides which change is allowed, and never touches the kernel: its owner does both.
+//! The commit pipeline: from decided records to durable records. This module owns the journal, the thread that writes to it, the one batch
+//! in flight, the changes that wait for that batch, and everything unrecorded. It never decides, and never touches the kernel.
 
 use std::time::Duration;
 
@@ -19,42 +17,33 @@ mod backlog;
 #[cfg(test)]
 mod tests;
 
-/// The pipeline. `B` is what the owner decided with a batch: the owner gets it back with the outcome.
+/// The pipeline. `B` is the owner's decision with a batch, which comes back with the outcome.
 pub(super) struct Committer<B> {
     /// `None` while the writer has it.
     journal: Option<Journal>,
     writer: Writer,
     in_flight: Option<Submitted<B>>,
-    /// Changes that wait for the batch in flight.
     pub backlog: Backlog,
-    /// Records that took effect before they were written: root's break-glass while the journal could not be written. They come first
-    /// in the next batch.
+    /// Records that took effect before they were written: root's break-glass while the disk took none. The next batch begins with them.
     unrecorded: Vec<Record>,
-    /// Set while a time without a record is itself not recorded.
+    /// A period without records that is itself not recorded yet.
     gap: Option<Gap>,
-    /// What the start found, until that is recorded.
+    /// The findings of the start, until they are recorded.
     startup: Option<StartupFindings>,
 }
 
-/// A batch that the writer has.
 pub(super) struct Submitted<B> {
-    /// What the owner decided.
     pub decided: B,
-    /// The ledger without the batch.
     before: Ledger,
-    /// The ledger with the batch.
     pub after: Ledger,
     /// How many of its records took effect before they were written.
     unrecorded: usize,
     startup: Option<StartupFindings>,
     gap: Option<Gap>,
-    /// When it was submitted.
     pub since: BootNanos,
 }
 
-/// What became of a batch.
 pub(super) struct Outcome<B> {
-    /// What the owner decided.
     pub decided: B,
     /// The ledger to go on with.
     pub ledger: Ledger,
@@ -65,49 +54,44 @@ pub(super) struct Outcome<B> {
 
 /// A durable batch.
 pub(super) struct Recorded {
-    /// Those of its records that took effect earlier.
+    /// Its records that took effect earlier.
     pub earlier: Vec<Record>,
-    /// All lines as they stand in the journal, each with its end.
+    /// Its lines as they are in the journal, each with its end of line.
     pub lines: Vec<u8>,
 }
 
 /// An append failure: no record of the batch counts.
 pub(super) struct Failure {
-    /// The reason, for people.
     pub why: String,
-    /// Set where the journal could only now be opened, and differs from what was known of it: the time of the start holds again.
+    /// Set if the journal could only be opened now, and differs from what the start read of it.
     pub reopened: Option<Reopened>,
 }
 
-/// A journal that could only now be opened.
 pub(super) struct Reopened {
-    /// Whether the one before was damaged and set aside.
+    /// Whether the earlier journal was damaged and set aside.
     pub set_aside: bool,
 }
 
-/// What opening the journal found and the journal does not hold yet.
+/// Findings at the opening of the journal that the journal does not hold yet.
 #[derive(Clone)]
 pub(super) struct StartupFindings {
     /// Bytes of a torn last line that were cut off.
     pub torn: u64,
-    /// The damaged journal that was there before this one.
+    /// The damaged journal that this one replaces.
     pub set_aside: Option<SetAside>,
 }
 
-/// A time in which decisions could not be recorded.
+/// A period in which decisions could not be recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Gap {
     pub since: Timestamp,
     pub why: String,
-    /// How many decisions were refused because they could not be recorded.
+    /// How many decisions were refused for that reason.
     pub refused: u64,
 }
 
 impl<B> Committer<B> {
-    /// With nothing in flight. Each batch that [`Committer::submit`] sends comes back on `done`.
-    ///
-    /// # Errors
-    /// No thread could be made.
+    /// Starts with nothing in flight. Each batch of [`Committer::submit`] comes back on `done`. Fails if the thread cannot be started.
     pub(super) fn start(
         journal: Journal,
         startup: StartupFindings,
@@ -124,8 +108,8 @@ impl<B> Committer<B> {
         })
     }
 
-    /// Sends a batch to the disk. `before` and `after` are the ledger without and with `records`. Until the batch is durable, `before`
-    /// holds. Nobody calls this while another batch is in flight.
+    /// Sends a batch to the disk. `before` and `after` are the ledger without and with `records`; `before` holds until the batch is
+    /// durable. The owner does not call this while another batch is in flight.
     pub(super) fn submit(
         &mut self,
         (before, after): (Ledger, Ledger),
@@ -165,7 +149,7 @@ impl<B> Committer<B> {
         Some((journal, records))
     }
 
-    /// Takes back the batch in flight, with what became of it.
+    /// Takes back the batch in flight, with its outcome.
     pub(super) fn committed(&mut self, written: Written) -> Option<Outcome<B>> {
         let Submitted { decided, before, after, unrecorded, startup, gap, .. } = self.in_flight.take()?;
         let Written { journal, records: mut earlier, outcome } = written;
@@ -195,7 +179,7 @@ impl<B> Committer<B> {
         Some(Outcome { decided, ledger, records, result: Err(Failure { why, reopened }) })
     }
 
-    /// `ledger` with the unrecorded records that it does not hold: all but the first `held`.
+    /// Applies to `ledger` the unrecorded records that it does not hold: all but the first `held`.
     fn with_unrecorded(&mut self, mut ledger: Ledger, held: usize) -> Ledger {
         for record in self.unrecorded.iter_mut().skip(held) {
             record.seq = ledger.last_seq() + 1;
@@ -204,7 +188,7 @@ impl<B> Committer<B> {
         ledger
     }
 
-    /// Applies a record that takes effect before it is written. It comes first in the next batch.
+    /// Applies a record that takes effect before it is written. The record comes first in the next batch.
     pub(super) fn record_later(&mut self, mut record: Record, ledger: &mut Ledger) {
         let after = self.in_flight.as_mut().map(|batch| &mut batch.after);
         record.seq = after.as_ref().map_or(ledger.last_seq(), |after| after.last_seq()) + 1;
@@ -215,23 +199,20 @@ impl<B> Committer<B> {
         self.unrecorded.push(record);
     }
 
-    /// Notes that `refused` decisions could not be recorded. A time without a record goes on, or begins at `since`.
+    /// Notes that `refused` decisions could not be recorded. A period without records goes on, or begins at `since`.
     pub(super) fn note_gap(&mut self, why: &str, since: Timestamp, refused: u64) {
         let gap = self.gap.get_or_insert_with(|| Gap { since, why: why.to_owned(), refused: 0 });
         gap.refused += refused;
     }
 
-    /// The batch in flight.
     pub(super) fn in_flight(&self) -> Option<&Submitted<B>> {
         self.in_flight.as_ref()
     }
 
-    /// As [`Committer::in_flight`], for the owner's notes on the batch.
     pub(super) fn in_flight_mut(&mut self) -> Option<&mut Submitted<B>> {
         self.in_flight.as_mut()
     }
 
-    /// The journal, unless the writer has it.
     pub(super) fn journal(&self) -> Option<&Journal> {
         self.journal.as_ref()
     }
@@ -241,12 +222,11 @@ impl<B> Committer<B> {
         &self.unrecorded
     }
 
-    /// The time without a record that the next batch has to record.
+    /// The period without records that the next batch has to record.
     pub(super) fn gap(&self) -> Option<&Gap> {
         self.gap.as_ref()
     }
 
-    /// The findings that the next batch has to record.
     pub(super) fn startup(&self) -> Option<&StartupFindings> {
         self.startup.as_ref()
     }
@@ -258,14 +238,12 @@ impl<B> Committer<B> {
 }
 
 impl<B> Submitted<B> {
-    /// How long the batch has been in flight.
     pub(super) fn age(&self, now: BootNanos) -> Duration {
         Duration::from_nanos(self.since.until(now))
     }
 }
 
 impl Gap {
-    /// Both as one.
     fn with(self, later: Self) -> Self {
         Self { refused: self.refused + later.refused, ..self }
     }

@@ -1,6 +1,4 @@
-//! The callers that wait for a batch.
-//!
-//! Owns what each of them gets, once the batch is durable and in force, or failed. It never decides which of both holds.
+//! The callers that wait for a batch, and the answer that each of them gets.
 
 use postern_core::refusal::{Reason, Refusal};
 use postern_core::time::BootNanos;
@@ -12,30 +10,28 @@ use crate::engine::command::Answer;
 use crate::engine::{GrantView, ModeView, Rules};
 use crate::system::sessions::Scope;
 
-/// What one batch decided, besides its records.
+/// The decisions of one batch, besides its records.
 #[derive(Default)]
 pub(super) struct Decided {
     pub waiting: Vec<Waiting>,
-    /// The scopes of grants that ended in this batch: their sessions end too.
+    /// The scopes of grants that ended in this batch. Their sessions end too.
     pub over: Vec<Scope>,
-    /// Set while the disk is slow: until then sessions were ended without this batch.
+    /// Set while the disk is slow: sessions that were over until then ended without this batch.
     pub ended_until: Option<BootNanos>,
 }
 
-/// A caller, and the answer that the batch gives.
 pub(super) enum Waiting {
     Grant(Uuid, Answer<GrantView>),
     Refused(Refusal, Answer<GrantView>),
     /// A refusal that was decided before the worker, and is recorded with the batch.
     Recorded(Refusal, oneshot::Sender<Refusal>),
-    /// A change of the mode: refused, or decided, with the grant that proves the way in.
+    /// A change of the mode: a refusal, or the grant that proves the way in.
     Mode(Result<Option<Uuid>, Refusal>, ModeAnswer),
     Reloaded(Rules, usize, Answer<usize>),
     NotReloaded(Refusal, Answer<usize>),
     Stopped(oneshot::Sender<()>),
 }
 
-/// Sends the answer to a caller that changes the mode.
 pub(super) type ModeAnswer = Box<dyn FnOnce(Result<(ModeView, Option<Uuid>), Refusal>) + Send>;
 
 impl Decided {
@@ -52,7 +48,6 @@ impl Decided {
 }
 
 impl Waiting {
-    /// The same caller, refused.
     pub(super) fn refused(self, refusal: &Refusal) -> Self {
         match self {
             Self::Grant(_, answer) | Self::Refused(_, answer) => Self::Refused(refusal.clone(), answer),
@@ -63,7 +58,7 @@ impl Waiting {
         }
     }
 
-    /// Gives the answer. A caller that has gone away needs none.
+    /// Answers the caller. A caller that is gone needs no answer.
     pub(super) fn answer(self, reads: &Reads<'_>) {
         match self {
             Self::Grant(id, answer) => {

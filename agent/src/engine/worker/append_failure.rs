@@ -1,7 +1,5 @@
-//! What follows from an append failure.
-//!
-//! Owns that: nothing of the batch happened, each caller gets the reason, and whatever nobody asked for is recorded later. Root's
-//! break-glass alone takes effect (`slow_disk`). A new try follows after a moment.
+//! The consequences of an append failure. Nothing of the batch happened, each caller gets the reason, and events without a caller are
+//! recorded later. Only root's break-glass takes effect (`slow_disk`). A retry follows.
 
 use std::sync::atomic::Ordering;
 
@@ -19,7 +17,7 @@ use super::{State, Worker, start};
 use crate::engine::commit::{Failure, Reopened};
 
 impl Worker {
-    /// The batch was not written. The ledger is without it already.
+    /// Handles a batch that was not written. The ledger is without it already.
     pub(super) fn failed(&mut self, decided: Decided, records: &[Record], failure: Failure, now: &Now) {
         let Failure { why, reopened } = failure;
         let retry_due = if reopened.is_some() { now.boot } else { now.boot.plus_nanos(nanos(RETRY)) };
@@ -39,7 +37,7 @@ impl Worker {
         }
         let since = records.first().map_or(now.wall, |record| record.time);
         self.committer.note_gap(&why, since, 0);
-        // The clock ended these grants, whether that is on record or not.
+        // The clock ended these grants, with or without a record.
         self.state.end_sessions(&decided.over, now);
         self.keep_unrecorded(records, now);
         let refusal = Refusal::new(Reason::JournalFailed, &why);
@@ -53,7 +51,7 @@ impl Worker {
         self.retry_due = Some(retry_due);
     }
 
-    /// Goes on with a journal that could only now be opened, and that differs from what the start could read of it.
+    /// Goes on with a journal that could only be opened now, and that differs from what the start could read of it.
     fn take_in(&mut self, reopened: &Reopened, now: &Now) {
         let shared = &self.engine.0;
         if reopened.set_aside {
@@ -64,11 +62,10 @@ impl Worker {
         shared.clock.resume(ledger.high(), ledger.clock_of(shared.clock.boot_id()));
         self.state.block(&shared.rules(), now);
         self.state.conditions.set(Condition::JournalUnwritten, None);
-        // The next batch tries again what fails here.
         let _ = self.bring_in_step(now);
     }
 
-    /// Has recorded later whatever of a failed batch no caller waits for.
+    /// Keeps the events of a failed batch that have no caller, so that a later batch records them.
     fn keep_unrecorded(&mut self, records: &[Record], now: &Now) {
         let (shared, State { summaries, .. }) = (&self.engine.0, &mut self.state);
         for record in records {
@@ -91,7 +88,7 @@ impl Worker {
         }
     }
 
-    /// Refuses the callers, and counts them: the next record says how many there were.
+    /// Refuses the callers, and counts them for the next record.
     pub(super) fn refuse_unrecorded(&mut self, waiting: Vec<Waiting>, refusal: &Refusal, since: Timestamp) {
         let refused = waiting.iter().filter(|one| !matches!(one, Waiting::Stopped(_))).count() as u64;
         self.committer.note_gap(&refusal.detail, since, refused);

@@ -1,7 +1,4 @@
-//! Which conditions the host has, and since when.
-//!
-//! Owns the reported conditions, the list that `GetStatus` answers, and the time at which each condition began. It never decides what
-//! to do about a condition.
+//! The conditions of the host, and when each began. Others decide what to do about a condition.
 
 use std::collections::BTreeMap;
 
@@ -13,20 +10,19 @@ use super::{Worker, trial};
 use crate::enforcer::Loss;
 use crate::engine::{ConditionView, ModeView};
 
-/// The reported conditions, and the time at which each condition began.
 #[derive(Default)]
 pub(super) struct Conditions {
-    /// The reason of each condition that somebody reported. Losses, the mode, the clock and tunnels are looked at anew each time.
+    /// The reason of each reported condition. Losses, the mode, the clock and tunnels are checked anew each time.
     reported: BTreeMap<Condition, String>,
     since: Since,
 }
 
-/// When each condition began, on the boot clock, so that a step of the wall clock moves nothing.
+/// When each condition began, on the boot clock, which no step of the wall clock moves.
 #[derive(Default)]
 struct Since(BTreeMap<Condition, BootNanos>);
 
 impl Conditions {
-    /// Notes that `condition` holds for the reason `why`, or holds no longer.
+    /// Notes that `condition` holds for the reason `why`, or holds no longer (`None`).
     pub(super) fn set(&mut self, condition: Condition, why: Option<String>) {
         match why {
             Some(why) => drop(self.reported.insert(condition, why)),
@@ -42,14 +38,13 @@ impl Conditions {
         self.set(condition, why);
     }
 
-    /// Why `condition` holds, if it was reported.
     pub(super) fn why(&self, condition: Condition) -> Option<&String> {
         self.reported.get(&condition)
     }
 }
 
 impl Since {
-    /// Notes which conditions are there now. A condition that was there before keeps its time.
+    /// Notes the present conditions. A condition that was present before keeps its time.
     fn note(&mut self, present: &[(Condition, String)], now: BootNanos) {
         self.0.retain(|condition, _| present.iter().any(|(there, _)| there == condition));
         for (condition, _) in present {
@@ -63,7 +58,7 @@ impl Since {
 }
 
 impl Worker {
-    /// Notes when conditions begin and end. Each look at the layers calls this, with the losses that it has found.
+    /// Notes when conditions begin and end, at each check of the layers.
     pub(super) fn follow_conditions(&mut self, losses: &[Loss], now: &Now) {
         let present = self.present(losses, &trial::view(&self.state.ledger, now), now);
         self.state.conditions.since.note(&present, now.boot);
@@ -93,7 +88,7 @@ impl Worker {
         all
     }
 
-    /// Every condition but a journal that was set aside: that is read from the disk, for which the worker must not wait.
+    /// Every condition except a journal that was set aside: this check runs often, and must not read the disk.
     fn present(&self, losses: &[Loss], mode: &ModeView, now: &Now) -> Vec<(Condition, String)> {
         let kernel = &self.state.kernel;
         let open = kernel.enforcer.is_open().then(|| {

@@ -1,6 +1,4 @@
-//! The decision about each change.
-//!
-//! Owns which module decides it, who waits for the answer, and the record of a refusal. It never touches the disk.
+//! The decision about each change. This module owns which module decides it, who waits for the answer, and the record of a refusal.
 
 use postern_core::envelope::Signer;
 use postern_core::grant::AccessRequest;
@@ -14,11 +12,10 @@ use super::{requests, retained, summaries, trial};
 use crate::engine::command::{Answer, Change};
 use crate::engine::{GrantView, ModeView, Rules};
 
-/// A refused message, for the record.
 struct Refused {
     signer: Signer,
     action: Action,
-    /// Set where somebody asked for access.
+    /// Set if somebody asked for access.
     request: Option<AccessRequest>,
 }
 
@@ -83,12 +80,11 @@ pub(super) fn decide(draft: &mut Draft<'_>, change: Change) {
     }
 }
 
-/// A caller that gets the mode and no grant.
 fn mode_alone(decided: Result<(), Refusal>, answer: Answer<ModeView>) -> Waiting {
     Waiting::Mode(decided.map(|()| None), Box::new(|mode| drop(answer.send(mode.map(|(mode, _)| mode)))))
 }
 
-/// Has the caller wait for the batch. A refusal is recorded with the batch.
+/// Has the caller wait for the batch, which also records a refusal.
 fn answer_later(
     draft: &mut Draft<'_>,
     decided: Result<Uuid, Refusal>,
@@ -108,8 +104,7 @@ fn answer_later(
     draft.decided.waiting.push(waiting);
 }
 
-/// Records a refusal. Where one principal has many, a summary counts the others, and their messages are not remembered: they had no
-/// effect, and a repeat is judged again.
+/// Records a refusal. If a principal has many, a summary counts the others. Their messages are not remembered: a repeat is judged again.
 fn record_refusal(draft: &mut Draft<'_>, refused: Refused, refusal: &Refusal, seen: Option<Seen>) {
     let Refused { signer, action, request } = refused;
     if !draft.shared.shares.lock().gets_a_line(&signer.principal, refusal.reason, &draft.now) {
@@ -130,8 +125,7 @@ fn reload(draft: &mut Draft<'_>, rules: &Rules) -> usize {
     ended
 }
 
-/// Whether the ledger remembers the id of a refused message. An id that is no longer fresh, or already known, need not be remembered;
-/// one for which there is no room cannot be.
+/// Whether the ledger remembers the id of a refused message. Stale and known ids need not be remembered.
 fn is_remembered(refusal: &Refusal) -> bool {
     use Reason::{MessageExpired, MessageTooLongLived, ReplayMemoryFull, Replayed};
     !matches!(refusal.reason, MessageExpired | MessageTooLongLived | Replayed | ReplayMemoryFull)

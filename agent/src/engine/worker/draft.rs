@@ -1,7 +1,5 @@
-//! A batch that is being decided.
-//!
-//! Owns its records and the callers that wait for it, and applies each record to the ledger at once, so that the next decision sees
-//! it. If the batch cannot be made durable, the ledger goes back. A draft never touches the disk.
+//! A batch that the worker is deciding. A draft owns its records and the callers that wait for it. It applies each record to the ledger at
+//! once, so that the next decision sees the record. The worker puts the ledger back before the batch goes to the disk.
 
 use postern_core::ledger::{Event, Record, Seen};
 use postern_core::request::{EndCause, Ending};
@@ -14,7 +12,6 @@ use crate::engine::Rules;
 use crate::engine::shared::Shared;
 use crate::system::sessions::{self, Scope};
 
-/// The batch, and what it is decided by.
 pub(super) struct Draft<'a> {
     pub shared: &'a Shared,
     pub state: &'a mut State,
@@ -26,7 +23,6 @@ pub(super) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Without records.
     pub(super) fn new(shared: &'a Shared, state: &'a mut State, rules: Rules, now: &Now) -> Self {
         Self { shared, state, rules, records: Vec::new(), decided: Decided::default(), now: *now }
     }
@@ -36,7 +32,7 @@ impl<'a> Draft<'a> {
         self.push_at(message, event, &self.now.clone());
     }
 
-    /// As [`Draft::push`], for something that was noticed earlier.
+    /// As [`Draft::push`], for an event that was noticed earlier.
     pub(super) fn push_at(&mut self, message: Option<Seen>, event: Event, at: &Now) {
         let record = Record::next(&self.state.ledger, message, event, at);
         self.state.ledger.apply(&record);
@@ -46,14 +42,14 @@ impl<'a> Draft<'a> {
     /// Records what the clock ended: grants that the kernel has stopped by itself, and requests that waited too long.
     pub(super) fn expire(&mut self) {
         for (id, cause) in self.state.ledger.overdue(&self.now) {
-            // The record may be late. The grant ended at its own time.
+            // The record may be late, but the grant ended at its own time.
             let ended = self.state.ledger.get(&id).and_then(|held| held.grant()).filter(|_| cause == EndCause::Expired);
             let at = ended.map_or(self.now.wall, |grant| self.now.wall_at(grant.expires_boot));
             self.end(id, Ending::by_itself(at, cause), None);
         }
     }
 
-    /// Opens scheduled grants, if the rules of this moment still allow them: a key may have come to its end since.
+    /// Opens scheduled grants if the current rules still allow them, because a key may have expired since.
     pub(super) fn open_scheduled(&mut self) {
         for grant in self.state.ledger.due_to_open(&self.now) {
             match self.state.ledger.get(&grant).and_then(|held| self.rules.forbid(held, &self.now)) {
@@ -63,7 +59,6 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Ends one live grant, or a request that waits.
     pub(super) fn end(&mut self, id: Uuid, ending: Ending, message: Option<Seen>) {
         let Some(held) = self.state.ledger.get(&id) else { return };
         let opened: Vec<_> = held.grant().filter(|_| held.opened).into_iter().flat_map(sessions::scopes).collect();
@@ -72,7 +67,7 @@ impl<'a> Draft<'a> {
         self.decided.over.extend(opened);
     }
 
-    /// Ends requests and grants, and the sessions that outlived them.
+    /// Ends requests and grants, and retained sessions.
     pub(super) fn end_each(&mut self, gone: impl IntoIterator<Item = (Uuid, EndCause)>) {
         for (id, cause) in gone {
             if self.state.ledger.get(&id).is_some_and(|held| held.ending.is_none()) {
@@ -83,7 +78,6 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Ends what may not be open, and what outlives it.
     pub(super) fn end_blocked(&mut self) {
         self.end_each(self.state.blocked.clone());
     }

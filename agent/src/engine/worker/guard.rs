@@ -1,7 +1,5 @@
-//! The layers that keep the ports closed, and their losses.
-//!
-//! Owns how soon a loss is noticed, and which events are recorded about it. It heals first and records afterwards, because healing only
-//! closes. It never opens anything.
+//! The layers that keep the ports closed, and their losses. This module owns how soon posternd notices a loss, and which events it records.
+//! Healing only closes, so it comes before the record.
 
 use std::collections::BTreeMap;
 
@@ -13,25 +11,22 @@ use super::conditions::Conditions;
 use super::wake::{LAYERS_EVERY, nanos};
 use crate::enforcer::{Enforcer, Loss};
 
-/// The most events that wait for a disk; only the log has the others.
+/// The most events that wait for a disk. Only the log has the others.
 const MOST_WAITING: usize = 64;
 
-/// What the worker knows of losses.
 pub(super) struct Guard {
     due: BootNanos,
-    /// The lost parts and their states, as far as an event was made of each.
+    /// The lost parts and their states, as far as there is an event for each.
     lost: BTreeMap<String, &'static str>,
     /// Events for the next batch, and when each was noticed.
     waiting: Vec<(Event, Now)>,
 }
 
 impl Guard {
-    /// Nothing is lost, and the first look is due.
     pub(super) fn new() -> Self {
         Self { due: BootNanos(0), lost: BTreeMap::new(), waiting: Vec::new() }
     }
 
-    /// When the next look is due.
     pub(super) fn due(&self) -> BootNanos {
         self.due
     }
@@ -43,13 +38,12 @@ impl Guard {
         }
     }
 
-    /// The events to record, and when each was noticed.
     pub(super) fn take(&mut self) -> Vec<(Event, Now)> {
         std::mem::take(&mut self.waiting)
     }
 
-    /// Looks whether all layers are in force, and heals them if not. Each layer suffices alone, so nothing is open meanwhile. Returns
-    /// what is lost after that; `None` where no look was due.
+    /// Checks the layers, and heals them if one is lost. Each layer suffices alone, so nothing is open meanwhile. Returns the remaining
+    /// losses, or `None` if no check was due.
     pub(super) fn look(
         &mut self,
         enforcer: &mut Enforcer,
@@ -71,13 +65,13 @@ impl Guard {
         Some(losses)
     }
 
-    /// Has recorded what the start found instead of what it would have adopted, and what it could not bring into force.
+    /// Records what the start found instead of what it would have adopted, and what it could not bring into force.
     pub(super) fn note_start(&mut self, enforcer: &mut Enforcer, now: &Now) {
         self.note(&enforcer.take_found(), now);
         self.note(&enforcer.losses(), now);
     }
 
-    /// Makes events of the differences to the losses before.
+    /// Makes events of the differences to the earlier losses.
     fn note(&mut self, losses: &[Loss], now: &Now) {
         let layer = |name: &String, state: &str| Event::Layer { name: name.clone(), state: state.to_owned() };
         for Loss { part, state, why } in losses {

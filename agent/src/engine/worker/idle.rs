@@ -1,7 +1,5 @@
-//! Grants that nobody uses: `first_use_within` and `idle_timeout`.
-//!
-//! Owns when to look at the kernel's counters again. While posternd is dead, an unused grant lasts until its own end, never longer.
-//! The time before a start of posternd does not count against a grant.
+//! Unused grants: `first_use_within` and `idle_timeout`. This module owns when to look at the kernel's counters again. While posternd is
+//! dead, an unused grant lasts until its own end, never longer. The time before a start of posternd does not count against a grant.
 
 use postern_core::grant::Grant;
 use postern_core::ledger::Record;
@@ -12,20 +10,17 @@ use uuid::Uuid;
 use super::State;
 use super::draft::Draft;
 
-/// The next look.
 pub(super) struct Watch {
     due: Option<BootNanos>,
-    /// When posternd started.
     started: BootNanos,
 }
 
 impl Watch {
-    /// The first look is due: what is open already may have such limits.
+    /// The first look is due at once, because open grants may have such limits.
     pub(super) fn new(now: &Now) -> Self {
         Self { due: Some(now.boot), started: now.boot }
     }
 
-    /// When to look again.
     pub(super) fn due(&self) -> Option<BootNanos> {
         self.due
     }
@@ -39,7 +34,6 @@ impl Watch {
         }
     }
 
-    /// Ends grants that were not used for longer than they may.
     pub(super) fn close_unused(&mut self, draft: &mut Draft<'_>) {
         let now = draft.now;
         if self.due.is_none_or(|due| now.boot < due) {
@@ -54,7 +48,7 @@ impl Watch {
         }
     }
 
-    /// By when this grant must be used, and why it ends otherwise.
+    /// The time by which this grant must be used, and the cause of its end otherwise.
     fn deadline(&self, grant: &Grant, state: &State) -> Option<(BootNanos, EndCause)> {
         if grant.first_use_within.is_none() && grant.idle_timeout.is_none() {
             return None;

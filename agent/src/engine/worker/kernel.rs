@@ -1,7 +1,5 @@
-//! What the kernel holds, and what it should hold.
-//!
-//! Owns the enforcer and the last table that the kernel acknowledged. It never decides who may have access: the ledger and the rules
-//! do, and [`wanted`] compiles both.
+//! The table that the kernel holds, and the table that it should hold. This module owns the enforcer and the last table that the kernel
+//! acknowledged. The ledger and the rules decide who has access, and [`wanted`] compiles both.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +16,6 @@ use uuid::Uuid;
 use crate::enforcer::{Enforcer, EnforcerError};
 use crate::system::sessions::{self, OwnSockets};
 
-/// The kernel's side.
 pub(super) struct Kernel {
     pub enforcer: Enforcer,
     /// The table that the kernel holds, as far as it acknowledged the edits.
@@ -27,7 +24,6 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// With the table that `enforcer` was started with.
     pub(super) fn new(enforcer: Enforcer, installed: Table, capacity: Capacity) -> Self {
         Self { enforcer, installed, capacity }
     }
@@ -49,7 +45,6 @@ impl Kernel {
         &self.installed.protected
     }
 
-    /// Whether a UDP port is protected.
     pub(super) fn protects_udp(&self) -> bool {
         self.protected().iter().any(|(protocol, _)| *protocol == UDP)
     }
@@ -59,7 +54,7 @@ impl Kernel {
         self.enforcer.own_sockets()
     }
 
-    /// The packets of a grant so far: those that an earlier run noted, and those that the kernel counted since.
+    /// The packets of a grant so far: the count of earlier runs, and the kernel's count since.
     pub(super) fn usage(&self, held: &RequestRecord, now: &Now) -> Use {
         let Some(grant) = held.grant().filter(|grant| held.opened && grant.boot_id == now.boot_id) else {
             return held.usage;
@@ -77,8 +72,7 @@ impl Kernel {
     }
 }
 
-/// The table that the kernel should hold where the configuration says `file`: nothing of another boot, of a time that is over, or of
-/// the grants in `forbidden`.
+/// The table that the kernel should hold in the mode `file`, without grants of another boot, grants that are over, or those in `forbidden`.
 pub(super) fn wanted(policy: &Policy, ledger: &Ledger, forbidden: &BTreeSet<Uuid>, file: Mode, now: &Now) -> Table {
     let current = ledger.active().filter(|grant| grant.boot_id == now.boot_id && !forbidden.contains(&grant.id));
     let retained = ledger.keeping().sessions(now).filter(|(grant, _)| !forbidden.contains(grant));

@@ -1,9 +1,6 @@
-//! The one writer to the kernel, on a thread of its own.
-//!
-//! Owns the order of a turn: look after what is in force → decide what waits → record it, with one sync for all → bring the kernel in
-//! step → answer. [`State`] is what decisions read and change, [`draft::Draft`] is a batch that is being decided, and [`Committer`] makes it
-//! durable. Everything else that has state of its own is a component in the file of its name. The worker never verifies signatures,
-//! and never waits for the network or the disk.
+//! The one writer to the kernel, on its own thread. This module owns the order of a turn: check what is in force → decide the waiting
+//! changes → record them with one sync → bring the kernel in step → answer. Decisions change [`State`], a [`draft::Draft`] collects their
+//! records, and [`Committer`] makes these durable. The worker never verifies signatures, and never waits for network or disk.
 
 use std::collections::BTreeMap;
 
@@ -51,21 +48,19 @@ mod warnings;
 
 pub use start::{Confine, Setup, StartError, start};
 
-/// Changes that share one sync of the journal (group commit).
+/// How many changes share one sync of the journal (group commit).
 const BATCH: usize = 256;
 
-/// The thread's state.
 pub(super) struct Worker {
     engine: Engine,
     /// Shows the watchdog that this thread is not stuck.
     beat: Beat,
     committer: Committer<Decided>,
     state: State,
-    /// Queries that wait a moment for the batch in flight.
+    /// Queries that wait briefly for the batch in flight.
     queries: Vec<Query>,
-    /// Somebody asked the worker to stop.
     stopping: bool,
-    /// Set while the kernel is behind the ledger, or the journal behind the kernel: when to try again.
+    /// When to try again, while the kernel is behind the ledger or the journal behind the kernel.
     retry_due: Option<BootNanos>,
     guard: guard::Guard,
     tunnels: tunnels::Watch,
@@ -77,9 +72,9 @@ pub(super) struct Worker {
     upkeep: upkeep::Upkeep,
 }
 
-/// What decisions read and change.
+/// The state that decisions read and change.
 struct State {
-    /// Everything on record, and the records that took effect before they were written.
+    /// The sum of all records, including those that took effect before they were written.
     ledger: Ledger,
     kernel: Kernel,
     conditions: Conditions,
@@ -90,7 +85,6 @@ struct State {
 }
 
 impl Worker {
-    /// Takes commands in, and does what is due.
     fn turn(&mut self, commands: Vec<Command>) {
         let now = self.shared().now();
         self.close_after_restore(&now);
@@ -110,13 +104,13 @@ impl Worker {
             self.decide_all(&now);
         }
         self.warnings.give(&self.engine.0, &self.state, &now);
-        // Where the disk is not slow, a reader sees what was decided in this turn.
+        // Readers wait for a batch in flight, unless the disk is slow.
         if self.committer.in_flight().is_none_or(|batch| batch.age(now.boot) >= wake::BRISK) {
             self.answer_queries();
         }
     }
 
-    /// Everything that is looked at from time to time. Each look heals or closes at most.
+    /// Runs the periodic checks. Each of them only heals or closes.
     fn look(&mut self, now: &Now) {
         let State { kernel, conditions, .. } = &mut self.state;
         if let Some(losses) = self.guard.look(&mut kernel.enforcer, conditions, now) {
@@ -129,7 +123,6 @@ impl Worker {
         surroundings.look(kernel, conditions, now);
     }
 
-    /// Has a change wait for its turn.
     fn take_up(&mut self, change: Change, now: &Now) {
         self.stopping |= matches!(change, Change::Stop { .. });
         if let Change::Reload { rules, .. } = &change
@@ -140,7 +133,6 @@ impl Worker {
         self.committer.backlog.push(change);
     }
 
-    /// Acts on a notice, which needs no record.
     fn note(&mut self, notice: Notice, now: &Now) {
         let State { kernel, conditions, surroundings, summaries, .. } = &mut self.state;
         match notice {
@@ -153,32 +145,30 @@ impl Worker {
             Notice::Prefilter(wanted) => self.prefilter.want(wanted, &mut kernel.enforcer, conditions),
             Notice::LimitSyns(addresses, rate) => surroundings.limit_syns(addresses, rate, kernel, conditions),
             Notice::Condition(condition, why) => conditions.set(condition, why),
-            // The turn has looked already.
+            // Every turn checks the clock.
             Notice::Clock => {}
             Notice::Counted => summaries.later(now),
         }
     }
 
-    /// Closes everything after a restore, before any record: nobody knows what was ended or used after the snapshot.
+    /// Closes everything after a restore, before any record: posternd does not know what ended or was used after the snapshot.
     fn close_after_restore(&mut self, now: &Now) {
         if self.restores.notice(self.engine.0.clock.restores(), &self.state.ledger, now) {
-            // The next batch tries again what fails here.
             let _ = self.bring_in_step(now);
         }
     }
 
-    /// Closes what these rules forbid before they are on record. A start closes it too, because it reads the same files.
+    /// Closes what these rules forbid before the rules are on record. A restart would close it too, because it reads the same files.
     fn close_ahead(&mut self, rules: &Rules, now: &Now) {
         self.shared().announce_rules(rules);
         self.state.block(rules, now);
         if let Some(batch) = self.committer.in_flight() {
             self.state.blocked.extend(retained::forbidden(rules, &batch.after, now));
         }
-        // The next batch tries again what fails here.
         let _ = self.bring_in_step(now);
     }
 
-    /// Edits the kernel until it holds what it should hold now.
+    /// Edits the kernel until it holds the wanted table. After a failure the next batch tries again, so some callers ignore the error.
     fn bring_in_step(&mut self, now: &Now) -> Result<(), Refusal> {
         let policy = self.shared().rules().policy;
         let forbidden = self.state.blocked.keys().chain(self.restores.void()).copied().collect();
@@ -195,7 +185,7 @@ impl Worker {
         &self.engine.0
     }
 
-    /// The rules under which the next record is made: those of the newest `policy-loaded`, which may be in flight.
+    /// The rules for the next record: those of the newest `policy-loaded`, which may be in flight.
     fn next_rules(&self) -> Rules {
         let ahead = self.committer.in_flight().and_then(|batch| batch.decided.reloaded());
         ahead.unwrap_or_else(|| self.shared().rules())

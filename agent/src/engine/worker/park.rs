@@ -1,7 +1,5 @@
-//! How the engine's thread sleeps.
-//!
-//! Owns one wait: until a future is ready, or until a time has passed. tokio's timer wakes a thread twice for a wait of more than 64 ms,
-//! because its wheel is that coarse. The thread's own timer wakes it once, and the thread needs no runtime.
+//! The sleep of the engine's thread, until a future is ready or a time has passed. tokio's timer wakes a thread twice for a wait of more
+//! than 64 ms, because its wheel is that coarse. The thread's own timer wakes it once, and needs no runtime.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,7 +7,6 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// Unparks the thread that waits.
 struct Unpark(Thread);
 
 impl Wake for Unpark {
@@ -18,8 +15,7 @@ impl Wake for Unpark {
     }
 }
 
-/// What `future` gives, or `None` if it gives nothing within `wait`. The future is polled at least once. It may not use tokio's timers or
-/// sockets: no runtime serves them here.
+/// The output of `future`, or `None` after `wait`. The future may not use tokio's timers or sockets, because no runtime serves them here.
 pub(super) fn ready_within<F: Future>(future: F, wait: Duration) -> Option<F::Output> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);

@@ -1,7 +1,5 @@
-//! From waiting changes to answers: decide → record → bring the kernel in step → answer.
-//!
-//! Owns this order. Nothing takes effect before its record is durable, except what only closes (`slow_disk`). Whether and when a batch
-//! is durable is the committer's part; what follows from an append failure is in `append_failure`.
+//! From waiting changes to answers: decide → record → bring the kernel in step → answer. This module owns that order. Nothing takes effect
+//! before its record is durable, except ends and root's break-glass (`slow_disk`).
 
 use std::sync::Arc;
 
@@ -24,7 +22,7 @@ use crate::engine::{GrantUpdate, Published};
 use crate::journal::writer::Written;
 
 impl Worker {
-    /// Decides what is due and what waits, and submits the records.
+    /// Decides all due and waiting changes, and submits the records.
     pub(super) fn decide_all(&mut self, now: &Now) {
         let (before, rules) = (self.state.ledger.clone(), self.next_rules());
         let mut draft = Draft::new(&self.engine.0, &mut self.state, rules, now);
@@ -38,7 +36,7 @@ impl Worker {
             let reloads = matches!(change, Change::Reload { .. });
             self.beat.turn();
             decide(&mut draft, change);
-            // The changes after it are judged under its rules, once these are in force.
+            // The new rules judge the changes after the reload, once they are in force.
             if reloads {
                 break;
             }
@@ -49,8 +47,7 @@ impl Worker {
         self.submit(before, records, decided, now);
     }
 
-    /// Records what the start found and what ended before it, and waits for the disk. A disk that fails does not keep posternd from
-    /// starting: the records come first as soon as the disk works.
+    /// Records the findings of the start, and waits for the disk. posternd starts even if the disk fails, and records them later.
     pub(super) fn begin(&mut self) {
         let now = self.shared().now();
         let over = retained::forget_over(&mut self.state.ledger, &now);
@@ -65,7 +62,7 @@ impl Worker {
         }
     }
 
-    /// Sends a batch to the disk. Until it is durable the ledger is what it was before.
+    /// Sends a batch to the disk. The ledger stays as before until the batch is durable.
     pub(super) fn submit(&mut self, before: Ledger, records: Vec<Record>, decided: Decided, now: &Now) {
         if records.is_empty() {
             return self.settle(decided, &[], now);
@@ -74,14 +71,13 @@ impl Worker {
         self.committer.submit(ledgers, records, decided, now.boot);
     }
 
-    /// Warns of what `records` end, puts the ledger back, and returns it without and with them.
+    /// Warns of what `records` end, puts the ledger back, and returns the ledger without and with `records`.
     fn put_back(&mut self, before: Ledger, records: &[Record], now: &Now) -> (Ledger, Ledger) {
         self.warnings.give_last(records, &self.engine.0, &self.state, now);
         let after = std::mem::replace(&mut self.state.ledger, before.clone());
         (before, after)
     }
 
-    /// Takes back the batch in flight.
     pub(super) fn committed(&mut self, written: Written) {
         if let Some(outcome) = self.committer.committed(written) {
             self.conclude(outcome);
@@ -98,11 +94,10 @@ impl Worker {
         }
     }
 
-    /// The batch is durable.
     fn recorded(&mut self, decided: Decided, records: &[Record], Recorded { earlier, lines }: &Recorded, now: &Now) {
         let (conditions, ledger) = (&mut self.state.conditions, &self.state.ledger);
         if let Some(rules) = decided.reloaded() {
-            // Before anybody sees the record. A newer reload may wait: nobody reads what that one forbids.
+            // This comes before anybody sees the record. A newer reload may wait, and its rules restrict reading already.
             self.engine.0.put_in_force(rules, self.committer.backlog.newest_rules());
             // An earlier try may have failed.
             conditions.set(Condition::ReloadFailed, None);
@@ -123,7 +118,7 @@ impl Worker {
         self.settle(decided, records, now);
     }
 
-    /// Brings the kernel in step, then answers: the whole batch is durable.
+    /// Brings the kernel in step, then answers. The whole batch is durable.
     fn settle(&mut self, mut decided: Decided, records: &[Record], now: &Now) {
         decided.over.extend(retained::forget_over(&mut self.state.ledger, now));
         self.restores.recorded(records, &self.state.ledger, &self.engine.0, now);
@@ -140,11 +135,10 @@ impl Worker {
         self.answer(decided.waiting);
     }
 
-    /// Undoes the grants of a batch that the kernel refused: no table holds them from now on, and their end is on record before a caller
-    /// gets an answer.
+    /// Undoes the grants of a batch that the kernel refused. Their end is on record before a caller gets an answer.
     fn take_back(&mut self, records: &[Record], waiting: Vec<Waiting>, refusal: &Refusal, now: &Now) {
         self.state.blocked.extend(records.iter().filter_map(opens).map(|id| (id, EndCause::Undone)));
-        // After a second failure less is open than the ledger says. The next try heals that.
+        // After a second failure less is open than in the ledger. The next try heals that.
         let _ = self.bring_in_step(now);
         let (before, rules) = (self.state.ledger.clone(), self.next_rules());
         let mut draft = Draft::new(&self.engine.0, &mut self.state, rules, now);
@@ -161,24 +155,21 @@ impl Worker {
         self.submit(before, records, decided, now);
     }
 
-    /// Sends the changed grants to those who watch.
     pub(super) fn announce(&self, records: &[Record]) {
         let reads = Reads::new(self.shared(), &self.state);
         for view in records.iter().filter_map(|record| reads.view(&record.event.subject()?)) {
-            // This fails when nobody watches.
+            // The send fails without watchers.
             let _ = self.shared().changes.send(GrantUpdate { view, warning: None });
         }
     }
 
-    /// Gives the answers.
     pub(super) fn answer(&self, waiting: Vec<Waiting>) {
         let reads = Reads::new(self.shared(), &self.state);
         waiting.into_iter().for_each(|one| one.answer(&reads));
     }
 }
 
-/// Records what happened without a record: the findings of the start, restores, the end of a trial, a time in which the disk failed,
-/// losses of layers, and ends.
+/// Records what happened without a record: findings of the start, restores, the end of a trial, disk failures, losses of layers, and ends.
 fn record_late(
     draft: &mut Draft<'_>,
     committer: &super::Committer<Decided>,
@@ -200,7 +191,6 @@ fn record_late(
     draft.end_blocked();
 }
 
-/// The grant that a record opens.
 fn opens(record: &Record) -> Option<Uuid> {
     match &record.event {
         Event::Granted { grant } | Event::BreakGlass { grant } => Some(grant.id),
@@ -209,8 +199,7 @@ fn opens(record: &Record) -> Option<Uuid> {
     }
 }
 
-/// Sends `records`, which are the lines `written` of the journal, to those who watch the journal. Nobody may be watching, and the worker
-/// waits for nobody.
+/// Sends `records`, whose lines in the journal are `written`, to those who watch the journal. The worker does not wait for them.
 pub(super) fn publish<'a>(
     lines: &broadcast::Sender<Arc<Published>>,
     ledger: &Ledger,

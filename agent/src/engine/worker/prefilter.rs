@@ -1,7 +1,5 @@
-//! The prefilter, which is attached while a flood lasts.
-//!
-//! Owns when and to which devices it is attached, and its condition. It opens nothing and closes nothing: lock and cut refuse the same
-//! packets. `postern_core::flood` decides when a flood begins and ends, and `links` which devices suit.
+//! The prefilter, which is attached while a flood lasts. This module owns when and to which devices it is attached, and its condition. It
+//! opens and closes nothing, because the lock and the cut refuse the same packets.
 
 use std::collections::BTreeMap;
 
@@ -19,15 +17,14 @@ use crate::system::translations::{self, READING, Translations};
 /// The reason in the status while no flood lasts.
 const AT_REST: &str = "it is attached while a flood lasts";
 
-/// What the worker knows of floods and devices.
 pub(super) struct Prefilter {
     wanted: PrefilterConfig,
     network: LinkState,
     flood: Flood,
-    /// Set while a flood lasts: the rules that may send packets elsewhere.
+    /// The rules that may send packets elsewhere, while a flood lasts.
     rules: Option<Result<Translations, String>>,
     watch: translations::Watch,
-    /// The devices that have the prefilter, as they were when it was attached.
+    /// The devices with the prefilter, as they were when it was attached.
     attached: BTreeMap<u32, Link>,
     /// The devices that do not get the prefilter again during this flood, and why.
     given_way: BTreeMap<u32, Unattached>,
@@ -35,7 +32,6 @@ pub(super) struct Prefilter {
 }
 
 impl Prefilter {
-    /// Attached to nothing, until the network and a flood are known.
     pub(super) fn new(wanted: PrefilterConfig) -> Self {
         Self {
             wanted,
@@ -49,13 +45,11 @@ impl Prefilter {
         }
     }
 
-    /// Follows the host's devices.
     pub(super) fn follow(&mut self, network: LinkState, enforcer: &mut Enforcer, conditions: &mut Conditions) {
         self.network = network;
         self.settle(enforcer, conditions);
     }
 
-    /// Follows the configuration.
     pub(super) fn want(&mut self, wanted: PrefilterConfig, enforcer: &mut Enforcer, conditions: &mut Conditions) {
         if wanted == self.wanted {
             return;
@@ -68,7 +62,7 @@ impl Prefilter {
         self.settle(enforcer, conditions);
     }
 
-    /// Looks whether a flood lasts, and attaches or detaches the prefilter.
+    /// Checks whether a flood lasts, and attaches or detaches the prefilter.
     pub(super) fn watch_flood(
         &mut self,
         opener: &Opener,
@@ -94,7 +88,6 @@ impl Prefilter {
         self.settle(enforcer, conditions);
     }
 
-    /// The devices, for the status.
     pub(super) fn statuses(&self) -> &[XdpStatus] {
         &self.statuses
     }
@@ -107,7 +100,7 @@ impl Prefilter {
         }
     }
 
-    /// Attaches and detaches the prefilter until every device has what it should have now.
+    /// Attaches and detaches the prefilter until every device has its wanted state.
     fn settle(&mut self, enforcer: &mut Enforcer, conditions: &mut Conditions) {
         let targets = self.wanted.targets(&self.network);
         let targets: Vec<Link> =
@@ -129,10 +122,7 @@ impl Prefilter {
         XdpStatus { ifindex: link.index, name: link.name.clone(), mode, reason }
     }
 
-    /// Attaches the prefilter to the device where that does no harm.
-    ///
-    /// # Errors
-    /// Why it is not attached, in words.
+    /// Attaches the prefilter to the device if that does no harm, or returns the reason in words.
     fn place(&mut self, link: &Link, enforcer: &mut Enforcer) -> Result<XdpMode, String> {
         let mode = self.mode();
         let xdp = mode != XdpMode::Tcx;
@@ -181,7 +171,7 @@ impl Prefilter {
         }
     }
 
-    /// The devices on which the prefilter gives way to another program, or is not attached as the configuration asks.
+    /// The devices on which the prefilter gives way to another program, or is not attached as configured.
     fn condition(&self) -> Option<String> {
         let asked = matches!(self.wanted, PrefilterConfig::Xdp(..));
         let said = self.statuses.iter().filter(|status| status.mode == XdpMode::Off).filter(|status| {

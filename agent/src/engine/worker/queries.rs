@@ -1,6 +1,4 @@
-//! Answers to queries: views of grants and of the host.
-//!
-//! Owns what a reader gets to see of what is durable. It never changes anything.
+//! Answers to queries: views of grants and of the host. This module owns what a reader may see of the durable state.
 
 use postern_core::grant::{PortSpec, Protocol};
 use postern_core::refusal::{Reason, Refusal};
@@ -19,7 +17,6 @@ use crate::engine::{
     explain,
 };
 
-/// One look at the state.
 pub(super) struct Reads<'a> {
     shared: &'a Shared,
     state: &'a State,
@@ -27,10 +24,9 @@ pub(super) struct Reads<'a> {
 }
 
 impl Worker {
-    /// Answers the queries that wait.
     pub(super) fn answer_queries(&mut self) {
         for query in std::mem::take(&mut self.queries) {
-            // One turn may answer hundreds of queries. The watchdog need not wait for all of them.
+            // One turn may answer hundreds of queries. The watchdog does not wait for all of them.
             self.beat.turn();
             self.answer_query(query);
         }
@@ -86,7 +82,6 @@ impl Worker {
 }
 
 impl<'a> Reads<'a> {
-    /// As everything is now.
     pub(super) fn new(shared: &'a Shared, state: &'a State) -> Self {
         Self { shared, state, now: shared.now() }
     }
@@ -108,7 +103,7 @@ impl<'a> Reads<'a> {
 
     fn get(&self, reader: &Reader, id: &Uuid) -> Result<GrantView, Refusal> {
         let held = self.state.ledger.get(id).filter(|held| reader.may_see(&held.request.signer().principal));
-        // Only here with the payload, for an approver: it may be long.
+        // The payload may be long. Only this answer has it, because an approver needs it.
         let whole = |held: &RequestRecord| GrantView { life: held.request.clone(), ..self.view_of(held) };
         held.map(whole).ok_or_else(|| Refusal::new(Reason::GrantNotFound, id).at("id"))
     }
@@ -121,7 +116,6 @@ impl<'a> Reads<'a> {
         grants.filter(visible).take(limit).map(|held| self.view_of(held)).collect()
     }
 
-    /// One request or grant.
     pub(super) fn view(&self, id: &Uuid) -> Option<GrantView> {
         self.state.ledger.get(id).map(|held| self.view_of(held))
     }
@@ -141,7 +135,6 @@ impl<'a> Reads<'a> {
         }
     }
 
-    /// The mode that holds.
     pub(super) fn mode(&self) -> ModeView {
         trial::view(&self.state.ledger, &self.now)
     }
@@ -156,7 +149,7 @@ impl<'a> Reads<'a> {
         }
     }
 
-    /// The packets to any of `ports` that enforcement would have dropped; to all ports where none is named.
+    /// The packets to any of `ports` that enforcement would have dropped. No ports means all ports.
     fn observed(&self, ports: &[PortSpec]) -> Vec<DeniedView> {
         let wanted = |port: PortSpec| {
             ports.is_empty() || ports.iter().any(|p| p.number == port.number && p.protocol.covers(port.protocol))
@@ -166,7 +159,6 @@ impl<'a> Reads<'a> {
         views.filter(|attempt| wanted(attempt.port)).collect()
     }
 
-    /// The kernel's counters that are not zero, by hook and reason.
     fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
         let counted = self.state.kernel.enforcer.counters().into_iter().filter(|(_, _, count)| *count > 0);
         counted.map(|(hook, fate, count)| (hook.code(), fate.code(), count)).collect()
@@ -181,7 +173,7 @@ fn observed_view(observed: &Observed, now: &Now) -> Option<DeniedView> {
     Some(DeniedView { address, port, last_seen, count, observed: true, new_flows: lookups })
 }
 
-/// Its state, by the clock where the record of an end is late: the kernel does not wait for it.
+/// The state of `held`. The clock decides if the record of an end is late, because the kernel does not wait for it.
 fn stage_of(held: &RequestRecord, now: &Now) -> Stage {
     match (held.state(), &held.request) {
         (Stage::Active, Request::Granted(grant)) if grant.boot_id != now.boot_id || !grant.is_live(now.boot) => {
@@ -192,7 +184,7 @@ fn stage_of(held: &RequestRecord, now: &Now) -> Stage {
     }
 }
 
-/// `network` is the network namespace that the lock protects, where it is not the host's first.
+/// `network` is the network namespace that the lock protects, if that is not the host's first.
 fn layer_view(layer: LayerStatus, network: Option<&str>) -> LayerView {
     let attached = layer.state == LayerState::InForce;
     let state = layer.state.code();

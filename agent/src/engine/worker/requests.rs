@@ -1,7 +1,5 @@
-//! Requests, approvals, revocations and break-glass: what people ask for.
-//!
-//! Owns the order of a message's last checks (freshness → replay → policy → capacity), and the result: a grant, now or later, or a
-//! request that waits. It never touches the disk, and in the kernel only the counters of a new grant.
+//! The changes that people ask for: requests, approvals, revocations and break-glass. This module owns the order of a message's last checks
+//! (freshness → replay → policy → capacity). It never touches the disk, and in the kernel only the counters of a new grant.
 
 use std::sync::Arc;
 
@@ -18,7 +16,7 @@ use uuid::Uuid;
 use super::draft::Draft;
 use crate::engine::{BreakGlass, Rules};
 
-/// The name in the record where root opened ports on the host.
+/// The name in the record if root opened the ports.
 const ROOT: &str = "root";
 
 pub(super) fn request(
@@ -56,7 +54,6 @@ pub(super) fn request(
     Ok(request.header.id)
 }
 
-/// Turns a positive judgement into a grant.
 fn grant(
     draft: &mut Draft<'_>,
     signers: &[Signer],
@@ -69,7 +66,7 @@ fn grant(
     kernel.enforcer.reset_usage(grant.slot).map_err(|e| Refusal::new(Reason::KernelFailed, e))?;
     let id = grant.id;
     draft.push(seen, Event::Granted { grant });
-    // The grant that it extends ends now.
+    // The extended grant ends now.
     draft.expire();
     Ok(id)
 }
@@ -86,7 +83,7 @@ pub(super) fn approve(draft: &mut Draft<'_>, signer: &Signer, id: Uuid, payload:
     check_approver(&rules, signer, &pending, payload, &now)?;
     // A restart may have changed the host's names or keys while the request waited.
     draft.shared.identity().check_audience(&pending.request.header.audience)?;
-    // A repeated approval changes nothing, and gets no line: nobody can fill the journal with it.
+    // A repeated approval changes nothing and gets no line, so that nobody can fill the journal with it.
     let counts = |known: &Signer| rules.trusts(known, Purpose::Approve, &now);
     if pending.approvers.iter().any(|known| known.principal == signer.principal && counts(known)) {
         return Ok(id);
@@ -102,7 +99,7 @@ pub(super) fn approve(draft: &mut Draft<'_>, signer: &Signer, id: Uuid, payload:
         draft.push(None, approved);
         return Ok(id);
     }
-    // Where the table is full the approval does not count either, so the approver may send it again.
+    // If the table is full, the approval does not count either, so the approver may send it again.
     let _admitted =
         draft.state.ledger.admit(&signers, &pending.request, &judgement, draft.state.kernel.capacity, &now)?;
     draft.push(None, approved);
@@ -147,8 +144,7 @@ pub(super) fn revoke(draft: &mut Draft<'_>, signer: &Signer, request: &RevokeReq
     Ok(request.grant_id)
 }
 
-/// Opens ports for root on the host, without a signature. Of the policy only two rules apply: the ports are protected, and the
-/// duration is at most a day.
+/// Opens ports for root on the host, without a signature. Only two rules apply: the ports are protected, and the duration is at most a day.
 pub(super) fn break_glass(draft: &mut Draft<'_>, wish: BreakGlass) -> Result<Uuid, Refusal> {
     let BreakGlass { id, ports, sources, duration, reason } = wish;
     let (policy, now) = (Arc::clone(&draft.rules.policy), draft.now);
@@ -180,7 +176,7 @@ pub(super) fn break_glass(draft: &mut Draft<'_>, wish: BreakGlass) -> Result<Uui
     Ok(id)
 }
 
-/// Whether `signer` may approve, and approved what was asked for.
+/// Checks that `signer` may approve, and approved the requested payload.
 fn check_approver(rules: &Rules, signer: &Signer, pending: &Pending, payload: &str, now: &Now) -> Result<(), Refusal> {
     if signer.principal == pending.signer.principal {
         return Err(Refusal::new(Reason::SelfApproval, &signer.principal).at("signatures"));

@@ -1,7 +1,5 @@
-//! Restores of the machine from a snapshot, and the state of the wall clock on record.
-//!
-//! Owns what a restore closes: everything, first in the kernel and then on record. No other event of the wall clock touches a running
-//! grant, because grants run on the boot clock.
+//! Restores of the machine from a snapshot, and the recorded state of the wall clock. A restore closes everything, first in the kernel and
+//! then on record. No other event of the wall clock touches a running grant, because grants run on the boot clock.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -15,21 +13,20 @@ use uuid::Uuid;
 use super::draft::Draft;
 use crate::engine::shared::Shared;
 
-/// What the worker knows of restores.
 #[derive(Default)]
 pub(super) struct Restores {
-    /// How many are on record.
+    /// How many restores are on record.
     recorded: u64,
-    /// How many will be with the batch in flight.
+    /// How many are on record once the batch in flight is durable.
     submitted: u64,
     /// How many there were at the last look.
     seen: u64,
-    /// Everything that was open at a restore that is not on record yet. The kernel holds none of it.
+    /// Everything that was open at a restore, until the record of the restore is durable. The kernel holds none of it.
     void: BTreeSet<Uuid>,
 }
 
 impl Restores {
-    /// Compares the count of restores with that of the last look. After a new one everything in `ledger` is void.
+    /// Compares the count of restores with that of the last look. After a new restore everything in `ledger` is void.
     pub(super) fn notice(&mut self, restores: u64, ledger: &Ledger, now: &Now) -> bool {
         if restores == self.seen {
             return false;
@@ -41,7 +38,6 @@ impl Restores {
         true
     }
 
-    /// What the kernel may not hold.
     pub(super) fn void(&self) -> &BTreeSet<Uuid> {
         &self.void
     }
@@ -52,7 +48,7 @@ impl Restores {
         self.void = living.chain(outlived).collect();
     }
 
-    /// Records the state of the wall clock when it has changed, and the end of everything after a restore.
+    /// Records a changed state of the wall clock, and the end of everything after a restore.
     pub(super) fn record(&mut self, draft: &mut Draft<'_>) {
         if self.seen != self.recorded {
             self.submitted = self.seen;
@@ -61,7 +57,7 @@ impl Restores {
         record_clock(draft);
     }
 
-    /// Records the end of everything. The boot clock was set back too, and the kernel is closed already.
+    /// Records the end of everything. The restore set the boot clock back too, and the kernel is closed already.
     fn end_all(&mut self, draft: &mut Draft<'_>) {
         self.void_all(&draft.state.ledger, &draft.now);
         let living: Vec<_> = draft.state.ledger.living().map(|held| held.request.id()).collect();
@@ -74,7 +70,6 @@ impl Restores {
         }
     }
 
-    /// Notes what is durable now.
     pub(super) fn recorded(&mut self, records: &[Record], ledger: &Ledger, shared: &Shared, now: &Now) {
         shared.clock.recorded(ledger.high());
         let unsure_until = ledger.unsure_until(shared.clock.boot_id());
@@ -90,7 +85,7 @@ impl Restores {
     }
 }
 
-/// Records the state of the wall clock when it has changed.
+/// Records the state of the wall clock if it has changed.
 pub(super) fn record_clock(draft: &mut Draft<'_>) {
     let recorded = draft.state.ledger.clock_of(draft.now.boot_id).map_or(ClockState::default(), |seen| seen.state);
     let state = draft.now.clock;

@@ -1,8 +1,6 @@
-//! Sessions at the end of their grant, and at the beginning of a port's protection.
-//!
-//! Owns when the kernel's sessions are listed, and which of them are recorded as retained. The worker lists them shortly before an end,
-//! because the kernel ends a grant without posternd: while posternd is dead, sessions end with their grant. Only `bootstrap` lets
-//! somebody in anew, and only sources that were in.
+//! Sessions at the end of their grant, and at the beginning of a port's protection. This module owns when the worker lists the kernel's
+//! sessions, and which of them it records as retained. It lists them shortly before an end, because the kernel ends a grant without
+//! posternd. While posternd is dead, sessions end with their grant. Only `bootstrap` lets anybody in anew.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,25 +22,22 @@ use super::wake::{SESSION_LOOKS, nanos};
 use crate::engine::Rules;
 use crate::system::sessions::{self, OwnSockets, Scope};
 
-/// The looks for sessions that may outlive their grant.
 pub(super) struct Watch {
     /// All looks that were due until then are done.
     looked: BootNanos,
 }
 
 impl Watch {
-    /// No look is done yet.
     pub(super) fn new() -> Self {
         Self { looked: BootNanos(0) }
     }
 
-    /// When the next look is due.
     pub(super) fn next_look(&self, policy: &Policy, ledger: &Ledger) -> Option<BootNanos> {
         let soft = ledger.active().filter(|grant| may_leave_sessions(policy, grant));
         soft.flat_map(looks).filter(|look| self.looked < *look).min()
     }
 
-    /// Records the sessions that outlive the grants which end soon, as far as the policy allows it.
+    /// Records the sessions that outlive grants which end soon, as far as the policy allows it.
     pub(super) fn retain(&mut self, draft: &mut Draft<'_>) {
         let (policy, now) = (Arc::clone(&draft.rules.policy), draft.now);
         let due = |look: BootNanos| self.looked < look && look <= now.boot;
@@ -65,7 +60,7 @@ impl Watch {
     }
 }
 
-/// Records the sessions of `established` that outlive the grants `ending`. Returns why some do not, where there is no room.
+/// Records the sessions of `established` that outlive the grants `ending`. Returns a reason if there is no room for some.
 fn record_outliving(draft: &mut Draft<'_>, ending: &[Grant], established: &[Session]) -> Option<String> {
     let mut left_out = 0;
     for grant in ending {
@@ -82,7 +77,7 @@ fn record_outliving(draft: &mut Draft<'_>, ending: &[Grant], established: &[Sess
     (left_out > 0).then(|| format!("{left_out} sessions end with their grant: {most} others outlive theirs already"))
 }
 
-/// Retains the existing sessions on ports that `policy` protects and that are not in `closed`, and lets their sources in for a while.
+/// Retains the existing sessions on ports that `policy` protects and `closed` lacks, and lets their sources in for a while.
 pub(super) fn bootstrap(draft: &mut Draft<'_>, policy: &Policy, closed: &BTreeSet<(u8, u16)>) {
     let State { ledger, kernel, .. } = &mut *draft.state;
     let existing = existing_sessions(policy, closed, ledger, || kernel.own_sockets(), &draft.now);
@@ -112,9 +107,9 @@ pub(super) fn forget_over(ledger: &mut Ledger, now: &Now) -> Vec<Scope> {
 }
 
 impl State {
-    /// Destroys the sessions in the scopes `over`, except those that a live grant carries and those that outlive theirs.
+    /// Destroys the sessions in the scopes `over`, except retained sessions and those that a live grant carries.
     pub(super) fn end_sessions(&mut self, over: &[Scope], now: &Now) {
-        // A host that only observes ends nothing.
+        // An observing host ends nothing.
         if over.is_empty() || self.ledger.mode_state().observes(now) {
             return;
         }
@@ -148,21 +143,21 @@ fn may_leave_sessions(policy: &Policy, grant: &Grant) -> bool {
     grant.ports.iter().any(|port| soft(*port))
 }
 
-/// Everything that `rules` no longer allow, and why: requests, grants, and ended grants that sessions outlive.
+/// Everything that `rules` no longer allow, and why: requests, grants, and ended grants with retained sessions.
 pub(super) fn forbidden(rules: &Rules, ledger: &Ledger, now: &Now) -> Vec<(Uuid, EndCause)> {
     let living = ledger.living().filter_map(|held| Some((held.request.id(), rules.forbid(held, now)?)));
     let outlived: BTreeSet<_> = ledger.keeping().sessions(now).map(|(grant, _)| grant).collect();
     let ended = outlived.into_iter().filter_map(|id| match ledger.get(&id) {
         Some(held) if held.ending.is_none() => None,
         Some(held) => Some((id, rules.forbid(held, now)?)),
-        // The ledger has forgotten whose grant it was, because so many ended since.
+        // The ledger has forgotten the owner of the grant, because so many grants ended since.
         None => Some((id, EndCause::PolicyChanged)),
     });
     living.chain(ended).collect()
 }
 
-/// The established sessions on ports that `policy` protects and that are not in `closed`, as many as there is room for, and the
-/// cookies of those that the other side could open anew. Sessions that the host itself opened are left out, as far as `own` shows them.
+/// The established sessions on ports that `policy` protects and `closed` lacks, as many as there is room for, and the cookies of those that
+/// the other side could open anew. Sessions that the host itself opened are left out, as far as `own` shows them.
 pub(super) fn existing_sessions(
     policy: &Policy,
     closed: &BTreeSet<(u8, u16)>,
@@ -195,7 +190,7 @@ pub(super) fn everyone(protocol: u8, port: u16) -> [Scope; 2] {
     families.map(|source| Scope { protocol, port, source })
 }
 
-/// Forgets the retained sessions that ended by themselves, so that there is room for others.
+/// Forgets the retained sessions that ended by themselves, to make room for others.
 pub(super) fn forget_closed(ledger: &mut Ledger, now: &Now) -> Result<(), String> {
     let kept = ledger.keeping().sessions(now).filter_map(|(_, kept)| kept.session());
     let ports: BTreeSet<_> = kept.map(|session| (session.protocol, session.port)).collect();
@@ -208,7 +203,6 @@ pub(super) fn forget_closed(ledger: &mut Ledger, now: &Now) -> Result<(), String
     Ok(())
 }
 
-/// Logs who was let in.
 pub(super) fn log_bootstrap(event: &Event) {
     match event {
         Event::Granted { grant } if grant.expires_boot <= grant.starts_boot => tracing::warn!(
@@ -226,7 +220,6 @@ pub(super) fn log_bootstrap(event: &Event) {
     }
 }
 
-/// The condition where not every existing session is retained.
 pub(super) fn no_room(refusal: &Refusal) -> String {
     format!("not every session that was there when its port became protected could be kept: {}", refusal.sentence())
 }

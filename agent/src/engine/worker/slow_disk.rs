@@ -1,7 +1,5 @@
-//! What goes on while a batch is in flight, and what does not wait for a slow disk.
-//!
-//! Owns how long a caller waits, and the effects that come before their record: ends, which only close, and root's break-glass, which
-//! gets a second record in the log (docs/decisions/0036). It never opens anything else.
+//! Work while a batch is in flight. This module owns how long a caller waits for a slow disk, and the effects before their record: ends,
+//! which only close, and root's break-glass, which gets a second record in the log (docs/decisions/0036).
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -22,15 +20,15 @@ use super::wake::{BRISK, nanos};
 use crate::engine::command::Change;
 use crate::system::sessions;
 
-/// A batch that is in flight for longer shows as a condition in the status.
+/// A batch that is in flight for longer sets a condition.
 const SLOW: Duration = Duration::from_secs(1);
 /// How long root's break-glass waits for a disk that neither writes nor fails.
 const ROOT_WAITS: Duration = Duration::from_secs(5);
-/// How long everybody else waits before the refusal.
+/// How long everybody else waits before a refusal.
 pub(super) const PEOPLE_WAIT: Duration = Duration::from_secs(10);
 
 impl Worker {
-    /// When something is due while a batch is in flight.
+    /// When the next work of [`Worker::meanwhile`] is due.
     pub(super) fn next_meanwhile(&self) -> Option<BootNanos> {
         let (batch, ledger) = (self.committer.in_flight()?, &self.state.ledger);
         let ends = ledger.active().map(|grant| grant.expires_boot);
@@ -39,7 +37,6 @@ impl Worker {
         due.into_iter().chain(ledger.keeping().next_end()).min()
     }
 
-    /// Does what does not wait for the disk.
     pub(super) fn meanwhile(&mut self, now: &Now) {
         let Some(batch) = self.committer.in_flight_mut() else { return };
         let age = batch.age(now.boot);
@@ -91,7 +88,7 @@ impl Worker {
         }
     }
 
-    /// Decides root's break-glass by all that is known, including the batch in flight.
+    /// Decides root's break-glass by everything known, including the batch in flight.
     fn decide_for_root(&mut self, change: Change, refusal: &Refusal, now: &Now) {
         let Some(batch) = self.committer.in_flight() else { return };
         let (after, rules) = (batch.after.clone(), self.next_rules());
@@ -105,7 +102,7 @@ impl Worker {
         }
     }
 
-    /// Opens the ports that `records` grant to root, after a second record is made in the log.
+    /// Opens the ports that `records` grant to root, after the log has taken a second record.
     pub(super) fn open_for_root(&mut self, waiting: Waiting, records: &[Record], refusal: &Refusal, now: &Now) {
         let Waiting::Grant(id, _) = &waiting else { return self.answer(vec![waiting]) };
         let Some(record) = records.iter().find(|record| is_break_glass(record, id)) else {
@@ -132,12 +129,11 @@ impl Worker {
     }
 }
 
-/// Whether `record` opens the grant `id` for root.
 pub(super) fn is_break_glass(record: &Record, id: &Uuid) -> bool {
     matches!(&record.event, Event::BreakGlass { grant } if grant.id == *id)
 }
 
-/// Writes a record that the journal cannot take to the log: under systemd that is journald.
+/// Writes a record that the journal cannot take to the log. Under systemd that is journald.
 fn write_second_record(record: &Record) -> std::io::Result<()> {
     let line = serde_json::to_string(record)?;
     let line = postern_core::text::json(&line);

@@ -1,7 +1,5 @@
-//! How the worker starts.
-//!
-//! Owns the order of a start: bring the kernel in step with the journal, record the start, then serve. It never opens anything that the
-//! journal does not hold.
+//! The start of the worker. This module owns its order: bring the kernel in step with the journal, record the start, then serve. A start
+//! opens only what the journal holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,7 +46,7 @@ use crate::system::terminals::Terminals;
 
 /// Everything a worker needs.
 pub struct Setup {
-    /// The journal and what it adds up to.
+    /// The journal, and the state that its records add up to.
     pub opened: Opened,
     /// This boot's clock.
     pub clock: Clock,
@@ -62,7 +60,7 @@ pub struct Setup {
     pub enforcer: enforcer::Settings,
     /// Where the prefilter is wanted.
     pub xdp: PrefilterConfig,
-    /// The rights that posternd gives up as soon as lock and cut are in force, and no thread runs yet.
+    /// Gives up rights as soon as the lock and the cut are in force, before any thread runs.
     pub confine: Confine,
     /// Where posternd runs.
     pub surroundings: Surroundings,
@@ -76,17 +74,17 @@ pub struct Setup {
     pub lines: broadcast::Sender<Arc<Published>>,
 }
 
-/// Gives up rights. The arguments: whether posternd still has to load programs, and a check whether all layers are in force. Returns a
+/// Gives up rights. The arguments are whether posternd still has to load programs, and a check whether all layers are in force. Returns a
 /// sentence for each right that was kept.
 pub type Confine = Box<dyn FnOnce(bool, &dyn Fn() -> bool) -> Vec<String> + Send>;
 
-/// Why the engine could not start. What was pinned before stays in force.
+/// Why the engine could not start. Programs that were pinned before stay in force.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Lock or cut could not be set up.
+    /// The lock or the cut could not be set up.
     #[error("{0}")]
     Kernel(#[from] EnforcerError),
-    /// No thread could be made.
+    /// A thread could not be started.
     #[error("the engine's thread could not be started: {0}")]
     Thread(std::io::Error),
 }
@@ -94,7 +92,7 @@ pub enum StartError {
 /// Brings the kernel in step with the journal and starts the thread.
 ///
 /// # Errors
-/// [`StartError`]; nothing is open then that was not open before.
+/// [`StartError`]. Then nothing is open that was not open before.
 pub fn start(setup: Setup) -> Result<(Engine, JoinHandle<()>, Option<enforcer::DeniedReader>), StartError> {
     let Setup { mut opened, clock, identity, rules, enforcer: settings, lines, confine, config_file, files, .. } =
         setup;
@@ -173,7 +171,7 @@ fn are_in_force(enforcer: &Enforcer) -> bool {
     enforcer.layers().iter().all(|layer| layer.state == LayerState::InForce)
 }
 
-/// Records the existing sessions on ports that this start closes, or that no port is closed. Returns the mode that may hold then.
+/// Records the sessions on ports that this start closes, or the change to `observe`. Returns the mode that may hold then.
 fn record_existing_sessions(
     opened: &mut Opened,
     rules: &Rules,
@@ -196,7 +194,7 @@ fn record_existing_sessions(
         conditions.set(Condition::ModeUnrecorded, Some(why));
         file = Mode::Enforce;
     }
-    // Nobody watched these ports until now, so no connection's direction is known.
+    // Nobody watched these ports until now, so the direction of their connections is unknown.
     match retained::existing_sessions(
         &rules.policy,
         &closed,
@@ -204,7 +202,7 @@ fn record_existing_sessions(
         || Ok(sessions::OwnSockets::default()),
         now,
     ) {
-        // A host that only observes locks nobody out.
+        // An observing host drops nothing.
         Ok((existing, _)) if existing.is_empty() || observes => {}
         Ok((existing, served)) => bootstrap(opened, (&existing, &served), capacity, now, lines, conditions),
         Err(error) => conditions.set(Condition::BootstrapIncomplete, Some(error)),
@@ -212,15 +210,15 @@ fn record_existing_sessions(
     file
 }
 
-/// The ports that are closed already: those that an earlier run recorded as protected, if its programs are still pinned and it did
-/// not only observe. All others were open until now.
+/// The ports that an earlier run closed: its record is known, its programs are still pinned, and it did not only observe. If the journal
+/// has lost that list, all protected ports count as closed.
 fn closed_before(opened: &Opened, by_earlier_run: bool, policy: &Policy) -> BTreeSet<(u8, u16)> {
     let closed = if by_earlier_run { opened.ledger.protected() } else { &[] };
     let forgotten = policy.protected().filter(|_| opened.forgot_protected());
     closed.iter().flat_map(PortSpec::transports).chain(forgotten).collect()
 }
 
-/// Whether the host has only observed so far, as far as is on record, and whether it does where the configuration says `file`.
+/// Whether the host has only observed so far, by the ledger, and whether it observes with the configured mode `file`.
 fn observing(ledger: &Ledger, file: Mode, now: &Now) -> (bool, bool) {
     let standing = ledger.mode_state();
     (standing.observes(now), mode::is_observing(file, &standing.enabling, now))
@@ -241,8 +239,8 @@ fn open_up(
     Ok(())
 }
 
-/// Retains the sessions that existed before their port was protected, and lets their sources in for a while, once that is on
-/// record. Where the journal cannot be written, the ports are closed for everybody.
+/// Retains the sessions that existed before their port was protected, and lets their sources in for a while, once that is on record. If the
+/// disk takes no record, the ports are closed for everybody.
 fn bootstrap(
     opened: &mut Opened,
     (existing, served): (&[Session], &BTreeSet<u64>),
@@ -272,7 +270,7 @@ fn bootstrap(
     }
 }
 
-/// The condition for snapshots that were of no use.
+/// The condition for unusable snapshots.
 fn passed_over(why: &[String]) -> Conditions {
     why.iter().for_each(|why| tracing::warn!("passed over: {why}"));
     let first = why.first();
@@ -283,7 +281,7 @@ fn passed_over(why: &[String]) -> Conditions {
     conditions
 }
 
-/// Until when replay history is incomplete, so that messages need a challenge.
+/// The time until which replay history is incomplete, so that messages need a challenge.
 fn unsure_until(opened: &Opened, now: &Now) -> BootNanos {
     match opened.set_aside {
         None if !opened.unread => opened.ledger.unsure_until(now.boot_id),
@@ -291,34 +289,33 @@ fn unsure_until(opened: &Opened, now: &Now) -> BootNanos {
     }
 }
 
-/// The thread that writes to people's terminals. It reports when it may not.
+/// Starts the thread that writes to people's terminals. The thread reports when it may not.
 fn terminals(engine: Engine) -> std::io::Result<Terminals> {
     Terminals::start(move |why| {
-        // A full queue drops this notice: other conditions matter more then.
+        // If the queue is full, this notice is lost: other conditions matter more then.
         let _ = engine.0.commands.try_send(Notice::Condition(Condition::TerminalsSilent, why).into());
     })
 }
 
-/// The moment at which every message that is fresh now has expired.
+/// The time at which every message that is fresh now has expired.
 pub(super) fn stale(now: &Now) -> BootNanos {
     now.boot.plus_nanos(MAX_MESSAGE_LIFE.0 * 1_000_000_000)
 }
 
-/// Has the worker record what the start found, and runs it on a thread of its own.
+/// Has the worker record the start, then runs the worker on its own thread.
 fn spawn(mut worker: Worker, queues: Queues, now: &Now) -> std::io::Result<JoinHandle<()>> {
     worker.guard.note_start(&mut worker.state.kernel.enforcer, now);
     worker.begin();
     let work = move || {
         let run = AssertUnwindSafe(|| worker.run(queues));
         if catch_unwind(run).is_err() {
-            // Without its one writer posternd is of no use. systemd starts it again, and the kernel keeps the ports closed.
+            // Without its one writer posternd is useless. systemd restarts it, and the kernel keeps the ports closed.
             std::process::abort();
         }
     };
     thread::Builder::new().name("engine".into()).spawn(work)
 }
 
-/// Records the findings of the start, and the start itself.
 pub(super) fn record(draft: &mut Draft<'_>, findings: &StartupFindings) {
     if let Some(set_aside) = findings.set_aside.clone() {
         draft.push(None, set_aside.event());

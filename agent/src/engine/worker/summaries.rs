@@ -1,6 +1,4 @@
-//! Summaries of unverified messages, and of refusals that get no line of their own.
-//!
-//! Owns when the next summary is due. It never counts: `tally` and `share` do.
+//! Summaries of unverified messages, and of refusals without a line of their own. `tally` and `share` count; this module owns the time.
 
 use postern_core::budget::Summed;
 use postern_core::ledger::Event;
@@ -9,30 +7,27 @@ use postern_core::time::{BootNanos, Now};
 use super::draft::Draft;
 use super::wake::{SUMMARY_EVERY, nanos};
 
-/// The next summary.
 #[derive(Default)]
 pub(super) struct Summaries {
     due: Option<BootNanos>,
 }
 
 impl Summaries {
-    /// When the next summary is due.
     pub(super) fn due(&self) -> Option<BootNanos> {
         self.due
     }
 
-    /// Has a summary written once counts have gathered.
+    /// Schedules a summary for the time when more counts have gathered.
     pub(super) fn later(&mut self, now: &Now) {
         self.due.get_or_insert(now.boot.plus_nanos(nanos(SUMMARY_EVERY)));
     }
 
-    /// Has a summary written with the next batch.
+    /// Schedules a summary for the next batch.
     pub(super) fn at_once(&mut self, now: &Now) {
         self.due = Some(now.boot);
     }
 }
 
-/// Writes a summary if one is due.
 pub(super) fn write_due(draft: &mut Draft<'_>) {
     if draft.state.summaries.due.is_some_and(|due| due <= draft.now.boot) {
         draft.state.summaries.due = None;
@@ -40,7 +35,7 @@ pub(super) fn write_due(draft: &mut Draft<'_>) {
     }
 }
 
-/// Writes a summary. `all`: also counts that are not due yet, because posternd stops.
+/// Writes a summary. `all` includes counts that are not due yet, because posternd stops.
 pub(super) fn write(draft: &mut Draft<'_>, all: bool) {
     let counts = draft.shared.tally.take();
     if !counts.is_empty() {

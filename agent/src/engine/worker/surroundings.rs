@@ -1,7 +1,5 @@
-//! Where posternd runs, and settings of the kernel that others may change.
-//!
-//! Owns how soon a change is noticed, which conditions follow, and the lists that the kernel has yet to take: own addresses and limits
-//! of SYNs.
+//! The surroundings of posternd, and kernel settings that others may change. This module owns how soon posternd notices a change, which
+//! conditions follow, and the lists that the kernel has not taken yet: own addresses and SYN limits.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,28 +15,24 @@ use crate::enforcer::{LayerState, Loss};
 use crate::system::surroundings::Surroundings;
 use crate::system::sysctl;
 
-/// What the worker knows of its surroundings.
 pub(super) struct Watch {
     due: BootNanos,
     found: Surroundings,
     /// The host's own addresses, while the kernel has not taken them.
     own: Vec<IpAddr>,
-    /// The addresses at which the kernel limits SYNs, while it has not taken them.
+    /// The SYN limits, while the kernel has not taken them.
     limits: Option<(Vec<SocketAddr>, SynRate)>,
 }
 
 impl Watch {
-    /// The first look is due.
     pub(super) fn new(found: Surroundings) -> Self {
         Self { due: BootNanos(0), found, own: Vec::new(), limits: None }
     }
 
-    /// As [`Surroundings::network`].
     pub(super) fn network(&self) -> Option<&str> {
         self.found.network()
     }
 
-    /// Looks, if that is due, and notes the conditions that changed.
     pub(super) fn look(&mut self, kernel: &mut Kernel, conditions: &mut Conditions, now: &Now) {
         if self.due > now.boot {
             return;
@@ -51,7 +45,7 @@ impl Watch {
         conditions.set_and_log(Condition::SubflowsUnjudged, subflows);
     }
 
-    /// Gives the kernel the lists that it did not take before.
+    /// Retries the lists that the kernel did not take.
     fn give_again(&mut self, kernel: &mut Kernel, conditions: &mut Conditions) {
         if conditions.why(Condition::OwnAddresses).is_some() {
             let own = std::mem::take(&mut self.own);
@@ -62,7 +56,6 @@ impl Watch {
         }
     }
 
-    /// Gives the kernel the host's own addresses.
     pub(super) fn set_own(&mut self, addresses: Vec<IpAddr>, kernel: &mut Kernel, conditions: &mut Conditions) {
         let failed = kernel.enforcer.set_local(&addresses).err();
         let why = failed.map(|error| format!("the kernel's list of own addresses is behind: {error}"));
@@ -70,7 +63,6 @@ impl Watch {
         conditions.set_and_log(Condition::OwnAddresses, why);
     }
 
-    /// Has the kernel limit SYNs to the API.
     pub(super) fn limit_syns(
         &mut self,
         addresses: Vec<SocketAddr>,
@@ -83,10 +75,7 @@ impl Watch {
         conditions.set_and_log(Condition::SynRate, why);
     }
 
-    /// Whether the ports stay closed after the death of posternd.
-    ///
-    /// # Errors
-    /// [`Reason::NothingOutlives`], with the condition that is why.
+    /// Checks that the ports stay closed after the death of posternd. Fails with [`Reason::NothingOutlives`] and the condition that is why.
     pub(super) fn check_outlives(
         &mut self,
         kernel: &mut Kernel,

@@ -1,6 +1,5 @@
-//! The mode: trials of enforcement, their confirmation and their end.
-//!
-//! Owns the records of the mode, and the sentence about it. The kernel keeps the time of a trial: a record of its end follows later.
+//! The mode: trials of enforcement, their confirmation and their end. This module owns the records of the mode, and the sentence about it.
+//! The kernel keeps the time of a trial, and the record of its end follows later.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,7 +19,6 @@ use crate::system::sessions;
 /// The name in the record: only root may change the mode, over the Unix socket.
 const ROOT: &str = "root";
 
-/// The mode that holds, for people.
 pub(super) fn view(ledger: &Ledger, now: &Now) -> ModeView {
     let standing = ledger.mode_state();
     let lapsed = standing.lapsed(now);
@@ -35,8 +33,7 @@ pub(super) fn view(ledger: &Ledger, now: &Now) -> ModeView {
     }
 }
 
-/// The mode of the configuration file, as far as the kernel may follow it. The kernel may close before this start is on record, but not
-/// open.
+/// The configured mode, as far as the kernel may follow it. Before this start is on record, the kernel may close but not open.
 pub(super) fn file(mode: Mode, ledger: &Ledger, is_start_recorded: bool) -> Mode {
     match mode {
         Mode::Enforce if !is_start_recorded => Mode::Enforce,
@@ -44,7 +41,7 @@ pub(super) fn file(mode: Mode, ledger: &Ledger, is_start_recorded: bool) -> Mode
     }
 }
 
-/// Begins a trial. Existing sessions stay, and their sources may reconnect for a while; everybody else needs a grant.
+/// Begins a trial. Existing sessions stay, and their sources may reconnect for a while. Everybody else needs a grant.
 pub(super) fn enable(draft: &mut Draft<'_>, within: Seconds, only_while_running: bool) -> Result<(), Refusal> {
     let (standing, now) = (draft.state.ledger.mode_state(), draft.now);
     if !standing.observes(&now) {
@@ -73,7 +70,7 @@ pub(super) fn enable(draft: &mut Draft<'_>, within: Seconds, only_while_running:
     Ok(())
 }
 
-/// Ends a trial well. The caller has checked the configuration file. Returns the grant that proves the way in.
+/// Confirms a trial. The caller has checked the configuration file. Returns the grant that proves the way in.
 pub(super) fn confirm(draft: &mut Draft<'_>, without_proof: bool) -> Result<Option<Uuid>, Refusal> {
     check_trial(draft)?;
     let grant = if without_proof { None } else { Some(way_in(draft)?) };
@@ -82,20 +79,18 @@ pub(super) fn confirm(draft: &mut Draft<'_>, without_proof: bool) -> Result<Opti
     Ok(grant)
 }
 
-/// Ends a trial before its time.
 pub(super) fn roll_back(draft: &mut Draft<'_>) -> Result<(), Refusal> {
     check_trial(draft)?;
     give_up(draft, ROOT);
     Ok(())
 }
 
-/// Records that the trial is given up.
 pub(super) fn give_up(draft: &mut Draft<'_>, by: &str) {
     tracing::error!(by, "a trial was given up: every protected port is open");
     draft.push(None, Event::RolledBack { at: draft.now.wall, by: by.to_owned() });
 }
 
-/// Records that the kernel has ended the trial by itself, if it has.
+/// Records the end of a trial that the kernel has ended by itself.
 pub(super) fn record_lapsed(draft: &mut Draft<'_>) {
     let Some(trial) = draft.state.ledger.mode_state().lapsed(&draft.now) else { return };
     let at = trial.until;
@@ -103,7 +98,7 @@ pub(super) fn record_lapsed(draft: &mut Draft<'_>) {
     draft.push(None, Event::RolledBack { at, by: String::new() });
 }
 
-/// Records new rules. Existing sessions on ports that the rules close are retained.
+/// Records new rules, and retains existing sessions on ports that the rules close.
 pub(super) fn load_policy(draft: &mut Draft<'_>, rules: &Rules) {
     let (policy, standing, now) = (&rules.policy, draft.state.ledger.mode_state(), &draft.now);
     let observed = standing.observes(now);
@@ -133,14 +128,12 @@ fn way_in(draft: &Draft<'_>) -> Result<Uuid, Refusal> {
     mode::way_in(&draft.state.ledger, &there, &draft.now).ok_or_else(|| unproven(""))
 }
 
-/// The record of rules in force.
 pub(super) fn policy_loaded(rules: &Rules) -> Event {
     let Rules { policy, digest, .. } = rules;
     let protected = policy.ports.iter().map(|rule| rule.port).collect();
     Event::PolicyLoaded { rules: digest.to_string(), protected, mode: policy.mode }
 }
 
-/// The condition while the host does not fully enforce.
 pub(super) fn condition(mode: &ModeView) -> Option<(Condition, String)> {
     let condition = match mode.effective {
         Mode::Observe => Condition::Observing,

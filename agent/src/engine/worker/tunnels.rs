@@ -1,6 +1,4 @@
-//! Kernel tunnels on protected UDP ports: a condition names each of them, because Postern's promise does not cover their packets.
-//!
-//! Owns how soon a tunnel is noticed, and the condition. It changes nothing in the kernel.
+//! Kernel tunnels on protected UDP ports. Postern's promise does not cover their packets, so a condition names each tunnel.
 
 use postern_core::condition::Condition;
 use postern_core::key::UDP;
@@ -10,7 +8,6 @@ use super::kernel::Kernel;
 use super::wake::{SURROUNDINGS_EVERY, nanos};
 use crate::enforcer::{Tunnel, Tunnels};
 
-/// The known tunnels.
 pub(super) struct Watch {
     due: BootNanos,
     /// The program that lists tunnels, or why it could not be loaded.
@@ -22,7 +19,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Loads the program that lists tunnels. That takes rights that posternd gives up later. The first look is due.
+    /// Loads the program that lists tunnels, before posternd gives up the rights for that.
     pub(super) fn new() -> Self {
         let tunnels = Tunnels::load().map_err(|error| error.to_string());
         if let Err(error) = &tunnels {
@@ -31,12 +28,11 @@ impl Watch {
         Self { due: BootNanos(0), tunnels, found: Vec::new(), failed: None }
     }
 
-    /// Makes the next look due: something has changed.
+    /// Makes the next look due, because something has changed.
     pub(super) fn hurry(&mut self) {
         self.due = BootNanos(0);
     }
 
-    /// Looks for tunnels, if that is due and a UDP port is protected.
     pub(super) fn look(&mut self, kernel: &Kernel, now: &Now) {
         if self.due > now.boot || !kernel.protects_udp() {
             return;
@@ -54,12 +50,12 @@ impl Watch {
                 }
                 (self.found, self.failed) = (found, None);
             }
-            // The known tunnels stay listed: nobody knows that they are gone.
+            // The known tunnels stay listed, because they may still exist.
             Err(error) => self.failed = Some(error),
         }
     }
 
-    /// One condition for each tunnel on a port that is protected now, and one where tunnels could not be listed.
+    /// One condition for each tunnel on a protected port, and one if tunnels could not be listed.
     pub(super) fn conditions(&self, kernel: &Kernel) -> Vec<(Condition, String)> {
         if !kernel.protects_udp() {
             return Vec::new();

@@ -1,7 +1,5 @@
-//! The journal's upkeep: snapshots, verification, retention.
-//!
-//! Owns when each is due. A thread of its own does the long work, so that no decision waits for it. That thread reads the journal and
-//! writes snapshots, and never touches a segment.
+//! The journal's upkeep: snapshots, verification, retention. This module owns when each is due. A separate thread does the long work, so
+//! that no decision waits for it. That thread reads the journal and writes snapshots, and never touches a segment.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -17,28 +15,24 @@ use crate::journal::Journal;
 use crate::journal::scan::Scanner;
 use crate::journal::snapshot::Snapshot;
 
-/// The number of records after which there is a new snapshot: a start reads few more lines than that.
+/// The number of records until a new snapshot. A start reads few more lines than that.
 const SNAPSHOT_EVERY: u64 = 10_000;
-/// A snapshot waits until the journal has grown by this part of the last snapshot. So snapshots write at most this many times the
-/// bytes that the journal does, however large a snapshot is.
+/// A snapshot waits until the last one has at most this many times the bytes of the lines since. That limits what snapshots write.
 const BYTES_PER_LINE_BYTE: u64 = 4;
 
-/// Work for the thread.
 enum Chore {
     /// Verify the part of the chain that is not verified yet.
     Verify,
-    /// Write a snapshot.
     Snapshot(Box<Snapshot>),
 }
 
-/// The work that is due, and the way to the thread that does it.
 pub(super) struct Upkeep {
     chores: mpsc::Sender<Chore>,
     /// Records since the last snapshot.
     records: u64,
-    /// How many segments had been begun when the chain was last given to the thread.
+    /// The journal's rotations at the last [`Chore::Verify`].
     rotations: u64,
-    /// A snapshot is due as soon as it is small beside the lines written since the last one.
+    /// Whether a snapshot is due, as soon as it is small beside the lines since the last one.
     due: bool,
     /// Bytes of lines since the last snapshot.
     bytes: u64,
@@ -47,7 +41,7 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    /// Starts the thread. Its first work is to verify all lines that were there before. `lines` is how many lines the start read.
+    /// Starts the thread, which first verifies all earlier lines. `lines` is how many lines the start read.
     pub(super) fn start(engine: Engine, journal: Scanner, lines: u64) -> std::io::Result<Self> {
         let (chores, work) = mpsc::channel();
         let size = Arc::new(AtomicU64::new(0));
@@ -59,13 +53,11 @@ impl Upkeep {
         Ok(upkeep)
     }
 
-    /// Has the part of the chain verified that is not verified yet.
     pub(super) fn verify(&self) {
         self.give(Chore::Verify);
     }
 
-    /// Does what a durable batch of `records` records and `bytes` bytes asks for. `ledger` is what the journal holds; `None` where the
-    /// ledger is ahead of the journal, and no snapshot can be made.
+    /// Does the work that is due after a durable batch of (records, bytes). `ledger` is `None` while it is ahead of the journal.
     pub(super) fn keep_up(&mut self, journal: &Journal, ledger: Option<&Ledger>, batch: (u64, u64), stopping: bool) {
         self.records += batch.0;
         self.bytes += batch.1;
@@ -128,7 +120,7 @@ pub(super) fn record_outdated(draft: &mut Draft<'_>, journal: Option<&Journal>) 
     }
 }
 
-/// The first line without which a start would not know what is open, scheduled or pending.
+/// The first line that a start needs to know what is open, scheduled or pending.
 fn oldest_needed(ledger: &Ledger) -> u64 {
     ledger.oldest_open().unwrap_or(u64::MAX)
 }

@@ -1,6 +1,4 @@
-//! Who wakes the worker, and when.
-//!
-//! Owns the loop and every period and deadline that the worker wakes up for. The worker sleeps until the first of these:
+//! The worker's loop, and every period and deadline for which the worker wakes up. The worker sleeps until the first of these:
 //!
 //! | what | when |
 //! |---|---|
@@ -9,8 +7,6 @@
 //! | a start, an end or a trial in the ledger; a look for sessions ([`SESSION_LOOKS`]); an unused grant; a summary ([`SUMMARY_EVERY`]) | while no batch is in flight and nothing failed |
 //! | a new try after a failure ([`RETRY`]) | instead of those, after a failure |
 //! | [`BRISK`] after a batch was submitted, then the end of each grant and retained session | while a batch is in flight |
-//!
-//! It never decides what is done then.
 
 use std::time::Duration;
 
@@ -21,33 +17,29 @@ use super::{BATCH, Worker, park};
 use crate::engine::command::Command;
 use crate::journal::writer::Written;
 
-/// How often the worker looks at the layers. The kernel reports none of their losses by itself, except removed pins. One look takes
-/// some 40 system calls that do not wait: well under a millisecond of processor time a second.
+/// How often the worker checks the layers. The kernel reports none of their losses by itself, except removed pins. One check takes some 40
+/// system calls that do not wait: well under a millisecond of processor time a second.
 pub(super) const LAYERS_EVERY: Duration = Duration::from_millis(500);
-/// How often the worker looks for kernel tunnels, and at its surroundings, with a look at the layers that is due anyway. One walk over
-/// the sockets takes three system calls and less than a millisecond; the surroundings are two lists of mounts.
+/// How often the worker looks for kernel tunnels and at its surroundings, together with a check of the layers. A walk over the sockets
+/// takes three system calls and less than a millisecond. The surroundings are two lists of mounts.
 pub(super) const SURROUNDINGS_EVERY: Duration = Duration::from_secs(5);
-/// How long counts of unverified messages gather before they are written down: at most three lines a minute.
+/// How long counts of unverified messages gather before a summary: at most three lines a minute.
 pub(super) const SUMMARY_EVERY: Duration = Duration::from_secs(20);
-/// How long before a grant's end the worker looks for its sessions: early enough for a busy machine and a slow disk, and once more
-/// for sessions that began since.
+/// How long before a grant's end the worker looks for its sessions: early enough for a busy machine and a slow disk, and once more.
 pub(super) const SESSION_LOOKS: [Duration; 2] = [Duration::from_secs(2), Duration::from_millis(250)];
-/// The time until a new try after the kernel refused a change or the disk a record.
+/// The time until a retry, after the kernel refused a change or the disk a record.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
-/// After this time in flight the worker no longer waits for a batch: it ends sessions whose grant is over without it.
+/// After this time in flight the worker ends the sessions of expired grants, and answers queries, without the batch.
 pub(super) const BRISK: Duration = Duration::from_millis(250);
 
-/// Where commands come from.
 pub(super) struct Queues {
-    /// What closes, and what root asks for.
     pub first: mpsc::Receiver<Command>,
     pub commands: mpsc::Receiver<Command>,
     pub written: mpsc::UnboundedReceiver<Written>,
 }
 
-/// Why the thread woke up.
 enum Next {
-    /// The watchdog wants to see a turn.
+    /// The watchdog asks for a turn.
     Asked,
     Command(Box<Command>),
     Written(Box<Written>),
@@ -57,7 +49,6 @@ enum Next {
 }
 
 impl Queues {
-    /// Waits until there is something to do.
     async fn next(&mut self, asked: impl Future<Output = ()>) -> Next {
         tokio::select! {
             biased;
@@ -68,7 +59,7 @@ impl Queues {
         }
     }
 
-    /// `one` and what else waits, as far as it fits into one turn.
+    /// `one` and other waiting commands, as many as fit into one turn.
     fn take(&mut self, one: Option<Command>) -> Vec<Command> {
         let first = std::iter::from_fn(|| self.first.try_recv().ok()).take(BATCH);
         let rest = std::iter::from_fn(|| self.commands.try_recv().ok()).take(BATCH);
@@ -77,7 +68,6 @@ impl Queues {
 }
 
 impl Worker {
-    /// Serves until it is told to stop.
     pub(super) fn run(mut self, mut queues: Queues) {
         while !self.is_done() {
             self.beat.turn();
@@ -101,7 +91,7 @@ impl Worker {
         }
     }
 
-    /// How long nothing is due.
+    /// The time until something is due.
     fn wait(&self) -> Duration {
         let (now, ledger) = (self.shared().clock.boot(), &self.state.ledger);
         let due = if self.committer.in_flight().is_some() {
@@ -114,14 +104,14 @@ impl Worker {
                 self.idle.due(),
                 self.state.summaries.due(),
             ];
-            // After a failure the next try is all that is due: what is over stays due until it can be recorded.
+            // After a failure only the retry is due: whatever is over stays due until it can be recorded.
             self.retry_due.or(dues.into_iter().flatten().min())
         };
         let look = self.guard.due();
         Duration::from_nanos(now.until(due.map_or(look, |due: BootNanos| due.min(look))))
     }
 
-    /// Whether the worker was asked to stop and has nothing more to write, or no disk that takes it.
+    /// Whether the worker was asked to stop, and has nothing left to write or a disk that takes nothing.
     fn is_done(&self) -> bool {
         let now = self.shared().clock.boot();
         let waits = self.committer.in_flight().is_some_and(|batch| batch.age(now) < super::slow_disk::PEOPLE_WAIT);

@@ -1,8 +1,5 @@
-//! Warnings before sessions are cut.
-//!
-//! Owns when due warnings are given, and the pause that lets people read why their session is about to be cut. The words and their
-//! readers come from `postern_core::warn`. Warnings change nothing and delay an end by [`LAST_WORDS`] at most. A host that only
-//! observes cuts no session, so it warns nobody.
+//! Warnings before sessions are cut: when they are given, and the pause in which people can read the reason. Warnings change nothing and
+//! delay an end by at most [`LAST_WORDS`]. An observing host cuts no session, so it warns nobody.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,14 +24,12 @@ use crate::system::terminals::{Terminals, Words};
 
 /// How long sshd gets to send the last words on a terminal before the cut stops its packets.
 const LAST_WORDS: Duration = Duration::from_millis(100);
-/// The least time between two such pauses, which hold up everybody else.
+/// The least time between two such pauses, which delay everybody else.
 const PAUSE_EVERY: Duration = Duration::from_secs(1);
 
-/// What was said, and the terminals.
 pub(super) struct Warnings {
-    /// Warnings that were due until then were given.
+    /// All warnings that were due until then are given.
     given: BootNanos,
-    /// When the worker last paused for last words.
     last_pause: BootNanos,
     terminals: Terminals,
 }
@@ -45,7 +40,7 @@ impl Warnings {
         Self { given: now.boot, last_pause: BootNanos(0), terminals }
     }
 
-    /// Gives the warnings that are due. The worker calls this at each turn; nothing wakes it up for warnings alone.
+    /// Gives the due warnings, at each turn. The worker does not wake up for warnings alone.
     pub(super) fn give(&mut self, shared: &Shared, state: &State, now: &Now) {
         let (policy, ledger) = (shared.rules().policy, &state.ledger);
         let due = warn::due(&policy, ledger, self.given, now);
@@ -66,7 +61,7 @@ impl Warnings {
                 words.entry(peer).or_default().extend(lines);
             }
             let (end, fate) = (now.wall_at(warning.end), fate(&policy, warning));
-            // This fails when nobody watches.
+            // The send fails without watchers.
             let _ = shared.changes.send(GrantUpdate { view, warning: Some((warning.clone(), end, fate)) });
         }
         if !words.is_empty() {
@@ -74,7 +69,7 @@ impl Warnings {
         }
     }
 
-    /// Writes to the people whose sessions `records` are about to cut, and leaves them a moment to read it.
+    /// Writes to the people whose sessions `records` are about to cut, and pauses so that they can read it.
     pub(super) fn give_last(&mut self, records: &[Record], shared: &Shared, state: &State, now: &Now) {
         let (policy, ledger) = (shared.rules().policy, &state.ledger);
         if ledger.mode_state().observes(now) {
@@ -101,7 +96,7 @@ impl Warnings {
     }
 }
 
-/// The sessions that one of `grants` may carry; none where the kernel does not list them, which ends no session later.
+/// The sessions that `grants` may carry. If the kernel does not list them, nobody is warned.
 fn inbound<'a>(kernel: &Kernel, grants: impl Iterator<Item = &'a Grant>) -> Vec<Session> {
     let scopes: Vec<_> = grants.flat_map(sessions::scopes).collect();
     if scopes.is_empty() {
@@ -110,7 +105,7 @@ fn inbound<'a>(kernel: &Kernel, grants: impl Iterator<Item = &'a Grant>) -> Vec<
     sessions::inbound(&scopes, || kernel.own_sockets()).unwrap_or_default()
 }
 
-/// The grant that a record ends before its time, because somebody or the rules end it.
+/// The grant that a record ends before its time, because a person or the rules end it.
 fn ended_early(ledger: &Ledger, record: &Record) -> Option<(Grant, Ending)> {
     let (id, ending) = match &record.event {
         Event::Ended { grant, ending, .. } => (grant, ending.clone()),
@@ -124,7 +119,7 @@ fn ended_early(ledger: &Ledger, record: &Record) -> Option<(Grant, Ending)> {
     Some((held.grant()?.clone(), ending))
 }
 
-/// Whether this end comes early to people who are still there. After a restore or a boot nobody is.
+/// Whether this end surprises people who are still connected. After a restore or a boot nobody is.
 const fn is_a_surprise(cause: EndCause) -> bool {
     use EndCause::{GivenBack, Idle, PolicyChanged, Revoked, SignerUntrusted, Unused};
     matches!(cause, Unused | Idle | Revoked | GivenBack | SignerUntrusted | PolicyChanged)
@@ -138,7 +133,6 @@ fn by_peer(sessions: Vec<Session>) -> BTreeMap<IpAddr, Vec<Session>> {
     by_peer
 }
 
-/// What happens to the sessions at the end that the warning names.
 fn fate(policy: &Policy, warning: &Warning) -> String {
     if warning.ends == Ends::Sessions {
         return warn::fate(OnExpiry::Cut);
