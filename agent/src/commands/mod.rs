@@ -9,10 +9,7 @@ use std::io::{self, ErrorKind, Write as _};
 
 use run::Failure;
 
-/// Prints one text and a newline on standard output. A reader that closed its end, such as `head`, is no failure.
-///
-/// # Errors
-/// [`Failure::Other`]: the text cannot be written, for example because the disk is full.
+/// Prints `text` and a newline on standard output. A reader that closed its end, such as `head`, is no failure.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {

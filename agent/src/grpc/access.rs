@@ -22,7 +22,6 @@ use crate::grpc::convert;
 use crate::payload;
 use crate::proof::HostKeys;
 
-/// The service.
 #[derive(Clone)]
 pub(super) struct Access {
     pub engine: Engine,
@@ -44,7 +43,7 @@ impl v1::access_service_server::AccessService for Access {
         let Reached(local_address) = request.extensions().get().copied().unwrap_or(Reached(None));
         let v1::WhoAmIRequest { nonce, ports } = request.into_inner();
         let called = convert::Called { address: peer.address(), local_address };
-        // The signing of statements is limited for each source, so guesses of port names are limited with it.
+        // The limit on statements for each source also limits guesses of port names.
         let ports = if nonce.is_empty() { Vec::new() } else { ports };
         let ports =
             convert::meanings(ports, &self.engine.rules().policy, called.address).map_err(|r| self.uncounted(r))?;
@@ -92,7 +91,7 @@ impl v1::access_service_server::AccessService for Access {
         let reader = reader(&self.engine, peer, read).await?;
         let filter = Filter { include_ended, states: convert::states(&states).map_err(refused)? };
         let (size, before) = convert::page(page_size, &page_token).map_err(refused)?;
-        // One more than the page shows whether there is another page.
+        // One grant more than the page shows whether there is another page.
         let mut grants = self.engine.list(&reader, filter, before, size + 1).await.map_err(refused)?;
         let more = grants.len() > size;
         grants.truncate(size);
@@ -107,7 +106,7 @@ impl v1::access_service_server::AccessService for Access {
         let v1::WatchGrantsRequest { read } = request.into_inner();
         let reader = reader(&self.engine, peer, read).await?;
         let place = watching(&self.engine, &reader, &self.watchers)?;
-        // The subscription comes before the present state is read, so that no change is lost between them.
+        // Subscribe before reading the present state, so that no change is lost in between.
         let changes = BroadcastStream::new(self.engine.watch());
         let now = self.snapshot(&reader).await.map_err(refused)?;
         let reader = reader.answered();
@@ -156,14 +155,14 @@ impl Access {
         }
     }
 
-    /// A refusal that the engine has not counted.
+    /// Counts a refusal that the engine has not counted.
     fn uncounted(&self, refusal: Refusal) -> Status {
         self.engine.count_unverified(refusal.reason);
         refused(refusal)
     }
 }
 
-/// A change that `reader` may see. A watcher who reads too slowly has missed changes; the stream says so and ends.
+/// A change that `reader` may see. If the reader was too slow and missed changes, the stream ends with an error.
 fn visible(
     change: Result<GrantUpdate, BroadcastStreamRecvError>,
     reader: &Reader,

@@ -16,10 +16,9 @@ use super::accept::Answer;
 use super::limits::{Limits, MESSAGE_BYTES};
 use super::status::status;
 
-/// Counts a refusal before the services.
+/// Counts a refusal that reaches no service.
 pub(super) type Count = Arc<dyn Fn(Reason) + Send + Sync>;
 
-/// The services, with their common limits.
 #[derive(Clone)]
 pub(super) struct Services {
     pub routes: Routes,
@@ -45,8 +44,7 @@ impl Answer for Services {
     }
 }
 
-/// Why tonic could not decode the message, if it could not. tonic then answers a code without details, and posternd's own refusals
-/// always have details (`status::code`).
+/// The refusal of a message that tonic could not decode. tonic's status has no details, but posternd's own refusals always do.
 fn undecodable(headers: &HeaderMap) -> Option<Refusal> {
     let ours = headers.contains_key("grpc-status-details-bin");
     let code = headers.get("grpc-status").filter(|_| !ours)?;

@@ -24,7 +24,6 @@ use crate::journal::scan::Filter;
 
 type Lines = Pin<Box<dyn Stream<Item = Result<v1::WatchAuditResponse, Status>> + Send>>;
 
-/// The service.
 #[derive(Clone)]
 pub(super) struct Host {
     pub engine: Engine,
@@ -166,7 +165,7 @@ impl v1::host_service_server::HostService for Host {
 }
 
 impl Host {
-    /// No other caller may do this, with or without a signature.
+    /// Refuses every caller but root on the Unix socket, with or without a signature.
     fn need_local_root(&self, extensions: &Extensions) -> Result<(), Status> {
         if peer(extensions)?.is_local_root() {
             return Ok(());
@@ -176,7 +175,7 @@ impl Host {
     }
 }
 
-/// Whether a watcher of the journal may still read it.
+/// Refuses a watcher that may not read the journal any more.
 fn may_audit(reader: &Reader) -> Result<(), Refusal> {
     if reader.may_audit() {
         return Ok(());
@@ -184,7 +183,7 @@ fn may_audit(reader: &Reader) -> Result<(), Refusal> {
     Err(Refusal::new(Reason::NotPermitted, "the rules no longer let you read the journal").at("role"))
 }
 
-/// What a watcher gets for one line. A watcher who reads too slowly has missed lines; the stream says so and ends.
+/// The message for one line. If the reader was too slow and missed lines, the stream ends with an error.
 fn shown(
     line: Result<Arc<Published>, BroadcastStreamRecvError>,
     filter: &Filter,

@@ -1,18 +1,17 @@
-//! The limits for one peer, and for all peers together.
+//! The limits for each peer, and for all peers together.
 //!
 //! Owns the numbers only.
 
 use std::time::Duration;
 
-/// The most bytes of one request message. A signed request with 32 ports, 32 sources and an RSA certificate has less than 16
-/// KiB.
+/// The most bytes of one request message. A signed request with 32 ports, 32 sources and an RSA certificate has less than 16 KiB.
 pub const MESSAGE_BYTES: usize = 64 * 1024;
 
 /// Limits of the API. One person's tools never reach these numbers, and a flood stays cheap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once. Together they may send 64 MiB ahead (`window_bytes` each). With whole messages of [`MESSAGE_BYTES`]
-    /// in all streams, all waiting for verification, posternd holds at most 512 MiB.
+    /// Connections at once. Together they may send 64 MiB ahead (`window_bytes` each). If all streams hold whole messages of
+    /// [`MESSAGE_BYTES`] that wait for verification, posternd holds at most 512 MiB.
     pub connections: usize,
     /// Connections at once from one source: an IPv4 address, an IPv6 /64 (what one customer gets), or one local user.
     pub per_source: usize,
@@ -28,12 +27,11 @@ pub struct Limits {
     pub idle: Duration,
     /// The time for one request until its answer begins, with the request's body.
     pub request: Duration,
-    /// The age of a connection; after it posternd takes no new request on it.
+    /// The age after which posternd takes no new request on a connection.
     pub age: Duration,
     /// The time that running requests get when a connection or posternd ends.
     pub grace: Duration,
-    /// After this time without an answer posternd sends a ping. Without an answer to the ping within `handshake` posternd
-    /// closes the connection.
+    /// The time without data before posternd sends a ping. If no answer comes within `handshake`, posternd closes the connection.
     pub ping: Duration,
     /// Requests at once on one connection (HTTP/2 `SETTINGS_MAX_CONCURRENT_STREAMS`).
     pub streams: u32,
@@ -41,8 +39,7 @@ pub struct Limits {
     pub header_bytes: u32,
     /// Bytes that a peer may send ahead on one connection.
     pub window_bytes: u32,
-    /// Requests that a peer may reset before posternd reads them (CVE-2023-44487), and errors that a peer may cause, on one
-    /// connection.
+    /// Requests that a peer may reset before posternd reads them (CVE-2023-44487), and errors that it may cause, on one connection.
     pub resets: usize,
 }
 

@@ -11,12 +11,12 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::system::sockets::{self, BACKLOG, Bound};
 
-/// The Unix socket that was had, if any.
+/// The Unix socket, if there is one.
 #[derive(Debug, Default)]
 pub struct Local {
     /// Accepts connections.
     pub listener: Option<UnixListener>,
-    /// Why it is not the configured one, or what is wrong with the configured one, in words.
+    /// Why this is not the configured socket, or what is wrong with the configured one.
     pub why: Option<String>,
 }
 
@@ -48,7 +48,7 @@ pub fn reachable(listener: &TcpListener) -> Vec<SocketAddr> {
     all.filter(|a| !a.is_loopback()).map(|a| SocketAddr::new(a, own.port())).collect()
 }
 
-/// The listener on the Unix socket `path`, which is `bound` where another process has bound it. Needs a tokio runtime.
+/// The listener on the Unix socket `path`; `bound` is that socket if another process has bound it. Needs a tokio runtime.
 pub fn unix(path: &Path, bound: Option<Bound>) -> Local {
     let listening = |(socket, why): (std::os::fd::OwnedFd, _)| {
         UnixListener::from_std(socket.into()).map(|listener| Local { listener: Some(listener), why })

@@ -1,8 +1,6 @@
-//! The TCP addresses of the API, with those that could not be bound.
+//! The TCP addresses of the API, bound and not bound.
 //!
-//! Owns the tries to bind them. An address that cannot be bound stops no other address; posternd tries again until it succeeds.
-//! This module also checks whether bound addresses still belong to the host. It never touches the Unix socket, and accepts no
-//! connection.
+//! Owns the tries to bind them, and the check whether they still belong to the host. An address that fails never stops the others.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,16 +13,13 @@ use super::listen;
 use crate::config;
 use crate::system::sockets;
 
-/// How long posternd waits before the second try. The pause doubles until [`LONGEST_PAUSE`]: one try takes three system calls.
+/// The pause before the second try. It doubles until [`LONGEST_PAUSE`]: one try takes three system calls.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// An address of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ListenAddress {
-    /// As in the configuration.
     pub(super) address: SocketAddr,
-    /// Whether this address serves TLS.
     pub(super) tls: bool,
     /// Whether the configuration has the same port on an IPv4 address.
     beside_v4: bool,
@@ -33,17 +28,16 @@ pub(super) struct ListenAddress {
 /// The state of the TCP addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listeners {
-    /// The addresses with TLS. A configured port 0 appears here as the real port.
+    /// The addresses with TLS, with the real port for a configured port 0.
     pub tls: Vec<SocketAddr>,
     /// The addresses without TLS.
     pub plaintext: Vec<SocketAddr>,
-    /// The addresses with TLS that other hosts can reach: no loopback, and both families where one socket serves both.
+    /// The addresses with TLS that other hosts can reach: no loopback, and both families if one socket serves both.
     pub reachable: Vec<SocketAddr>,
-    /// A sentence: which addresses are not bound, why, and what to do.
+    /// The addresses that are not bound, why, and what to do, as a sentence.
     pub shut: Option<String>,
 }
 
-/// A listen address that could not be bound.
 #[derive(Debug)]
 pub(super) struct Shut {
     pub(super) listen_address: ListenAddress,
@@ -51,7 +45,6 @@ pub(super) struct Shut {
 }
 
 impl ListenAddress {
-    /// All configured addresses.
     pub(super) fn all(api: &config::Api) -> Vec<Self> {
         let beside_v4 = |address: &SocketAddr| {
             let others = api.tcp.iter().chain(&api.plaintext);
@@ -63,7 +56,7 @@ impl ListenAddress {
         api.tcp.iter().map(listen_address(true)).chain(api.plaintext.iter().map(listen_address(false))).collect()
     }
 
-    /// Binds it. `[::]` becomes `0.0.0.0` at the same port where the kernel has no IPv6.
+    /// Binds the address. If the kernel has no IPv6, `[::]` becomes `0.0.0.0` with the same port.
     pub(super) fn open(self) -> Result<TcpListener, Shut> {
         let Self { address, tls, beside_v4 } = self;
         if !tls && !address.ip().is_loopback() {
@@ -83,7 +76,7 @@ impl ListenAddress {
     }
 }
 
-/// `ipv6.disable=1`: the kernel has no sockets of that family.
+/// Whether the kernel has no IPv6 sockets (`ipv6.disable=1`).
 fn no_ipv6(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
 }
@@ -113,12 +106,12 @@ fn advice(error: &io::Error, address: SocketAddr) -> String {
     }
 }
 
-/// `fe80::/10` without an interface.
+/// Whether the address is in `fe80::/10` and has no interface.
 fn is_link_local(address: SocketAddr) -> bool {
     matches!(address, SocketAddr::V6(address) if address.ip().is_unicast_link_local() && address.scope_id() == 0)
 }
 
-/// A sentence about the `shut` and the `gone` addresses.
+/// The sentence about the addresses that are not bound, and about those that the host does not have any more.
 pub(super) fn sentence(shut: &[Shut], gone: &[SocketAddr]) -> Option<String> {
     let gone = gone.iter().map(|address| {
         format!(
@@ -133,15 +126,14 @@ pub(super) fn sentence(shut: &[Shut], gone: &[SocketAddr]) -> Option<String> {
     })
 }
 
-/// Tries to bind the `shut` addresses again, with pauses, and checks whether the addresses of the `open` ones still belong to
-/// the host. Never ends. `changed` gets each new listener, and the sentence that is true after it.
+/// Binds the `shut` addresses and checks the `open` ones, with pauses. Never ends. `changed` gets the new listeners and the new sentence.
 pub(super) async fn watch(
     mut shut: Vec<Shut>,
     mut open: Vec<ListenAddress>,
     mut changed: impl FnMut(Vec<(ListenAddress, TcpListener)>, Option<String>),
 ) {
     let mut pause = FIRST_PAUSE;
-    // An unspecified address never goes.
+    // An unspecified address always belongs to the host.
     while !shut.is_empty() || open.iter().any(|listen_address| !listen_address.address.ip().is_unspecified()) {
         tokio::time::sleep(pause).await;
         pause = LONGEST_PAUSE.min(pause * 2);
@@ -155,7 +147,7 @@ pub(super) async fn watch(
         }
         shut = left;
         open.extend(fresh.iter().map(|(listen_address, _)| *listen_address));
-        // A listener stays bound while its address is away, and serves the address again when it comes back.
+        // A listener stays bound while the host lacks its address, and serves the address again when it comes back.
         let gone: Vec<_> = open
             .iter()
             .map(|listen_address| listen_address.address)
@@ -167,7 +159,6 @@ pub(super) async fn watch(
 }
 
 impl Listeners {
-    /// Adds a bound listener.
     pub(super) fn add(&mut self, listen_address: ListenAddress, listener: &TcpListener) {
         let own = listener.local_addr().into_iter();
         if listen_address.tls {
@@ -194,7 +185,7 @@ mod tests {
         ListenAddress::all(&config::Api { tcp: parsed(tcp), plaintext: parsed(plaintext), ..config::Api::default() })
     }
 
-    /// Makes the kernel answer this thread as a kernel that was booted with `ipv6.disable=1` does.
+    /// Makes the kernel answer this thread like a kernel that was booted with `ipv6.disable=1`.
     fn without_ipv6() {
         let family = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::AF_INET6 as u64);
         let rule = SeccompRule::new(vec![family.unwrap()]).unwrap();
@@ -236,7 +227,7 @@ mod tests {
             assert_eq!(outcome.is_ok(), words.is_empty(), "{outcome:?}");
             assert!(outcome.as_ref().err().is_none_or(|why| why.contains(words)), "{outcome:?}");
         }
-        // posternd binds the address at the next try after it became free.
+        // posternd binds the address at the next try after it becomes free.
         let shut = vec![listeners(&[&at], &[])[0].open().unwrap_err()];
         assert!(sentence(&shut, &[]).unwrap().contains(&at));
         drop(taken);

@@ -1,7 +1,6 @@
 //! The gRPC edge: sockets, TLS, connections, services, status codes.
 //!
-//! Owns everything between a peer's bytes and the engine. It never decides about access and never touches the kernel or the
-//! journal. Only the TLS key outlives a connection.
+//! Owns everything between a peer's bytes and the engine. It decides nothing about access, and never touches the kernel or the journal.
 
 mod accept;
 mod access;
@@ -46,20 +45,16 @@ use listeners::{ListenAddress, Shut};
 use statement::Statements;
 use tls::{TlsError, TlsIdentity};
 
-/// Takes all addresses that can be had, and the Unix socket, which is `unix` where another process has bound it. Loads or makes the TLS key, which
-/// lives in `state_dir/tls`. What cannot be had is in [`Bound::conditions`] and [`Bound::listeners`]: nothing of it stops the rest. Raises this
-/// process's limit of open files. Needs the tokio runtime that will serve.
+/// Binds the Unix socket, or takes `unix`, and binds the TCP addresses. Loads or makes the TLS key. A failure stops nothing else: see
+/// [`Bound::conditions`] and [`Bound::listeners`]. Raises this process's limit of open files. Needs the tokio runtime that will serve.
 ///
 /// # Errors
-/// No key can be made at all.
+/// Not even a key in memory can be made.
 pub fn bind(api: &config::Api, state_dir: &Path, unix: Option<sockets::Bound>) -> Result<Bound, TlsError> {
     bind_with(api, state_dir, unix, Limits::DEFAULT)
 }
 
 /// As [`bind`], with other limits.
-///
-/// # Errors
-/// As [`bind`].
 pub fn bind_with(
     api: &config::Api,
     state_dir: &Path,
@@ -67,12 +62,11 @@ pub fn bind_with(
     limits: Limits,
 ) -> Result<Bound, TlsError> {
     accept::raise_file_limit();
-    // First, and whatever becomes of the rest: root's way in.
+    // The Unix socket comes first, because root needs it even if the rest fails.
     let local = listen::unix(&api.unix, unix);
     let (tls, no_tls) = match tls::load_or_make(state_dir) {
         Ok(tls) => (tls, None),
-        // This key signs the statements on the Unix socket and on loopback. posternd never writes it to the disk and serves no
-        // TLS with it.
+        // This key signs the statements on the Unix socket and on loopback. posternd never writes it to the disk and serves no TLS with it.
         Err(error) => (tls::passing()?, Some(error.to_string())),
     };
     let (mut open, mut shut, mut listeners) = (Vec::new(), Vec::new(), Listeners::default());
@@ -95,13 +89,13 @@ pub fn bind_with(
     Ok(bound)
 }
 
-/// The API, listening but not yet answering: connections wait in the kernel's queue until [`Bound::serve`].
+/// The API, listening but not answering yet: connections wait in the kernel's queue until [`Bound::serve`].
 pub struct Bound {
     local: Local,
     open: Vec<(ListenAddress, TcpListener)>,
     shut: Vec<Shut>,
     tls: TlsIdentity,
-    /// Why nothing listens with TLS although the configuration asks for TLS.
+    /// Why no address serves TLS although the configuration asks for TLS.
     no_tls: Option<String>,
     listeners: watch::Sender<Listeners>,
     limits: Limits,
@@ -125,7 +119,7 @@ impl Bound {
         self.listeners.subscribe()
     }
 
-    /// Conditions with their details; `None`: the condition is not there.
+    /// The conditions of the API with their details; `None`: the condition does not hold.
     #[must_use]
     pub fn conditions(&self) -> [(Condition, Option<String>); 2] {
         let tls = self.no_tls.as_ref().map(|error| {
@@ -171,7 +165,7 @@ impl Bound {
         let bound_now = open.iter().map(|(listen_address, _)| *listen_address).collect();
         open.into_iter().for_each(|one| serve(&mut loops, one));
         let retries = tokio::spawn(listeners::watch(shut, bound_now, move |fresh, sentence| {
-            // Most tries change nothing, and cause no message.
+            // Most tries change nothing and send no message.
             listeners.send_if_modified(|listeners| {
                 let before = listeners.clone();
                 fresh.iter().for_each(|(listen_address, listener)| listeners.add(*listen_address, listener));
@@ -194,7 +188,7 @@ impl Bound {
     }
 }
 
-/// How the host shows who it is.
+/// The keys that prove the host's identity.
 struct Shown {
     tls: TlsIdentity,
     host_keys: Arc<HostKeys>,
@@ -228,13 +222,13 @@ async fn routes(engine: &Engine, connections: &Arc<Connections>, shown: Shown) -
     with_reflection(routes).prepare()
 }
 
-/// Reflection in both versions, so that grpcurl needs no files. Reflection shows nothing that the source does not show.
+/// Reflection in both versions, so that grpcurl needs no files. It shows nothing that the source does not show.
 fn with_reflection(routes: Routes) -> Routes {
     let builder = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // So that grpcurl prints ErrorInfo as text.
+            // grpcurl needs this to print ErrorInfo as text.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let routes = match builder().build_v1() {

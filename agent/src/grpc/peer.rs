@@ -17,7 +17,7 @@ pub enum Peer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reached(pub Option<IpAddr>);
 
-/// Connections that count together, because one attacker can get many addresses of these without cost.
+/// Connections that count together, because one attacker can get many of their addresses without cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// A local user.
@@ -33,7 +33,7 @@ impl Peer {
         Self::Remote(address.to_canonical())
     }
 
-    /// Its IP address.
+    /// The peer's IP address.
     #[must_use]
     pub fn address(self) -> Option<IpAddr> {
         match self {

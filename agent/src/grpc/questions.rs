@@ -1,4 +1,4 @@
-//! How often each source asks which keys count.
+//! The rate at which each source calls `WhichKeysCount`.
 //!
 //! Owns one account for each source, and the count of questions. The engine answers the questions.
 
@@ -11,10 +11,9 @@ use postern_core::time::BootNanos;
 
 use super::peer::{Peer, Source};
 
-/// The name of this count among the counters of the API.
+/// The name of the count among the counters of the API.
 const ASKED: &str = "keys-asked";
 
-/// The accounts of all sources.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
     askers: Mutex<Askers<Source>>,
@@ -22,16 +21,13 @@ pub(super) struct Questions {
 }
 
 impl Questions {
-    /// Counts one question of `peer`.
-    ///
-    /// # Errors
-    /// [`postern_core::refusal::Reason::RateLimited`].
+    /// Counts one question of `peer`. Refuses it with [`postern_core::refusal::Reason::RateLimited`] if the source asks too often.
     pub(super) fn take(&self, peer: Peer, now: BootNanos) -> Result<(), Refusal> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         self.askers.lock().unwrap_or_else(PoisonError::into_inner).take(peer.source(), now)
     }
 
-    /// How many questions there were, for `GetStatus`; none before the first question.
+    /// The count for `GetStatus`; none before the first question.
     pub(super) fn count(&self) -> Option<(&'static str, u64)> {
         Some((ASKED, self.asked.load(Ordering::Relaxed))).filter(|(_, count)| *count > 0)
     }

@@ -1,4 +1,4 @@
-//! What the reading calls share.
+//! The steps that the reading calls share.
 //!
 //! Owns the step from a request's connection and signed message to a reader. The engine decides what the reader may see.
 
@@ -15,25 +15,23 @@ use super::status::status;
 use crate::engine::{Engine, Place, Reader};
 use crate::grpc::convert;
 
-/// The peer that the kernel reports.
 pub(super) fn peer(extensions: &Extensions) -> Result<Peer, Status> {
-    // Every connection adds the peer. Without one the server answers nothing.
+    // Every connection adds the peer. Without a peer the server refuses every request.
     extensions.get::<Peer>().copied().ok_or_else(|| refused(Refusal::new(Reason::Unsigned, "no peer is known")))
 }
 
-/// Keeps the connection from being evicted while a verified request is under way.
 pub(super) fn busy(extensions: &Extensions) -> Option<Busy> {
     extensions.get::<Arc<Connection>>().map(Connection::busy)
 }
 
-/// The reader, with the place that the read holds until it is answered.
+/// The reader, with the place that the read holds until its answer.
 pub(super) struct Reading {
     reader: Reader,
     _place: Option<Place>,
 }
 
 impl Reading {
-    /// The reader alone: the first answer is given, and a stream has its own place.
+    /// The reader without that place: a stream holds a place of its own.
     pub(super) fn answered(self) -> Reader {
         self.reader
     }
@@ -47,7 +45,6 @@ impl std::ops::Deref for Reading {
     }
 }
 
-/// The reader of a call.
 pub(super) async fn reader(engine: &Engine, peer: Peer, read: Option<v1::SignedMessage>) -> Result<Reading, Status> {
     let read = engine.reader(read.map(convert::signed_bytes), peer.is_local_root()).await;
     read.map(|(reader, _place)| Reading { reader, _place }).map_err(refused)
@@ -67,10 +64,10 @@ pub(super) fn watching(
     }
 }
 
-/// What a stream holds while it is open.
+/// The places of an open stream.
 pub(super) type Watching = (Place, OwnedSemaphorePermit);
 
-/// For `map_err`.
+/// `status` by value, for `map_err`.
 pub(super) fn refused(refusal: Refusal) -> Status {
     status(&refusal)
 }

@@ -1,8 +1,7 @@
 //! The host's statement about one `WhoAmI` call, signed by its TLS key.
 //!
-//! Owns the text of the statement, how many are signed at once, and the order of calls. The key never signs bytes that a peer
-//! chose. Of the peer's bytes only the nonce and the texts of ports are in the statement, encoded, behind a mark that no other
-//! signature of this key begins with (docs/decisions/0040, 0056).
+//! Owns the text of the statement, how many are signed at once, and the order of calls. The key never signs bytes that a peer chose: the
+//! nonce and the texts of ports are encoded, behind a mark with which no other signature of this key begins (decisions 0040 and 0056).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,21 +18,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::peer::{Peer, Source};
 use super::tls::TlsIdentity;
 
-/// Statements that are signed at the same time, on threads for blocking work. A signature by an RSA key takes milliseconds.
+/// The most statements signed at once, on threads for blocking work. A signature by an RSA key takes milliseconds.
 const AT_ONCE: usize = 2;
-/// How long a call waits for its turn, the same as for a signed message.
+/// The longest wait for a turn, the same as for a signed message.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// Makes statements.
 #[derive(Clone)]
 pub(super) struct Statements {
     tls: Arc<TlsIdentity>,
     turns: Turns,
 }
 
-/// The order in which calls are signed. A stranger may call as often as the connections allow, and a signature by a large RSA
-/// key takes milliseconds. So each source waits behind its own calls first, and has one place in the queue that all sources
-/// share. Root on the Unix socket waits only for root.
+/// The order in which calls are signed. A stranger may call as often as the connections allow. So each source waits behind its own calls
+/// first, and has one place in the queue of all sources. Root on the Unix socket waits only for root.
 #[derive(Clone)]
 struct Turns {
     shared: Arc<Semaphore>,
@@ -54,7 +51,7 @@ impl Turns {
         Self { shared: Arc::new(Semaphore::new(AT_ONCE)), root: one(), sources: Arc::default() }
     }
 
-    /// Waits for a turn of `peer`; none after [`WAIT`].
+    /// Waits for a turn of `peer`, at most [`WAIT`].
     async fn take(&self, peer: Peer) -> Option<Turn> {
         let take = async {
             if peer.is_local_root() {
@@ -70,7 +67,7 @@ impl Turns {
     fn of(&self, source: Source) -> Arc<Semaphore> {
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if !sources.contains_key(&source) {
-            // A permit and a waiting call each hold a reference to a queue.
+            // Each permit and each waiting call holds a reference to its queue.
             sources.retain(|_, queue| Arc::strong_count(queue) > 1);
         }
         Arc::clone(sources.entry(source).or_insert_with(|| Arc::new(Semaphore::new(1))))
@@ -89,7 +86,7 @@ struct Statement<'a> {
     address: &'a str,
     local_address: &'a str,
     tls_fingerprint: &'a str,
-    /// Left out where the caller asked for no ports, so that clients without this field do not see it.
+    /// Left out if the caller asked for no ports: a client without this field never sees it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ports: Vec<Meaning<'a>>,
 }
@@ -109,20 +106,16 @@ impl<'a> Meaning<'a> {
 }
 
 impl Statements {
-    /// The key that signs.
     pub(super) fn new(tls: TlsIdentity) -> Self {
         Self { tls: Arc::new(tls), turns: Turns::new() }
     }
 
-    /// `SHA256:…` of the TLS certificate.
     pub(super) fn fingerprint(&self) -> &str {
         &self.tls.fingerprint
     }
 
-    /// Adds the statement to the answer to a call of `peer` with this nonce. Without a nonce there is no statement.
-    ///
-    /// # Errors
-    /// [`Reason::EnvelopeMalformed`] for a nonce of a wrong length, [`Reason::Overloaded`] where too many calls wait.
+    /// Adds the statement with this nonce to the answer for `peer`; without a nonce there is no statement. Refuses a nonce of a wrong
+    /// length ([`Reason::EnvelopeMalformed`]), and a call that waits too long ([`Reason::Overloaded`]).
     pub(super) async fn state(
         &self,
         peer: Peer,

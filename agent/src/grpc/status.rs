@@ -10,10 +10,9 @@ use postern_proto::ERROR_DOMAIN;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-/// When a client may retry a call that was refused for lack of room.
+/// When a client may retry a call that posternd refused because of its load.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The status for `refusal`.
 #[must_use]
 pub fn status(refusal: &Refusal) -> Status {
     let code = code(refusal.reason);
@@ -31,7 +30,7 @@ pub fn status(refusal: &Refusal) -> Status {
     Status::with_error_details(code, refusal.sentence(), details)
 }
 
-/// Never `OUT_OF_RANGE`, and `INTERNAL` only with details: tonic uses both for messages that it cannot decode.
+/// Never returns `OUT_OF_RANGE`, and `INTERNAL` only with details: tonic uses both for messages that it cannot decode.
 fn code(reason: Reason) -> Code {
     match reason {
         Reason::MessageTooLarge

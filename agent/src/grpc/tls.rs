@@ -1,7 +1,6 @@
 //! The host's TLS key and certificate.
 //!
-//! Owns the first creation of the key, its file, and the server's TLS settings: TLS 1.3 only. There is no certificate
-//! authority: clients know the host by the fingerprint of the certificate.
+//! Owns the key's creation, its file, and the TLS settings: TLS 1.3 only, and no authority, because clients know the fingerprint.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -18,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::system::guarded;
 
-/// The file in `state_dir/tls` that holds both key and certificate, so that both are always replaced together.
+/// The file in `state_dir/tls`. It holds both key and certificate, so that both are always replaced together.
 const FILE: &str = "key-and-certificate.pem";
 
 /// The host's TLS identity.
@@ -42,10 +41,7 @@ const SCHEMES: [SignatureScheme; 4] = [
 ];
 
 impl TlsIdentity {
-    /// Signs with the private key. The message must begin with a mark of its own, which no content of a handshake begins with.
-    ///
-    /// # Errors
-    /// The type of key cannot sign.
+    /// Signs with the private key. `message` must begin with a mark with which no content of a TLS handshake begins.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let unusable = || rustls::Error::General("the TLS key is of a type that signs no statement".to_owned());
         self.signer.choose_scheme(&SCHEMES).ok_or_else(unusable)?.sign(message)
@@ -60,11 +56,10 @@ pub struct TlsError {
     problem: String,
 }
 
-/// The identity in `state_dir`; created if there is none.
+/// Loads the identity in `state_dir`, or creates it.
 ///
 /// # Errors
-/// With the file's name: the file cannot be read or written, other users may read it, or its key and certificate do not belong
-/// together.
+/// [`TlsError`]: the file cannot be read or written, other users may read it, or its key and certificate do not belong together.
 pub fn load_or_make(state_dir: &Path) -> Result<TlsIdentity, TlsError> {
     let path = state_dir.join("tls").join(FILE);
     let fail = |problem: String| TlsError { path: path.clone(), problem };
@@ -80,9 +75,6 @@ pub fn load_or_make(state_dir: &Path) -> Result<TlsIdentity, TlsError> {
 }
 
 /// An identity that ends with this process and is never written to the disk.
-///
-/// # Errors
-/// The key cannot be created.
 pub fn passing() -> Result<TlsIdentity, TlsError> {
     let fail = |problem: String| TlsError { path: "(in memory)".into(), problem };
     let pem = make().map_err(|e| fail(format!("cannot be made: {e}")))?;
@@ -106,12 +98,12 @@ fn config(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> 
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
-    // The server resumes no session: tickets would add two messages to each handshake.
+    // The server sends no session tickets: they would add two messages to each handshake.
     config.send_tls13_tickets = 0;
     Ok(config)
 }
 
-/// An ECDSA P-256 key and a certificate that never expires by itself: clients trust its fingerprint.
+/// An ECDSA P-256 key, and a certificate until the year 9999: clients trust its fingerprint.
 fn make() -> Result<String, rcgen::Error> {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let mut params = rcgen::CertificateParams::new(vec!["posternd".to_owned()])?;
@@ -185,7 +177,7 @@ mod tests {
         fs::write(&file, &good).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(error(dir.path()).contains("0640"));
-        // Nothing waits for a FIFO, follows a link or reads a directory.
+        // posternd waits for no FIFO, follows no link and reads no directory.
         let elsewhere = dir.path().join("elsewhere");
         fs::rename(&file, &elsewhere).unwrap();
         let fifo = |path: &Path| {

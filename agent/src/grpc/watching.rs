@@ -1,7 +1,6 @@
 //! Streams that end when the reader loses the right to read.
 //!
-//! Owns the times at which a watcher is judged again: after every change of the rules, and each second. The engine decides
-//! whether the reader may still read.
+//! Owns the times of that check: after each change of the rules, and each second. The engine decides whether the reader may still read.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -16,14 +15,12 @@ use tonic::Status;
 use super::reads::refused;
 use crate::engine::{Engine, Reader};
 
-/// How often a watcher is judged again while the rules stay the same, because a message or a key may expire by the clock alone.
-/// After a suspend, during which timers stand still, a stream may end late by this time.
+/// How often a watcher is judged while the rules stay the same. Timers stand still during a suspend, so a stream may end this much late.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What `Watch` asks about a reader: the reader with the present rights, or why the reader may not read any more.
+/// Returns the reader with the present rights, or why the reader may not read any more.
 type Judge = Box<dyn Fn(&Reader) -> Result<Reader, Refusal> + Send>;
 
-/// A stream that shows items while the reader may read.
 pub(super) struct Watch<S, F> {
     from: S,
     show: F,
@@ -52,12 +49,12 @@ impl<S, F> Watch<S, F> {
         Self { from, show, reader, judge, rules: WatchStream::new(rules), clock, may: |_| Ok(()), over: false }
     }
 
-    /// The stream also ends when `may` refuses the reader.
+    /// Ends the stream also when `may` refuses the reader.
     pub(super) fn only_if(self, may: fn(&Reader) -> Result<(), Refusal>) -> Self {
         Self { may, ..self }
     }
 
-    /// Judges the reader again when that is due, and wakes this task when it is due next.
+    /// Judges the reader again if that is due, and wakes this task at the next time.
     fn look(&mut self, cx: &mut Context<'_>) -> Result<(), Refusal> {
         let mut due = false;
         while let Poll::Ready(Some(())) = Pin::new(&mut self.rules).poll_next(cx) {
@@ -84,7 +81,7 @@ where
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         while !this.over {
-            // Before each item: an item after a change of the rules is shown under the new rules.
+            // Judge before each item, so that the item is shown under the newest rules.
             if let Err(refusal) = this.look(cx) {
                 this.over = true;
                 return Poll::Ready(Some(Err(refused(refusal))));
@@ -117,7 +114,7 @@ mod tests {
     use super::*;
     use crate::engine::Rights;
 
-    /// A watcher who may read while the flag is set.
+    /// A watcher that may read while the flag is set.
     fn watcher(
         trusted: &Arc<AtomicBool>,
         rules: watch::Receiver<()>,

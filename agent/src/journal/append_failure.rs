@@ -1,7 +1,6 @@
 //! A journal that cannot be written.
 //!
-//! Owns what posternd can read of it, how it is opened once the disk works again, and how the end of a segment is repaired
-//! after a failed sync. A line never counts that was not durable when posternd reported it.
+//! Owns the reading and reopening of such a journal, and its repair after a failed sync. Only lines count that were reported as durable.
 
 use std::fmt;
 use std::io;
@@ -16,19 +15,19 @@ use super::head::{Head, HeadFile};
 use super::{Files, GENESIS, Journal, JournalError, Opened, Settings, aside, chain, segment_index, segments, snapshot};
 use crate::system::guarded;
 
-/// The largest block of a file system. After a failed sync only the block with the end of the file is in doubt.
+/// The largest block of a file system. A failed sync leaves only the block with the end of the file in doubt.
 const BLOCK: u64 = 1 << 16;
 
 /// Why the journal has no records of a batch. Nothing of the batch counts.
 #[derive(thiserror::Error)]
 pub enum AppendFailure {
-    /// The disk's reason.
+    /// The error of the disk.
     #[error("{}", plainly(.0))]
     Disk(#[from] io::Error),
     /// The journal cannot be opened.
     #[error("{0}")]
     Journal(#[from] JournalError),
-    /// The journal could only be opened now, and holds other records than posternd knew. The batch was decided without them.
+    /// The journal could be opened only now, and has records that posternd did not know when it decided the batch.
     #[error("The disk has just recovered. Retry the request.")]
     Found(Box<Opened>),
 }
@@ -39,7 +38,7 @@ impl fmt::Debug for AppendFailure {
     }
 }
 
-/// The reason in the words of an administrator, then the error.
+/// The error, after its reason in plain words.
 fn plainly(error: &io::Error) -> String {
     let plain = match error.kind() {
         io::ErrorKind::StorageFull => "the disk is full",
@@ -51,11 +50,7 @@ fn plainly(error: &io::Error) -> String {
 }
 
 impl Journal {
-    /// Reads a journal that cannot be written: only the lines that were durable before. The first append after the disk
-    /// recovers opens the journal.
-    ///
-    /// # Errors
-    /// As [`Journal::open`].
+    /// Reads the durable lines of a journal that cannot be written. The first append after the disk recovers opens the journal.
     pub fn look(state: &Path, settings: Settings) -> Result<Opened, JournalError> {
         let dir = state.join(segments::DIR);
         let fail = |source| JournalError::Io { path: dir.clone(), source };
@@ -93,7 +88,7 @@ impl Journal {
     pub(super) fn reopen(&mut self) -> Result<(), AppendFailure> {
         let state = self.dir.parent().unwrap_or(&self.dir).to_owned();
         if self.dir.is_dir() {
-            // Before all lines are read: if this write fails, reading them is useless.
+            // Before reading all lines: if this write fails, reading is useless.
             HeadFile::open(&self.dir)?;
         }
         let mut opened = match Self::open(&state, self.settings) {
@@ -103,7 +98,7 @@ impl Journal {
             }
             opened => opened?,
         };
-        // Readers of the old journal continue on this one.
+        // Readers of the old journal continue with this one.
         opened.journal.reader = self.reader.clone();
         *self.reader.index.lock().unwrap_or_else(PoisonError::into_inner) = segment_index::SegmentIndex::default();
         self.reader.head.write().unwrap_or_else(PoisonError::into_inner).clone_from(&opened.journal.head);
@@ -114,15 +109,15 @@ impl Journal {
         Ok(())
     }
 
-    /// After a failed sync the contents of the written block on the disk are unknown, also the lines in it that count. posternd
-    /// cuts off what does not count, writes that block again, syncs it, and checks the last line.
+    /// After a failed sync the contents of the written block on the disk are unknown, including older lines in it. This cuts off the lines
+    /// that do not count, writes the block again, syncs it, and checks the last line.
     pub(super) fn repair(&mut self) -> io::Result<()> {
         let Some(Files { newest, .. }) = &self.files else { return Ok(()) };
         newest.file.set_len(newest.len)?;
         let from = newest.len - newest.len % BLOCK;
         let mut block = vec![0; usize::try_from(newest.len - from).unwrap_or_default()];
         newest.file.read_exact_at(&mut block, from)?;
-        // Not through the segment's own handle: that handle always appends.
+        // The segment's own handle always appends.
         let plain = segments::open(&segments::path(&self.dir, newest.first), guarded::REWRITE)?;
         plain.write_all_at(&block, from)?;
         plain.sync_all()?;

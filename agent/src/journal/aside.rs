@@ -1,7 +1,6 @@
 //! A damaged journal, set aside so that the host can go on without it.
 //!
-//! Owns the names of these directories and the rename that makes them. It never changes or removes anything in them, and never
-//! judges whether a journal is damaged.
+//! Owns the names of these directories and the rename. It never changes their contents, and never judges whether a journal is damaged.
 
 use std::fs;
 use std::io;
@@ -12,25 +11,25 @@ use postern_core::ledger::Event;
 
 use super::{JournalError, segments};
 
-/// The prefix of their names; the time follows.
+/// The prefix of their names, before the time.
 const PREFIX: &str = "journal.damaged-";
 
-/// The time in these names.
+/// The format of that time.
 const FORMAT: &str = "%Y%m%dT%H%M%SZ";
 
 /// A damaged journal that was set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetAside {
-    /// Where it is now.
+    /// Its present path.
     pub path: String,
-    /// The first damaged line; 0 when it is not known any more.
+    /// The first damaged line; 0 if it is unknown.
     pub line: u64,
-    /// What is wrong with the line.
+    /// What is wrong with that line.
     pub reason: String,
 }
 
 impl SetAside {
-    /// The record of it.
+    /// Its record.
     #[must_use]
     pub fn event(self) -> Event {
         let Self { path, line, reason } = self;
@@ -38,11 +37,10 @@ impl SetAside {
     }
 }
 
-/// Renames the journal of the state directory, so that a new one can begin. The caller closes everything first, because the
-/// grants in the journal are lost. Durable before it returns.
+/// Durably renames the journal, so that a new one can begin. The caller closes all ports first, because the journal's grants are lost.
 ///
 /// # Errors
-/// The error of the argument, when that is not damage; or the disk's.
+/// The error `why` if it is not damage, or an error of the disk.
 pub fn set_aside(state: &Path, why: JournalError, now: Timestamp) -> Result<SetAside, JournalError> {
     let JournalError::Damaged { path: file, line, reason } = why else { return Err(why) };
     let name = format!("{PREFIX}{}", now.to_zoned(TimeZone::UTC).strftime(FORMAT));
@@ -59,14 +57,14 @@ pub fn set_aside(state: &Path, why: JournalError, now: Timestamp) -> Result<SetA
     Ok(SetAside { path: path.display().to_string(), line, reason: format!("of {file} {reason}") })
 }
 
-/// The newest one, where no line of the present journal records it: the start that set it aside was interrupted.
+/// The newest one, for a journal without lines: the start that set it aside was interrupted.
 pub(super) fn unrecorded(state: &Path) -> io::Result<Option<SetAside>> {
     let newest = list(state)?.pop();
     let reason = "was not as it should be; the start that found it was interrupted".to_owned();
     Ok(newest.map(|path| SetAside { path: path.display().to_string(), line: 0, reason }))
 }
 
-/// One sentence for each, with what to do.
+/// The time of each, and a sentence with what to do.
 pub(super) fn reminders(state: &Path) -> Vec<(Option<Timestamp>, String)> {
     let remind = |path: PathBuf| {
         let why = format!(
@@ -80,10 +78,10 @@ pub(super) fn reminders(state: &Path) -> Vec<(Option<Timestamp>, String)> {
     list(state).unwrap_or_default().into_iter().map(remind).collect()
 }
 
-/// The time in a name that [`set_aside`] made.
+/// The time in a name by [`set_aside`].
 fn moment(path: &Path) -> Option<Timestamp> {
     let name = path.file_name()?.to_str()?.strip_prefix(PREFIX)?;
-    // A second journal of the same second has a number at the end: "-2".
+    // The second journal of a second has a number at the end: "-2".
     let text = name.split('-').next()?;
     jiff::civil::DateTime::strptime(FORMAT, text).ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
 }

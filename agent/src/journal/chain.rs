@@ -1,6 +1,6 @@
 //! The chain of hashes through all segments.
 //!
-//! Owns the check that a line follows from the line before, and the fold of a journal at the start. It never changes a file.
+//! Owns the check that each line follows from the line before, and the fold of the journal at a start. It never changes a file.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader};
@@ -15,7 +15,7 @@ use super::{GENESIS, JournalError, schema, segments};
 /// The fault of the oldest line when no record says that the lines before it were removed.
 pub(super) const UNPROVED: &str = "follows from lines that are missing, and no record says that retention removed them";
 
-/// Lowercase hex SHA-256 of a line without its end.
+/// Lowercase hex SHA-256 of a line without its newline.
 pub(super) fn hash(line: &[u8]) -> String {
     hex(digest(&SHA256, line))
 }
@@ -36,24 +36,18 @@ fn hex(digest: Digest) -> String {
     digest.as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
-/// The state of a walk along the chain.
 pub(super) struct Chain {
-    /// The last line.
     pub head: Head,
     /// The first line with a newer schema, and that schema.
     pub newer: Option<(u64, u32)>,
 }
 
 impl Chain {
-    /// A walk that has reached `head`.
     pub fn after(head: Head) -> Self {
         Self { head, newer: None }
     }
 
-    /// Continues to `text`. Its record, or `None` when its schema is newer than ours.
-    ///
-    /// # Errors
-    /// What is wrong with the line. The walk has moved to the line all the same.
+    /// Continues to the line `text`, even if it is wrong. Returns its record, or `None` if its schema is newer than ours.
     pub fn take(&mut self, text: &[u8]) -> Result<Option<Record>, String> {
         let number = self.head.seq + 1;
         let before = std::mem::replace(&mut self.head, Head { seq: number, hash: hash(text) });
@@ -72,9 +66,9 @@ impl Chain {
     }
 }
 
-/// Where a fold begins.
+/// The beginning of a fold.
 pub(super) struct Origin {
-    /// The state after the lines before.
+    /// The ledger after the lines before.
     pub ledger: Ledger,
     /// The last of these lines.
     pub head: Head,
@@ -83,12 +77,12 @@ pub(super) struct Origin {
     /// How many bytes of that segment the lines before have, and where the last of them begins.
     pub offset: u64,
     pub last: u64,
-    /// Whether something outside the journal proves the line before.
+    /// Whether something outside the journal proves the last of these lines.
     pub proved: bool,
 }
 
 impl Origin {
-    /// At the oldest line that is kept.
+    /// The oldest kept line.
     pub fn oldest(dir: &Path, segments: &[u64]) -> io::Result<Self> {
         let (ledger, segment) = (Ledger::default(), segments.first().copied().unwrap_or(1));
         let hash = if segment <= 1 { GENESIS.to_owned() } else { claimed(&segments::path(dir, segment))? };
@@ -103,7 +97,7 @@ impl Origin {
     }
 }
 
-/// The hash in the first line of a segment; empty when there is none.
+/// The hash of the line before, from the first line of a segment; empty if there is none.
 pub(super) fn claimed(path: &Path) -> io::Result<String> {
     let mut line = Vec::new();
     segments::next_line(&mut BufReader::new(segments::read(path)?), &mut line)?;
@@ -111,36 +105,25 @@ pub(super) fn claimed(path: &Path) -> io::Result<String> {
     Ok(mark.map(|mark| mark.prev).unwrap_or_default())
 }
 
-/// The result of a fold.
 pub(super) struct Folded {
-    /// The state.
     pub ledger: Ledger,
-    /// The last line.
     pub head: Head,
     /// The newest segment.
     pub segment: u64,
-    /// How long it is, and where its last line begins.
+    /// Its length, and where its last line begins.
     pub len: u64,
     pub last: u64,
-    /// Bytes of a torn last line after that.
+    /// Bytes of a torn last line after `len`.
     pub torn: u64,
-    /// How many lines were read.
     pub lines: u64,
 }
 
-/// Folds all lines from `origin` on, and checks that they follow from one another and that every line that `known` names is
-/// there.
-///
-/// # Errors
-/// [`JournalError`], at the first fault.
+/// Folds all lines from `origin` on, up to the first fault. Checks the chain, and that all lines up to `known` are there.
 pub(super) fn fold(dir: &Path, segments: &[u64], origin: Origin, known: Option<&Head>) -> Result<Folded, JournalError> {
     walk(dir, segments, origin, known, u64::MAX)
 }
 
-/// The same, up to the line that `known` names.
-///
-/// # Errors
-/// As [`fold`].
+/// As [`fold`], but only up to the line `known`.
 pub(super) fn fold_to(
     dir: &Path,
     segments: &[u64],
@@ -189,7 +172,6 @@ impl Fold<'_> {
         JournalError::Damaged { path: segments::path(self.dir, segment), line, reason }
     }
 
-    /// Reads one segment from `offset` on.
     fn segment(&mut self, segment: u64, offset: u64, newest: bool) -> Result<(), JournalError> {
         if self.chain.head.seq >= self.end {
             return Ok(());
@@ -244,12 +226,12 @@ impl Fold<'_> {
         Ok(())
     }
 
-    /// Whether all lines of the journal were read.
+    /// Checks that the journal has all lines up to `known`.
     fn check_end(&self) -> Result<(), JournalError> {
         let reached = &self.chain.head;
         let at_end = |reason| Err(self.damaged(self.folded.segment, reached.seq + 1, reason));
         match self.known {
-            // The head is durable before the first line is written.
+            // posternd makes the head durable before it writes the first line.
             None if reached.seq > 0 => at_end(format!("would be the next, but {} is missing", head::FILE)),
             Some(known) if reached.seq < known.seq => {
                 let state = if self.folded.torn > 0 { "is incomplete" } else { "is missing" };

@@ -1,4 +1,4 @@
-//! Prints the journal's lines from the disk, while a posternd runs or not.
+//! The journal's lines from the disk, with or without a running posternd.
 //!
 //! Owns the order: first the check of the whole chain, then the lines. It takes no lock and changes no file.
 
@@ -11,8 +11,7 @@ use jiff::Timestamp;
 use super::head::HeadFile;
 use super::{JournalError, chain, head, schema, segments};
 
-/// Writes the lines of the journal in the state directory `state` to `out`, the oldest first, from `since` on. Returns how many
-/// lines it checked. It leaves out lines that are appended while it runs.
+/// Checks the whole journal in `state`, then writes the lines from `since` on to `out`, the oldest first. Returns how many it checked.
 ///
 /// # Errors
 /// [`JournalError`]: a line is damaged or missing, and nothing was written; or the disk or `out` failed.
@@ -22,7 +21,7 @@ pub fn export(state: &Path, since: Option<Timestamp>, out: &mut impl Write) -> R
         let path = path.to_owned();
         move |source| JournalError::Io { path, source }
     };
-    // Before the lines: the writer appends a line first and writes the head then, so every line that the head names is there.
+    // Read the head before the lines: the writer appends a line before it writes the head, so every line up to this head is there.
     let head_path = dir.join(head::FILE);
     let known = match HeadFile::look(&dir).and_then(|file| file.read()) {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -56,7 +55,7 @@ fn show(file: File, whole: u64, since: Option<Timestamp>, out: &mut impl Write) 
     Ok(())
 }
 
-/// Whether a line, whose chain was checked, is not older than `since`.
+/// Whether a line of the checked chain is not older than `since`.
 fn is_from(line: &[u8], since: Timestamp) -> bool {
     let text = line.trim_ascii_end();
     let record = schema::mark(text).and_then(|mark| schema::record(text, mark.schema));

@@ -1,7 +1,6 @@
 //! The last durable line of the journal: `head`, a small file beside the segments.
 //!
-//! Owns that file. posternd writes it only after the line in it is durable, so it never names a line that the journal does not
-//! have. After a crash of the machine it may name an older line (docs/decisions/0014). Only a start reads it.
+//! Owns that file. It never names a missing line, but after a crash of the machine it may name an older line (decision 0014).
 
 use std::fs::File;
 use std::io;
@@ -11,22 +10,19 @@ use std::path::Path;
 use super::segments;
 use crate::system::guarded;
 
-/// Its name in the journal's directory.
+/// The file's name in the journal's directory.
 pub(super) const FILE: &str = "head";
-/// The digits of the number, a space, the digits of the hash, and the end of the line. The length never changes, so that a
-/// write replaces the file in place, within one sector.
+/// A number, a space, a hash and a newline. The length never changes, so a write replaces the file in place, within one sector.
 const LENGTH: usize = 20 + 1 + 64 + 1;
 
 /// The last line that is known to be durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// The number of the line; 0 while there is none.
+    /// The line's number; 0 if there is no line.
     pub seq: u64,
-    /// The hash of the line.
     pub hash: String,
 }
 
-/// The open file.
 pub(super) struct HeadFile(File);
 
 impl HeadFile {
@@ -40,10 +36,7 @@ impl HeadFile {
         segments::read(&dir.join(FILE)).map(Self)
     }
 
-    /// The contents; `None` before the first write.
-    ///
-    /// # Errors
-    /// The disk's, or `InvalidData` when the file was changed or damaged.
+    /// The contents; `None` before the first write. The error is `InvalidData` if the file was changed or damaged.
     pub fn read(&self) -> io::Result<Option<Head>> {
         let len = self.0.metadata()?.len();
         if len == 0 {
@@ -57,14 +50,13 @@ impl HeadFile {
         parse(&text).map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "is not a number and a hash"))
     }
 
-    /// Replaces the contents, without a sync: see the module.
+    /// Replaces the contents without a sync: after a crash the file may name an older line.
     pub fn write(&self, head: &Head) -> io::Result<()> {
         let text = format!("{:020} {}\n", head.seq, head.hash);
         debug_assert_eq!(text.len(), LENGTH);
         self.0.write_all_at(text.as_bytes(), 0)
     }
 
-    /// Makes the last write durable.
     pub fn sync(&self) -> io::Result<()> {
         self.0.sync_all()
     }

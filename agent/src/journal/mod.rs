@@ -1,7 +1,7 @@
 //! The audit log, which is also the database.
 //!
-//! Owns a sequence of JSON lines in a directory of segments. Each line has the hash of the line before. The journal only
-//! appends, and what [`Journal::append`] returned `Ok` for survives a crash of the machine. It decides nothing.
+//! Owns a directory of segments with JSON lines. Each line has the hash of the line before. The journal only appends. Lines for which
+//! [`Journal::append`] returned `Ok` survive a crash of the machine. It decides nothing.
 
 mod append_failure;
 mod aside;
@@ -30,10 +30,10 @@ pub use retention::Settings;
 
 use crate::system::guarded;
 
-/// The hash of the line before, in the first line.
+/// The hash of the line before the first line.
 const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// Why a journal cannot be used. The text names the file and the line, and says what to do.
+/// Why a journal cannot be used. The text names the file and the line, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// A file cannot be opened, read or repaired.
@@ -41,7 +41,7 @@ pub enum JournalError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
     /// A line was changed or damaged.
@@ -51,7 +51,7 @@ pub enum JournalError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// The number of the line; the first line of the first segment has 1.
+        /// The number of the line, counted from 1 in the first segment.
         line: u64,
         /// What is wrong.
         reason: String,
@@ -67,7 +67,7 @@ pub enum JournalError {
         /// The file.
         path: PathBuf,
     },
-    /// A newer posternd wrote it.
+    /// A newer posternd wrote the journal.
     #[error(
         "{}: line {line} was written by a newer posternd (schema {schema}; this one knows {known}). Nothing is open. Install that \
          version again: this one would overlook what it does not know",
@@ -89,29 +89,26 @@ pub enum JournalError {
 pub struct Journal {
     dir: PathBuf,
     settings: Settings,
-    /// `None` where the journal could not be opened for writing. The next append after the disk recovers opens it.
+    /// `None` if the journal could not be opened for writing. The next append after the disk recovers opens it.
     files: Option<Files>,
     head: Head,
     reader: scan::Scanner,
     /// How many segments were begun since the journal was opened.
     rotations: u64,
-    /// Set after a disk error that leaves the contents unknown, until a repair.
+    /// Whether a disk error left the contents unknown, until a repair.
     broken: bool,
 }
 
-/// The files that posternd writes.
 struct Files {
     newest: Newest,
     head_file: HeadFile,
 }
 
-/// The newest segment.
 struct Newest {
     file: File,
-    /// The number of its first line.
     first: u64,
     len: u64,
-    /// Where its last line begins; equal to `len` while it has none.
+    /// Where its last line begins; equal to `len` if it has none.
     last: u64,
 }
 
@@ -121,23 +118,22 @@ pub struct Opened {
     pub journal: Journal,
     /// The fold of all its records.
     pub ledger: Ledger,
-    /// Bytes of a torn last line that were cut off; 0 usually.
+    /// Bytes of a torn last line that were cut off.
     pub torn: u64,
     /// How many lines were read.
     pub lines: u64,
     /// Whether the oldest lines were removed.
     pub pruned: bool,
-    /// Snapshots that could not be used, with one sentence each.
+    /// One sentence for each snapshot that could not be used.
     pub passed_over: Vec<String>,
-    /// The damaged journal that was set aside before, where no line of this journal records it.
+    /// A damaged journal that was set aside, if no line of this journal records it.
     pub set_aside: Option<SetAside>,
     /// Whether the journal could not be read yet.
     pub unread: bool,
 }
 
 impl Opened {
-    /// Whether posternd does not know any more which ports were closed. Then it treats all ports as closed, and keeps no
-    /// existing session.
+    /// Whether posternd lost the list of closed ports. Then it treats all ports as closed, and retains no session.
     #[must_use]
     pub fn forgot_protected(&self) -> bool {
         self.unread || self.set_aside.is_some() || (self.pruned && self.ledger.protected().is_empty())
@@ -145,11 +141,11 @@ impl Opened {
 }
 
 impl Journal {
-    /// Opens the journal in the state directory `state`, or begins one. Checks the chain from the oldest line to the last, and
-    /// that no line at the end is missing. Cuts off a last line that a crash tore: posternd never acted on such a line.
+    /// Opens the journal in the state directory `state`, or begins one. Checks the chain from the newest snapshot or the oldest line on,
+    /// and that no line at the end is missing. Cuts off a last line that a crash tore: posternd never acted on it.
     ///
     /// # Errors
-    /// [`JournalError`]: the disk fails, or a line is damaged or missing. The files are left as they are.
+    /// [`JournalError`]: the disk fails, or a line is damaged or missing. The files stay as they are.
     pub fn open(state: &Path, settings: Settings) -> Result<Opened, JournalError> {
         let fail = |path: &Path| {
             let path = path.to_owned();
@@ -175,7 +171,7 @@ impl Journal {
         let path = segments::path(&dir, folded.segment);
         let newest = Newest::open(&path, &folded).map_err(fail(&path))?;
         segments::sync_dir(&dir).map_err(fail(&dir))?;
-        // Only now, when the line in it is durable. Synced once here, so that a crash never leaves a part of the file.
+        // Only now the line in it is durable. The sync makes sure that a crash never leaves a part of the file.
         head_file.write(&folded.head).and_then(|()| head_file.sync()).map_err(fail(&head_path))?;
         let files = Some(Files { newest, head_file });
         let journal = Self::new(dir, settings, files, folded.head.clone());
@@ -191,11 +187,10 @@ impl Journal {
         Self { dir, settings, files, head, reader, rotations: 0, broken: false }
     }
 
-    /// Writes `records` with one write and one sync. Either all are durable, or none is in the journal. Returns their lines as
-    /// they are in the journal, each with its end.
+    /// Writes `records` with one write and one sync. Either all are durable, or none is in the journal. Returns their lines with newlines.
     ///
     /// # Errors
-    /// [`AppendFailure`]. The next call tries again, after it repairs what failed.
+    /// [`AppendFailure`]. The next call repairs the journal and tries again.
     pub fn append(&mut self, records: &[Record]) -> Result<Vec<u8>, AppendFailure> {
         if self.files.is_none() {
             self.reopen()?;
@@ -238,7 +233,7 @@ impl Journal {
         Ok(bytes)
     }
 
-    /// Begins a new segment. An empty segment changes nothing about the journal.
+    /// Begins a new segment. If the append then fails, the empty segment does no harm.
     fn rotate(&mut self) -> io::Result<()> {
         let first = self.head.seq + 1;
         let file = append_to(&segments::path(&self.dir, first))?;
@@ -256,8 +251,7 @@ impl Journal {
         self.rotations
     }
 
-    /// A snapshot of `ledger`, which must be the fold of all lines, for the next start. `None` while the newest segment has no
-    /// line.
+    /// A snapshot of `ledger`, which must be the fold of all lines. `None` while the newest segment has no line.
     #[must_use]
     pub fn snapshot(&self, ledger: Ledger) -> Option<snapshot::Snapshot> {
         let Newest { first: segment, len: end, last: start, .. } = self.files.as_ref()?.newest;
@@ -272,7 +266,7 @@ impl Journal {
         &self.head.hash
     }
 
-    /// For reading the journal beside the writer, from any thread.
+    /// A reader beside the writer, for any thread.
     #[must_use]
     pub fn reader(&self) -> scan::Scanner {
         self.reader.clone()
@@ -290,11 +284,11 @@ impl Newest {
         Ok(Self { file, first: folded.segment, len: folded.len, last: folded.last })
     }
 
-    /// Makes `bytes` durable, or leaves the segment as it was. Sets `broken` where neither is certain.
+    /// Makes `bytes` durable, or leaves the segment as it was. Sets `broken` if neither is certain.
     fn write(&mut self, bytes: &[u8], broken: &mut bool) -> io::Result<()> {
         let Self { file, len, .. } = self;
         if let Err(error) = file.write_all(bytes) {
-            // A part of the bytes may be in the file; without them the file is as before.
+            // Cut off the part of the bytes that may be in the file.
             *broken = file.set_len(*len).and_then(|()| file.sync_data()).is_err();
             return Err(error);
         }

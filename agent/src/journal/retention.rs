@@ -1,7 +1,6 @@
-//! Which of the oldest segments may be removed.
+//! The removal of the oldest segments.
 //!
-//! Owns that choice and the removal. It never removes a segment that a start needs or that was not verified. It removes nothing
-//! before the record of the removal is durable.
+//! Owns the choice and the removal. It removes no segment that a start needs, that was not verified, or whose removal is not recorded.
 
 use std::fs;
 use std::io;
@@ -15,21 +14,20 @@ use postern_core::time::Now;
 use super::segment_index::IndexedSegment;
 use super::{Journal, segments};
 
-/// A day, in seconds.
 const DAY: i64 = 24 * 3600;
-/// How long every line is kept, in seconds. A start from the oldest line must know every message that may still be fresh.
+/// The least time that a line is kept, in seconds: a start from the oldest line must know every message that may still be fresh.
 const LEAST: i64 = 4 * MAX_MESSAGE_LIFE.0.cast_signed();
 
 /// How large the journal gets, and how long its lines are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// A segment with this many bytes is followed by a new one.
+    /// The bytes after which a new segment begins.
     pub segment_bytes: u64,
-    /// How many days segments are kept; for ever when absent.
+    /// How many days segments are kept; absent: for ever.
     pub keep_days: Option<u32>,
     /// The most bytes that are kept.
     pub keep_bytes: u64,
-    /// How much of the journal's contents the ledger holds in memory: `[limits]`.
+    /// The ledger's room in memory: `[limits]`.
     pub room: Room,
 }
 
@@ -40,8 +38,8 @@ impl Default for Settings {
 }
 
 impl Journal {
-    /// The records to write before segments are removed: one for each, the oldest first. Lines from `needed` on are kept
-    /// whatever their age. Empty while an audit reads the journal, or before the journal was verified.
+    /// The records to write before segments are removed, the oldest first. Lines from `needed` on are kept at any age. Empty while an audit
+    /// reads the journal, and before the journal was verified.
     #[must_use]
     pub fn outdated(&self, needed: u64, now: &Now) -> Vec<Event> {
         let Ok(index) = self.reader.index.try_lock() else { return Vec::new() };
@@ -64,18 +62,17 @@ impl Journal {
         events
     }
 
-    /// Removes the segments whose lines all have numbers up to `through`, the oldest first. Only after the records of it are
-    /// durable.
+    /// Removes the segments with only lines up to `through`, the oldest first. The records of the removal must be durable.
     ///
     /// # Errors
-    /// The disk's. A later call removes the segments that are left.
+    /// An error of the disk. A later call removes the rest.
     pub fn remove(&self, through: u64) -> io::Result<()> {
-        // No reader reads them at the same time.
+        // The lock keeps readers away.
         let _index = self.reader.index.lock().unwrap_or_else(PoisonError::into_inner);
         let firsts = segments::list(&self.dir)?;
         for pair in firsts.windows(2).filter(|pair| pair[1] <= through + 1) {
             fs::remove_file(segments::path(&self.dir, pair[0]))?;
-            // One after the other, so that after a crash the end of the chain is left.
+            // Sync after each one, so that after a crash only the oldest lines are missing.
             segments::sync_dir(&self.dir)?;
         }
         Ok(())
@@ -83,13 +80,13 @@ impl Journal {
 }
 
 impl Settings {
-    /// Whether `at` is longer ago than lines are kept. An untrusted clock removes nothing.
+    /// Whether lines of the time `at` are too old to keep. With an untrusted clock none are.
     fn is_over(&self, at: Timestamp, now: &Now) -> bool {
         self.keep_days.is_some_and(|days| now.wall_trusted() && age(at, now) > i64::from(days) * DAY)
     }
 }
 
-/// Whether a segment's newest line is so new that a message in it may be fresh.
+/// Whether a message in the segment may still be fresh.
 fn is_recent(segment: &IndexedSegment, now: &Now) -> bool {
     if segment.boot_id == now.boot_id {
         return segment.boot.until(now.boot) <= LEAST.unsigned_abs() * 1_000_000_000;

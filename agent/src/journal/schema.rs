@@ -1,7 +1,6 @@
 //! The format of a journal line, in this version and in older ones.
 //!
-//! Owns the number of the schema and the steps from one schema to the next. Lines on the disk are never rewritten, because
-//! their hashes bind them: each read converts older lines. It never touches a file.
+//! Owns the schema's number and the steps between schemas. It never rewrites lines, because hashes bind them: each read converts them.
 
 use std::borrow::Cow;
 
@@ -10,8 +9,7 @@ use postern_core::text;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The schema that this version writes. Raise it when an older version would not understand a line, or would understand it
-/// differently, and add the step from the schema before to [`STEPS`].
+/// The schema that this version writes. Raise it if an older version cannot read or misreads a line, and add a step to [`STEPS`].
 pub(super) const CURRENT: u32 = 3;
 
 /// `STEPS[n]` converts a line of schema `n + 1` to `n + 2`.
@@ -26,13 +24,12 @@ struct Line {
     prev: String,
 }
 
-/// The fields that every schema has, also future ones.
+/// The fields of every schema, even of future ones.
 #[derive(Deserialize)]
 pub(super) struct Mark {
     /// Schema 1, one file without segments, had no such field.
     #[serde(default = "first")]
     pub schema: u32,
-    /// The line's number.
     pub seq: u64,
     /// The hash of the line before.
     pub prev: String,
@@ -48,8 +45,7 @@ pub(super) fn write(record: &Record, prev: &str, out: &mut Vec<u8>) -> serde_jso
     Ok(())
 }
 
-/// The line as in the file. Characters that must not reach a terminal are escaped in its strings; older versions escaped fewer,
-/// and such lines mean the same.
+/// The line as in the file. Characters that must not reach a terminal are escaped. Older versions escaped fewer; their lines mean the same.
 fn written(line: &Line) -> serde_json::Result<String> {
     let text = serde_json::to_string(line)?;
     Ok(match text::json(&text) {
@@ -58,24 +54,18 @@ fn written(line: &Line) -> serde_json::Result<String> {
     })
 }
 
-/// The parser quotes the line. The agent's user may have written any text there, and root reads this message on a terminal.
+/// The error quotes the line. posternd's user may have written any text there, and root reads this message on a terminal.
 fn unreadable(error: &serde_json::Error) -> String {
     format!("cannot be read ({})", text::shown(&error.to_string()))
 }
 
 /// Number and predecessor of a line; other fields are ignored.
-///
-/// # Errors
-/// Why this is not a line.
 pub(super) fn mark(text: &[u8]) -> Result<Mark, String> {
     let mark: Mark = serde_json::from_slice(text).map_err(|e| unreadable(&e))?;
     if mark.schema == 0 { Err("has a schema that never was (0)".into()) } else { Ok(mark) }
 }
 
-/// The record of a line of schema `schema`; `None` when that is newer than [`CURRENT`].
-///
-/// # Errors
-/// The line cannot be read, or has a field that would be lost.
+/// The record of a line of schema `schema`; `None` if that is newer than [`CURRENT`]. A field that would be lost is an error.
 pub(super) fn record(text: &[u8], schema: u32) -> Result<Option<Record>, String> {
     let unreadable = |e: serde_json::Error| unreadable(&e);
     if schema > CURRENT {
@@ -83,7 +73,7 @@ pub(super) fn record(text: &[u8], schema: u32) -> Result<Option<Record>, String>
     }
     if schema == CURRENT {
         let line: Line = serde_json::from_slice(text).map_err(unreadable)?;
-        // A line that posternd wrote is the same after reading and writing. Only other lines are compared field by field.
+        // Reading and writing does not change a line by posternd. Only other lines are compared field by field.
         let same = written(&line).map_err(unreadable)?.as_bytes() == text;
         return if same { Ok(Some(line.record)) } else { whole(serde_json::from_slice(text).map_err(unreadable)?) };
     }
@@ -94,7 +84,7 @@ pub(super) fn record(text: &[u8], schema: u32) -> Result<Option<Record>, String>
     whole(Value::Object(fields))
 }
 
-/// A record that contains every field of `value`.
+/// The record of `value`, if it has every field of `value`.
 fn whole(value: Value) -> Result<Option<Record>, String> {
     let unreadable = |e: serde_json::Error| unreadable(&e);
     let line: Line = serde_json::from_value(value.clone()).map_err(unreadable)?;
@@ -119,12 +109,12 @@ fn lost(from: &Value, to: &Value) -> Option<String> {
     }
 }
 
-/// Schema 2 has the number of the schema, and segments; the records are the same.
+/// Schema 2 adds the schema's number, and segments.
 fn from_1(line: &mut Map<String, Value>) {
     line.insert("schema".into(), 2.into());
 }
 
-/// Schema 3 has lines of the kind `refusals`; the other lines are the same.
+/// Schema 3 adds lines of the kind `refusals`.
 fn from_2(line: &mut Map<String, Value>) {
     line.insert("schema".into(), 3.into());
 }
@@ -146,7 +136,7 @@ mod tests {
         }
     }
 
-    /// Lines as the first version wrote them: each kind of event that it had.
+    /// Lines as the first version wrote them, one of each kind of event that it had.
     pub(crate) const SCHEMA_1: &str = include_str!("fixtures/schema-1.jsonl");
 
     #[test]
@@ -158,7 +148,7 @@ mod tests {
             let record = record(text.as_bytes(), 1).unwrap().unwrap();
             assert_eq!(record.seq, mark.seq);
             kinds.insert(record.event.kind());
-            // As a line of today it says the same and more.
+            // A line of today has the same fields and more.
             let mut now = Vec::new();
             write(&record, &mark.prev, &mut now).unwrap();
             let (old, now): (Value, Value) =

@@ -1,7 +1,6 @@
 //! The index of the journal: facts about each segment, and whether the chain holds.
 //!
-//! Owns an index in memory that can be built again from the files. A closed segment is read once, and again only when the file
-//! system reports a change of the file. It never decides which lines a person may see.
+//! Owns an index in memory, built from the files. It reads a closed segment again only if the file system reports a change.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,28 +18,26 @@ use super::chain::{self, Chain};
 use super::head::Head;
 use super::{GENESIS, schema, segments};
 
-/// The file system's times have a resolution of one tick. A file that was changed more recently than this may change again with
-/// the same time.
+/// File times have a resolution of one tick. A file that was changed more recently than this may change again with the same time.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// The first fault of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// The number of the line.
+    /// The line's number.
     pub line: u64,
-    /// What is wrong with it.
     pub reason: String,
 }
 
-/// One segment as it was when it was read.
+/// A segment as it was when it was read.
 #[derive(Clone, Debug)]
 pub(super) struct IndexedSegment {
-    /// The file's version at that time; `None` when the file may change without a new version.
+    /// The file's version at that time; `None` if the file may change within this version.
     stamp: Option<Stamp>,
-    /// The numbers of its first and last line; the last is one less than the first when it has none.
+    /// The numbers of its first and last line; the last is `first - 1` if it has none.
     pub first: u64,
     pub last: u64,
-    /// The hash of the line before its first line, and the hash of its last line.
+    /// The hashes of the line before its first line, and of its last line.
     prev: String,
     pub hash: String,
     /// The earliest and the latest time in it, by the wall clock.
@@ -49,13 +46,12 @@ pub(super) struct IndexedSegment {
     /// The boot clock of its last line.
     pub boot: BootNanos,
     pub boot_id: Uuid,
-    /// Its length in bytes.
     pub bytes: u64,
-    /// Requests and grants that did not end in it, with the place of their last whole line in it.
+    /// Requests and grants that did not end in it, each with the place of its last whole line.
     made: BTreeMap<Uuid, u64>,
-    /// Those that ended in it and have a line in an earlier segment.
+    /// Requests and grants that ended in it and have a line in an earlier segment.
     ended: Vec<Uuid>,
-    /// Records of removed segments: last line and hash.
+    /// The last line and hash of removed segments, from the records of their removal.
     removed: Vec<(u64, String)>,
     fault: Option<Fault>,
 }
@@ -69,7 +65,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    /// `None` while the file is so new that a change would not change the version.
+    /// `None` while the file is so new that a change may keep the version.
     fn of(file: &File) -> io::Result<Option<Self>> {
         let meta = file.metadata()?;
         let (changed, now) = ((meta.ctime(), meta.ctime_nsec()), SystemTime::now().duration_since(UNIX_EPOCH));
@@ -79,21 +75,17 @@ impl Stamp {
     }
 }
 
-/// The index.
 #[derive(Default)]
 pub(super) struct SegmentIndex {
     segments: BTreeMap<u64, IndexedSegment>,
     /// The first fault, as of the last update.
     fault: Option<Fault>,
-    /// How many lines were ever read for the index.
+    /// How many lines were read for the index so far.
     pub lines: u64,
 }
 
 impl SegmentIndex {
     /// Reads the unknown part of the journal in `dir`, up to `head`. Returns the first fault.
-    ///
-    /// # Errors
-    /// The disk's.
     pub fn update(&mut self, dir: &Path, head: &Head) -> io::Result<Option<Fault>> {
         let firsts: Vec<u64> = segments::list(dir)?.into_iter().filter(|&first| first <= head.seq).collect();
         self.segments.retain(|first, _| firsts.contains(first));
@@ -102,7 +94,7 @@ impl SegmentIndex {
             let file = segments::read(&path)?;
             let stamp = Stamp::of(&file)?;
             let known = self.segments.get(&first).and_then(|known| known.stamp);
-            // The newest segment grows during the read: it is read each time, up to the head.
+            // The newest segment grows during the read, so it is read each time, up to the head.
             let newest = nth + 1 == firsts.len();
             if newest || stamp.is_none() || known != stamp {
                 let mut read = read(file, first, if newest { head.seq } else { u64::MAX })?;
@@ -126,7 +118,7 @@ impl SegmentIndex {
         self.fault.is_none() && !self.segments.is_empty()
     }
 
-    /// Lines in a segment may be about requests from earlier segments: those segments and the places in them.
+    /// The segments and places of requests from earlier segments that lines in this segment may be about.
     pub fn made_before(&self, segment: u64) -> Vec<(u64, u64)> {
         let mut places: Vec<_> = self.open_before(segment).into_values().collect();
         places.sort_unstable();
@@ -171,13 +163,12 @@ impl SegmentIndex {
         if at.hash != head.hash {
             return Some(Fault { line: head.seq, reason: "is not the one that was written".into() });
         }
-        // Only now, because a missing line may be the proof.
+        // Checked last, because a missing line may be the proof.
         let is_proved = proof.0 == 0 || self.segments().any(|known| known.removed.contains(&proof));
         (!is_proved).then(|| Fault { line: proof.0 + 1, reason: chain::UNPROVED.into() })
     }
 }
 
-/// Reads one segment up to line `upto`.
 fn read(file: File, first: u64, upto: u64) -> io::Result<IndexedSegment> {
     let mut reader = BufReader::with_capacity(1 << 16, file);
     let mut line = Vec::new();
@@ -206,7 +197,7 @@ fn read(file: File, first: u64, upto: u64) -> io::Result<IndexedSegment> {
         }
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
         if known.bytes == 0 {
-            // The index checks elsewhere whether it follows from the segment before, where both are known.
+            // `first_fault` checks whether it follows from the segment before.
             known.prev = schema::mark(text).map(|mark| mark.prev).unwrap_or_default();
             chain.head.hash.clone_from(&known.prev);
         }

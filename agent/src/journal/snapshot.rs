@@ -1,7 +1,6 @@
 //! The ledger at one line of the journal, so that a start need not read the lines before.
 //!
-//! Owns the snapshot files beside the segments. The number, hash and place bind each to its line, and a hash over all of it
-//! protects its contents. A snapshot that does not fit is ignored, and posternd reads the journal from its oldest line.
+//! Owns the snapshot files beside the segments. Number, hash and place bind each to its line. posternd ignores one that does not fit.
 
 use std::fs;
 use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom};
@@ -16,15 +15,15 @@ use super::head::Head;
 use super::{schema, segments};
 use crate::system::host::write_durably;
 
-/// The suffix of their names; the number of the line comes before.
+/// The suffix of their names, after the line's number.
 const SUFFIX: &str = ".snapshot";
-/// How many are kept: a second one, in case the newest is damaged.
+/// How many are kept: the second in case the newest is damaged.
 const KEPT: usize = 2;
-/// The length of the hash at the beginning, with the end of its line.
+/// The length of the hash at the beginning, with its newline.
 const SUM: u64 = 65;
-/// The longest snapshot. `history_bytes` is 1 GiB at most, and is nearly all of a snapshot.
+/// The most bytes of a snapshot. `history_bytes` is nearly all of it, and at most 1 GiB.
 const MOST: u64 = 2 << 30;
-/// How many of the newest files are tried. posternd keeps two, but other programs may have put files there.
+/// How many of the newest files posternd tries. Other programs may have put files there.
 const LOOKED_AT: usize = 4;
 /// The longest line that a snapshot may name, in bytes.
 const LONGEST: u64 = 1 << 20;
@@ -33,13 +32,10 @@ const LONGEST: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Place {
-    /// Its number.
     pub seq: u64,
-    /// Its hash.
     pub hash: String,
-    /// The segment that it is in.
     pub segment: u64,
-    /// Where it begins there, and where the next line begins.
+    /// Where the line begins in the segment, and where the next line begins.
     pub start: u64,
     pub end: u64,
 }
@@ -48,7 +44,7 @@ pub(super) struct Place {
 #[serde(deny_unknown_fields)]
 struct Header {
     schema: u32,
-    /// The version of posternd that made it. Another version may compute another ledger, and reads the journal instead.
+    /// The version of posternd that made it: another version may compute another ledger.
     version: String,
     place: Place,
 }
@@ -65,11 +61,10 @@ impl Snapshot {
         Self { dir: dir.to_owned(), place, ledger }
     }
 
-    /// Writes it durably, whole or not at all, and removes older ones. Returns its length in bytes. Takes longer for a larger
-    /// ledger.
+    /// Writes the snapshot durably, whole or not at all, and removes older ones. Returns its length in bytes.
     ///
     /// # Errors
-    /// The disk's. Only time is lost at the next start.
+    /// An error of the disk. The next start only takes longer.
     pub fn write(&self) -> io::Result<u64> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let header = Header { schema: schema::CURRENT, version, place: self.place.clone() };
@@ -82,7 +77,7 @@ impl Snapshot {
         let path = self.dir.join(format!("{:020}{SUFFIX}", self.place.seq));
         let written = write_durably(&path, 2, &text);
         if written.is_err() {
-            // A partial file only uses space, which may be what was missing.
+            // A partial file only uses space, and the disk may be full.
             let _ = fs::remove_file(path.with_extension("new"));
         }
         written?;
@@ -102,14 +97,13 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Where to begin reading, by the newest snapshot that fits this journal; and one sentence for each newer snapshot of this
-/// version that does not fit.
+/// The beginning of the fold after the newest fitting snapshot, and a sentence for each newer snapshot of this version that does not fit.
 pub(super) fn newest(dir: &Path) -> io::Result<(Option<Origin>, Vec<String>)> {
     let mut passed_over = Vec::new();
     for path in list(dir)?.into_iter().rev().take(LOOKED_AT) {
         match read(dir, &path) {
             Ok(origin) => return Ok((Some(origin), passed_over)),
-            // After an upgrade there is nothing to report.
+            // An upgrade makes older snapshots useless, which is no fault.
             Err(Unfit::Version) => {}
             Err(Unfit::Damaged(why)) => passed_over.push(format!("{}: {why}", path.display())),
         }
@@ -117,7 +111,6 @@ pub(super) fn newest(dir: &Path) -> io::Result<(Option<Origin>, Vec<String>)> {
     Ok((None, passed_over))
 }
 
-/// Why a snapshot cannot be used.
 enum Unfit {
     /// Another version of posternd made it.
     Version,
@@ -155,7 +148,6 @@ fn read(dir: &Path, path: &Path) -> Result<Origin, Unfit> {
     Ok(Origin { ledger, head: Head { seq, hash }, segment, offset: end, last, proved: true })
 }
 
-/// Whether the journal has that line in that place.
 fn stands_at(dir: &Path, place: &Place) -> bool {
     let length = place.end.checked_sub(place.start).filter(|length| (1..=LONGEST).contains(length));
     let Some(mut line) = length.and_then(|length| usize::try_from(length).ok()).map(|length| vec![0; length]) else {

@@ -1,7 +1,6 @@
-//! The thread that waits for the disk, so that the engine does not have to.
+//! The thread that waits for the disk in place of the engine.
 //!
-//! Owns only the journal that it gets with each batch, and returns the journal with the outcome. It never decides what is
-//! written.
+//! Owns the journal only while it writes a batch, and returns it with the outcome. It never decides what is written.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +12,6 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{AppendFailure, Journal};
 
-/// A batch to write.
 struct Batch {
     journal: Journal,
     records: Vec<Record>,
@@ -25,7 +23,7 @@ pub struct Written {
     pub journal: Journal,
     /// The records of the batch.
     pub records: Vec<Record>,
-    /// The lines in the journal, each with its end; or why there are none.
+    /// The lines in the journal, each with its newline; or why there are none.
     pub outcome: Result<Vec<u8>, AppendFailure>,
 }
 
@@ -33,16 +31,13 @@ pub struct Written {
 pub struct Writer(mpsc::Sender<Batch>);
 
 impl Writer {
-    /// Starts the thread; each batch returns on `done`.
-    ///
-    /// # Errors
-    /// The thread could not be created.
+    /// Starts the thread. Each batch returns on `done`. Fails if the thread cannot be created.
     pub fn start(done: UnboundedSender<Written>) -> io::Result<Self> {
         let (batches, work) = mpsc::channel::<Batch>();
         let run = move || {
             for Batch { journal, records } in work {
                 let Ok(written) = catch_unwind(AssertUnwindSafe(|| write(journal, records))) else {
-                    // Without this thread the engine would wait for ever and seem to live. systemd starts posternd again.
+                    // Without this thread the engine would wait for ever and seem alive. systemd starts posternd again.
                     std::process::abort();
                 };
                 if done.send(written).is_err() {
@@ -54,14 +49,14 @@ impl Writer {
         Ok(Self(batches))
     }
 
-    /// Sends a batch to the thread. Each batch comes back, with its outcome.
+    /// Sends a batch to the thread. The batch returns with its outcome.
     pub fn send(&self, journal: Journal, records: Vec<Record>) {
         // The thread lives as long as this sender and the receiver of the outcomes.
         let _ = self.0.send(Batch { journal, records });
     }
 }
 
-/// Writes a batch and waits until it is durable. Then removes the segments that its records name as removed.
+/// Writes a batch durably, then removes the segments that its records name as removed.
 #[must_use]
 pub fn write(mut journal: Journal, records: Vec<Record>) -> Written {
     let outcome = journal.append(&records);

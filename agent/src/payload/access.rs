@@ -1,6 +1,6 @@
-//! Signed JSON bytes to domain types.
+//! Conversion of signed JSON bytes to domain types.
 //!
-//! Owns the three payloads. The caller verifies the signature first.
+//! Owns the three payloads. The caller verifies the signature first. An error is always a refusal of a malformed field.
 
 use jiff::Timestamp;
 use postern_core::grant::{AccessRequest, End, Header, RevokeRequest};
@@ -12,17 +12,13 @@ use super::{MOST_JUSTIFICATION, malformed, ports, sources, strict_json, text, uu
 
 /// The longest ticket, in characters.
 const MOST_TICKET: usize = 200;
-/// The most audiences of one message.
 const MOST_AUDIENCE: usize = 16;
 /// The longest name of a host, in characters (a DNS name has at most 253).
 const MOST_NAME: usize = 255;
-/// The longest challenge, in characters; the host's own are 54.
+/// The longest challenge, in characters; the host's own have 54.
 const MOST_CHALLENGE: usize = 128;
 
 /// The payload of `RequestAccess`.
-///
-/// # Errors
-/// [`Reason::PayloadMalformed`] or [`Reason::SourceInvalid`] at the field.
 pub fn access_request(payload: &[u8]) -> Result<AccessRequest, Refusal> {
     let v1::AccessRequest {
         id,
@@ -51,9 +47,6 @@ pub fn access_request(payload: &[u8]) -> Result<AccessRequest, Refusal> {
 }
 
 /// The payload of `RevokeAccess`.
-///
-/// # Errors
-/// [`Reason::PayloadMalformed`] at the field.
 pub fn revoke_request(payload: &[u8]) -> Result<RevokeRequest, Refusal> {
     let v1::RevokeRequest { id, audience, not_after, challenge, grant_id, reason } = decode(payload)?;
     Ok(RevokeRequest {
@@ -64,9 +57,6 @@ pub fn revoke_request(payload: &[u8]) -> Result<RevokeRequest, Refusal> {
 }
 
 /// The payload of the reading calls.
-///
-/// # Errors
-/// [`Reason::PayloadMalformed`] at the field.
 pub fn read_request(payload: &[u8]) -> Result<Header, Refusal> {
     let v1::ReadRequest { id, audience, not_after, challenge } = decode(payload)?;
     header(&id, audience, not_after, challenge)

@@ -1,7 +1,6 @@
 //! The JSON that people sign, as domain types.
 //!
-//! Owns strict JSON and the parsing of every field. The JSON is the proto3 JSON form of the messages in `messages.proto`. This module
-//! does not know gRPC.
+//! Owns strict JSON, the proto3 form of the messages in `messages.proto`, and the parsing of every field. It does not know gRPC.
 
 pub mod access;
 mod strict_json;
@@ -15,13 +14,10 @@ use uuid::Uuid;
 
 /// The longest justification, or reason of a revocation, in characters.
 pub(crate) const MOST_JUSTIFICATION: usize = 1000;
-/// The longest accepted duration, so that no sum overflows: a hundred years.
+/// The longest duration, a hundred years, so that no sum overflows.
 pub(crate) const MOST_SECONDS: u64 = 100 * 366 * 24 * 3600;
 
-/// A UUID in lower case with hyphens, the only accepted form: so each id has one spelling in all records.
-///
-/// # Errors
-/// [`Reason::PayloadMalformed`] at `field`.
+/// A UUID in lower case with hyphens. No other form is accepted, so each id has one spelling in all records.
 pub fn uuid(text: &str, field: &str) -> Result<Uuid, Refusal> {
     let parsed = text.parse::<Uuid>().ok().filter(|id| id.to_string() == text);
     parsed.ok_or_else(|| malformed(field, "it is not a UUID in lower case with hyphens"))
@@ -55,8 +51,7 @@ pub(crate) fn whole_seconds(duration: pbjson_types::Duration) -> Result<Seconds,
     seconds.map(Seconds).ok_or_else(wrong)
 }
 
-/// Text of at most `most` characters, without characters that control a terminal. Other characters that must not be shown (see
-/// [`postern_core::text`]) are accepted, and escaped where the text is shown.
+/// Text of at most `most` characters, without control characters. Other characters that must not be shown are escaped on output.
 pub(crate) fn text(value: String, field: &str, most: usize) -> Result<String, Refusal> {
     if value.chars().count() > most {
         return Err(malformed(field, format!("it is longer than {most} characters")));

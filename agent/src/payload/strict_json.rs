@@ -1,7 +1,6 @@
 //! The shape of every signed payload: one JSON object whose values are strings or lists of strings.
 //!
-//! Owns that check, which runs before the generated decoder. It refuses values that proto3 JSON allows (null, numbers for strings, a
-//! field set to null and then again) and durations that are not whole seconds. It knows only the field `duration` by name.
+//! Owns that check before the generated decoder. It also refuses repeated fields, and durations that are not whole seconds.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,10 +11,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Vis
 /// The most digits of a duration in seconds; [`super::whole_seconds`] bounds the value.
 const MOST_DIGITS: usize = 12;
 
-/// Decodes strict JSON in the shape of a payload.
-///
-/// # Errors
-/// The JSON error's text, with line and column.
+/// Decodes strict JSON in the shape of a payload. The error has line and column.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
     serde_json::from_slice::<Shape>(bytes)?;
     serde_json::from_slice(bytes)

@@ -1,6 +1,6 @@
-//! `posternd explain`: what becomes of a request, from the files alone.
+//! `posternd explain`: the outcome of a request, from the files alone.
 //!
-//! Owns the question and the output. The engine explains, as for `postern explain`; here with an empty ledger.
+//! Owns the question and the output. The engine explains, as for `postern explain`, but with an empty ledger.
 
 use jiff::Timestamp;
 use postern_core::envelope::{Purpose, Signer};
@@ -48,10 +48,10 @@ fn duration(text: &str) -> Result<Seconds, String> {
     text::seconds(text).map(Seconds).ok_or_else(wrong)
 }
 
-/// What the engine explains of `question` under `rules` while nothing is granted, and the question in words.
+/// Explains `question` under `rules` as if no grant were live. Returns the explanation, and the question in words.
 ///
 /// # Errors
-/// [`Failure::Usage`]: a port that the policy does not know, or the same source twice.
+/// [`Failure::Usage`]: the policy does not know a port, or a source is given twice.
 pub fn answer(question: &Question, rules: &Rules, now: &Now) -> Result<(Explanation, String), Failure> {
     let (policy, trust, at) = (&rules.policy, &rules.trust, now.wall.as_second());
     let query = query(question, policy).map_err(Failure::Usage)?;
@@ -85,13 +85,13 @@ pub fn answer(question: &Question, rules: &Rules, now: &Now) -> Result<(Explanat
     Ok((explanation, described(question, &query)))
 }
 
-/// Whether a request like this is granted as it is.
+/// Whether such a request is granted without further approvals.
 #[must_use]
 pub fn is_allowed(explanation: &Explanation) -> bool {
     explanation.refusal.is_none() && explanation.missing.is_none()
 }
 
-/// The answer for programs.
+/// The answer as JSON.
 #[must_use]
 pub fn json(explanation: &Explanation, asked: &str, policy: &Policy) -> serde_json::Value {
     let Explanation { refusal, missing, findings, .. } = explanation;
@@ -107,7 +107,7 @@ pub fn json(explanation: &Explanation, asked: &str, policy: &Policy) -> serde_js
     })
 }
 
-/// The answer for people.
+/// The answer as text.
 #[must_use]
 pub fn text(explanation: &Explanation, asked: &str) -> String {
     let Explanation { refusal, missing, findings, .. } = explanation;
@@ -131,7 +131,7 @@ fn query(question: &Question, policy: &Policy) -> Result<ExplainQuery, String> {
     })
 }
 
-/// The ports that the texts mean on the host with this policy, each once.
+/// The ports that the texts mean under this policy, each once.
 fn ports(texts: &[String], policy: &Policy) -> Result<Vec<PortSpec>, String> {
     let mut found = Vec::new();
     for text in texts {

@@ -1,6 +1,6 @@
 //! Checks of this machine for `posternd check-config`: user, addresses, tunnels, directories.
 //!
-//! Owns the sentences about the machine; `config::lints` has those about the configuration alone. It changes nothing.
+//! Owns the sentences about the machine. `config::lints` owns those about the configuration. This module changes nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,13 +14,13 @@ use crate::sandbox::privilege::User;
 use crate::system::sockets;
 use crate::{config, enforcer};
 
-/// A warning where this machine has no user for posternd.
+/// A warning if this machine has no user of this name for posternd.
 #[must_use]
 pub fn user(name: &str) -> Option<String> {
     User::named(name).err().map(|why| format!("posternd will stay root here: {why}"))
 }
 
-/// The addresses of the API that this machine does not have now.
+/// A warning for each address of the API that this machine does not have now.
 #[must_use]
 pub fn addresses(api: &config::Api) -> Vec<String> {
     let missing = api.tcp.iter().chain(&api.plaintext).filter(|address| sockets::is_missing(**address));
@@ -31,7 +31,7 @@ pub fn addresses(api: &config::Api) -> Vec<String> {
         .collect()
 }
 
-/// The kernel tunnels on this machine's protected UDP ports, or why they could not be read: that takes root.
+/// The kernel tunnels on protected UDP ports, or why posternd could not read them: that needs root.
 #[must_use]
 pub fn tunnels(policy: &Policy) -> Vec<String> {
     let protected: BTreeSet<u16> =
@@ -45,7 +45,7 @@ pub fn tunnels(policy: &Policy) -> Vec<String> {
     }
 }
 
-/// Directories above `paths` in which others than root can replace files that posternd trusts.
+/// A warning for each directory above `paths` in which users other than root can replace files that posternd trusts.
 #[must_use]
 pub fn above<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Vec<String> {
     let folders: BTreeSet<&Path> = paths.into_iter().flat_map(|path| path.ancestors().skip(1)).collect();

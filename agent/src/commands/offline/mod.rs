@@ -1,7 +1,6 @@
 //! The commands that read the files and need no running posternd.
 //!
-//! Owns `posternd check-config` ([`summary`]) and `posternd explain` ([`mod@explain`]). They change nothing. They ask the kernel only which
-//! UDP ports kernel tunnels use.
+//! Owns `posternd check-config` ([`summary`]) and `posternd explain` ([`mod@explain`]). They change nothing.
 
 use std::path::Path;
 
@@ -22,7 +21,6 @@ pub mod summary;
 
 pub use explain::Question;
 
-/// The configuration, the rules, and the present.
 struct Files {
     config: Config,
     rules: Rules,
@@ -40,10 +38,7 @@ impl Files {
     }
 }
 
-/// `posternd check-config`: reads configuration and trust file, and prints what they mean.
-///
-/// # Errors
-/// [`Failure::Config`] with all mistakes.
+/// `posternd check-config`: prints the meaning of the configuration and the trust file, or fails with all their mistakes.
 pub fn check(path: &Path, json: bool) -> Result<(), Failure> {
     if let Some(why) = effective::emptied(path) {
         return Err(Failure::Config(why));
@@ -56,10 +51,7 @@ pub fn check(path: &Path, json: bool) -> Result<(), Failure> {
     super::print(&text::lines(&summary.to_string()))
 }
 
-/// `posternd explain`: prints what becomes of a request, and returns whether it is granted as it is.
-///
-/// # Errors
-/// [`Failure`]. A refused request is not a failure.
+/// `posternd explain`: prints the outcome of a request. Returns whether posternd grants it without further approvals.
 pub fn explain(path: &Path, question: &Question, json: bool) -> Result<bool, Failure> {
     let files = Files::read(path)?;
     let (explanation, asked) = explain::answer(question, &files.rules, &files.now)?;

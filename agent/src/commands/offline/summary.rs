@@ -1,4 +1,4 @@
-//! The meaning of configuration and trust file, as `posternd check-config` prints it.
+//! The meaning of the configuration and the trust file, as `posternd check-config` prints it.
 //!
 //! Owns the output for people and for programs. It judges nothing: `config::lints` does.
 
@@ -18,7 +18,7 @@ use crate::config::lints;
 use crate::config::{Config, PrefilterConfig};
 use crate::engine::Rules;
 
-/// Everything.
+/// The output of `posternd check-config`.
 #[derive(Debug, Serialize)]
 pub struct Summary {
     /// The configuration file.
@@ -33,7 +33,7 @@ pub struct Summary {
     pub roles: Vec<RoleHolders>,
     /// The lines of the trust file.
     pub signers: Vec<Signs>,
-    /// Protected UDP ports that a kernel tunnel uses on this machine, with the promise that does not hold; or why that is unknown.
+    /// The kernel tunnels on protected UDP ports, each with the promise that does not hold; or why they are unknown.
     pub tunnels: Vec<String>,
     /// Probable mistakes. posternd starts in spite of them.
     pub warnings: Vec<String>,
@@ -42,16 +42,16 @@ pub struct Summary {
 /// Settings of the whole host.
 #[derive(Debug, Serialize)]
 pub struct Host {
-    /// Audiences besides its id.
+    /// The host's audiences besides its id.
     pub names: Vec<String>,
-    /// No grant is longer, in seconds.
+    /// The longest grant, in seconds.
     pub max_duration: Seconds,
-    /// How long a request waits for approvals, in seconds; absent: it does not.
+    /// How long a request waits for approvals, in seconds; absent: it does not wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending_ttl: Option<Seconds>,
-    /// Where it listens.
+    /// The addresses of the API.
     pub api: Vec<String>,
-    /// Where XDP drops floods: `off`, `auto` or names.
+    /// The interfaces of the XDP prefilter: `off`, `auto` or names.
     pub xdp: String,
 }
 
@@ -60,46 +60,46 @@ pub struct Host {
 pub struct Port {
     /// For example `22/tcp`.
     pub port: String,
-    /// May be empty.
+    /// The port's name; may be empty.
     pub name: String,
-    /// In seconds.
+    /// The longest grant, in seconds.
     pub max_duration: Seconds,
-    /// Absent: anywhere but a whole address family.
+    /// The allowed sources; absent: any prefix except a whole address family.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed_sources: Option<Vec<String>>,
     /// `optional`, `required`, or `matches REGEX`.
     pub justification: String,
-    /// How many must approve.
+    /// How many people must approve.
     pub approvals: u32,
-    /// In which roles.
+    /// The roles of the approvers.
     pub approval_roles: Vec<&'static str>,
-    /// Live at once.
+    /// The most live grants at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_grants: Option<u32>,
-    /// In seconds.
+    /// The time until the first use, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_use_within: Option<Seconds>,
-    /// In seconds.
+    /// The time without use, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Seconds>,
-    /// In seconds, the longest first; empty: nobody is warned.
+    /// The times of the warnings before an end, in seconds, the longest first; empty: no warnings.
     pub warn_before: Vec<Seconds>,
 }
 
 /// A role and who holds it.
 #[derive(Debug, Serialize)]
 pub struct RoleHolders {
-    /// Which.
+    /// The role's name.
     pub role: &'static str,
-    /// Who.
+    /// The holders.
     pub principals: Vec<String>,
-    /// Only for these.
+    /// The only ports; absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<Vec<String>>,
-    /// Only from these.
+    /// The only sources; absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sources: Option<Vec<String>>,
-    /// Only for so many seconds.
+    /// The longest grant, in seconds; absent: the role sets no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_duration: Option<Seconds>,
 }
@@ -107,25 +107,25 @@ pub struct RoleHolders {
 /// A line of the trust file.
 #[derive(Debug, Serialize)]
 pub struct Signs {
-    /// Which line, counted from 1.
+    /// The line's number, counted from 1.
     pub line: usize,
-    /// The holder's names, of which the first counts, or the patterns of an authority.
+    /// The names of the holder, of which the first counts; or the patterns of an authority.
     pub principals: Vec<String>,
-    /// `SHA256:…`
+    /// The key's fingerprint: `SHA256:…`.
     pub fingerprint: String,
-    /// Whether it signs certificates.
+    /// Whether the key signs certificates.
     pub authority: bool,
     /// The purposes for which its signatures count.
     pub purposes: Vec<Purpose>,
-    /// Since when.
+    /// The start of its validity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub valid_after: Option<Timestamp>,
-    /// Until when.
+    /// The end of its validity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub valid_before: Option<Timestamp>,
     /// Whether the key is revoked.
     pub revoked: bool,
-    /// The roles that its names hold.
+    /// The roles of its names.
     pub roles: Vec<&'static str>,
 }
 
@@ -170,7 +170,7 @@ impl Summary {
     }
 }
 
-/// Paths that only root may be able to replace.
+/// Paths that users other than root must not be able to replace.
 fn roots<'a>(path: &'a Path, config: &'a Config) -> impl Iterator<Item = &'a Path> {
     let named = [path, &config.trust_file, &config.state_dir, &config.ssh_host_keys, &config.api.unix];
     named.into_iter().chain(config.revoked_keys.as_deref())

@@ -1,8 +1,7 @@
-//! The journal's lines, exported to systemd's journal as structured records.
+//! The export of the journal's lines to systemd's journal, as structured records.
 //!
-//! Owns the fields and the export: the worker publishes a durable line, a task queues the line, and a thread sends it to journald. If
-//! journald is slow or gone, the export loses lines. posternd counts them, reports them in `GetStatus`, and notes the gap in the export
-//! itself. The export never delays a decision. The record is the journal, not the export.
+//! Owns the fields and the export: a task queues each durable line, and a thread sends it to journald. The export never delays a decision.
+//! Lines that journald does not take are lost: posternd counts them, reports them in `GetStatus`, and notes the gap in the export.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,18 +20,16 @@ use tokio::task::JoinHandle;
 use crate::engine::{Engine, Published};
 use crate::journal::scan::Entry;
 
-/// Lines that may wait for journald.
 const BACKLOG: usize = 1024;
-/// How long the last lines may take at a stop.
+/// The time for the last lines at a stop.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
-/// Whether there is a journald to export to.
+/// Whether this machine runs journald.
 #[must_use]
 pub fn is_there() -> bool {
     Path::new(SD_JOURNAL_SOCK_PATH).exists()
 }
 
-/// A running export.
 pub struct Export {
     task: JoinHandle<()>,
     sent: oneshot::Receiver<()>,
@@ -61,10 +58,7 @@ impl Lost {
 }
 
 impl Export {
-    /// Exports `lines` until the line about the stop of posternd.
-    ///
-    /// # Errors
-    /// The thread could not be created.
+    /// Exports `lines` until the line about the stop of posternd. Fails if the thread cannot be created.
     pub fn start(lines: broadcast::Receiver<Arc<Published>>, engine: Engine) -> std::io::Result<Self> {
         let lost = Arc::new(Lost::default());
         let (queue, queued) = sync_channel(BACKLOG);
@@ -72,7 +66,6 @@ impl Export {
         let losses = Arc::clone(&lost);
         thread::Builder::new().name("journald".into()).spawn(move || {
             send_all(&queued, &losses);
-            // The receiver may be gone.
             let _ = done.send(());
         })?;
         Ok(Self { task: tokio::spawn(take_over(lines, queue, lost, engine)), sent })
@@ -133,7 +126,6 @@ fn send_all(queue: &Receiver<Arc<Published>>, lost: &Lost) {
     }
 }
 
-/// Notes in the export that lines are missing, and where they are.
 fn note_gap(lines: u64) -> Result<(), libsystemd::errors::SdError> {
     let message = format!("{lines} lines of Postern's journal are missing here; `posternd audit export` has them");
     let fields = [("SYSLOG_IDENTIFIER", "posternd"), ("POSTERN_EVENT", "export-gap")];
@@ -148,7 +140,7 @@ pub fn export(line: &Published) {
     }
 }
 
-/// A line for journald: priority, message, and fields. Empty fields are left out.
+/// A line as priority, message and fields for journald. Empty fields are left out.
 fn structured(entry: &Entry) -> (Priority, String, Vec<(&'static str, String)>) {
     let Entry { seq, time: _, kind, principal, key, grant, ports, sources, code, reason, line } = entry;
     // A line break in a message would look like a second message, and programs may print a field unescaped.
@@ -177,7 +169,7 @@ fn structured(entry: &Entry) -> (Priority, String, Vec<(&'static str, String)>) 
     (priority(kind), message, all.into_iter().filter(|(_, value)| !value.is_empty()).collect())
 }
 
-/// Lines about actions outside the rules, or about lost layers, get a high priority.
+/// Lines about actions outside the rules, and about lost layers, have a high priority.
 fn priority(kind: &str) -> Priority {
     match kind {
         "break-glass" | "unlocked" | "layer" | "set-aside" | "rolled-back" | "unrecorded" => Priority::Critical,

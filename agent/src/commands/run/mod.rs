@@ -1,6 +1,6 @@
 //! The commands that touch the kernel or the journal: `run`, `early`, `unlock` and `audit export`.
 //!
-//! Owns what each command does, and the order of a start. It decides nothing about access.
+//! Owns the steps of each command and the order of a start. It decides nothing about access.
 
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
@@ -42,8 +42,8 @@ mod settings;
 
 use serve::Serving;
 
-/// Threads for blocking work. At most ten work at once (three check signatures, three sign statements, four read the journal), besides
-/// the threads of a reload. A reload blocks while a disk hangs, and root's break-glass needs a thread for its statement even then.
+/// Threads for blocking work. At most ten work at once: three check signatures, three sign statements, four read the journal. The others
+/// are for reloads, which block while a disk hangs. Root's break-glass needs a thread for its statement even then.
 const BLOCKING: usize = 16;
 
 /// Why a command failed.
@@ -93,9 +93,9 @@ pub(crate) fn rules(file: &Contents, config: &Config) -> Result<Rules, Failure> 
 /// Records the unlocking in the journal, then removes Postern's programs from the kernel.
 ///
 /// # Errors
-/// [`Failure`]. Nothing is opened while posternd runs, or when neither the journal nor the log takes the record.
+/// [`Failure`]. No port is opened while posternd runs, or if neither the journal nor the log takes the record.
 pub fn unlock(path: &Path) -> Result<(), Failure> {
-    // posternd's user may write to the journal, but only root can open the ports: the record would be false.
+    // posternd's user may write to the journal, but only root can open the ports. A record by that user would be false.
     let user = rustix::process::geteuid();
     if !user.is_root() {
         return Err(Failure::Other(format!(
@@ -103,7 +103,7 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
             user.as_raw()
         )));
     }
-    // If the configuration has mistakes, state and pins are where its last good copy, or its readable part, says.
+    // If the configuration has mistakes, its last good copy or its readable part names the state directory and the pins.
     let config = effective::read(path, &Opener::default(), &Copies::of(path).last()).config;
     // Held until the end, so that a posternd that starts now cannot attach the programs again.
     let pins = enforcer::hold_pins(&config.pin_dir).map_err(Failure::other)?;
@@ -124,9 +124,8 @@ pub fn unlock(path: &Path) -> Result<(), Failure> {
     super::print("Every port that Postern protected is open until posternd starts again.")
 }
 
-/// Records the unlocking with the rights of the state directory's owner: that is posternd's user, who may have planted links there.
-/// Where the directory takes no record, the log gets it, so that an attacker who controls that user cannot lock root out
-/// (docs/decisions/0049-root-in-the-agents-directory.md).
+/// Records the unlocking with the rights of the state directory's owner: posternd's user may have planted links there. If the journal takes
+/// no record, the log gets it, so that an attacker with that user's rights cannot lock root out (decision 0049).
 fn unlocking(config: &Config, now: &Now) -> Result<Vec<Published>, Failure> {
     let lock = match host::lock(&config.state_dir) {
         Err(running @ HostError::Running(_)) => return Err(Failure::other(running)),
@@ -147,12 +146,9 @@ fn unlocking(config: &Config, now: &Now) -> Result<Vec<Published>, Failure> {
     Ok(vec![Published { record, life: None, line }])
 }
 
-/// Appends the record to the journal.
-///
-/// # Errors
-/// Why the journal has no record, in words.
+/// Appends the record to the journal. The error is the reason in words.
 fn record_unlocked(config: &Config, now: &Now) -> Result<Vec<Published>, String> {
-    // The ports open next, so nothing needs to be closed before a damaged journal is set aside.
+    // The ports open next, so a damaged journal is set aside without closing any port.
     let opened = open_journal(config, now.wall, || Ok(())).map_err(|failure| failure.to_string())?;
     let Opened { mut journal, mut ledger, set_aside, .. } = opened;
     let mut records = Vec::new();
@@ -166,7 +162,7 @@ fn record_unlocked(config: &Config, now: &Now) -> Result<Vec<Published>, String>
     Ok(records.into_iter().zip(lines).map(|(record, line)| Published { record, life: None, line }).collect())
 }
 
-/// Writes to standard error the whole record that the journal cannot take, and flushes.
+/// Writes to standard error the whole record that the journal cannot take.
 fn log_record(record: &Record, why: &str) -> std::io::Result<Vec<u8>> {
     let line = serde_json::to_string(record)?;
     let line = text::json(&line);
@@ -177,8 +173,8 @@ fn log_record(record: &Record, why: &str) -> std::io::Result<Vec<u8>> {
     Ok(line.into_owned().into_bytes())
 }
 
-/// Closes the protected ports for everybody, unless Postern is already in force. If the configuration has mistakes, this closes the
-/// ports that it can read there and the default ports, and then fails. On a host that only observes it closes nothing.
+/// Closes the protected ports for everybody, unless Postern is already in force. If the configuration has mistakes, this closes its
+/// readable ports, those of its last good copy, and the default ports; then it fails. In observe mode it closes nothing.
 ///
 /// # Errors
 /// [`Failure`]. Closed ports stay closed.
@@ -207,7 +203,7 @@ pub fn early(path: &Path) -> Result<(), Failure> {
         slots: 1,
     };
     let closed = match Enforcer::close(&settings(closing.cgroup.clone()), &table) {
-        // In a configuration with mistakes the mistake may be this cgroup.
+        // The mistake in the configuration may be this cgroup.
         Err(_) if loaded.is_err() && closing.cgroup.is_some() => Enforcer::close(&settings(None), &table),
         outcome => outcome,
     };
@@ -245,7 +241,7 @@ fn open_journal(
     }
     tracing::error!(%error, "the journal is damaged; every port is closed");
     let set_aside = match journal::set_aside(&config.state_dir, error, now) {
-        // Also a journal of a newer posternd: nothing in it opens a port, and root is served.
+        // The cause may be a journal of a newer posternd: its grants open no port, and posternd still serves root.
         Err(error) => return Ok(unwritable(config, &error)),
         Ok(set_aside) => set_aside,
     };
@@ -254,7 +250,7 @@ fn open_journal(
     Ok(Opened { set_aside: Some(set_aside), ..opened })
 }
 
-/// A journal that cannot be written: its open grants continue and end on time, and nothing new opens until it can be written.
+/// A journal that cannot be written: its open grants end on time, and posternd grants nothing new until it can write.
 fn unwritable(config: &Config, error: &JournalError) -> Opened {
     tracing::error!(%error, "the journal cannot be written; posternd grants nothing new until it can write");
     Journal::look(&config.state_dir, config.journal).unwrap_or_else(|error| {
@@ -263,14 +259,14 @@ fn unwritable(config: &Config, error: &JournalError) -> Opened {
     })
 }
 
-/// Checks the whole chain of the journal on the disk, then prints its lines from `since` on. Works with and without a running posternd.
+/// Checks the whole chain on the disk, then prints the lines from `since` on. Works with and without a running posternd.
 ///
 /// # Errors
-/// [`Failure`]. Nothing is printed of a journal that was changed or damaged.
+/// [`Failure`]. Nothing of a changed or damaged journal is printed.
 pub fn export(path: &Path, since: Option<jiff::Timestamp>) -> Result<(), Failure> {
     let config = Config::load(path).map_err(Failure::config)?;
     let out = std::io::stdout().lock();
-    // A file gets the exact bytes, which the chain binds. On a terminal, bytes that control it are escaped.
+    // A file gets the exact bytes, which the chain binds. A terminal gets its control characters escaped.
     let mut out: Box<dyn Write> = match out.is_terminal() {
         true => Box::new(Escaped(out)),
         false => Box::new(std::io::BufWriter::new(out)),
@@ -295,7 +291,7 @@ impl<W: Write> Write for Escaped<W> {
     }
 }
 
-/// Locks the state directory. Without a lock: what is wrong with the directory.
+/// Locks the state directory, or returns what is wrong with it.
 fn lock(config: &Config) -> Result<(Option<StateLock>, Option<String>), Failure> {
     match host::lock(&config.state_dir) {
         Ok(lock) => Ok((Some(lock), None)),
@@ -304,7 +300,7 @@ fn lock(config: &Config) -> Result<(Option<StateLock>, Option<String>), Failure>
     }
 }
 
-/// This host's identity. Where the state directory cannot be used, `wrong` says why, and the identity ends with this process.
+/// This host's identity. If the state directory cannot be used, `wrong` gets the reason, and the identity ends with this process.
 fn identity(config: &Config, wrong: &mut Option<String>) -> Identity {
     host::identity(&config.state_dir, config.names.clone(), &config.ssh_host_keys).unwrap_or_else(|error| {
         wrong.get_or_insert(error.to_string());
@@ -320,7 +316,7 @@ fn no_state(error: &str) -> String {
     )
 }
 
-/// Runs posternd until SIGTERM or SIGINT. It also starts with files that cannot be used (docs/decisions/0042).
+/// Runs posternd until SIGTERM or SIGINT. It starts even with files that cannot be used (decision 0042).
 ///
 /// # Errors
 /// [`Failure`]. The ports are at least as closed as before.
@@ -386,14 +382,13 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let serving = Serving { path, config: &config, is_bare, findings, helper, files, log, exported, denied, reserved };
     let served = runtime.map_err(Failure::other)?.block_on(serving.serve(engine));
     if served.is_ok() {
-        // The worker has written its last record. After a failure it was not stopped, so posternd does not wait for it.
+        // The worker has written its last record. After a failure it still runs, so posternd does not wait for it.
         let _ = worker.join();
     }
     served
 }
 
-/// In a time namespace posternd and the kernel would use different boot clocks for ends. Layers that are in force stay; otherwise this
-/// closes the ports.
+/// In a time namespace posternd's boot clock is not the kernel's, by which grants end. Layers in force stay; else this closes the ports.
 fn in_a_time_namespace(policy: &Policy, settings: &enforcer::Settings, offset: &str) -> Failure {
     let table = Table { protected: policy.protected().collect(), ..Table::default() };
     let closed = match Enforcer::close(settings, &table) {

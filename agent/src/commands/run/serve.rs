@@ -1,4 +1,4 @@
-//! Serving: everything that runs beside the engine until posternd stops.
+//! Everything that runs beside the engine until posternd stops.
 //!
 //! Owns the signals, reloads, and the threads that wait in the kernel for events. It decides nothing about access.
 
@@ -36,13 +36,11 @@ use crate::system::sysctl::Reserved;
 use crate::system::{clock, links};
 use crate::{config, enforcer, grpc};
 
-/// What serving takes besides the engine.
 pub(super) struct Serving<'a> {
     pub(super) path: &'a Path,
     pub(super) config: &'a Config,
     /// Whether the configuration has mistakes and no last good copy.
     pub(super) is_bare: bool,
-    /// What is wrong with the files.
     pub(super) findings: Vec<Finding>,
     pub(super) helper: Option<Helper>,
     pub(super) files: RootFiles,
@@ -53,10 +51,9 @@ pub(super) struct Serving<'a> {
 }
 
 impl Serving<'_> {
-    /// Serves until SIGTERM or SIGINT.
     pub(super) async fn serve(self, engine: Engine) -> Result<(), Failure> {
         let Self { path, config, is_bare, findings, helper, files, log, exported, denied, reserved } = self;
-        // Before posternd is visible: from here on SIGHUP reloads, and does not kill the process.
+        // Before posternd is visible: from here on SIGHUP reloads and does not kill the process.
         let signals = Signals::new().map_err(Failure::other)?;
         tell(&engine, findings).await;
         let _settings_says_what_is_wrong = settings::reserve(&reserved, &engine.rules().policy).await;
@@ -116,7 +113,7 @@ impl Serving<'_> {
         watcher.abort();
         drop(periodic);
         watchdog.abort();
-        // Running requests get their answers first.
+        // Running requests get their answers before the engine stops.
         let _ = serving.await;
         engine.stop().await;
         if let Some(export) = export {
@@ -126,7 +123,7 @@ impl Serving<'_> {
     }
 }
 
-/// Gives the engine the addresses at which the API listens, and those that failed.
+/// Reports to the engine the addresses of the API, and those that could not be bound.
 async fn follow(engine: &Engine, listeners: &Listeners, config: &Config) {
     engine.degraded(Condition::ApiAddress, listeners.shut.clone()).await;
     if let Some(rate) = config.api.syn_rate {
@@ -134,7 +131,7 @@ async fn follow(engine: &Engine, listeners: &Listeners, config: &Config) {
     }
 }
 
-/// As [`follow`], after each change of the addresses. Never ends.
+/// Calls [`follow`] after each change of the addresses. Never ends.
 async fn follow_all(engine: &Engine, mut listeners: watch::Receiver<Listeners>, config: &Config) {
     while listeners.changed().await.is_ok() {
         let now = listeners.borrow_and_update().clone();
@@ -144,7 +141,6 @@ async fn follow_all(engine: &Engine, mut listeners: watch::Receiver<Listeners>, 
     std::future::pending().await
 }
 
-/// Gives the engine the host keys, and the condition about them.
 fn report_keys(engine: &Engine) -> Reports {
     let (keys, conditions) = (engine.clone(), engine.clone());
     Reports {
@@ -156,7 +152,6 @@ fn report_keys(engine: &Engine) -> Reports {
     }
 }
 
-/// Hands the state of the network to the engine, or why it is not known.
 fn report_links(engine: Engine) -> impl Fn(Result<LinkState, String>) -> BoxFuture<'static, ()> {
     move |state| {
         let engine = engine.clone();
@@ -173,7 +168,6 @@ fn report_links(engine: Engine) -> impl Fn(Result<LinkState, String>) -> BoxFutu
     }
 }
 
-/// The signals of the service manager.
 struct Signals {
     hangup: Signal,
     terminate: Signal,
@@ -198,7 +192,7 @@ impl Signals {
     }
 }
 
-/// A reload moves no listener. So a file that is valid for a start may protect the port of a present or future listener.
+/// A reload moves no listener, so it must not protect the port of a present or configured listener.
 fn check_api(policy: &Policy, api: &config::Api, listeners: &Listeners) -> Result<(), Failure> {
     let own =
         [&api.tcp, &api.plaintext, &listeners.tls, &listeners.plaintext].into_iter().flatten().map(SocketAddr::port);
@@ -211,7 +205,6 @@ fn check_api(policy: &Policy, api: &config::Api, listeners: &Listeners) -> Resul
     }
 }
 
-/// The state that a reload needs.
 struct Reloads<'a> {
     path: &'a Path,
     /// Whether posternd started without a usable configuration.
@@ -226,7 +219,7 @@ struct Reloads<'a> {
 }
 
 impl Reloads<'_> {
-    /// Reads the files again. A file with mistakes never adds rights: the older rules stay, without what the file takes away.
+    /// Reads the files again. A file with mistakes adds no rights: the older rules stay, without the rights that the file takes away.
     async fn reload(&self) {
         let (rules, mut findings) = self.read();
         let is_broken = findings.iter().any(|(_, why)| why.is_some());
@@ -234,7 +227,6 @@ impl Reloads<'_> {
         findings.push(effective::way_in(&rules, self.engine.who_am_i().host_time.as_second()));
         let now = self.engine.rules();
         let outcome = if Arc::ptr_eq(&rules.policy, &now.policy) && rules.trust == now.trust {
-            // The rules are unchanged.
             Ok(0)
         } else {
             self.engine.reload(rules).await.map_err(|refusal| refusal.to_string())
@@ -256,7 +248,7 @@ impl Reloads<'_> {
     }
 
     fn read(&self) -> (Rules, Vec<Finding>) {
-        // The newest rules, also if they still wait for the disk: a right that they take away stays away.
+        // The newest rules, even if they still wait for the disk: a right that they take away stays away.
         let now = self.engine.newest_rules();
         let last = Last::running(&self.running.borrow(), &now);
         let Effective { config, rules, mut findings, .. } = effective::read(self.path, &self.files.opener, &last);
@@ -280,7 +272,7 @@ impl Reloads<'_> {
     }
 }
 
-/// Gives the engine the findings about the files, and logs mistakes.
+/// Logs the findings about the files, and reports them to the engine.
 async fn tell(engine: &Engine, findings: Vec<Finding>) {
     for (part, why) in findings {
         if let Some(why) = &why {
@@ -290,14 +282,14 @@ async fn tell(engine: &Engine, findings: Vec<Finding>) {
     }
 }
 
-/// Starts a thread that reports to the engine when the clock is set or the machine is restored. The thread waits in the kernel.
+/// Starts a thread that waits in the kernel, and reports to the engine when the clock is set or the machine is restored.
 fn watch_clock(engine: Engine, log: Option<KernelLog>) -> io::Result<()> {
     let watch = clock::Watch::open(log)?;
     let follow = move || {
         loop {
             match watch.wait() {
                 Ok(news) if news.restored => engine.restored(&secret_or_abort()),
-                // A restore may have been missed, so older challenges do not count any more. Clients ask for new ones by themselves.
+                // posternd may have missed a restore, so the older challenges end. Clients ask for new ones on their own.
                 Ok(news) if news.missed => engine.renew_challenges(&secret_or_abort()),
                 Ok(_) => engine.clock_changed(),
                 Err(error) => {
@@ -311,7 +303,7 @@ fn watch_clock(engine: Engine, log: Option<KernelLog>) -> io::Result<()> {
     thread::Builder::new().name("clock".into()).spawn(follow).map(drop)
 }
 
-/// 32 random bytes. Aborts without them, because the older bytes must not be used any more.
+/// 32 random bytes. Aborts without them, because the older secret must not be used any more.
 fn secret_or_abort() -> [u8; 32] {
     let mut secret = [0; 32];
     if SystemRandom::new().fill(&mut secret).is_err() {
@@ -320,7 +312,7 @@ fn secret_or_abort() -> [u8; 32] {
     secret
 }
 
-/// Starts the thread that reads denied attempts, or reports that nobody reads them.
+/// Starts the thread that records denied attempts, or reports that no thread records them.
 async fn read_denied(engine: &Engine, denied: Option<enforcer::DeniedReader>) -> io::Result<()> {
     let unnoted = denied.is_none().then(|| {
         "who is refused is not noted: no kernel program was loaded when posternd started; once one is, start posternd again \
@@ -333,8 +325,7 @@ async fn read_denied(engine: &Engine, denied: Option<enforcer::DeniedReader>) ->
     thread::Builder::new().name("denied".into()).spawn(move || note_denied(denied, engine)).map(drop)
 }
 
-/// Moves denied attempts from the kernel's ring buffer into the engine's memory, while the process lives. Its thread waits in the kernel
-/// for attempts.
+/// Moves denied attempts from the kernel's ring buffer into the engine's memory until the process ends.
 fn note_denied(mut denied: enforcer::DeniedReader, engine: Engine) {
     loop {
         let mut wanted = [PollFd::new(&denied, PollFlags::IN)];

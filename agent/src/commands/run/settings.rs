@@ -1,7 +1,6 @@
 //! Settings of the kernel that other programs write too.
 //!
-//! Owns the reaction to a change. It changes one setting, through [`Reserved`], and reports conditions about the others. `periodic`
-//! decides when to check.
+//! Owns the reaction to a change. It changes one setting, through [`Reserved`], and reports conditions about the others.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use crate::engine::Engine;
 use crate::grpc::Listeners;
 use crate::system::sysctl::{self, Reserved};
 
-/// Keeps the host's own connections off the policy's ports, and returns what is wrong with that. A disk that hangs blocks only this.
+/// Keeps the host's own connections off the policy's ports. Returns the problem, if any. A disk that hangs blocks only this call.
 pub(super) async fn reserve(reserved: &Arc<Reserved>, policy: &Policy) -> Option<String> {
     let ports = numbers(policy);
     let reserved = Arc::clone(reserved);
@@ -27,7 +26,7 @@ fn numbers(policy: &Policy) -> BTreeSet<u16> {
     policy.ports.iter().map(|rule| rule.port.number).collect()
 }
 
-/// The conditions that were reported last. No other code reports these conditions.
+/// The conditions as reported last. No other code reports these conditions.
 pub(super) struct Settings {
     engine: Engine,
     reserved: Arc<Reserved>,
@@ -36,15 +35,14 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Nothing was reported yet.
     pub(super) fn new(engine: Engine, reserved: Arc<Reserved>, listeners: watch::Receiver<Listeners>) -> Self {
         Self { engine, reserved, listeners, told: [(Condition::ReservedPorts, None), (Condition::SynCookies, None)] }
     }
 
-    /// Checks once, and reports changes to the engine. It may wait for the disk, so it belongs on a thread for blocking work.
+    /// Checks once, and reports changes to the engine. It may wait for the disk, so it needs a thread for blocking work.
     pub(super) fn look(&mut self, runtime: &Handle) {
         let reserved = self.reserved.keep(&numbers(&self.engine.rules().policy));
-        // Missing SYN cookies matter only where other hosts reach the API.
+        // Missing SYN cookies matter only if other hosts reach the API.
         let cookies = sysctl::without_cookies().filter(|_| !self.listeners.borrow().reachable.is_empty());
         for ((condition, before), now) in self.told.iter_mut().zip([reserved, cookies]) {
             if *before == now {

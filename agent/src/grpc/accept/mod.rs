@@ -1,7 +1,7 @@
 //! Accepts connections, does the TLS handshake and speaks HTTP/2, with a limit on each step.
 //!
-//! Owns the accept loops and the life of each connection. tonic's own server loops without a pause when file descriptors run
-//! out, and limits neither connections nor handshakes. This module never reads a request.
+//! Owns the accept loops and each connection until its end. It never reads a request. It replaces tonic's own server, which loops without a
+//! pause when file descriptors run out, and limits neither connections nor handshakes.
 
 use std::future::Future;
 use std::io;
@@ -24,12 +24,10 @@ use super::connections::{Connection, Connections, Loss};
 use super::limits::Limits;
 use super::peer::{Peer, Reached};
 
-/// How long to wait for a file descriptor before the next try. At this pace the loop costs nothing, and no peer waits longer.
+/// The pause before the next try for a file descriptor: long enough for a cheap loop, short enough for a peer that waits.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
-/// Everything that all connections share.
 pub(super) struct Edge<S> {
-    /// The present connections.
     pub connections: Arc<Connections>,
     /// Answers requests. The connection's [`Peer`], [`Reached`] and [`Connection`] are extensions of each request.
     pub answer: S,
@@ -37,13 +35,11 @@ pub(super) struct Edge<S> {
     pub stopped: watch::Receiver<()>,
 }
 
-/// What answers one request.
 pub(super) trait Answer: Clone + Send + Sync + 'static {
-    /// The answer, as gRPC.
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
 }
 
-/// Accepts on a TCP socket until posternd stops. Without `tls`, in plaintext.
+/// Accepts on a TCP socket until posternd stops; without `tls` in plaintext.
 pub(super) async fn tcp<S: Answer>(edge: Arc<Edge<S>>, listener: TcpListener, tls: Option<TlsAcceptor>) {
     accept_all(
         &edge,
@@ -59,7 +55,6 @@ pub(super) async fn tcp<S: Answer>(edge: Arc<Edge<S>>, listener: TcpListener, tl
     .await;
 }
 
-/// Accepts on the Unix socket until posternd stops.
 pub(super) async fn unix<S: Answer>(edge: Arc<Edge<S>>, listener: UnixListener) {
     accept_all(
         &edge,
@@ -94,8 +89,8 @@ where
     }
 }
 
-/// After a failed accept. If descriptors or memory ran out, the connection stays in the kernel's queue: posternd ends an idle
-/// connection and waits for that, without a busy loop. Any other error concerns one connection, which is closed.
+/// Handles a failed accept. If descriptors or memory ran out, the connection stays in the kernel's queue: posternd ends an idle connection
+/// and waits for that. Any other error concerns only one connection, which is closed.
 async fn recover(connections: &Connections, error: &io::Error) {
     let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     if exhausted.iter().any(|e| error.raw_os_error() == Some(e.raw_os_error())) {
@@ -119,14 +114,12 @@ where
     Connection::belongs_to(&edge.connections, id, task.abort_handle());
 }
 
-/// How many file descriptors this process may have now.
 fn file_limit() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX)
 }
 
-/// Raises the soft limit of file descriptors to the hard limit. The soft limit is low because of `select`, which posternd does
-/// not use.
+/// Raises the soft limit of file descriptors to the hard limit. The soft limit is low for `select`, which posternd does not use.
 pub(super) fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

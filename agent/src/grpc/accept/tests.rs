@@ -1,4 +1,4 @@
-//! The edge with real sockets and the health service, in this process.
+//! Connections with real sockets and the health service, in this process.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::grpc::answer::Services;
 use crate::grpc::limits::MESSAGE_BYTES;
 use crate::{config, grpc};
 
-/// Generous: it only bounds how long a failing test takes.
+/// Bounds only how long a failing test takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Server {
@@ -125,7 +125,7 @@ async fn every_way_in_answers_and_tls_is_1_3_only() {
     assert!(tls(&server, &rustls::version::TLS12).await.is_err());
     assert!(healthy(TcpStream::connect(server.plain).await.unwrap()).await);
     assert!(healthy(UnixStream::connect(server.dir.path().join("sock")).await.unwrap()).await);
-    // Plaintext on the TLS port is no way in.
+    // The TLS port refuses plaintext.
     assert!(!healthy(TcpStream::connect(server.tls).await.unwrap()).await);
 }
 

@@ -1,9 +1,8 @@
-//! Which connections stay when there are too many.
+//! The choice of the connections that stay when there are too many.
 //!
-//! Owns the list of connections and the choice of the one to end. At a limit a new connection gets in, and the connection that
-//! was idle for longest ends, first from the source with the most connections. A connection with a verified request under way
-//! never ends this way. So an attacker ends only their own connections. This module never touches a socket: it ends a
-//! connection by ending its task.
+//! Owns the list of connections. At a limit the new connection gets in, and the connection that was idle for longest ends, first from the
+//! source with the most connections. A connection with a verified request under way never ends this way. So an attacker ends only their own
+//! connections. This module never touches a socket: it aborts the connection's task.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,7 +46,7 @@ losses! {
     Idle "connection-idle";
     /// The peer broke HTTP/2 or one of its limits, or the connection broke.
     Http "connection-broken";
-    /// The connection reached its age and used its grace.
+    /// The connection reached its age limit, and its grace is over.
     Age "connection-age";
 }
 
@@ -77,7 +76,7 @@ struct Entry {
     task: Option<AbortHandle>,
 }
 
-/// The entry of one connection; removed when dropped.
+/// The entry of one connection, until it is dropped.
 #[derive(Debug)]
 pub struct Connection {
     connections: Arc<Connections>,
@@ -89,21 +88,21 @@ pub struct Connection {
 pub struct Busy(Arc<Connection>);
 
 impl Connections {
-    /// No connections yet.
+    /// No connections.
     #[must_use]
     pub fn new(limits: Limits) -> Arc<Self> {
         let lost = std::array::from_fn(|_| AtomicU64::new(0));
         Arc::new(Self { limits, table: Mutex::default(), freed: Notify::new(), lost })
     }
 
-    /// The limits that hold.
+    /// The limits in force.
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// An entry for `peer`, who has just arrived; this may end another connection. `files` is the number of descriptors that
-    /// the process may have: half of them are for connections. `None` when no connection can be ended.
+    /// Adds an entry for `peer`, and ends another connection if there are too many. `files` is the process's limit of descriptors: half of
+    /// them are for connections. `None` if no connection can be ended.
     pub fn admit(self: &Arc<Self>, peer: Peer, files: usize) -> Option<Connection> {
         let source = peer.source();
         let most = self.limits.connections.min(files / 2).max(1);
@@ -119,7 +118,7 @@ impl Connections {
         Some(Connection { connections: Arc::clone(self), id: table.sit(source) })
     }
 
-    /// Ends the connection that is needed least, to free its file descriptor. `false` when there is none.
+    /// Ends the least needed connection to free its file descriptor. `false` if no connection can be ended.
     pub fn evict_for_files(&self) -> bool {
         let mut table = self.table();
         let victim = table.victim(Scope::All);
@@ -130,23 +129,23 @@ impl Connections {
         victim.is_some()
     }
 
-    /// Resolves when a connection has ended after this call.
+    /// Resolves at the next end of a connection.
     pub fn freed(&self) -> tokio::sync::futures::Notified<'_> {
         self.freed.notified()
     }
 
-    /// Counts one more loss of this kind.
+    /// Counts one loss.
     pub fn count(&self, loss: Loss) {
         self.lost[loss as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many connections there are.
+    /// The number of connections.
     #[must_use]
     pub fn len(&self) -> usize {
         self.table().entries.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no connections.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -159,7 +158,7 @@ impl Connections {
         counts.filter(|&(_, count)| count > 0).collect()
     }
 
-    /// Resolves when there are none.
+    /// Resolves when there are no connections.
     pub async fn until_empty(&self) {
         loop {
             let mut freed = std::pin::pin!(self.freed());
@@ -184,7 +183,6 @@ impl Connections {
     }
 }
 
-/// The connections among which one has to end.
 #[derive(Clone, Copy, Debug)]
 enum Scope {
     All,
@@ -206,7 +204,7 @@ impl Table {
         self.per_source.get(&source).copied().unwrap_or_default()
     }
 
-    /// Remote before local, from the source with the most connections, idle for longest.
+    /// The connection to end: remote before local, from the source with the most connections, idle for longest.
     fn victim(&self, scope: Scope) -> Option<u64> {
         let in_scope = |entry: &Entry| match scope {
             Scope::All => true,
@@ -249,7 +247,7 @@ impl Table {
 }
 
 impl Connection {
-    /// Ties the connection's task to its entry. A connection that was evicted before it had a task ends now.
+    /// Ties the connection's task to its entry. If the connection was evicted before, the task ends now.
     pub fn belongs_to(connections: &Connections, id: u64, task: AbortHandle) {
         match connections.table().entries.get_mut(&id) {
             Some(entry) => entry.task = Some(task),
@@ -257,13 +255,13 @@ impl Connection {
         }
     }
 
-    /// Its name in [`Connection::belongs_to`].
+    /// The connection's id for [`Connection::belongs_to`].
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// A request arrived.
+    /// Notes the arrival of a request.
     pub fn touch(&self) {
         let mut table = self.connections.table();
         let Some(entry) = table.entries.get_mut(&self.id) else { return };
@@ -272,7 +270,7 @@ impl Connection {
         table.opening -= usize::from(was_opening);
     }
 
-    /// A verified request is under way until the guard is dropped.
+    /// Keeps the connection from being evicted until the guard is dropped.
     #[must_use]
     pub fn busy(self: &Arc<Self>) -> Busy {
         if let Some(entry) = self.connections.table().entries.get_mut(&self.id) {
@@ -281,7 +279,7 @@ impl Connection {
         Busy(Arc::clone(self))
     }
 
-    /// When the connection has been idle for too long, if nothing happens; in the past when it already has been.
+    /// When the connection will have been idle for too long; in the past if it already has.
     #[must_use]
     pub fn patience(&self) -> Instant {
         let limits = &self.connections.limits;

@@ -1,6 +1,6 @@
-//! The journal's lines between protobuf and the domain types.
+//! The journal's lines, between protobuf and the domain types.
 //!
-//! Owns both directions for `ListAudit`, `WatchAudit` and `GetReport`. It never decides who may read them.
+//! Owns both directions for `ListAudit`, `WatchAudit` and `GetReport`. It never decides who may read the lines.
 
 use jiff::SignedDuration;
 use postern_core::ledger::Event;
@@ -19,14 +19,9 @@ use crate::payload::{malformed, sources, text, uuid};
 
 /// The default period of a report, the same as in Azure's "Configured" list.
 const DEFAULT_PERIOD: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// The longest period of a report.
 const MOST_PERIOD: SignedDuration = SignedDuration::from_hours(366 * 24);
 
 /// The filter of `ListAudit`.
-///
-/// # Errors
-/// [`Reason::PayloadMalformed`] or
-/// [`Reason::SourceInvalid`] at the field.
 pub fn audit_filter(request: v1::ListAuditRequest) -> Result<Filter, Refusal> {
     let v1::ListAuditRequest {
         read: _,
@@ -62,9 +57,6 @@ pub fn audit_filter(request: v1::ListAuditRequest) -> Result<Filter, Refusal> {
 }
 
 /// The filter of `WatchAudit`.
-///
-/// # Errors
-/// As [`audit_filter`].
 pub fn watch_filter(request: v1::WatchAuditRequest) -> Result<Filter, Refusal> {
     let v1::WatchAuditRequest { read: _, principal, port, source, events, reason, grant_id } = request;
     audit_filter(v1::ListAuditRequest {
@@ -125,9 +117,6 @@ pub fn entry(entry: Entry) -> v1::AuditEntry {
 }
 
 /// The period of a report.
-///
-/// # Errors
-/// [`Reason::PayloadMalformed`] at the field.
 pub fn period(period: Option<pbjson_types::Duration>) -> Result<SignedDuration, Refusal> {
     let Some(pbjson_types::Duration { seconds, nanos }) = period else { return Ok(DEFAULT_PERIOD) };
     let given = SignedDuration::from_secs(seconds).checked_add(SignedDuration::from_nanos(nanos.into()));

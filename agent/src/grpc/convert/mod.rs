@@ -1,6 +1,6 @@
 //! Conversions between protobuf and the domain types.
 //!
-//! Owns all of them; the engine does not know protobuf. It never decides: a refusal here means that a field is malformed.
+//! Owns all of them; the engine does not know protobuf. It never decides: an error is always a refusal of a malformed field.
 
 mod audit;
 mod policy;
@@ -25,22 +25,19 @@ use crate::payload::{MOST_JUSTIFICATION, access, malformed, sources, text, uuid,
 
 /// The most entries in one page of `ListGrants` or `ListAudit`.
 pub const MOST_PER_PAGE: usize = 1000;
-/// The entries of a page when the caller names no size.
+/// The entries of a page if the caller gives no size.
 pub const DEFAULT_PAGE: usize = 100;
 
 /// The longest principal that root may name in `Explain`, in characters.
 const MOST_PRINCIPAL: usize = 255;
 
-/// The signed message of a call that needs one.
-///
-/// # Errors
-/// [`Reason::EnvelopeMalformed`] when it is missing.
+/// The signed message of a call, or [`Reason::EnvelopeMalformed`] if it is missing.
 pub fn signed(message: Option<v1::SignedMessage>) -> Result<SignedBytes, Refusal> {
     let missing = || Refusal::new(Reason::EnvelopeMalformed, "the message is missing").at("message");
     message.map(signed_bytes).ok_or_else(missing)
 }
 
-/// An envelope, unchecked.
+/// An unchecked envelope.
 #[must_use]
 pub fn signed_bytes(message: v1::SignedMessage) -> SignedBytes {
     let v1::SignedMessage { payload, payload_type, signatures } = message;
@@ -51,10 +48,7 @@ pub fn signed_bytes(message: v1::SignedMessage) -> SignedBytes {
     SignedBytes { payload: payload.to_vec(), payload_type, signatures: signatures.into_iter().map(text).collect() }
 }
 
-/// A page of `ListGrants` or `ListAudit`: how many, and before which record.
-///
-/// # Errors
-/// [`Reason::PayloadMalformed`] at the field.
+/// The size of a page of `ListGrants` or `ListAudit`, and the record before which it begins.
 pub fn page(size: u32, token: &str) -> Result<(usize, Option<u64>), Refusal> {
     let size = match usize::try_from(size).unwrap_or(usize::MAX) {
         0 => DEFAULT_PAGE,
@@ -69,10 +63,7 @@ pub fn page(size: u32, token: &str) -> Result<(usize, Option<u64>), Refusal> {
     before.map(|b| (size, Some(b))).ok_or_else(|| malformed("page_token", "it is not a next_page_token of this host"))
 }
 
-/// The question of `Explain`, without the signature. Without a source it is about the address `caller`.
-///
-/// # Errors
-/// [`Reason::PayloadMalformed`] or [`Reason::SourceInvalid`] at the field.
+/// The question of `Explain`, without the signature. If it names no source, its source is the address `caller`.
 pub fn query(request: v1::ExplainRequest, caller: Option<std::net::IpAddr>) -> Result<ExplainQuery, Refusal> {
     let v1::ExplainRequest { read: _, ports, source, duration, justification, principal, not_before, supersedes } =
         request;
@@ -95,10 +86,7 @@ pub fn query(request: v1::ExplainRequest, caller: Option<std::net::IpAddr>) -> R
     })
 }
 
-/// What root asks for with `BreakGlass`. `id` becomes the grant's id.
-///
-/// # Errors
-/// [`Reason::PayloadMalformed`] or [`Reason::SourceInvalid`] at the field.
+/// The parameters of `BreakGlass`. `id` becomes the grant's id.
 pub fn break_glass(request: v1::BreakGlassRequest, id: Uuid) -> Result<BreakGlass, Refusal> {
     let v1::BreakGlassRequest { ports, source, duration, reason } = request;
     let reason = text(reason, "reason", MOST_JUSTIFICATION)?;
@@ -115,18 +103,12 @@ pub fn break_glass(request: v1::BreakGlassRequest, id: Uuid) -> Result<BreakGlas
 }
 
 /// The length of a trial.
-///
-/// # Errors
-/// [`Reason::PayloadMalformed`] at the field.
 pub fn trial(within: Option<pbjson_types::Duration>) -> Result<Seconds, Refusal> {
     let within = within.map_or(Ok(DEFAULT_TRIAL), whole_seconds);
     within.map_err(|refusal| refusal.at("confirm_within"))
 }
 
 /// The states that `ListGrants` filters by.
-///
-/// # Errors
-/// [`Reason::PayloadMalformed`] for a state that this host does not know.
 pub fn states(states: &[i32]) -> Result<Vec<State>, Refusal> {
     states.iter().map(|&state| view::state_of(state).ok_or_else(|| malformed("states", "it is unknown"))).collect()
 }

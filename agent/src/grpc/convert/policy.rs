@@ -1,6 +1,6 @@
 //! The rules, as protobuf.
 //!
-//! Owns the conversion. It leaves nothing out that the judge uses.
+//! Owns the conversion. It leaves out nothing that decides about access.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use super::view::duration;
 use crate::config::{Config, Problem};
 use crate::payload::{malformed, text};
 
-/// The rules; `digest` is of the files that they were read from.
+/// The rules; `digest` is the digest of their files.
 #[must_use]
 pub fn policy(rules: &Policy, digest: &str) -> v1::Policy {
     let Policy { ports, roles, max_duration, pending_ttl, mode } = rules;
@@ -28,10 +28,7 @@ pub fn policy(rules: &Policy, digest: &str) -> v1::Policy {
     }
 }
 
-/// The ports that these texts mean, and whether their rules admit `address`, the caller's own. Without an address all are admitted.
-///
-/// # Errors
-/// [`postern_core::refusal::Reason::PayloadMalformed`] where there are too many texts, or one is too long.
+/// The ports that each text means, and whether their rules admit the caller's `address`. Without an address all are admitted.
 pub fn meanings(asked: Vec<String>, rules: &Policy, address: Option<IpAddr>) -> Result<Vec<v1::PortMeaning>, Refusal> {
     if asked.len() > MOST_ITEMS {
         return Err(malformed("ports", format!("it has {} items; {MOST_ITEMS} is the most", asked.len())));

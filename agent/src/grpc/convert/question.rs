@@ -1,4 +1,4 @@
-//! The question which keys would count.
+//! The question of `WhichKeysCount`.
 //!
 //! Owns the bounds of its fields. It never decides whether a key counts.
 
@@ -8,9 +8,6 @@ use postern_core::refusal::{Reason, Refusal};
 use postern_proto::v1;
 
 /// The purpose and the keys of a question.
-///
-/// # Errors
-/// [`Reason::EnvelopeMalformed`] at the field.
 pub fn which_keys(question: v1::WhichKeysCountRequest) -> Result<(Purpose, Vec<KeyToJudge>), Refusal> {
     let role = match question.purpose() {
         v1::KeyPurpose::Request => Purpose::Request,

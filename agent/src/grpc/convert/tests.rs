@@ -1,4 +1,4 @@
-//! Tests of the way from the wire and back.
+//! Tests of the conversions in both directions.
 
 use postern_core::grant::{AccessRequest, End};
 use postern_core::refusal::Reason;
@@ -285,7 +285,7 @@ fn the_other_payloads_are_as_strict() {
     assert_eq!(read_request(read.as_bytes()).unwrap().id.to_string(), ID);
     let revoke = format!(r#"{{{header},"grantId":"{ID}","reason":"lost"}}"#);
     assert_eq!(revoke_request(revoke.as_bytes()).unwrap().reason, "lost");
-    // One kind's payload is not another's.
+    // A payload of one kind is refused as another kind.
     assert!(read_request(revoke.as_bytes()).is_err() && read_request(&with("", "")).is_err());
     assert!(revoke_request(&with("", "")).is_err() && access_request(revoke.as_bytes()).is_err());
     assert_eq!(revoke_request(read.as_bytes()).unwrap_err().rule, "grant_id");

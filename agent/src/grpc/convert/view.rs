@@ -20,7 +20,6 @@ use crate::engine::{
 };
 use crate::proof::{Proof, Signed};
 
-/// The kernel backend's name.
 const BACKEND: &str = "ebpf";
 
 /// The addresses of a call, as this host sees them; none on the Unix socket.
@@ -116,7 +115,7 @@ pub fn grant(view: GrantView) -> v1::Grant {
     }
 }
 
-/// When the kernel stops, or stopped, to let its packets through.
+/// The time until which the kernel admits the grant's packets.
 fn expires(view: &GrantView) -> Option<Timestamp> {
     let grant = view.life.grant()?;
     let early = view.ending.as_ref().filter(|_| view.state != State::Expired).map(|ending| ending.at);
@@ -143,7 +142,7 @@ fn state(state: State) -> v1::GrantState {
     STATES.iter().find(|(own, _)| *own == state).map_or(v1::GrantState::Unspecified, |(_, wire)| *wire)
 }
 
-/// The state of a number on the wire.
+/// The state with this protobuf number.
 pub(super) fn state_of(number: i32) -> Option<State> {
     STATES.iter().find(|(_, wire)| i32::from(*wire) == number).map(|(own, _)| *own)
 }
@@ -152,7 +151,7 @@ fn why(sentence: &str, reason: &str) -> String {
     if reason.is_empty() { sentence.to_owned() } else { format!("{sentence}: {reason}") }
 }
 
-/// The bytes that the requester of a pending request signed: approvers read and sign the same bytes.
+/// The bytes that the requester of a pending request signed. Approvers read and sign the same bytes.
 #[must_use]
 pub fn request_of(view: &GrantView) -> Option<v1::SignedMessage> {
     let pending = view.life.pending().filter(|_| view.state == State::Pending)?;
@@ -212,7 +211,7 @@ pub fn mode(view: ModeView) -> v1::Mode {
     }
 }
 
-/// The answer of `GetStatus`. `lost` has (reason, count) of the connections that the API ended.
+/// The answer of `GetStatus`. `lost` counts the connections that the API ended, by reason.
 #[must_use]
 pub fn status(state: HostState, lost: &[(&'static str, u64)], tls_fingerprint: &str) -> v1::GetStatusResponse {
     let HostState {
@@ -300,7 +299,7 @@ fn interface(status: XdpStatus) -> v1::Interface {
 }
 
 pub(super) fn stamp(moment: Timestamp) -> pbjson_types::Timestamp {
-    // jiff lets both parts be negative before 1970; protobuf wants the nanoseconds to count forwards.
+    // Before 1970 both parts of jiff may be negative, but protobuf's nanoseconds must not be.
     let total = moment.as_nanosecond();
     let seconds = i64::try_from(total.div_euclid(1_000_000_000)).unwrap_or_default();
     let nanos = i32::try_from(total.rem_euclid(1_000_000_000)).unwrap_or_default();

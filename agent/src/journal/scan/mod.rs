@@ -1,8 +1,6 @@
 //! Reading the journal for an auditor, beside the writer.
 //!
-//! Owns the scan: from the newest segment back, as far as needed. It keeps the newest lines that match. The index reports
-//! whether the chain holds from the oldest line to the newest durable one. The scan only reads. The first call reads the whole
-//! journal, so it belongs on a thread for blocking work.
+//! Owns the scan, from the newest segment back. It only reads. The first call reads the whole journal, so it needs a blocking thread.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io::{self, BufRead, BufReader, Seek as _, SeekFrom};
@@ -20,7 +18,7 @@ use super::head::Head;
 use super::segment_index::{Fault, IndexedSegment, SegmentIndex};
 use super::{aside, schema, segments};
 
-/// The most bytes of lines in one page. The usual limit of gRPC clients is 4 MiB, and the fields repeat much of each line.
+/// The most bytes of lines in one page. gRPC clients usually accept 4 MiB, and the fields repeat much of each line.
 const MOST_BYTES: usize = 1_500_000;
 
 /// Reads the journal that one writer appends to.
@@ -59,7 +57,7 @@ pub struct Filter {
 /// One line and its fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its number.
+    /// The line's number.
     pub seq: u64,
     /// The time of the decision, by the wall clock.
     pub time: Timestamp,
@@ -69,15 +67,15 @@ pub struct Entry {
     pub principal: String,
     /// `SHA256:…` of that principal's key; empty for the host and for root.
     pub key: String,
-    /// The grant that it is about.
+    /// The request or grant of the line.
     pub grant: Option<Uuid>,
     /// The grant's ports.
     pub ports: Vec<PortSpec>,
     /// The grant's sources.
     pub sources: Vec<Source>,
-    /// Why, as a stable code; empty where there is none.
+    /// The stable code of the reason; empty if there is none.
     pub code: String,
-    /// Why, in words.
+    /// The reason, in words.
     pub reason: String,
     /// The line as in the journal.
     pub line: String,
@@ -86,7 +84,7 @@ pub struct Entry {
 /// The result of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The newest first.
+    /// The lines, the newest first.
     pub entries: Vec<Entry>,
     /// Whether older lines match too.
     pub more: bool,
@@ -94,7 +92,7 @@ pub struct Page {
     pub damage: Option<String>,
     /// The oldest line that is kept.
     pub first: u64,
-    /// The newest durable line when the scan began.
+    /// The newest durable line at the start of the scan.
     pub seq: u64,
     /// Its hash, as the writer knows it.
     pub head: String,
@@ -103,7 +101,7 @@ pub struct Page {
 }
 
 impl Scanner {
-    /// The directory.
+    /// The journal's directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.dir
@@ -115,17 +113,13 @@ impl Scanner {
         self.head.read().unwrap_or_else(PoisonError::into_inner).hash.clone()
     }
 
-    /// For each damaged journal that is still in the state directory: when posternd set the journal aside, and a sentence.
+    /// For each damaged journal that is still in the state directory: the time when it was set aside, and a sentence.
     #[must_use]
     pub fn left_aside(&self) -> Vec<(Option<Timestamp>, String)> {
         aside::reminders(self.dir.parent().unwrap_or(&self.dir))
     }
 
-    /// Reads the segments that may hold matching lines, the newest first, and the other segments only where they were not
-    /// verified before. It leaves out lines that are appended while it runs.
-    ///
-    /// # Errors
-    /// The disk's.
+    /// Reads the segments that may have matching lines, the newest first, and those not verified yet. Leaves out lines appended meanwhile.
     pub fn scan(&self, filter: &Filter) -> io::Result<Page> {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let head = self.head.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -158,11 +152,7 @@ impl Scanner {
         Ok(page)
     }
 
-    /// Passes every record from `since` on to the callback, the oldest first, and before them the records that made their
-    /// requests. Returns the first fault of the chain; `None` when it holds.
-    ///
-    /// # Errors
-    /// The disk's.
+    /// Passes every record from `since` on to `visit`, after the records that made their requests. Returns the first fault of the chain.
     pub fn each(&self, since: Timestamp, mut visit: impl FnMut(&Record)) -> io::Result<Option<String>> {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let head = self.head.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -178,7 +168,7 @@ impl Scanner {
         Ok(fault.map(|Fault { line, reason }| format!("line {line} {reason}")))
     }
 
-    /// Passes the lines that made the requests which were alive when the segment `first` began. Returns how many.
+    /// Passes the lines that made the requests which were alive at the start of the segment `first`. Returns how many.
     fn made_before(&self, index: &SegmentIndex, first: u64, mut visit: impl FnMut(&[u8])) -> io::Result<u64> {
         let mut lines = 0;
         for made in index.made_before(first).chunk_by(|one, next| one.0 == next.0) {
@@ -195,10 +185,7 @@ impl Scanner {
         Ok(BufReader::with_capacity(1 << 16, segments::read(&segments::path(&self.dir, segment))?))
     }
 
-    /// Verifies what was not verified yet, so that later calls are fast. Returns the first fault, in words.
-    ///
-    /// # Errors
-    /// The disk's.
+    /// Verifies the unverified lines, so that later calls are fast. Returns the first fault of the chain.
     pub fn verify(&self) -> io::Result<Option<String>> {
         let page = self.scan(&Filter { until: Some(Timestamp::MIN), ..Filter::default() })?;
         Ok(page.damage)
@@ -220,7 +207,6 @@ impl Scanner {
     }
 }
 
-/// Whether a segment may hold matching lines.
 fn may_match(known: &IndexedSegment, filter: &Filter) -> bool {
     filter.before.is_none_or(|before| known.first < before)
         && filter.since.is_none_or(|since| known.until >= since)
@@ -240,7 +226,7 @@ fn each_line(mut reader: impl BufRead, most: u64, mut visit: impl FnMut(&[u8])) 
     Ok(most)
 }
 
-/// The record of a line that can be read. The index reports damaged lines.
+/// The record of a readable line. The index reports damaged lines.
 fn readable(text: &[u8]) -> Option<Record> {
     let mark = schema::mark(text).ok()?;
     schema::record(text, mark.schema).ok().flatten()
@@ -249,10 +235,10 @@ fn readable(text: &[u8]) -> Option<Record> {
 /// The matching lines so far, and the grants that later lines may be about.
 struct Wanted<'a> {
     filter: &'a Filter,
-    /// The newest lines, one more than wanted: that one shows whether there are more.
+    /// The newest lines, one more than wanted to show whether there are more.
     kept: VecDeque<Entry>,
     live: HashMap<Uuid, Request>,
-    /// Grants with retained sessions: there may be a line about these sessions after the grant's end.
+    /// Grants with retained sessions: lines about these sessions may follow the grant's end.
     outlived: HashSet<Uuid>,
 }
 

@@ -57,7 +57,7 @@ fn segmented(events: Vec<Event>, segment_bytes: u64) -> (tempfile::TempDir, Jour
         Record { seq, time: at(seq), boot: BootNanos(seq), boot_id: Uuid::nil(), message: None, event }
     };
     let records: Vec<_> = events.into_iter().enumerate().map(record).collect();
-    // As many as share a sync, or each by itself where segments are small.
+    // Small segments get one line each.
     for batch in records.chunks(if segment_bytes < 4096 { 1 } else { 256 }) {
         journal.append(batch).unwrap();
     }
@@ -85,7 +85,7 @@ fn events() -> Vec<Event> {
     ]
 }
 
-/// The same lines in one segment, and in one each.
+/// The same lines in one segment, and in one segment each.
 fn both() -> [(tempfile::TempDir, Journal); 2] {
     let each = segmented(events(), 1);
     assert_eq!(segments::list(&each.0.path().join(segments::DIR)).unwrap().len(), 6);
@@ -195,7 +195,7 @@ fn what_is_changed_while_the_agent_runs_is_found_and_located() {
     }
 }
 
-/// Whatever was verified, a file that somebody changes is read again, also when its size and its time look the same.
+/// A changed file is read again even if it was verified and its size and time look the same.
 #[test]
 fn a_verified_segment_is_read_again_when_it_was_changed() {
     let (dir, journal) = segmented(events(), 1);
@@ -233,7 +233,7 @@ fn a_page_reads_only_the_segments_that_it_may_need() {
         assert_eq!((page.damage, page.first, page.seq), (None, 1, 20_000));
         (page.entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), page.lines)
     };
-    // Files younger than two seconds are looked at anew.
+    // The index reads files younger than two seconds each time.
     let end = Instant::now() + Duration::from_secs(120);
     while scan(Filter { limit: 1, ..all() }).1 > 3 * a_segment {
         assert!(Instant::now() < end);
@@ -265,7 +265,7 @@ fn an_end_is_told_apart_however_far_away_its_grant_was_made() {
     assert_eq!(lines(&journal, &Filter { source: Some("10.2.0.1/32".parse().unwrap()), ..all() }), [61, 2]);
 }
 
-/// How long a scan of `lines` lines takes that finds a full page.
+/// The time of a scan of `lines` lines that finds a full page.
 fn scan_time(lines: u64) -> Duration {
     let event = |n| if n % 2 == 1 { grant(n, "alice", "22/tcp", "10.1.0.0/24") } else { end(n - 1, "root") };
     let (_dir, journal) = journal((1..=lines).map(event).collect());
@@ -281,6 +281,6 @@ fn scan_time(lines: u64) -> Duration {
 fn the_time_of_a_scan_grows_with_the_journal_and_not_faster() {
     let (short, long) = (scan_time(4_000), scan_time(40_000));
     println!("40,000 lines in {long:?}");
-    // Ten times when linear, a hundred when quadratic; the rest is left to a busy machine.
+    // A linear scan takes ten times as long, a quadratic one a hundred times. The rest is room for a busy machine.
     assert!(long < short * 50, "{short:?}, {long:?}");
 }

@@ -1,4 +1,4 @@
-//! Disks that take no line, and what becomes of the journal when they do again.
+//! Appends while the disk takes no line, and after it recovers.
 
 use super::*;
 
@@ -19,11 +19,11 @@ fn what_can_only_be_read_counts_as_far_as_it_was_durable() {
     let head = std::fs::read(head_file(&dir)).unwrap();
     open(&dir).unwrap().journal.append(&[record(3)]).unwrap();
     assert_eq!(look(&dir).ledger.last_seq(), 3);
-    // As if posternd had died before the line was synced.
+    // The state after a crash before the sync of the line.
     std::fs::write(head_file(&dir), head).unwrap();
     let mut seen = look(&dir);
     assert_eq!((seen.ledger.last_seq(), seen.torn), (2, 0));
-    // The disk works again, and the line is there: it counts now, and what was decided without it does not.
+    // The disk works again, and the line is there. It counts now, but the decision without it does not.
     let opened = found(seen.journal.append(&[record(3)]));
     assert_eq!((opened.ledger.last_seq(), seen.journal.reader().head()), (3, opened.journal.head().to_owned()));
     let mut journal = opened.journal;
@@ -58,13 +58,13 @@ fn a_failed_sync_is_put_right_before_the_next_line() {
     let dir = filled(2);
     let mut journal = open(&dir).unwrap().journal;
     let good = std::fs::read(file(&dir)).unwrap();
-    // What a failed sync may leave: a part of lines that nobody was told of.
+    // A failed sync may leave a part of lines that posternd never reported.
     std::fs::write(file(&dir), [&good[..], b"{\"seq\":3"].concat()).unwrap();
     journal.broken = true;
     journal.append(&[record(3)]).unwrap();
     assert!(!journal.broken && std::fs::read(file(&dir)).unwrap().starts_with(&good));
     assert_eq!(open(&dir).unwrap().ledger.last_seq(), 3);
-    // Lines that count and are other ones now are not written behind.
+    // posternd appends nothing after changed lines that count.
     let mut journal = open(&dir).unwrap().journal;
     let mut bad = std::fs::read(file(&dir)).unwrap();
     let at = bad.len() - 10;

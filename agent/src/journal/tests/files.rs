@@ -1,17 +1,17 @@
-//! Journals of several segments: rotation, and whatever is changed in any of the files.
+//! Journals of several segments: rotation, and changes in any of the files.
 
 use std::fs;
 
 use super::*;
 
-/// Two lines a segment.
+/// Two lines in each segment.
 const SMALL: Settings = Settings { segment_bytes: 300, keep_days: None, keep_bytes: u64::MAX, room: Room::DEFAULT };
 
 fn small(dir: &tempfile::TempDir) -> Result<Opened, JournalError> {
     Journal::open(dir.path(), SMALL)
 }
 
-/// A journal of `lines` lines, each appended by itself.
+/// A journal of `lines` lines, each with an append of its own.
 fn lines(lines: u64) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut journal = small(&dir).unwrap().journal;
@@ -26,7 +26,7 @@ fn segments_of(dir: &tempfile::TempDir) -> Vec<(u64, PathBuf)> {
     segments::list(&dir).unwrap().into_iter().map(|first| (first, segments::path(&dir, first))).collect()
 }
 
-/// Where opening finds damage: the number of the line.
+/// The number of the damaged line that opening finds.
 fn found(dir: &tempfile::TempDir) -> Option<u64> {
     match small(dir) {
         Err(JournalError::Damaged { line, .. }) => Some(line),
@@ -112,7 +112,7 @@ fn a_segment_that_is_missing_cut_short_or_twice_there_is_found() {
         }
         fs::remove_file(&path).unwrap();
         let (opened, said) = (found(&dir), scanned().unwrap());
-        // When the oldest are gone, what is left says so: nothing vouches for what they were.
+        // If the oldest segments are gone, no record proves that retention removed them.
         let line = if first == 1 { 3 } else { first };
         assert_eq!(opened, Some(line), "{first} is gone");
         assert!(said.starts_with(&format!("line {line} ")), "{first} is gone: {said}");
@@ -147,7 +147,7 @@ fn a_newer_schema_is_told_apart_from_damage() {
         }
         other => panic!("{other}"),
     }
-    // The number alone proves nothing: a changed line is a changed line.
+    // The schema's number proves nothing: a changed line is damage.
     fs::write(&path, text.replacen("\"schema\":3", "\"schema\":4", 1)).unwrap();
     assert_eq!(found(&dir), Some(2));
 }

@@ -1,4 +1,4 @@
-//! A journal of schema 1, one file in the state directory, made by the version that wrote it.
+//! A single-file journal of schema 1, made by the version that wrote it.
 
 use std::fs;
 

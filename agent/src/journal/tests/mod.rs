@@ -1,4 +1,4 @@
-//! Small journals: what a crash, a full disk and a hand do to them.
+//! Small journals: crashes, a full disk, and changes by hand.
 
 use super::*;
 
@@ -58,7 +58,7 @@ fn a_torn_last_line_is_cut_off_wherever_it_was_torn() {
     open(&dir).unwrap().journal.append(&[record(2)]).unwrap();
     let whole = std::fs::read(&path).unwrap();
     for cut in first + 1..whole.len() {
-        // The crash came before the sync, so before the head was written.
+        // The crash comes before the sync, so before the head is written.
         std::fs::write(&path, &whole[..cut]).unwrap();
         std::fs::write(head_file(&dir), &head).unwrap();
         let opened = open(&dir).unwrap();
@@ -67,7 +67,7 @@ fn a_torn_last_line_is_cut_off_wherever_it_was_torn() {
     }
 }
 
-/// How opening fails, and where: the name of the file and the line.
+/// The file and the line of the damage that opening finds.
 fn damage(dir: &tempfile::TempDir) -> Option<(String, u64)> {
     match open(dir) {
         Err(JournalError::Damaged { path, line, .. }) => {
@@ -119,7 +119,7 @@ fn any_other_head_is_found() {
         let mut changed = whole.clone();
         changed[at] ^= 1;
         std::fs::write(&path, &changed).unwrap();
-        // Digits of the number that name an earlier line name one with another hash.
+        // A changed number may name an earlier line, but that line has another hash.
         assert!(damage(&dir).is_some(), "byte {at}");
         std::fs::write(&path, &whole[..at]).unwrap();
         assert!(damage(&dir).is_some(), "{at} bytes");

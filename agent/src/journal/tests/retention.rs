@@ -1,4 +1,4 @@
-//! Old segments are removed, and what is left still proves that nothing else is missing.
+//! Old segments are removed, and the rest still proves that nothing else is missing.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ fn settings(keep_days: Option<u32>, keep_bytes: u64) -> Settings {
     Settings { segment_bytes: 300, keep_days, keep_bytes, room: Room::DEFAULT }
 }
 
-/// Two lines a segment, one line a day, long ago and in another boot.
+/// Two lines in each segment, one line each day, long ago and in another boot.
 fn days() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut journal = Journal::open(dir.path(), settings(None, u64::MAX)).unwrap().journal;
@@ -47,7 +47,7 @@ fn journal(dir: &tempfile::TempDir, settings: Settings) -> Journal {
     journal
 }
 
-/// Records what is outdated; it is not removed yet.
+/// Records the removals without removing a segment.
 fn record_outdated(journal: &mut Journal, needed: u64, day: i64) -> Vec<u64> {
     let events = journal.outdated(needed, &now(day));
     let seq = journal.head.seq + 1;
@@ -99,7 +99,7 @@ fn a_pruned_journal_is_whole_wherever_the_removal_was_interrupted() {
         let mut again = journal(&dir, settings(Some(10), u64::MAX));
         let page = again.reader().scan(&scan::Filter { limit: 100, ..scan::Filter::default() }).unwrap();
         assert_eq!((page.first, page.damage, page.entries.len() as u64), (first, None, LINES + 4 - first + 1));
-        // Again and again, also when all that told of the first removal is removed itself.
+        // Again, even after the record of the first removal is removed.
         for day in [25, 30, 1000] {
             let through = record_outdated(&mut again, u64::MAX, day).into_iter().max();
             again.remove(through.unwrap_or(0)).unwrap();
@@ -130,7 +130,7 @@ fn whoever_removes_more_or_changes_what_is_left_is_found() {
             changed[at] ^= 1;
             fs::write(&path, &changed).unwrap();
             let line = first + whole[..at].iter().filter(|b| **b == b'\n').count() as u64;
-            // A changed predecessor of the oldest line cannot be told from missing lines, and is found there.
+            // A changed hash in the oldest line looks like missing lines before it.
             let found = damage().unwrap_or_else(|| panic!("byte {at} of line {line}"));
             assert!(found == line || found == line + 1, "byte {at} of line {line}: {found}");
             assert!(at % 16 != 0 || reader.verify().unwrap().is_some(), "byte {at} of line {line}");

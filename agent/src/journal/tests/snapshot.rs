@@ -1,4 +1,4 @@
-//! Starts from snapshots: what they save, and what becomes of those that are not as they should be.
+//! Starts from snapshots: the lines that they save, and snapshots that do not fit.
 
 use std::fs;
 use std::time::Instant;
@@ -14,7 +14,7 @@ fn start(dir: &tempfile::TempDir) -> Opened {
     Journal::open(dir.path(), SEGMENTS).unwrap()
 }
 
-/// A record that leaves something in the ledger.
+/// A record that changes the ledger.
 fn noted(seq: u64) -> Record {
     let message = Seen { id: Uuid::from_u128(seq.into()), not_after: Timestamp::from_second(900).unwrap() };
     Record { message: Some(message), ..record(seq) }
@@ -66,7 +66,7 @@ fn a_snapshot_at_the_last_line_of_a_segment_is_as_good_and_only_two_are_kept() {
         opened.journal.snapshot(opened.ledger.clone()).unwrap().write().unwrap();
         let again = start(&dir);
         assert_eq!((again.lines, again.ledger == opened.ledger, again.passed_over.len()), (0, true, 0), "{line}");
-        // What was opened again writes on where the other left off.
+        // Later lines go to the journal that was opened again.
         opened = again;
         assert!(snapshots(&dir).len() <= 2);
     }
