@@ -1,6 +1,6 @@
-//! `[api]`: how people reach the agent.
+//! The `[api]` section: how people reach the agent.
 //!
-//! Owns its settings and that they can be reached at all: never a protected port, never plaintext on a network.
+//! Refuses listeners that nobody could reach (a protected port), and plaintext listeners on a network.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::keys;
 use super::ports::Named;
 use super::value::{Section, Value};
 
-/// `[api]`
+/// The `[api]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Api {
     /// The Unix socket; root may read there without a signature.
@@ -25,10 +25,9 @@ pub struct Api {
     pub syn_rate: Option<SynRate>,
 }
 
-/// A person's tool makes a handful of connections for a command, and twenty people may share an address; nobody who does no harm begins
-/// more than that for long. A SYN too many is sent again by its own kernel after a second, when twenty more have room.
+/// One command makes a few connections, and twenty people may share an address. The client's kernel repeats a dropped SYN after a second.
 const SYN_RATE: SynRate = SynRate::new(20, 40);
-/// Beyond these a limit would be none.
+/// A larger limit limits nothing.
 const MOST_PER_SECOND: u32 = 100_000;
 const MOST_AT_ONCE: u32 = 1_000_000;
 
@@ -43,7 +42,6 @@ impl Default for Api {
     }
 }
 
-/// The section, checked against the protected ports.
 pub(super) fn read(section: Option<&Section<'_>>, rules: &[PortRule], named: &Named<'_>) -> Api {
     let own = Api::default();
     let get = |key| section.and_then(|section| section.get(key));
@@ -51,7 +49,7 @@ pub(super) fn read(section: Option<&Section<'_>>, rules: &[PortRule], named: &Na
     let plaintext = get("plaintext").map(|value| listeners(&value, rules, true));
     if tcp.is_none() {
         for port in own.tcp.iter().map(SocketAddr::port) {
-            // A default has no line: the port that is in its way has one.
+            // A default has no line in the file, so the problem is reported at the port that conflicts.
             if let Some(value) = named.get(&(TCP, port)) {
                 value.wrong(closed(port));
             }
@@ -62,7 +60,7 @@ pub(super) fn read(section: Option<&Section<'_>>, rules: &[PortRule], named: &Na
     Api { unix, tcp: tcp.unwrap_or(own.tcp), plaintext: plaintext.unwrap_or_default(), syn_rate }
 }
 
-/// `"off"` or `{ per_second = …, burst = … }`. What is wrong has said so.
+/// `"off"` or `{ per_second = …, burst = … }`. `None` also for a wrong value, which is reported already.
 fn syn_rate(value: &Value<'_>) -> Option<SynRate> {
     if !value.is_table() {
         value.choice(&[("off", ())]);

@@ -1,20 +1,17 @@
-//! `[clock]`: what the wall clock is worth.
-//!
-//! Owns its settings. It never reads a clock.
+//! The `[clock]` section: how far the wall clock is trusted. Reads no clock.
 
 use postern_core::wall::Unsynchronised;
 
 use super::keys;
 use super::value::Value;
 
-/// `[clock]`
+/// The `[clock]` section.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clock {
-    /// What a wall clock that nothing synchronises is worth.
+    /// How far to trust a wall clock that nothing synchronises.
     pub unsynchronised: Unsynchronised,
 }
 
-/// The section.
 pub(super) fn read(value: &Value<'_>) -> Clock {
     let choices = [("challenge", Unsynchronised::Challenge), ("trust", Unsynchronised::Trust)];
     let section = value.section(keys::CLOCK);

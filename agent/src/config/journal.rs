@@ -1,12 +1,10 @@
-//! `[journal]`: how long the record is kept.
-//!
-//! Owns the bounds of the settings. It never touches a file.
+//! The `[journal]` section: how long the record is kept.
 
 use super::keys;
 use super::value::Value;
 use crate::journal::Settings;
 
-/// With smaller segments the journal would be more files than lines, with larger ones there would be nothing to remove.
+/// Smaller segments would make too many files; larger ones would leave nothing to remove.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 4096..=1 << 30;
 
 pub(super) fn read(value: &Value<'_>) -> Settings {

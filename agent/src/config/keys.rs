@@ -1,15 +1,11 @@
-//! Every key of the file, and where it belongs.
-//!
-//! Owns the lists and the sentence for a key that is in none of them. It reads no values.
+//! Every key of the file, and the section to which it belongs. Reads no values.
 
 use super::problem::nearest;
 
-/// A table that the file may hold.
+/// A table that the file may contain.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
-    /// As it is written.
     pub(super) name: &'static str,
-    /// What it may hold.
     pub(super) keys: &'static [&'static str],
 }
 
@@ -39,13 +35,9 @@ pub(super) const TOP: Place = Place {
         "mode",
     ],
 };
-/// `xdp = { … }`
 pub(super) const XDP: Place = Place { name: "xdp", keys: &["interfaces", "mode"] };
-/// `[api]`
 pub(super) const API: Place = Place { name: "[api]", keys: &["unix", "tcp", "plaintext", "syn_rate"] };
-/// `syn_rate = { … }`
 pub(super) const SYN_RATE: Place = Place { name: "syn_rate", keys: &["per_second", "burst"] };
-/// `[limits]`
 pub(super) const LIMITS: Place = Place {
     name: "[limits]",
     keys: &[
@@ -66,13 +58,9 @@ pub(super) const LIMITS: Place = Place {
         "history_bytes",
     ],
 };
-/// `[journal]`
 pub(super) const JOURNAL: Place = Place { name: "[journal]", keys: &["segment_bytes", "keep_days", "keep_bytes"] };
-/// `[audit]`
 pub(super) const AUDIT: Place = Place { name: "[audit]", keys: &["journald"] };
-/// `[clock]`
 pub(super) const CLOCK: Place = Place { name: "[clock]", keys: &["unsynchronised"] };
-/// `[[port]]`
 pub(super) const PORT: Place = Place {
     name: "[[port]]",
     keys: &[
@@ -90,23 +78,18 @@ pub(super) const PORT: Place = Place {
         "warn_before",
     ],
 };
-/// `justification = { … }`
 pub(super) const JUSTIFICATION: Place = Place { name: "justification", keys: &["matches"] };
-/// `approvals = { … }`
 pub(super) const APPROVALS: Place = Place { name: "approvals", keys: &["count", "roles"] };
-/// `[[role]]`
 pub(super) const ROLE: Place =
     Place { name: "[[role]]", keys: &["name", "principals", "ports", "sources", "max_duration"] };
 
-/// All of them.
 pub(super) const PLACES: &[Place] =
     &[TOP, XDP, API, SYN_RATE, LIMITS, JOURNAL, AUDIT, CLOCK, PORT, JUSTIFICATION, APPROVALS, ROLE];
 
-/// Keys of earlier versions, and their names now. All are above the first section.
+/// Keys of earlier versions, with their present names. All are above the first section.
 const RENAMED: &[(&str, &str)] = &[("shed", "xdp")];
 
-/// The text of a configuration with the present names of its keys. For last good copies, which nobody edits: a copy that an earlier
-/// version made must hold when the file itself has an old key.
+/// `text` with the present names of its keys. Nobody edits a last good copy, so a copy that an earlier version made must stay valid.
 pub(super) fn with_present_names(text: &str) -> String {
     let (top, rest) = text.find("\n[").map_or((text, ""), |at| text.split_at(at));
     let present = |line: &str| {
@@ -118,7 +101,7 @@ pub(super) fn with_present_names(text: &str) -> String {
     top.lines().map(present).collect::<Vec<_>>().join("\n") + rest
 }
 
-/// What to say of `key`, which `place` does not know.
+/// The message about `key`, which `place` does not know.
 pub(super) fn unknown(key: &str, place: Place) -> String {
     if let Some((old, new)) = RENAMED.iter().find(|(old, new)| *old == key && place.keys.contains(new)) {
         return format!("the key '{old}' is called '{new}' now: write '{new}', with the same value");
@@ -126,7 +109,7 @@ pub(super) fn unknown(key: &str, place: Place) -> String {
     let known = place.keys.iter().copied();
     let elsewhere = PLACES.iter().filter(|other| other.keys.contains(&key)).map(|other| other.name).collect::<Vec<_>>();
     let hint = match nearest(key, known) {
-        // TOML's trap: what follows a section's head belongs to the section.
+        // A frequent mistake in TOML: a key below a section's head belongs to that section.
         _ if place.name.starts_with('[') && elsewhere.starts_with(&[TOP.name]) => {
             let others: String = elsewhere[1..].iter().map(|name| format!(" or into {name}")).collect();
             format!("; '{key}' belongs above the first section{others}")

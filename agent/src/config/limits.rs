@@ -1,6 +1,4 @@
-//! What holds for the whole host: the longest grant, how long requests wait, how much the kernel holds.
-//!
-//! Owns these settings and holding others against them.
+//! Limits of the whole host: the longest grant, how long requests wait, how many entries the kernel's tables have.
 
 use postern_core::budget::Rates;
 use postern_core::ledger::Room;
@@ -11,19 +9,19 @@ use postern_core::warn::MOST_WARNINGS;
 use super::keys;
 use super::value::{Section, Value};
 
-/// More messages than that in a minute or a day are no limit.
+/// A larger number of messages in a minute or a day is no limit.
 const MOST_MESSAGES: u32 = 100_000_000;
-/// The largest payload has to fit.
+/// The size of the largest payload, in bytes.
 const LEAST_PAYLOADS: u32 = 32 * 1024;
-/// Some of the largest grants have to fit.
+/// Room for some of the largest grants, in bytes.
 const LEAST_HISTORY: u32 = 1 << 20;
 
-/// `[limits]`
+/// The `[limits]` section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The most live grants at once.
+    /// The most live grants.
     pub grants: u32,
-    /// The most entries in the kernel's table: each grant takes one for each port, protocol and source.
+    /// The most entries in the kernel's table: a grant takes one for each combination of port, protocol and source.
     pub entries: u32,
     /// How many messages one principal may send.
     pub rates: Rates,
@@ -37,7 +35,6 @@ impl Default for Limits {
     }
 }
 
-/// `[limits]`
 pub(super) fn read(value: &Value<'_>) -> Limits {
     let own = Limits::default();
     let Some(section) = value.section(keys::LIMITS) else { return own };
@@ -51,14 +48,13 @@ pub(super) fn read(value: &Value<'_>) -> Limits {
     {
         at.wrong(format!("{entries} entries are too few for {grants} grants, each of which takes one at least"));
     }
-    // A share is a quarter, unless the file says otherwise.
+    // By default, one principal may use a quarter.
     let (grants_each, _) = number("grants_each", (grants / 4).max(1));
     let (entries_each, _) = number("entries_each", (entries / 4).max(1));
     let room = Room { grants_each: grants_each as usize, entries_each: entries_each as usize, ..room(&section) };
     Limits { grants, entries, rates: rates(&section), room }
 }
 
-/// How many messages one principal may send.
 fn rates(section: &Section<'_>) -> Rates {
     let own = Rates::default();
     let number = |key, default| section.get(key).and_then(|value| value.number(1..=MOST_MESSAGES)).unwrap_or(default);
@@ -71,7 +67,6 @@ fn rates(section: &Section<'_>) -> Rates {
     }
 }
 
-/// How much posternd holds in memory, and in a snapshot.
 fn room(section: &Section<'_>) -> Room {
     let own = Room::default();
     let number = |key, least, most, default| {
@@ -89,15 +84,15 @@ fn room(section: &Section<'_>) -> Room {
     }
 }
 
-/// No grant is longer on this host.
+/// The longest grant on this host.
 pub(super) struct Cap {
     pub(super) most: Seconds,
-    /// Where the file says so.
+    /// The line of `max_duration` in the file.
     line: Option<usize>,
 }
 
 impl Cap {
-    /// `max_duration` above the first section.
+    /// From `max_duration` above the first section.
     pub(super) fn of(top: &Section<'_>) -> Self {
         let (least, most) = MAX_DURATION_RANGE;
         let none = Self { most, line: None };
@@ -130,7 +125,7 @@ impl Cap {
     }
 }
 
-/// `pending_ttl`: how long a request waits for approvals; `"0s"`: it does not wait.
+/// `pending_ttl`: how long a request waits for approvals. `None` for `"0s"`: requests do not wait.
 pub(super) fn pending_ttl(top: &Section<'_>) -> Option<Seconds> {
     let Some(value) = top.get("pending_ttl") else { return Some(DEFAULT_PENDING_TTL) };
     let duration = value.duration()?;
@@ -140,8 +135,7 @@ pub(super) fn pending_ttl(top: &Section<'_>) -> Option<Seconds> {
     Some(duration).filter(|duration| *duration > Seconds(0))
 }
 
-/// `warn_before`, above the first section or in a port's: how long before an end people are warned; `[]`: they are not. `None` where
-/// it is left out.
+/// `warn_before`, of the host or of a port: how long before an end people are warned. `[]`: no warnings; `None`: not in the file.
 pub(super) fn warn_before(section: &Section<'_>) -> Option<Vec<Seconds>> {
     let value = section.get("warn_before")?;
     let mut moments = value.list(|item| {

@@ -1,6 +1,4 @@
-//! Lints: settings that an administrator probably did not mean, such as rules that nobody can meet.
-//!
-//! Owns the lints about policy and trust file together. None of them makes a configuration invalid.
+//! Lints: settings that an administrator probably did not mean, such as rules that nobody can meet. No lint makes a configuration invalid.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +10,7 @@ use postern_core::policy::{Policy, PortRule, Role, RoleRule};
 use postern_core::time::Now;
 use postern_core::trust::{Entry, Trust};
 
-/// All lints, the gravest kinds first.
+/// All lints, the most serious kinds first.
 #[must_use]
 pub fn of(policy: &Policy, trust: &Trust, now: &Now) -> Vec<String> {
     let at = now.wall.as_second();
@@ -22,7 +20,7 @@ pub fn of(policy: &Policy, trust: &Trust, now: &Now) -> Vec<String> {
     ports.chain(asked_from(policy)).chain(principals).chain(lines).collect()
 }
 
-/// UDP ports from which the host's own programs are known to ask others without connecting their socket.
+/// UDP ports from which programs of the host are known to send queries without connecting their socket.
 const ASKED_FROM: [(u16, &str); 9] = [
     (53, "a DNS server that asks from port 53"),
     (68, "DHCP clients"),
@@ -35,7 +33,7 @@ const ASKED_FROM: [(u16, &str); 9] = [
     (5353, "mDNS"),
 ];
 
-/// The protected UDP ports where the answers to the host's own questions are probably refused.
+/// The protected UDP ports at which answers to the host's own queries are probably refused.
 fn asked_from(policy: &Policy) -> Vec<String> {
     let protected: BTreeSet<(u8, u16)> = policy.protected().collect();
     let asked = ASKED_FROM.iter().filter(|(port, _)| protected.contains(&(UDP, *port)));
@@ -48,18 +46,17 @@ fn asked_from(policy: &Policy) -> Vec<String> {
     asked.map(lint).collect()
 }
 
-/// All principals that a role names.
 fn principals(policy: &Policy) -> BTreeSet<&str> {
     policy.roles.iter().flat_map(|role| &role.principals).map(String::as_str).collect()
 }
 
-/// Whether some line lets `principal` sign for `purpose` at `at`, in seconds since the Unix epoch.
+/// Whether a line of the trust file lets `principal` sign for `purpose` at `at` (seconds since the Unix epoch).
 pub(crate) fn can_sign(trust: &Trust, principal: &str, purpose: Purpose, at: i64) -> bool {
     let usable = |entry: &Entry<'_>| !entry.is_revoked() && entry.check(at).is_ok();
     trust.entries().filter(usable).any(|e| e.names(principal) && e.purposes().any(|p| p == purpose))
 }
 
-/// The ports that nobody can request at `at`, in seconds since the Unix epoch.
+/// The ports that nobody can request at `at` (seconds since the Unix epoch).
 #[must_use]
 pub fn unaskable(policy: &Policy, trust: &Trust, at: i64) -> Vec<PortSpec> {
     let askable = |rule: &&PortRule| {
@@ -101,7 +98,7 @@ fn port(rule: &PortRule, policy: &Policy, trust: &Trust, at: i64) -> Vec<String>
     lints
 }
 
-/// Who holds one of `kinds` with limits that leave something of the port.
+/// The principals with a role of `kinds` whose limits still allow something of the port.
 fn holders<'a>(policy: &'a Policy, kinds: &[Role], rule: &PortRule) -> impl Iterator<Item = &'a str> {
     let fits = |role: &&RoleRule| {
         kinds.contains(&role.kind) && leaves_port(role, rule) && leaves_sources(role.sources.as_deref(), rule)
@@ -125,7 +122,7 @@ fn leaves_sources(limit: Option<&[IpNet]>, rule: &PortRule) -> bool {
     }
 }
 
-/// Somebody with a role that no signature of theirs could use.
+/// A lint about a principal with a role that none of their keys can use.
 fn principal(name: &str, policy: &Policy, trust: &Trust, at: i64) -> Option<String> {
     if !trust.entries().any(|entry| entry.names(name)) {
         return Some(format!("{name} has a role, and no line of the trust file names them"));

@@ -1,7 +1,6 @@
-//! The configuration file.
+//! The configuration file: its TOML grammar, its checks, and the domain types ([`Policy`]) that result.
 //!
-//! Owns the TOML grammar and its checks, and hands out domain types ([`Policy`]). A file that others could have written
-//! is refused. It never looks at anything but that file.
+//! Refuses a file that others than root could have written. Only `effective` reads other files.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -52,14 +51,12 @@ pub struct ConfigError {
 
 #[derive(Debug)]
 enum Why {
-    /// The file as a whole.
     File(String),
-    /// What is in it.
     Text(Vec<Problem>),
 }
 
 impl ConfigError {
-    /// What is wrong with the text; nothing when it could not be read at all.
+    /// The problems in the text; empty if the file could not be read.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         match &self.why {
@@ -68,7 +65,7 @@ impl ConfigError {
         }
     }
 
-    /// The first problem alone, in one line, with file and line.
+    /// The first problem in one line, with file and line.
     #[must_use]
     pub fn brief(&self) -> String {
         let path = self.path.display();
@@ -85,7 +82,7 @@ impl ConfigError {
 }
 
 impl fmt::Display for ConfigError {
-    /// Each problem with file, line, column, setting and a picture.
+    /// Each problem with file, line, column, setting and the marked line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
         match &self.why {
@@ -103,60 +100,52 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The whole file.
+/// The content of the configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Audiences this host answers to, besides its id.
+    /// Audiences that this host answers to, besides its id.
     pub names: Vec<String>,
-    /// Journal, host id, TLS key.
+    /// The directory of journal, host id and TLS key.
     pub state_dir: PathBuf,
-    /// Who is trusted: OpenSSH's `allowed_signers`.
+    /// The trust file, in the format of OpenSSH's `allowed_signers`.
     pub trust_file: PathBuf,
-    /// Keys that are trusted no longer.
+    /// The list of revoked keys.
     pub revoked_keys: Option<PathBuf>,
-    /// Who posternd is once it has read its files; it stays root where this is `root`.
+    /// The user of posternd after it has read its files; `root`: it stays root.
     pub user: String,
-    /// The directory with OpenSSH's host keys: one of them proves to clients who this host is.
+    /// The directory of OpenSSH's host keys, which prove to clients who this host is.
     pub ssh_host_keys: PathBuf,
-    /// Where links are pinned; below a bpffs.
+    /// The directory of pinned links, below a bpffs.
     pub pin_dir: PathBuf,
-    /// The cgroup v2 directory whose sockets the cut covers; found in `/proc/mounts` when absent.
+    /// The cgroup v2 directory whose sockets the cut (cgroup hook) covers; `None`: the one in `/proc/mounts`.
     pub cgroup: Option<PathBuf>,
     /// Where the prefilter is attached.
     pub xdp: PrefilterConfig,
     /// How people reach the agent.
     pub api: Api,
-    /// How much the kernel's maps hold.
+    /// Limits of the whole host.
     pub limits: Limits,
     /// How long the record is kept.
     pub journal: Settings,
-    /// Where the journal's lines go besides.
+    /// Whether the journal's lines are exported too.
     pub audit: Audit,
-    /// What the wall clock is worth.
+    /// How far the wall clock is trusted.
     pub clock: Clock,
-    /// `[[port]]` and `[[role]]`.
     policy: Policy,
 }
 
-/// The default directory of pins.
 const PIN_DIR: &str = "/sys/fs/bpf/postern";
 
-/// The default user of posternd; the package makes this user.
+/// The package creates this user.
 const USER: &str = "postern";
 
 impl Config {
-    /// Reads and checks the file at `path`.
-    ///
-    /// # Errors
-    /// When it cannot be read, could have been written by others than root, or does not hold a valid configuration.
+    /// Reads and checks the file at `path`. Fails if others than root could have written the file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::of(path, &Contents::of(files::open(path)))
     }
 
-    /// As [`Self::load`], of the file at `path` as it was read.
-    ///
-    /// # Errors
-    /// As [`Self::load`].
+    /// As [`Self::load`], for the content of the file at `path`.
     pub fn of(path: &Path, file: &Contents) -> Result<Self, ConfigError> {
         let fail = |why: Why| ConfigError { path: path.to_owned(), why };
         let bytes = file.owned().map_err(|reason| fail(Why::File(reason)))?;
@@ -164,18 +153,13 @@ impl Config {
         Self::parse(text).map_err(|problems| fail(Why::Text(problems)))
     }
 
-    /// As [`Self::parse`], of a last good copy: keys may have the names of earlier versions.
-    ///
-    /// # Errors
-    /// As [`Self::parse`].
+    /// As [`Self::parse`], for a last good copy: keys may have the names of earlier versions.
     pub fn parse_copy(text: &str) -> Result<Self, Vec<Problem>> {
         Self::parse(&keys::with_present_names(text))
     }
 
-    /// Checks the text of a configuration file.
-    ///
-    /// # Errors
-    /// Everything that is wrong with it, in the order of the text; of a text that is not TOML, the first thing.
+    /// Checks the text of a configuration file. The error has all mistakes in the order of the text, or the first one in a text that is not
+    /// TOML.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
         let report = Report::of(text);
         let config = match DeTable::parse(text) {
@@ -192,8 +176,8 @@ impl Config {
         config.filter(|_| problems.is_empty()).ok_or(problems)
     }
 
-    /// What can be known of the text of a configuration that is not valid, where nothing better is there: everything that can be read is
-    /// closed, and the default ports; nobody has a role; TCP only where the text says so.
+    /// A configuration from an invalid text, if there is no last good copy. Closes the default ports and all that can be read, has no
+    /// roles, and listens on TCP only where the text says so.
     #[must_use]
     pub fn bare(text: &str) -> Self {
         let closing = Closing::from_text(text);
@@ -255,14 +239,14 @@ impl Config {
         self.policy.clone()
     }
 
-    /// The same with other rules.
+    /// The same configuration with other rules.
     #[must_use]
     pub fn with_policy(self, policy: Policy) -> Self {
         Self { policy, ..self }
     }
 }
 
-/// A name that looks like an id or a key would count without the other.
+/// Refuses names that look like a host id or a key: such an audience would match without that id or key.
 fn names(value: &Value<'_>) -> Option<Vec<String>> {
     let names = value.texts()?;
     let is_key = |name: &str| ["sha256:", "tls:"].iter().any(|kind| name.to_ascii_lowercase().starts_with(kind));
@@ -280,7 +264,6 @@ fn mode(top: &Section<'_>) -> Mode {
     top.get("mode").and_then(|value| value.choice(&spelt)).unwrap_or_default()
 }
 
-/// The line of the first byte that is not UTF-8.
 fn not_text(bytes: &[u8], error: std::str::Utf8Error) -> String {
     let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
     format!("line {line}: is not UTF-8 text")

@@ -1,6 +1,4 @@
-//! `[[port]]`: which ports are closed, and what a request for them must be like.
-//!
-//! Owns reading them into [`PortRule`]s. It never judges a request.
+//! The `[[port]]` sections: which ports are closed, and what a request for them must be like. Never judges a request.
 
 use std::collections::BTreeMap;
 
@@ -18,18 +16,17 @@ use super::{keys, limits, roles, services};
 
 pub(super) const PROTOCOLS: &[(&str, Protocol)] =
     &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("any", Protocol::Any)];
-/// A drain may have any length; this one is the example.
+/// A drain may have any length; `10m` is the example in messages.
 const ENDS: &[(&str, OnExpiry)] =
     &[("cut", OnExpiry::Cut), ("drain 10m", OnExpiry::Drain(Seconds::minutes(10))), ("keep", OnExpiry::Keep)];
-/// Whether a justification is required.
 const JUSTIFICATIONS: &[(&str, bool)] = &[("optional", false), ("required", true)];
-/// A message has no room for more approvals beside the request's own signature.
+/// A message has room for so many approvals besides the request's own signature.
 const MOST_APPROVALS: u32 = MOST_SIGNATURES as u32 - 1;
 
-/// Where each (IP protocol, port) was named.
+/// The place in the file that names each (IP protocol, port).
 pub(super) type Named<'a> = BTreeMap<(u8, u16), Value<'a>>;
 
-/// All rules, and where their ports stand; Azure's four where the file names none.
+/// All rules, and the places of their ports. A file without ports gets the four default ports.
 pub(super) fn read<'a>(sections: &[Section<'a>], cap: &Cap, warn_before: &[Seconds]) -> (Vec<PortRule>, Named<'a>) {
     let mut named = Named::new();
     if sections.is_empty() {
@@ -108,7 +105,7 @@ fn justification(value: &Value<'_>) -> Option<Justification> {
     pattern.ok().map(Justification::Matching)
 }
 
-/// The crate draws a picture over several lines; its last one says what is wrong.
+/// The regex crate draws a picture over several lines; the last line has the reason.
 fn bad_pattern(error: &str) -> String {
     let last = error.lines().last().unwrap_or_default();
     format!("is not a regular expression: {}", last.trim_start_matches("error: "))
@@ -139,7 +136,7 @@ fn some_time(value: &Value<'_>) -> Option<Seconds> {
     Some(duration)
 }
 
-/// Prefixes without bits behind them.
+/// Prefixes without host bits.
 pub(super) fn prefixes(value: &Value<'_>) -> Vec<IpNet> {
     let read = |item: &Value<'_>| {
         let net: IpNet = item.parsed("a prefix, for example \"10.0.0.0/8\" or \"2001:db8::/32\"")?;

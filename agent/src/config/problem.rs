@@ -1,6 +1,4 @@
-//! What is wrong with a configuration, and where.
-//!
-//! Owns [`Problem`] and the list in which the readers of values gather them, so that one run shows all. It never reads a value.
+//! What is wrong with a configuration, and where. Problems are collected, so that one run shows all of them.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,18 +13,18 @@ pub struct Problem {
     pub line: usize,
     /// The character in that line, counted from 1.
     pub column: usize,
-    /// Which setting, for example `port[1].max_duration` (counted from 0); empty where the text does not get that far.
+    /// The setting, for example `port[1].max_duration` (counted from 0); empty if the place has none.
     pub field: String,
-    /// What is wrong with it, in words, without a full stop.
+    /// The mistake in words, without a full stop.
     pub message: String,
-    /// The line itself, without its end.
+    /// The text of the line, without its end.
     pub excerpt: String,
-    /// How many characters of the line are meant; at least 1.
+    /// How many characters of the line are wrong; at least 1.
     pub length: usize,
 }
 
 impl fmt::Display for Problem {
-    /// `12:3: port[1].max_duration: …`, to be put behind the file's name.
+    /// `12:3: port[1].max_duration: …`, to follow the file's name.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: ", self.line, self.column)?;
         if !self.field.is_empty() {
@@ -37,16 +35,16 @@ impl fmt::Display for Problem {
 }
 
 impl Problem {
-    /// The line that is meant, with marks below the part that is.
+    /// The line, with marks below the wrong part.
     #[must_use]
     pub fn picture(&self) -> String {
         let number = self.line.to_string();
-        // As they are shown, so that the marks stand below what they mean.
+        // The width as shown, so that the marks stand below the right characters.
         let width = |part: &mut dyn Iterator<Item = char>| tame(&part.collect::<String>()).chars().count();
         let mut rest = self.excerpt.chars();
         let before = " ".repeat(width(&mut rest.by_ref().take(self.column.saturating_sub(1))));
         let inside = width(&mut rest.by_ref().take(self.length));
-        // A mark may stand behind the end of the line.
+        // The mark may be behind the end of the line.
         let marks = "^".repeat(inside.max(self.length));
         let margin = " ".repeat(number.len());
         let line = tame(&self.excerpt);
@@ -54,12 +52,11 @@ impl Problem {
     }
 }
 
-/// Text that can be shown: nobody's terminal takes orders from a file. A tab is a space.
+/// Text without control characters: a file must not control a terminal. A tab becomes a space.
 fn tame(text: &str) -> String {
     text::line(&text.replace('\t', " ")).into_owned()
 }
 
-/// The problems of one text.
 pub(super) struct Report<'a> {
     text: &'a str,
     problems: RefCell<Vec<Problem>>,
@@ -70,7 +67,6 @@ impl<'a> Report<'a> {
         Self { text, problems: RefCell::new(Vec::new()) }
     }
 
-    /// Notes that the bytes `span` are wrong.
     pub(super) fn add(&self, span: &Range<usize>, field: &str, message: impl fmt::Display) {
         let problem = located(self.text, span, field, message.to_string());
         self.problems.borrow_mut().push(problem);
@@ -81,7 +77,6 @@ impl<'a> Report<'a> {
         self.text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
     }
 
-    /// All of them, in the order of the text.
     pub(super) fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems.into_inner();
         problems.sort();
@@ -99,18 +94,18 @@ fn located(text: &str, span: &Range<usize>, field: &str, message: String) -> Pro
     let meant = text.get(start..span.end.min(text.len())).unwrap_or_default();
     let length = meant.lines().next().unwrap_or_default().trim_end().chars().count().max(1);
     let line = before.matches('\n').count() + 1;
-    // A key or a text may be quoted in both.
+    // Both may quote a key or a text of the file.
     Problem { line, column, field: tame(field), message: tame(&message), excerpt: excerpt.to_owned(), length }
 }
 
-/// The one word of `known` that `word` was probably meant to be.
+/// The word of `known` that `word` was probably meant to be.
 pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let plain = |text: &str| text.to_lowercase().replace(['-', ' '], "_");
     let word = plain(word);
     let distance = |other: &str| {
         let other = plain(other);
         let within = word.len() >= 4 && other.len() >= 4 && (other.contains(&word) || word.contains(&other));
-        // Half a word is a likelier slip than three wrong letters in it.
+        // Half a word is a more likely mistake than three wrong letters.
         (strsim::osa_distance(&word, &other), within)
     };
     let allowed = (word.chars().count() / 3).max(1);

@@ -1,6 +1,4 @@
-//! `[[role]]`: who may do what.
-//!
-//! Owns reading them into [`RoleRule`]s. Whose signature counts is the trust file's matter.
+//! The `[[role]]` sections: who may do what. The trust file defines whose signatures count.
 
 use postern_core::grant::PortSpec;
 use postern_core::policy::{PortRule, Role, RoleRule};
@@ -10,19 +8,17 @@ use super::ports::prefixes;
 use super::problem::suggestion;
 use super::value::{Section, Value};
 
-/// The roles by name.
 pub(super) const ROLES: &[(&str, Role)] =
     &[("viewer", Role::Viewer), ("requester", Role::Requester), ("approver", Role::Approver), ("admin", Role::Admin)];
-/// What narrows a role.
 const NARROWING: [&str; 3] = ["ports", "sources", "max_duration"];
 
-/// One rule; `rules` are the ports that it may be narrowed to.
+/// `rules` are the ports to which the role may be narrowed.
 pub(super) fn read(section: &Section<'_>, rules: &[PortRule], cap: &Cap) -> Option<RoleRule> {
     let kind = section.need("name").and_then(|value| value.choice(ROLES));
     let principals = section.need("principals").and_then(|value| value.texts());
     if let Some(kind @ (Role::Viewer | Role::Admin)) = kind {
         for value in NARROWING.iter().filter_map(|key| section.get(key)) {
-            // Silently seeing or ending everything would be more than was written.
+            // The role would otherwise see or end more than the file says.
             value.wrong(format!("only requesters and approvers can be narrowed, and this is role \"{}\"", kind.name()));
         }
     }

@@ -1,7 +1,6 @@
-//! What can be made of a configuration that is not valid.
+//! Reads what it can from a configuration that is not valid.
 //!
-//! Owns the choice of ports to close when nobody knows which were meant: all that can be read, and the default ones. It never
-//! opens anything, and reports nothing: `Config::load` has.
+//! Owns the choice of the ports to close: all that can be read, and the default ones. Reports no problem: `Config::load` does.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,33 +15,32 @@ use super::value::Section;
 use super::{keys, ports};
 use crate::system::files::read_owned;
 
-/// What is enough to close ports.
+/// What posternd needs to close ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closing {
-    /// (IP protocol, port)
+    /// The ports to close, as (IP protocol, port).
     pub protected: BTreeSet<(u8, u16)>,
-    /// Where links are pinned.
+    /// The directory of pinned links.
     pub pin_dir: PathBuf,
     /// The cgroup whose sockets the cut covers.
     pub cgroup: Option<PathBuf>,
-    /// Whether anything is to be closed at all.
+    /// Whether anything is closed at all.
     pub mode: Mode,
 }
 
 impl Closing {
-    /// What the file at `path` says that can be read, and the default ports besides. A file that others could have written
-    /// says nothing.
+    /// The default ports, and all that can be read from the file at `path`. A file that others could have written counts as empty.
     #[must_use]
     pub fn salvage(path: &Path) -> Self {
         Self::from_text(&String::from_utf8_lossy(&read_owned(path).unwrap_or_default()))
     }
 
-    /// As [`Closing::salvage`], of a text that is there already.
+    /// As [`Closing::salvage`], from a text.
     #[must_use]
     pub fn from_text(text: &str) -> Self {
         let mut protected = numbers(default_ports().iter().map(|r| (r.port.number, r.port.protocol)));
         protected.extend(ports_of(text));
-        // Each `[[port]]` by itself too: a bracket or a quote that is open before it would swallow it.
+        // Each `[[port]]` is also read by itself, because an open bracket or quote above would hide it.
         let lines: Vec<&str> = text.lines().collect();
         for part in lines.chunk_by(|_, line| !line.starts_with('[')).filter(|part| part[0].starts_with("[[port]]")) {
             protected.extend(ports_of(&part.join("\n")));
@@ -55,7 +53,7 @@ impl Closing {
     }
 }
 
-/// What `read` makes of what can be parsed.
+/// Calls `read` with the part of `text` that can be parsed.
 pub(super) fn with_top<T>(text: &str, read: impl FnOnce(&Section<'_>) -> T) -> T {
     let (table, report) = (DeTable::parse_recoverable(text).0, Report::of(text));
     read(&Section::new(table.get_ref(), 0..0, String::new(), keys::TOP, &report))

@@ -1,15 +1,10 @@
-//! Ports by the names of the services that people manage machines with, as the configuration's grammar has them.
-//!
-//! Owns the words about a name that is not in the table. The table is [`postern_core::text::services`].
+//! Names of services as ports of the configuration. The table is [`postern_core::text::services`]; this module has the error message.
 
 use postern_core::text::services::{SERVICES, port_of as known};
 
 use super::problem::suggestion;
 
-/// The port of `name`.
-///
-/// # Errors
-/// A sentence that says which names there are.
+/// The port of `name`, or an error that lists the known names.
 pub(super) fn port_of(name: &str) -> Result<u16, String> {
     known(name).ok_or_else(|| {
         let names = || SERVICES.iter().map(|(known, _)| *known);

@@ -1,16 +1,13 @@
-//! Where a text stops being TOML.
-//!
-//! Owns naming line and setting of a syntax error, for which there is no tree yet: it looks at the lines above it.
+//! Finds line and setting of a TOML syntax error. There is no parsed tree yet, so it reads the lines above the error.
 
 use super::problem::Report;
 
-/// Notes `error` with the setting in whose line it is.
 pub(super) fn note(report: &Report<'_>, text: &str, error: &toml::de::Error) {
     let span = error.span().unwrap_or(text.len()..text.len());
     report.add(&span, &field_at(text, span.start), format!("not valid TOML: {}", error.message().replace('\n', "; ")));
 }
 
-/// The setting in whose line byte `at` is, as far as the lines tell: `port[1].number`.
+/// The setting in the line of byte `at`, for example `port[1].number`.
 fn field_at(text: &str, at: usize) -> String {
     let at = (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
     let (before, rest) = text.split_at(at);

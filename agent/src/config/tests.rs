@@ -1,4 +1,4 @@
-//! A full file, an empty one, and every mistake by name.
+//! A full file, an empty file, and every mistake.
 
 use postern_core::key::SynRate;
 use postern_core::policy::{Approvals, Justification, OnExpiry, PortRule, Role};
@@ -77,7 +77,7 @@ fn no_limit_is_a_word_and_half_a_limit_has_twice_its_rate_at_once() {
     assert_eq!(rate("{ per_second = 3 }").unwrap(), Some(SynRate::new(3, 6)));
 }
 
-/// A text, and what the only complaint about it says: `LINE:COLUMN: FIELD: MESSAGE`, or the beginning of it.
+/// A text, and its only problem: `LINE:COLUMN: FIELD: MESSAGE`, or the beginning of that.
 const MISTAKES: &[(&str, &str)] = &[
     ("nonsense", "1:9: not valid TOML"),
     ("[[port]]\nnumber = 22\n[[port]]\nnumber = = 2", "4:10: port[1].number: not valid TOML"),
@@ -210,7 +210,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("names = [true]", "1:10: names[0]: true where a text in quotes belongs"),
     ("names = ['v', 'tls:SHA256:a']", "1:9: names: 'tls:SHA256:a' looks like a host id or a key; leave it out"),
     ("state_dir = 'var'", "1:13: state_dir: 'var' is not a path that begins with /"),
-    // What the whole host allows.
+    // Limits of the whole host.
     (
         "max_duration = '1h'\n[[port]]\nnumber = 22\nmax_duration = '2h'",
         "4:16: port[0].max_duration: 2h is longer than the host's own max_duration in line 1, which is 1h",
@@ -349,7 +349,6 @@ fn all_mistakes_are_said_at_once_and_in_order() {
     assert_eq!(places, want);
 }
 
-/// The rules of a text that has none of its own limits.
 fn policy(text: &str) -> Policy {
     Config::parse(text).map_err(|problems| problems[0].to_string()).unwrap().policy()
 }
@@ -393,7 +392,7 @@ fn what_a_port_asks_for() {
     assert_eq!(port("on_expiry = 'keep'").on_expiry, OnExpiry::Keep);
     assert_eq!(port("on_expiry = 'drain 1h 30m'").on_expiry, OnExpiry::Drain(Seconds(5400)));
     assert_eq!(port("on_expiry = 'drain 24h'").on_expiry, OnExpiry::Drain(Seconds::hours(24)));
-    // Everywhere is a source only where it is written.
+    // Everywhere is a source only if the file says so.
     let everywhere = "0.0.0.0/0".parse().unwrap();
     assert!(!port("").admits(everywhere) && port("allowed_sources = ['0.0.0.0/0']").admits(everywhere));
     assert!(!port("allowed_sources = []").admits("10.0.0.1/32".parse().unwrap()));
@@ -447,7 +446,7 @@ fn a_file_that_others_can_write_is_refused() {
     assert!(Config::load(&dir.path().join("none")).unwrap_err().to_string().contains("cannot be read"));
 }
 
-/// The reference for people, and the file that is installed, say what is read here.
+/// The reference and the installed file have every key.
 #[test]
 fn the_documents_know_every_key() {
     let read =
@@ -479,7 +478,7 @@ fn the_documents_know_every_key() {
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
 
-    /// Whatever is done to a good file: no panic, and each problem points into it.
+    /// After any change to a good file: no panic, and each problem points into the file.
     #[test]
     fn a_mangled_file_is_read_or_refused_with_a_place(
         cuts in proptest::collection::vec((0..FULL.len(), 0..20usize, "[\\[\\]{}=\"'0-9a-z\n ,.ö-]{0,6}"), 1..4)

@@ -1,7 +1,6 @@
 //! Values and sections of the file, each with its place.
 //!
-//! Owns turning TOML values into plain ones, with a [`Problem`](super::Problem) for each that is not what it should be, and
-//! refusing keys that nobody knows. It knows no setting by name but for the lists of `keys`.
+//! Owns turning TOML values into plain ones, with a [`Problem`](super::Problem) for each wrong value, and refusing unknown keys.
 
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
@@ -18,7 +17,7 @@ use super::problem::{Report, nearest, suggestion};
 
 const DURATION: &str = "a duration in whole seconds, for example \"90m\" or \"3h\"";
 
-/// A value, where it stands and what it is called.
+/// A value, with its place and its name.
 #[derive(Clone)]
 pub(super) struct Value<'a> {
     value: &'a DeValue<'a>,
@@ -28,12 +27,11 @@ pub(super) struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// Notes a problem with it.
     pub(super) fn wrong(&self, message: impl Display) {
         self.report.add(&self.span, &self.field, message);
     }
 
-    /// As [`Self::wrong`], where a value was expected: `None`.
+    /// As [`Self::wrong`], and returns `None`.
     fn refuse<T>(&self, message: impl Display) -> Option<T> {
         self.wrong(message);
         None
@@ -59,27 +57,25 @@ impl<'a> Value<'a> {
         self.value.as_str().or_else(|| self.not_a("a text in quotes"))
     }
 
-    /// A text that something can be read from; `expected` says what, where its own error does not.
+    /// A text that is parsed; `expected` describes the text.
     pub(super) fn parsed<T: FromStr>(&self, expected: &str) -> Option<T> {
         let text = self.value.as_str().or_else(|| self.not_a(expected))?;
         text.parse().ok().or_else(|| self.refuse(format!("'{text}' is not {expected}")))
     }
 
-    /// `true` or `false`.
     pub(super) fn truth(&self) -> Option<bool> {
         self.value.as_bool().or_else(|| self.not_a("true or false"))
     }
 
-    /// A whole number in `range`.
     pub(super) fn number(&self, range: RangeInclusive<u32>) -> Option<u32> {
         let (least, most) = range.into_inner();
-        // Whoever has no upper bound should not hear of ours.
+        // If the setting has no upper bound, the message must not name the bound of `u32`.
         let most = if most == u32::MAX { u64::MAX } else { most.into() };
         let number = self.whole(least.into()..=most)?;
         u32::try_from(number).ok().or_else(|| self.refuse(format!("{number} is more than {}", u32::MAX)))
     }
 
-    /// A whole number in `range`, which may be a large one.
+    /// As [`Self::number`], up to 64 bits.
     pub(super) fn whole(&self, range: RangeInclusive<u64>) -> Option<u64> {
         let Some(integer) = self.value.as_integer() else { return self.not_a("a whole number") };
         let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
@@ -91,18 +87,16 @@ impl<'a> Value<'a> {
         fits.or_else(|| self.refuse(out()))
     }
 
-    /// A length of time in whole seconds.
     pub(super) fn duration(&self) -> Option<Seconds> {
         let text = self.value.as_str().or_else(|| self.not_a(DURATION))?;
         self.duration_of(text)
     }
 
-    /// The same, where `text` is a part of it.
+    /// As [`Self::duration`], of a part of the value.
     pub(super) fn duration_of(&self, text: &str) -> Option<Seconds> {
         text::seconds(text).map(Seconds).or_else(|| self.refuse(format!("'{text}' is not {DURATION}")))
     }
 
-    /// One of a few words.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&'static str, T)]) -> Option<T> {
         let words = || choices.iter().map(|(word, _)| *word);
         let listed = words().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
@@ -121,12 +115,10 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The line it is in.
     pub(super) fn line(&self) -> usize {
         self.report.line(self.span.start)
     }
 
-    /// The items of an array. Those that are wrong have said so.
     pub(super) fn items(&self) -> Option<Vec<Self>> {
         let array = self.value.as_array().or_else(|| self.not_a("a list in [ ]"))?;
         Some(
@@ -138,7 +130,7 @@ impl<'a> Value<'a> {
         )
     }
 
-    /// A list, read item by item.
+    /// The items that `read` accepts; `read` reports the others.
     pub(super) fn list<T>(&self, read: impl Fn(&Self) -> Option<T>) -> Option<Vec<T>> {
         Some(self.items()?.iter().filter_map(read).collect())
     }
@@ -155,7 +147,6 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// A table with the keys of `place`.
     pub(super) fn section(&self, place: keys::Place) -> Option<Section<'a>> {
         let table = self.value.as_table().or_else(|| self.not_a(format!("the table {}", place.name)))?;
         Some(Section::new(table, self.span.clone(), self.field.clone(), place, self.report))
@@ -178,7 +169,6 @@ fn described(value: &DeValue<'_>) -> String {
     }
 }
 
-/// A table whose keys are all known.
 pub(super) struct Section<'a> {
     table: &'a DeTable<'a>,
     span: Range<usize>,
@@ -188,7 +178,7 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// Complains about every key that has no meaning there.
+    /// Reports every unknown key.
     pub(super) fn new(
         table: &'a DeTable<'a>,
         span: Range<usize>,
@@ -204,7 +194,6 @@ impl<'a> Section<'a> {
         section
     }
 
-    /// The keys that have no meaning there.
     fn unknown(&self) -> impl Iterator<Item = &'a Spanned<DeString<'a>>> {
         let known = self.place.keys;
         self.table.keys().filter(move |key| !known.contains(&key.get_ref().as_ref()))
@@ -214,17 +203,16 @@ impl<'a> Section<'a> {
         if self.field.is_empty() { key.to_owned() } else { format!("{}.{key}", self.field) }
     }
 
-    /// The value of `key`, if there is one.
     pub(super) fn get(&self, key: &'static str) -> Option<Value<'a>> {
         debug_assert!(self.place.keys.contains(&key), "{key} is not listed in config/keys.rs");
         let value = self.table.get(key)?;
         Some(Value { value: value.get_ref(), span: value.span(), field: self.name_of(key), report: self.report })
     }
 
-    /// The value of `key`, without which the section means nothing.
+    /// The value of `key`, which is required.
     pub(super) fn need(&self, key: &'static str) -> Option<Value<'a>> {
         let value = self.get(key);
-        // Whoever misspelt it has been told so.
+        // A misspelt key is reported already.
         let misspelt =
             || self.unknown().any(|word| nearest(word.get_ref(), self.place.keys.iter().copied()) == Some(key));
         if value.is_none() && !misspelt() {

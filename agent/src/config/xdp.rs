@@ -1,6 +1,4 @@
-//! The key `xdp`: which devices get the prefilter, and how it is attached to them.
-//!
-//! Owns the values of the key, and the choice of devices. It reads no device.
+//! The key `xdp`: which devices get the prefilter, and how it is attached to them. Reads no device.
 
 use std::collections::BTreeSet;
 
@@ -11,14 +9,14 @@ use crate::system::links::{Link, LinkState};
 /// `xdp = "off"` or `xdp = { interfaces = …, mode = … }`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PrefilterConfig {
-    /// No prefilter at all; no promise is lost.
+    /// No prefilter. Every promise still holds.
     Off,
-    /// Interfaces that hardware or a hypervisor backs, or that carry a default route; by TCX.
+    /// Devices that hardware or a hypervisor backs, or that have a default route; by TCX.
     #[default]
     Auto,
-    /// These, by name; by TCX.
+    /// The named devices, by TCX.
     List(Vec<String>),
-    /// These, by name; by XDP.
+    /// The named devices, by XDP.
     Xdp(Vec<String>, Xdp),
 }
 
@@ -34,9 +32,8 @@ pub enum Xdp {
 impl PrefilterConfig {
     /// The devices that get the prefilter during a flood, as index and name.
     ///
-    /// `Auto` takes Ethernet devices at which packets reach the IP layer: devices that hardware or a hypervisor backs, devices above
-    /// those, and devices with a default route. It never takes ports of bonds, bridges, teams and VRFs, the host ends of containers'
-    /// veths, or devices without an Ethernet header.
+    /// `Auto` takes Ethernet devices at which packets reach the IP layer: devices that hardware or a hypervisor backs, devices stacked on
+    /// them, and devices with a default route. Not taken: ports of bonds, bridges, teams and VRFs, and the host ends of containers' veths.
     #[must_use]
     pub fn targets(&self, state: &LinkState) -> Vec<(u32, String)> {
         let served = served(&state.links);
@@ -69,7 +66,6 @@ fn served(links: &[Link]) -> BTreeSet<u32> {
     }
 }
 
-/// Reads `xdp`.
 pub(super) fn read(value: &Value<'_>) -> Option<PrefilterConfig> {
     if !value.is_table() {
         value.choice(&[("off", ())])?;

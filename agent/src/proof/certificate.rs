@@ -1,7 +1,6 @@
-//! The certificate that may lie beside an SSH host key (`HostCertificate` of sshd).
+//! The certificate beside an SSH host key (`HostCertificate` of sshd).
 //!
-//! Owns reading it again when the file changes: authorities give out certificates for days, and who renews them knows of
-//! sshd alone. It never judges one; that is for those who trust the authority.
+//! Owns reading the file again when it changes, because certificates are renewed every few days. Never judges a certificate: clients do.
 
 use std::ffi::OsStr;
 use std::fs::Metadata;
@@ -17,19 +16,18 @@ use postern_core::ssh::{Accept, Certificate};
 
 use crate::system::files;
 
-/// What ssh-keygen adds to the name of the key's file.
+/// The suffix that ssh-keygen adds to the name of the key's file.
 const SUFFIX: &[u8] = b"-cert.pub";
 
-/// A file that may or may not be there.
+/// A certificate file, which may be missing.
 #[derive(Debug)]
 pub(super) struct CertificateFile {
     path: PathBuf,
-    /// The public key that it has to be about, in SSH's encoding.
+    /// The public key that the certificate must be about, in SSH's encoding.
     key: Vec<u8>,
     seen: Mutex<Seen>,
 }
 
-/// What was read, and from which version of the file.
 #[derive(Debug, Default)]
 struct Seen {
     version: Option<Version>,
@@ -53,18 +51,17 @@ impl CertificateFile {
         this
     }
 
-    /// Whether this is about the key of the private key file `private` with this public half.
+    /// Whether this file belongs to the private key file `private` with the public half `key`.
     pub(super) fn is_beside(&self, private: &Path, key: &[u8]) -> bool {
         self.key == key && self.path.as_os_str().as_bytes().strip_suffix(SUFFIX) == Some(private.as_os_str().as_bytes())
     }
 
-    /// Its content when it was read at last, type and base64; the file is not looked at. Empty where there is none that is about this
-    /// key.
+    /// Type and base64 as last read, without a look at the disk. Empty if there is no certificate of this key.
     pub(super) fn last(&self) -> String {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).line.clone()
     }
 
-    /// Reads the file again, if it has changed. The disk may be slow, so nothing is held meanwhile.
+    /// Reads the file again if it has changed. The disk may be slow, so no lock is held meanwhile.
     pub(super) fn refresh(&self) {
         let now = std::fs::metadata(&self.path).ok().as_ref().map(version);
         if self.seen.lock().unwrap_or_else(PoisonError::into_inner).version == now {

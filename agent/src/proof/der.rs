@@ -1,6 +1,4 @@
-//! DER, as far as private keys of OpenSSL's formats need it (X.690).
-//!
-//! Owns taking one element after the other off the front. It knows no key and never panics.
+//! DER (X.690), as far as private keys in OpenSSL's formats need it. Knows no key and never panics.
 
 use postern_core::ssh::wire::without_zeros;
 
@@ -9,18 +7,18 @@ pub(super) const BIT_STRING: u8 = 0x03;
 pub(super) const OCTET_STRING: u8 = 0x04;
 pub(super) const OBJECT: u8 = 0x06;
 pub(super) const SEQUENCE: u8 = 0x30;
-/// A field with a number, which holds another element: `[0]`, `[1]`.
+/// A numbered field that contains another element: `[0]`, `[1]`.
 pub(super) const fn field(number: u8) -> u8 {
     0xa0 | number
 }
 
-/// Takes the element of type `tag` off the front. None where another one is there, or its length is wrong.
+/// Takes the element of type `tag` off the front. `None` for another type or a wrong length.
 pub(super) fn take<'a>(input: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
     let (found, rest) = input.split_first()?;
     let (first, mut rest) = rest.split_first()?;
     let mut length = usize::from(*first);
     if *first >= 0x80 {
-        // A key takes less than 64 KiB, so its length has two bytes at most.
+        // A key is shorter than 64 KiB, so its length has at most two bytes.
         let (bytes, after) = rest.split_at_checked(usize::from(*first & 0x7f)).filter(|(bytes, _)| bytes.len() <= 2)?;
         length = bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
         rest = after;
@@ -30,7 +28,7 @@ pub(super) fn take<'a>(input: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
     Some(value)
 }
 
-/// A number without the zeros before it; none where it is negative.
+/// A number without leading zeros; `None` if it is negative.
 pub(super) fn number<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     let bytes = take(input, INTEGER)?;
     (*bytes.first()? < 0x80).then(|| without_zeros(bytes))

@@ -1,7 +1,7 @@
-//! Watching the SSH host keys on the disk, and what is shown to clients of them.
+//! Watches the SSH host keys on the disk, and chooses the proofs that clients see.
 //!
-//! Owns the proofs by the keys that are there and by those that were there since the start: sshd reads its keys when it starts, so
-//! after a rotation it serves the older ones until then. It reads no private key itself; see [`super::prover`].
+//! Owns the proofs by the present keys and by those replaced since the start: sshd serves a replaced key until it restarts. Reads no
+//! private key: [`super::prover`] does.
 
 use std::fs;
 use std::io;
@@ -18,14 +18,14 @@ use super::certificate::{Version, version};
 use super::prover::{Found, MOST, Prover, Without, files};
 use super::{Proof, Signed};
 
-/// How long a call waits for a disk that does not answer; then it gets what was shown before.
+/// How long a call waits for a slow disk before it gets the previous proofs.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a start waits for the keys. After that it serves, and shows them as soon as they are read.
+/// How long a start waits for the keys. Then posternd serves without them until they are read.
 const FIRST: Duration = Duration::from_secs(5);
-/// How often the part that stays root is asked where the agent's user may not look into the directory.
+/// How often the helper is asked, if the agent's user may not list the directory.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A file that changed less than this before it was read may change again without another time of change: the kernel's clock for
-/// files ticks every 1 to 10 ms.
+/// A file that changed within this time before a read may change again with the same timestamp: the kernel's clock for files ticks every
+/// 1 to 10 ms.
 const SETTLED: Duration = Duration::from_millis(100);
 
 /// The SSH host keys of this host.
@@ -35,37 +35,36 @@ pub struct HostKeys {
     tls_audience: String,
     source: Mutex<Source>,
     seen: Mutex<Seen>,
-    /// One look at a time, with what the status says after it.
+    /// Allows one look at a time. Contains the detail of the condition after the last look.
     looking: Arc<tokio::sync::Mutex<Option<String>>>,
     shown: RwLock<Arc<Proof>>,
 }
 
-/// Where [`HostKeys`] reports changes. The engine is behind these functions.
+/// The engine's functions that receive changes from [`HostKeys`].
 pub struct Reports {
-    /// Gets the audience of the TLS key and the fingerprints of SSH host keys, before a client sees a proof by one of them.
+    /// Receives the audience of the TLS key and the fingerprints of SSH host keys, before a client sees a proof by one of them.
     pub holds: Box<dyn Fn(String, Vec<String>) + Send + Sync>,
-    /// Gets the detail of the condition `host-keys`; `None`: the condition is not there.
+    /// Receives the detail of the condition `host-keys`; `None`: the condition does not hold.
     pub condition: Box<dyn Fn(Option<String>) -> BoxFuture<'static, ()> + Send + Sync>,
 }
 
-/// Has the helper read the private keys and sign the given text with each of them.
+/// Asks the helper to read the private keys and to sign the given text with each.
 pub(crate) type Remote = Box<dyn FnMut(&str) -> io::Result<Found> + Send>;
 
-/// Reads the private keys, and signs with each of them.
+/// Reads the private keys and signs with each.
 type Source = Box<dyn FnMut() -> Result<Found, String> + Send>;
 
-/// At which files the last look was.
 struct Seen {
-    /// None where that look has to be repeated.
+    /// `None`: that look must be repeated.
     marks: Option<Marks>,
     at: Instant,
 }
 
-/// The files and their versions.
+/// The key files, private and public, with their versions.
 type Marks = Vec<(PathBuf, Version)>;
 
 impl HostKeys {
-    /// Reads the keys in `dir` and proves with them. `remote` does both where this process may not read the private keys.
+    /// Reads the keys in `dir` and signs with them; `remote` does both if this process may not read the private keys.
     /// `payload` is the text to sign ([`super::payload`]), `tls_fingerprint` is `SHA256:…` of the TLS certificate.
     pub(crate) async fn start(
         dir: &Path,
@@ -90,27 +89,26 @@ impl HostKeys {
             looking: Arc::default(),
             shown: RwLock::new(Arc::new(Proof { payload, ..Proof::default() })),
         });
-        // Messages may name the TLS key, also if no SSH host key can be read.
+        // Messages may name the TLS key even if no SSH host key can be read.
         (this.reports.holds)(this.tls_audience.clone(), Vec::new());
         let _ = timeout(FIRST, this.looked(true)).await;
         this
     }
 
-    /// What to show now. Files that have changed are read first. A disk that does not answer delays this by [`PATIENCE`], and holds up
-    /// no thread that serves.
+    /// The proof to show now, after a read of changed files. A slow disk delays this by [`PATIENCE`] at most, and blocks no serving thread.
     pub async fn current(self: &Arc<Self>) -> Arc<Proof> {
         let _ = timeout(PATIENCE, self.looked(false)).await;
         self.shown()
     }
 
-    /// Waits for its turn, and then for a look. A look that takes longer than somebody waits goes on by itself.
+    /// Waits for its turn, then looks. The look continues after the caller stops waiting.
     async fn looked(self: &Arc<Self>, first: bool) {
         let turn = Arc::clone(&self.looking).lock_owned().await;
         let this = Arc::clone(self);
         let _ = tokio::spawn(this.look(turn, first)).await;
     }
 
-    /// Looks whether the files have changed, and has them read if so. It waits for the disk, so it belongs on a thread that may wait.
+    /// Reads changed files. Blocks on the disk, so it needs a thread that may wait.
     pub fn look_for_changes(self: &Arc<Self>, runtime: &Handle) {
         self.shown().signed.iter().for_each(|one| one.refresh());
         if self.has_news() {
@@ -131,7 +129,7 @@ impl HostKeys {
         }
     }
 
-    /// Has changed files read and signed with, and shows what came of it.
+    /// Reads changed files, signs with the keys, and shows the result.
     async fn look(self: Arc<Self>, mut told: OwnedMutexGuard<Option<String>>, first: bool) {
         let this = Arc::clone(&self);
         let looked = tokio::task::spawn_blocking(move || this.read(first)).await;
@@ -158,7 +156,7 @@ impl HostKeys {
         }
     }
 
-    /// Reads certificates that have changed, and the keys, if they have. All that waits for the disk is in here.
+    /// Reads the certificates and keys that have changed. Everything that waits for the disk is here.
     fn read(&self, first: bool) -> Option<(Option<Marks>, Result<Found, String>)> {
         self.shown().signed.iter().for_each(|one| one.refresh());
         if !first && !self.has_news() {
@@ -168,7 +166,7 @@ impl HostKeys {
         Some((before, self.source.lock().unwrap_or_else(PoisonError::into_inner)()))
     }
 
-    /// Messages may name a key before anybody is shown the proof by it.
+    /// The engine accepts messages that name a key before a client sees the proof by that key.
     fn show(&self, found: Found) {
         let before = self.shown();
         let mut signed: Vec<Arc<Signed>> = Vec::new();
@@ -193,7 +191,6 @@ impl HostKeys {
     }
 }
 
-/// The key files, private and public, and their versions.
 fn marks(dir: &Path) -> io::Result<Marks> {
     let all = [files(dir, "_key")?, files(dir, "_key.pub")?].concat();
     Ok(all
@@ -203,7 +200,7 @@ fn marks(dir: &Path) -> io::Result<Marks> {
         .collect())
 }
 
-/// Whether each file changed long enough ago for its version to tell the next change.
+/// Whether each file changed so long ago that the next change gives it another version.
 fn are_settled(marks: &Marks) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     marks.iter().all(|(_, (_, _, seconds, nanoseconds))| {
@@ -212,7 +209,7 @@ fn are_settled(marks: &Marks) -> bool {
     })
 }
 
-/// What the status says of files that somebody has to mend.
+/// The detail of the condition: the files that the administrator must repair.
 fn condition(without: &[Without]) -> Option<String> {
     let faults: Vec<_> = without.iter().filter(|one| one.is_fault).collect();
     let list: Vec<_> = faults.iter().map(|one| format!("{}: {}", one.file.display(), one.why)).collect();

@@ -1,7 +1,7 @@
-//! How this host proves to clients who it is: a signature by each of its own SSH host keys over its names and its TLS key.
+//! Proof of this host's identity to clients: a signature by each of its SSH host keys over its names and its TLS key.
 //!
-//! Owns what is shown to clients and when it is made anew. The part of posternd that stays root reads the private keys and signs, once
-//! with each key; no key is kept, and nothing that a peer sends is ever signed (docs/decisions/0013, 0054).
+//! Owns what clients see and when it is made again. The helper reads the private keys and signs once with each. posternd keeps no key, and
+//! never signs anything that a peer sends (docs/decisions/0013, 0054).
 
 mod certificate;
 mod der;
@@ -20,21 +20,21 @@ pub(crate) use self::host_keys::Remote;
 pub use self::host_keys::{HostKeys, Reports};
 pub(crate) use self::prover::{Found, Prover};
 
-/// The namespace of the signature; no other message is signed under it.
+/// The namespace of the signature, which no other message uses.
 pub const NAMESPACE: &str = "host@postern.v1";
 
-/// What `WhoAmI` shows.
+/// The content of `WhoAmI`'s answer.
 #[derive(Debug, Default)]
 pub struct Proof {
     /// UTF-8 JSON: `{"hostId", "names", "tlsFingerprint"}`.
     pub payload: String,
-    /// By each key that can sign, the best known types first, then by keys that were replaced.
+    /// A signature by each key that can sign, the best known types first, then by replaced keys.
     pub signed: Vec<std::sync::Arc<Signed>>,
-    /// The types of keys that this host has and that prove nothing, each with the reason.
+    /// The types of this host's keys that prove nothing, each with the reason.
     pub without: Vec<(String, String)>,
 }
 
-/// One key's signature.
+/// The signature by one key.
 #[derive(Debug)]
 pub struct Signed {
     /// An armored SSHSIG over exactly the bytes of the payload.
@@ -46,9 +46,9 @@ pub struct Signed {
 
 #[derive(Debug)]
 enum Certificate {
-    /// Of a key that is on the disk.
+    /// Of a key on the disk.
     Beside(CertificateFile),
-    /// Of a key whose file was replaced: what lay beside it at last.
+    /// Of a replaced key: the last content of its certificate file.
     Last(String),
 }
 
@@ -62,7 +62,7 @@ impl Signed {
         matches!(&self.certificate, Certificate::Beside(certificate) if certificate.is_beside(file, public))
     }
 
-    /// As a proof by a key whose file was replaced. sshd may serve that key and its certificate until sshd starts again.
+    /// The proof by a replaced key. sshd may serve that key and its certificate until sshd restarts.
     fn replaced(&self) -> Self {
         let line = match &self.certificate {
             Certificate::Beside(file) => file.last(),
@@ -71,14 +71,13 @@ impl Signed {
         Self { signature: self.signature.clone(), public: self.public.clone(), certificate: Certificate::Last(line) }
     }
 
-    /// Reads the certificate again, if its file has changed.
     fn refresh(&self) {
         if let Certificate::Beside(file) = &self.certificate {
             file.refresh();
         }
     }
 
-    /// The key's certificate as it was at the last look, a line without its comment. Empty where there is none.
+    /// The key's certificate at the last look, without its comment; empty if there is none.
     #[must_use]
     pub fn certificate(&self) -> String {
         match &self.certificate {
@@ -94,11 +93,7 @@ impl Signed {
     }
 }
 
-/// Reads the text of a private key file and signs `message`: the public half and the signature, both in SSH's encoding. For the fuzz
-/// target; posternd signs with what [`HostKeys`] finds.
-///
-/// # Errors
-/// Why the text is no key that signs, in words.
+/// Signs `message` with the key in the text of a private key file: public half and signature, in SSH's encoding. For the fuzz target.
 pub fn signed_by(text: &str, message: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
     let key = private::PrivateKey::parse(text).map_err(|why| why.to_string())?;
     let signature = key.sign(message).ok_or("the key does not sign")?;
@@ -113,10 +108,10 @@ struct Payload<'a> {
     tls_fingerprint: &'a str,
 }
 
-/// The text that the host keys sign. It stays the same while this process lives.
+/// The text that the host keys sign: constant while this process lives.
 #[must_use]
 pub fn payload(host_id: Uuid, names: &[String], tls_fingerprint: &str) -> String {
-    // Strings and a list of strings: this cannot fail.
+    // Strings and a list of strings can always be serialised.
     serde_json::to_string(&Payload { host_id: host_id.to_string(), names, tls_fingerprint }).unwrap_or_default()
 }
 

@@ -1,7 +1,7 @@
 //! Signs what this host says about itself with each of its SSH host keys.
 //!
-//! Owns reading the private key files and the one signature by each key. It runs in the part of posternd that stays root, where there
-//! is one, so no private key is ever in a process that talks to the network. It signs one text only, and keeps no key.
+//! Owns reading the private key files and the one signature by each key. Runs in the helper, if there is one, so no process with network
+//! access ever has a private key. Signs one text only, and keeps no key.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,17 +18,14 @@ use super::NAMESPACE;
 use super::private::{PrivateKey, Unusable};
 use crate::system::files;
 
-/// More key files than that are not looked at, and no more proofs are shown. The client of older versions refuses a host with more.
+/// The most key files and proofs. Clients of older versions refuse a host with more proofs.
 pub(crate) const MOST: usize = 8;
 
-/// A proof by one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ByKey {
-    /// The private key's file.
     pub(crate) file: PathBuf,
     /// The public half, in base64 of SSH's encoding.
     pub(crate) public: String,
-    /// The armored signature.
     pub(crate) signature: String,
 }
 
@@ -39,20 +36,18 @@ impl ByKey {
     }
 }
 
-/// A key that this host seems to have and that does not prove.
+/// A key of this host that proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Without {
-    /// Its file.
     pub(crate) file: PathBuf,
-    /// Its type, `ecdsa-sha2-nistp256`; empty where nobody can tell.
+    /// The type, for example `ecdsa-sha2-nistp256`; empty if unknown.
     pub(crate) kind: String,
-    /// Why, without the name of a file.
+    /// The reason, without the name of a file.
     pub(crate) why: String,
-    /// Whether the administrator has to mend it.
+    /// Whether the administrator must repair something.
     pub(crate) is_fault: bool,
 }
 
-/// What was found at one look.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Found {
     /// The best known types first.
@@ -60,10 +55,7 @@ pub(crate) struct Found {
     pub(crate) without: Vec<Without>,
 }
 
-/// The private key files of `dir`, by their names. sshd's own names are `ssh_host_TYPE_key`.
-///
-/// # Errors
-/// Why the directory cannot be read; one that is not there has no files.
+/// The files in `dir` named `ssh_host_…` that end with `end`. A missing directory has no files.
 pub(crate) fn files(dir: &Path, end: &str) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -74,33 +66,29 @@ pub(crate) fn files(dir: &Path, end: &str) -> io::Result<Vec<PathBuf>> {
     for entry in entries {
         names.extend(entry?.file_name().into_string().ok().filter(|name| is_key(name)));
     }
-    // sshd's own names come first: other files must not push them out.
+    // sshd's own names (`ssh_host_TYPE_key`) come first, so that other files do not displace them.
     names.sort_by_key(|name| (kind_of_name(Path::new(name.trim_end_matches(".pub"))).is_empty(), name.clone()));
     names.truncate(MOST);
     Ok(names.iter().map(|name| dir.join(name)).collect())
 }
 
-/// Signs one text with the keys of one directory.
 #[derive(Debug)]
 pub(crate) struct Prover {
     dir: PathBuf,
     payload: String,
-    /// The digest of each file, and what came of it: a file that has not changed is not signed with again.
+    /// The digest of each file and its result, so that an unchanged file is not signed with again.
     seen: BTreeMap<PathBuf, ([u8; 32], Result<ByKey, Unusable>)>,
 }
 
 impl Prover {
-    /// Signs `payload` with the keys of `dir`.
     pub(crate) fn new(dir: &Path, payload: String) -> Self {
         Self { dir: dir.to_owned(), payload, seen: BTreeMap::new() }
     }
 
-    /// The one text that it signs.
     pub(crate) fn payload(&self) -> &str {
         &self.payload
     }
 
-    /// Reads the files as they are now.
     pub(crate) fn look(&mut self) -> Found {
         let mut found = Found::default();
         let private = match files(&self.dir, "_key") {
@@ -122,7 +110,7 @@ impl Prover {
                 }
             }
         }
-        // The private half of such a key may be in an agent (`HostKeyAgent`) or in another place.
+        // The private half may be in an ssh-agent (`HostKeyAgent`) or in another directory.
         for public in files(&self.dir, "_key.pub").unwrap_or_default() {
             let file = public.with_extension("");
             if let Some(kind) = public_kind(&public).filter(|_| !private.contains(&file)) {
@@ -140,7 +128,7 @@ impl Prover {
         found
     }
 
-    /// The proof by the key in `file`; none where the file is gone by now. Else why there is none, and whether that is a fault.
+    /// The proof by the key in `file`; `None` if the file is gone. The error has the reason, and whether it is a fault.
     fn proof(&mut self, file: &Path) -> Result<Option<ByKey>, (String, bool)> {
         let text = match files::read_plain(file).map(Zeroizing::new) {
             Ok(text) => text,
@@ -157,7 +145,7 @@ impl Prover {
                 made
             }
         };
-        // Current versions of sshd do not serve DSA keys, which old hosts still have.
+        // Old hosts still have DSA keys, which current versions of sshd do not serve.
         made.map(Some).map_err(|why| (why.to_string(), why != Unusable::Type("ssh-dss".to_owned())))
     }
 }
@@ -177,7 +165,7 @@ fn public_kind(file: &Path) -> Option<String> {
     (type_of(&STANDARD.decode(encoded).ok()?) == Some(kind)).then(|| kind.to_owned())
 }
 
-/// The type that sshd's own names of files mean, as far as they tell: of ECDSA they do not tell the curve.
+/// The type that sshd's own file names imply. For ECDSA they do not include the curve.
 fn kind_of_name(file: &Path) -> String {
     match file.file_name().and_then(|name| name.to_str()) {
         Some("ssh_host_ed25519_key") => "ssh-ed25519".to_owned(),
@@ -188,7 +176,7 @@ fn kind_of_name(file: &Path) -> String {
     }
 }
 
-/// ssh's own order of preference.
+/// The order in which ssh prefers types of keys.
 fn rank(blob: &[u8]) -> usize {
     let order = ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa"];
     order.iter().position(|kind| Some(*kind) == type_of(blob)).unwrap_or(order.len())

@@ -1,4 +1,4 @@
-//! What a directory of keys of the real `ssh-keygen` proves.
+//! Proofs by a directory of keys from the real `ssh-keygen`.
 
 use std::fs;
 use std::path::Path;
@@ -45,7 +45,7 @@ fn each_look_sees_the_files_as_they_are() {
     let other = prover.look();
     assert_ne!(other.proofs[0].public, found.proofs[0].public);
     assert_eq!(other.proofs[1..], found.proofs[1..]);
-    // The same key under a second name, and files that are no host keys.
+    // The same key under another name, and files that are no host keys.
     fs::copy(dir.join("ssh_host_ed25519_key"), dir.join("ssh_host_copy_key")).unwrap();
     fs::copy(dir.join("ssh_host_ed25519_key"), dir.join("ssh_host_ed25519_key.bak")).unwrap();
     fs::copy(dir.join("ssh_host_ed25519_key"), dir.join("id_key")).unwrap();

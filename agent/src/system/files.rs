@@ -1,6 +1,6 @@
 //! Files that only root may write.
 //!
-//! Owns the check of owner and mode, and the choice of the process that opens the file. It never interprets the contents.
+//! Owns the check of owner and mode, and the choice of the process that opens the file. Never interprets the content.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-/// The largest configuration or trust file that posternd reads, in bytes. Real files are far smaller.
+/// The largest configuration or trust file that posternd reads, in bytes.
 const MOST_BYTES: u64 = 4 << 20;
 
 type Open = dyn Fn(&Path) -> io::Result<File> + Send + Sync;
 
-/// Opens root's files for this process: directly, or through the helper where this process has no right to open them.
+/// Opens root's files: directly, or through the helper if this process has no right to open them.
 #[derive(Clone)]
 pub struct Opener(Arc<Open>);
 
@@ -26,10 +26,7 @@ impl Opener {
         Self(Arc::new(open))
     }
 
-    /// Opens the file at `path` for reading.
-    ///
-    /// # Errors
-    /// As `open(2)`.
+    /// Opens the file at `path` for reading. The errors are those of `open(2)`.
     pub fn open(&self, path: &Path) -> io::Result<File> {
         (self.0)(path)
     }
@@ -48,20 +45,16 @@ impl fmt::Debug for Opener {
     }
 }
 
-/// Opens a file for reading without waiting: to open a FIFO would otherwise wait for a writer.
-///
-/// # Errors
-/// As `open(2)`.
+/// Opens a file for reading without waiting: opening a FIFO would wait for a writer. The errors are those of `open(2)`.
 pub fn open(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
-/// The bytes of a file that only root can have written.
+/// The bytes of a file that only root can have written. The check is on the opened file, so swapping the path has no effect.
 ///
 /// # Errors
-/// A sentence without the file's name: the file cannot be read, is not a plain file, does not belong to root, or others can write to
-/// it. Owner and mode are those of the opened file, so swapping the path has no effect.
+/// In words, without the file's name: the file cannot be read or is not plain, or others than root own it or can write to it.
 pub fn read_owned(path: &Path) -> Result<Vec<u8>, String> {
     match contents(open(path))? {
         (_, Some(wrong)) => Err(wrong),
@@ -69,10 +62,7 @@ pub fn read_owned(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-/// The text of a plain file of any owner. The caller must not trust it, or must verify what it says.
-///
-/// # Errors
-/// The file cannot be read, is not a plain file, or is not UTF-8.
+/// The text of a plain file of any owner, which the caller must verify. Fails for another kind of file and for text that is not UTF-8.
 pub fn read_plain(path: &Path) -> io::Result<String> {
     let file = open(path)?;
     if !file.metadata()?.is_file() {
@@ -81,17 +71,17 @@ pub fn read_plain(path: &Path) -> io::Result<String> {
     io::read_to_string(file.take(MOST_BYTES))
 }
 
-/// A file as posternd found it.
+/// The content of a file, and what is wrong with the file.
 #[derive(Debug, Default)]
 pub struct Contents {
-    /// The bytes, also where others than root could have written them; `None` where the file cannot be read.
+    /// The bytes, even if others than root could have written them; `None` if the file cannot be read.
     pub bytes: Option<Vec<u8>>,
     /// What is wrong with the file, in the words of [`read_owned`].
     pub wrong: Option<String>,
 }
 
 impl Contents {
-    /// Reads a file that this process or another one has opened.
+    /// Reads an opened file.
     #[must_use]
     pub fn of(opened: io::Result<File>) -> Self {
         match contents(opened) {
@@ -100,10 +90,7 @@ impl Contents {
         }
     }
 
-    /// The bytes, where only root can have written them.
-    ///
-    /// # Errors
-    /// As [`read_owned`].
+    /// The bytes, if only root can have written them. The errors are those of [`read_owned`].
     pub fn owned(&self) -> Result<&[u8], String> {
         self.wrong.clone().map_or_else(|| Ok(self.bytes.as_deref().unwrap_or_default()), Err)
     }

@@ -1,7 +1,6 @@
 //! The host's identity: its state directory, its id, its names.
 //!
-//! Owns the lock that keeps a second agent away, the host id, and the fingerprints of the SSH host keys. It never makes
-//! or reads a private key: `proof` reads those.
+//! Owns the lock against a second agent, the host id, and the fingerprints of the SSH host keys. Never reads a private key: `proof` does.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
@@ -22,9 +21,9 @@ pub enum HostError {
     /// The state directory or a file in it cannot be used.
     #[error("{path}: {source}")]
     Io {
-        /// Which.
+        /// The path.
         path: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// Another agent runs.
@@ -32,14 +31,11 @@ pub enum HostError {
     Running(String),
 }
 
-/// The lock on the state directory. It is held as long as this lives, and vanishes with the process.
+/// The lock on the state directory. The lock ends with this value or with the process.
 #[derive(Debug)]
 pub struct StateLock(#[allow(dead_code, reason = "held, never read")] File);
 
-/// Makes the state directory if it is missing (0700), and locks it.
-///
-/// # Errors
-/// [`HostError`].
+/// Makes the state directory (0700) if it is missing, and locks the directory.
 pub fn lock(state: &Path) -> Result<StateLock, HostError> {
     let failed = |path: &Path| {
         let path = path.display().to_string();
@@ -49,7 +45,7 @@ pub fn lock(state: &Path) -> Result<StateLock, HostError> {
     let path = state.join("lock");
     let file = guarded::as_owner(state, || guarded::open(&path, 1, guarded::WRITE)).map_err(failed(state))?;
     let file = match file {
-        // A lock takes no writing, only a file that is there: on a disk that takes none, or of root's from before a change of user.
+        // A lock needs only an existing file: the disk may be read-only, or the file root's from before a change of user.
         Err(error) if [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied].contains(&error.kind()) => {
             guarded::open(&path, 1, guarded::READ).map_err(|_| error)
         }
@@ -63,11 +59,8 @@ pub fn lock(state: &Path) -> Result<StateLock, HostError> {
     }
 }
 
-/// This host's identity. The id is made at the first start; when the machine's own id is another one than at that time, the
-/// state directory was copied with an image and a new id is made.
-///
-/// # Errors
-/// [`HostError::Io`].
+/// This host's identity. The id is made at the first start, and again if the machine's own id has changed: then the state directory was
+/// copied with an image.
 pub fn identity(state: &Path, names: Vec<String>, ssh_dir: &Path) -> Result<Identity, HostError> {
     let path = state.join("host-id");
     let failed = |source| HostError::Io { path: path.display().to_string(), source };
@@ -84,7 +77,7 @@ pub fn identity(state: &Path, names: Vec<String>, ssh_dir: &Path) -> Result<Iden
     Ok(Identity { host_id, names, host_keys: ssh_host_keys(ssh_dir), tls_key: None })
 }
 
-/// An identity that ends with this process, for a state directory that cannot be used.
+/// An identity for this process only, for a state directory that cannot be used.
 #[must_use]
 pub fn passing(names: Vec<String>, ssh_dir: &Path) -> Identity {
     Identity { host_id: Uuid::new_v4(), names, host_keys: ssh_host_keys(ssh_dir), tls_key: None }
@@ -95,7 +88,7 @@ fn parse_host_id(text: &str, machine: &str) -> Option<Uuid> {
     (mark == machine).then(|| id.parse().ok())?
 }
 
-/// A mark of the machine that does not give its id away (machine-id(5) asks for that).
+/// A digest of the machine's id, which programs must not expose (machine-id(5)).
 fn machine_mark() -> String {
     let id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
     STANDARD_NO_PAD.encode(digest(&SHA256, format!("postern host-id {}", id.trim()).as_bytes()))
@@ -123,14 +116,10 @@ fn fingerprint(public_key: &str) -> Option<String> {
     Some(format!("SHA256:{}", STANDARD_NO_PAD.encode(digest(&SHA256, &blob))))
 }
 
-/// Writes a file (0600) whole or not at all, durably. The last `levels` names of its path are the agent's user's, as for
-/// [`guarded::open`].
-///
-/// # Errors
-/// The disk's, or [`guarded::open`]'s.
+/// Writes a file (0600) atomically and durably. The last `levels` names of its path are the agent's user's, as for [`guarded::open`].
 pub fn write_durably(path: &Path, levels: usize, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    // Left by a write that a crash interrupted. What is there otherwise is removed as a name, and never opened.
+    // A crash during a write leaves this file. Any other file of this name is removed without being opened.
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

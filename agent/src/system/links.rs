@@ -1,6 +1,6 @@
-//! The host's interfaces and addresses, as they are now and whenever they change.
+//! The host's interfaces and addresses, now and after each change.
 //!
-//! Owns the exchange with rtnetlink. It attaches nothing, and no promise depends on it: lock and cut do not use interfaces.
+//! Owns the exchange with rtnetlink. Attaches nothing. Lock and cut do not depend on it, because they do not use interfaces.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,10 +18,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::system::netlink::own_addresses;
 
-/// The least time between two readings. Events come in bursts (a new interface causes half a dozen): the first causes a reading at
-/// once, the others one reading together.
+/// The least time between two readings. Events come in bursts (about six for a new interface): the first causes a reading at once, the
+/// others one reading together.
 const SETTLE: Duration = Duration::from_millis(20);
-/// How long to wait before asking again after rtnetlink failed.
+/// How long to wait after rtnetlink fails.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// One interface.
@@ -31,12 +31,12 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Whether its frames begin with an Ethernet header, and it is not loopback.
+    /// Whether its frames begin with an Ethernet header; false for loopback.
     pub ethernet: bool,
-    /// Whether hardware or a hypervisor backs it: it has a parent device (`IFLA_PARENT_DEV_NAME`, Linux 5.14), or no kind
-    /// (`IFLA_INFO_KIND`), which software devices have; that serves older kernels.
+    /// Whether hardware or a hypervisor backs it: it has a parent device (`IFLA_PARENT_DEV_NAME`, Linux 5.14) or, for older kernels, no
+    /// kind (`IFLA_INFO_KIND`), which software devices have.
     pub backed: bool,
-    /// The bridge, bond, team or VRF that it is a port of (`IFLA_MASTER`).
+    /// The bridge, bond, team or VRF whose port it is (`IFLA_MASTER`).
     pub controller: Option<u32>,
     /// Whether other devices can be its ports.
     pub controls: bool,
@@ -46,7 +46,7 @@ pub struct Link {
     pub changes: u32,
     /// The device below it, through which all its frames come (`IFLA_LINK` of a VLAN, macvlan or ipvlan).
     pub below: Option<u32>,
-    /// Whether a default route leads over it.
+    /// Whether a default route uses it.
     pub default_route: bool,
 }
 
@@ -59,8 +59,8 @@ pub struct LinkState {
     pub addresses: Vec<IpAddr>,
 }
 
-/// Why the prefilter would do harm at this device, or have no effect; `None` where it may be attached. XDP may keep a kernel from
-/// taking a port into a bond, and sees the packets of devices above without the VLAN tag that the hardware took off.
+/// Why the prefilter would do harm at this device or have no effect; `None` if it may be attached. XDP may prevent the kernel from adding
+/// a port to a bond, and sees the packets of stacked devices without the VLAN tag that the hardware removed.
 #[must_use]
 pub fn obstacle(link: &Link, links: &[Link], xdp: bool) -> Option<&'static str> {
     if link.controller.is_some() {
@@ -78,8 +78,7 @@ pub fn obstacle(link: &Link, links: &[Link], xdp: bool) -> Option<&'static str> 
     above.then_some("another device is stacked on it, whose packets XDP cannot tell from its own")
 }
 
-/// Reports the network now and after each change, or why the devices cannot be followed. Never ends, and does nothing between two
-/// changes.
+/// Reports the network now and after each change, or why rtnetlink fails. Never ends, and is idle between two changes.
 pub async fn follow<F: Future<Output = ()>>(report: impl Fn(Result<LinkState, String>) -> F) {
     loop {
         let error = match follow_once(&report).await {
@@ -100,21 +99,17 @@ async fn follow_once<F: Future<Output = ()>>(report: impl Fn(Result<LinkState, S
     Ok(())
 }
 
-/// The network as it is, and as it becomes, of the network namespace in which the watch was opened.
+/// Watches the network namespace in which the watch was opened.
 pub struct Watch {
     handle: Handle,
     events: BoxStream<'static, NetlinkPayload<RouteNetlinkMessage>>,
     known: Option<LinkState>,
     looked: Option<Instant>,
-    /// How often the features of each device were changed.
     changes: BTreeMap<u32, u32>,
 }
 
 impl Watch {
-    /// Subscribes. Takes a tokio runtime.
-    ///
-    /// # Errors
-    /// When the kernel refuses the socket or a group.
+    /// Subscribes. Needs a tokio runtime. Fails if the kernel refuses the socket or a group.
     pub fn open() -> Result<Self, String> {
         let groups = [
             MulticastGroup::Link,
@@ -129,17 +124,14 @@ impl Watch {
         Ok(Self { handle, events, known: None, looked: None, changes: BTreeMap::new() })
     }
 
-    /// The state at once when first asked, then each state that differs from the one before; nothing when the connection
-    /// is gone.
-    ///
-    /// # Errors
-    /// When the kernel does not answer.
+    /// The state at once at the first call, then each state that differs from the previous one; `None` when the connection is closed. Fails
+    /// if the kernel does not answer.
     pub async fn next(&mut self) -> Result<Option<LinkState>, String> {
         loop {
             if let Some(looked) = self.looked {
                 let Some(()) = self.event().await else { return Ok(None) };
                 sleep_until(looked + SETTLE).await;
-                // What has queued up in the meantime is answered by the same look.
+                // One look answers all events that are queued meanwhile.
                 while let Some(event) = self.events.next().now_or_never().flatten() {
                     self.count(&event);
                 }
@@ -156,7 +148,7 @@ impl Watch {
         }
     }
 
-    /// Waits for an event that can matter. One that was lost (`ENOBUFS`) can: what counts is the next look.
+    /// Waits for an event that can matter. A lost event (`ENOBUFS`) counts too, because the next look reads everything.
     async fn event(&mut self) -> Option<()> {
         loop {
             let event = self.events.next().await?;
@@ -167,7 +159,7 @@ impl Watch {
         }
     }
 
-    /// A change of features shows in no attribute, so it is counted.
+    /// Counts changes of features, because no attribute shows them.
     fn count(&mut self, event: &NetlinkPayload<RouteNetlinkMessage>) {
         let NetlinkPayload::InnerMessage(message) = event else { return };
         match message {
@@ -182,7 +174,7 @@ impl Watch {
     }
 }
 
-/// Routes come and go by the thousand on some hosts; only default routes matter here.
+/// Some hosts add and remove thousands of routes; only default routes matter here.
 fn matters(event: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
     match event {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)) => {
@@ -192,7 +184,6 @@ fn matters(event: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
     }
 }
 
-/// Everything at once.
 async fn snapshot(handle: &Handle) -> Result<LinkState, rtnetlink::Error> {
     let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
     let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
@@ -204,7 +195,7 @@ async fn snapshot(handle: &Handle) -> Result<LinkState, rtnetlink::Error> {
 }
 
 impl LinkState {
-    /// What the kernel's answers add up to.
+    /// The state that the kernel's answers describe.
     #[must_use]
     pub fn of(links: &[LinkMessage], addresses: &[AddressMessage], routes: &[RouteMessage]) -> Self {
         let defaults = default_routes(routes);
@@ -215,7 +206,6 @@ impl LinkState {
     }
 }
 
-/// Indices of the interfaces that default routes lead over.
 fn default_routes(routes: &[RouteMessage]) -> BTreeSet<u32> {
     let is_default = |route: &&RouteMessage| {
         // The kernel's own "unreachable" default leads nowhere.
@@ -247,7 +237,7 @@ fn link(message: &LinkMessage, defaults: &BTreeSet<u32>) -> Option<Link> {
             _ => {}
         }
     }
-    // A tunnel's lower device carries its frames wrapped up, a veth's is its other end: neither prefilters for it.
+    // Only these kinds get all their frames from the device below. A tunnel's frames are encapsulated there; a veth's is its peer.
     let stacked = matches!(
         kind,
         Some(InfoKind::Vlan | InfoKind::MacVlan | InfoKind::MacVtap | InfoKind::IpVlan | InfoKind::IpVtap)
@@ -255,7 +245,7 @@ fn link(message: &LinkMessage, defaults: &BTreeSet<u32>) -> Option<Link> {
     Some(Link {
         index,
         name: name?,
-        // Loopback has a type of its own. What a VRF's device receives is the host's talk with itself.
+        // Loopback has its own type. A VRF's device receives only the host's traffic with itself.
         ethernet: message.header.link_layer_type == LinkLayerType::Ether && kind != Some(&InfoKind::Vrf),
         backed: parent || kind.is_none(),
         controller,
@@ -267,7 +257,6 @@ fn link(message: &LinkMessage, defaults: &BTreeSet<u32>) -> Option<Link> {
     })
 }
 
-/// Whether devices of this kind have ports.
 fn controls(kind: &InfoKind) -> bool {
     use InfoKind::{BatAdv, Bond, Bridge, Dsa, Hsr, Other, Team, Vrf};
     match kind {

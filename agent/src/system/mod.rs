@@ -1,6 +1,4 @@
-//! What posternd reads from the operating system, and the few settings that it changes there.
-//!
-//! Owns the clocks, the host's identity, files that other users own, network devices, sockets and terminals. It decides nothing.
+//! What posternd reads from the operating system, and the few settings that it changes there. Decides nothing.
 
 pub mod clock;
 pub mod files;

@@ -1,6 +1,4 @@
-//! Parses netlink messages about sockets and addresses.
-//!
-//! Owns the parsing. It holds no socket, so that tests can give it any bytes (the fuzz target `netlink` does).
+//! Parses netlink messages about sockets and addresses. Holds no socket, so that the fuzz target `netlink` can pass any bytes.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,7 +8,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::inet::SocketId;
 
-/// A session's socket, as the kernel finds it again.
+/// A session's socket, as netlink identifies it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {
     /// `AF_INET` or `AF_INET6`.
@@ -20,14 +18,14 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// The socket that a message of a dump is about, if it is about one.
+    /// The socket in a message of a dump, if the message is about one.
     #[must_use]
     pub fn of(message: SockDiagMessage) -> Option<Self> {
         let SockDiagMessage::InetResponse(response) = message else { return None };
         Some(Self { family: response.header.family, id: response.header.socket_id })
     }
 
-    /// What `bpf_get_socket_cookie` and `SO_COOKIE` say of this socket; netlink carries the lower half first.
+    /// The cookie that `bpf_get_socket_cookie` and `SO_COOKIE` return. Netlink carries the lower half first.
     #[must_use]
     pub fn cookie(&self) -> u64 {
         let [a, b, c, d, e, f, g, h] = self.id.cookie;
@@ -35,10 +33,7 @@ impl Socket {
     }
 }
 
-/// Takes the first message off what is left of a datagram.
-///
-/// # Errors
-/// When it is none; what follows it cannot be found then.
+/// Takes the first message off a datagram. After an error, the rest of the datagram cannot be parsed.
 pub fn take<M: NetlinkDeserializable>(datagram: &mut Vec<u8>) -> io::Result<NetlinkPayload<M>> {
     let message = NetlinkMessage::<M>::deserialize(datagram).map_err(io::Error::other)?;
     // netlink(7): messages are aligned to 4 bytes.
@@ -47,10 +42,10 @@ pub fn take<M: NetlinkDeserializable>(datagram: &mut Vec<u8>) -> io::Result<Netl
     Ok(message.payload)
 }
 
-/// The host's own addresses in one message about them.
+/// The host's own addresses in one message.
 pub fn own_addresses(message: &AddressMessage) -> impl Iterator<Item = IpAddr> + '_ {
     message.attributes.iter().filter_map(|attribute| match attribute {
-        // IFA_LOCAL is the host's end of a point-to-point link; IPv6 has IFA_ADDRESS alone.
+        // IFA_LOCAL is the host's end of a point-to-point link; IPv6 has IFA_ADDRESS only.
         AddressAttribute::Local(address) => Some(*address),
         AddressAttribute::Address(address @ IpAddr::V6(_)) => Some(*address),
         _ => None,

@@ -1,12 +1,10 @@
-//! An error of the operating system that can be sent to another process.
-//!
-//! Owns this form and its conversions. It never decides what an error means.
+//! An error of the operating system in a form that can be sent to another process.
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
-/// The number of an error, and its text where it has no number.
+/// The number of an error; its text counts if it has no number.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OsError {
     number: Option<i32>,

@@ -1,6 +1,6 @@
 //! Binding of listening sockets, for the API and for the helper.
 //!
-//! Owns how the Unix socket gets its path, and the second path where the first cannot be used. It accepts no connection.
+//! Owns how the Unix socket gets its path, and the fallback if that path cannot be used. Accepts no connection.
 
 use std::fs;
 use std::io;
@@ -18,15 +18,15 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 pub const BACKLOG: i32 = 1024;
 /// Mode of the Unix socket: owner and group may connect.
 const SOCKET_MODE: u32 = 0o660;
-/// Mode of the Unix socket where it is not at the configured path: root alone may connect.
+/// Mode of the Unix socket at a fallback path: only root may connect.
 const FALLBACK_MODE: u32 = 0o600;
-/// The folder of the default socket. The unit makes this folder, and it belongs to root.
+/// The folder of the default socket, which the unit makes and root owns.
 const RUNTIME: &str = "/run/postern";
 
 /// The bound Unix socket, and in words what is wrong with its place.
 pub type Bound = io::Result<(OwnedFd, Option<String>)>;
 
-/// Whether no interface of the host has this address now, so that a bind fails at every port. Other errors count as "no".
+/// Whether no interface has this address now, so that a bind fails at every port. Other errors count as "no".
 #[must_use]
 pub fn is_missing(address: SocketAddr) -> bool {
     if address.ip().is_unspecified() {
@@ -39,7 +39,7 @@ pub fn is_missing(address: SocketAddr) -> bool {
     socket.and_then(|socket| bind(&socket, &any_port)) == Err(Errno::ADDRNOTAVAIL)
 }
 
-/// The paths at which root reaches posternd when `path` cannot be used: beside `path`, and in the folder of the default socket.
+/// The paths at which root reaches posternd if `path` cannot be used: beside `path`, and in the folder of the default socket.
 #[must_use]
 pub fn fallbacks(path: &Path) -> Vec<PathBuf> {
     let mut name = path.file_name().unwrap_or("posternd.sock".as_ref()).to_owned();
@@ -49,11 +49,8 @@ pub fn fallbacks(path: &Path) -> Vec<PathBuf> {
     both
 }
 
-/// Binds the Unix socket at `path`, or at the first of [`fallbacks`] that can be used. A socket that no process serves any more is
-/// replaced in one step.
-///
-/// # Errors
-/// The error at `path`, where no path can be used.
+/// Binds the Unix socket at `path`, or at the first usable path of [`fallbacks`]. Atomically replaces a socket that no process serves. The
+/// error is that at `path`.
 pub fn unix(path: &Path) -> Bound {
     let error = match bound_unix(path, SOCKET_MODE) {
         Ok(socket) => return Ok((socket, unsafe_folder(path))),
@@ -73,12 +70,12 @@ pub fn unix(path: &Path) -> Bound {
     Err(error)
 }
 
-/// What is wrong with the socket's folder: its owner, and everybody who may write there, can replace the socket.
+/// The problem with the socket's folder: a user who owns it or may write to it can replace the socket.
 fn unsafe_folder(path: &Path) -> Option<String> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty())?;
     let found = fs::metadata(folder).ok()?;
     let theirs = ![0, rustix::process::geteuid().as_raw()].contains(&found.uid());
-    // In a sticky folder only the owner of a file can replace it.
+    // In a sticky folder only a file's owner can replace it.
     let shared = found.mode() & 0o002 != 0 && found.mode() & 0o1000 == 0;
     (theirs || shared).then(|| {
         format!(
@@ -99,12 +96,12 @@ fn bound_unix(path: &Path, mode: u32) -> io::Result<OwnedFd> {
     check_replaceable(path)?;
     let socket =
         socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
-    // The socket is renamed to its path: that replaces what is there, also a symbolic link, and follows nothing.
+    // The rename replaces even a symbolic link, and follows none.
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
     name.push(format!(".{}", std::process::id()));
     let fresh = path.with_file_name(name);
     let _ = fs::remove_file(&fresh);
-    // Linux gives the file the mode of the socket's own inode, less the umask. So the mode is never wider than intended.
+    // Linux gives the file the mode of the socket's inode, less the umask. So the mode is never wider than intended.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))?;
     bind(&socket, &SocketAddrUnix::new(&fresh)?)?;
     let placed = fs::set_permissions(&fresh, fs::Permissions::from_mode(mode))

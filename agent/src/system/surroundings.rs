@@ -1,20 +1,19 @@
 //! Surroundings in which a promise may not hold: containers, and a mount namespace of posternd's own.
 //!
-//! Owns reading how long the pins last, and which network namespace the lock closes. It changes nothing, and decides nothing.
+//! Finds out how long the pins last, and which network namespace the lock (socket-lookup hook) closes. Changes nothing.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-/// Of the process that posternd finds as number 1.
+/// The mounts of the process that posternd sees as number 1.
 const FIRST: &str = "/proc/1/mountinfo";
 const OWN: &str = "/proc/self/mountinfo";
 /// The number of the host's first namespace of process ids (`PROC_PID_INIT_INO` in Linux, since 3.8).
 const FIRST_PIDS: &str = "pid:[4026531836]";
-/// A setting that Linux has in the host's first network namespace alone (`net/core/sysctl_net_core.c`).
+/// A setting that exists only in the host's first network namespace (`net/core/sysctl_net_core.c`).
 const FIRST_NETWORK: &str = "/proc/sys/net/core/netdev_max_backlog";
-/// What one read of a list of mounts takes at most. More reads follow until the end.
 const CHUNK: usize = 64 * 1024;
 
 /// One line of a list of mounts (`/proc/PID/mountinfo`).
@@ -22,10 +21,10 @@ const CHUNK: usize = 64 * 1024;
 struct Mount {
     id: u32,
     parent: u32,
-    /// MAJOR:MINOR, which tells file systems apart.
+    /// MAJOR:MINOR, which identifies the file system.
     device: String,
     place: PathBuf,
-    /// Another mount, of the group of this number, hands its mounts on to this one: the file system is mounted there too.
+    /// Another mount propagates to this one (tag `master:`), so the file system is mounted there too.
     is_copy: bool,
     kind: String,
 }
@@ -36,9 +35,9 @@ pub struct Surroundings {
     /// The mounts of process 1, or why they cannot be read.
     first: io::Result<File>,
     is_first: bool,
-    /// posternd runs in a container that has the host's network.
+    /// posternd runs in a container with the host's network.
     on_the_hosts_network: bool,
-    /// The network namespace that the lock closes, where that is not the host's first.
+    /// The network namespace that the lock closes, if it is not the host's first.
     network: Option<String>,
 }
 
@@ -47,7 +46,7 @@ impl Surroundings {
     #[must_use]
     pub fn open(pin_dir: &Path) -> Self {
         let first_network = Path::new(FIRST_NETWORK).exists();
-        // Without /proc there is nothing to say, and much else does not work.
+        // Without /proc nothing is known, and much else does not work.
         let name = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).map(|name| name.display().to_string());
         let contained = name("pid").is_ok_and(|name| name != FIRST_PIDS);
         Self {
@@ -59,14 +58,13 @@ impl Surroundings {
         }
     }
 
-    /// The name of the network namespace that the lock closes (`net:[NUMBER]`); none for the host's first.
+    /// The name of the network namespace that the lock closes (`net:[NUMBER]`); `None` for the host's first.
     #[must_use]
     pub fn network(&self) -> Option<&str> {
         self.network.as_deref()
     }
 
-    /// Why the pins may end with posternd, in words; `None` where they outlive it, or where nothing can be pinned at all, which is
-    /// told by itself.
+    /// Why the pins may end with posternd, in words. `None` if they outlive it, or if nothing can be pinned, which is reported elsewhere.
     #[must_use]
     pub fn pins_not_lasting(&self) -> Option<String> {
         let own = mounts(&fs::read_to_string(OWN).unwrap_or_default());
@@ -108,7 +106,7 @@ impl Surroundings {
     }
 }
 
-/// The whole of a file that is made while it is read, however long.
+/// Reads a generated file to its end, in chunks.
 fn read(file: &File) -> io::Result<String> {
     let (mut bytes, mut chunk) = (Vec::new(), vec![0; CHUNK]);
     loop {
@@ -119,7 +117,6 @@ fn read(file: &File) -> io::Result<String> {
     }
 }
 
-/// The mounts in a list of them; lines that are none are passed over.
 fn mounts(text: &str) -> Vec<Mount> {
     text.lines().filter_map(mount).collect()
 }
@@ -136,18 +133,18 @@ fn mount(line: &str) -> Option<Mount> {
     Some(Mount { id, parent, device, place: place.into(), is_copy, kind })
 }
 
-/// Linux writes blanks, line ends and backslashes as three octal digits.
+/// Linux writes spaces, tabs, line ends and backslashes as three octal digits.
 fn unescape(text: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()
         .fold(text.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
 }
 
-/// The mount on which `path` lies, followed from the root as the kernel does: a mount hides what lies below its place.
+/// The mount of `path`, found from the root as the kernel does: a mount hides everything below its place.
 fn resolve<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     let known = |id| mounts.iter().any(|mount| mount.id == id);
     let mut at = mounts.iter().find(|mount| mount.place == Path::new("/") && !known(mount.parent))?;
-    // Each step goes to a child; a list that leads in a circle ends all the same.
+    // Each step goes to a child. The loop also ends for a circle in the list.
     for _ in mounts {
         let below = mounts.iter().filter(|m| m.parent == at.id && m.id != at.id && path.starts_with(&m.place));
         match below.min_by_key(|mount| mount.place.as_os_str().len()) {
@@ -179,12 +176,12 @@ mod tests {
         assert_eq!(device(HOST, "/sys/fs/bpf/postern"), found("0:39", "bpf"));
         assert_eq!(device(HOST, "/sys/fs/bpfx"), found("0:22", "sysfs"));
         assert_eq!(device(HOST, "/var"), found("0:2", "rootfs"));
-        // One over another, and one over what both lie below.
+        // One mount over another, and one over the parent of both.
         let over = format!("{HOST}50 42 0:50 / /sys/fs/bpf rw - bpf bpf rw\n");
         assert_eq!(device(&over, "/sys/fs/bpf/postern"), found("0:50", "bpf"));
         let hidden = format!("{over}51 23 0:51 / /sys rw - tmpfs tmpfs rw\n");
         assert_eq!(device(&hidden, "/sys/fs/bpf/postern"), found("0:51", "tmpfs"));
-        // In whatever order they are listed.
+        // The order of the lines does not matter.
         let backwards: String = HOST.lines().rev().map(|line| format!("{line}\n")).collect();
         assert_eq!(device(&backwards, "/sys/fs/bpf/postern"), found("0:39", "bpf"));
         assert_eq!(device("", "/"), None);

@@ -1,7 +1,6 @@
 //! The last good copies of the files that a start needs.
 //!
-//! Owns their directory, which belongs to root and which the agent's user can neither read nor write. `effective` decides which files
-//! are in force.
+//! Owns their directory, which belongs to root and is closed to the agent's user. The parent module decides which files are in force.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
@@ -18,17 +17,17 @@ use super::{Last, is_noise, says_nothing};
 use crate::config::Config;
 use crate::system::files::{self, Contents, Opener};
 
-/// Where they are for the configuration file of the package.
+/// The directory of the copies for the package's configuration file.
 const PLACE: &str = "/var/lib/postern.last-good";
 const CONFIG: &str = "/etc/postern/postern.toml";
 
 const CONFIGURATION: &str = "configuration";
 const SIGNERS: &str = "allowed_signers";
 const REVOKED: &str = "revoked_keys";
-/// A list of revoked keys that could not be read whole: what can be read of it counts besides the copy.
+/// A list of revoked keys that could not be read whole. Its readable lines count in addition to the copy.
 const BROKEN: &str = "revoked_keys.broken";
 
-/// No file that is copied is longer.
+/// The largest file that is copied, in bytes.
 const MOST: u64 = 4 << 20;
 
 /// How this process reaches root's files: directly, or through the helper.
@@ -40,22 +39,19 @@ pub struct RootFiles {
 }
 
 impl RootFiles {
-    /// Files that `opener` opens, with last good copies that `copy` brings up to date.
+    /// `opener` opens the files, and `copy` updates the last good copies.
     pub fn new(opener: Opener, copy: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
         Self { opener, copy: Arc::new(copy) }
     }
 
-    /// Those of the configuration file at `path`, which this process opens and copies itself.
+    /// For the configuration file at `path`, which this process opens and copies itself.
     #[must_use]
     pub fn own(path: &Path) -> Self {
         let path = path.to_owned();
         Self::new(Opener::default(), move || Copies::of(&path).update(&path))
     }
 
-    /// Brings the last good copies up to date.
-    ///
-    /// # Errors
-    /// In words, what could not be written.
+    /// Brings the last good copies up to date. The error says what could not be written.
     pub fn update_copies(&self) -> Result<(), String> {
         (self.copy)()
     }
@@ -66,7 +62,7 @@ impl RootFiles {
 pub struct Copies(PathBuf);
 
 impl Copies {
-    /// Those that belong to the configuration file at `path`: known before anything is read. Beside it, but for the package's own.
+    /// The directory that belongs to the configuration file at `path`: beside that file, except for the package's own.
     #[must_use]
     pub fn of(path: &Path) -> Self {
         if path == Path::new(CONFIG) {
@@ -77,22 +73,19 @@ impl Copies {
         Self(path.with_file_name(name))
     }
 
-    /// Where they are.
+    /// The path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Makes the directory, 0700, if it is missing.
-    ///
-    /// # Errors
-    /// It cannot be made, or is not root's alone.
+    /// Makes the directory (0700) if it is missing. Fails if others than root can change it.
     pub fn prepare(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
         self.directory().map(drop)
     }
 
-    /// What they say.
+    /// The content of the copies.
     #[must_use]
     pub fn last(&self) -> Last {
         let words = |at: Timestamp| format!("the last good copy, of {}", at.strftime("%Y-%m-%dT%H:%M:%SZ"));
@@ -102,7 +95,7 @@ impl Copies {
         let (signers, revoked, broken) = (self.read(SIGNERS), self.read(REVOKED), self.read(BROKEN));
         let seal = [&signers, &revoked, &broken].into_iter().flatten().flat_map(|(bytes, _)| bytes.clone()).collect();
         let revoked_at = revoked.as_ref().map(|(_, at)| words(*at));
-        // A configuration without a list revoked nobody, and that is known too.
+        // A configuration without a list of revoked keys revoked nobody. That is known too.
         let without = config.as_ref().filter(|(config, _)| config.revoked_keys.is_none());
         let revoked_at = revoked_at.or_else(|| without.map(|(_, words)| words.clone()));
         let list =
@@ -114,10 +107,8 @@ impl Copies {
         Last { config, trust, revoked: revoked_at, seal }
     }
 
-    /// Copies what is good of the files that hold, and takes out of the copies what a broken one takes away. As root.
-    ///
-    /// # Errors
-    /// What could not be written, in words.
+    /// Copies the files that are good. Removes from the copies the keys that a broken file no longer lists. Must run as root. The error
+    /// says what could not be written.
     pub fn update(&self, path: &Path) -> Result<(), String> {
         self.prepare().and_then(|()| self.update_all(path)).map_err(|e| {
             format!("posternd cannot keep last good copies in {}: {e}. A start with a broken file then trusts nobody, or goes by older copies. Repair the directory and \
@@ -129,7 +120,7 @@ impl Copies {
         let at = |path: &Path| Contents::of(files::open(path));
         let found = at(path);
         let nobody_was_revoked = self.last().config.is_some_and(|(config, _)| config.revoked_keys.is_none());
-        // One that says nothing does not hold where a copy is: it must not become the copy.
+        // A file without a setting must not replace a copy.
         let loaded = Config::of(path, &found).ok().filter(|_| !says_nothing(&found));
         if loaded.is_some()
             && let Some(bytes) = &found.bytes
@@ -172,7 +163,6 @@ impl Copies {
         self.write(BROKEN, bytes)
     }
 
-    /// The directory, opened; only if it is root's alone.
     fn directory(&self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = File::from(openat(CWD, &self.0, flags, Mode::empty())?);
@@ -183,7 +173,6 @@ impl Copies {
         Ok(directory)
     }
 
-    /// A copy and when it was taken.
     fn read(&self, name: &str) -> Option<(Vec<u8>, Timestamp)> {
         let directory = self.directory().ok()?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -197,7 +186,7 @@ impl Copies {
         Some((bytes, Timestamp::from_second(found.mtime()).ok()?))
     }
 
-    /// Whole or not at all, durably. The same again changes nothing, its time included.
+    /// Replaces the copy atomically and durably. An equal copy keeps its time.
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         if self.read(name).is_some_and(|(known, _)| known == bytes) {
             return Ok(());

@@ -1,7 +1,7 @@
-//! The host trust in force. Where a file cannot be used, the last good version counts, without what the file takes away.
+//! The host trust in force. The last good version replaces a file that cannot be used, without the keys that the file no longer lists.
 //!
 //! Owns reading configuration, trust file and list of revoked keys, so that a start and a reload always have rules
-//! (docs/decisions/0042). It never decides about a request. Only [`Copies`] writes files.
+//! (docs/decisions/0042). Never decides about a request. Only [`Copies`] writes files.
 
 mod copies;
 
@@ -20,36 +20,35 @@ use crate::system::files::{self, Contents, Opener};
 
 pub use copies::{Copies, RootFiles};
 
-/// What to do about each finding.
+/// The advice in most findings.
 const MEND: &str =
     "Correct the file (posternd check-config names the mistakes) and reload posternd (systemctl reload posternd)";
-/// What to do about a configuration without a setting, in which there is no mistake to find.
+/// The advice for a configuration without a setting, which has no mistake to correct.
 const WRITE: &str = "Write the settings into the file, or mode = \"enforce\" for the defaults, and reload posternd \
                      (systemctl reload posternd)";
-/// Names in one sentence; more are counted.
 const NAMED: usize = 20;
 
-/// A condition, and in words what is wrong; `None` where nothing is wrong.
+/// A condition and its detail in words; `None`: the condition does not hold.
 pub type Finding = (Condition, Option<String>);
 
 /// The rules in force. A reload replaces them.
 #[derive(Clone)]
 pub struct Rules {
-    /// Who may open what.
+    /// Who may open which port.
     pub policy: Arc<Policy>,
     /// Whose signatures count.
     pub trust: Arc<Trust>,
-    /// Hex SHA-256 of the files from which they were read.
+    /// Hex SHA-256 of the files from which the rules were read.
     pub digest: Arc<str>,
 }
 
 /// The configuration and rules of a start or a reload.
 pub struct Effective {
-    /// The configuration: that of the file, or the last good one, or a bare one ([`Config::bare`]).
+    /// From the file, from the last good copy, or [`Config::bare`].
     pub config: Config,
     /// Policy and trust.
     pub rules: Rules,
-    /// Whether the configuration is bare: it closes the ports, and trusts nobody.
+    /// Whether the configuration is bare: it closes the ports and trusts nobody.
     pub is_bare: bool,
     /// A finding for each file.
     pub findings: Vec<Finding>,
@@ -62,18 +61,18 @@ pub struct Last {
     pub config: Option<(Config, String)>,
     /// Whose signatures counted.
     pub trust: Option<(Trust, String)>,
-    /// Whether the revocations in `trust` are known.
+    /// Words for the origin of the revocations in `trust`; `None`: they are not known.
     pub revoked: Option<String>,
-    /// What stands for all of it in a digest.
+    /// The bytes that represent the last good files in [`Rules::digest`].
     pub seal: Vec<u8>,
 }
 
 impl Last {
-    /// What is in force while posternd runs.
+    /// The configuration and rules of the running posternd.
     #[must_use]
     pub fn running(config: &Config, rules: &Rules) -> Self {
         let words = || "what was in force before".to_owned();
-        // A trial that was confirmed enforces, whatever was read when posternd started.
+        // A confirmed trial enforces, whatever mode the file had at the start.
         let policy = Policy { mode: rules.policy.mode, ..config.policy() };
         Self {
             config: Some((config.clone().with_policy(policy), words())),
@@ -84,8 +83,7 @@ impl Last {
     }
 }
 
-/// Reads the configuration at `path` and the files that it names. Never fails: `last` replaces what cannot be used, and a finding
-/// says so.
+/// Reads the configuration at `path` and the files that it names. Never fails: `last` replaces an unusable file, with a finding.
 #[must_use]
 pub fn read(path: &Path, opener: &Opener, last: &Last) -> Effective {
     let at = |path: &Path| Contents::of(opener.open(path));
@@ -123,11 +121,11 @@ pub fn read(path: &Path, opener: &Opener, last: &Last) -> Effective {
     Effective { config, rules, is_bare, findings }
 }
 
-/// Which configuration holds, what is wrong with the file, and whether the configuration is bare (see [`Config::bare`]).
+/// The configuration in force, what is wrong with the file, and whether the configuration is bare ([`Config::bare`]).
 fn configuration(path: &Path, file: &Contents, last: &Last) -> (Config, Option<String>, bool) {
     let differs = |config: &Config| last.config.as_ref().is_some_and(|(last, _)| last != config);
     let (error, mend) = match Config::of(path, file) {
-        // An administrator who wants the defaults writes a setting. A file that was truncated would open ports that are closed.
+        // A truncated file must not open closed ports. An administrator who wants the defaults writes a setting.
         Ok(config) if differs(&config) && says_nothing(file) => {
             (format!("{}: the file contains no setting", path.display()), WRITE)
         }
@@ -137,7 +135,7 @@ fn configuration(path: &Path, file: &Contents, last: &Last) -> (Config, Option<S
     match &last.config {
         Some((config, when)) => (config.clone(), Some(format!("{error}. posternd uses {when}. {mend}")), false),
         None => {
-            // A file that others than root could have written is ignored: it might say that the host only observes.
+            // A file that others than root could have written is ignored: its mode could be `observe`.
             let config = Config::bare(&String::from_utf8_lossy(file.owned().unwrap_or_default()));
             let why = format!(
                 "{error}. There is no last good copy, so nobody is trusted. posternd closes the ports that it can read from the file, \
@@ -149,8 +147,7 @@ fn configuration(path: &Path, file: &Contents, last: &Last) -> (Config, Option<S
     }
 }
 
-/// Why posternd does not go by the configuration at `path`, although the file has no mistake: the file has no setting, and a good copy
-/// has others than the defaults.
+/// Why posternd does not use the valid file at `path`: it has no setting, and the last good copy differs from the defaults.
 #[must_use]
 pub fn emptied(path: &Path) -> Option<String> {
     let (last, when) = Copies::of(path).last().config?;
@@ -171,8 +168,7 @@ pub fn is_emptied(path: &Path) -> bool {
     says_nothing(&Contents::of(files::open(path))) && Copies::of(path).last().config.is_some()
 }
 
-/// Whose signatures count by the trust file, and what is wrong with that. Its revocations are those of `last`, or none where the file
-/// is good.
+/// The trust by the trust file, and what is wrong with that file. The revocations are those of `last`, or none if the file is good.
 fn signers_of(path: &Path, found: &Contents, last: &Last) -> (Trust, Option<String>) {
     let bytes = found.bytes.as_deref().unwrap_or_default();
     let remains = Remains::of(bytes, Some(&TimeZone::system()));
@@ -198,15 +194,14 @@ fn signers_of(path: &Path, found: &Contents, last: &Last) -> (Trust, Option<Stri
     (trust.limited_by(&remains), Some(why))
 }
 
-/// Bytes that are no text, and in which not one key can be found, are no trust file from which somebody took lines away. Text in an
-/// older encoding than UTF-8 is text: it has no control characters.
+/// Whether the bytes are not text and contain no known key: such a file is damaged, and nobody removed keys from it. Text in an encoding
+/// other than UTF-8 is text, because it has no control characters.
 fn is_noise(bytes: &[u8], remains: &Remains, before: &Trust) -> bool {
     let is_control = |byte: &u8| byte.is_ascii_control() && !byte.is_ascii_whitespace();
     let is_text = std::str::from_utf8(bytes).is_ok() || !bytes.iter().any(is_control);
     !is_text && remains.missing(before).count() == before.len()
 }
 
-/// `trust` with the revocations of the file, and what is wrong with that.
 fn revoke(trust: Trust, path: &Path, found: &Contents, last: &Last) -> (Trust, Option<String>) {
     let read = Revocations::of(found.bytes.as_deref().unwrap_or_default());
     let Some(wrong) = wrong(path, found, read.error().map_or(&[], std::slice::from_ref)) else {
@@ -228,7 +223,7 @@ fn revoke(trust: Trust, path: &Path, found: &Contents, last: &Last) -> (Trust, O
     }
 }
 
-/// What is wrong with a file: as a whole, else its first line that is.
+/// What is wrong with the file as a whole, or else with its first wrong line.
 fn wrong(path: &Path, found: &Contents, errors: &[TrustError]) -> Option<String> {
     let more = match errors.len() {
         0 | 1 => String::new(),
@@ -239,7 +234,6 @@ fn wrong(path: &Path, found: &Contents, errors: &[TrustError]) -> Option<String>
     Some(format!("{}: {why}", path.display()))
 }
 
-/// Principals and fingerprints.
 fn named<'a>(entries: impl Iterator<Item = Entry<'a>>) -> String {
     let all: Vec<_> =
         entries.map(|entry| format!("{} ({})", entry.principals().join(","), entry.fingerprint())).collect();
@@ -248,7 +242,7 @@ fn named<'a>(entries: impl Iterator<Item = Entry<'a>>) -> String {
     if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
 
-/// Says so where no signature can open any port; `at` is in seconds since the Unix epoch.
+/// Finds [`Condition::NoWayIn`]: no signature can open any port. `at` is in seconds since the Unix epoch.
 #[must_use]
 pub fn way_in(rules: &Rules, at: i64) -> Finding {
     let ports = lints::unaskable(&rules.policy, &rules.trust, at);
@@ -261,7 +255,7 @@ pub fn way_in(rules: &Rules, at: i64) -> Finding {
     (Condition::NoWayIn, nobody.then_some(why))
 }
 
-/// Keeps closed what the record says was closed, besides what `rules` close.
+/// Adds to `rules` the ports that the record lists as closed before.
 pub fn keep_closed(rules: &mut Rules, before: &[postern_core::grant::PortSpec]) {
     let mut policy = (*rules.policy).clone();
     for port in before {

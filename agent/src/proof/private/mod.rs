@@ -1,8 +1,7 @@
-//! A private host key in memory: what sshd reads from its key files, and one signature with it.
+//! A private host key in memory: parsing of the formats that sshd reads, and one signature.
 //!
-//! Owns the formats that ssh-keygen and OpenSSL write, and the types of keys that sign here. It opens no file and decides nothing.
-//! The formats are read here since the ssh-key crate refuses one ECDSA key in 256, whose secret number takes a byte less, and
-//! every key of OpenSSL's formats (docs/decisions/0054).
+//! Owns the formats of ssh-keygen and OpenSSL, and the types of keys that sign here. Opens no file. The ssh-key crate is no substitute:
+//! it refuses OpenSSL's formats, and one ECDSA key in 256, whose secret number is a byte shorter (docs/decisions/0054).
 
 use std::fmt;
 
@@ -20,14 +19,13 @@ use zeroize::Zeroizing;
 
 use super::der;
 
-/// OpenSSH's own format begins with this (PROTOCOL.key).
+/// The start of OpenSSH's own format (PROTOCOL.key).
 const MAGIC: &[u8] = b"openssh-key-v1\0";
 /// `AlgorithmIdentifier`s of PKCS#8: rsaEncryption, id-ecPublicKey and id-Ed25519 (RFC 3279, RFC 5480, RFC 8410).
 const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
 const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
 const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 
-/// A curve of ECDSA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Curve {
     P256,
@@ -48,18 +46,16 @@ impl Curve {
     }
 }
 
-/// Why a file holds no key that signs here.
+/// Why a file contains no key that signs here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Unusable {
-    /// It has a passphrase, so that sshd cannot use it either.
+    /// The key has a passphrase, so sshd cannot use it either.
     Passphrase,
-    /// It is a key of this type.
     Type(String),
-    /// An RSA key of so many bits. The numbers are ring's.
+    /// An RSA key of so many bits. The bounds are those of the ring crate.
     RsaBits(usize),
-    /// It is none of the formats, or is cut off.
+    /// The text is in none of the formats, or is truncated.
     Malformed,
-    /// The parts of the key do not fit each other.
     Inconsistent,
 }
 
@@ -82,23 +78,19 @@ enum Secret {
     Rsa(Box<rsa::KeyPair>),
 }
 
-/// A private key that signs.
 pub(super) struct PrivateKey {
-    /// Its public half in SSH's encoding.
+    /// The public half in SSH's encoding.
     pub(super) public: Vec<u8>,
-    /// The name of its signatures.
+    /// SSH's name of the signature algorithm.
     algorithm: String,
     secret: Secret,
 }
 
 impl PrivateKey {
-    /// Reads the text of a key file: OpenSSH's format, PKCS#1, SEC 1 and PKCS#8, without a passphrase.
-    ///
-    /// # Errors
-    /// [`Unusable`].
+    /// Reads the text of a key file without a passphrase: OpenSSH's format, PKCS#1, SEC 1 or PKCS#8.
     pub(super) fn parse(text: &str) -> Result<Self, Unusable> {
         let (label, body) = armored(text).ok_or(Unusable::Malformed)?;
-        // `Proc-Type: 4,ENCRYPTED` and `DEK-Info:` (RFC 1421) stand before the base64, which has no colon.
+        // `Proc-Type: 4,ENCRYPTED` and `DEK-Info:` (RFC 1421) come before the base64, which has no colon.
         if label == "ENCRYPTED PRIVATE KEY" || body.contains("Proc-Type:") {
             return Err(Unusable::Passphrase);
         }
@@ -153,7 +145,7 @@ impl PrivateKey {
         Ok(Self { public, algorithm: "ssh-ed25519".to_owned(), secret: Secret::Ed25519(key) })
     }
 
-    /// `number` may have fewer bytes than the curve's, or a zero before it.
+    /// `number` may be shorter than the curve's numbers, or have leading zeros.
     fn ecdsa(curve: Curve, number: &[u8], point: &[u8]) -> Result<Self, Unusable> {
         let (name, _, length) = curve.facts();
         let number = without_zeros(number);
@@ -190,11 +182,11 @@ impl PrivateKey {
         if !(2048..=4096).contains(&bits) {
             return Err(Unusable::RsaBits(bits));
         }
-        // ring signs with no other exponents; ssh-keygen made keys with 35 until 2010.
+        // ring accepts no smaller exponent; ssh-keygen made keys with exponent 35 until 2010.
         if e.len() < 3 || (e.len() == 3 && e < &[1, 0, 1][..]) {
             return Err(Unusable::Type("ssh-rsa with an exponent below 65537".to_owned()));
         }
-        // The remainders below take time by the product of both lengths, and a file may be a million bytes long.
+        // The time of `remainder` grows with the product of both lengths, and a file may have a million bytes.
         if [d, p, q].iter().any(|part| part.len() > n.len()) {
             return Err(Unusable::Inconsistent);
         }
@@ -217,7 +209,7 @@ impl PrivateKey {
     }
 }
 
-/// An RSA key's numbers, without zeros before them.
+/// The numbers of an RSA key, without leading zeros.
 struct Rsa<'a> {
     n: &'a [u8],
     e: &'a [u8],
@@ -234,7 +226,7 @@ fn blob(kind: &str, fields: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     out
 }
 
-/// The label and the body of the armored private key. OpenSSL may have written the curve's parameters before it.
+/// Label and body of the armored private key. OpenSSL may write the curve's parameters before the key.
 fn armored(text: &str) -> Option<(&str, &str)> {
     let blocks = text.split("-----BEGIN ").skip(1).filter_map(|block| block.split_once("-----"));
     let (label, rest) = blocks.into_iter().find(|(label, _)| label.ends_with("PRIVATE KEY"))?;
@@ -257,12 +249,11 @@ fn of_openssh(bytes: &[u8]) -> Result<PrivateKey, Unusable> {
     of_fields(&mut secret)
 }
 
-/// Reads the key's type and its fields, as in OpenSSH's format.
 fn of_fields(fields: &mut Reader<'_>) -> Result<PrivateKey, Unusable> {
     let kind = std::str::from_utf8(fields.string("type")?).map_err(|_| Unusable::Malformed)?;
     if kind == "ssh-ed25519" {
         let (public, both) = (fields.string("public half")?, fields.string("private half")?);
-        // The seed, and the public half once more.
+        // The private half is the seed, followed by the public half.
         return PrivateKey::ed25519(both.get(..32).ok_or(Unusable::Malformed)?, Some(public));
     }
     if let Some(curve) = kind.strip_prefix("ecdsa-sha2-") {
@@ -279,7 +270,7 @@ fn of_fields(fields: &mut Reader<'_>) -> Result<PrivateKey, Unusable> {
     PrivateKey::rsa(&Rsa { n, e, d, p, q, q_inverse })
 }
 
-/// A positive number, without the zeros before it. ssh reads any count of them.
+/// A positive number, without leading zeros. ssh accepts any count of them.
 fn number<'a>(fields: &mut Reader<'a>) -> Result<&'a [u8], Unusable> {
     let bytes = fields.string("number")?;
     if bytes.first().is_some_and(|high| *high >= 0x80) { Err(Unusable::Malformed) } else { Ok(without_zeros(bytes)) }
@@ -302,7 +293,7 @@ fn of_pkcs1(bytes: &[u8]) -> Result<PrivateKey, Unusable> {
     PrivateKey::rsa(&Rsa { n, e, d, p, q, q_inverse })
 }
 
-/// RFC 5915. PKCS#8 names the curve outside of it.
+/// RFC 5915. PKCS#8 names the curve (`named`) outside of this structure.
 fn of_sec1(bytes: &[u8], named: Option<Curve>) -> Result<PrivateKey, Unusable> {
     let mut outer = bytes;
     let mut fields = der::take(&mut outer, der::SEQUENCE).ok_or(Unusable::Malformed)?;
@@ -313,7 +304,7 @@ fn of_sec1(bytes: &[u8], named: Option<Curve>) -> Result<PrivateKey, Unusable> {
         None => named,
     };
     let mut public = der::take(&mut fields, der::field(1)).ok_or(Unusable::Malformed)?;
-    // The first byte counts bits that are not used: none.
+    // The first byte counts the unused bits: 0.
     let point = der::take(&mut public, der::BIT_STRING).and_then(|bits| bits.strip_prefix(&[0]));
     PrivateKey::ecdsa(curve.ok_or(Unusable::Malformed)?, number, point.ok_or(Unusable::Malformed)?)
 }
@@ -339,17 +330,17 @@ fn of_pkcs8(bytes: &[u8]) -> Result<PrivateKey, Unusable> {
     }
 }
 
-/// `d mod (prime - 1)`, without zeros before it. OpenSSH's format leaves it out, and ring wants it.
+/// `d mod (prime - 1)`, without leading zeros. ring needs this number, and OpenSSH's format omits it.
 fn exponent(d: &[u8], prime: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut modulus = Zeroizing::new(prime.to_vec());
-    // A prime is odd, so nothing is borrowed.
+    // A prime is odd, so clearing the lowest bit subtracts 1.
     if let Some(last) = modulus.last_mut() {
         *last &= !1;
     }
     Zeroizing::new(without_zeros(&remainder(d, &modulus)).to_vec())
 }
 
-/// `number mod modulus`, bit by bit: it happens once for each key file, and nobody can measure it.
+/// `number mod modulus`, bit by bit: it runs once for each key file, and nobody can measure it.
 fn remainder(number: &[u8], modulus: &[u8]) -> Zeroizing<Vec<u8>> {
     let modulus = [&[0], modulus].concat();
     let mut left = Zeroizing::new(vec![0_u8; modulus.len()]);
@@ -370,7 +361,7 @@ fn remainder(number: &[u8], modulus: &[u8]) -> Zeroizing<Vec<u8>> {
     left
 }
 
-/// A name from a file, fit to be shown.
+/// A name from a file, safe to show.
 fn shown(name: &str) -> String {
     name.chars().filter(|c| c.is_ascii_graphic()).take(64).collect()
 }

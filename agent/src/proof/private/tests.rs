@@ -1,4 +1,4 @@
-//! Keys that the real `ssh-keygen` made, in each of its types and formats; ssh-keygen verifies what they sign.
+//! Keys from the real `ssh-keygen`, in each of its types and formats; ssh-keygen verifies their signatures.
 
 use std::fs;
 use std::io::Write as _;
@@ -25,7 +25,7 @@ fn signature(key: &PrivateKey, message: &[u8]) -> String {
     armor(&key.public, NAMESPACE, &key.sign(&to_be_signed(NAMESPACE, message)).unwrap())
 }
 
-/// Whether the real ssh-keygen takes the signature for one by the key in `path`.
+/// Whether the real ssh-keygen accepts the signature by the key in `path`.
 fn verifies(path: &Path, message: &[u8], signature: &str) -> bool {
     let public = fs::read_to_string(path.with_extension("pub")).unwrap();
     let (signers, file) = (path.with_extension("signers"), path.with_extension("sig"));
@@ -87,7 +87,7 @@ fn a_number_that_takes_fewer_bytes_is_a_number() {
             assert!(verifies(&path, b"message", &signature(&key, b"message")), "{bits} {format}");
         }
     }
-    // Of P-521, which has 521 bits in 66 bytes, half of the numbers have 65 bytes.
+    // P-521 has 521 bits in 66 bytes, so half of the numbers have 65 bytes.
     for _ in 0..8 {
         make(&path, &["-t", "ecdsa", "-b", "521"]);
         let key = PrivateKey::parse(&fs::read_to_string(&path).unwrap()).unwrap();
@@ -130,7 +130,7 @@ fn signatures_with_short_numbers_verify_too() {
     assert!(verifies(&path, &message, &armor(&key.public, NAMESPACE, &signature)));
 }
 
-/// Whether this host, which checks people's signatures, takes the signature.
+/// Whether posternd's own check of signatures accepts the signature.
 fn is_taken(key: &PrivateKey, message: &[u8], signature: &[u8]) -> bool {
     let armored = armor(&key.public, NAMESPACE, signature);
     let bytes = dearmor(&armored).unwrap();
@@ -153,7 +153,7 @@ fn people_sign_with_short_numbers_too() {
             let name = rest.string("name").unwrap();
             let value = rest.string("name").unwrap();
             if kind[1] == "rsa" {
-                // As some agents write it.
+                // Some ssh-agents omit the zeros.
                 let without = without_zeros(value);
                 let again = blob(std::str::from_utf8(name).unwrap(), |out| put_string(out, without));
                 assert!(is_taken(&key, &message, &again), "{message:?}");
@@ -181,7 +181,7 @@ fn what_is_no_key_is_refused_and_what_is_cut_off_too() {
         for length in (0..text.len() - 1).step_by(7) {
             assert!(PrivateKey::parse(&text[..length]).is_err(), "{kind} {format}: {length}");
         }
-        // Any change of a byte is a refusal or, where nothing depends on the byte, the same key.
+        // A changed byte is refused or, if nothing depends on the byte, gives the same key.
         let (label, body) = armored(&text).unwrap();
         let bytes = STANDARD.decode(body.split_whitespace().collect::<String>()).unwrap();
         let own = PrivateKey::parse(&text).unwrap().public;

@@ -1,7 +1,7 @@
 //! Events of the clocks and the machine.
 //!
-//! Owns the kernel's sources of these events: a timer that is cancelled when the wall clock is set, its log, and the event of a new VM
-//! generation that some kernels send (6.8, and distributions' that took it from there). It never decides what follows.
+//! Owns the kernel's sources: a timer that setting the wall clock cancels, the kernel's log, and the uevent of a new VM generation
+//! (Linux 6.8, and distribution kernels with that change). Never decides what follows.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,19 +15,19 @@ use rustix::time::{
 
 use super::log::KernelLog;
 
-/// The kernel's own events; group 2 is udev's.
+/// The multicast group of the kernel's own uevents; group 2 is udev's.
 const KERNEL_EVENTS: u32 = 1;
-/// Room for a burst of events, as when many devices appear at once.
+/// Receive buffer in bytes, for bursts when many devices appear at once.
 const ROOM: usize = 1 << 20;
 
-/// What happened.
+/// The events since the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClockEvents {
     /// The wall clock was set.
     pub set: bool,
     /// The machine was restored from a snapshot, or is a copy.
     pub restored: bool,
-    /// More came than was read: something of it may have been of a restore.
+    /// Some events were lost, perhaps one of a restore.
     pub missed: bool,
 }
 
@@ -39,10 +39,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch; the kernel's log too, where there is one to watch.
-    ///
-    /// # Errors
-    /// What the kernel refused.
+    /// Starts to watch, also the kernel's log if `log` is given. Fails if the kernel refuses the timer or the socket.
     pub fn open(log: Option<KernelLog>) -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         arm(timer.as_fd())?;
@@ -54,10 +51,7 @@ impl Watch {
         Ok(Self { timer, events, log })
     }
 
-    /// Sleeps until an event comes.
-    ///
-    /// # Errors
-    /// When the kernel does not answer.
+    /// Blocks until an event comes. Fails if the kernel does not answer.
     pub fn wait(&self) -> io::Result<ClockEvents> {
         loop {
             let fds = [self.timer.as_fd(), self.events.as_fd()].into_iter().chain(self.log.as_ref().map(AsFd::as_fd));
@@ -102,7 +96,7 @@ impl Watch {
     }
 }
 
-/// Sets the timer to a moment that does not come; setting the clock cancels it.
+/// Sets the timer to a moment that never comes. Setting the wall clock cancels the timer.
 fn arm(timer: BorrowedFd<'_>) -> io::Result<()> {
     let never = Timespec { tv_sec: i64::MAX, tv_nsec: 0 };
     let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };
@@ -110,8 +104,8 @@ fn arm(timer: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a uevent says that the VM generation changed: `change@/devices/…`, then `NAME=value` lines, each ended by a zero. What
-/// root writes into `uevent` in sysfs has another name (`SYNTH_ARG_…`).
+/// Whether a uevent reports a new VM generation: `change@/devices/…`, then `NAME=value` lines, each ended by a zero byte. The kernel
+/// prefixes a name that root writes into a `uevent` file of sysfs (`SYNTH_ARG_…`).
 fn is_new_generation(event: &[u8]) -> bool {
     let mut lines = event.split(|byte| *byte == 0);
     lines.next().is_some_and(|head| head.starts_with(b"change@")) && lines.any(|line| line == b"NEW_VMGENID=1")
@@ -145,7 +139,7 @@ mod tests {
             Ok(watch) => watch,
             Err(error) => return println!("skipped: {error}"),
         };
-        // Root may have the kernel tell of a device once more, in words that it marks as not the driver's and that have no underscore.
+        // Root can make the kernel send a uevent, whose names get the prefix `SYNTH_ARG_` and may have no underscore.
         let made_up = "change 01234567-89ab-cdef-0123-456789abcdef NEWVMGENID=1";
         if fs::write("/sys/class/net/lo/uevent", made_up).is_err() {
             return println!("skipped: needs root");

@@ -1,8 +1,7 @@
 //! The kernel's log, for the one line that reports a restore of the machine from a snapshot.
 //!
-//! Linux has no other report of it: the uevent of 6.8 was taken back in 6.9, and the generation id itself is the kernel's alone. Since
-//! 5.18 the driver has the kernel's random numbers made anew, and that is logged. Owns the open log and how a record is read. It
-//! never writes there, and never sees what was logged before it was opened.
+//! Linux has no other report: 6.9 removed the uevent of 6.8, and the kernel does not show the generation id. Since 5.18 the driver
+//! reseeds the kernel's random numbers and logs that. Never writes to the log, and sees nothing from before it was opened.
 
 use std::fs;
 use std::io;
@@ -11,38 +10,33 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom, fstat, makedev, open, seek};
 use rustix::io::{Errno, read};
 
-/// Where the driver shows the devices that it serves: as a platform device since Linux 6.10, on ACPI before.
+/// The directory with a link to each device of the driver: a platform driver since Linux 6.10, an ACPI driver before.
 const DRIVERS: [&str; 2] = ["/sys/bus/platform/drivers/vmgenid", "/sys/bus/acpi/drivers/vmgenid"];
 const LOG: &str = "/dev/kmsg";
-/// Its device number, so that another file of this name is refused, as in some containers.
+/// The device number. Some containers have another file at this path, which is refused.
 const DEVICE: (u32, u32) = (1, 11);
-/// The kernel's line after it has new random numbers that no copy has.
+/// The kernel logs this line after it reseeds its random numbers because of a restore.
 const RESTORED: &[u8] = b"random: crng reseeded due to virtual machine fork";
-/// Room for the longest record that there may be.
+/// The longest record, in bytes.
 const LONGEST: usize = 8192;
-/// Records that are read before other news is looked for: somebody may have the kernel log without end.
+/// Records that are read before other events are checked: a program may make the kernel log without end.
 const AT_ONCE: usize = 1000;
 
-/// The kernel's log from where it was opened on.
+/// The kernel's log, from its end at the time of opening.
 pub struct KernelLog(OwnedFd);
 
-/// What the log said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heard {
-    /// The machine was restored from a snapshot, or is a copy.
     pub restored: bool,
     /// Records were overwritten before they were read.
     pub missed: bool,
 }
 
 impl KernelLog {
-    /// Opens it at its end, where the hypervisor tells this machine when it is restored or copied and the kernel listens. Takes
-    /// `CAP_SYSLOG` where `kernel.dmesg_restrict` is set; to read on takes nothing.
-    ///
-    /// # Errors
-    /// Why a restore will not be noticed, in words.
+    /// Opens the log at its end, if hypervisor and kernel support the VM generation id. Needs `CAP_SYSLOG` if `kernel.dmesg_restrict`
+    /// is set; reading needs nothing. The error says why a restore will not be noticed.
     pub fn open() -> Result<Self, String> {
-        // Each device that it serves is a link to it, and has one back.
+        // The driver's directory has a link to each of its devices, and each device has a link back.
         let serves = |driver: &str| {
             fs::read_dir(driver)
                 .is_ok_and(|entries| entries.flatten().any(|entry| entry.path().join("driver").exists()))
@@ -64,7 +58,7 @@ impl KernelLog {
         Ok(Self(fd))
     }
 
-    /// What it said since the last time, without waiting. There may be more.
+    /// Reads up to [`AT_ONCE`] new records, without waiting.
     pub(super) fn heard(&self) -> io::Result<Heard> {
         let (mut heard, mut record) = (Heard::default(), [0; LONGEST]);
         for _ in 0..AT_ONCE {
@@ -72,7 +66,7 @@ impl KernelLog {
                 Ok(length) => heard.restored |= says_restored(&record[..length]),
                 Err(Errno::AGAIN) => break,
                 Err(Errno::PIPE) => heard.missed = true,
-                // A record that is longer than all that this is about is passed over.
+                // A record longer than the buffer cannot be the line.
                 Err(Errno::INTR | Errno::INVAL) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -87,8 +81,8 @@ impl AsFd for KernelLog {
     }
 }
 
-/// Whether a record is the kernel's word that the machine was restored: `NUMBER,…;TEXT`, then lines that begin with a space. The number
-/// is eight times who wrote it, which is 0 for the kernel and never 0 for anybody else, and how urgent it is.
+/// Whether a record is the kernel's line about a restore: `NUMBER,…;TEXT`, then lines that begin with a space. `NUMBER` is eight times the
+/// facility, plus the level. Only the kernel has facility 0.
 fn says_restored(record: &[u8]) -> bool {
     let Some(at) = record.iter().position(|byte| *byte == b';') else { return false };
     let (head, text) = (&record[..at], &record[at + 1..]);
@@ -110,7 +104,7 @@ mod tests {
         let other = |from: &str, to: &str| says_restored(real.replace(from, to).as_bytes());
         assert!(other(",-;", ",-,caller=T17;") && other("5,", "0,") && other("fork\n", "fork\n SUBSYSTEM=x\n"));
         for (from, to) in [
-            // Of a program: its facility is 1 at least.
+            // A program's facility is 1 or more.
             ("5,", "13,"),
             ("5,", "8,"),
             ("5,", ","),
@@ -131,7 +125,7 @@ mod tests {
             Ok(log) => log,
             Err(error) => return println!("skipped: {error}"),
         };
-        // As urgent as the kernel says it, and with the kernel's number for who it is.
+        // With the kernel's level, and with facility 0.
         if fs::write(LOG, [b"<5>", RESTORED, b"\n"].concat()).is_err() {
             return println!("skipped: needs root");
         }

@@ -1,7 +1,6 @@
-//! The one place that reads a clock.
+//! The only module that reads a clock.
 //!
-//! Owns [`Clock`], and its source of time ([`Clocks`]), which a test can replace. It never decides what a moment means, or whether the
-//! wall clock can be trusted: `postern_core::wall` decides that.
+//! Owns [`Clock`] and its source of time ([`Clocks`]), which a test can replace. `postern_core::wall` decides whether to trust a clock.
 
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +26,7 @@ pub trait Clocks: Send + Sync {
     /// The wall clock.
     fn wall(&self) -> Timestamp;
 
-    /// The wall clock's largest error in microseconds, while somebody keeps it synchronised.
+    /// The wall clock's largest error in microseconds; `None` if nothing synchronises that clock.
     fn max_error(&self) -> Option<u64>;
 }
 
@@ -41,22 +40,19 @@ struct Inner {
     unsynchronised: Unsynchronised,
     wall: Mutex<WallClock>,
     restores: AtomicU64,
-    /// Why none would be noted.
+    /// Why a restore would not be noticed.
     unnoticed: OnceLock<String>,
 }
 
 impl Clock {
-    /// The kernel's clocks, of the running boot. `max_error` asks the kernel how far the wall clock may be off.
-    ///
-    /// # Errors
-    /// When `/proc/sys/kernel/random/boot_id` cannot be read or is no UUID.
+    /// The kernel's clocks in the running boot. Fails if `/proc/sys/kernel/random/boot_id` cannot be read.
     pub fn new(unsynchronised: Unsynchronised, max_error: MaxError) -> std::io::Result<Self> {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let boot_id = text.trim().parse().map_err(std::io::Error::other)?;
         Ok(Self::with(Box::new(Kernel(max_error)), boot_id, unsynchronised))
     }
 
-    /// Others, of the boot `boot_id`.
+    /// Other clocks, in the boot `boot_id`.
     #[must_use]
     pub fn with(clocks: Box<dyn Clocks>, boot_id: Uuid, unsynchronised: Unsynchronised) -> Self {
         let wall = Mutex::new(WallClock::new(unsynchronised, High::default(), None));
@@ -64,7 +60,7 @@ impl Clock {
         Self(Arc::new(Inner { boot_id, clocks, unsynchronised, wall, restores, unnoticed }))
     }
 
-    /// Continues from the record: the newest moments, and the newest record of this boot.
+    /// Continues from the record: `high` has the newest moments, `seen` is the newest record of this boot.
     pub fn resume(&self, high: High, seen: Option<Seen>) {
         *self.wall() = WallClock::new(self.0.unsynchronised, high, seen);
     }
@@ -79,24 +75,24 @@ impl Clock {
         self.0.restores.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// How often that was noted.
+    /// How many restores were noted.
     #[must_use]
     pub fn restores(&self) -> u64 {
         self.0.restores.load(Ordering::SeqCst)
     }
 
-    /// Notes why a restore would not be noted; the first reason stays.
+    /// Stores why a restore would not be noticed; the first reason stays.
     pub fn notices_no_restore(&self, why: String) {
         let _ = self.0.unnoticed.set(why);
     }
 
-    /// Why a restore would not be noted, where that is so.
+    /// Why a restore would not be noticed; `None` if it would.
     #[must_use]
     pub fn unnoticed(&self) -> Option<&str> {
         self.0.unnoticed.get().map(String::as_str)
     }
 
-    /// Which boot.
+    /// The id of this boot.
     #[must_use]
     pub fn boot_id(&self) -> Uuid {
         self.0.boot_id
@@ -105,7 +101,7 @@ impl Clock {
     /// The present, and the state of the wall clock.
     #[must_use]
     pub fn now(&self) -> Now {
-        // Looks are taken one after another, so that none is compared with a later one.
+        // One reading at a time, so that none is compared with a later one.
         let mut watched = self.wall();
         let clocks = &self.0.clocks;
         let (boot, wall) = (clocks.boot(), clocks.wall());
@@ -124,11 +120,10 @@ impl Clock {
     }
 }
 
-/// Asks the kernel for the largest error of the wall clock, in microseconds; `None` where nobody synchronises that clock. The call
-/// needs unsafe code, so the enforcer has the function.
+/// Asks the kernel for the largest error of the wall clock, in microseconds; `None` if nothing synchronises that clock. The function is the
+/// enforcer's, because the call needs unsafe code.
 pub type MaxError = fn() -> std::io::Result<Option<u64>>;
 
-/// The kernel's clocks.
 struct Kernel(MaxError);
 
 impl Clocks for Kernel {
@@ -143,20 +138,19 @@ impl Clocks for Kernel {
     }
 
     fn max_error(&self) -> Option<u64> {
-        // Without an answer the clock counts as not synchronised.
+        // Without an answer, the clock counts as unsynchronised.
         (self.0)().ok().flatten()
     }
 }
 
-/// Whether this process counts the boot clock otherwise than the kernel's programs do, and by how much: in a time namespace
-/// (Linux 5.6) with an offset, in words.
+/// The offset of this process's boot clock from the kernel's, in words, if a time namespace (Linux 5.6) sets one.
 #[must_use]
 pub fn boot_clock_offset() -> Option<String> {
-    // No such file: a kernel without time namespaces.
+    // A kernel without time namespaces has no such file.
     offset_in(&fs::read_to_string("/proc/self/timens_offsets").ok()?)
 }
 
-/// `boottime`, seconds, nanoseconds; Linux 5.6 wrote the clock's number for its name.
+/// The lines have name, seconds, nanoseconds. Linux 5.6 writes the clock's number (7) for `boottime`.
 fn offset_in(text: &str) -> Option<String> {
     let mut lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     lines.find_map(|fields| match &fields[..] {

@@ -1,4 +1,4 @@
-//! What is opened below the state directory, what is refused, and with whose rights.
+//! Which files are opened below the state directory, which are refused, and with whose rights.
 
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::PathBuf;

@@ -1,6 +1,4 @@
-//! The conversation with netlink: lists the sessions of one port, destroys one socket, names the host's own addresses.
-//!
-//! Owns the order of messages. It never chooses whose session ends.
+//! Netlink requests: lists the sessions of a port, destroys a socket, lists the host's own addresses. Never chooses which session ends.
 
 use std::io;
 use std::net::IpAddr;
@@ -25,32 +23,30 @@ use crate::system::netlink::{self, Socket, take};
 
 /// The kernel fills at most 32 KiB per read of a dump (`netlink_dump`).
 const READ_BYTES: usize = 64 * 1024;
-/// The kernel answers within the system call; a silence this long means that it never will.
+/// The kernel answers within the system call; after this time no answer will come.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// What the kernel did with one socket.
 pub(super) enum Fate {
     Destroyed,
-    /// Closed by itself in the meantime.
+    /// The socket closed by itself in the meantime.
     Gone,
-    /// The kernel's error number.
     Refused(i32),
 }
 
-/// The sessions of `protocol` (TCP or UDP) on local `port`, of both families, half-open ones too. IPv6 sockets that carry IPv4
-/// are among those of IPv6. The kernel filters by port, so a host with a million other sockets costs no more copying.
+/// The sessions of `protocol` (TCP or UDP) on local `port` over IPv4 and IPv6, half-open ones too. IPv6 sockets may carry IPv4. The kernel
+/// filters by port, so a million other sockets cost no copying.
 pub(super) fn list(protocol: u8, port: u16) -> io::Result<Vec<Socket>> {
     list_in(protocol, port, states_of(protocol))
 }
 
-/// Those of the sessions whose handshake is over and whose socket is whole.
+/// The sessions whose handshake is complete.
 pub(super) fn list_established(protocol: u8, port: u16) -> io::Result<Vec<Socket>> {
     list_in(protocol, port, established_states_of(protocol))
 }
 
-/// The sockets that take new sessions on local `port`.
+/// The sockets that accept new sessions on local `port`.
 pub(super) fn list_listening(protocol: u8, port: u16) -> io::Result<Vec<Socket>> {
-    // A UDP socket that is bound and not connected counts as closed.
+    // A bound, unconnected UDP socket counts as closed.
     list_in(protocol, port, if protocol == TCP { StateFlags::LISTEN } else { StateFlags::CLOSE })
 }
 
@@ -67,14 +63,13 @@ fn list_in(protocol: u8, port: u16, states: StateFlags) -> io::Result<Vec<Socket
     Ok(found)
 }
 
-/// Asks the kernel to abort one socket, named by its addresses and its cookie, so that no later socket with the same
-/// addresses is hit.
+/// Asks the kernel to abort one socket. The cookie protects a later socket with the same addresses.
 pub(super) fn destroy(protocol: u8, socket: &Socket) -> io::Result<Fate> {
     let request = SockDiagDestroy::new(request(socket.family, protocol, socket.id.clone(), states_of(protocol)));
     Ok(fate(Conversation::begin(NETLINK_SOCK_DIAG, NLM_F_ACK, request)?.acknowledgement::<SockDiagMessage>()?))
 }
 
-/// What an acknowledgement means: it carries an error number, 0 for success.
+/// The meaning of the error number in an acknowledgement; 0 is success.
 fn fate(errno: i32) -> Fate {
     const GONE: [Errno; 3] = [Errno::NOENT, Errno::STALE, Errno::NOTCONN];
     match errno {
@@ -84,10 +79,10 @@ fn fate(errno: i32) -> Fate {
     }
 }
 
-/// Why the kernel would not list or abort sockets, found out by asking for one that cannot exist: without the module for it, without
-/// `CONFIG_INET_DIAG_DESTROY`, or without CAP_NET_ADMIN.
+/// Why the kernel would not list or abort sockets: no module, no `CONFIG_INET_DIAG_DESTROY`, or no CAP_NET_ADMIN. Asks for a socket that
+/// cannot exist.
 pub(super) fn cannot_destroy() -> io::Result<Option<i32>> {
-    // No service listens on port 1 (tcpmux), and a list of it is short.
+    // No service listens on port 1 (tcpmux), so its list is short.
     list(TCP, 1)?;
     let nobody = request(AF_INET, TCP, SocketId::new_v4(), states_of(TCP));
     let mut asked = Conversation::begin(NETLINK_SOCK_DIAG, NLM_F_ACK, SockDiagDestroy::new(nobody))?;
@@ -97,7 +92,6 @@ pub(super) fn cannot_destroy() -> io::Result<Option<i32>> {
     })
 }
 
-/// The host's own addresses in this network namespace.
 pub(super) fn own_addresses() -> io::Result<Vec<IpAddr>> {
     let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let mut answers = Conversation::begin(NETLINK_ROUTE, NLM_F_DUMP, all)?;
@@ -109,7 +103,7 @@ pub(super) fn own_addresses() -> io::Result<Vec<IpAddr>> {
     Ok(own)
 }
 
-/// One request and its answers, on a socket of its own, so that no answer is taken for another's.
+/// One request and its answers, on a socket of its own, so that answers are not mixed up.
 struct Conversation {
     socket: NetlinkSocket,
     buffer: Vec<u8>,
@@ -133,7 +127,6 @@ impl Conversation {
         Ok(Self { socket, buffer: Vec::with_capacity(READ_BYTES) })
     }
 
-    /// The next item of a dump, or nothing at its end.
     fn next_of_dump<M: NetlinkDeserializable>(&mut self) -> io::Result<Option<M>> {
         loop {
             match self.next()? {
@@ -145,7 +138,6 @@ impl Conversation {
         }
     }
 
-    /// The error number in the answer to a request, 0 for success.
     fn acknowledgement<M: NetlinkDeserializable>(&mut self) -> io::Result<i32> {
         loop {
             if let NetlinkPayload::Error(error) = self.next::<M>()? {
@@ -154,7 +146,6 @@ impl Conversation {
         }
     }
 
-    /// The next message, read from the kernel when the last datagram is used up.
     fn next<M: NetlinkDeserializable>(&mut self) -> io::Result<NetlinkPayload<M>> {
         if self.buffer.is_empty() && self.socket.recv(&mut self.buffer, 0)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -168,9 +159,8 @@ fn request(family: u8, protocol: u8, socket_id: SocketId, states: StateFlags) ->
     SockDiagMessage::InetRequest(InetRequest { family, protocol, extensions, states, socket_id })
 }
 
-/// The states in which a socket is a session. TCP: all but listeners, closed sockets and `TIME_WAIT`, which belongs to no
-/// program any more (and which older kernels refuse to destroy). UDP: a connected socket counts as established, an
-/// unconnected one as closed.
+/// The states of sessions. TCP: all but listeners, closed sockets and `TIME_WAIT`, which belongs to no program (and which older kernels
+/// refuse to destroy). UDP: a connected socket counts as established.
 fn states_of(protocol: u8) -> StateFlags {
     match protocol {
         TCP => StateFlags::all() - StateFlags::LISTEN - StateFlags::CLOSE - StateFlags::TIME_WAIT,
@@ -178,8 +168,8 @@ fn states_of(protocol: u8) -> StateFlags {
     }
 }
 
-/// The states of [`list_established`]: those in which the cut looks for a session's cookie (`agent-ebpf/src/cut.rs`). A mini
-/// socket on its way to `TIME_WAIT` may show as `FIN_WAIT2`; the cut sees that it is no whole socket.
+/// The states of [`list_established`]: those in which the cut looks for a session's cookie (`agent-ebpf/src/cut.rs`). A mini socket on its
+/// way to `TIME_WAIT` may show as `FIN_WAIT2`; the cut recognises it.
 fn established_states_of(protocol: u8) -> StateFlags {
     match protocol {
         TCP => states_of(TCP) - StateFlags::SYN_SENT - StateFlags::SYN_RECV,

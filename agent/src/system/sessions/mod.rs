@@ -1,10 +1,7 @@
-//! The sessions of protected ports: naming those that may outlive their grant, ending those of a grant that is over.
+//! The sessions of protected ports: finds those that may outlive their grant, and ends those of a grant that is over.
 //!
-//! Owns the conversation with the kernel's `sock_diag`: list the sockets of protected ports, destroy those that nothing
-//! carries any more, so that both ends see it at once instead of hanging in silence. It never touches listeners or unconnected UDP sockets,
-//! and it guarantees nothing: the cut has stopped the packets already.
-//!
-//! Minimum kernel: 4.9 with `CONFIG_INET_DIAG_DESTROY` (Debian's kernels have it).
+//! Owns the use of `sock_diag`. A destroyed socket shows both ends that the session is over; the cut (cgroup hook) has stopped the packets
+//! already. Never touches listeners or unconnected UDP sockets. Needs Linux 4.9 with `CONFIG_INET_DIAG_DESTROY` (Debian has it).
 
 mod diag;
 
@@ -20,24 +17,24 @@ pub use postern_core::retained::Session;
 use crate::system::netlink::Socket;
 use diag::Fate;
 
-/// How often one port is looked at. Each round but the first is for sockets that came up during the one before.
+/// How often one port is listed. Later rounds find sockets that came up during the previous round.
 const MAX_ROUNDS: usize = 4;
 
-/// How many sessions may outlive their grant at once. Each costs about 250 bytes of kernel memory, taken at start.
+/// How many sessions may outlive their grant at once. Each takes about 250 bytes of kernel memory, allocated at the start.
 pub const MOST_RETAINED: u32 = 4096;
 
-/// What one grant opens on one port: the sessions that it carries.
+/// The sessions that one grant carries on one port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scope {
     /// IP protocol number.
     pub protocol: u8,
     /// The host's port.
     pub port: u16,
-    /// Where the other end is.
+    /// The addresses of the other end.
     pub source: IpNet,
 }
 
-/// The sockets that the host itself connected, by cookie, each with the address of its peer.
+/// The sockets that the host itself connected: cookie and address of the peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnSockets(BTreeMap<u64, IpAddr>);
 
@@ -67,34 +64,27 @@ impl Scope {
     }
 }
 
-/// Whether a socket's session is over: an ended grant carried it and no live one does.
+/// Whether a session is over: an ended grant carried it and no live one does.
 fn is_over(protocol: u8, id: &SocketId, over: &[Scope], kept: &[Scope]) -> bool {
     let peer = id.destination_address.to_canonical();
     let carried = |scopes: &[Scope]| scopes.iter().any(|scope| scope.carries(protocol, id.source_port, peer));
     id.destination_port != 0 && carried(over) && !carried(kept)
 }
 
-/// Whether the host talks to itself. Lock and cut exempt that, so no grant carried it.
+/// Whether the host talks to itself. Lock and cut exempt such sessions, so no grant carries them.
 fn is_with_itself(id: &SocketId, own: &[IpAddr]) -> bool {
     let (local, peer) = (id.source_address.to_canonical(), id.destination_address.to_canonical());
     peer.is_loopback() || peer == local || own.contains(&peer)
 }
 
 impl From<&Session> for Scope {
-    /// What the session alone needs to go on.
     fn from(session: &Session) -> Self {
         Self { protocol: session.protocol, port: session.port, source: session.peer.into() }
     }
 }
 
-/// The established sessions that a scope in `scopes` carries: TCP connections whose handshake is over, and connected UDP
-/// sockets, over IPv4 and IPv6. Neither listeners nor handshakes nor what is left of closed connections, and not the host's
-/// sessions with itself.
-///
-/// Works on the network namespace of the calling thread.
-///
-/// # Errors
-/// When the kernel cannot be asked.
+/// The established sessions that a scope in `scopes` carries: TCP connections with a complete handshake and connected UDP sockets, over
+/// IPv4 and IPv6, without the host's sessions with itself. Uses the network namespace of the calling thread.
 pub fn established(scopes: &[Scope]) -> io::Result<Vec<Session>> {
     let mut found = Vec::new();
     for (protocol, port) in ports_of(scopes) {
@@ -118,10 +108,7 @@ pub fn established(scopes: &[Scope]) -> io::Result<Vec<Session>> {
     Ok(found.into_iter().map(session).collect())
 }
 
-/// As [`established`], without the sessions that the host itself opened: no grant carries those.
-///
-/// # Errors
-/// As [`established`], and those of `own`, which is asked where there is a session.
+/// As [`established`], without the sessions that the host itself opened (`own`), because no grant carries those.
 pub fn inbound(scopes: &[Scope], own: impl Fn() -> io::Result<OwnSockets>) -> io::Result<Vec<Session>> {
     let mut found = established(scopes)?;
     if !found.is_empty() {
@@ -131,13 +118,8 @@ pub fn inbound(scopes: &[Scope], own: impl Fn() -> io::Result<OwnSockets>) -> io
     Ok(found)
 }
 
-/// The cookies of those of `sessions` that the other side could open anew: somebody listens at the session's own address. For TCP
-/// that is a listener, for UDP a socket that is bound and not connected.
-///
-/// Works on the network namespace of the calling thread.
-///
-/// # Errors
-/// When the kernel cannot be asked.
+/// The cookies of those of `sessions` that the other side could open again: a TCP listener or an unconnected UDP socket has the session's
+/// own address. Uses the network namespace of the calling thread.
 pub fn served(sessions: &[Session]) -> io::Result<BTreeSet<u64>> {
     let mut served = BTreeSet::new();
     let ports: BTreeSet<_> = sessions.iter().map(|session| (session.protocol, session.port)).collect();
@@ -149,12 +131,12 @@ pub fn served(sessions: &[Session]) -> io::Result<BTreeSet<u64>> {
     Ok(served)
 }
 
-/// The local address; IPv4 also where the socket is one of IPv6.
+/// The local address; IPv4 also for an IPv6 socket that carries IPv4.
 fn local(socket: &Socket) -> IpAddr {
     socket.id.source_address.to_canonical()
 }
 
-/// Whether one of the addresses in `listening` takes what is for `address`. `::` takes IPv4 too, as far as is known.
+/// Whether an address in `listening` accepts what is sent to `address`. `::` counts for IPv4 too.
 fn listens_at(listening: &BTreeSet<IpAddr>, address: IpAddr) -> bool {
     let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
     [address, any, Ipv6Addr::UNSPECIFIED.into()].iter().any(|at| listening.contains(at))
@@ -164,18 +146,18 @@ fn ports_of(scopes: &[Scope]) -> BTreeSet<(u8, u16)> {
     scopes.iter().map(|scope| (scope.protocol, scope.port)).collect()
 }
 
-/// What became of the sessions that were over.
+/// The outcome for the sessions that were over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Destroyed {
     /// Sockets that the kernel aborted.
     pub sockets: usize,
-    /// Sockets that it refused to abort (without `CONFIG_INET_DIAG_DESTROY`, all). The cut silences them all the same.
+    /// Sockets that the kernel refused to abort (all without `CONFIG_INET_DIAG_DESTROY`). The cut stops their packets all the same.
     pub refused: usize,
     /// The kernel's error number for the last refusal.
     pub errno: Option<i32>,
 }
 
-/// Why no session could be ended now, in words; `None` where it could.
+/// Why no session can be ended now, in words; `None` if sessions can be ended.
 #[must_use]
 pub fn cannot_end() -> Option<String> {
     let why = match diag::cannot_destroy() {
@@ -189,23 +171,17 @@ pub fn cannot_end() -> Option<String> {
     ))
 }
 
-/// As [`destroy_but`], with no session that outlives its grant or that the host opened itself.
-///
-/// # Errors
-/// As [`destroy_but`].
+/// As [`destroy_but`], without exceptions.
 pub fn destroy(over: &[Scope], kept: &[Scope]) -> io::Result<Destroyed> {
     destroy_but(&BTreeSet::new(), || Ok(OwnSockets::default()), over, kept)
 }
 
-/// Destroys the TCP connections (half-open ones too) and connected UDP sockets that a scope in `over` carried and none in
-/// `kept` carries, and says how many. The host's sessions with itself stay, those whose cookies are in `spared`, and those that
-/// the host itself opened (`own`).
-///
-/// Works on the network namespace of the calling thread.
+/// Destroys the TCP connections (half-open ones too) and connected UDP sockets that a scope in `over` carried and none in `kept` carries.
+/// Spares the host's sessions with itself, the cookies in `spared`, and the sockets of `own_sockets`. Counts refused sockets; those that
+/// ended by themselves are not counted. Uses the network namespace of the calling thread.
 ///
 /// # Errors
-/// When the kernel cannot be asked, or `own` fails: then nothing more is destroyed. A socket that it refuses to abort holds up no other and is counted; one that ended by
-/// itself in between is neither.
+/// The kernel cannot be asked, or `own_sockets` fails: then nothing more is destroyed.
 pub fn destroy_but(
     spared: &BTreeSet<u64>,
     own_sockets: impl Fn() -> io::Result<OwnSockets>,
@@ -215,7 +191,7 @@ pub fn destroy_but(
     let mut outcome = Destroyed::default();
     let mut own = None;
     for (protocol, port) in ports_of(over) {
-        // A handshake that completes between listing and aborting becomes another socket: look again.
+        // A handshake that completes between listing and aborting becomes another socket, so the port is listed again.
         for _ in 0..MAX_ROUNDS {
             let mut sockets = diag::list(protocol, port)?;
             sockets.retain(|s| !spared.contains(&s.cookie()) && is_over(protocol, &s.id, over, kept));
@@ -226,7 +202,7 @@ pub fn destroy_but(
             };
             sockets.retain(|socket| !is_with_itself(&socket.id, own));
             if !sockets.is_empty() {
-                // Asked after the list was made, so that no connection is in the list and has no mark yet.
+                // Asked after the list was made, so that every own connection in the list has its mark.
                 let ours = own_sockets()?;
                 sockets.retain(|s| !ours.contains(s.cookie(), s.id.destination_address.to_canonical()));
             }
@@ -238,7 +214,7 @@ pub fn destroy_but(
     Ok(outcome)
 }
 
-/// Aborts each of `sockets`; says whether another look is worth while.
+/// Aborts each of `sockets`; returns whether another round makes sense.
 fn abort(protocol: u8, sockets: &[Socket], outcome: &mut Destroyed) -> io::Result<bool> {
     let before = outcome.refused;
     for socket in sockets {

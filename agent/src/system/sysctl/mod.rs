@@ -1,6 +1,4 @@
-//! Settings of the kernel on which Postern depends.
-//!
-//! Owns what a wrong setting means, and the one setting that Postern changes ([`Reserved`]). The caller decides when to check them.
+//! Settings of the kernel on which Postern depends, and the one setting that it changes ([`Reserved`]).
 
 use std::fs;
 
@@ -8,22 +6,20 @@ mod reserved;
 
 pub use reserved::Reserved;
 
-/// Of the network namespace of the thread that reads it.
+/// In the network namespace of the thread that reads the file.
 const COOKIES: &str = "/proc/sys/net/ipv4/tcp_syncookies";
 
-/// What to say where the kernel does without SYN cookies: then SYNs from many forged sources fill the queue of half-open
-/// connections, and keep everybody out who comes over the network. For IPv6 too.
+/// The warning if SYN cookies are off: SYNs from many forged sources then fill the queue of half-open connections, and nobody reaches the
+/// API over the network. The setting covers IPv6 too.
 #[must_use]
 pub fn without_cookies() -> Option<String> {
     let off = fs::read_to_string(COOKIES).is_ok_and(|text| text.trim() == "0");
     off.then(|| "net.ipv4.tcp_syncookies is 0: a flood of SYNs can keep people out of the API; set it to 1".to_owned())
 }
 
-/// Of the network namespace of the thread that reads it.
 const MPTCP: &str = "/proc/sys/net/mptcp/enabled";
 
-/// What to say where the kernel has MPTCP, and the cut cannot judge a subflow by its connection
-/// (`Enforcer::judges_subflows`).
+/// The warning if the kernel has MPTCP and the cut cannot judge a subflow by its connection (`Enforcer::judges_subflows`).
 #[must_use]
 pub fn unjudged_subflows() -> Option<String> {
     let on = fs::read_to_string(MPTCP).is_ok_and(|text| text.trim() == "1");

@@ -1,8 +1,7 @@
 //! The ports that the kernel gives to no connection of the host as its source port.
 //!
-//! Owns `net.ipv4.ip_local_reserved_ports` (which serves IPv6 too): a connection that got a protected port as its source port
-//! would be refused. It adds to what others wrote there, adds again when somebody has overwritten that, and gives back no more than it
-//! added (docs/security.md, "The list of reserved ports").
+//! Owns `net.ipv4.ip_local_reserved_ports` (for IPv6 too): a connection with a protected source port would be refused. Adds to the list of
+//! others, again after they overwrite it, and gives back only its own ports (docs/security.md, "The list of reserved ports").
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -17,23 +16,23 @@ use uuid::Uuid;
 use crate::system::guarded;
 use crate::system::host::write_durably;
 
-/// Of the network namespace of the thread that opens it.
+/// In the network namespace of the thread that opens the file.
 const PATH: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
-/// In the state directory: which boot it was, the ports that were added then, and the whole list as posternd left it.
+/// In the state directory: the boot id, the ports that posternd added in that boot, and the whole list as posternd left it.
 const RECORD: &str = "reserved-ports";
-/// All 65536 ports, each with a comma.
+/// Bytes for all 65536 ports, each with a comma.
 const LONGEST: usize = 8 * 65536;
 
-/// How often the list is put right without a pause after others have overwritten it.
+/// How often posternd corrects an overwritten list without a pause.
 const AT_ONCE: u32 = 6;
-/// How long it takes until it may be put right once more. So a program that overwrites the list for ever is answered twelve times a minute.
+/// The time until one more correction is allowed, which makes twelve a minute.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long nobody may have overwritten the list before the quarrel counts as over.
+/// After this time without an overwrite, the quarrel is over.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// The setting, held open: a process that gave up its rights can still change it.
+/// The opened setting: a process that gave up its rights can still change it.
 pub struct Reserved {
-    /// Or why it cannot be written.
+    /// The file, or why it cannot be written.
     setting: Result<File, String>,
     record: PathBuf,
     boot_id: Uuid,
@@ -41,15 +40,15 @@ pub struct Reserved {
 }
 
 impl Reserved {
-    /// Opens the setting of the calling thread's network namespace. Where that cannot be written, [`Self::keep`] says so.
+    /// Opens the setting of the calling thread's network namespace. [`Self::keep`] reports a setting that cannot be written.
     #[must_use]
     pub fn open(state: &Path, boot_id: Uuid) -> Self {
         let setting = OpenOptions::new().read(true).write(true).open(PATH).map_err(|error| error.to_string());
         Self { setting, record: state.join(RECORD), boot_id, quarrel: Mutex::new(Quarrel::new(Instant::now())) }
     }
 
-    /// Reserves `ports`, remembers which of them posternd added, and says what is wrong, in words; `None` when they are reserved. To be
-    /// called again and again: each call puts back what others have taken out since, within the limits of [`AT_ONCE`] and [`PAUSE`].
+    /// Reserves `ports`, and records which of them posternd added. Returns what is wrong, in words; `None` if they are reserved. Must be
+    /// called regularly: each call restores what others have removed, within the limits of [`AT_ONCE`] and [`PAUSE`].
     #[must_use]
     pub fn keep(&self, ports: &BTreeSet<u16>) -> Option<String> {
         self.keep_at(ports, Instant::now())
@@ -64,7 +63,7 @@ impl Reserved {
             }
         };
         let missing: BTreeSet<u16> = ports.difference(&now).copied().collect();
-        // What posternd itself asks for anew is no quarrel: a reload has named another port.
+        // A port that a reload adds is no quarrel.
         let taken = quarrel.wanted.intersection(&missing).next().is_some();
         quarrel.wanted.clone_from(ports);
         if missing.is_empty() {
@@ -92,8 +91,8 @@ impl Reserved {
         )
     }
 
-    /// Adds `missing` to the list, which is `now`. The record comes first. Where the disk does not take it, the ports are reserved all the
-    /// same: then they stay so when Postern gives its ports back.
+    /// Adds `missing` to the list `now`. The record comes first. If the disk refuses it, the ports are still reserved, and stay so when
+    /// Postern gives its ports back.
     fn add(&self, now: &BTreeSet<u16>, missing: &BTreeSet<u16>) -> io::Result<()> {
         self.writable()?;
         let ours = self.ours(now).union(missing).copied().collect();
@@ -107,10 +106,7 @@ impl Reserved {
         Ok(())
     }
 
-    /// Gives back what was added since the host booted, unless somebody else has written the list since: then all of it is theirs.
-    ///
-    /// # Errors
-    /// When the setting or the record cannot be read or written.
+    /// Removes the ports that were added since the host booted, unless another program has written the list since: it then owns the list.
     pub fn give_back(&self) -> io::Result<()> {
         let now = self.read()?;
         let ours = self.ours(&now);
@@ -121,7 +117,7 @@ impl Reserved {
         self.in_state(|| fs::remove_file(&self.record))?
     }
 
-    /// What was added in this boot, where the list, which is `now`, is still as posternd left it. The setting does not outlive the boot.
+    /// The ports added in this boot, which the setting does not outlive, if the list `now` is still as posternd left it.
     fn ours(&self, now: &BTreeSet<u16>) -> BTreeSet<u16> {
         let read = self.in_state(|| guarded::read_to_string(&self.record, 1));
         let text = read.and_then(|text| text).unwrap_or_default();
@@ -137,7 +133,7 @@ impl Reserved {
         }
     }
 
-    /// The record is the agent's user's, the setting is root's: `posternd unlock` uses both.
+    /// `posternd unlock` runs as root, but the record belongs to the agent's user.
     fn in_state<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
         guarded::as_owner(self.record.parent().unwrap_or(&self.record), work)
     }
@@ -159,15 +155,15 @@ impl Reserved {
     }
 }
 
-/// How often posternd has answered somebody who overwrites the list.
+/// How often posternd has corrected an overwritten list.
 struct Quarrel {
-    /// The ports that were to be reserved at the last look.
+    /// The ports to reserve at the last look.
     wanted: BTreeSet<u16>,
-    /// Answers that may be given at once.
+    /// Corrections that are allowed without a pause.
     left: u32,
-    /// When one of them was added last.
+    /// When `left` last grew.
     since: Instant,
-    /// When there was an answer with none left after it.
+    /// When `left` last became 0.
     exhausted: Option<Instant>,
 }
 
@@ -176,7 +172,7 @@ impl Quarrel {
         Self { wanted: BTreeSet::new(), left: AT_ONCE, since: at, exhausted: None }
     }
 
-    /// Whether the list may be put right at `at`; that is one answer then.
+    /// Whether the list may be corrected at `at`. Uses up one correction.
     fn may_answer(&mut self, at: Instant) -> bool {
         while self.left < AT_ONCE && at.saturating_duration_since(self.since) >= PAUSE {
             self.left += 1;
@@ -195,13 +191,13 @@ impl Quarrel {
         true
     }
 
-    /// Whether somebody has overwritten the list a moment ago, and too often before.
+    /// Whether another program overwrote the list a moment ago, and too often before.
     fn goes_on(&self, at: Instant) -> bool {
         self.exhausted.is_some_and(|last| at.saturating_duration_since(last) < QUIET)
     }
 }
 
-/// What the kernel writes: `80,5000-5002`.
+/// Parses the kernel's format: `80,5000-5002`.
 fn parse(text: &str) -> BTreeSet<u16> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -210,7 +206,6 @@ fn parse(text: &str) -> BTreeSet<u16> {
     text.lines().next().unwrap_or_default().trim().split(',').filter_map(range).flatten().collect()
 }
 
-/// What the kernel reads, with ranges as it writes them.
 fn list(ports: &BTreeSet<u16>) -> String {
     let ports: Vec<u16> = ports.iter().copied().collect();
     let ranges = ports.chunk_by(|a, b| a.checked_add(1) == Some(*b)).map(|run| match run {
@@ -224,7 +219,7 @@ fn list(ports: &BTreeSet<u16>) -> String {
 mod tests {
     use super::*;
 
-    /// A plain file in the place of the setting; tests/tests/boot.rs and tests/tests/field/reserved_ports.rs use the kernel's.
+    /// A plain file in place of the setting; tests/tests/boot.rs and tests/tests/field/reserved_ports.rs use the kernel's.
     struct Place(tempfile::TempDir);
 
     impl Place {
@@ -283,7 +278,7 @@ mod tests {
         place.overwrite("22,9000");
         assert_eq!(reserved.keep(&[22, 3389].into()), None);
         assert_eq!(place.text(), "22,3389,9000");
-        // As by another process, which knows the record alone.
+        // As another process, which has only the record.
         place.open(1).give_back().unwrap();
         assert_eq!(place.text(), "22,9000");
         assert_eq!(reserved.keep(&[22, 3389].into()), None);
@@ -306,7 +301,7 @@ mod tests {
             answered += u32::from(merged);
             assert!(told.is_some() || (merged && answered < AT_ONCE), "{half}: {told:?}");
         }
-        // Two minutes: the first answers, and one for each pause.
+        // Two minutes: the first corrections, and one for each pause.
         assert!((AT_ONCE..=AT_ONCE + 24).contains(&answered), "{answered}");
         let after = start + Duration::from_secs(200);
         assert_eq!(reserved.keep_at(&ports, after), None, "the quarrel is over");

@@ -1,7 +1,7 @@
 //! logind: its sessions, and the terminals of their processes.
 //!
-//! Owns reading what logind keeps below /run/systemd/sessions, as libsystemd's `sd_session_get_*` do. logind does not know the
-//! terminal of an ssh session, for sshd opens it after the session; the kernel does, for each process.
+//! Reads /run/systemd/sessions, as libsystemd's `sd_session_get_*` do. logind does not know the terminal of an ssh session, because sshd
+//! opens it later; the kernel knows the terminal of each process.
 
 use std::fs;
 use std::net::IpAddr;
@@ -9,22 +9,21 @@ use std::path::Path;
 
 use super::process;
 
-/// The most sessions that are looked at.
 const MOST_SESSIONS: usize = 1024;
 /// The most bytes of a session's file.
 const MOST_BYTES: u64 = 1 << 16;
-/// sshd, its unprivileged half, the shell; one more for those that have something in between.
+/// sshd, its unprivileged process, the shell, and one more for sessions with something in between.
 const MOST_DEPTH: usize = 4;
-/// The most processes of a session that are looked at.
+/// Of one session.
 const MOST_PROCESSES: usize = 64;
-/// The kernel's first major number of `/dev/pts/*`, of which newer kernels use no other.
+/// The first major number of `/dev/pts/*`; newer kernels use no other.
 const PTS_MAJOR: u32 = 136;
 
-/// The terminals of the processes of sessions from elsewhere, and from where.
+/// The terminals of remote sessions, with the remote address.
 pub(super) fn logins(folder: &Path) -> Vec<(u32, IpAddr)> {
     let Ok(files) = fs::read_dir(folder) else { return Vec::new() };
     let sessions = files.flatten().take(MOST_SESSIONS).filter_map(|file| {
-        // Beside a session's file there may be a pipe, which nobody must open.
+        // A session's file may have a FIFO beside it, which must not be opened.
         let plain = file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= MOST_BYTES);
         plain.then(|| fs::read_to_string(file.path()).ok())?
     });
@@ -32,14 +31,14 @@ pub(super) fn logins(folder: &Path) -> Vec<(u32, IpAddr)> {
     sessions.filter_map(|text| session(&text)).flat_map(terminals).collect()
 }
 
-/// The first process of a session from elsewhere, and its address.
+/// The first process and the address of a remote session.
 fn session(text: &str) -> Option<(u32, IpAddr)> {
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     let from: IpAddr = value("REMOTE_HOST")?.parse().ok()?;
     Some((value("LEADER")?.parse().ok()?, from.to_canonical()))
 }
 
-/// The terminals of the processes that `leader` started, down to those that have one.
+/// The terminals of `leader` and its descendants; those with a terminal are not followed further.
 fn terminals_below(leader: u32) -> Vec<u32> {
     let (mut found, mut looked_at, mut generation) = (Vec::new(), 0, vec![leader]);
     for _ in 0..MOST_DEPTH {
@@ -64,7 +63,7 @@ fn children(pid: u32) -> Vec<u32> {
     text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
-/// The terminal below `/dev/pts` that a process has, from its `stat`. The name in parentheses may hold anything.
+/// The terminal below `/dev/pts` in a process's `stat`. The name in parentheses may contain anything.
 fn terminal_of(stat: &str) -> Option<u32> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let device = after_name.split_ascii_whitespace().nth(4)?.parse::<i32>().ok()?.cast_unsigned();

@@ -1,8 +1,6 @@
-//! The terminals of login sessions, and writing to them.
+//! Finds the terminals of sessions from an address (utmp and logind, docs/decisions/0035-warnings.md), and writes to them as `wall` does.
 //!
-//! Owns finding the terminals whose sessions came from an address (utmp and logind, docs/decisions/0035-warnings.md), and writing a few
-//! lines to them, as `wall` does. It honours `mesg n`, never waits for a terminal, and works on a thread of its own: nothing that
-//! is odd about a terminal delays a decision. It guarantees nothing.
+//! Honours `mesg n`, never waits for a terminal, and works on a thread of its own, so that no terminal delays a decision. Best effort.
 
 mod logind;
 mod utmp;
@@ -18,26 +16,24 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, major, open};
 
-/// What people at the terminals of sessions from an address are told, in lines.
+/// The lines to write, by the address from which the sessions came.
 pub type Words = BTreeMap<IpAddr, Vec<String>>;
 
 /// Rounds that may wait for the thread; further ones are dropped.
 const BACKLOG: usize = 16;
-/// The most terminals that one round writes to.
 const MOST_TERMINALS: usize = 256;
-/// The most lines for one terminal at once.
+/// The most lines for one terminal in one round.
 const MOST_LINES: usize = 24;
-/// Between two texts on one terminal at least: nobody is to be flooded by somebody else's grants.
+/// The least time between two texts on one terminal: one person's grants must not flood another's terminal.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long last words may take to be written before nobody waits for them any more.
+/// How long [`Terminals::tell_now`] waits.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// The kernel's major numbers of `/dev/pts/*`.
 const PTS_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
 
-/// One round of writing.
 struct Round {
     words: Words,
-    /// Who waits for the number of terminals that took it.
+    /// Receives the number of terminals that took the words.
     done: Option<Sender<usize>>,
 }
 
@@ -47,24 +43,21 @@ pub struct Terminals {
 }
 
 impl Terminals {
-    /// Starts the thread. `noted` hears why terminals could not be written to, or that they could.
-    ///
-    /// # Errors
-    /// No thread could be made.
+    /// Starts the thread. `noted` receives why terminals cannot be written to, or `None` after a success.
     pub fn start(noted: impl Fn(Option<String>) + Send + 'static) -> io::Result<Self> {
         let (rounds, work) = sync_channel(BACKLOG);
         thread::Builder::new().name("terminals".into()).spawn(move || write_rounds(&work, noted))?;
         Ok(Self { rounds })
     }
 
-    /// Has `words` written some time soon.
+    /// Has `words` written soon.
     pub fn tell(&self, words: Words) {
         if self.rounds.try_send(Round { words, done: None }).is_err() {
             tracing::warn!("warnings were not written to terminals: too many at once");
         }
     }
 
-    /// The same, and waits until it is done, but not for long. How many terminals are known to have taken it.
+    /// As [`Self::tell`], and waits a moment. Returns how many terminals are known to have taken the words.
     #[must_use]
     pub fn tell_now(&self, words: Words) -> usize {
         let (done, told) = channel();
@@ -80,7 +73,7 @@ fn write_rounds(rounds: &Receiver<Round>, noted: impl Fn(Option<String>)) {
     for Round { words, done } in rounds {
         let outcome = write_round(&words, &mut latest);
         if let Some(done) = done {
-            // Who waits may have lost patience.
+            // The caller may have stopped waiting.
             let _ = done.send(outcome.written);
         }
         match outcome.failure {
@@ -91,11 +84,10 @@ fn write_rounds(rounds: &Receiver<Round>, noted: impl Fn(Option<String>)) {
     }
 }
 
-/// What came of one round.
 #[derive(Default)]
 struct Outcome {
     written: usize,
-    /// Why a terminal that is willing could not be written to.
+    /// Why a terminal that accepts messages could not be written to.
     failure: Option<String>,
 }
 
@@ -114,7 +106,7 @@ fn write_round(words: &Words, latest: &mut BTreeMap<u32, Instant>) -> Outcome {
                 latest.insert(terminal, now);
                 outcome.written += 1;
             }
-            // It wants none, or takes none just now.
+            // The terminal accepts no messages, or none just now.
             Ok(false) => {}
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let hint = "posternd has to be in the group tty (SupplementaryGroups=tty)";
@@ -126,22 +118,22 @@ fn write_round(words: &Words, latest: &mut BTreeMap<u32, Instant>) -> Outcome {
     outcome
 }
 
-/// The numbers of the terminals below `/dev/pts` that belong to sessions from elsewhere, and where those came from.
+/// The terminals below `/dev/pts` of remote sessions, by number, with the remote address.
 fn logins() -> BTreeMap<u32, IpAddr> {
     let mut logins: BTreeMap<_, _> = utmp::logins(Path::new("/run/utmp")).collect();
-    // logind knows which processes are alive; utmp may hold what nobody has taken out.
+    // logind knows which processes are alive; utmp may have stale entries.
     logins.extend(logind::logins(Path::new("/run/systemd/sessions")));
     logins
 }
 
-/// Writes to the terminal at `path` without waiting for it. False where it wants no messages, or can take none just now.
+/// Writes to the terminal at `path` without waiting. False if the terminal accepts no messages, or none just now.
 fn write(path: &Path, lines: &[String]) -> io::Result<bool> {
     let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let terminal = File::from(open(path, flags, Mode::empty())?);
     let stat = fstat(&terminal)?;
     let is_terminal =
         FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && PTS_MAJORS.contains(&major(stat.st_rdev));
-    // What `mesg n` takes away; root's own terminals could be written to without it.
+    // `mesg n` removes this bit. As root, posternd could write to root's own terminals without it.
     if !is_terminal || !Mode::from_raw_mode(stat.st_mode).contains(Mode::WGRP) {
         return Ok(false);
     }
@@ -153,13 +145,12 @@ fn write(path: &Path, lines: &[String]) -> io::Result<bool> {
     }
 }
 
-/// The number of a terminal that is called `pts/NUMBER`.
+/// `NUMBER` of a terminal that is named `pts/NUMBER`.
 fn number_of(name: &str) -> Option<u32> {
     let digits = name.strip_prefix("pts/")?;
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
-/// What the kernel tells of a process below `/proc`.
 fn process(pid: u32, file: &str) -> Option<String> {
     std::fs::read_to_string(PathBuf::from(format!("/proc/{pid}/{file}"))).ok()
 }
@@ -175,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// A terminal of our own, and the side on which a person would read.
+    /// A terminal, and the side on which a person would read.
     fn terminal() -> (PathBuf, File) {
         let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&person).expect("to own it");
@@ -212,7 +203,7 @@ mod tests {
         assert!(!write(&path, &["one".to_owned()]).unwrap());
         tcflow(own.as_fd(), Action::OOn).expect("^Q");
         let long = ["x".repeat(1 << 16)];
-        // Nobody reads: it fills up.
+        // Nobody reads, so it fills up.
         while write(&path, &long).unwrap() {}
     }
 

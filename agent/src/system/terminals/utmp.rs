@@ -1,6 +1,4 @@
-//! utmp: who is logged in where, as sshd and login write it down.
-//!
-//! Owns the layout of its records, which glibc fixed. A system without it (Debian 13) has logind.
+//! utmp: the sessions that sshd and login record, in the layout that glibc fixes. Debian 13 has no utmp, but logind.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -15,17 +13,16 @@ type Raw = libc::utmpx;
 /// The most bytes that are read: about 10,000 records.
 const MOST_BYTES: u64 = 4 << 20;
 
-/// The terminals that `file` says belong to sessions from elsewhere, and from where. One whose process is gone belongs to
-/// nobody any more.
+/// The terminals of remote sessions in `file`, with the remote address. An entry whose process is gone is stale.
 pub(super) fn logins(file: &Path) -> impl Iterator<Item = (u32, IpAddr)> + use<> {
     let mut bytes = Vec::new();
-    // What cannot be read tells of nobody.
+    // A file that cannot be read has no entries.
     let _ = File::open(file).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut bytes));
     let alive = |(pid, terminal, from)| process(pid, "stat").map(|_| (terminal, from));
     entries(&bytes).into_iter().filter_map(alive)
 }
 
-/// Process, terminal and address of each session from elsewhere.
+/// Process, terminal and address of each remote session.
 fn entries(bytes: &[u8]) -> Vec<(u32, u32, IpAddr)> {
     bytes.chunks_exact(size_of::<Raw>()).filter_map(entry).collect()
 }
@@ -36,7 +33,7 @@ fn entry(record: &[u8]) -> Option<(u32, u32, IpAddr)> {
     let line: [u8; 32] = field(record, offset_of!(Raw, ut_line))?;
     let address: [u8; 16] = field(record, offset_of!(Raw, ut_addr_v6))?;
     let terminal = number_of(text(&line)?)?;
-    // The first four bytes alone are an IPv4 address; none at all are for a name that nobody looked up.
+    // An IPv4 address has the first four bytes only. All bytes are 0 for a name that nobody looked up.
     let from = match address {
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] => {
             let host: [u8; 256] = field(record, offset_of!(Raw, ut_host))?;

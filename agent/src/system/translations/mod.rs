@@ -1,8 +1,6 @@
-//! Whether the host may send a packet for one of its own addresses elsewhere: address translation, transparent proxies, IPVS,
-//! routing rules before the table `local`, filters on a device.
-//!
-//! Owns the questions to the kernel, on a thread of its own, because the answer may be long. The prefilter sees packets before
-//! all of these, so it stays away where one of them is (docs/decisions/0050-the-prefilter.md). This module changes nothing.
+//! Whether the host may redirect a packet for one of its own addresses: by address translation, a transparent proxy, IPVS, a routing rule
+//! before the table `local`, or a filter on a device. The prefilter sees packets before all of these, so it is not attached where one
+//! exists (docs/decisions/0050-the-prefilter.md). Asks the kernel on a thread of its own, because the answer may be long. Changes nothing.
 
 pub mod read;
 
@@ -21,11 +19,10 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use crate::system::files::Opener;
 use read::{DONE, ERROR, messages};
 
-/// The kernel fills at most 32 KiB per read of a dump (`netlink_dump`).
+/// `sessions/diag.rs` has the reasons for both numbers.
 const READ_BYTES: usize = 64 * 1024;
-/// The kernel answers within the system call; a silence this long means that it never will.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// How long the engine waits for an answer. Most come within a millisecond; a later one counts at the next look.
+/// How long the engine waits for an answer. Most take less than a millisecond; a later one counts at the next look.
 const WAIT: Duration = Duration::from_millis(50);
 /// How old an answer may be. The engine asks twice a second.
 const FRESH: Duration = Duration::from_secs(2);
@@ -38,28 +35,28 @@ const GET_GENERATION: u16 = 10 << 8 | 16;
 const GET_ROUTING_RULES: u16 = 34;
 const GET_QDISCS: u16 = 38;
 
-/// Lists of the tables of legacy iptables, which only root may read.
+/// The tables of legacy iptables. Only root may read these files.
 pub const LEGACY: [&str; 2] = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
 const IPVS: &str = "/proc/net/ip_vs";
 /// Lines of [`IPVS`] before the first service.
 const IPVS_HEAD: usize = 3;
 
-/// The answer until there is one.
+/// The error until the first answer.
 pub const READING: &str = "the host's rules are being read";
 
-/// What may send packets elsewhere.
+/// What may redirect packets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Translations {
-    /// On the whole host, in words; `None` for nothing.
+    /// On the whole host, in words; `None`: nothing.
     pub host: Option<String>,
     /// On single devices, by index.
     pub devices: BTreeMap<u32, String>,
 }
 
-/// What may send packets elsewhere, or why that is not known.
+/// What may redirect packets, or why that is not known.
 pub type Answer = Result<Translations, String>;
 
-/// Who looks, when asked.
+/// The handle of the thread that asks the kernel.
 #[derive(Default)]
 pub struct Watch {
     worker: Option<(Sender<()>, Receiver<Answer>)>,
@@ -67,10 +64,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// What may send packets elsewhere now.
-    ///
-    /// # Errors
-    /// Why that is not known.
+    /// What may redirect packets now, or why that is not known.
     pub fn ask(&mut self, opener: &Opener) -> Answer {
         let (questions, answers) = match &mut self.worker {
             Some(worker) => worker,
@@ -92,7 +86,7 @@ impl Watch {
         }
     }
 
-    /// Nobody asks for a while.
+    /// Ends the thread until the next question.
     pub fn rest(&mut self) {
         (self.worker, self.last) = (None, None);
     }
@@ -103,7 +97,7 @@ fn start(opener: Opener) -> io::Result<(Sender<()>, Receiver<Answer>)> {
     let run = move || {
         let mut rules = Rules::default();
         for () in &questions {
-            // What was asked in the meantime gets the same answer.
+            // One look answers all questions asked meanwhile.
             while questions.try_recv().is_ok() {}
             let seen = look(&mut rules, &opener).map_err(|e| format!("the host's rules could not be read: {e}"));
             if answer.send(seen).is_err() {
@@ -128,7 +122,7 @@ fn look(rules: &mut Rules, opener: &Opener) -> io::Result<Translations> {
     })
 }
 
-/// The rules of nftables, as far as they were read: those of one generation are read once.
+/// The rules of nftables. Each generation is read once.
 #[derive(Default)]
 struct Rules {
     known: Option<(u32, Option<String>)>,
@@ -147,7 +141,7 @@ impl Rules {
             found = read::translation(payload);
             found.is_none()
         })?;
-        // Rules that changed meanwhile are read again at the next look; a translation that was found counts until then.
+        // Rules that changed meanwhile are read again at the next look. Until then, a translation that was found counts.
         if self::generation()? == Some(generation) {
             self.known = Some((generation, found.clone()));
         } else if found.is_none() {
@@ -157,7 +151,7 @@ impl Rules {
     }
 }
 
-/// The number of the present set of rules; `None` where the kernel has no nftables.
+/// The generation of the rules; `None` if the kernel has no nftables.
 fn generation() -> io::Result<Option<u32>> {
     let mut found = None;
     let asked = ask(NETLINK_NETFILTER, GET_GENERATION, 0, &[0; 4], |payload| {
@@ -166,7 +160,7 @@ fn generation() -> io::Result<Option<u32>> {
     });
     match asked {
         Ok(()) => found.map(Some).ok_or_else(|| io::Error::other("nftables tells no generation")),
-        // EINVAL is nfnetlink's answer for a subsystem that it does not have.
+        // nfnetlink answers EINVAL for a subsystem that it does not have.
         Err(error)
             if [libc::EINVAL, libc::EPROTONOSUPPORT, libc::EOPNOTSUPP].map(Some).contains(&error.raw_os_error()) =>
         {
@@ -176,7 +170,7 @@ fn generation() -> io::Result<Option<u32>> {
     }
 }
 
-/// A table of legacy iptables that may translate. Whether it is empty cannot be asked without making one.
+/// A table of legacy iptables that may translate. Asking whether a table is empty would create it.
 fn legacy(opener: &Opener) -> io::Result<Option<String>> {
     for path in LEGACY {
         let mut names = String::new();
@@ -200,7 +194,7 @@ fn ipvs() -> io::Result<Option<String>> {
     }
 }
 
-/// Whether another table than `local` may be asked first.
+/// A routing rule that may use another table before `local`.
 fn routing() -> io::Result<Option<String>> {
     for family in [libc::AF_INET, libc::AF_INET6] {
         let mut first = None;
@@ -219,7 +213,6 @@ fn routing() -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// Everything that `find` finds in a dump.
 fn dump<T>(protocol: isize, kind: u16, header: &[u8], find: impl Fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
     let mut found = Vec::new();
     ask(protocol, kind, DUMP, header, |payload| {
@@ -229,7 +222,7 @@ fn dump<T>(protocol: isize, kind: u16, header: &[u8], find: impl Fn(&[u8]) -> Op
     Ok(found)
 }
 
-/// Asks, and gives `each` the answers as long as it wants more.
+/// Asks, and passes the answers to `each` until it returns false.
 fn ask(protocol: isize, kind: u16, flags: u16, header: &[u8], mut each: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
     let socket = Socket::new(protocol)?;
     socket.connect(&SocketAddr::new(0, 0))?;

@@ -1,10 +1,9 @@
-//! Parses netlink messages about rules that could redirect a packet for one of the host's addresses.
-//!
-//! Owns the parsing. It holds no socket, so that tests can give it any bytes. An unknown rule counts as a translation.
+//! Parses netlink messages about rules that could redirect a packet for one of the host's addresses. Holds no socket, so that tests can
+//! pass any bytes. An unknown rule counts as a translation.
 
-/// `NLMSG_ERROR` and `NLMSG_DONE`, include/uapi/linux/netlink.h.
+/// `NLMSG_ERROR` (include/uapi/linux/netlink.h).
 pub const ERROR: u16 = 2;
-/// The end of a dump.
+/// `NLMSG_DONE`: the end of a dump.
 pub const DONE: u16 = 3;
 
 /// Bytes of `struct nlmsghdr`.
@@ -14,8 +13,8 @@ const NFGENMSG: usize = 4;
 const FIB_RULE_HDR: usize = 12;
 const TCMSG: usize = 20;
 
-/// Expressions of nftables that leave a packet's addresses and its way alone (`nft_expr_type.name`). The verdict of `immediate` may
-/// drop a packet; that is an answer that the lock need not give.
+/// Expressions of nftables that leave a packet's addresses and route alone (`nft_expr_type.name`). `immediate` may drop a packet; the lock
+/// need not answer that packet.
 const HARMLESS: &[&str] = &[
     "bitwise",
     "byteorder",
@@ -50,7 +49,7 @@ const HARMLESS: &[&str] = &[
     "synproxy",
     "xfrm",
 ];
-/// Targets of iptables, which nftables carries in the expression `target`, that do the same.
+/// Targets of iptables with the same property; nftables carries them in the expression `target`.
 const HARMLESS_TARGETS: &[&str] = &[
     "",
     "AUDIT",
@@ -80,7 +79,7 @@ const HARMLESS_TARGETS: &[&str] = &[
     "TTL",
 ];
 
-/// The messages of one datagram: type and what follows the header. It ends where a length makes no sense.
+/// The messages of one datagram: type and payload. Ends at a length that makes no sense.
 pub fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
@@ -115,15 +114,15 @@ pub fn errno(payload: &[u8]) -> i32 {
     i32::from_ne_bytes(word.to_ne_bytes()).saturating_neg()
 }
 
-/// The number of the present set of rules in an answer to `NFT_MSG_GETGEN` (`NFTA_GEN_ID`).
+/// The generation of the rules in an answer to `NFT_MSG_GETGEN` (`NFTA_GEN_ID`).
 #[must_use]
 pub fn generation(payload: &[u8]) -> Option<u32> {
     let value = attribute(payload.get(NFGENMSG..)?, 1)?;
     Some(u32::from_be_bytes(*value.first_chunk()?))
 }
 
-/// What an nftables rule (`NFT_MSG_NEWRULE`) does to packets so that they may not reach the socket that their header names;
-/// `None` for a rule that only looks, marks, accepts or drops.
+/// How an nftables rule (`NFT_MSG_NEWRULE`) may keep packets from the socket that their header names; `None` for a rule that only matches,
+/// marks, accepts or drops.
 #[must_use]
 pub fn translation(payload: &[u8]) -> Option<String> {
     // NFTA_RULE_EXPRESSIONS, then NFTA_LIST_ELEM of NFTA_EXPR_NAME and NFTA_EXPR_DATA.
@@ -134,7 +133,7 @@ pub fn translation(payload: &[u8]) -> Option<String> {
         match name {
             // NFTA_NAT_TYPE: 0 is source translation, which comes after routing.
             "nat" => (attribute(data, 1) != Some(&[0; 4][..])).then(|| "dnat".to_owned()),
-            // NFTA_PAYLOAD_SREG: it writes.
+            // NFTA_PAYLOAD_SREG: the expression writes.
             "payload" => attribute(data, 5).map(|_| "writes into packets".to_owned()),
             // NFTA_TARGET_NAME
             "target" => {
@@ -166,14 +165,14 @@ pub fn is_plain_local(payload: &[u8]) -> bool {
     plain
 }
 
-/// The device whose packets an ingress queueing discipline (`RTM_NEWQDISC`) lets filters change or redirect.
+/// The device of an ingress queueing discipline (`RTM_NEWQDISC`), whose filters may change or redirect packets.
 #[must_use]
 pub fn classified(payload: &[u8]) -> Option<u32> {
     let kind = attribute(payload.get(TCMSG..)?, 1).map(text)?;
     if ["ingress", "clsact"].contains(&kind) { u32_at(payload, 4) } else { None }
 }
 
-/// Without the zero that ends it.
+/// Without the final zero byte.
 fn text(value: &[u8]) -> &str {
     std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).unwrap_or("?")
 }
