@@ -1,9 +1,7 @@
-//! The way in that stays when a port becomes protected: for the sources of the sessions that were there.
-//!
-//! Owns [`plan`]: which records keep these sessions and let their sources in for a while, so that a person who sets Postern up over
-//! the network is not locked out by it. Nothing shows who opened a session that is older than the kernel programs, so all of them
-//! are kept. Only where somebody listens could the source connect anew, so only there it may. It never lists sessions, and never
-//! opens anything to a source without one.
+//! Access that stays when a port becomes protected: for the sources of the sessions that exist then. Owns [`plan`]: the records that keep
+//! these sessions and let their sources in for a while, so that a person who sets up Postern over the network is not locked out. The
+//! direction of an older session is unknown, so all are kept; a source may connect anew only to a port with a listener. This module never
+//! lists sessions and opens nothing to a source without one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,18 +14,16 @@ use crate::signer::Signer;
 use crate::time::{Now, Seconds};
 use uuid::Uuid;
 
-/// How long such a source may open new connections: time enough to set up a first request.
+/// How long such a source may open new connections: enough to set up a first request.
 pub const BOOTSTRAP: Seconds = Seconds::minutes(5);
-/// Whom the record names. Like root's, this signer has no key.
+/// The principal in the records. Like root, this signer has no key.
 pub const PRINCIPAL: &str = "bootstrap";
-/// Sessions in one record, so that no line of the journal grows long.
+/// The most sessions in one record, so that no line of the journal becomes long.
 pub const MOST_IN_A_RECORD: usize = 256;
 
-/// What keeps `established` sessions and lets their sources in: one grant for each port and up to [`MOST_ITEMS`] sources. `new_id`
-/// gives their ids. `served` are the cookies of the sessions that their sources could open anew, because somebody listens there. A
-/// source without such a session gets a grant that is over when it begins: its sessions go on, and it opens nothing.
-///
-/// The second is what did not fit any more, if something did not: neither its sessions nor its sources get anything.
+/// The records that keep the `established` sessions and let their sources in: one grant for each port and up to [`MOST_ITEMS`] sources,
+/// with an id from `new_id`. `served` are the cookies of the sessions whose port has a listener. A source without such a session gets a
+/// grant that ends at once. The second value is the refusal for the first grant that does not fit; all later ones are left out.
 pub fn plan(
     ledger: &Ledger,
     established: &[Session],
@@ -59,7 +55,6 @@ pub fn plan(
     (events, None)
 }
 
-/// The sources at each port, and how long they may open new connections there.
 fn by_port(established: &[Session], served: &BTreeSet<u64>) -> BTreeMap<(PortSpec, Seconds), BTreeSet<Source>> {
     let mut windows = BTreeMap::<(PortSpec, Source), Seconds>::new();
     for session in established {
@@ -173,7 +168,7 @@ mod tests {
         let kept: Vec<_> = ledger.keeping().sessions(&NOW).map(|(grant, kept)| (grant, kept.cookie)).collect();
         assert_eq!(kept, [(grants[0].id, 1), (grants[0].id, 2), (grants[1].id, 3)]);
         assert_eq!(ledger.keeping().next_end(), Some(BootNanos(7 + SESSIONS_MOST.0 * 1_000_000_000)));
-        // New rules spare it as long as its port is ours, though nobody called `bootstrap` may ask for anything.
+        // New rules keep the grant while its port is protected, although no role allows `bootstrap` anything.
         let rule = PortRule::new(grants[0].ports[0]);
         assert!(Policy { ports: vec![rule], ..Policy::default() }.still_allows(&grants[0]));
         assert!(!Policy::default().still_allows(&grants[0]));

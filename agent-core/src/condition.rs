@@ -1,25 +1,22 @@
-//! Every promise or function that may not hold fully, as a condition with a stable code.
-//!
-//! Owns the list, each code, and the words for what does not hold. It never decides whether a condition is there: the agent does,
-//! and adds a sentence with the particulars and the remedy.
+//! The conditions: each promise or function that may not hold fully, with a stable code. Owns the list, the codes and the words. The agent
+//! decides whether a condition is present, and adds the particulars and the remedy.
 
 macro_rules! conditions {
     ($($name:ident $code:literal $lacks:literal;)*) => {
-        /// The kinds of condition, the gravest first: `GetStatus` shows them in this order. Codes are stable, and an old one never
-        /// gets another meaning. `docs/conditions.md` says what to do about each, and a test walks all of them
-        /// (`tests/tests/field/all_is_well.rs`). A new condition needs a row on that page and a case in that test.
+        /// The kinds of condition, the gravest first: `GetStatus` shows them in this order. An old code never gets another meaning. A new
+        /// condition needs a row in `docs/conditions.md` and a case in `tests/tests/field/all_is_well`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Condition { $(#[doc = concat!("`", $code, "`: ", $lacks, ".")] $name,)* }
 
         impl Condition {
-            /// All of them, in order.
+            /// All conditions, in order.
             pub const ALL: &'static [Condition] = &[$(Condition::$name,)*];
 
             /// The stable code: `GetStatus.conditions[].code`.
             #[must_use]
             pub const fn code(self) -> &'static str { match self { $(Condition::$name => $code,)* } }
 
-            /// What does not hold, without particulars.
+            /// The promise that does not hold, without particulars.
             #[must_use]
             pub const fn lacks(self) -> &'static str { match self { $(Condition::$name => $lacks,)* } }
         }

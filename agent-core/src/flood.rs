@@ -1,33 +1,29 @@
-//! When a flood begins and when it is over.
-//!
-//! Owns the arithmetic by which the agent puts the prefilter in front of the network stack and takes it away. It never reads a
-//! counter or a clock: the agent says what it counted, and when.
+//! The begin and the end of a flood. Owns the rule for when the agent attaches and detaches the prefilter. It reads no counter or clock.
 
 use crate::time::BootNanos;
 
-/// A flood begins at so many refused new connections a second. One refusal costs a core about 5 microseconds (docs/decisions/0050), so
-/// refusals below this rate cost half a percent of one core. A person's failed tries and a port scan have a much lower rate.
+/// Refused new connections a second at which a flood begins. At 5 microseconds each (docs/decisions/0050) they cost half a percent of one
+/// core. A person's failed tries and a port scan have a much lower rate.
 pub const BEGINS_AT: u64 = 1_000;
-/// Below so many a second there is no flood.
+/// Refused new connections a second below which no flood lasts.
 pub const ENDS_BELOW: u64 = 250;
-/// It is over when it was below [`ENDS_BELOW`] for so long, so that a flood in bursts does not attach and detach all the time.
+/// A flood is over after this time below [`ENDS_BELOW`], so that a flood in bursts does not attach and detach all the time.
 pub const LASTS_NS: u64 = 5_000_000_000;
-/// Counts that are closer together say nothing about a rate.
+/// The least time between two counts that give a rate.
 const LEAST_NS: u64 = 100_000_000;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// What is known of a flood.
+/// The state of a flood.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Flood {
-    /// The last count, and when it was taken.
     last: Option<(u64, BootNanos)>,
-    /// Until when the flood lasts if nothing more comes.
+    /// The end of the flood if nothing more comes.
     until: Option<BootNanos>,
 }
 
 impl Flood {
-    /// Takes what was refused in all until `now`, and says whether a flood lasts. A count below the last one begins anew.
+    /// Takes the total of refusals until `now`, and returns whether a flood lasts. A count below the last one starts anew.
     pub fn look(&mut self, refused: u64, now: BootNanos) -> bool {
         let Some((before, then)) = self.last else {
             self.last = Some((refused, now));
@@ -54,7 +50,7 @@ mod tests {
 
     const HALF: u64 = SECOND / 2;
 
-    /// What is said after each half second in which so many were refused.
+    /// The answers after each half second with these numbers of refusals.
     fn said(counts: &[u64]) -> Vec<bool> {
         let (mut flood, mut total, mut now) = (Flood::default(), 7, SECOND);
         flood.look(total, BootNanos(now));

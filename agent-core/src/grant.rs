@@ -1,8 +1,5 @@
-//! What people ask for and what they get: ports, sources, requests, grants.
-//!
-//! Owns the domain types and their parsing ("parse, don't validate"): a [`Source`] cannot hold host bits, a [`PortSpec`] cannot
-//! be port 0. It never decides whether something is allowed ([`crate::policy`] does), and what becomes of a request is
-//! [`crate::request`]'s.
+//! Ports, sources, requests and grants. Owns the domain types and their parsers: a [`Source`] has no host bits, and a [`PortSpec`] is
+//! never port 0. [`crate::policy`] decides what is allowed; [`crate::request`] owns the states of a request.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -33,7 +30,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The IP protocol numbers it stands for.
+    /// The IP protocol numbers.
     #[must_use]
     pub const fn numbers(self) -> &'static [u8] {
         match self {
@@ -43,7 +40,7 @@ impl Protocol {
         }
     }
 
-    /// The protocol with this IP protocol number, if it is one of ours.
+    /// The protocol with this IP protocol number; `None` for other than TCP and UDP.
     #[must_use]
     pub const fn of_number(number: u8) -> Option<Self> {
         match number {
@@ -53,7 +50,7 @@ impl Protocol {
         }
     }
 
-    /// Whether everything in `other` is in this one too.
+    /// Whether this protocol includes all of `other`.
     #[must_use]
     pub fn covers(self, other: Self) -> bool {
         self == Self::Any || self == other
@@ -65,12 +62,12 @@ impl Protocol {
 pub struct PortSpec {
     /// 1 to 65535.
     pub number: u16,
-    /// Which transports.
+    /// The transports.
     pub protocol: Protocol,
 }
 
 impl PortSpec {
-    /// The (IP protocol, port) pairs that it stands for.
+    /// The (IP protocol, port) pairs.
     pub fn transports(&self) -> impl Iterator<Item = (u8, u16)> + use<> {
         let number = self.number;
         self.protocol.numbers().iter().map(move |&protocol| (protocol, number))
@@ -118,7 +115,7 @@ impl Source {
         self.0
     }
 
-    /// Whether it stands for a whole address family.
+    /// Whether the prefix is a whole address family.
     #[must_use]
     pub fn is_everything(self) -> bool {
         self.0.prefix_len() == 0
@@ -131,7 +128,7 @@ impl Source {
     }
 }
 
-/// `address` as the kernel's tables hold it.
+/// `address` in the form of the kernel's maps.
 #[must_use]
 pub fn kernel_address(address: IpAddr) -> Address {
     match address {
@@ -192,48 +189,48 @@ macro_rules! serde_as_text {
 }
 serde_as_text!(PortSpec, Source);
 
-/// What every signed payload carries.
+/// The fields of every signed payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// The replay key.
     pub id: Uuid,
-    /// The hosts it is for.
+    /// The hosts that the message is for.
     pub audience: Vec<String>,
-    /// Worthless after this.
+    /// The moment after which hosts refuse the message.
     pub not_after: Timestamp,
-    /// From `WhoAmI`, as it was.
+    /// The challenge from `WhoAmI`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub challenge: Option<String>,
 }
 
-/// When a grant shall end.
+/// The requested end of a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum End {
-    /// This long after it opens.
+    /// This long after the start.
     After(Seconds),
     /// At this moment of the wall clock.
     At(Timestamp),
 }
 
-/// Somebody asks for ports to be opened.
+/// A request to open ports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessRequest {
-    /// Its `id` becomes the grant's.
+    /// The header; its `id` becomes the grant's.
     pub header: Header,
     /// At least one, no repeats.
     pub ports: Vec<PortSpec>,
     /// At least one, no repeats.
     pub sources: Vec<Source>,
-    /// How long.
+    /// The requested end.
     pub end: End,
-    /// When it shall open; `None`: at once.
+    /// The requested start; `None`: at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    /// The grant that this one extends.
+    /// The grant to extend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supersedes: Option<Uuid>,
-    /// Why.
+    /// The justification.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub justification: String,
     /// A reference into another system.
@@ -241,19 +238,18 @@ pub struct AccessRequest {
     pub ticket: String,
 }
 
-/// Somebody asks for a grant to be ended.
+/// A request to end a grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevokeRequest {
-    /// As in every payload.
+    /// The common fields.
     pub header: Header,
-    /// Which grant.
+    /// The grant.
     pub grant_id: Uuid,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
 /// Checks a list of a request: not empty, not too long, no repeats.
-///
 /// # Errors
 /// [`Reason::PayloadMalformed`] at `field`.
 pub fn checked_list<T: Ord + Clone>(items: Vec<T>, field: &str) -> Result<Vec<T>, Refusal> {
@@ -268,16 +264,16 @@ pub fn checked_list<T: Ord + Clone>(items: Vec<T>, field: &str) -> Result<Vec<T>
     Ok(items)
 }
 
-/// What one grant's packets added up to.
+/// The traffic of one grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Use {
     /// Packets from the source (an aggregated segment counts once).
     pub packets_in: u64,
-    /// Bytes of those.
+    /// Bytes from the source.
     pub bytes_in: u64,
     /// Packets to the source.
     pub packets_out: u64,
-    /// Bytes of those.
+    /// Bytes to the source.
     pub bytes_out: u64,
     /// The first packet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -288,7 +284,7 @@ pub struct Use {
 }
 
 impl Use {
-    /// This and what came later.
+    /// The sum of this and later traffic.
     #[must_use]
     pub fn plus(self, later: Self) -> Self {
         Self {
@@ -302,52 +298,52 @@ impl Use {
     }
 }
 
-/// One grant. Written to the journal when it is made; what happens to it later are events of their own.
+/// One grant, as the journal records it when it is made; later changes are separate events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
-    /// The id of the request that made it.
+    /// The id of the request.
     pub id: Uuid,
-    /// Who signed.
+    /// The requester.
     pub signer: Signer,
-    /// Who approved, by signing the same bytes.
+    /// The approvers, who signed the same bytes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvers: Vec<Signer>,
-    /// What is open.
+    /// The open ports.
     pub ports: Vec<PortSpec>,
-    /// For whom.
+    /// The sources that may use them.
     pub sources: Vec<Source>,
-    /// When it was accepted, by the wall clock.
+    /// The wall-clock time of acceptance.
     pub created: Timestamp,
-    /// When it opens, where the request named a moment; for the record only.
+    /// The requested start, if any; for the record only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    /// When it opens. Zero in journals older than scheduling: open from the beginning.
+    /// The start. Zero in journals from before scheduled grants: open from the beginning.
     #[serde(default = "no_start")]
     pub starts_boot: BootNanos,
-    /// Its end by the wall clock of its making; for the record only.
+    /// The end by the wall clock at the time of acceptance; for the record only.
     pub expires: Timestamp,
-    /// Its end: this is what the kernel compares.
+    /// The end that the kernel compares.
     pub expires_boot: BootNanos,
-    /// The boot that the boot clock's moments belong to.
+    /// The boot of the boot clock's moments.
     pub boot_id: Uuid,
-    /// Where the kernel counts its use.
+    /// The index of the kernel's usage counters.
     pub slot: u32,
     /// The grant that this one extends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supersedes: Option<Uuid>,
-    /// When the first of a chain of extensions opened; absent for what extends nothing.
+    /// The start of the first grant in a chain of extensions; absent for a grant that extends nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chain_boot: Option<BootNanos>,
-    /// Closes when it was not used within this time from its start.
+    /// The grant closes without a use in this time from its start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_use_within: Option<Seconds>,
-    /// Closes when it was not used for this long.
+    /// The grant closes after this long without use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Seconds>,
-    /// Opened by root on the host, without a signature.
+    /// Whether root on the host opened it without a signature.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub break_glass: bool,
-    /// Why.
+    /// The justification.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub justification: String,
     /// A reference into another system.
@@ -360,7 +356,7 @@ const fn no_start() -> BootNanos {
 }
 
 impl Grant {
-    /// A grant of nothing, which never was open: no port, no source, over at its boot. What is to be open is filled in.
+    /// A grant without ports and sources that is over at once. Callers fill in the open parts.
     #[must_use]
     pub const fn of_nothing(id: Uuid, signer: Signer, created: Timestamp, boot_id: Uuid) -> Self {
         Self {
@@ -386,19 +382,19 @@ impl Grant {
         }
     }
 
-    /// Whether `now`, of its own boot, lies between its start and its end.
+    /// Whether `now`, on the grant's own boot, lies between start and end.
     #[must_use]
     pub fn is_live(&self, now: BootNanos) -> bool {
         self.starts_boot <= now && now < self.expires_boot
     }
 
-    /// Whether the host itself or its root opened it, without a signature: every signer's key has a fingerprint.
+    /// Whether the host itself or its root opened the grant: every signer's key has a fingerprint.
     #[must_use]
     pub const fn is_unsigned(&self) -> bool {
         self.break_glass || self.signer.fingerprint.is_empty()
     }
 
-    /// When the chain of extensions that it belongs to opened.
+    /// The start of the grant's chain of extensions.
     #[must_use]
     pub fn chain_start(&self) -> BootNanos {
         self.chain_boot.unwrap_or(self.starts_boot)

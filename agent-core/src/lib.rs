@@ -1,11 +1,7 @@
-//! Everything in Postern that decides.
-//!
-//! Owns the rules: what a packet's fate is ([`verdict`]), what the kernel's tables hold ([`key`]), what a signed
-//! message proves, what policy allows, and how decisions add up to a table. It never does anything: no I/O, no clock,
-//! no randomness, no logging, no unsafe code. Time is always an argument.
-//!
-//! The kernel part (`key`, `packet`, `rate`, `search`, `verdict`) is `no_std` and is compiled into the eBPF objects as well.
-//! The user part needs the feature `user`, which is on by default. The client needs only `ssh`: the formats of SSH and safe text.
+//! The rules of Postern. Owns the decision about a packet ([`verdict`]), the layout of the kernel's maps ([`key`]), the checks of signed
+//! messages, the policy and the ledger. It does no I/O, reads no clock, uses no randomness, writes no log and has no unsafe code: time is
+//! an argument. The kernel part (`key`, `own`, `packet`, `peer`, `rate`, `search`, `verdict`) is `no_std` and is also compiled into the
+//! eBPF objects. The feature `user` (default) adds the rest; the client needs only `ssh`.
 #![cfg_attr(not(feature = "ssh"), no_std)]
 
 #[cfg(feature = "user")]

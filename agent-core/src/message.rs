@@ -1,7 +1,5 @@
-//! Whether a verified message is for this host and fresh.
-//!
-//! Owns audience, freshness and the stateless challenge. It never checks signatures ([`crate::envelope`]) and never
-//! remembers ids (the ledger does).
+//! Checks that a verified message is for this host and fresh. Owns audience, freshness and the stateless challenge. It never checks
+//! signatures ([`crate::envelope`] does) and never remembers ids (the ledger does).
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::hmac;
@@ -11,31 +9,29 @@ use crate::grant::Header;
 use crate::refusal::{Reason, Refusal};
 use crate::time::{BootNanos, Now, Seconds};
 
-/// How far away a message's `not_after` may be: it bounds what the host must remember against replay.
+/// The longest time until a message's `not_after`. It bounds the memory that replay protection needs.
 pub const MAX_MESSAGE_LIFE: Seconds = Seconds::minutes(15);
 /// How long a challenge is valid (DESIGN 5).
 pub const CHALLENGE_LIFE: Seconds = Seconds(60);
 
-/// What this host is called, and which keys it holds.
+/// The names and keys of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Made at the first start.
+    /// posternd creates this id at its first start.
     pub host_id: Uuid,
     /// From the configuration.
     pub names: Vec<String>,
     /// `SHA256:…` of the host's SSH host keys.
     pub host_keys: Vec<String>,
-    /// `tls:SHA256:…` of the host's TLS certificate; none before the API has its key.
+    /// `tls:SHA256:…` of the host's TLS certificate; none until the API has its key.
     pub tls_key: Option<String>,
 }
 
 impl Identity {
-    /// Checks that `audience` names this host: one of its configured names, which a person wrote, or one of its keys together
-    /// with its id. Cloned images share keys, and any host can claim any id, so neither counts alone (docs/decisions/0040).
-    ///
+    /// Checks that `audience` contains a configured name of this host, or one of its keys together with its id. Cloned images share keys,
+    /// and any host can claim any id, so neither suffices alone (docs/decisions/0040).
     /// # Errors
-    /// [`Reason::AudienceHostIdMissing`] where a key stands without the id, [`Reason::AudienceKeyMissing`] where the id stands
-    /// without a key, and [`Reason::AudienceMismatch`] where neither is there.
+    /// [`Reason::AudienceHostIdMissing`], [`Reason::AudienceKeyMissing`], or [`Reason::AudienceMismatch`] if both are missing.
     pub fn check_audience(&self, audience: &[String]) -> Result<(), Refusal> {
         if audience.iter().any(|entry| self.names.iter().any(|name| name.eq_ignore_ascii_case(entry))) {
             return Ok(());
@@ -64,17 +60,17 @@ impl Identity {
     }
 }
 
-/// Makes and checks challenges: a moment of the boot clock and a MAC over it. Nothing is stored.
+/// Issues and checks challenges: a moment of the boot clock with a MAC. The host stores nothing.
 pub struct Challenger(hmac::Key);
 
 impl Challenger {
-    /// `secret` is random and new for each start of the agent, so that no challenge outlives the boot or a restored disk.
+    /// `secret` is random and new at each start of the agent, so no challenge survives a reboot or a restored disk.
     #[must_use]
     pub fn new(secret: &[u8; 32]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
     }
 
-    /// A challenge for a message that will be shown within [`CHALLENGE_LIFE`].
+    /// A challenge for a message that arrives within [`CHALLENGE_LIFE`].
     #[must_use]
     pub fn issue(&self, now: BootNanos) -> String {
         let moment = now.0.to_be_bytes();
@@ -82,8 +78,7 @@ impl Challenger {
         URL_SAFE_NO_PAD.encode([&moment[..], mac.as_ref()].concat())
     }
 
-    /// Whether `text` was issued by this challenger at most [`CHALLENGE_LIFE`] ago.
-    ///
+    /// Checks that this challenger issued `text` at most [`CHALLENGE_LIFE`] ago.
     /// # Errors
     /// [`Reason::ChallengeInvalid`] or [`Reason::ChallengeExpired`].
     pub fn check(&self, text: &str, now: BootNanos) -> Result<(), Refusal> {
@@ -102,26 +97,25 @@ impl Challenger {
     }
 }
 
-/// Whether the message may be shown once only or again and again until its `not_after`.
+/// Whether a client may send the message once only, or repeatedly until its `not_after`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Showing {
-    /// It changes something.
+    /// The message changes something.
     Once,
-    /// It only reads.
+    /// The message only reads.
     Repeated,
 }
 
-/// What proves that a message is new.
+/// The proof that a message is new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
-    /// Its `not_after` and the wall clock, together with what the host remembers of messages that were shown.
+    /// The message's `not_after` with the wall clock, and the ids that the host remembers.
     Clock,
-    /// Only a challenge counts: the clock is not trusted, or replay history is incomplete.
+    /// A challenge only: the clock is not trusted, or the replay history is incomplete.
     Challenge,
 }
 
 /// Checks that a message is for this host and fresh.
-///
 /// # Errors
 /// The refusal, which names the field.
 pub fn check(
@@ -181,7 +175,6 @@ mod tests {
         }
     }
 
-    /// What a client puts in: a key of the host and its id.
     fn own() -> Vec<String> {
         vec!["SHA256:abc".into(), Uuid::from_u128(7).to_string()]
     }
@@ -280,7 +273,7 @@ mod tests {
             (&[ID][..], Reason::AudienceKeyMissing),
             (&[ID, "SHA256:other"], Reason::AudienceKeyMissing),
             (&[ID, "vm2.example.com"], Reason::AudienceKeyMissing),
-            // The kinds of key are told apart, and no letter of a fingerprint counts for another.
+            // The kinds of key differ, and fingerprints are case-sensitive.
             (&[ID, "tls:SHA256:abc"], Reason::AudienceKeyMissing),
             (&[ID, "SHA256:abd"], Reason::AudienceKeyMissing),
             (&[ID, "sha256:abc"], Reason::AudienceKeyMissing),

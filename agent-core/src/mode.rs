@@ -1,6 +1,4 @@
-//! A trial of enforcing: how long it may last, and what confirms it.
-//!
-//! Owns the limits of a trial and [`way_in`]. The state itself is part of the ledger ([`ModeState`]).
+//! A trial of enforcing: its length and its confirmation. Owns the limits of a trial and [`way_in`]; the ledger owns [`ModeState`].
 
 use std::collections::BTreeSet;
 
@@ -15,15 +13,13 @@ use crate::time::{Now, Seconds};
 
 /// The shortest trial: a new session takes a moment.
 pub const MIN_TRIAL: Seconds = Seconds(1);
-/// How long it is where nobody says: time to ask for access from elsewhere, come in, and look around.
+/// The length without another choice: time to request access from elsewhere, to log in, and to look around.
 pub const DEFAULT_TRIAL: Seconds = Seconds::minutes(5);
-/// The longest: a trial that lasts is no trial.
+/// The longest trial.
 pub const MAX_TRIAL: Seconds = Seconds::hours(1);
 
-/// Which signed grant has let somebody in since enforcing began: one that carries a session among `established` that was not
-/// there before. Those that were are kept (`bootstrap`), so nothing else needs to be remembered of them.
-///
-/// This is what a confirmation stands on: that the way in works which will be left when the bootstrap grant is over.
+/// The signed grant that has let somebody in since enforcing began: it carries a session of `established` that is not retained. A
+/// confirmation needs this proof that people can get in after the bootstrap grant ends.
 #[must_use]
 pub fn way_in(ledger: &Ledger, established: &[Session], now: &Now) -> Option<Uuid> {
     let before: BTreeSet<_> = ledger.keeping().sessions(now).map(|(_, kept)| kept.cookie).collect();

@@ -1,14 +1,12 @@
-//! The prefilter's parser: from the first byte of a frame to a [`Flow`], or [`NotSure`].
-//!
-//! Owns [`Bytes`], the only door to a packet's bytes, and the few shapes that the prefilter is sure of. It never decides and
-//! never guesses: whatever it does not know for certain is [`NotSure`] and goes on to the lock and the cut, which let
-//! Linux itself do the parsing (DESIGN 3).
+//! The prefilter's parser: from the first byte of a frame to a [`Flow`], or [`NotSure`]. Owns [`Bytes`], the only access to a packet's
+//! bytes, and the few packet shapes that the prefilter knows. It never guesses: any other packet is [`NotSure`] and goes on to the lock
+//! and the cut, which rely on Linux's own parser (DESIGN 3).
 
 use crate::key::{Address, TCP, UDP};
 
 /// Bounds-checked access to a packet. The host implements it for a slice, the XDP program for `data..data_end`.
 pub trait Bytes {
-    /// The `N` bytes at `offset`, or `None` if even one of them lies outside.
+    /// The `N` bytes at `offset`, or `None` if one of them lies outside.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 }
 
@@ -19,23 +17,23 @@ impl Bytes for [u8] {
     }
 }
 
-/// What a verdict needs to know about a packet to the host.
+/// The fields of a packet to the host that a verdict needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// [`TCP`] or [`UDP`].
     pub protocol: u8,
     /// The destination port, host byte order.
     pub port: u16,
-    /// Who sent it.
+    /// The source address.
     pub source: Address,
-    /// Whom it is for.
+    /// The destination address.
     pub destination: Address,
-    /// TCP's flags (RFC 9293); 0 for UDP, and where the frame's linear part ends before them.
+    /// TCP's flags (RFC 9293); 0 for UDP, and if the frame's linear part ends before them.
     pub flags: u8,
 }
 
 impl Flow {
-    /// Whether it asks for a new connection: SYN without ACK. Every answer to a connection of the host's own has ACK.
+    /// Whether the packet asks for a new connection: SYN without ACK. Each answer to the host's own connections has ACK.
     #[inline(always)]
     #[must_use]
     pub const fn begins(&self) -> bool {
@@ -43,7 +41,7 @@ impl Flow {
     }
 }
 
-/// The packet is not one of the shapes that the parser is sure of.
+/// The packet has a shape that the parser does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotSure;
 
@@ -59,19 +57,17 @@ const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 /// The more-fragments flag and the fragment offset (RFC 791). Either makes the packet a fragment.
 const IPV4_FRAGMENT: u16 = 0x3fff;
-/// Shortest TCP and UDP headers. Below that the ports need not be the packet's own.
+/// The shortest TCP and UDP headers. In a shorter payload the ports may not be the packet's own.
 const TCP_HEADER: u16 = 20;
 const UDP_HEADER: u16 = 8;
-/// Where the flags are in a TCP header, and two of them.
+/// The offset of the flags in a TCP header, and two of them.
 const TCP_FLAGS: usize = 13;
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
 
 /// Parses an Ethernet frame with at most two VLAN tags (802.1Q or 802.1ad).
-///
 /// # Errors
-/// [`NotSure`] for everything but an unfragmented IPv4 packet of any header length, or an IPv6 packet without extension
-/// headers, that carries TCP or UDP.
+/// [`NotSure`], except for TCP or UDP in an unfragmented IPv4 packet, or in an IPv6 packet without extension headers.
 #[inline(always)]
 pub fn parse_ethernet(frame: &(impl Bytes + ?Sized)) -> Result<Flow, NotSure> {
     let mut at = ETHERNET_HEADER;
@@ -165,7 +161,7 @@ mod tests {
         let (source, destination) = (Address::v4([192, 0, 2, 7]), Address::v4([192, 0, 2, 1]));
         let flow = Flow { protocol: TCP, port: 22, source, destination, flags: TCP_SYN };
         assert_eq!(parse_ethernet(syn().as_slice()), Ok(flow));
-        // 38 bytes hold everything up to the ports, 48 the flags; the rest of the TCP header is the stack's affair.
+        // 38 bytes hold everything up to the ports, 48 the flags; the network stack checks the rest of the TCP header.
         for len in 0..syn().len() {
             let flow = Flow { flags: if len < 48 { 0 } else { TCP_SYN }, ..flow };
             assert_eq!(parse_ethernet(&syn()[..len]), if len < 38 { Err(NotSure) } else { Ok(flow) }, "{len}");

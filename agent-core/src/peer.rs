@@ -1,47 +1,40 @@
-//! Whose grant does a packet of a socket need?
-//!
-//! Owns the choice between the address of the socket and the address in the IP header (docs/decisions/0045). The kernel
-//! encapsulates packets before the cut sees them: IPsec and segment routing put a gateway's address in front. The eBPF
-//! programs and the host tests compile this same code. It never reads a packet or a socket by itself.
+//! The address whose grant a packet needs. Owns the choice between the socket's address and the address in the IP header
+//! (docs/decisions/0045): IPsec and segment routing put a gateway's address in front before the cut sees a packet. The eBPF programs and
+//! the host tests compile this same code. It never reads a packet or a socket.
 
 use crate::{
     key::{Address, UDP},
     verdict::{Table, Verdict, covered, gate},
 };
 
-/// The IP header in front of a packet, as far as the cut reads it.
+/// The IP header in front of a packet, as the cut reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// The header belongs to the packet itself. This is the remote address in it.
+    /// The packet's own header, with this remote address.
     Own(Address),
-    /// The kernel has encapsulated the packet: the header carries another protocol than the socket's.
+    /// A header of an encapsulation: it carries another protocol than the socket's.
     Other,
     /// Neither an IPv4 nor an IPv6 header.
     Unreadable,
 }
 
-/// Whose grant a packet needs.
+/// The peer whose grant a packet needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// The grant of this address.
+    /// This address needs a grant.
     One(Address),
-    /// A grant of each of the two: the socket's remote address, and the address in the header.
+    /// Both need a grant: the socket's remote address, and the address in the header.
     Both(Address, Address),
-    /// None. A TCP listener sends handshakes and resets, and no data; nothing shows to whom.
+    /// No grant is needed. A TCP listener sends handshakes and resets without data, to an unknown peer.
     Handshake,
-    /// Nobody's: nothing shows who the peer is, so the packet is refused.
+    /// The peer is unknown, so the packet is refused.
     Unknown,
 }
 
 impl Peer {
-    /// The peer of a packet that comes in (`inwards`) or leaves, by the header in front of it and by `connected`: the remote
-    /// address of the packet's socket, where the socket is connected.
-    ///
-    /// Inwards the stack has taken every encapsulation off, so the header is the packet's own. Outwards a connected TCP socket
-    /// sends to its own peer and to nobody else. A connected UDP socket may send elsewhere (`sendto(2)`), so its header
-    /// counts too, where it is its own.
-    ///
-    /// Both are asked for only where they count, for a packet's cost and for the kernel's verifier.
+    /// The peer of an incoming (`inwards`) or outgoing packet, by the header in front of it and the remote address of its connected
+    /// socket. An incoming packet has no encapsulation left, so its header counts. A connected TCP socket sends only to its own peer. A
+    /// connected UDP socket may send elsewhere (`sendto(2)`), so its own header counts too. The closures save time and verifier steps.
     #[inline(always)]
     #[must_use]
     pub fn of(
@@ -80,23 +73,20 @@ impl Peer {
     }
 }
 
-/// What shows that the host itself opened a socket's connection (docs/decisions/0051).
+/// The evidence that the host itself opened a socket's connection (docs/decisions/0051).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction<'a> {
-    /// The kernel's own record: an MPTCP connection, which knows who opened it.
+    /// The kernel's record of an MPTCP connection.
     Known {
         /// Whether the host opened it.
         ours: bool,
     },
-    /// The mark that the socket got when it connected; `None` where it has none.
+    /// The mark that the socket got when it connected; `None` without a mark.
     Marked(Option<&'a Address>),
 }
 
-/// Whether the host itself opened the connection of a packet's socket. `listens` is true for a TCP listener, which has no
-/// connection. `connected` is true for a UDP socket that is connected now.
-///
-/// A TCP socket gets its mark by its first SYN, and no socket is connected twice without another one. A UDP socket can be
-/// connected to somebody else at any time, and can send to anybody, so its mark counts for one address.
+/// Whether the host itself opened the connection of a packet's socket. `listens` is true for a TCP listener, `connected` for a connected
+/// UDP socket. A TCP socket gets a new mark with each SYN. A UDP socket can connect or send elsewhere, so its mark counts for one address.
 #[inline(always)]
 #[must_use]
 pub fn is_ours(direction: Direction<'_>, protocol: u8, listens: bool, connected: bool, peer: &Peer) -> bool {
@@ -113,8 +103,7 @@ pub fn is_ours(direction: Direction<'_>, protocol: u8, listens: bool, connected:
     connected && matches!(peer, Peer::One(address) if address == mark)
 }
 
-/// Decides over `table` whether a packet may pass between `port` (host byte order) of the host and `peer`, by `protocol`. Also
-/// says which address the verdict is about; `None` where no address was looked up.
+/// Decides over `table` whether a packet may pass between the host's `port` (host byte order) and `peer`, and for which address.
 #[inline(always)]
 pub fn decide_packet(table: &impl Table, protocol: u8, port: u16, peer: Peer) -> (Verdict, Option<Address>) {
     if let Some(verdict) = gate(table, protocol, port) {
@@ -202,7 +191,7 @@ mod tests {
             assert_eq!(of(inwards, protocol, Header::Unreadable, connected), Peer::Unknown);
         }
         assert_eq!(of(false, TCP, Header::Unreadable, None), Peer::Unknown);
-        // A TCP socket's own peer is known whatever stands in front.
+        // The socket's own peer counts for TCP, whatever the header.
         assert_eq!(of(false, TCP, Header::Unreadable, Some(A)), Peer::One(A));
     }
 }

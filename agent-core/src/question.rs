@@ -1,7 +1,6 @@
-//! The question which keys would count, which a client asks before it signs.
-//!
-//! Owns the answer ([`counts`]) and how often one source may ask ([`Askers`]). It never checks a signature, never reads a clock, and
-//! says no more than yes or no (docs/decisions/0055-the-keys-that-are-offered.md).
+//! A client's question before it signs: which of its keys would count? Owns the answer ([`counts`]) and the rate limit of each source
+//! ([`Askers`]). It never checks a signature or reads a clock, and answers only yes or no
+//! (docs/decisions/0055-the-keys-that-are-offered.md).
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -17,29 +16,28 @@ use crate::trust::{Moment, Trust};
 
 /// The most keys in one question. A person has a few; a client with more asks again.
 pub const MOST_KEYS: usize = 16;
-/// The most names in one certificate of a question. Each name costs a comparison with each pattern of the authority's lines.
+/// The most names in one certificate of a question. The host compares each name with each pattern of the authority's lines.
 pub const MOST_PRINCIPALS: usize = 64;
 /// The longest name and the longest key id, in bytes, as in a certificate that counts.
 pub const MOST_TEXT: usize = 255;
 
-/// Questions of one source in a minute; so many may come at once. One command asks once or twice.
+/// Questions that one source may ask in a minute, also all at once. One command asks once or twice.
 const PER_MINUTE: u32 = 60;
-/// Sources with an account of their own. All others share one.
+/// Sources with a bucket each. All others share one.
 const MOST_SOURCES: usize = 4096;
 const RATE: SynRate = SynRate::new(1, PER_MINUTE);
 
-/// A key that a client holds, and what its certificate says. The client says so; nothing is proved.
+/// A key that a client claims to hold, and the contents of its certificate. Nothing is proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyToJudge {
-    /// Of the plain key.
+    /// The fingerprint of the plain key.
     pub key: Fingerprint,
-    /// What its certificate says; none for the plain key.
+    /// The contents of the certificate; none for a plain key.
     pub certificate: Option<Claims>,
 }
 
-/// Whether a signature of `asked` in `role` would count at `now`, in seconds since the Unix epoch: whether the trust file and the
-/// revocations admit the key, and whether the policy gives its holder a role that such a message needs. Ports and sources are not
-/// judged: that is the message's own matter.
+/// Whether a signature of `asked` in `role` would count at `now` (seconds since the Unix epoch), by the trust file, the revocations and
+/// the policy's roles. Ports and sources are not judged.
 #[must_use]
 pub fn counts(
     trust: &Trust,
@@ -54,7 +52,6 @@ pub fn counts(
     admitted.is_ok_and(|signer| may_send(policy, &signer.principal, role))
 }
 
-/// Whether some role of `principal` lets them send a message of this kind at all.
 fn may_send(policy: &Policy, principal: &str, role: Purpose) -> bool {
     use Role::{Admin, Approver, Requester, Viewer};
     let needed: &[Role] = match role {
@@ -62,16 +59,16 @@ fn may_send(policy: &Policy, principal: &str, role: Purpose) -> bool {
         Purpose::Approve => &[Approver, Admin],
         Purpose::Admin => &[Admin],
         Purpose::Read => &[Viewer, Requester, Approver, Admin],
-        // What is one's own may be ended by somebody who has lost every role.
+        // People may end their own access even after they lose every role.
         Purpose::Revoke => return true,
     };
     needed.iter().any(|kind| policy.holds(principal, *kind))
 }
 
-/// How much each source has asked.
+/// The rate limits of all sources.
 #[derive(Clone, Debug)]
 pub struct Askers<S> {
-    /// When each bucket is full again, in nanoseconds of the boot clock.
+    /// The moment at which each bucket is full again, in nanoseconds of the boot clock.
     full_at: HashMap<S, u64>,
     others: u64,
 }
@@ -84,9 +81,8 @@ impl<S> Default for Askers<S> {
 
 impl<S: Copy + Eq + Hash> Askers<S> {
     /// Takes one question of `source`.
-    ///
     /// # Errors
-    /// [`Reason::RateLimited`]; nothing is spent then.
+    /// [`Reason::RateLimited`]; then the bucket does not change.
     pub fn take(&mut self, source: S, now: BootNanos) -> Result<(), Refusal> {
         let full_at = self.bucket(source, now.0);
         let Some(next) = rate::take(RATE, *full_at, now.0) else {
@@ -100,7 +96,7 @@ impl<S: Copy + Eq + Hash> Askers<S> {
 
     fn bucket(&mut self, source: S, now: u64) -> &mut u64 {
         if !self.full_at.contains_key(&source) && self.full_at.len() >= MOST_SOURCES {
-            // A bucket that is full again says nothing that a new one would not.
+            // A full bucket equals a new one.
             self.full_at.retain(|_, full_at| *full_at > now);
             if self.full_at.len() >= MOST_SOURCES {
                 return &mut self.others;

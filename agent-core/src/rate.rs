@@ -1,28 +1,26 @@
-//! How fast one source may begin connections to the API.
-//!
-//! Owns which frames are counted and the arithmetic of a bucket. It never reads a clock or a map, and it never looks at a
-//! protected port: those are [`crate::verdict`]'s. What it refuses saves work and guarantees nothing
-//! (docs/decisions/0034-syns-to-the-api.md).
+//! The rate limit of connections to the API for one source.
+//! Owns the choice of counted frames and the arithmetic of a bucket. It never reads a clock or a map, and ignores protected ports
+//! ([`crate::verdict`] decides those). Its refusals save work and guarantee nothing (docs/decisions/0034-syns-to-the-api.md).
 
 use crate::{
     key::{Address, Listener, SynRate, V4},
     packet::Flow,
 };
 
-/// Where the limit finds what it needs. The kernel implements it over the maps.
+/// The data that the limit reads. The kernel implements this trait over the maps.
 pub trait Buckets {
     /// Whether the host owns the address.
     fn is_local(&self, address: &Address) -> bool;
-    /// The limit at this address and port; `None` where the API does not listen, or without limit.
+    /// The limit at this address and port; `None` if the API does not listen there or has no limit.
     fn rate(&self, listener: &Listener) -> Option<SynRate>;
-    /// Has [`take`] take one from the bucket of `source`; false where it refuses.
+    /// Calls [`take`] for the bucket of `source`; false for a refusal.
     fn take(&self, source: Address, rate: SynRate) -> bool;
 }
 
-/// Whether `flow`, to a port that is not protected, begins one connection to the API too many.
+/// Whether `flow`, to an unprotected port, exceeds the limit of its source.
 #[inline(always)]
 pub fn is_too_fast(buckets: &impl Buckets, flow: &Flow) -> bool {
-    // Cheap first: of all the host's traffic next to nothing gets beyond this line.
+    // The cheapest check first: almost all traffic of the host ends here.
     if !flow.begins() {
         return false;
     }
@@ -35,18 +33,16 @@ pub fn is_too_fast(buckets: &impl Buckets, flow: &Flow) -> bool {
 #[inline(always)]
 fn rate(buckets: &impl Buckets, flow: &Flow) -> Option<SynRate> {
     let any = if flow.destination.family == V4 { Address::v4([0; 4]) } else { Address::v6([0; 16]) };
-    // Not `or_else`: a closure over the trait costs the kernel's stack.
+    // Not `or_else`: a closure over the trait needs too much of the kernel's stack.
     match buckets.rate(&Listener::new(flow.destination, flow.port)) {
         Some(rate) => Some(rate),
         None => buckets.rate(&Listener::new(any, flow.port)),
     }
 }
 
-/// Takes one SYN from a bucket at `now`: the bucket's new state, or `None` where it is empty.
-///
-/// A bucket is the moment at which it is full again, in nanoseconds of the clock that `now` is read from; 0 is a full one. This is the
-/// token bucket as the generic cell rate algorithm has it (ITU-T I.371): one number, no timer, no rounding. Numbers that
-/// were read while another CPU wrote are no danger: none that was ever stored is more than `burst` intervals ahead.
+/// Takes one SYN from a bucket at `now`: the bucket's new state, or `None` if the bucket is empty. A bucket is the moment at which it is
+/// full again, in nanoseconds of the clock of `now`; 0 is a full one. This is the generic cell rate algorithm (ITU-T I.371): one number,
+/// no timer, no rounding. A race with another CPU is harmless: no stored number is more than `burst` intervals ahead.
 #[inline(always)]
 #[must_use]
 pub fn take(rate: SynRate, full_at: u64, now: u64) -> Option<u64> {
@@ -98,7 +94,6 @@ mod tests {
         Flow { protocol: TCP, port: 7322, source, destination: HERE, flags: SYN }
     }
 
-    /// How many of a hundred equal packets pass.
     fn passed(maps: &Maps, flow: Flow) -> usize {
         (0..100).filter(|_| !is_too_fast(maps, &flow)).count()
     }
@@ -151,7 +146,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a bucket as books draw it: whole tokens, and a refill in units of one interval.
+        /// Compares with a textbook bucket: whole tokens, and a refill in units of one interval.
         #[test]
         fn it_is_a_token_bucket(
             (per_second, burst) in (1u32..5000, 1u32..200),
@@ -160,7 +155,7 @@ mod tests {
             let rate = SynRate::new(per_second, burst);
             let interval = u128::from(rate.interval_ns);
             let (mut full_at, mut now) = (0, 5_000_000_000);
-            // In parts of a token, of which `interval` make one.
+            // In parts of a token; `interval` parts make one.
             let most = u128::from(burst) * interval;
             let mut parts = most;
             for pause in pauses {

@@ -1,25 +1,23 @@
-//! Every reason for which posternd refuses.
-//!
-//! Owns the list, each variant's stable code and its sentence for people. It never decides which one applies.
+//! The reasons for which posternd refuses. Owns the list, the stable codes and the sentences. It never decides which reason applies.
 
 use std::fmt;
 
-/// Who caused a refusal. Refusals of unverified peers are only counted; a refusal of a verified signer is a line in the journal.
+/// Who caused a refusal. posternd only counts refusals of unverified peers; a refusal of a verified signer gets a line in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Attribution {
-    /// No valid signature yet: counted and summarised.
+    /// No valid signature yet: posternd counts the refusal.
     Unverified,
-    /// A trusted key signed this: recorded durably.
+    /// A trusted key signed the message: posternd records the refusal.
     Verified,
 }
 
-/// A refusal: which kind, and what exactly was wrong.
+/// A refusal with its reason and particulars.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.sentence())]
 pub struct Refusal {
-    /// The kind.
+    /// The reason.
     pub reason: Reason,
-    /// What exactly, in words that may be shown to the peer; may be empty. At most a few hundred bytes.
+    /// The particulars, in words that the peer may see; may be empty. At most a few hundred bytes.
     pub detail: String,
     /// The rule or field that refused, for example `port[0].max_duration` or `source[1]`; may be empty.
     pub rule: String,
@@ -31,7 +29,7 @@ impl Refusal {
         Self { reason, detail: detail.to_string(), rule: String::new() }
     }
 
-    /// Names the rule or field that refused.
+    /// Sets the rule or field that refused.
     #[must_use]
     pub fn at(mut self, rule: impl fmt::Display) -> Self {
         self.rule = rule.to_string();
@@ -56,18 +54,18 @@ macro_rules! reasons {
         pub enum Reason { $($(#[$doc])* #[doc = concat!("`", $code, "`: ", $sentence, ".")] $name,)* }
 
         impl Reason {
-            /// All of them, in order.
+            /// All reasons, in order.
             pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
 
             /// The stable code.
             #[must_use]
             pub const fn code(self) -> &'static str { match self { $(Reason::$name => $code,)* } }
 
-            /// What it means, without particulars.
+            /// The meaning, without particulars.
             #[must_use]
             pub const fn sentence(self) -> &'static str { match self { $(Reason::$name => $sentence,)* } }
 
-            /// Whether a trusted signature had been verified when it arose.
+            /// Whether a trusted signature was verified before this refusal.
             #[must_use]
             pub const fn attribution(self) -> Attribution { match self { $(Reason::$name => Attribution::$attribution,)* } }
         }

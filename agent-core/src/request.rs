@@ -1,6 +1,5 @@
-//! The states of a request: pending → scheduled → active → expired, revoked, superseded, refused or withdrawn.
-//!
-//! Owns the states, the ways to end and who was there ([`Step`]). It never decides a transition: the judge and the ledger do.
+//! The states of a request: pending → scheduled → active → expired, revoked, superseded, refused or withdrawn. Owns the states, the causes
+//! of an end and the steps ([`Step`]). The judge and the ledger decide the transitions.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,59 +13,59 @@ use crate::time::{BootNanos, Seconds};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// It waits for approvals; nothing is open.
+    /// The request waits for approvals; nothing is open.
     Pending,
-    /// Granted; it opens later.
+    /// The request is granted and opens later.
     Scheduled,
-    /// The kernel lets its packets through.
+    /// The kernel lets the grant's packets through.
     Active,
-    /// Its time was up.
+    /// The time was up.
     Expired,
-    /// Somebody ended it, or the rules did.
+    /// A person or new rules ended the grant.
     Revoked,
-    /// An extension took its place.
+    /// An extension replaced the grant.
     Superseded,
-    /// It was never granted.
+    /// The request was never granted.
     Refused,
-    /// Its requester took it back.
+    /// The requester took it back.
     Withdrawn,
 }
 
-/// Why a grant is no longer live, or a request no longer pending.
+/// Why a grant or a pending request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndCause {
-    /// Its time was up.
+    /// The time was up.
     Expired,
-    /// Nobody used it within the time that the policy gives for the first use.
+    /// Nobody used the grant within the policy's time for the first use.
     Unused,
-    /// Nobody used it for as long as the policy lets a grant idle.
+    /// Nobody used the grant for the policy's idle time.
     Idle,
     /// Not enough people approved in time.
     Lapsed,
-    /// Somebody who may end it did.
+    /// Somebody with the right to end it did.
     Revoked,
-    /// Its requester gave it back.
+    /// The requester gave it back.
     GivenBack,
     /// An approver or an admin declined it.
     Declined,
-    /// A grant that extends it took its place.
+    /// An extension replaced it.
     Superseded,
-    /// The trust file no longer lets its signer ask.
+    /// The trust file no longer allows its signer to ask.
     SignerUntrusted,
-    /// The policy no longer names its ports, or lets its signer have them.
+    /// The policy no longer names its ports, or no longer allows its signer to have them.
     PolicyChanged,
-    /// The host was booted anew: nothing re-opens by itself.
+    /// The host was rebooted: nothing re-opens by itself.
     Rebooted,
-    /// The machine was restored from a snapshot or copied: what is open there may have been ended since.
+    /// The machine was restored from a snapshot or copied: its grants may have ended since.
     Restored,
-    /// The kernel did not take it, so it never took effect.
+    /// The kernel refused the grant, so it never took effect.
     Undone,
 }
 
 impl Grant {
-    /// When it has to be used next, or else is over, and why; `None` where nothing limits that. `last` is its latest packet, zero
-    /// for none; `used_before` tells of packets that were counted before the agent started at `started`.
+    /// The moment by which the grant needs its next use, and the cause of the end otherwise; `None` without a limit. `last` is its latest
+    /// packet (zero: none); `used_before` tells of packets from before the agent started at `started`.
     #[must_use]
     pub fn use_by(&self, last: BootNanos, used_before: bool, started: BootNanos) -> Option<(BootNanos, EndCause)> {
         let after = |from: BootNanos, limit: Seconds| from.plus_nanos(limit.0.saturating_mul(1_000_000_000));
@@ -79,7 +78,7 @@ impl Grant {
 }
 
 impl EndCause {
-    /// All of them.
+    /// All causes.
     pub const ALL: &[Self] = &[
         Self::Expired,
         Self::Unused,
@@ -96,7 +95,7 @@ impl EndCause {
         Self::Undone,
     ];
 
-    /// Stable, as the journal spells it.
+    /// The stable code, as the journal spells it.
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
@@ -116,7 +115,7 @@ impl EndCause {
         }
     }
 
-    /// For people.
+    /// The sentence for people.
     #[must_use]
     pub const fn sentence(self) -> &'static str {
         match self {
@@ -136,7 +135,7 @@ impl EndCause {
         }
     }
 
-    /// The state that something ends in which was pending before, or granted.
+    /// The state after the end of a pending request (`was_pending`) or of a grant.
     #[must_use]
     pub const fn state(self, was_pending: bool) -> State {
         match self {
@@ -156,23 +155,23 @@ impl EndCause {
     }
 }
 
-/// How something ended.
+/// The end of a request or grant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
     /// When, by the wall clock.
     pub at: Timestamp,
     /// Why.
     pub cause: EndCause,
-    /// The principal who ended it, or `root`; empty for the clock and the host itself.
+    /// Who ended it, or `root`; empty for the clock and the host itself.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub by: String,
-    /// What that person gave as the reason.
+    /// The reason that this person gave.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
 
 impl Ending {
-    /// The end that the clock or the host itself brings.
+    /// An end by the clock or the host itself.
     #[must_use]
     pub const fn by_itself(at: Timestamp, cause: EndCause) -> Self {
         Self { at, cause, by: String::new(), reason: String::new() }
@@ -182,34 +181,34 @@ impl Ending {
 /// A request that waits for approvals.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
-    /// Who asks.
+    /// The requester.
     pub signer: Signer,
-    /// Who has approved so far.
+    /// The approvers so far.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvers: Vec<Signer>,
-    /// What is asked for.
+    /// The request.
     pub request: AccessRequest,
-    /// Exactly the bytes that the requester signed: approvers sign the same.
+    /// The exact bytes that the requester signed: approvers sign the same.
     pub payload: String,
-    /// When it was accepted, by the wall clock.
+    /// The wall-clock time of acceptance.
     pub created: Timestamp,
-    /// When it is given up; by the wall clock, for the record only.
+    /// The moment of lapse by the wall clock, for the record only.
     pub lapses: Timestamp,
-    /// When it is given up.
+    /// The moment of lapse.
     pub lapses_boot: BootNanos,
-    /// The boot that `lapses_boot` belongs to.
+    /// The boot of `lapses_boot`.
     pub boot_id: Uuid,
-    /// How many more approvals it waited for when this was written.
+    /// The number of missing approvals at the time of this record.
     pub missing: u32,
 }
 
-/// What a request has become.
+/// A request or the grant that it became.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
-    /// It waits, or waited in vain.
+    /// The request waits, or ended without a grant.
     Pending(Pending),
-    /// It was granted.
+    /// The request was granted.
     Granted(Grant),
 }
 
@@ -223,7 +222,7 @@ impl Request {
         }
     }
 
-    /// Who asked.
+    /// The requester.
     #[must_use]
     pub const fn signer(&self) -> &Signer {
         match self {
@@ -232,7 +231,7 @@ impl Request {
         }
     }
 
-    /// Who approved.
+    /// The approvers.
     #[must_use]
     pub fn approvers(&self) -> &[Signer] {
         match self {
@@ -241,7 +240,7 @@ impl Request {
         }
     }
 
-    /// What is asked for.
+    /// The ports.
     #[must_use]
     pub fn ports(&self) -> &[PortSpec] {
         match self {
@@ -250,7 +249,7 @@ impl Request {
         }
     }
 
-    /// For whom.
+    /// The sources.
     #[must_use]
     pub fn sources(&self) -> &[Source] {
         match self {
@@ -259,7 +258,7 @@ impl Request {
         }
     }
 
-    /// The grant, if it was granted.
+    /// The grant, if the request was granted.
     #[must_use]
     pub const fn grant(&self) -> Option<&Grant> {
         match self {
@@ -268,7 +267,7 @@ impl Request {
         }
     }
 
-    /// A copy without the bytes that the requester signed, which may be many.
+    /// A copy without the signed bytes, which may be many.
     #[must_use]
     pub fn without_payload(&self) -> Self {
         match self {
@@ -297,7 +296,7 @@ impl Request {
         }
     }
 
-    /// The request, while it waits.
+    /// The request, if it was not granted.
     #[must_use]
     pub const fn pending(&self) -> Option<&Pending> {
         match self {
@@ -307,7 +306,7 @@ impl Request {
     }
 }
 
-/// One step in a request's life.
+/// One step of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// The state after it.
@@ -322,28 +321,28 @@ pub struct Step {
     pub reason: String,
 }
 
-/// A request and what became of it.
+/// A request with its state and history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestRecord {
-    /// The record that made it; orders them by age, also when it is granted later.
+    /// The number of its first record, which orders requests by age.
     pub seq: u64,
     /// The request, or the grant that it became.
     #[serde(rename = "life")]
     pub request: Request,
-    /// Whether its start is on record: until then the kernel knows nothing of it.
+    /// Whether its start is on record: until then the kernel has no entry for it.
     pub opened: bool,
-    /// Set once it has ended.
+    /// The end, once there is one.
     pub ending: Option<Ending>,
-    /// Final once it has ended; until then what an earlier run of the agent counted.
+    /// The traffic: final after the end; before it, the count of the agent's earlier runs.
     pub usage: Use,
-    /// What happened to it, the oldest first.
+    /// The steps, the oldest first.
     pub steps: Vec<Step>,
-    /// The grant that extends it.
+    /// The extension that replaces it.
     pub superseded_by: Option<Uuid>,
 }
 
 impl RequestRecord {
-    /// Its state, as far as is on record.
+    /// The state on record.
     #[must_use]
     pub fn state(&self) -> State {
         match (&self.ending, &self.request) {
@@ -354,13 +353,13 @@ impl RequestRecord {
         }
     }
 
-    /// The grant, if it was granted.
+    /// The grant, if the request was granted.
     #[must_use]
     pub const fn grant(&self) -> Option<&Grant> {
         self.request.grant()
     }
 
-    /// Drops the fields that only a pending request needs: nobody approves it any more. The journal keeps the signed bytes.
+    /// Drops the fields that only a pending request needs. The journal keeps the signed bytes.
     pub(crate) fn drop_payload(&mut self) {
         if let Request::Pending(pending) = &mut self.request {
             (pending.payload, pending.request.header.audience) = (String::new(), Vec::new());
@@ -368,7 +367,7 @@ impl RequestRecord {
         }
     }
 
-    /// Roughly how many bytes the record takes: texts and lists by their length, all other fields by a fixed sum.
+    /// A rough size in bytes: texts and lists by their length, other fields by a fixed sum.
     #[must_use]
     pub fn weight(&self) -> usize {
         const FIXED: usize = 1024;

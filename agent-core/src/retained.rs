@@ -1,7 +1,5 @@
-//! Sessions that outlive their grant: which, and until when.
-//!
-//! Owns [`RetainedSession`], as the journal spells it, and [`RetainedSessions`], the sum of these records. It never lists sessions (the
-//! agent asks the kernel) and never opens anything: a retained session is a socket that exists already.
+//! Retained sessions, which outlive their grant. Owns [`RetainedSession`], as the journal spells it, and [`RetainedSessions`], the sum of
+//! these records. The agent gets the sessions from the kernel. This module opens nothing: a retained session is an existing socket.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,18 +17,18 @@ use crate::time::{BootNanos, Now};
 /// An established session of a protected port, as the kernel lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// The kernel's name for the socket, which it gives to no other until it boots again.
+    /// The kernel's id of the socket, unique until the next boot.
     pub cookie: u64,
     /// IP protocol number.
     pub protocol: u8,
     /// The host's port.
     pub port: u16,
-    /// The other side; IPv4 also where the socket is one of IPv6.
+    /// The other side; an IPv4 address even on an IPv6 socket.
     pub peer: IpAddr,
 }
 
 impl Session {
-    /// What lets it live until `until_boot_ns` (`CLOCK_BOOTTIME` in nanoseconds) in the kernel's table, under its cookie.
+    /// The kernel's entry, with its cookie, that retains the session until `until_boot_ns` (`CLOCK_BOOTTIME` in nanoseconds).
     #[must_use]
     pub fn until(&self, until_boot_ns: u64) -> (u64, Flow) {
         let peer = match self.peer {
@@ -40,13 +38,13 @@ impl Session {
         (self.cookie, Flow { protocol: self.protocol, port: self.port, peer, until_boot_ns })
     }
 
-    /// Its port with its one protocol; `None` for one that is neither TCP nor UDP.
+    /// The port with its one protocol; `None` for other than TCP and UDP.
     #[must_use]
     pub fn port_spec(&self) -> Option<PortSpec> {
         Some(PortSpec { number: self.port, protocol: Protocol::of_number(self.protocol)? })
     }
 
-    /// Whether `grant` lets its packets through, by one of its ports that `counts`.
+    /// Whether `grant` covers the session by one of its ports that `counts`.
     #[must_use]
     pub fn is_carried_by(&self, grant: &Grant, counts: impl Fn(&PortSpec) -> bool) -> bool {
         let port = |p: &PortSpec| p.number == self.port && p.protocol.numbers().contains(&self.protocol) && counts(p);
@@ -54,7 +52,7 @@ impl Session {
     }
 }
 
-/// A session that outlives its grant, on record.
+/// A record of a retained session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetainedSession {
     /// [`Session::cookie`].
@@ -63,34 +61,33 @@ pub struct RetainedSession {
     pub port: PortSpec,
     /// The other side.
     pub peer: IpAddr,
-    /// When it is over, on the record's boot.
+    /// The end, on the record's boot.
     pub until_boot: BootNanos,
 }
 
 impl RetainedSession {
-    /// `session` until `until_boot`; `None` for one that is neither TCP nor UDP.
+    /// `session` until `until_boot`; `None` for other than TCP and UDP.
     #[must_use]
     pub fn new(session: &Session, until_boot: BootNanos) -> Option<Self> {
         let port = PortSpec { number: session.port, protocol: Protocol::of_number(session.protocol)? };
         Some(Self { cookie: session.cookie, port, peer: session.peer, until_boot })
     }
 
-    /// The session; `None` for a record that names no single protocol, which nobody writes.
+    /// The session; `None` for a record without a single protocol, which no version writes.
     #[must_use]
     pub fn session(&self) -> Option<Session> {
         let &[protocol] = self.port.protocol.numbers() else { return None };
         Some(Session { cookie: self.cookie, protocol, port: self.port.number, peer: self.peer })
     }
 
-    /// What the kernel's table holds of it, under its cookie; `None` as [`Self::session`].
+    /// The kernel's entry with its cookie; `None` as [`Self::session`].
     #[must_use]
     pub fn flow(&self) -> Option<(u64, Flow)> {
         Some(self.session()?.until(self.until_boot.0))
     }
 }
 
-/// Those of the `established` sessions that `grant` carries and that `policy` lets go on after it, each until the end that its port's
-/// rule gives.
+/// The `established` sessions that `grant` covers and that outlive it by `policy`, each until the end from its port's rule.
 #[must_use]
 pub fn outliving(policy: &Policy, grant: &Grant, established: &[Session]) -> Vec<RetainedSession> {
     let kept = |session: &Session| {
@@ -101,17 +98,15 @@ pub fn outliving(policy: &Policy, grant: &Grant, established: &[Session]) -> Vec
     established.iter().filter(|session| session.is_carried_by(grant, |_| true)).filter_map(kept).collect()
 }
 
-/// The sessions that are retained now.
+/// All retained sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetainedSessions {
-    /// Cookies mean something on their boot alone.
     boot_id: Uuid,
     sessions: BTreeMap<u64, (Uuid, RetainedSession)>,
 }
 
 impl RetainedSessions {
-    /// Takes in a record of `boot_id`: `kept` outlive `grant`. A session that an earlier grant left behind now has this one's end:
-    /// see [`Self::longer`].
+    /// Applies a record of `boot_id`: `kept` outlive `grant`. The new end replaces an earlier one of the same session.
     pub fn keep(&mut self, boot_id: Uuid, grant: Uuid, kept: &[RetainedSession]) {
         if self.boot_id != boot_id {
             *self = Self { boot_id, ..Self::default() };
@@ -119,19 +114,19 @@ impl RetainedSessions {
         self.sessions.extend(kept.iter().map(|kept| (kept.cookie, (grant, *kept))));
     }
 
-    /// Takes in that `grant` ended because of `cause`. Only a grant that expires leaves sessions behind.
+    /// Applies the end of `grant` because of `cause`. Only an expired grant leaves sessions behind.
     pub fn ended(&mut self, grant: Uuid, cause: EndCause) {
         if cause != EndCause::Expired {
             self.cut(grant);
         }
     }
 
-    /// Takes in that the sessions which outlive `grant` were revoked.
+    /// Applies the revocation of the sessions that outlive `grant`.
     pub fn cut(&mut self, grant: Uuid) {
         self.sessions.retain(|_, (of, _)| *of != grant);
     }
 
-    /// Those of `kept` that go on for longer than they may already.
+    /// The sessions of `kept` that get a later end than on record.
     #[must_use]
     pub fn longer(&self, mut kept: Vec<RetainedSession>, now: &Now) -> Vec<RetainedSession> {
         let known = |kept: &RetainedSession| self.sessions.get(&kept.cookie).filter(|_| self.boot_id == now.boot_id);
@@ -152,7 +147,7 @@ impl RetainedSessions {
         self.sessions.retain(|cookie, _| alive.contains(cookie));
     }
 
-    /// What may go on at `now`, by its grant. Nothing of another boot.
+    /// The sessions of this boot that may go on at `now`, with their grants.
     pub fn sessions(&self, now: &Now) -> impl Iterator<Item = (Uuid, &RetainedSession)> + '_ {
         let (boot, ours) = (now.boot, now.boot_id == self.boot_id);
         self.sessions
@@ -166,7 +161,7 @@ impl RetainedSessions {
         self.sessions(now).filter_map(|(_, kept)| kept.flow())
     }
 
-    /// When the next of them is over.
+    /// The next end of a session.
     #[must_use]
     pub fn next_end(&self) -> Option<BootNanos> {
         self.sessions.values().map(|(_, kept)| kept.until_boot).min()
@@ -231,7 +226,7 @@ mod tests {
         let established = [
             session(1),
             Session { protocol: 17, ..session(2) },
-            // The rule cuts; the grant carried no such port; nor such a peer.
+            // The rule cuts; the grant has no such port; the grant has no such source.
             Session { port: 23, ..session(3) },
             Session { port: 24, ..session(4) },
             Session { peer: other, ..session(5) },
@@ -257,7 +252,7 @@ mod tests {
         assert_eq!(keeping, RetainedSessions { boot_id: BOOT, ..RetainedSessions::default() });
         keeping.keep(BOOT, GRANT, &[kept(2, 20)]);
         assert_eq!(keeping.clone().forget(&Now { boot_id: Uuid::nil(), ..now(30) }), []);
-        // Another boot's record: the cookies of this one name other sockets there.
+        // On another boot, the same cookies name other sockets.
         keeping.keep(Uuid::nil(), GRANT, &[kept(3, 30)]);
         assert_eq!(cookies(&keeping, &now(9)), [0; 0]);
         assert_eq!(cookies(&keeping, &Now { boot_id: Uuid::nil(), ..now(9) }), [3]);

@@ -1,61 +1,56 @@
-//! The search for a live entry among all that cover a source: one step for each prefix length in use.
-//!
-//! Owns what a step does and what is known after it. It reads no map and no clock by itself, and who repeats the steps is the
-//! caller's affair: the kernel's verifier walks a loop round by round, but the callback of its `bpf_loop` once
-//! (docs/decisions/0006-the-kernel-repeats-the-look-up.md).
+//! The search for a live entry that covers a source: one step for each prefix length in use. Owns the steps and their result. It never
+//! reads a map or a clock. The caller repeats the steps: the kernel's verifier walks each round of a loop, but checks a callback of
+//! `bpf_loop` once (docs/decisions/0006-the-kernel-repeats-the-look-up.md).
 
 use crate::key::{Address, GrantKey, GrantValue, V4};
 
-/// Most steps that a search takes: the prefix lengths of IPv6, `/0` to `/128`.
+/// The most steps of a search: the prefix lengths of IPv6, `/0` to `/128`.
 pub const MOST_STEPS: u32 = 129;
 
-/// A search for the entries of one source, protocol and port.
-///
-/// Whole words alone, because the kernel's verifier follows these; and no zeros side by side at the start, because the compiler
-/// would write them by a loop over bytes.
+/// A search for the entries of one source, protocol and port. The fields are whole words, which the kernel's verifier tracks. The initial
+/// values are not adjacent zeros, because the compiler would write these in a loop over bytes.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Search {
     source: [u64; 2],
     /// Family, protocol and port, from the highest bits to the lowest.
     head: u64,
-    /// The prefix lengths still to be asked for, as [`crate::key::Lengths`] has them.
+    /// The prefix lengths left to try, as in [`crate::key::Lengths`].
     bits: [u64; 3],
     /// The slot of the live entry, or [`NO_SLOT`].
     slot: u64,
-    /// When it was live.
     now: u64,
-    /// [`NOTHING`], or what was found of entries that are not live: [`ENDED`], [`SESSIONS`].
+    /// [`NOTHING`], plus [`ENDED`] and [`SESSIONS`] for entries that are over.
     dead: u64,
 }
 
-/// No slot has this number: slots are of 32 bits.
+/// No slot has this number: slots have 32 bits.
 const NO_SLOT: u64 = u64::MAX;
-// Bits of `dead`. The first is there for the reason given at `Search`.
+// Bits of `dead`. `NOTHING` avoids a zero: see `Search`.
 const NOTHING: u64 = 1;
 const ENDED: u64 = 2;
 const SESSIONS: u64 = 4;
 
-/// What a search has found.
+/// The result of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// A live entry.
     Live {
         /// [`GrantValue::slot`].
         slot: u32,
-        /// The time at which it was live, `CLOCK_BOOTTIME` in nanoseconds.
+        /// The time at which the entry was live, `CLOCK_BOOTTIME` in nanoseconds.
         now: u64,
     },
-    /// Entries that have ended, but not for the sessions of the source.
+    /// Entries that are over, except for the sessions of the source.
     Sessions,
-    /// Entries that have ended.
+    /// Entries that are over.
     Ended,
     /// No entry.
     Nothing,
 }
 
 impl Search {
-    /// A search that no step was taken of. `lengths` says which prefix lengths are in use, 64 to a word (IPv4: word 0 alone).
+    /// A search before its first step. `lengths` returns the prefix lengths in use, 64 to a word (IPv4: only word 0).
     #[inline(always)]
     #[must_use]
     pub fn new(source: Address, protocol: u8, port: u16, lengths: impl Fn(u32) -> u64) -> Self {
@@ -64,17 +59,15 @@ impl Search {
         Self { source: source.words, head, bits, slot: NO_SLOT, now: 0, dead: NOTHING }
     }
 
-    /// Whether there is another step.
+    /// Whether a further step is left.
     #[inline(always)]
     #[must_use]
     pub fn goes_on(&self) -> bool {
         self.bits[0] | self.bits[1] | self.bits[2] != 0
     }
 
-    /// Asks for the entry of the shortest prefix length that was not asked for yet, and says whether there is another step.
-    ///
-    /// The time is read only after a key matched, and again for each match: a miss needs no clock, and the time is as late
-    /// as it can be. `grant` reads the expiry before the tags ([`GrantValue`]).
+    /// Tries the shortest prefix length left, and returns whether a further step is left. `grant` reads the expiry before the tags
+    /// ([`GrantValue`]); the time is read after each match.
     #[inline(always)]
     pub fn step(&mut self, grant: impl FnOnce(&GrantKey) -> Option<GrantValue>, now: impl FnOnce() -> u64) -> bool {
         let Some(len) = self.next_length() else {
@@ -83,8 +76,7 @@ impl Search {
         let source = Address { family: (self.head >> 32) as u8, zero: [0; 7], words: self.source };
         let key = GrantKey::with_len(source, len, (self.head >> 16) as u8, self.head as u16);
         let tag = key.tag();
-        // Never the bytes of another key's entry: a replaced element may be given to another key while it is being read
-        // (docs/decisions/0001-tags-against-torn-reads.md).
+        // The kernel may reuse a replaced element during the read (docs/decisions/0001-tags-against-torn-reads.md).
         if let Some(value) = grant(&key)
             && value.tag_front == tag
             && value.tag_back == tag
@@ -99,7 +91,7 @@ impl Search {
         self.goes_on()
     }
 
-    /// What was found by the steps taken.
+    /// The result of the steps so far.
     #[inline(always)]
     #[must_use]
     pub fn found(&self) -> Found {
@@ -112,7 +104,6 @@ impl Search {
         if self.dead & ENDED != 0 { Found::Ended } else { Found::Nothing }
     }
 
-    /// Takes the shortest length out of `bits`.
     #[inline(always)]
     fn next_length(&mut self) -> Option<u8> {
         let word = self.bits.iter().position(|bits| *bits != 0)?;
@@ -131,7 +122,7 @@ mod tests {
     const SOURCE: Address = Address::v6([0x20; 16]);
 
     proptest! {
-        /// Each length in use is asked for once, the shortest first, in no more steps than the kernel grants.
+        /// A search tries each length in use once, the shortest first, within the kernel's number of steps.
         #[test]
         fn a_search_asks_for_each_length_once(family in prop::sample::select(vec![V4, V6]), words: [u64; 3], all: bool) {
             let words = if all { [u64::MAX; 3] } else { words };

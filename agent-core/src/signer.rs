@@ -1,29 +1,28 @@
-//! Who signs messages, for which purpose, and what a key claims about its holder.
-//!
-//! Owns the types that the trust file, the envelope, the ledger and the journal share. It never decides who is trusted.
+//! Signers, the purposes of signatures, and a key's claims about its holder. Owns the types that the trust file, the envelope, the ledger
+//! and the journal share. It never decides who is trusted.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ssh::Fingerprint;
 
-/// What a signature is for. Each has a namespace of its own, so no signature passes for another kind.
+/// The purpose of a signature. Each has its own namespace, so a signature for one purpose never counts for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Purpose {
     /// Asks for access.
     Request,
-    /// Approves somebody else's request, by signing the same bytes.
+    /// Approves another person's request, with a signature of the same bytes.
     Approve,
     /// Ends a grant.
     Revoke,
     /// Changes the host's configuration.
     Admin,
-    /// Reads what the host knows.
+    /// Reads the host's state.
     Read,
 }
 
 impl Purpose {
-    /// All of them.
+    /// All purposes.
     pub const ALL: [Self; 5] = [Self::Request, Self::Approve, Self::Revoke, Self::Admin, Self::Read];
 
     /// The SSHSIG namespace.
@@ -38,7 +37,7 @@ impl Purpose {
         }
     }
 
-    /// The role that a payload of this type must be signed in, if there is such a type.
+    /// The purpose that a payload of this type needs; `None` for an unknown type.
     #[must_use]
     pub fn of_payload_type(payload_type: &str) -> Option<Self> {
         match payload_type {
@@ -49,7 +48,7 @@ impl Purpose {
         }
     }
 
-    /// Whether `signature` may stand on an envelope whose payload needs this role.
+    /// Whether an envelope whose payload needs this purpose may carry a `signature` of that one.
     pub(crate) const fn admits(self, signature: Self) -> bool {
         matches!(
             (self, signature),
@@ -62,44 +61,43 @@ impl Purpose {
     }
 }
 
-/// Who signed: what the journal stores, and all that `Trust::trusts` needs to judge him again after a reload.
+/// The signer as the journal stores it, with all data to check the trust again after a reload (`Trust::trusts`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Signer {
-    /// As the trust file names them, or as an authority that the trust file lists does.
+    /// The name from the trust file, or from an authority that the trust file lists.
     pub principal: String,
     /// `SHA256:…` of the key that signed.
     pub fingerprint: String,
-    /// The certificate that named them; absent where the trust file lists the key itself.
+    /// The certificate with the name; absent if the trust file lists the key itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Vouched>,
 }
 
 impl Signer {
-    /// Whether nobody signed: the host itself or its root acts. Every signer's key has a fingerprint.
+    /// Whether the host itself or its root acts without a signature: every signer's key has a fingerprint.
     #[must_use]
     pub const fn is_nobody(&self) -> bool {
         self.fingerprint.is_empty()
     }
 
-    /// How many bytes its texts have.
+    /// The bytes of its texts.
     pub(crate) fn weight(&self) -> usize {
         let vouched = self.certificate.as_ref().map_or(0, |c| c.authority.len() + c.key_id.len());
         self.principal.len() + self.fingerprint.len() + vouched
     }
 }
 
-/// The facts of a certificate by which it can be revoked later.
+/// The data of a certificate by which it can be revoked later.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Vouched {
     /// `SHA256:…` of the certificate authority's key.
     pub authority: String,
-    /// The certificate's serial number; 0 if its authority does not count.
+    /// The serial number; 0 if the authority does not count.
     pub serial: u64,
     /// The certificate's key id.
     pub key_id: String,
 }
 
-/// A key that signed for a purpose, and what its certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Presented {
     pub(crate) role: Purpose,
@@ -107,19 +105,19 @@ pub(crate) struct Presented {
     pub(crate) certificate: Option<Claims>,
 }
 
-/// What a certificate says about the holder of its key.
+/// A certificate's claims about the holder of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// The key of the authority that signed it.
+    /// The authority's key.
     pub authority: Fingerprint,
-    /// Chosen by the authority; 0 if it does not count.
+    /// The serial number from the authority; 0 if the authority does not count.
     pub serial: u64,
-    /// Chosen by the authority, for logs and revocation.
+    /// The authority's text for logs and revocation.
     pub key_id: String,
-    /// The names that the authority gives to the key's holder.
+    /// The names that the authority gives to the holder.
     pub principals: Vec<String>,
-    /// The first second since 1970 in which it is valid.
+    /// The first second since 1970 in which the certificate is valid.
     pub valid_after: u64,
-    /// The first second since 1970 in which it is valid no longer; `u64::MAX` for one without an end.
+    /// The first second since 1970 in which the certificate is no longer valid; `u64::MAX` for one without an end.
     pub valid_before: u64,
 }

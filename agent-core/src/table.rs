@@ -1,6 +1,5 @@
-//! What the kernel should hold, as a value, and the edits that lead there.
-//!
-//! Owns [`Table`], [`Edit`], [`compile`] and [`diff`]. It never talks to the kernel: `agent/src/enforcer` carries edits out.
+//! The wanted contents of the kernel's maps, and the edits that lead there. Owns [`Table`], [`Edit`], [`compile`] and [`diff`].
+//! `agent/src/enforcer` applies the edits to the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,11 +11,11 @@ use crate::time::BootNanos;
 /// One live entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
-    /// `CLOCK_BOOTTIME` in nanoseconds at which the entry is closed.
+    /// The end, `CLOCK_BOOTTIME` in nanoseconds.
     pub expires_boot_ns: u64,
-    /// As `expires_boot_ns`, for the sessions in [`Table::flows`] alone; 0 where there are none.
+    /// As `expires_boot_ns`, but only for the sessions in [`Table::flows`]; 0 without such sessions.
     pub established_boot_ns: u64,
-    /// Where the kernel counts its use.
+    /// The index of the kernel's usage counters.
     pub slot: u32,
 }
 
@@ -29,60 +28,60 @@ pub struct Flow {
     pub port: u16,
     /// The other side's address.
     pub peer: Address,
-    /// `CLOCK_BOOTTIME` in nanoseconds at which it is over.
+    /// The end, `CLOCK_BOOTTIME` in nanoseconds.
     pub until_boot_ns: u64,
 }
 
 impl Flow {
-    /// The entry that its source needs, so that prefilter and cut look for the session at all.
+    /// The key of the entry that makes prefilter and cut look for the session.
     #[must_use]
     pub fn key(&self) -> GrantKey {
         GrantKey::new(self.peer, max_prefix(self.peer.family), self.protocol, self.port)
     }
 
-    /// The tag of its value in the kernel, under `cookie`.
+    /// The tag of the kernel's value for `cookie`.
     #[must_use]
     pub fn tag(&self, cookie: u64) -> u64 {
         flow_tag(cookie, self.peer, self.protocol, self.port)
     }
 
-    /// Whether it is the same session as `other`, whatever their ends.
+    /// The ends may differ.
     fn is(&self, other: &Self) -> bool {
         Self { until_boot_ns: other.until_boot_ns, ..*self } == *other
     }
 }
 
-/// Everything that the kernel's maps hold about policy and grants.
+/// The kernel's maps of policy and grants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// Closed unless granted: (IP protocol, port).
+    /// The protected (IP protocol, port) pairs.
     pub protected: BTreeSet<(u8, u16)>,
     /// The allow entries.
     pub grants: BTreeMap<GrantKey, Entry>,
     /// Sessions that may outlive their grant, by the cookie of their socket.
     pub flows: BTreeMap<u64, Flow>,
-    /// From when on, in nanoseconds of `CLOCK_BOOTTIME`, what is refused passes all the same; 0: never.
+    /// The moment, in nanoseconds of `CLOCK_BOOTTIME`, from which refused packets pass; 0: never.
     pub observe_from: u64,
 }
 
-/// One step of a change. A list of edits is applied in order.
+/// One step of a change. Edits apply in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// Close a port: (IP protocol, port).
+    /// Protects a port: (IP protocol, port).
     Protect(u8, u16),
-    /// Take the entry out.
+    /// Removes an entry.
     Remove(GrantKey),
-    /// Replace the set of prefix lengths that look-ups try.
+    /// Replaces the set of prefix lengths for look-ups.
     Lengths(Lengths),
-    /// Put the entry in, in the place of any other with its key.
+    /// Adds or replaces an entry.
     Put(GrantKey, Entry),
-    /// The session with this cookie outlives no grant.
+    /// Removes the retained session with this cookie.
     RemoveFlow(u64),
-    /// The session with this cookie may go on until its end, in the place of what was noted for the cookie.
+    /// Adds or replaces the retained session with this cookie.
     PutFlow(u64, Flow),
-    /// The port is no longer ours.
+    /// Ends the protection of a port.
     Unprotect(u8, u16),
-    /// From then on what is refused passes all the same; 0: never.
+    /// Sets [`Table::observe_from`].
     Observe(u64),
 }
 
@@ -97,7 +96,7 @@ impl Table {
         lengths
     }
 
-    /// The table after one edit. [`Edit::Lengths`] changes nothing here: lengths follow from the entries.
+    /// Applies one edit. [`Edit::Lengths`] changes nothing here: lengths follow from the entries.
     pub fn apply(&mut self, edit: &Edit) {
         match *edit {
             Edit::Protect(protocol, port) => {
@@ -123,8 +122,7 @@ impl Table {
         }
     }
 
-    /// Has the sessions in `flows` outlive their grants, as far as their ports are protected and they are not over at `now`. The
-    /// entry of a source lets its sessions live as long as the last of them.
+    /// Adds the sessions in `flows` that are not over at `now` and whose ports are protected. An entry lives until the last of their ends.
     #[must_use]
     pub fn keeping(mut self, flows: impl IntoIterator<Item = (u64, Flow)>, now: BootNanos) -> Self {
         for (cookie, flow) in flows {
@@ -139,7 +137,7 @@ impl Table {
     }
 }
 
-/// The table for `policy` with the grants that are live at `now`. Where two grants share a key, the later end wins.
+/// The table for `policy` and the live grants at `now`. If two grants share a key, the later end counts.
 #[must_use]
 pub fn compile<'a>(policy: &Policy, grants: impl Iterator<Item = &'a Grant>, now: BootNanos) -> Table {
     let protected: BTreeSet<_> = policy.protected().collect();
@@ -156,12 +154,10 @@ pub fn compile<'a>(policy: &Policy, grants: impl Iterator<Item = &'a Grant>, now
     table
 }
 
-/// The edits that turn `installed` into `wanted`.
-///
-/// No state in between opens more than `installed` or `wanted` does: first all that closes, then all that opens. A look-up
-/// tries a length before its first entry is there and until its last one is gone. A session lives where its entry and its flow
-/// both let it: flows are shortened before the entries change and lengthened after. The mode comes last: whoever is to be let in
-/// is in the table before a host that only observed closes, and all else is as wanted before one that was closed opens.
+/// The edits that turn `installed` into `wanted`. No intermediate state opens more than either: closing edits come first. A prefix length
+/// is active before its first entry exists and until its last one is gone. A session needs both its entry and its flow: flows are
+/// shortened before the entries change, and lengthened after. The mode comes last: all grants are in the table before an observing host
+/// enforces, and all else is final before an enforcing host observes.
 #[must_use]
 pub fn diff(installed: &Table, wanted: &Table) -> Vec<Edit> {
     let mut edits = Vec::new();
@@ -200,7 +196,7 @@ mod tests {
     use crate::key::{Address, TCP, UDP};
     use proptest::prelude::*;
 
-    /// Small worlds, so that keys and ports collide often.
+    /// Small tables, so that keys and ports collide often.
     fn tables() -> impl Strategy<Value = Table> {
         let port = (prop_oneof![Just(TCP), Just(UDP)], 20..24u16);
         let key = (port.clone(), 0..4u8, prop_oneof![Just(8u8), Just(24), Just(32)])
@@ -219,7 +215,7 @@ mod tests {
         let ports = prop::collection::btree_set(port, 0..5);
         let entries = prop::collection::btree_map(key, entry, 0..12);
         let flows = prop::collection::btree_map(0..COOKIES, flow, 0..4);
-        // Mostly closed, else open from the beginning or from some moment on.
+        // Mostly enforcing, else observing from the beginning or from some moment on.
         let observe_from = prop_oneof![3 => Just(0), 2 => 1..5u64];
         (ports, entries, flows, observe_from).prop_map(|(protected, grants, flows, observe_from)| Table {
             protected,
@@ -231,10 +227,9 @@ mod tests {
 
     const COOKIES: u64 = 3;
 
-    /// A packet: protocol, port, source, and the cookie of its socket.
     type Packet = (u8, u16, u8, Option<u64>);
 
-    /// What the kernel does with a table, as simply as it can be said.
+    /// A simple model of the kernel's decision.
     fn is_open(table: &Table, lengths: Lengths, (protocol, port, source, cookie): Packet, now: u64) -> bool {
         let tried = |len: u8| lengths.v4 >> len & 1 == 1;
         let peer = Address::v4([source, 0, 0, 0]);

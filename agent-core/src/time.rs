@@ -1,12 +1,10 @@
-//! Moments and durations as arguments.
-//!
-//! Owns the types that carry time into the core. It never reads a clock: `agent/src/clock.rs` does, in one place.
+//! Moments and durations. Owns the types that carry time into the core. Only `agent/src/system/clock` reads clocks.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A moment on `CLOCK_BOOTTIME` of one boot, in nanoseconds. It counts through suspend and is never stepped.
+/// A moment on `CLOCK_BOOTTIME` of one boot, in nanoseconds. This clock runs during suspend and never jumps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BootNanos(pub u64);
@@ -31,7 +29,7 @@ impl Seconds {
 }
 
 impl std::fmt::Display for Seconds {
-    /// As people write it and as the configuration reads it: `2h`, `90s`, `1h 30m`.
+    /// The form for people and the configuration: `2h`, `90s`, `1h 30m`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let parts = [(self.0 / 3600, "h"), (self.0 % 3600 / 60, "m"), (self.0 % 60, "s")];
         let words: Vec<_> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n}{unit}")).collect();
@@ -41,44 +39,44 @@ impl std::fmt::Display for Seconds {
 }
 
 impl BootNanos {
-    /// `nanos` later; stops at the end of time instead of wrapping.
+    /// `nanos` later; saturates instead of wrapping.
     #[must_use]
     pub const fn plus_nanos(self, nanos: u64) -> Self {
         Self(self.0.saturating_add(nanos))
     }
 
-    /// How long until `later`, in nanoseconds; zero if it has passed.
+    /// The nanoseconds until `later`; zero if it has passed.
     #[must_use]
     pub const fn until(self, later: Self) -> u64 {
         later.0.saturating_sub(self.0)
     }
 }
 
-/// How the wall clock stands. The last four are doubts.
+/// The state of the wall clock. The last four are doubts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClockState {
-    /// The kernel says that somebody keeps it right, or did on this boot; and it has not jumped since.
+    /// The kernel reports a synchronised clock, or did on this boot, and the clock has not jumped since.
     Synchronised,
-    /// Nobody does, and the configuration says that it is right all the same.
+    /// Nothing synchronises the clock, and the configuration says to trust it.
     #[default]
     Assumed,
-    /// Nobody has kept it right since the host was booted.
+    /// Nothing has synchronised the clock since the boot.
     Unsynchronised,
-    /// It jumped, and nobody has said since that it is right.
+    /// The clock jumped, and nothing has synchronised it since.
     Stepped,
-    /// It lies behind the record.
+    /// The clock is behind the newest record.
     WentBack,
-    /// The machine was restored from a snapshot or copied, and nobody has said since that the clock is right.
+    /// The machine was restored from a snapshot or copied, and nothing has synchronised the clock since.
     Restored,
 }
 
 impl ClockState {
-    /// All of them.
+    /// All states.
     pub const ALL: &[Self] =
         &[Self::Synchronised, Self::Assumed, Self::Unsynchronised, Self::Stepped, Self::WentBack, Self::Restored];
 
-    /// Stable, as the journal spells it.
+    /// The stable code, as the journal spells it.
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
@@ -106,42 +104,41 @@ impl ClockState {
         }
     }
 
-    /// Whether absolute times can be judged: a message's `not_after`, a grant's `end` and `not_before`.
+    /// Whether absolute times count: a message's `not_after`, a grant's `end` and `not_before`.
     #[must_use]
     pub const fn is_trusted(self) -> bool {
         matches!(self, Self::Synchronised | Self::Assumed)
     }
 
-    /// Whether the windows of keys and certificates can be judged. A clock that merely nobody synchronises is good enough for these: it
-    /// is not behind the record, so nothing that has ended is valid again; and a host without NTP must not lock out people with
-    /// certificates.
+    /// Whether the windows of keys and certificates count. An unsynchronised clock suffices: it is not behind the record, so nothing
+    /// expired is valid again, and a host without NTP must not lock out people with certificates.
     #[must_use]
     pub const fn knows_windows(self) -> bool {
         matches!(self, Self::Synchronised | Self::Assumed | Self::Unsynchronised)
     }
 }
 
-/// Everything a decision may know about the present.
+/// The present, as decisions see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// The boot clock: what grants run on.
+    /// The boot clock, which grants use.
     pub boot: BootNanos,
-    /// The wall clock: for messages and for the record.
+    /// The wall clock, for messages and for the record.
     pub wall: Timestamp,
-    /// How the wall clock stands.
+    /// The state of the wall clock.
     pub clock: ClockState,
-    /// Which boot `boot` belongs to (`/proc/sys/kernel/random/boot_id`).
+    /// The boot of `boot` (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: Uuid,
 }
 
 impl Now {
-    /// Whether absolute times can be judged.
+    /// Whether absolute times count.
     #[must_use]
     pub const fn wall_trusted(&self) -> bool {
         self.clock.is_trusted()
     }
 
-    /// The wall-clock moment that corresponds to `boot` now.
+    /// The wall-clock time of `boot`, by the present clocks.
     #[must_use]
     pub fn wall_at(&self, boot: BootNanos) -> Timestamp {
         let ahead = i128::from(boot.0) - i128::from(self.boot.0);

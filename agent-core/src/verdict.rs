@@ -1,52 +1,48 @@
-//! The one decision: may this source reach this port of the host now?
-//!
-//! Owns [`decide`], the [`Table`] that it asks, and the names of everything that can happen to a packet. The eBPF
-//! programs and the host tests compile this same code; only their tables differ. It never reads a packet, a clock or a
-//! map by itself.
+//! The central decision: may this source reach this port of the host now? Owns [`decide`], the [`Table`] that it reads, and the names of
+//! all outcomes. The eBPF programs and the host tests compile this same code. It never reads a packet, a clock or a map.
 
 use crate::{
     key::{Address, FlowValue, GrantKey, GrantValue, flow_tag},
     search::{Found, Search},
 };
 
-/// Where the decision finds what it needs. The kernel implements it over the shared maps.
+/// The data that the decision reads. The kernel implements this trait over the shared maps.
 pub trait Table {
-    /// Whether the port is closed unless granted.
+    /// Whether the port is closed without a grant.
     fn is_protected(&self, protocol: u8, port: u16) -> bool;
-    /// Why this packet is none of our business, for a packet to a protected port.
+    /// Why a packet to a protected port is exempt from the decision.
     fn exemption(&self) -> Option<Exemption>;
     /// The prefix lengths in use, 64 to a word, as [`crate::key::Lengths`] has them. `word` is below 3 (IPv4: 0 only).
     fn lengths(&self, family: u8, word: u32) -> u64;
     /// The entry with this key. The implementation reads the expiry before the tags ([`GrantValue`]).
     fn grant(&self, key: &GrantKey) -> Option<GrantValue>;
-    /// What the hook knows of the packet's session. Asked only where a source may keep the sessions that it has.
+    /// The packet's session as the hook knows it. Asked only if the source may keep its existing sessions.
     fn session(&self) -> Session;
-    /// What `FLOWS` holds for this cookie. The implementation reads the end before the tags ([`FlowValue`]).
+    /// The entry of `FLOWS` for this cookie. The implementation reads the end before the tags ([`FlowValue`]).
     fn flow(&self, cookie: u64) -> Option<FlowValue>;
     /// `CLOCK_BOOTTIME` in nanoseconds.
     fn now(&self) -> u64;
-    /// From when on, by [`Self::now`], what is refused passes all the same; 0: never.
+    /// The moment, on the clock of [`Self::now`], from which refused packets pass; 0: never.
     fn observe_from(&self) -> u64;
-    /// Takes the steps of `search`, until one says that there is no other. The kernel has its own way to repeat something,
-    /// by which its verifier walks a step once and not for each round.
+    /// Takes all steps of `search`. The kernel overrides this with `bpf_loop`, whose callback its verifier checks only once.
     #[inline(always)]
     fn search(&self, search: &mut Search) {
         while search.step(|key| self.grant(key), || self.now()) {}
     }
 }
 
-/// What a hook knows of the session that a packet belongs to.
+/// The session of a packet, as a hook knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Session {
-    /// Frames before the stack: it may be any session, lock and cut will see.
+    /// A frame before the network stack: it may belong to any session; lock and cut check it later.
     Unknown,
-    /// None yet: a look-up for a new one, a listener, a handshake, an unconnected socket.
+    /// No session yet: a look-up for a new one, a listener, a handshake, an unconnected socket.
     New,
-    /// An established one, whose socket has this cookie.
+    /// An established session, whose socket has this cookie.
     Socket(u64),
 }
 
-/// Why a packet to a protected port is not judged.
+/// Why a packet to a protected port is exempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exemption {
     /// The host talks to itself.
@@ -59,39 +55,37 @@ pub enum Exemption {
     OwnConnection,
 }
 
-/// What [`decide`] says.
+/// The result of [`decide`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Verdict {
-    /// The port is not ours: pass.
+    /// The port is not protected: pass.
     Unprotected,
-    /// Not ours to judge: pass.
+    /// The packet is exempt: pass.
     Exempt(Exemption),
-    /// A live entry covers the source: pass. Its use is counted in `slot`, the last use at `now`.
+    /// A live entry covers the source: pass. The kernel counts the use in `slot`, with `now` as the last use.
     Granted {
         /// [`GrantValue::slot`].
         slot: u32,
         /// The time at which the entry was live, `CLOCK_BOOTTIME` in nanoseconds.
         now: u64,
     },
-    /// The source may keep the sessions that it has, and this is one of them, or may be: pass.
+    /// The source may keep its existing sessions, and this packet belongs (or may belong) to one: pass.
     Established,
-    /// The source may keep the sessions that it has, and this is none of them: drop.
+    /// The source may keep its existing sessions, and this packet belongs to none: drop.
     OnlyEstablished,
     /// No entry covers the source: drop.
     NoGrant,
     /// Entries cover the source, but each has ended: drop.
     Expired,
-    /// A listener's packet, without data, of which nothing shows where it goes ([`crate::peer`]): pass.
+    /// A listener's packet without data, whose destination is unknown ([`crate::peer`]): pass.
     Handshake,
-    /// Nothing shows who the other side is: drop.
+    /// The other side is unknown: drop.
     NoAddress,
 }
 
-/// Decides over `table` whether `source` may reach `port` (host byte order) of the host by `protocol`.
-///
-/// A deny by an empty look-up needs no clock: the time is read only after a key matched, which also makes it as late as it
-/// can be. Any live entry suffices, so an expired narrow one never hides a live broad one.
+/// Decides over `table` whether `source` may reach `port` (host byte order) by `protocol`. The time is read only after a key matches: a
+/// miss needs no clock, and the time is as late as possible. Any live entry suffices: an expired narrow one never hides a live broad one.
 #[inline(always)]
 pub fn decide(table: &impl Table, protocol: u8, port: u16, source: Address) -> Verdict {
     match gate(table, protocol, port) {
@@ -100,7 +94,7 @@ pub fn decide(table: &impl Table, protocol: u8, port: u16, source: Address) -> V
     }
 }
 
-/// The verdict that needs no address: the port or the packet is none of our business.
+/// The verdict that needs no address: the port is not protected, or the packet is exempt.
 #[inline(always)]
 pub(crate) fn gate(table: &impl Table, protocol: u8, port: u16) -> Option<Verdict> {
     if !table.is_protected(protocol, port) {
@@ -109,7 +103,6 @@ pub(crate) fn gate(table: &impl Table, protocol: u8, port: u16) -> Option<Verdic
     table.exemption().map(Verdict::Exempt)
 }
 
-/// The verdict of the entries that cover `source`.
 #[inline(always)]
 pub(crate) fn covered(table: &impl Table, protocol: u8, port: u16, source: Address) -> Verdict {
     let mut search = Search::new(source, protocol, port, |word| table.lengths(source.family, word));
@@ -124,8 +117,7 @@ pub(crate) fn covered(table: &impl Table, protocol: u8, port: u16, source: Addre
     }
 }
 
-/// The present, where a packet that is refused passes all the same because the host only observes; `None` where a refusal
-/// holds. Only a refusal asks, so nothing else pays for it.
+/// The present, if refused packets pass because the host only observes; `None` if a refusal holds. Called only after a refusal.
 #[inline(always)]
 pub fn observed_at(table: &impl Table) -> Option<u64> {
     let from = table.observe_from();
@@ -136,7 +128,7 @@ pub fn observed_at(table: &impl Table) -> Option<u64> {
     if now < from { None } else { Some(now) }
 }
 
-/// The verdict where the source may keep the sessions that it has. A cookie counts for its own port and source alone.
+/// The verdict if the source may keep its existing sessions. A cookie counts only for its own port and source.
 #[inline(always)]
 fn established(table: &impl Table, protocol: u8, port: u16, source: Address) -> Verdict {
     let cookie = match table.session() {
@@ -162,7 +154,7 @@ macro_rules! counted {
         pub enum $name { $($(#[$doc])* $variant = $index,)* }
 
         impl $name {
-            /// All of them, in order of their index.
+            /// All variants, in order of their index.
             pub const ALL: &'static [$name] = &[$($name::$variant,)*];
 
             /// The stable name.
@@ -183,7 +175,7 @@ macro_rules! counted {
 }
 
 counted! {
-    /// The hooks, and the cut once for each direction.
+    /// The hooks; the cut has one for each direction.
     Hook {
         /// `sk_lookup`: look-ups of listening and unconnected sockets.
         Lock = 0 "lock",
@@ -197,7 +189,7 @@ counted! {
 }
 
 counted! {
-    /// What happened to a packet that is counted. Packets of unprotected ports are not, for their cost.
+    /// The outcomes that are counted. Packets of unprotected ports are not counted, to save time.
     Fate {
         /// Passed: a live entry covers the source.
         Granted = 0 "granted",
@@ -205,27 +197,27 @@ counted! {
         NoGrant = 1 "no-grant",
         /// Dropped: each entry that covers the source has ended.
         Expired = 2 "expired",
-        /// Passed: the host talks to itself.
+        /// Passed: the host sent it to itself.
         OwnTraffic = 3 "own-traffic",
         /// Passed: the socket belongs to another network namespace.
         OtherNamespace = 4 "other-namespace",
-        /// Passed by the prefilter: not for an address of this host.
+        /// Passed by the prefilter: the destination is not an address of this host.
         NotLocal = 5 "not-local",
-        /// Passed by the prefilter: not a shape that it is sure of.
+        /// Passed by the prefilter: the parser is not sure of the packet's shape.
         NotSure = 6 "not-sure",
-        /// Passed by the cut: a TCP reset leaves, so that the other side of an ended session knows.
+        /// Passed by the cut: an outgoing TCP reset, so that the other side notices the end of its session.
         ResetOut = 7 "reset-out",
-        /// Dropped by the cut: the packet of a protected port shows no remote address.
+        /// Dropped by the cut: the remote address is unknown.
         Unreadable = 8 "unreadable",
-        /// Passed: the grant is over, its established sessions are not yet, and this is one of them (the prefilter: may be).
+        /// Passed: the grant is over, but its established sessions may go on, and this is one of them (for the prefilter: may be).
         Established = 9 "established",
-        /// Dropped: the grant is over, its established sessions are not yet, and this is none of them.
+        /// Dropped: the grant is over, its established sessions may go on, and this is none of them.
         OnlyEstablished = 10 "only-established",
-        /// Dropped by the cut, or under a flood by the prefilter: its source begins connections to the API too fast ([`crate::rate`]).
+        /// Dropped by the cut, or by the prefilter during a flood: the source opens connections to the API too fast ([`crate::rate`]).
         SynRate = 11 "syn-rate",
-        /// Passed: it would have been dropped, but the host only observes.
+        /// Passed because the host only observes; otherwise the packet would be dropped.
         Observed = 12 "observed",
-        /// Passed by the cut: a listener's packet, which carries no data, inside an encapsulation that hides where it goes.
+        /// Passed by the cut: a listener's packet without data, inside an encapsulation that hides its destination.
         HandshakeOut = 13 "handshake-out",
         /// Passed by the cut: the host itself opened the connection.
         OwnConnection = 14 "own-connection",
@@ -233,7 +225,7 @@ counted! {
 }
 
 impl Fate {
-    /// Whether the packet goes on.
+    /// Whether the packet passes.
     #[inline(always)]
     #[must_use]
     pub const fn passes(self) -> bool {
@@ -254,7 +246,7 @@ impl Fate {
 }
 
 impl Verdict {
-    /// What is counted for this verdict; `None` for a port that is not ours.
+    /// The counter for this verdict; `None` for an unprotected port.
     #[inline(always)]
     #[must_use]
     pub const fn fate(self) -> Option<Fate> {
@@ -275,13 +267,13 @@ impl Verdict {
     }
 }
 
-/// Entries of `COUNTERS` kept for each hook; more than there are fates.
+/// Room in `COUNTERS` for each hook: more than there are fates.
 const FATES_PER_HOOK: u32 = 16;
 
-/// Number of entries of the map `COUNTERS`.
+/// The size of the map `COUNTERS`.
 pub const COUNTERS: u32 = 4 * FATES_PER_HOOK;
 
-/// Index into `COUNTERS`.
+/// The index into `COUNTERS`.
 #[inline(always)]
 #[must_use]
 pub const fn counter(hook: Hook, fate: Fate) -> u32 {
@@ -394,7 +386,7 @@ mod tests {
         }
     }
 
-    /// An entry that has ended at 10 for all but the sessions in `FLOWS`.
+    /// An entry that ended at 10, except for the sessions in `FLOWS`.
     fn keeping(until: u64) -> Maps {
         let mut maps = Maps::new(&[grant(32, 10)], 10);
         maps.grants.values_mut().for_each(|value| value.established_boot_ns = until);
@@ -414,7 +406,7 @@ mod tests {
             maps.session = session;
             assert_eq!(decide(&maps, TCP, 22, SOURCE), verdict, "{session:?}");
         }
-        // Both ends count, the entry's and the session's own.
+        // The end of the entry and the end of the session both count.
         (maps.session, maps.now) = (Session::Socket(7), 12);
         assert_eq!(decide(&maps, TCP, 22, SOURCE), Verdict::Expired);
         let mut maps = Maps { session: Session::Socket(7), ..keeping(u64::MAX) };
@@ -422,7 +414,7 @@ mod tests {
             maps.now = now;
             assert_eq!(decide(&maps, TCP, 22, SOURCE), verdict, "{now}");
         }
-        // A live entry asks for no session.
+        // With a live entry, the decision reads no session.
         maps.now = 9;
         assert_eq!(decide(&maps, TCP, 22, SOURCE), Verdict::Granted { slot: 0, now: 9 });
     }
@@ -460,7 +452,7 @@ mod tests {
     }
 
     fn address() -> impl Strategy<Value = Address> {
-        // Few bits differ, so that prefixes cover addresses often.
+        // Few bits differ, so that prefixes often cover addresses.
         prop_oneof![
             any::<[bool; 3]>().prop_map(|b| Address::v4([u8::from(b[0]) << 7, 0, u8::from(b[1]), u8::from(b[2])])),
             (0..4usize, any::<[bool; 2]>()).prop_map(|(at, b)| {

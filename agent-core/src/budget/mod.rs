@@ -1,8 +1,7 @@
-//! How much one principal may ask of the host at once and over time.
-//!
+//! Budgets: how much one principal may ask of the host, at once and over time.
 //! Owns [`Class`], the buckets and counts of each principal ([`Budgets`]), and which refusals get their own line in the journal. It never
-//! reads a clock, never decides about access, and tracks no more names than the roles of the policy bind: all others share one
-//! account, in which no tracked principal has a part (docs/decisions/0048-budgets-per-principal.md).
+//! reads a clock or decides about access. Only principals with a role have accounts; all others share one
+//! (docs/decisions/0048-budgets-per-principal.md).
 
 use std::collections::BTreeMap;
 
@@ -13,32 +12,31 @@ use crate::rate;
 use crate::refusal::{Reason, Refusal};
 use crate::time::{BootNanos, Now};
 
-/// What a signed message asks the host for. Each principal has a separate budget for each class.
+/// The purpose of a signed message. Each principal has a separate budget for each class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
     /// `RequestAccess`
     Request,
     /// `ApproveAccess`
     Approve,
-    /// `RevokeAccess` by somebody who may end only their own.
+    /// `RevokeAccess` by a principal who may end only their own grants.
     GiveBack,
-    /// `RevokeAccess` by somebody who may end everybody's.
+    /// `RevokeAccess` by a principal who may end everybody's grants.
     Revoke,
     /// Any call that reads.
     Read,
-    /// Reading the journal from the disk.
+    /// A read of the journal from the disk.
     Audit,
     /// A stream that stays open.
     Watch,
 }
 
-/// How many classes there are.
 const CLASSES: usize = 7;
-/// Bytes of payload that one token of [`Class::Request`] pays for: an ordinary request has fewer.
+/// Bytes of payload for one token of [`Class::Request`]: an ordinary request has fewer.
 pub const BYTES_PER_TOKEN: usize = 4096;
-/// So many refusals of one principal are written to the journal one by one; further ones are counted for a summary.
+/// Refusals of one principal that the journal records one by one, all at once; further refusals are counted for a summary.
 pub const LINES_AT_ONCE: u32 = 10;
-/// Nanoseconds after which one more refusal of a principal is written as a separate line.
+/// Nanoseconds until a principal gets a separate line for one more refusal.
 const LINE_EVERY: u64 = 30 * SECOND;
 /// Nanoseconds between two summaries of one principal.
 const SUMMARY_EVERY: u64 = MINUTE;
@@ -47,7 +45,7 @@ const MINUTE: u64 = 60 * SECOND;
 const DAY: u64 = 24 * 60 * MINUTE;
 
 impl Class {
-    /// How many messages of this class the host works on at once for one principal. 1,024 commands wait for the worker at most.
+    /// The most messages of this class from one principal at the same time. At most 1,024 commands wait for the worker.
     #[must_use]
     pub const fn at_once(self) -> u32 {
         match self {
@@ -58,7 +56,6 @@ impl Class {
         }
     }
 
-    /// For people.
     const fn noun(self) -> &'static str {
         match self {
             Self::Request => "requests",
@@ -71,7 +68,7 @@ impl Class {
     }
 }
 
-/// `[limits]`: messages of one principal. A whole minute's worth may come at once.
+/// `[limits]`: messages of one principal. The whole amount of a minute may come at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rates {
     /// Requests a minute, in tokens of [`BYTES_PER_TOKEN`].
@@ -80,14 +77,14 @@ pub struct Rates {
     pub requests_per_day: u32,
     /// Approvals a minute.
     pub approvals_per_minute: u32,
-    /// Give-backs, or revocations, that the host refused, a minute. What ends something costs nothing.
+    /// Refused give-backs and revocations a minute. A message that ends something costs nothing.
     pub endings_per_minute: u32,
     /// Reads a minute.
     pub reads_per_minute: u32,
 }
 
 impl Default for Rates {
-    /// One person's tools stay far below these numbers; `postern --wait` and `postern watch` ask less than once a second.
+    /// One person's tools stay far below these numbers: `postern --wait` and `postern watch` ask less than once a second.
     fn default() -> Self {
         Self {
             requests_per_minute: 30,
@@ -99,7 +96,6 @@ impl Default for Rates {
     }
 }
 
-/// One limit: its rate, and how it is called.
 #[derive(Clone, Copy)]
 struct Limit {
     count: u32,
@@ -114,7 +110,7 @@ impl Limit {
         SynRate { interval_ns, tolerance_ns: interval_ns * (count - 1) }
     }
 
-    /// The bucket after `tokens` more, or after how many nanoseconds it will take them.
+    /// The bucket after `tokens` more, or the nanoseconds until the bucket takes them.
     fn take(self, full_at: u64, tokens: u32, now: u64) -> Result<u64, u64> {
         let rate = self.rate();
         let more = rate.interval_ns * u64::from(tokens.clamp(1, self.count.max(1)) - 1);
@@ -125,7 +121,7 @@ impl Limit {
 }
 
 impl Rates {
-    /// The limits of a class; none for what is only counted at once.
+    /// The limits of a class; none for a class that has only [`Class::at_once`].
     fn of(&self, class: Class) -> [Option<Limit>; 2] {
         let minute = |count, setting| Some(Limit { count, period: MINUTE, setting });
         let day = Some(Limit { count: self.requests_per_day, period: DAY, setting: "requests_per_day" });
@@ -139,10 +135,9 @@ impl Rates {
     }
 }
 
-/// What one principal has used.
 #[derive(Clone, Debug, Default)]
 struct Account {
-    /// When each bucket is full again.
+    /// The moments at which the buckets are full again.
     full_at: [[u64; 2]; CLASSES],
     running: [u32; CLASSES],
     lines_full_at: u64,
@@ -150,14 +145,14 @@ struct Account {
     next_summary: u64,
 }
 
-/// Refusals of one principal that were counted and not written one by one.
+/// Refusals of one principal that the journal gets as a summary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summed {
-    /// How many of each reason.
+    /// The number for each reason.
     pub counts: BTreeMap<String, u64>,
-    /// The first, by the wall clock.
+    /// The first refusal, by the wall clock.
     pub first: Timestamp,
-    /// The last.
+    /// The last refusal, by the wall clock.
     pub last: Timestamp,
 }
 
@@ -170,7 +165,7 @@ impl Summed {
     }
 }
 
-/// The accounts of all principals that hold a role, and one for all others together.
+/// The accounts of all principals with a role, and one for all others together.
 #[derive(Clone, Debug)]
 pub struct Budgets {
     rates: Rates,
@@ -179,16 +174,16 @@ pub struct Budgets {
 }
 
 impl Budgets {
-    /// Full buckets.
+    /// Starts with full buckets.
     #[must_use]
     pub fn new(rates: Rates) -> Self {
         Self { rates, people: BTreeMap::new(), others: Account::default() }
     }
 
-    /// From now on these names have accounts. Who had one keeps it; whose account goes leaves what was not summed up to the others.
+    /// Sets the names that have accounts. Existing accounts stay; the summary of a removed account goes to the account of the others.
     pub fn track<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
         let mut old = std::mem::take(&mut self.people);
-        // What began there may end in another account.
+        // A message may begin in one account and end in another.
         self.others.running = [0; CLASSES];
         for name in names {
             let account = old.remove(name).unwrap_or_default();
@@ -200,9 +195,8 @@ impl Budgets {
     }
 
     /// Begins work on one message of `principal` with so many bytes of payload. Each success needs one [`Self::end`].
-    ///
     /// # Errors
-    /// [`Reason::RateLimited`]; nothing is spent then.
+    /// [`Reason::RateLimited`]; then no bucket changes.
     pub fn begin(&mut self, principal: &str, class: Class, bytes: usize, now: BootNanos) -> Result<(), Refusal> {
         let limits = self.rates.of(class);
         let (account, at) = (self.account(principal), class as usize);
@@ -234,7 +228,7 @@ impl Budgets {
         Ok(())
     }
 
-    /// The work is over. `free`: it costs nothing after all.
+    /// Ends the work on a message. If `free`, the message costs nothing.
     pub fn end(&mut self, principal: &str, class: Class, free: bool) {
         let limits = self.rates.of(class);
         let (account, at) = (self.account(principal), class as usize);
@@ -244,7 +238,7 @@ impl Budgets {
         }
     }
 
-    /// Whether a refusal of `principal` is to be written as a separate line; else the caller counts the refusal for a summary.
+    /// Whether a refusal of `principal` gets a separate line; else it is counted for a summary.
     pub fn gets_a_line(&mut self, principal: &str, reason: Reason, now: &Now) -> bool {
         let account = self.account(principal);
         let tolerance_ns = LINE_EVERY * u64::from(LINES_AT_ONCE - 1);
@@ -256,20 +250,20 @@ impl Budgets {
         taken.is_some()
     }
 
-    /// Counts a refusal that is not written as a separate line.
+    /// Counts a refusal for a summary.
     pub fn count(&mut self, principal: &str, reason: Reason, now: &Now) {
         let counts = BTreeMap::from([(reason.code().to_owned(), 1)]);
         add(&mut self.account(principal).summed, Summed { counts, first: now.wall, last: now.wall });
     }
 
-    /// Takes back a summary that could not be written.
+    /// Takes back a summary after the journal failed to record it.
     pub fn put_back(&mut self, principal: &str, summed: Summed) {
         let account = self.account(principal);
         account.next_summary = 0;
         add(&mut account.summed, summed);
     }
 
-    /// The summaries that are due: one of each principal a minute. The name is empty for those without a role.
+    /// The due summaries: one of each principal a minute. The name is empty for principals without a role.
     pub fn take_summaries(&mut self, now: BootNanos, all: bool) -> Vec<(String, Summed)> {
         let mut due = Vec::new();
         let accounts = self.people.iter_mut().map(|(name, account)| (name.as_str(), account));

@@ -1,4 +1,4 @@
-//! What each principal may spend, and that nobody spends what another has.
+//! Tests of budgets: no principal spends what another has.
 
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -132,7 +132,7 @@ fn a_summary_that_could_not_be_written_is_kept_also_when_the_role_is_gone() {
 }
 
 proptest! {
-    /// Whatever one principal does, in whatever order, the others have what they had.
+    /// No principal's actions change the budgets of others.
     #[test]
     fn nobody_spends_anothers_budget(
         steps in prop::collection::vec((0..7usize, 0..40_000usize, 0..3u64, any::<bool>()), 0..400),

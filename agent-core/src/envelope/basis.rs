@@ -1,17 +1,12 @@
-//! The signatures of a message, for a later check under other rules.
-//!
-//! Owns what is kept of each signature after it was checked. It never decides whether a key is trusted; [`Trust`] does.
+//! The signatures of a message, for a later check under other rules. Owns the data of each verified signature; [`Trust`] decides.
 
 use crate::refusal::{Reason, Refusal};
 use crate::signer::{Presented, Signer};
 use crate::trust::{Moment, Trust};
 
-/// Who signed a message, with all that is needed to ask again whether these signatures count.
-///
-/// The default is of a message that nobody signed.
+/// The signers of a message, with the data to check again whether their signatures count. The default has no signers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Basis {
-    /// In the order of [`super::Verified::signers`], with what each of them presented.
     signed: Vec<(Signer, Presented)>,
 }
 
@@ -20,14 +15,10 @@ impl Basis {
         Self { signed }
     }
 
-    /// Whether `trust` gives every signature to the same person as when it was verified. A message is verified before it waits for
-    /// its turn; this is asked when it takes effect.
-    ///
-    /// `now` is in seconds since the Unix epoch; `clock_trusted` as for [`super::verify`].
-    ///
+    /// Checks that `trust` still gives every signature to the same person, at the time at which the message takes effect. `now` and
+    /// `clock_trusted` as for [`super::verify`].
     /// # Errors
-    /// What [`super::verify`] would say now about the first signer who no longer counts. [`Reason::KeyUnknown`] where the key
-    /// belongs to somebody else now, [`Reason::Unsigned`] where nobody signed.
+    /// As [`super::verify`]; [`Reason::KeyUnknown`] if the key now belongs to another person, [`Reason::Unsigned`] without signers.
     pub fn check(&self, trust: &Trust, now: i64, clock_trusted: bool) -> Result<(), Refusal> {
         let moment = Moment::new(now, clock_trusted);
         if self.signed.is_empty() {

@@ -1,7 +1,5 @@
-//! What a signed message proves: who signed these exact bytes, and for which purpose.
-//!
-//! Owns the order of checks from an envelope to [`Verified`] (DESIGN 5), cheap before costly. It never reads the
-//! payload: the signatures are over bytes.
+//! Verification of signed messages: who signed these exact bytes, and for which purpose. Owns the order of checks from an envelope to
+//! [`Verified`] (DESIGN 5), cheap before costly. It never reads the payload: signatures cover bytes.
 
 mod basis;
 mod certificate;
@@ -23,55 +21,50 @@ pub const MOST_PAYLOAD: usize = 32 * 1024;
 /// The most signatures on one envelope: a requester and some approvers.
 pub const MOST_SIGNATURES: usize = 8;
 
-/// A signed message as it came, borrowed.
+/// A signed message, borrowed.
 #[derive(Clone, Debug)]
 pub struct Envelope<'a> {
-    /// Exactly the bytes that were signed.
+    /// The signed bytes.
     pub payload: &'a [u8],
-    /// What they claim to be, for example `application/vnd.postern.access-request.v1+json`.
+    /// The claimed type, for example `application/vnd.postern.access-request.v1+json`.
     pub payload_type: &'a str,
     /// Armored SSHSIGs.
     pub signatures: Vec<&'a str>,
 }
 
-/// What a valid envelope proves.
+/// The proof from a valid envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// At least one: first who signed in `role`, then the approvers. No principal twice.
+    /// At least one: first the signer in `role`, then the approvers. No principal twice.
     pub signers: Vec<Signer>,
-    /// What the payload's type needs.
+    /// The purpose of the payload's type.
     pub role: Purpose,
     /// SHA-256 of the payload.
     pub payload_digest: [u8; 32],
-    /// By which the signers can be judged again, when the message takes effect.
+    /// The data to judge the signers again when the message takes effect.
     pub basis: Basis,
 }
 
 impl Verified {
-    /// Who signed in [`Verified::role`]. (There always is one; the answer is an option so that nothing can panic.)
+    /// The signer in [`Verified::role`]. It always exists; the option avoids a panic.
     #[must_use]
     pub fn signer(&self) -> Option<&Signer> {
         self.signers.first()
     }
 }
 
-/// Checks an envelope: size and form of everything, then keys, roles and validity, then the signatures.
-///
-/// `now` is in seconds since the Unix epoch. With `clock_trusted` unset, keys and certificates whose validity has an end
-/// are refused, since the host cannot check the end (docs/decisions/0010-trust.md).
-///
+/// Checks an envelope: first the size and form, then keys, roles and validity, then the signatures. `now` is in seconds since the Unix
+/// epoch. Without `clock_trusted` it refuses keys and certificates with an end (docs/decisions/0010-trust.md).
 /// # Errors
-/// The first check that failed. All reasons are attributed to an unverified peer.
+/// The first failed check. All reasons count as those of an unverified peer.
 pub fn verify(envelope: &Envelope<'_>, trust: &Trust, now: i64, clock_trusted: bool) -> Result<Verified, Refusal> {
     let role = check_form(envelope)?;
     verify_in(role, envelope, trust, now, clock_trusted)
 }
 
-/// Checks an approval that comes by itself: the payload of a request, with one signature in the approver's namespace and no
-/// other. Otherwise as [`verify`].
-///
+/// Checks a separate approval: the payload of a request with one signature in the approver's namespace. Otherwise as [`verify`].
 /// # Errors
-/// As [`verify`]; [`Reason::EnvelopeMalformed`] when the payload is no request.
+/// As [`verify`]; [`Reason::EnvelopeMalformed`] if the payload is no request.
 pub fn verify_approval(
     envelope: &Envelope<'_>,
     trust: &Trust,
@@ -111,7 +104,7 @@ fn verify_in(
     Ok(Verified { signers, role, payload_digest: payload_digest(envelope.payload), basis })
 }
 
-/// SHA-256 of a payload: by it a repeat is refused before anything else is looked at.
+/// The SHA-256 of a payload, by which the host refuses a repeat before all other checks.
 #[must_use]
 pub fn payload_digest(payload: &[u8]) -> [u8; 32] {
     let mut bytes = [0; 32];
@@ -143,7 +136,7 @@ fn signature_role(role: Purpose, signature: &Signature) -> Result<Purpose, Refus
     })
 }
 
-/// Exactly one signature in the payload's own role, and nobody twice. `signed` has that role first.
+/// `signed` has the payload's own role first.
 fn check_people(role: Purpose, signed: &[(Signer, Presented, Signature)]) -> Result<(), Refusal> {
     let malformed = |detail: &str| Err(Refusal::new(Reason::EnvelopeMalformed, detail).at("signatures"));
     if signed.iter().filter(|(_, presented, _)| presented.role == role).count() != 1 {

@@ -1,6 +1,5 @@
-//! One signature on an envelope: an SSHSIG by a key or a user certificate that hosts accept.
-//!
-//! Owns what a host refuses of well-formed SSHSIGs. It never decides whose key it is.
+//! One signature on an envelope: an SSHSIG by a key or a user certificate that hosts accept. Owns a host's restrictions on well-formed
+//! SSHSIGs. It never decides whose a key is.
 
 use super::certificate::UserCertificate;
 use crate::refusal::{Reason, Refusal};
@@ -8,7 +7,7 @@ use crate::signer::{Presented, Purpose};
 use crate::ssh::wire::type_of;
 use crate::ssh::{self, Accept, Algorithm, PublicKey, SshSig};
 
-/// A signature whose key a host may accept. Nothing in it is checked yet.
+/// A signature whose key a host may accept, unchecked.
 #[derive(Clone, Debug)]
 pub struct Signature {
     key: Key,
@@ -22,10 +21,9 @@ enum Key {
 }
 
 impl Signature {
-    /// Reads the bytes that [`ssh::dearmor`] gives.
-    ///
+    /// Reads the bytes that [`ssh::dearmor`] returns.
     /// # Errors
-    /// Malformed bytes, an unknown version, an algorithm that is not on the list, or a certificate that cannot be used.
+    /// Malformed bytes, an unknown version, or an algorithm or certificate that is not accepted.
     pub fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
         let sshsig = SshSig::parse(bytes)?;
         let name = type_of(&sshsig.key).unwrap_or_default();
@@ -42,7 +40,7 @@ impl Signature {
         &self.sshsig.namespace
     }
 
-    /// The key that signed, without its certificate if it has one.
+    /// The key that signed, without its certificate.
     #[must_use]
     pub fn public_key(&self) -> &PublicKey {
         match &self.key {
@@ -51,11 +49,9 @@ impl Signature {
         }
     }
 
-    /// Checks the signature over `message`, and its certificate's. Whether the key or the authority is trusted is
-    /// another question.
-    ///
+    /// Checks the signature over `message`, and the certificate's signature. Whether the key or authority is trusted does not matter here.
     /// # Errors
-    /// The signature does not fit, is of an algorithm that is not on the list, or was made without a touch.
+    /// The signature does not fit, has an algorithm that is not accepted, or was made without a touch.
     pub fn verify(&self, message: &[u8]) -> Result<(), Refusal> {
         let person = self.sshsig.verify(self.public_key(), message)?;
         match &self.key {
@@ -64,7 +60,7 @@ impl Signature {
         }
     }
 
-    /// What the key claims about its holder, for a signature in the role `role`.
+    /// The key and its claims, for a signature in `role`.
     pub(super) fn presented(&self, role: Purpose) -> Presented {
         let certificate = match &self.key {
             Key::Plain(_) => None,

@@ -1,6 +1,4 @@
-//! Whether there is room for one more grant, or for one more request that waits.
-//!
-//! Owns the shares of one principal in the kernel's table and among what waits. It changes nothing.
+//! Room for one more grant or waiting request. Owns one principal's shares of the kernel's maps and waiting requests. It changes nothing.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +11,7 @@ use crate::signer::Signer;
 use crate::time::Now;
 
 impl Ledger {
-    /// Turns a judged request into a grant with a slot of its own. The requester is the first of `signers`.
-    ///
+    /// Turns a judged request into a grant with its own slot. The requester is the first of `signers`.
     /// # Errors
     /// [`Reason::TableFull`]; [`Reason::Unsigned`] without signers.
     pub fn admit(
@@ -54,7 +51,7 @@ impl Ledger {
         Ok(grant)
     }
 
-    /// A slot for one more grant of `requester`. Some are for root on the host alone.
+    /// A slot for one more grant of `requester`. Some slots are only for root on the host.
     fn free_slot(&self, requester: &Signer, capacity: Capacity) -> Result<u32, Refusal> {
         let used: BTreeSet<u32> = self.live().map(|g| g.slot).collect();
         let full = |detail: String| Refusal::new(Reason::TableFull, detail);
@@ -71,7 +68,6 @@ impl Ledger {
         slot.ok_or_else(|| full(format!("{} live grants", used.len())))
     }
 
-    /// Whether the kernel's table has room for `grant`, and its principal's share too.
     fn check_entries(&self, grant: &Grant, capacity: Capacity) -> Result<(), Refusal> {
         let full = |detail: String| Refusal::new(Reason::TableFull, detail);
         let keys = |grants: &mut dyn Iterator<Item = &Grant>| {
@@ -91,8 +87,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether one more request of `principal`, with so many bytes of payload, may wait.
-    ///
+    /// Checks for room for one more waiting request of `principal`, with so many bytes of payload.
     /// # Errors
     /// [`Reason::TooManyPending`].
     pub fn check_room_to_wait(&self, principal: &str, bytes: usize) -> Result<(), Refusal> {

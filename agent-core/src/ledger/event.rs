@@ -1,7 +1,5 @@
-//! What has happened, as the journal writes it down.
-//!
-//! Owns [`Event`], [`Record`] and their spelling in JSON, which old journals keep for ever: fields are added with a default and
-//! never change their meaning. It never folds them ([`super::Ledger`] does).
+//! The events of the journal. Owns [`Event`], [`Record`] and their spelling in JSON. Old journals keep this spelling for ever: a new field
+//! has a default, and no field changes its meaning. [`super::Ledger`] applies the events.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +17,7 @@ use crate::time::{BootNanos, Now};
 
 use super::Ledger;
 
-/// What a signed message asked for.
+/// The action of a signed message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
@@ -36,69 +34,69 @@ pub enum Action {
 /// A trial of enforcing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {
-    /// When the kernel goes back to observing.
+    /// The moment at which the kernel observes again.
     pub until_boot: BootNanos,
-    /// The same by the wall clock, for people.
+    /// The same moment by the wall clock, for people.
     pub until: Timestamp,
-    /// Which boot that is about.
+    /// The boot of `until_boot`.
     pub boot_id: Uuid,
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// The agent began to serve.
     Started {
-        /// Its version.
+        /// The agent's version.
         version: String,
         /// The host's id.
         host_id: Uuid,
-        /// What is closed by default.
+        /// The protected ports.
         protected: Vec<PortSpec>,
         /// Hex SHA-256 of the configuration, the trust file and the revoked keys.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         rules: String,
-        /// What the configuration says.
+        /// The mode in the configuration.
         #[serde(default, skip_serializing_if = "Mode::is_enforce")]
         mode: Mode,
     },
-    /// The agent stopped. Nothing opened by that.
+    /// The agent stopped. This opened nothing.
     Stopped {
-        /// What the packets of live grants added up to: the next start counts on from there.
+        /// The traffic of live grants, from which the next start goes on.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         usage: BTreeMap<Uuid, Use>,
     },
-    /// Other rules came into force.
+    /// New rules came into force.
     PolicyLoaded {
         /// Hex SHA-256 of the configuration, the trust file and the revoked keys.
         rules: String,
-        /// What is closed by default now.
+        /// The protected ports.
         protected: Vec<PortSpec>,
-        /// What the configuration says.
+        /// The mode in the configuration.
         #[serde(default, skip_serializing_if = "Mode::is_enforce")]
         mode: Mode,
     },
-    /// A host that only observed enforces, until it is confirmed or the trial is over.
+    /// An observing host began a trial of enforcing.
     Enabled {
-        /// Until when.
+        /// The trial.
         trial: Trial,
-        /// Who asked for it.
+        /// Who began it.
         by: String,
     },
-    /// It goes on enforcing, as the configuration says.
+    /// The trial was confirmed: the host goes on enforcing.
     Confirmed {
         /// Who confirmed it.
         by: String,
-        /// The signed grant under which somebody came in since it was enabled; none where that was not asked for.
+        /// The signed grant that has let somebody in since the trial began; none if the confirmation did not require one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grant: Option<Uuid>,
     },
-    /// Nobody confirmed it: the host observes again.
+    /// The trial ended without a confirmation: the host observes again.
     RolledBack {
-        /// Since when.
+        /// When.
         at: Timestamp,
-        /// Who asked for it; empty for the clock.
+        /// Who ended it; empty for the clock.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         by: String,
     },
@@ -109,21 +107,21 @@ pub enum Event {
     },
     /// Somebody approved a pending request.
     Approved {
-        /// Which.
+        /// The request.
         grant: Uuid,
-        /// Who.
+        /// The approver.
         signer: Signer,
-        /// How many more approvals it needs.
+        /// The number of approvals still missing.
         missing: u32,
     },
-    /// A request was granted. It opens now, unless its start is later.
+    /// A request was granted. The grant opens now or at its later start.
     Granted {
         /// The grant.
         grant: Grant,
     },
-    /// A scheduled grant opens.
+    /// A scheduled grant opened.
     Activated {
-        /// Which.
+        /// The grant.
         grant: Uuid,
     },
     /// Root opened ports on the host, without a signature.
@@ -131,113 +129,112 @@ pub enum Event {
         /// The grant.
         grant: Grant,
     },
-    /// A grant is no longer live, or a request no longer pending.
+    /// A grant ended, or a pending request did.
     Ended {
-        /// Which.
+        /// The grant or request.
         grant: Uuid,
-        /// How.
+        /// The cause and circumstances.
         ending: Ending,
-        /// What its packets added up to.
+        /// The traffic.
         usage: Use,
     },
-    /// Sessions may go on after the end of a grant. There may be several such lines for one grant.
+    /// Sessions may outlive their grant. One grant may have several such records.
     SessionsKept {
-        /// Which grant.
+        /// The grant.
         grant: Uuid,
-        /// Which sessions, and until when.
+        /// The sessions, with their ends.
         kept: Vec<RetainedSession>,
     },
-    /// The sessions that outlived a grant were ended before their time.
+    /// The retained sessions of a grant ended early.
     SessionsCut {
-        /// Which grant.
+        /// The grant.
         grant: Uuid,
-        /// The principal who ended them; empty for the host itself.
+        /// Who ended them; empty for the host itself.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         by: String,
-        /// Why.
+        /// The reason.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         reason: String,
     },
     /// A message with a valid signature was refused.
     Refused {
-        /// Who signed.
+        /// The signer.
         signer: Signer,
-        /// What for.
+        /// The action.
         action: Action,
         /// The stable code.
         reason: String,
-        /// In words. (Not `message`: that is the record's own field, beside this.)
+        /// The sentence for people. The name `message` is taken by a field of the record.
         sentence: String,
         /// The rule or field that refused; may be empty.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         rule: String,
-        /// The ports that were asked for, where somebody asked for access.
+        /// The requested ports, for a request.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         ports: Vec<PortSpec>,
-        /// For whom they were asked for.
+        /// The requested sources, for a request.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         sources: Vec<Source>,
     },
-    /// Refusals of one principal beyond those with a line of their own, summed up.
+    /// A summary of one principal's refusals without a line of their own.
     Refusals {
-        /// Who signed; empty for all who hold no role, together.
+        /// The signer; empty for all principals without a role together.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         principal: String,
-        /// How many of each reason since the last such line.
+        /// The number for each reason since the last summary.
         counts: BTreeMap<String, u64>,
-        /// The first of them, by the wall clock.
+        /// The first refusal, by the wall clock.
         first: Timestamp,
-        /// The last.
+        /// The last refusal, by the wall clock.
         last: Timestamp,
     },
-    /// Messages without a valid signature, summed up: nobody unverified gets a line of his own.
+    /// A summary of messages without a valid signature: they never get a line each.
     Unverified {
-        /// How many of each reason since the last such line.
+        /// The number for each reason since the last summary.
         counts: BTreeMap<String, u64>,
     },
-    /// A layer was lost, or brought back.
+    /// A layer was lost or restored.
     Layer {
         /// `lock`, `cut-ingress`, `cut-egress`, …
         name: String,
-        /// What became of it, for people.
+        /// Its new state, for people.
         state: String,
     },
-    /// The ports were opened by hand: `posternd unlock`.
+    /// Root opened the ports with `posternd unlock`.
     Unlocked,
-    /// The journal's last line was torn by a crash and cut off.
+    /// A crash tore the journal's last line, and posternd removed the rest of the line.
     Repaired {
-        /// How many bytes were cut off.
+        /// The number of removed bytes.
         bytes: u64,
     },
-    /// The oldest lines of the journal are removed, because they were kept as long as the configuration says. Durable
-    /// before they are gone: the line behind them goes on from `hash`.
+    /// posternd removes lines whose configured time is over. This record comes first: the line after them continues from `hash`.
     Pruned {
-        /// The last line that is removed.
+        /// The last removed line.
         through: u64,
         /// Its hash.
         hash: String,
     },
-    /// How the wall clock stands from this line on. Before the first such line of a boot it is `assumed`.
+    /// The state of the wall clock from this line on. Before the first such line of a boot, the state is `assumed`.
     Clock {
         /// The state.
         state: ClockState,
     },
-    /// The journal before this one was damaged and put aside: what was open is closed, which messages were used is forgotten.
+    /// posternd put the previous, damaged journal aside. Its grants are closed, and the used messages are forgotten.
     SetAside {
-        /// Where it lies now.
+        /// The new place of the damaged journal.
         path: String,
-        /// The first line that was not as it should be.
+        /// The first damaged line.
         line: u64,
-        /// In what way.
+        /// The kind of damage.
         reason: String,
     },
-    /// Until now the journal could not be written. What happened by itself meanwhile is recorded late, behind this.
+    /// The journal could not be written until now. Events of that time follow late, after this line.
     Unrecorded {
-        /// When that began, by the wall clock.
+        /// The begin of that time, by the wall clock.
         since: Timestamp,
         /// Why.
         reason: String,
-        /// How many decisions were asked for meanwhile and refused, because they could not be recorded.
+        /// The number of decisions that were refused for lack of a record.
         refused: u64,
     },
 }
@@ -302,7 +299,7 @@ impl Event {
         }
     }
 
-    /// The request or grant whose life it is a step of.
+    /// The request or grant that this event concerns.
     #[must_use]
     pub const fn subject(&self) -> Option<Uuid> {
         match self {
@@ -343,7 +340,7 @@ pub struct Seen {
 }
 
 impl Record {
-    /// What follows the newest record in `ledger`.
+    /// The next record after the newest one in `ledger`.
     #[must_use]
     pub fn next(ledger: &Ledger, message: Option<Seen>, event: Event, now: &Now) -> Self {
         Self { seq: ledger.last_seq() + 1, time: now.wall, boot: now.boot, boot_id: now.boot_id, message, event }
@@ -356,21 +353,21 @@ impl From<&Header> for Seen {
     }
 }
 
-/// One line of the journal, without the chain.
+/// One line of the journal, without the hash chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// 1, 2, 3, …
     pub seq: u64,
-    /// The wall clock when it was decided.
+    /// The wall clock at the decision.
     pub time: Timestamp,
-    /// The boot clock when it was decided.
+    /// The boot clock at the decision.
     pub boot: BootNanos,
-    /// Which boot.
+    /// The boot.
     pub boot_id: Uuid,
-    /// The message that caused it, if it may be shown only once.
+    /// The message behind this record, if it is valid only once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<Seen>,
-    /// What happened.
+    /// The event.
     #[serde(flatten)]
     pub event: Event,
 }

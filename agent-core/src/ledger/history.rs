@@ -1,22 +1,18 @@
-//! What has ended and is still shown.
-//!
-//! Owns which ended grant goes when there are too many: the oldest of the principal who has most, so that nobody pushes out what
-//! others have. The journal keeps all of them.
+//! Ended requests and grants that `ListGrants` still shows. Owns their order of removal: the oldest of the principal with the most, so
+//! that no principal displaces the grants of others. The journal keeps all.
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::room::Room;
 
-/// What one principal has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Owned {
-    /// Bytes by the number of the record that made it.
+    /// Bytes by the number of the first record.
     weights: OrdMap<u64, usize>,
     bytes: usize,
 }
 
-/// What has ended, by principal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct History {
     owners: OrdMap<String, Owned>,
@@ -33,7 +29,7 @@ impl History {
         }
     }
 
-    /// Takes out the next one that has to go, if there are too many.
+    /// Removes and returns the next excess entry.
     pub(super) fn pop_excess(&mut self, room: &Room) -> Option<u64> {
         let most = match () {
             () if self.count > room.history => self.owners.iter().max_by_key(|(_, owned)| owned.weights.len()),

@@ -1,6 +1,4 @@
-//! What has been decided so far: the pure fold of the journal.
-//!
-//! Owns [`Ledger`]. It changes only by [`Ledger::apply`], with the durable records in their order. It never writes or reads a clock.
+//! The ledger: a pure fold of the journal. Owns [`Ledger`], which changes only by [`Ledger::apply`]. It never writes, and reads no clock.
 
 mod admit;
 mod event;
@@ -32,7 +30,7 @@ use crate::wall::{self, ClockState};
 use history::History;
 use replay::{Part, Replay};
 
-/// How much the kernel's maps hold.
+/// The sizes of the kernel's maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// Entries of the grants map.
@@ -41,43 +39,36 @@ pub struct Capacity {
     pub slots: u32,
 }
 
-/// The state that the journal adds up to. A copy shares what it has in common with the original, so the engine keeps one for each
-/// batch that might have to be undone, however much is remembered.
+/// The state after the journal's records. Copies share their common parts, so the engine keeps one for each batch that may be undone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     #[serde(rename = "held")]
     requests: OrdMap<u64, RequestRecord>,
     by_id: HashMap<Uuid, u64>,
-    /// What has not ended: pending, scheduled and active.
     live: OrdSet<u64>,
     seen: Replay,
     ended: History,
-    /// How much of all that there may be.
     #[serde(skip)]
     room: Room,
     last_seq: u64,
     wall_high: Timestamp,
-    /// The newest moment on record while the wall clock was trusted.
     #[serde(default)]
     wall_trusted_high: Timestamp,
-    /// The clocks as the newest record has them.
     #[serde(default)]
     clock: Option<wall::Seen>,
-    /// The sessions that outlive their grants.
     #[serde(default)]
     keeping: RetainedSessions,
-    /// What was closed by default when the agent last said so; nothing once it was opened by hand.
     #[serde(default)]
     protected: Vec<PortSpec>,
     #[serde(default, rename = "standing")]
     mode_state: ModeState,
-    /// When messages that were used may have been forgotten, on which boot, until all of them are stale.
+    /// The moment (with its boot) at which replay history became incomplete; none once all older messages are stale.
     #[serde(default)]
     forgot: Option<(BootNanos, Uuid)>,
 }
 
 impl Ledger {
-    /// Takes in one durable record.
+    /// Applies one durable record.
     pub fn apply(&mut self, record: &Record) {
         self.note_clock(record);
         self.last_seq = record.seq;
@@ -99,7 +90,7 @@ impl Ledger {
             }
             Event::Unlocked => self.protected.clear(),
             Event::SetAside { .. } => self.forgot = Some((record.boot, record.boot_id)),
-            // Until the next boot: its copy, or what it did after the snapshot, may have used any message.
+            // Until the next boot: a copy of the machine, or its run after the snapshot, may have used any message.
             Event::Clock { state: ClockState::Restored } => self.forgot = Some((BootNanos(u64::MAX), record.boot_id)),
             Event::Enabled { .. }
             | Event::Confirmed { .. }
@@ -115,17 +106,16 @@ impl Ledger {
         }
     }
 
-    /// Whether the host enforces, as far as is on record.
+    /// The mode on record.
     #[must_use]
     pub const fn mode_state(&self) -> &ModeState {
         &self.mode_state
     }
 
-    /// What the record says of the clocks.
     fn note_clock(&mut self, record: &Record) {
         let (unsure_until, known) = (self.unsure_until(record.boot_id), self.clock_of(record.boot_id));
         if self.clock.is_some() && known.is_none() {
-            // Another boot. The disk may be an older one: then what was used since is not on it.
+            // Another boot. The disk may be an older one, without the messages that were used since.
             self.forgot = Some((BootNanos(0), record.boot_id));
         }
         if record.boot >= unsure_until {
@@ -251,7 +241,7 @@ impl Ledger {
         }
     }
 
-    /// From now on the ledger holds so much.
+    /// Sets the limits.
     pub fn set_room(&mut self, room: Room) {
         self.room = room;
         self.forget_excess();
@@ -275,21 +265,21 @@ impl Ledger {
         self.last_seq
     }
 
-    /// The newest wall-clock moments on record, but for those of a clock that had jumped.
+    /// The newest wall-clock moments on record, without those of a clock that jumped, went back or was restored.
     #[must_use]
     pub const fn high(&self) -> wall::High {
         wall::High { trusted: self.wall_trusted_high, any: self.wall_high }
     }
 
-    /// The clocks as the newest record has them, when that is of `boot_id`.
+    /// The clocks in the newest record, if it is from `boot_id`.
     #[must_use]
     pub fn clock_of(&self, boot_id: Uuid) -> Option<wall::Seen> {
         self.clock.filter(|seen| seen.boot_id == boot_id)
     }
 
-    /// Until when, on the boot clock of `boot_id`, replay history is incomplete, so messages must include a challenge. This holds after a
-    /// journal was set aside, after the machine was restored, and at the beginning of each boot, because the disk may be an older one.
-    /// On another boot than the one that lost the history, the time counts from that boot's start.
+    /// Until this moment on the boot clock of `boot_id`, replay history is incomplete and messages need a challenge. This follows a
+    /// journal set aside, a restore of the machine, and each boot (the disk may be an older one). On a later boot, the time counts from
+    /// its start.
     #[must_use]
     pub fn unsure_until(&self, boot_id: Uuid) -> BootNanos {
         let booted = self.clock.filter(|seen| seen.boot_id != boot_id).map(|_| BootNanos(0));
@@ -297,8 +287,7 @@ impl Ledger {
         since.map_or(BootNanos(0), |since| since.plus_nanos(MAX_MESSAGE_LIFE.0 * 1_000_000_000))
     }
 
-    /// Whether a message with this id was decided before.
-    ///
+    /// Checks that no message with this id was decided before.
     /// # Errors
     /// [`Reason::Replayed`].
     pub fn check_unseen(&self, id: Uuid) -> Result<(), Refusal> {
@@ -308,22 +297,20 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether one more message of `principal` that asks for something could be remembered. What ends something is always remembered:
-    /// there are no more of those than there was to end.
-    ///
+    /// Checks for room to remember one more request of `principal`. Messages that end something always have room.
     /// # Errors
     /// [`Reason::ReplayMemoryFull`].
     pub fn check_room_to_remember(&self, principal: &str, now: &Now) -> Result<(), Refusal> {
         self.seen.check_room(principal, Part::Asking, &self.room, now)
     }
 
-    /// Whether the id of a message of `principal` that was refused could be remembered too.
+    /// Whether there is room to remember a refused message of `principal`.
     #[must_use]
     pub fn has_room_for_refused(&self, principal: &str, action: Action, now: &Now) -> bool {
         self.seen.check_room(principal, Part::of(action), &self.room, now).is_ok()
     }
 
-    /// What has not ended, in the order it was made: pending, scheduled and active.
+    /// The pending, scheduled and active requests, in the order of their creation.
     pub fn living(&self) -> impl Iterator<Item = &RequestRecord> + '_ {
         self.live.iter().filter_map(|seq| self.requests.get(seq))
     }
@@ -334,12 +321,12 @@ impl Ledger {
         self.live.get_min().copied()
     }
 
-    /// The grants that have not ended, scheduled ones too, in the order they were made.
+    /// The scheduled and active grants, in the order of their creation.
     pub fn live(&self) -> impl Iterator<Item = &Grant> + '_ {
         self.living().filter_map(RequestRecord::grant)
     }
 
-    /// The grants that are open as far as is on record: what the kernel should hold.
+    /// The grants that are open on record, and so belong in the kernel.
     pub fn active(&self) -> impl Iterator<Item = &Grant> + '_ {
         self.living().filter(|entry| entry.opened).filter_map(RequestRecord::grant)
     }
@@ -349,18 +336,18 @@ impl Ledger {
         self.living().filter_map(|entry| entry.request.pending())
     }
 
-    /// One request or grant.
+    /// The request or grant with this id.
     #[must_use]
     pub fn get(&self, id: &Uuid) -> Option<&RequestRecord> {
         self.requests.get(self.by_id.get(id)?)
     }
 
-    /// What was asked for before the record `before`, the newest first.
+    /// The requests from before the record `before`, the newest first.
     pub fn newest_before(&self, before: u64) -> impl Iterator<Item = &RequestRecord> + '_ {
         self.requests.range(..before).rev().map(|(_, entry)| entry)
     }
 
-    /// When something is due next: a start, an end, of a session or of a trial too, or the last moment to approve.
+    /// The next due moment: a start, an end of a grant, session or trial, or the last moment to approve.
     #[must_use]
     pub fn next_due(&self) -> Option<BootNanos> {
         let due = |entry: &RequestRecord| match &entry.request {
@@ -377,23 +364,23 @@ impl Ledger {
         &self.keeping
     }
 
-    /// Forgets the sessions whose own end has come, and returns them. They need no record: the kernel ended them.
+    /// Forgets the sessions that are over, and returns them. They need no record: the kernel ended them.
     pub fn forget_over(&mut self, now: &Now) -> Vec<RetainedSession> {
         self.keeping.forget(now)
     }
 
-    /// Forgets the sessions that ended by themselves: all but those whose sockets are among `alive`.
+    /// Forgets the sessions that ended early: all whose sockets are not among `alive`.
     pub fn forget_closed(&mut self, alive: &BTreeSet<u64>) {
         self.keeping.forget_closed(alive);
     }
 
-    /// What was closed by default when the agent last said so; nothing once it was opened by hand.
+    /// The protected ports on record; empty after `posternd unlock`.
     #[must_use]
     pub fn protected(&self) -> &[PortSpec] {
         &self.protected
     }
 
-    /// Scheduled grants whose start has come, though no record says so yet.
+    /// Scheduled grants whose start has come without a record of it.
     #[must_use]
     pub fn due_to_open(&self, now: &Now) -> Vec<Uuid> {
         let due = |grant: &&Grant| grant.boot_id == now.boot_id && grant.is_live(now.boot);
@@ -405,8 +392,7 @@ impl Ledger {
             .collect()
     }
 
-    /// What is over at `now` though no record says so yet, and why: its time is up, another grant extends it, or it belongs to
-    /// another boot.
+    /// Requests and grants that are over at `now` without a record of it, with the cause: the time, an extension, or another boot.
     #[must_use]
     pub fn overdue(&self, now: &Now) -> Vec<(Uuid, EndCause)> {
         let cause = |entry: &RequestRecord| match &entry.request {
@@ -443,7 +429,7 @@ impl Live for Ledger {
     }
 }
 
-/// When a request that is accepted at `now` and waits for `ttl` is given up.
+/// The moment at which a request that is accepted at `now` and waits for `ttl` lapses.
 #[must_use]
 pub fn lapse(now: &Now, ttl: Seconds) -> BootNanos {
     now.boot.plus_nanos(ttl.0.saturating_mul(1_000_000_000))

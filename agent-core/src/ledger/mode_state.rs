@@ -1,7 +1,5 @@
-//! Whether the host enforces, as far as is on record.
-//!
-//! Owns [`ModeState`] and from when on the kernel only observes: [`observe_from`]. The kernel compares that moment itself, so a trial that
-//! nobody confirms ends on time without the agent (docs/decisions/0032-observe-and-confirm.md). It never decides about a packet.
+//! The host's mode on record. Owns [`ModeState`] and the moment from which the kernel only observes ([`observe_from`]). The kernel
+//! compares this moment, so an unconfirmed trial ends on time without the agent (docs/decisions/0032-observe-and-confirm.md).
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,29 +9,29 @@ use super::event::{Event, Record, Trial};
 use crate::policy::Mode;
 use crate::time::{BootNanos, Now};
 
-/// What became of the last trial, where that still matters.
+/// The state of the last trial.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Enabling {
-    /// There was none, or it was confirmed: the configuration's mode holds.
+    /// There was no trial, or it was confirmed: the configured mode holds.
     #[default]
     None,
-    /// It waits to be confirmed. When its time is up it is over, on record or not.
+    /// The trial waits for a confirmation. It is over after its time, even without a record.
     Trial(Trial),
-    /// Nobody confirmed it: the host observes until somebody asks anew, or until it boots again.
+    /// The trial was not confirmed: the host observes until somebody begins a new one, the configuration is reloaded, or the host reboots.
     RolledBack(Trial),
 }
 
-/// Which mode the host is in, since when and because of whom.
+/// The host's mode, since when, and who set it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModeState {
-    /// What the configuration said when it was last read.
+    /// The mode in the configuration at its last reading.
     #[serde(default)]
     pub file: Mode,
-    /// What became of the last trial.
+    /// The state of the last trial.
     #[serde(default)]
     pub enabling: Enabling,
-    /// Since when; unset where no record tells.
+    /// Since when; unset without a record.
     #[serde(default)]
     pub since: Option<Timestamp>,
     /// Who; empty for the configuration and for the clock.
@@ -41,11 +39,11 @@ pub struct ModeState {
     pub by: String,
 }
 
-/// From when on the kernel only observes, where the configuration says `file`; 0: never, which is what enforcing is.
+/// The moment from which the kernel only observes, with `file` in the configuration; 0: never, so the host enforces.
 #[must_use]
 pub fn observe_from(file: Mode, enabling: &Enabling, boot_id: Uuid) -> u64 {
     match enabling {
-        // What is known of another boot opens nothing.
+        // A trial of another boot opens nothing.
         Enabling::Trial(trial) | Enabling::RolledBack(trial) if trial.boot_id == boot_id => trial.until_boot.0.max(1),
         _ if file == Mode::Observe => 1,
         _ => 0,
@@ -59,13 +57,13 @@ impl ModeState {
         is_observing(self.file, &self.enabling, now)
     }
 
-    /// The trial that runs at `now`.
+    /// The running trial at `now`.
     #[must_use]
     pub fn trial(&self, now: &Now) -> Option<&Trial> {
         self.unsettled(now).filter(|trial| now.boot < trial.until_boot)
     }
 
-    /// The trial whose time was up before `now` though no record says so.
+    /// The trial whose time was up before `now` without a record of it.
     #[must_use]
     pub fn lapsed(&self, now: &Now) -> Option<&Trial> {
         self.unsettled(now).filter(|trial| trial.until_boot <= now.boot)
@@ -78,7 +76,7 @@ impl ModeState {
         }
     }
 
-    /// The trial of this boot that nobody confirmed, where nobody has asked for anything since.
+    /// The unconfirmed trial of this boot, until somebody begins a new one.
     #[must_use]
     pub fn failed(&self, now: &Now) -> Option<&Trial> {
         match &self.enabling {
@@ -87,7 +85,7 @@ impl ModeState {
         }
     }
 
-    /// When a trial ends that is not settled.
+    /// The end of an unsettled trial.
     #[must_use]
     pub fn due(&self) -> Option<BootNanos> {
         match &self.enabling {
@@ -96,7 +94,7 @@ impl ModeState {
         }
     }
 
-    /// What another reading of the configuration leaves of a trial: one that runs goes on; with one that is over it ends.
+    /// The state of the trial after a reload: a running trial goes on, and a failed one is forgotten.
     #[must_use]
     pub fn enabling_after_reload(&self) -> Enabling {
         match &self.enabling {
@@ -105,7 +103,6 @@ impl ModeState {
         }
     }
 
-    /// Takes in one durable record.
     pub(crate) fn apply(&mut self, record: &Record) {
         match &record.event {
             Event::Started { mode, .. } => self.started(*mode, record),
@@ -122,7 +119,7 @@ impl ModeState {
         }
     }
 
-    /// A start changes nothing but in another boot, where the configuration alone counts.
+    /// A start changes the mode only on another boot, on which the configuration alone counts.
     fn started(&mut self, file: Mode, record: &Record) {
         let enabling = match &self.enabling {
             Enabling::Trial(trial) | Enabling::RolledBack(trial) if trial.boot_id == record.boot_id => {
@@ -133,7 +130,7 @@ impl ModeState {
         self.becomes(file, enabling, "", record.time, record);
     }
 
-    /// Only a configuration that says so lets it be confirmed.
+    /// posternd confirms a trial only if the configuration says `enforce`.
     fn confirmed(&mut self, by: &str, record: &Record) {
         *self = Self { file: Mode::Enforce, enabling: Enabling::None, by: by.to_owned(), ..self.clone() };
         self.since.get_or_insert(record.time);
@@ -147,7 +144,7 @@ impl ModeState {
         }
     }
 
-    /// The new state; `since` and `by` are of the last change of what the kernel does.
+    /// Sets the new state. `since` and `by` describe the last change of the kernel's mode.
     fn becomes(&mut self, file: Mode, enabling: Enabling, by: &str, at: Timestamp, record: &Record) {
         let observes =
             |file, enabling: &Enabling| (1..=record.boot.0).contains(&observe_from(file, enabling, record.boot_id));

@@ -1,7 +1,5 @@
-//! Which messages were used.
-//!
-//! Owns the memory of ids and each principal's part in it. What is remembered is what the journal's records say, so a start counts the
-//! shares again. It never decides whether a message is fresh.
+//! Replay memory: the ids of used messages. Owns the ids and each principal's share. All of it follows from the journal's records, so a
+//! start counts the shares again. It never decides whether a message is fresh.
 
 use imbl::HashMap;
 use jiff::{SignedDuration, Timestamp};
@@ -14,13 +12,12 @@ use crate::message::MAX_MESSAGE_LIFE;
 use crate::refusal::{Reason, Refusal};
 use crate::time::{BootNanos, Now};
 
-/// Of which part of the memory a message takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Part {
-    /// It asks for something.
+    /// The message asks for something.
     Asking,
-    /// It ends something, or was refused that.
+    /// The message asks to end something.
     Ending,
 }
 
@@ -33,7 +30,7 @@ impl Part {
     }
 }
 
-/// Until when an id is remembered: both clocks must have passed, so that stepping one of them forgets nothing.
+/// When to forget an id: both clocks must pass, so that a step of one clock forgets nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Forget {
     wall: Timestamp,
@@ -43,17 +40,16 @@ struct Forget {
     part: Part,
 }
 
-/// Ids, and how many each principal has of each part.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Replay {
     ids: HashMap<Uuid, Forget>,
     spent: HashMap<String, [usize; 2]>,
     all: [usize; 2],
-    /// When stale ids were dropped last, on which boot.
+    /// The last removal of stale ids.
     swept: Option<(BootNanos, Uuid)>,
 }
 
-/// Nanoseconds between two searches for stale ids: each looks at all of them.
+/// Nanoseconds between two searches for stale ids: each search visits all ids.
 const SWEEP_EVERY: u64 = 10_000_000_000;
 
 impl Replay {
@@ -68,7 +64,7 @@ impl Replay {
         let boot = record.boot.plus_nanos(MAX_MESSAGE_LIFE.0 * 1_000_000_000);
         if self.lacks(owner, part, room).is_some() {
             self.forget(record);
-            // Older versions remembered more refusals than now have room. What was granted is remembered in any case.
+            // Older versions remembered more refusals than the memory now holds. Granted requests are always remembered.
             if matches!(record.event, Event::Refused { .. }) && self.lacks(owner, part, room).is_some() {
                 return;
             }
@@ -81,7 +77,6 @@ impl Replay {
         }
     }
 
-    /// Whether one more message of `owner` could be remembered.
     pub(super) fn check_room(&self, owner: &str, part: Part, room: &Room, now: &Now) -> Result<(), Refusal> {
         let Some(own) = self.lacks(owner, part, room) else { return Ok(()) };
         let due =
@@ -98,7 +93,7 @@ impl Replay {
         Err(Refusal::new(Reason::ReplayMemoryFull, detail).at("limits.replay_memory"))
     }
 
-    /// Whether the owner's share is used up (true), or all of the part (false).
+    /// Whether the owner's share is used up (true), or the whole part (false).
     fn lacks(&self, owner: &str, part: Part, room: &Room) -> Option<bool> {
         let at = part as usize;
         let own = self.spent.get(owner).map_or(0, |spent| spent[at]);
@@ -112,7 +107,6 @@ impl Replay {
         self.spent.entry(owner.to_owned()).or_default()[at] += 1;
     }
 
-    /// Drops the ids of messages that are stale when `record` is made.
     fn forget(&mut self, record: &Record) {
         let recent =
             |(at, boot_id): (BootNanos, Uuid)| boot_id == record.boot_id && at.until(record.boot) < SWEEP_EVERY;
@@ -149,7 +143,7 @@ impl Forget {
 }
 
 impl Record {
-    /// Who spends memory on the message that caused it, and of which part. Derived from the event, so that old journals say it too.
+    /// The principal and the part for the record's message. Derived from the event, so that old journals work too.
     pub(super) fn spender(&self) -> (&str, Part) {
         match &self.event {
             Event::Requested { pending } => (&pending.signer.principal, Part::Asking),

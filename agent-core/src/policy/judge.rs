@@ -1,7 +1,5 @@
-//! The judge.
-//!
-//! Owns the order of its questions: role → length → start → each port's rule → extension → approvals. The first rule that
-//! refuses answers, by name. It never remembers anything.
+//! The judge. Owns the order of its questions: role, length, start, each port's rule, extension, approvals. The refusal names the first
+//! rule that refuses. It keeps no state.
 
 use std::collections::BTreeSet;
 
@@ -12,34 +10,31 @@ use crate::signer::Signer;
 use crate::time::{BootNanos, Now, Seconds};
 use uuid::Uuid;
 
-/// Nanoseconds in a second.
 const SECOND: u64 = 1_000_000_000;
 
-/// Who stands behind a request.
+/// The people behind a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Asking<'a> {
     /// The requester.
     pub principal: &'a str,
-    /// Who else signed the same bytes, as approvers; no principal twice.
+    /// The approvers, who signed the same bytes; no principal twice.
     pub approvers: &'a [Signer],
 }
 
 impl<'a> From<&'a str> for Asking<'a> {
-    /// Somebody alone.
     fn from(principal: &'a str) -> Self {
         Self { principal, approvers: &[] }
     }
 }
 
-/// What the judge needs to know about the present state.
+/// The state that the judge needs.
 pub trait Live {
-    /// How many live grants name the port, but for the grant `except`.
+    /// The number of live grants for the port, without the grant `except`.
     fn count(&self, port: PortSpec, except: Option<Uuid>) -> usize;
 
-    /// The grant that an extension names.
-    ///
+    /// The grant to extend.
     /// # Errors
-    /// [`Reason::GrantNotFound`], or [`Reason::GrantEnded`] when it is open no longer, or not yet.
+    /// [`Reason::GrantNotFound`], or [`Reason::GrantEnded`] for a grant that is over.
     fn extendable(&self, id: Uuid) -> Result<&Grant, Refusal>;
 }
 
@@ -48,33 +43,32 @@ pub trait Live {
 pub struct Missing {
     /// How many more.
     pub count: u32,
-    /// What is missing, as a refusal: for hosts where requests do not wait.
+    /// The refusal for hosts on which requests do not wait.
     pub refusal: Refusal,
 }
 
-/// A yes, provided that nothing is [`Judgement::missing`].
+/// A permission, if no approval is [`Judgement::missing`].
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// When the grant will open: now, unless the request names a later moment.
+    /// The grant's start: now, or the later moment in the request.
     pub starts_boot: BootNanos,
-    /// When it will end.
+    /// The grant's end.
     pub expires_boot: BootNanos,
-    /// When the chain of extensions that it continues opened.
+    /// The start of the chain of extensions.
     pub chain_boot: Option<BootNanos>,
-    /// Approvals that it has to wait for.
+    /// The missing approvals.
     pub missing: Option<Missing>,
-    /// The shortest of its ports'.
+    /// The shortest limit of its ports.
     pub first_use_within: Option<Seconds>,
-    /// The shortest of its ports'.
+    /// The shortest limit of its ports.
     pub idle_timeout: Option<Seconds>,
 }
 
 impl Policy {
-    /// Whether the requester may have what `request` asks for, from when and until when.
-    ///
+    /// Decides `request`, with its start and end.
     /// # Errors
-    /// The refusal, which names the rule. Missing approvals are none: they may still come.
+    /// The refusal, which names the rule. Missing approvals are no error: they may still come.
     pub fn judge<'a>(
         &self,
         asking: impl Into<Asking<'a>>,
@@ -106,15 +100,15 @@ impl Policy {
             judgement.first_use_within = shorter(judgement.first_use_within, rule.first_use_within);
             judgement.idle_timeout = shorter(judgement.idle_timeout, rule.idle_timeout);
         }
-        // After the ports, whose own limits say more.
+        // After the ports, whose own limits are more precise.
         self.judge_length(length)?;
         Ok(judgement)
     }
 
-    /// Whether the approval of `principal` would count for a port of `request`, were it granted now.
+    /// Whether the approval of `principal` would count now for a port of `request`.
     #[must_use]
     pub fn may_approve(&self, principal: &str, request: &AccessRequest, now: &Now) -> bool {
-        // What has no length has not been refused yet, and will be.
+        // A request without a valid length gets its refusal later.
         let length = Span::of(request, now).map_or(0, |span| span.length());
         request.ports.iter().any(|&port| {
             self.rule(port).is_some_and(|(_, rule)| {
@@ -131,7 +125,6 @@ impl Policy {
         Ok(())
     }
 
-    /// Whether one of the asker's own roles covers this port whole: port, sources and length.
     fn judge_role(&self, asker: &str, port: PortSpec, request: &AccessRequest, length: u64) -> Result<(), Refusal> {
         let mut nearest = None;
         for (index, role) in self.roles.iter().enumerate().filter(|(_, r)| r.kind == Role::Requester) {
@@ -150,7 +143,7 @@ impl Policy {
                 }
                 () => return Ok(()),
             };
-            // The role that comes nearest tells most.
+            // The role that comes nearest explains the refusal best.
             nearest = nearest.into_iter().chain([limit]).max_by_key(|(near, ..)| *near);
         }
         let (_, rule, detail) = nearest.unwrap_or_default();
@@ -195,7 +188,6 @@ fn contains(limit: Option<&[ipnet::IpNet]>, sources: &[Source]) -> bool {
     limit.is_none_or(|nets| sources.iter().all(|source| nets.iter().any(|net| net.contains(&source.net()))))
 }
 
-/// Whether the role is for grants of `length` nanoseconds.
 fn lasts(role: &RoleRule, length: u64) -> bool {
     role.max_duration.is_none_or(|most| length <= nanos(most))
 }
@@ -208,7 +200,6 @@ const fn nanos(seconds: Seconds) -> u64 {
     seconds.0.saturating_mul(SECOND)
 }
 
-/// From when until when.
 struct Span {
     starts: BootNanos,
     expires: BootNanos,
@@ -266,8 +257,7 @@ impl Span {
     }
 }
 
-/// Whether `request` may extend `old`, and the length of both together, from when the first of the chain opened: that is what
-/// the policy's limits are held against, so no chain of extensions gets around them.
+/// The length of the whole chain from its first start: the policy limits the chain, so extensions cannot exceed the limits.
 fn extension(asker: &str, request: &AccessRequest, old: &Grant, span: &Span) -> Result<u64, Refusal> {
     let refuse = |reason, detail: String| Err(Refusal::new(reason, detail).at("supersedes"));
     if old.signer.principal != asker {

@@ -1,7 +1,5 @@
-//! Who may open what.
-//!
-//! Owns [`Policy`] and [`Policy::judge`], the one judge for real requests and for `Explain`. Deny is the default at each step.
-//! It never verifies signatures ([`crate::envelope`]) and never counts what is live: the ledger tells it.
+//! The policy: who may open which ports. Owns [`Policy`] and [`Policy::judge`], which decides both real requests and `Explain`. Each step
+//! refuses by default. It never verifies signatures ([`crate::envelope`] does) and never counts live grants (the ledger does).
 
 mod judge;
 mod mode;
@@ -17,39 +15,38 @@ use crate::time::{BootNanos, Seconds};
 pub use judge::{Asking, Judgement, Live, Missing};
 pub use mode::Mode;
 
-/// How long before an end people are warned where the configuration says nothing.
+/// The default times of warnings before an end.
 pub const DEFAULT_WARN_BEFORE: [Seconds; 2] = [Seconds::minutes(5), Seconds::minutes(1)];
-/// The longest grant where a port names no other (DESIGN 6, Azure's default).
+/// The default limit of a port (DESIGN 6, Azure's default).
 pub const DEFAULT_MAX_DURATION: Seconds = Seconds::hours(3);
-/// The range that a port's `max_duration` may be chosen from (DESIGN 6).
+/// The allowed range of a port's `max_duration` (DESIGN 6).
 pub const MAX_DURATION_RANGE: (Seconds, Seconds) = (Seconds::minutes(5), Seconds::hours(24));
-/// The shortest grant: less could end before its first packet arrives.
+/// The shortest grant: a shorter one could end before its first packet arrives.
 pub const MIN_DURATION: Seconds = Seconds(1);
-/// How far away a request's `not_before` may be: a week plans any maintenance, and no boot is expected to last for ever.
+/// The longest time until a request's `not_before`: a week suffices to plan maintenance.
 pub const MAX_LEAD: Seconds = Seconds::hours(7 * 24);
-/// How long a request waits for approvals where the configuration says nothing.
+/// The default time that a request waits for approvals.
 pub const DEFAULT_PENDING_TTL: Seconds = Seconds::hours(1);
-/// The longest that it may be told to wait.
+/// The longest time that a request may wait.
 pub const MAX_PENDING_TTL: Seconds = Seconds::hours(24);
 
-/// How long sessions may outlive their grant at the most: as long as the longest grant. So what one signature opened is over
-/// two days later, and a session that somebody forgot gives its place in the kernel's table back.
+/// The longest time that sessions may outlive their grant, so that forgotten sessions leave the kernel's map.
 pub const SESSIONS_MOST: Seconds = MAX_DURATION_RANGE.1;
 
 /// What happens to sessions at the end of their grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnExpiry {
-    /// Packets stop, sockets are destroyed, so that both sides see it at once.
+    /// Packets stop and posternd destroys the sockets, so that both sides notice at once.
     #[default]
     Cut,
     /// Established sessions live this much longer.
     Drain(Seconds),
-    /// Established sessions live on, for [`SESSIONS_MOST`] at the most.
+    /// Established sessions live on, for at most [`SESSIONS_MOST`].
     Keep,
 }
 
 impl OnExpiry {
-    /// When the sessions of a grant that ends at `end` are over, if not with it.
+    /// The end of a grant's sessions, if it is later than the grant's `end`.
     #[must_use]
     pub const fn sessions_end(self, end: BootNanos) -> Option<BootNanos> {
         let most = end.plus_nanos(SESSIONS_MOST.0 * 1_000_000_000);
@@ -64,7 +61,7 @@ impl OnExpiry {
     }
 }
 
-/// What a request has to give as its reason.
+/// The justification that a request needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Justification {
     /// Nothing.
@@ -72,31 +69,30 @@ pub enum Justification {
     Optional,
     /// More than blanks.
     Required,
-    /// Something that this finds a match in.
+    /// A text in which this pattern matches.
     Matching(Pattern),
 }
 
-/// A regular expression, which takes linear time whatever it is shown. Two are equal when they are written alike.
+/// A regular expression with linear run time. Two are equal if their texts are equal.
 #[derive(Clone, Debug)]
 pub struct Pattern(Regex);
 
 impl Pattern {
     /// Parses a regular expression.
-    ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// The error as a sentence.
     pub fn parse(text: &str) -> Result<Self, String> {
         let limited = regex::RegexBuilder::new(text).size_limit(1 << 20).build();
         limited.map(Self).map_err(|error| error.to_string())
     }
 
-    /// Whether it finds a match in `text`.
+    /// Whether the pattern matches in `text`.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
         self.0.is_match(text)
     }
 
-    /// As it was written.
+    /// The text of the pattern.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
@@ -111,12 +107,12 @@ impl PartialEq for Pattern {
 
 impl Eq for Pattern {}
 
-/// How many people must approve, and which.
+/// The approvals that a request needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approvals {
-    /// How many; nobody approves their own request, and nobody counts twice.
+    /// How many. Nobody approves their own request, and nobody counts twice.
     pub count: u32,
-    /// Whose approvals count: who holds any of these.
+    /// The roles whose holders may approve.
     pub roles: Vec<Role>,
 }
 
@@ -131,30 +127,30 @@ impl Default for Approvals {
 pub struct PortRule {
     /// The port.
     pub port: PortSpec,
-    /// For people; may be empty.
+    /// The name for people; may be empty.
     pub name: String,
     /// The longest grant.
     pub max_duration: Seconds,
-    /// A request's source must lie inside one of these. `None`: anywhere but a whole address family at once.
+    /// The prefixes that a request's source must lie inside. `None`: any source except a whole address family.
     pub allowed_sources: Option<Vec<IpNet>>,
-    /// What happens to sessions.
+    /// The fate of sessions at the end of a grant.
     pub on_expiry: OnExpiry,
-    /// What a request must say.
+    /// The justification that a request needs.
     pub justification: Justification,
-    /// The most grants that may be live for it at once.
+    /// The most live grants for this port.
     pub max_grants: Option<u32>,
-    /// Who must have signed the same request.
+    /// The approvals that a request needs.
     pub approvals: Approvals,
-    /// A grant closes when it was not used within this time from its start.
+    /// A grant closes without a use in this time from its start.
     pub first_use_within: Option<Seconds>,
-    /// A grant closes when it was not used for this long.
+    /// A grant closes after this long without use.
     pub idle_timeout: Option<Seconds>,
-    /// How long before an end the people at the terminals of its sessions are warned. Empty: they are told nothing.
+    /// The times before an end at which people at terminals get a warning. Empty: no warnings.
     pub warn_before: Vec<Seconds>,
 }
 
 impl PortRule {
-    /// The rule that holds where the configuration says no more than the port.
+    /// The rule with all defaults.
     #[must_use]
     pub fn new(port: PortSpec) -> Self {
         Self {
@@ -182,7 +178,7 @@ impl PortRule {
     }
 }
 
-/// What a role lets its principals do.
+/// The rights of a principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// See everybody's grants.
@@ -196,7 +192,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// As the configuration names it.
+    /// The name in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -211,49 +207,49 @@ impl Role {
 /// One `[[role]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoleRule {
-    /// What it allows.
+    /// The role.
     pub kind: Role,
-    /// To whom, as the trust file names them.
+    /// The principals, as the trust file names them.
     pub principals: Vec<String>,
-    /// Only for ports that one of these covers.
+    /// The limit to ports that one of these covers.
     pub ports: Option<Vec<PortSpec>>,
-    /// Only for sources inside one of these.
+    /// The limit to sources inside one of these.
     pub sources: Option<Vec<IpNet>>,
-    /// Only up to this long.
+    /// The limit of the duration.
     pub max_duration: Option<Seconds>,
 }
 
 impl RoleRule {
-    /// A role without limits of its own.
+    /// A role without limits.
     #[must_use]
     pub const fn new(kind: Role, principals: Vec<String>) -> Self {
         Self { kind, principals, ports: None, sources: None, max_duration: None }
     }
 
-    /// Whether `principal` holds it.
+    /// Whether `principal` holds the role.
     #[must_use]
     pub fn binds(&self, principal: &str) -> bool {
         self.principals.iter().any(|p| p == principal)
     }
 }
 
-/// The rules of one host.
+/// The policy of one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The protected ports; no (port, transport) twice.
     pub ports: Vec<PortRule>,
-    /// Who may do what.
+    /// The roles.
     pub roles: Vec<RoleRule>,
-    /// No grant is longer, whatever its port allows.
+    /// The longest grant on this host, for any port.
     pub max_duration: Seconds,
     /// How long a request waits for approvals; `None`: it does not wait.
     pub pending_ttl: Option<Seconds>,
-    /// Whether what no grant lets in is dropped, or only counted.
+    /// Whether the host drops packets without a grant, or only counts them.
     pub mode: Mode,
 }
 
 impl Default for Policy {
-    /// Nothing is protected and nobody may do anything.
+    /// No port is protected, and nobody may do anything.
     fn default() -> Self {
         Self {
             ports: Vec::new(),
@@ -266,13 +262,13 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Whether `principal` holds a role of `kind`, for whatever ports.
+    /// Whether `principal` holds a role of `kind`, for any ports.
     #[must_use]
     pub fn holds(&self, principal: &str, kind: Role) -> bool {
         self.roles.iter().any(|r| r.kind == kind && r.binds(principal))
     }
 
-    /// The rule for `port` and its index, if one covers it whole.
+    /// The rule that covers all of `port`, and its index.
     #[must_use]
     pub fn rule(&self, port: PortSpec) -> Option<(usize, &PortRule)> {
         self.ports
@@ -281,20 +277,19 @@ impl Policy {
             .find(|(_, r)| r.port.number == port.number && r.port.protocol.covers(port.protocol))
     }
 
-    /// Everything that is closed by default: (IP protocol, port).
+    /// The protected (IP protocol, port) pairs.
     pub fn protected(&self) -> impl Iterator<Item = (u8, u16)> + '_ {
         self.ports.iter().flat_map(|r| r.port.protocol.numbers().iter().map(|&n| (n, r.port.number)))
     }
 
-    /// Whether a request that waits could still be granted: as [`Policy::still_allows`].
+    /// Whether a waiting request could still be granted: as [`Policy::still_allows`].
     #[must_use]
     pub fn still_lets_ask(&self, pending: &Pending) -> bool {
         let (asker, request) = (&pending.signer.principal, &pending.request);
         self.still_fits(asker, &request.ports, &request.sources)
     }
 
-    /// Whether a grant made earlier would still be allowed to exist: its ports are ours, and its signer may still ask for
-    /// them and for its sources. How long it is and who approved it was judged when it was made.
+    /// Whether an earlier grant may go on: its ports are protected, and its signer may still ask for these ports and sources.
     #[must_use]
     pub fn still_allows(&self, grant: &Grant) -> bool {
         let Grant { signer, ports, sources, .. } = grant;
@@ -312,7 +307,7 @@ impl Policy {
     }
 }
 
-/// The rules that hold where the configuration names no port: tcp 22, 3389, 5985, 5986 (DESIGN 6).
+/// The rules if the configuration names no port: tcp 22, 3389, 5985, 5986 (DESIGN 6).
 #[must_use]
 pub fn default_ports() -> Vec<PortRule> {
     let rule = |(number, name): (u16, &str)| PortRule {

@@ -1,22 +1,20 @@
-//! Whether the host enforces or only observes, as the configuration says.
-//!
-//! Owns the two words. It never says what the kernel does now; [`crate::ledger::ModeState`] does.
+//! The mode in the configuration. Owns the two words. [`crate::ledger::ModeState`] holds the kernel's present mode.
 
 use serde::{Deserialize, Serialize};
 
-/// What the configuration asks for.
+/// The mode in the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// What no grant lets in is dropped.
+    /// The host drops packets without a grant.
     #[default]
     Enforce,
-    /// Nothing is dropped; what would have been is counted.
+    /// The host drops nothing, and counts the packets that it would drop.
     Observe,
 }
 
 impl Mode {
-    /// As the configuration spells it.
+    /// The word in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -25,7 +23,7 @@ impl Mode {
         }
     }
 
-    /// Whether it is the one that is not written down.
+    /// Whether this is the default, which the journal omits.
     #[must_use]
     #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
     pub fn is_enforce(&self) -> bool {

@@ -1,7 +1,5 @@
-//! Which ports a person means who writes a name or a number.
-//!
-//! Owns the order in which a text is understood: number, name of a `[[port]]`, name of a service. It never decides who may ask for
-//! the ports.
+//! Names and numbers of ports in requests. Owns the order of meanings: number, name of a `[[port]]`, name of a service. It never decides
+//! who may request the ports.
 
 use std::net::IpAddr;
 
@@ -10,18 +8,15 @@ use crate::grant::{PortSpec, Protocol, Source};
 use crate::text::services;
 
 impl Policy {
-    /// The ports that `text` means on this host; empty where no port has this name.
+    /// The ports that `text` means on this host; empty if no port has this name. Exact names come first; then ASCII case does not matter.
     ///
-    /// - `22/tcp` (or `/udp`, `/any`) means exactly that, protected or not.
-    /// - `22` means this port with all protocols with which it is protected; `22/tcp` where it is not protected.
-    /// - A name means every `[[port]]` of this name, with its protocols. Where no `[[port]]` has it, a name of
-    ///   [`services::SERVICES`] means its number.
-    /// - `NAME/udp` means the same ports with this protocol alone.
-    ///
-    /// Names are compared as they are written first, and without regard to the case of ASCII letters then.
+    /// - `22/tcp` (or `/udp`, `/any`) means exactly this port, protected or not.
+    /// - `22` means this port with all its protected protocols; `22/tcp` if it is not protected.
+    /// - A name means every `[[port]]` of this name, with its protocols; else the number in [`services::SERVICES`].
+    /// - `NAME/udp` means the same ports with this protocol only.
     #[must_use]
     pub fn meant(&self, text: &str) -> Vec<PortSpec> {
-        // A number is a number, also where a [[port]] has digits as its name.
+        // A number has precedence over a `[[port]]` with digits as its name.
         if let Ok(port) = text.parse() {
             return vec![port];
         }
@@ -35,8 +30,7 @@ impl Policy {
         }
     }
 
-    /// Whether the ports' own rules let somebody ask for `ports` with the source `address`. Who asks is not looked at. A port that is not
-    /// protected says yes: the judge has another answer to that.
+    /// Whether the ports' own rules allow `ports` from the source `address`. An unprotected port counts as allowed: the judge refuses it.
     #[must_use]
     pub fn ports_admit(&self, ports: &[PortSpec], address: IpAddr) -> bool {
         let Ok(source) = Source::try_from(ipnet::IpNet::from(address.to_canonical())) else { return true };
@@ -62,14 +56,12 @@ impl Policy {
     }
 }
 
-/// The same ports with `protocol` alone.
 fn narrowed(ports: Vec<PortSpec>, protocol: Protocol) -> Vec<PortSpec> {
     let mut numbers: Vec<_> = ports.into_iter().map(|port| port.number).collect();
     numbers.dedup();
     numbers.into_iter().map(|number| PortSpec { number, protocol }).collect()
 }
 
-/// Digits alone, as [`PortSpec`] has them.
 fn number(text: &str) -> Option<u16> {
     format!("{text}/tcp").parse().ok().map(|port: PortSpec| port.number)
 }

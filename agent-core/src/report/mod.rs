@@ -1,7 +1,5 @@
-//! What happened to each port lately, and which grants nobody used.
-//!
-//! Owns the counting: [`Gather`] takes the records of a period, one by one, and adds them up. It never reads the journal, and what
-//! is live it is told.
+//! Reports: requests and grants of each port in a period, and unused grants. Owns the counting: [`Gather`] adds up the records of a
+//! period. It never reads the journal; the caller passes the records and the live grants.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -13,88 +11,84 @@ use crate::ledger::{Action, Event, Record};
 use crate::policy::PortRule;
 use crate::request::{EndCause, Ending, Request, State};
 
-/// Unused grants that a report names.
+/// The most unused grants in a report.
 pub const MOST_UNUSED: usize = 100;
-/// Ports in a report that are not protected: people may ask for any, and a report is for people.
+/// The most unprotected ports in a report: people may ask for any port.
 pub const MOST_OTHER_PORTS: usize = 100;
 
-/// What happened to one port.
+/// The counts of one port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortLine {
-    /// As the policy names it, or as it was asked for.
+    /// The port as in the policy, or as in the request.
     pub port: PortSpec,
-    /// As the policy names it; may be empty.
+    /// The name in the policy; may be empty.
     pub name: String,
-    /// Requests that were made in the period; root's own openings too.
+    /// Requests in the period, with root's break-glass grants.
     pub requests: u32,
-    /// Grants that were made in the period.
+    /// Grants made in the period.
     pub granted: u32,
-    /// Requests that were refused in the period: by the host, by people, or because too few people approved in time.
+    /// Requests refused in the period: by the host, by people, or for lack of approvals in time.
     pub refused: u32,
     /// Requests that wait now.
     pub pending: u32,
-    /// Grants that are open now.
+    /// Grants that are live now.
     pub live: u32,
-    /// The latest packet of a grant for it, as far as the period's records or live grants tell. A grant's packets are counted
-    /// together, so one for two ports counts for both.
+    /// The latest packet of a grant for this port. The kernel counts a grant's packets together, so a grant for two ports counts for both.
     pub last_access: Option<Timestamp>,
-    /// Whose grant that was; empty when there was none.
+    /// The user of that grant; empty if there is none.
     pub last_user: String,
 }
 
-/// A grant that was made in the period, open, and over without a packet.
+/// A grant that was made in the period, was open, and ended without a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unused {
-    /// The record of its end.
+    /// The number of the record of its end.
     pub seq: u64,
-    /// What it was.
+    /// The grant.
     pub grant: Grant,
-    /// How it ended.
+    /// The end.
     pub ending: Ending,
 }
 
-/// Something that has not ended.
+/// A request or grant that has not ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Living<'a> {
-    /// What it is.
+    /// The request or grant.
     pub life: &'a Request,
-    /// Where it is in its life.
+    /// The state.
     pub state: State,
-    /// What its packets have added up to so far.
+    /// The traffic so far.
     pub usage: Use,
 }
 
-/// A period, added up.
+/// The sums of a period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Every protected port in the policy's order, then others that were asked for, the most wanted first, at most
-    /// [`MOST_OTHER_PORTS`].
+    /// The protected ports in the policy's order, then at most [`MOST_OTHER_PORTS`] other requested ports, the most requested first.
     pub ports: Vec<PortLine>,
-    /// Those that ended last first, at most [`MOST_UNUSED`].
+    /// The latest ends first, at most [`MOST_UNUSED`].
     pub unused: Vec<Unused>,
 }
 
-/// Adds records up.
+/// Adds up records.
 #[derive(Clone, Debug)]
 pub struct Gather {
     since: Timestamp,
     rules: Vec<PortRule>,
     lines: BTreeMap<PortSpec, PortLine>,
-    /// What was asked for and did not end, as far as records told.
     lives: HashMap<Uuid, Request>,
     unused: VecDeque<Unused>,
 }
 
 impl Gather {
-    /// A report from `since` on, for a host with these rules.
+    /// Starts a report from `since` on, for a host with these rules.
     #[must_use]
     pub fn new(since: Timestamp, rules: &[PortRule]) -> Self {
         let lines = rules.iter().map(|rule| (rule.port, blank(rule.port, &rule.name))).collect();
         Self { since, rules: rules.to_vec(), lines, lives: HashMap::new(), unused: VecDeque::new() }
     }
 
-    /// Takes in the next record. Those from before the period may be shown too, so that later ones can be understood; they count
-    /// for nothing.
+    /// Adds the next record. Records from before the period explain later ones and count for nothing.
     pub fn take(&mut self, record: &Record) {
         let counts = record.time >= self.since;
         match &record.event {
@@ -136,7 +130,7 @@ impl Gather {
         }
     }
 
-    /// Adds what is live, and sums up.
+    /// Adds the live requests and grants, and returns the sums.
     #[must_use]
     pub fn finish<'a>(mut self, living: impl IntoIterator<Item = Living<'a>>) -> Report {
         for Living { life, state, usage } in living {
@@ -158,7 +152,7 @@ impl Gather {
         self.access(&grant.ports, &grant.signer.principal, usage.last);
         let opened = grant.boot_id == record.boot_id && grant.starts_boot <= record.boot;
         let silent = usage.packets_in == 0 && usage.packets_out == 0;
-        // An extension goes on with what it extends. What the kernel did not take was never open.
+        // An extension continues its predecessor. The kernel never opened an undone grant.
         let over = !matches!(ending.cause, EndCause::Superseded | EndCause::Undone);
         if opened && silent && over && grant.created >= self.since {
             self.unused.push_back(Unused { seq: record.seq, grant, ending: ending.clone() });
@@ -184,7 +178,7 @@ impl Gather {
         }
     }
 
-    /// The lines that `ports` count for, each once: a protected port takes in what it covers.
+    /// A protected port covers its protocols.
     fn rows(&self, ports: &[PortSpec]) -> BTreeSet<PortSpec> {
         let covers =
             |rule: &PortSpec, port: &PortSpec| rule.number == port.number && rule.protocol.covers(port.protocol);

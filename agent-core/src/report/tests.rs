@@ -77,7 +77,7 @@ fn ended(id: u128, cause: EndCause, usage: Use) -> Event {
     Event::Ended { grant: Uuid::from_u128(id), ending: Ending::by_itself(at(0), cause), usage }
 }
 
-/// Takes in events at these seconds; the period begins with second 0.
+/// Adds events at these seconds; the period begins with second 0.
 fn gather(events: &[(i64, Event)]) -> Gather {
     let rules: Vec<_> = [("22/any", "ssh"), ("3389/tcp", "rdp")]
         .map(|(port, name)| PortRule { name: name.into(), ..PortRule::new(port.parse().unwrap()) })

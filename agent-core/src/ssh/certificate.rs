@@ -1,8 +1,6 @@
-//! OpenSSH certificates (PROTOCOL.certkeys), of people and of hosts.
-//!
-//! Owns their encoding and the check of the authority's signature. It never decides whether the authority is trusted or whom it may
-//! vouch for. The ssh-key crate's reader is of no use here: it refuses certificates without an end (2^64-1), which ssh-keygen makes by
-//! default.
+//! OpenSSH certificates (PROTOCOL.certkeys), of people and of hosts. Owns their encoding and the check of the authority's signature. It
+//! never decides whether the authority is trusted or whom it may certify. The ssh-key crate does not serve here: it refuses certificates
+//! without an end (2^64-1), which are ssh-keygen's default.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -17,33 +15,32 @@ const HOST: u32 = 2;
 /// A certificate. Its signature is not checked yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// The key that it is about.
+    /// The certified key.
     pub key: PublicKey,
-    /// Whether it is about a host, not a person.
+    /// Whether the certificate is for a host, not a person.
     pub of_host: bool,
-    /// Chosen by the authority; 0 if it does not count.
+    /// The serial number from the authority; 0 if the authority does not count.
     pub serial: u64,
-    /// Chosen by the authority, for logs and revocation. Any bytes.
+    /// The authority's text for logs and revocation. Any bytes.
     pub key_id: Vec<u8>,
-    /// The names that the authority gives to the key's holder.
+    /// The names that the authority gives to the holder.
     pub principals: Vec<String>,
-    /// The first second since 1970 in which it is valid.
+    /// The first second since 1970 in which the certificate is valid.
     pub valid_after: u64,
-    /// The first second since 1970 in which it is valid no longer; `u64::MAX` for one without an end.
+    /// The first second since 1970 in which the certificate is no longer valid; `u64::MAX` for one without an end.
     pub valid_before: u64,
-    /// Pairs of name and data in the encoding of SSH: restrictions that its reader must know.
+    /// Pairs of name and data in the encoding of SSH: restrictions that each reader must know.
     pub critical_options: Vec<u8>,
-    /// The public key of the authority, in its own encoding.
+    /// The authority's public key, in its own encoding.
     pub authority: Vec<u8>,
     signed: Vec<u8>,
     signature: Vec<u8>,
 }
 
 impl Certificate {
-    /// Reads a whole certificate about a key that the caller accepts.
-    ///
+    /// Reads a whole certificate for a key that the caller accepts.
     /// # Errors
-    /// Bytes that are no certificate, or one about a key that the caller does not accept.
+    /// Bytes that are no certificate, or a certificate for a key that the caller does not accept.
     pub fn parse(blob: &[u8], accept: Accept) -> Result<Self, Error> {
         let mut reader = Reader::new(blob);
         let name = reader.string("certificate type")?;
@@ -80,19 +77,19 @@ impl Certificate {
         })
     }
 
-    /// Whether it is valid in the second `now` since 1970.
+    /// Whether the certificate is valid in the second `now` since 1970.
     #[must_use]
     pub const fn is_valid_at(&self, now: u64) -> bool {
         self.valid_after <= now && now < self.valid_before
     }
 
-    /// With what the authority says that it signed; empty where that cannot be read.
+    /// The algorithm that the authority's signature names; empty if unreadable.
     #[must_use]
     pub fn signature_algorithm(&self) -> &str {
         type_of(&self.signature).unwrap_or_default()
     }
 
-    /// As in a file `KEY-cert.pub`, without its comment.
+    /// The line of a file `KEY-cert.pub`, without its comment.
     #[must_use]
     pub fn line(&self) -> String {
         let mut whole = self.signed.clone();
@@ -100,8 +97,7 @@ impl Certificate {
         format!("{} {}", type_of(&whole).unwrap_or_default(), STANDARD.encode(&whole))
     }
 
-    /// Checks the authority's signature, where the authority is a key that the caller accepts.
-    ///
+    /// Checks the signature of an authority whose key the caller accepts.
     /// # Errors
     /// As [`PublicKey::parse`] and [`PublicKey::verify`].
     pub fn verify(&self, accept: Accept) -> Result<(), Error> {
@@ -109,8 +105,7 @@ impl Certificate {
     }
 }
 
-/// The key in a key or a certificate. Of a certificate nothing behind the key is read.
-///
+/// The key in a key or a certificate. It does not read the fields behind the key of a certificate.
 /// # Errors
 /// Bytes that are neither, or a key that the caller does not accept.
 pub fn key_in(blob: &[u8], accept: Accept) -> Result<PublicKey, Error> {
@@ -205,7 +200,7 @@ mod tests {
             for subject in ["ed25519", "ecdsa", "rsa"] {
                 let _ = fs::remove_file(directory.join("key"));
                 keygen(directory, &["-N", "", "-t", subject, "-f", "key"]);
-                // Often enough to meet numbers of ECDSA and RSA that are a byte shorter. Of P-521 half of them are.
+                // Enough tries to get ECDSA and RSA numbers that are a byte shorter; for P-521 half of them are.
                 for serial in 0..if kind.contains(&"521") { 4 } else { 20 } {
                     let serial = serial.to_string();
                     let certificate = made(directory, &["-h", "-n", "vm1,vm2", "-z", &serial]);

@@ -1,6 +1,4 @@
-//! Fingerprints as `ssh-keygen -l` prints them.
-//!
-//! Owns their one spelling. It never reads a key.
+//! Fingerprints as `ssh-keygen -l` prints them. Owns their spelling. It never reads a key.
 
 use std::{fmt, str::FromStr};
 
@@ -9,12 +7,12 @@ use ring::digest;
 
 use super::Error;
 
-/// A SHA-256, written `SHA256:` and unpadded base64: of a public key's encoding, or of a TLS certificate.
+/// A SHA-256 of a public key's encoding or of a TLS certificate, written as `SHA256:` and unpadded base64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(pub [u8; 32]);
 
 impl Fingerprint {
-    /// The fingerprint of what these bytes encode.
+    /// The fingerprint of these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         let mut hash = [0; 32];

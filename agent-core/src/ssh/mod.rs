@@ -1,7 +1,5 @@
-//! The formats of SSH: keys, signatures, certificates, and lists of name patterns.
-//!
-//! Owns one parser for each format; posternd and the client share it. What a caller accepts is a parameter ([`Accept`]). This module
-//! never decides whom a key belongs to or whether it is trusted, and never sees a private key.
+//! The formats of SSH: keys, signatures, certificates, and lists of name patterns. Owns one parser for each format, shared by posternd and
+//! the client. Each caller passes what it accepts ([`Accept`]). It never decides whether a key is trusted, and never holds a private key.
 
 pub mod certificate;
 mod fingerprint;
@@ -22,16 +20,16 @@ use crate::text::Shown;
 /// Why bytes are not the key, certificate or signature that the caller expects.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A field is not what the format says.
+    /// A field violates the format.
     #[error("its {0} is malformed")]
     Malformed(&'static str),
-    /// The whole is not what the format says; a sentence about it.
+    /// The whole violates the format; a sentence about it.
     #[error("{0}")]
     Form(&'static str),
-    /// An SSHSIG of a version that nobody defined.
+    /// An SSHSIG of an unknown version.
     #[error("version {0} is unknown")]
     Version(u32),
-    /// An armored signature of so many bytes.
+    /// An armored signature that is too long, with its size in bytes.
     #[error("a signature of {0} bytes")]
     TooLong(usize),
     /// A key of a type that the caller does not accept.
@@ -40,12 +38,12 @@ pub enum Error {
     /// An RSA key of a size that the caller does not accept.
     #[error("RSA keys of {bits} bits are not accepted, only {least} to 8192")]
     RsaSize {
-        /// What the key has.
+        /// The size of the key.
         bits: usize,
-        /// What it needs.
+        /// The least size.
         least: usize,
     },
-    /// A signature or hash algorithm that the caller does not accept, with what used it.
+    /// A signature or hash algorithm that the caller does not accept, with its context.
     #[error("{0}")]
     Algorithm(String),
     /// A security key signed without a touch.
@@ -57,14 +55,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether another program may well accept this: it is well formed, but of an algorithm or size that the caller does not accept.
+    /// Whether another program may accept this: the bytes are well formed, but this caller does not accept the algorithm or size.
     #[must_use]
     pub const fn is_not_accepted(&self) -> bool {
         matches!(self, Self::KeyType(_) | Self::RsaSize { .. } | Self::Algorithm(_))
     }
 }
 
-/// A name from outside, fit to be shown.
 pub(crate) fn shown(name: &[u8]) -> String {
     Shown::new(&String::from_utf8_lossy(name)).at_most(64).to_string()
 }

@@ -1,6 +1,4 @@
-//! Pattern lists as OpenSSH reads them (ssh_config(5), PATTERNS): in `allowed_signers` and `known_hosts`.
-//!
-//! Owns the match. It never reads a file and never decides what a match means.
+//! Pattern lists of OpenSSH (ssh_config(5), PATTERNS), as in `allowed_signers` and `known_hosts`. Owns the match, not its meaning.
 
 /// Comma-separated patterns with `*`, `?` and `!`, as in `*@example.com,!eve@example.com`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +11,7 @@ struct Pattern {
 }
 
 impl PatternList {
-    /// Reads a list as it is written.
+    /// Reads a list.
     #[must_use]
     pub fn new(list: &str) -> Self {
         let pattern = |item: &str| match item.strip_prefix('!') {
@@ -23,7 +21,7 @@ impl PatternList {
         Self(list.split(',').map(pattern).collect())
     }
 
-    /// As it is written.
+    /// The patterns in their written form.
     pub fn words(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(|p| if p.negated { format!("!{}", p.text) } else { p.text.clone() })
     }
@@ -37,15 +35,15 @@ impl PatternList {
     }
 }
 
-/// Whether `text` says nothing but one name.
+/// Whether `text` is one name without wildcards or negation.
 #[must_use]
 pub fn is_literal(text: &str) -> bool {
     !text.starts_with('!') && !text.contains(['*', '?'])
 }
 
-/// `*` is any run of bytes, `?` any one byte. Takes time in proportion to the product of the lengths at most.
+/// `*` matches any run of bytes, `?` any one byte. The time is at most proportional to the product of the lengths.
 fn glob(mut name: &[u8], mut pattern: &[u8]) -> bool {
-    // Where to resume when a try after the last star fails.
+    // Where to resume if the match after the last star fails.
     let mut resume: Option<(&[u8], &[u8])> = None;
     loop {
         match (name, pattern) {
@@ -72,7 +70,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Too simple to be wrong, and slow.
+    /// A simple and slow reference.
     fn naive(name: &[u8], pattern: &[u8]) -> bool {
         match pattern {
             [] => name.is_empty(),

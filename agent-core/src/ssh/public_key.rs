@@ -1,6 +1,5 @@
-//! Public keys: their algorithms, their encoding, and which of them a caller accepts.
-//!
-//! Owns what a key is. It never decides whether one is trusted and never sees a private key.
+//! Public keys: their algorithms, their encoding, and which of them a caller accepts. Owns the parser of keys. It never decides whether a
+//! key is trusted and never holds a private key.
 
 use super::wire::{Reader, put_string};
 use super::{Error, Fingerprint, shown};
@@ -8,18 +7,17 @@ use super::{Error, Fingerprint, shown};
 /// The largest RSA modulus that ring verifies, in bits.
 const MOST_RSA_BITS: usize = 8192;
 
-/// What ends the name of a certificate's type.
 const CERTIFICATE_SUFFIX: &str = "-cert-v01@openssh.com";
 
-/// Which keys and signatures a caller accepts. There is one parser for all of them.
+/// The keys and signatures that a caller accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accept {
-    /// Keys that sign messages to a host, and the authorities behind them: Ed25519, ECDSA P-256 and P-384, security keys, and RSA of at
-    /// least 3072 bits, which is 128 bits of security (NIST SP 800-57), with SHA-512.
+    /// Keys that sign messages to a host, and their authorities: Ed25519, ECDSA P-256 and P-384, security keys, and RSA with SHA-512 of at
+    /// least 3072 bits, which is 128 bits of security (NIST SP 800-57).
     Signers,
-    /// Keys of hosts and the authorities behind them, as ssh accepts them: Ed25519, ECDSA, and RSA of at least 2048 bits with SHA-2.
+    /// Keys of hosts and their authorities, as ssh accepts them: Ed25519, ECDSA, and RSA with SHA-2 of at least 2048 bits.
     HostKeys,
-    /// Every key that can be read, to show it or to compare it.
+    /// Every readable key, to show or compare it.
     All,
 }
 
@@ -58,12 +56,12 @@ pub enum Algorithm {
     SkEd25519,
     /// `sk-ecdsa-sha2-nistp256@openssh.com`: a FIDO2 security key.
     SkEcdsaP256,
-    /// `ssh-rsa`; the names of its signatures name the hash too.
+    /// `ssh-rsa`; the name of a signature also names the hash.
     Rsa,
 }
 
 impl Algorithm {
-    /// All of them.
+    /// All algorithms.
     pub const ALL: [Self; 7] = [
         Self::Ed25519,
         Self::EcdsaP256,
@@ -88,13 +86,13 @@ impl Algorithm {
         }
     }
 
-    /// The algorithm of this name.
+    /// The algorithm with this name.
     #[must_use]
     pub fn of_name(name: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|a| a.name().as_bytes() == name)
     }
 
-    /// The algorithm whose certificates have a type of this name.
+    /// The algorithm whose certificates have this type.
     #[must_use]
     pub fn of_certificate_name(name: &[u8]) -> Option<Self> {
         let plain = name.strip_suffix(CERTIFICATE_SUFFIX.as_bytes())?;
@@ -102,14 +100,13 @@ impl Algorithm {
         Self::ALL.into_iter().find(|a| a.name().trim_end_matches("@openssh.com").as_bytes() == plain)
     }
 
-    /// Whether it is that of a FIDO2 security key, which a person may have to touch.
+    /// Whether this is the algorithm of a FIDO2 security key, which may require a touch.
     #[must_use]
     pub const fn is_security_key(self) -> bool {
         matches!(self, Self::SkEd25519 | Self::SkEcdsaP256)
     }
 }
 
-/// What a key consists of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Material {
     Ed25519(Vec<u8>),
@@ -126,7 +123,7 @@ pub(super) enum Material {
 pub struct PublicKey {
     pub(super) algorithm: Algorithm,
     pub(super) material: Material,
-    /// What a security key signs for, for example `ssh:`; empty for other keys.
+    /// The application of a security key, for example `ssh:`; empty for other keys.
     pub(super) application: Vec<u8>,
     pub(super) accept: Accept,
     blob: Vec<u8>,
@@ -134,7 +131,6 @@ pub struct PublicKey {
 
 impl PublicKey {
     /// Reads the encoding of a plain key.
-    ///
     /// # Errors
     /// Bytes that are no key, or a key that the caller does not accept.
     pub fn parse(blob: &[u8], accept: Accept) -> Result<Self, Error> {
@@ -146,7 +142,7 @@ impl PublicKey {
         Ok(key)
     }
 
-    /// Reads what follows the type in a key, and the type and nonce in a certificate.
+    /// Reads the fields after the type of a key, or after the type and nonce of a certificate.
     pub(super) fn read(algorithm: Algorithm, reader: &mut Reader<'_>, accept: Accept) -> Result<Self, Error> {
         if !accept.admits(algorithm) {
             return Err(Error::KeyType(algorithm.name().to_owned()));
@@ -160,7 +156,7 @@ impl PublicKey {
             Algorithm::Rsa => read_rsa(reader, accept)?,
         };
         let application = if algorithm.is_security_key() { reader.string("application")? } else { &[] }.to_vec();
-        // A certificate's key has the encoding and the fingerprint of the plain key inside it.
+        // A certificate's key gets the encoding and the fingerprint of the plain key inside.
         let fields = start.get(..start.len() - reader.rest().len()).unwrap_or_default();
         let mut blob = Vec::with_capacity(fields.len() + 64);
         put_string(&mut blob, algorithm.name().as_bytes());
@@ -168,7 +164,7 @@ impl PublicKey {
         Ok(Self { algorithm, material, application, accept, blob })
     }
 
-    /// Which kind of key.
+    /// The algorithm.
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
@@ -180,7 +176,7 @@ impl PublicKey {
         &self.blob
     }
 
-    /// Its fingerprint, which stands for the key everywhere.
+    /// The fingerprint, which stands for the key everywhere.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.blob)
@@ -196,7 +192,7 @@ fn read_point(reader: &mut Reader<'_>, curve: &[u8], length: usize) -> Result<Ma
     if reader.string("curve")? != curve {
         return Err(Error::Malformed("curve"));
     }
-    // Whether the point lies on the curve is checked with each signature.
+    // ring checks with each signature that the point lies on the curve.
     match reader.string("point")? {
         point @ [4, ..] if point.len() == length => Ok(Material::Point(point.to_vec())),
         _ => Err(Error::Malformed("point")),

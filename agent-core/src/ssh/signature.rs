@@ -1,7 +1,5 @@
-//! Checks one signature of one key over one message.
-//!
-//! Owns the signature encodings and the calls into ring, and into the p521 crate for the one curve that ring does not have. It never
-//! decides whose key it is.
+//! The check of one signature of one key over one message. Owns the signature encodings and the calls into ring, and into the p521 crate
+//! for the curve that ring lacks. It never decides whose a key is.
 
 use p521::ecdsa::signature::Verifier as _;
 use ring::digest;
@@ -14,12 +12,12 @@ use super::public_key::{Accept, Algorithm, Material, PublicKey};
 use super::wire::Reader;
 use super::{Error, shown};
 
-/// A security key's flag "somebody touched it" (CTAP2, authenticator data).
+/// A security key's flag "user present" (CTAP2, authenticator data): somebody touched the key.
 const USER_PRESENT: u8 = 0x01;
-/// A security key's flag "it knows who touched it", by PIN or finger.
+/// A security key's flag "user verified": the key checked a PIN or finger.
 const USER_VERIFIED: u8 = 0x04;
 
-/// What a security key says about the person who used it.
+/// The security key's statement about its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Person {
     /// The key checked a PIN or a finger.
@@ -27,10 +25,9 @@ pub struct Person {
 }
 
 impl PublicKey {
-    /// Checks that `signature` (algorithm, blob and, for security keys, flags and counter) is by this key over `message`.
-    ///
+    /// Checks that this key made `signature` (algorithm, blob and, for security keys, flags and counter) over `message`.
     /// # Errors
-    /// The signature is malformed, of an algorithm that is not accepted, made without a touch, or does not fit.
+    /// The signature is malformed, has an algorithm that is not accepted, was made without a touch, or does not fit.
     pub fn verify(&self, signature: &[u8], message: &[u8]) -> Result<Person, Error> {
         let mut reader = Reader::new(signature);
         let name = reader.string("signature algorithm")?;
@@ -53,7 +50,7 @@ impl PublicKey {
         Ok(Person { verified: flags & USER_VERIFIED != 0 })
     }
 
-    /// Whether a signature of this algorithm may be by this key: the same name, but for RSA, where it names the hash.
+    /// RSA signatures name the hash, so their names differ from the key's.
     fn signs_as(&self, name: &[u8]) -> bool {
         match (self.algorithm, self.accept) {
             (Algorithm::Rsa, Accept::Signers) => name == b"rsa-sha2-512",
@@ -76,7 +73,7 @@ impl PublicKey {
             Material::Rsa { e, n } => {
                 let sha512 = name == b"rsa-sha2-512";
                 let parameters = if sha512 { &RSA_PKCS1_2048_8192_SHA512 } else { &RSA_PKCS1_2048_8192_SHA256 };
-                // One number in 256 begins with a zero, which some agents leave out. ssh accepts that, and ring does not.
+                // One number in 256 begins with a zero, which some agents omit. ssh accepts such a signature, and ring does not.
                 let whole = [&vec![0; n.len().saturating_sub(blob.len())], blob].concat();
                 RsaPublicKeyComponents { n, e }.verify(parameters, message, &whole).is_ok()
             }
@@ -91,7 +88,7 @@ fn p521_fits(point: &[u8], pair: &[u8], message: &[u8]) -> bool {
     key.ok().zip(signature.ok()).is_some_and(|(key, signature)| key.verify(message, &signature).is_ok())
 }
 
-/// An ECDSA signature as r and s of `WIDTH` bytes each, which is how ring wants it.
+/// An ECDSA signature as r and s of `WIDTH` bytes each, which is ring's format.
 fn fixed_width<const WIDTH: usize>(blob: &[u8]) -> Result<Vec<u8>, Error> {
     let mut reader = Reader::new(blob);
     let mut fixed = Vec::with_capacity(WIDTH * 2);
@@ -105,7 +102,7 @@ fn fixed_width<const WIDTH: usize>(blob: &[u8]) -> Result<Vec<u8>, Error> {
     Ok(fixed)
 }
 
-/// What a security key signs (OpenSSH's PROTOCOL.u2f).
+/// The bytes that a security key signs (OpenSSH's PROTOCOL.u2f).
 fn security_key_message(application: &[u8], flags: u8, counter: [u8; 4], message: &[u8]) -> Vec<u8> {
     let mut out = digest::digest(&digest::SHA256, application).as_ref().to_vec();
     out.push(flags);

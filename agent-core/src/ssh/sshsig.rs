@@ -1,7 +1,5 @@
-//! OpenSSH's signature envelope (PROTOCOL.sshsig), as `ssh-keygen -Y sign` writes it.
-//!
-//! Owns the bytes that get signed, the armor and the strict reader. The public key goes in as its own bytes, so that certificates and
-//! security keys need no special case. It never holds a private key.
+//! OpenSSH's signature envelope (PROTOCOL.sshsig), as `ssh-keygen -Y sign` writes it. Owns the signed bytes, the armor and the strict
+//! reader. The public key stays in its own encoding, so certificates and security keys need no special case. It never holds a private key.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ring::digest;
@@ -9,20 +7,17 @@ use ring::digest;
 use super::wire::{Reader, put_string};
 use super::{Error, Person, PublicKey, shown};
 
-/// The longest armored signature, in bytes. An RSA-8192 certificate by an RSA-8192 authority takes 6 KiB plus its names.
+/// The longest armored signature, in bytes. An RSA-8192 certificate from an RSA-8192 authority takes 6 KiB plus its names.
 pub const MOST_ARMOR: usize = 16 * 1024;
 /// The longest line inside the armor, in characters.
 const MOST_LINE: usize = 76;
-/// The characters of a line as ssh-keygen writes it.
 const LINE: usize = 70;
 const BEGIN: &str = "-----BEGIN SSH SIGNATURE-----\n";
 const END: &str = "\n-----END SSH SIGNATURE-----";
 const MAGIC: &[u8; 6] = b"SSHSIG";
 const VERSION: u32 = 1;
 
-/// Takes the armor off, strictly: what `ssh-keygen -Y sign` prints and nothing else, but for the last line's end, which
-/// shells strip.
-///
+/// Removes the armor. It accepts exactly the output of `ssh-keygen -Y sign`, with or without the last line end, which shells strip.
 /// # Errors
 /// [`Error::TooLong`] or [`Error::Form`].
 pub fn dearmor(text: &str) -> Result<Vec<u8>, Error> {
@@ -43,7 +38,7 @@ pub fn dearmor(text: &str) -> Result<Vec<u8>, Error> {
     STANDARD.decode(encoded).map_err(|_| Error::Form("its armor is not base64"))
 }
 
-/// The armored signature, with a final newline: `public_key` is a key or a certificate.
+/// The armored signature, with a final newline. `public_key` is a key or a certificate.
 #[must_use]
 pub fn armor(public_key: &[u8], namespace: &str, signature: &[u8]) -> String {
     let mut blob = MAGIC.to_vec();
@@ -61,7 +56,7 @@ pub fn armor(public_key: &[u8], namespace: &str, signature: &[u8]) -> String {
     out + END + "\n"
 }
 
-/// What a key signs for `message` in this namespace: not the message itself, but its SHA-512 with the namespace.
+/// The bytes that a key signs for `message` in this namespace: they contain the SHA-512 of the message.
 #[must_use]
 pub fn to_be_signed(namespace: &str, message: &[u8]) -> Vec<u8> {
     Hash::Sha512.signed_bytes(namespace.as_bytes(), message)
@@ -94,20 +89,19 @@ impl Hash {
     }
 }
 
-/// An SSHSIG without its armor. Nothing in it is checked yet.
+/// An SSHSIG without its armor, unchecked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SshSig {
-    /// The public key or certificate that it names, in its own encoding.
+    /// The public key or certificate in the signature, in its own encoding.
     pub key: Vec<u8>,
-    /// What it says that it is for.
+    /// The namespace that the signature names.
     pub namespace: Vec<u8>,
     hash: Hash,
     signature: Vec<u8>,
 }
 
 impl SshSig {
-    /// Reads the bytes that [`dearmor`] gives.
-    ///
+    /// Reads the bytes that [`dearmor`] returns.
     /// # Errors
     /// Malformed bytes, an unknown version, or a hash that is not accepted.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
@@ -121,7 +115,7 @@ impl SshSig {
         }
         let key = reader.string("key")?.to_vec();
         let namespace = reader.string("namespace")?.to_vec();
-        // Nothing defines what may be here, and it is not part of what ssh-keygen checks.
+        // The format defines no contents for this field, and ssh-keygen does not check it.
         if !reader.string("reserved field")?.is_empty() {
             return Err(Error::Form("its reserved field is not empty"));
         }
@@ -135,8 +129,7 @@ impl SshSig {
         Ok(Self { key, namespace, hash, signature })
     }
 
-    /// Checks that it is by `key` over `message` in the namespace that it names.
-    ///
+    /// Checks that `key` signed `message` in the namespace that the signature names.
     /// # Errors
     /// As [`PublicKey::verify`].
     pub fn verify(&self, key: &PublicKey, message: &[u8]) -> Result<Person, Error> {

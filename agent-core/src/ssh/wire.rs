@@ -1,28 +1,25 @@
-//! The wire format of SSH (RFC 4251, section 5): reading bytes that nobody has vouched for, and writing.
-//!
-//! Owns bounds and canonical form: each value has one encoding that is accepted. The reader never copies and never panics.
+//! The wire format of SSH (RFC 4251, section 5). Owns bounds and canonical form. The reader never copies and never panics.
 
 use super::Error;
 
-/// What is left to read.
+/// A reader of untrusted bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Reads `bytes` from their beginning. Each error names the field that could not be read.
+    /// Reads `bytes` from their beginning. Each error names the field that the reader could not read.
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes not read yet.
+    /// The unread bytes.
     #[must_use]
     pub const fn rest(&self) -> &'a [u8] {
         self.0
     }
 
     /// `N` raw bytes.
-    ///
     /// # Errors
     /// [`Error::Malformed`].
     pub fn array<const N: usize>(&mut self, field: &'static str) -> Result<&'a [u8; N], Error> {
@@ -32,7 +29,6 @@ impl<'a> Reader<'a> {
     }
 
     /// One byte.
-    ///
     /// # Errors
     /// [`Error::Malformed`].
     pub fn u8(&mut self, field: &'static str) -> Result<u8, Error> {
@@ -40,7 +36,6 @@ impl<'a> Reader<'a> {
     }
 
     /// A number of four bytes.
-    ///
     /// # Errors
     /// [`Error::Malformed`].
     pub fn u32(&mut self, field: &'static str) -> Result<u32, Error> {
@@ -48,7 +43,6 @@ impl<'a> Reader<'a> {
     }
 
     /// A number of eight bytes.
-    ///
     /// # Errors
     /// [`Error::Malformed`].
     pub fn u64(&mut self, field: &'static str) -> Result<u64, Error> {
@@ -56,9 +50,6 @@ impl<'a> Reader<'a> {
     }
 
     /// A length and that many bytes.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`].
     pub fn string(&mut self, field: &'static str) -> Result<&'a [u8], Error> {
         let length = usize::try_from(self.u32(field)?).map_err(|_| Error::Malformed(field))?;
         let (head, rest) = self.0.split_at_checked(length).ok_or(Error::Malformed(field))?;
@@ -66,10 +57,7 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    /// A positive number in its one canonical form; the answer has no leading zero.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`].
+    /// A positive number in its canonical form; the result has no leading zero.
     pub fn mpint(&mut self, field: &'static str) -> Result<&'a [u8], Error> {
         match self.string(field)? {
             [0, magnitude @ ..] if magnitude.first().is_some_and(|high| *high >= 0x80) => Ok(magnitude),
@@ -78,8 +66,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Nothing may follow.
-    ///
+    /// Checks that nothing follows.
     /// # Errors
     /// [`Error::Malformed`].
     pub const fn finish(self, field: &'static str) -> Result<(), Error> {
@@ -87,29 +74,29 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends `value` with its length before it.
+/// Appends `value` after its length.
 pub fn put_string(out: &mut Vec<u8>, value: &[u8]) {
-    // No caller has 4 GiB: every input is bounded long before.
+    // Each caller's input has a bound far below 4 GiB.
     let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(value);
 }
 
-/// Appends a positive big-endian number in its one canonical form.
+/// Appends a positive big-endian number in its canonical form.
 pub fn put_mpint(out: &mut Vec<u8>, number: &[u8]) {
     let number = without_zeros(number);
     let zero = number.first().is_some_and(|high| *high >= 0x80).then_some(0);
     put_string(out, &zero.into_iter().chain(number.iter().copied()).collect::<Vec<_>>());
 }
 
-/// A big-endian number without the zeros before it.
+/// A big-endian number without its leading zeros.
 #[must_use]
 pub fn without_zeros(number: &[u8]) -> &[u8] {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     number.get(zeros..).unwrap_or_default()
 }
 
-/// The type that a key, a certificate or a signature names itself; none where the name cannot be read.
+/// The type that a key, certificate or signature names; none if the name is unreadable.
 #[must_use]
 pub fn type_of(blob: &[u8]) -> Option<&str> {
     Reader::new(blob).string("type").ok().and_then(|name| std::str::from_utf8(name).ok())

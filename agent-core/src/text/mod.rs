@@ -1,10 +1,6 @@
-//! Text that somebody else wrote, made fit to be shown.
-//!
-//! Owns the one list of characters that are never shown as they are, and the escapes in their place: what would command a terminal,
-//! end a line, turn the reading order around, or not be seen at all. A character is escaped, never dropped, so what was written can be
-//! read from what is shown. This module never decides who may write what.
-//!
-//! It cannot tell letters that merely look alike, and letters of scripts that are written from right to left keep their own order.
+//! Escapes for text from others. Owns the list of hidden characters, which command a terminal, end a line, change the reading order or are
+//! invisible, and their escapes. Escaping loses nothing: a reader can restore the text. This module does not detect letters that look
+//! alike, and right-to-left letters keep their order.
 
 pub mod services;
 mod span;
@@ -14,9 +10,8 @@ use std::fmt::{self, Write as _};
 
 pub use span::seconds;
 
-/// Characters without a shape of their own that the standard library calls printable (Unicode 16, `Default_Ignorable_Code_Point`, and
-/// the empty Braille cell). All others without one it knows: its `escape_debug` escapes what is a control, a format character, a
-/// separator other than the space, for private use, or unassigned.
+/// Invisible characters that the standard library calls printable (Unicode 16, `Default_Ignorable_Code_Point`, and the empty Braille
+/// cell). Its `escape_debug` covers the others: control, format and private characters, separators except the space, and unassigned ones.
 const UNSEEN: [(char, char); 10] = [
     ('\u{34f}', '\u{34f}'),
     ('\u{115f}', '\u{1160}'),
@@ -30,28 +25,28 @@ const UNSEEN: [(char, char); 10] = [
     ('\u{e0100}', '\u{e01ef}'),
 ];
 
-/// Whether `c` is never shown as it is: it commands a terminal, ends a line, changes the reading order, cannot be seen, or means nothing.
+/// Whether `c` is always escaped: it commands a terminal, ends a line, changes the reading order, is invisible, or is unassigned.
 #[must_use]
 pub fn is_hidden(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();
     }
-    // Behind another character, so that marks that belong to it (an umlaut's dots) count as printable.
+    // After another character, so that combining marks (an umlaut's dots) count as printable.
     let mut pair = [b'x', 0, 0, 0, 0];
     let length = c.encode_utf8(&mut pair[1..]).len();
     let printable = std::str::from_utf8(&pair[..=length]).is_ok_and(|pair| pair.escape_debug().nth(1) == Some(c));
     !printable || UNSEEN.iter().any(|(first, last)| (*first..=*last).contains(&c))
 }
 
-/// Whether `c` could command a terminal, end a line or change the reading order. A host takes no such character in what people write;
-/// what else [`is_hidden`] names it takes, since people's names and scripts need some of it, and escapes it where it is shown.
+/// Whether `c` could command a terminal, end a line or change the reading order. Hosts refuse such text. They accept the other hidden
+/// characters ([`is_hidden`]), which some names and scripts need.
 #[must_use]
 pub fn commands(c: char) -> bool {
     let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || turns || c == '\u{feff}'
 }
 
-/// Shows a text on one line: each hidden character as `\u{…}` with its number in hex, and a backslash as two.
+/// Shows a text on one line: each hidden character becomes `\u{…}` with its number in hex, and a backslash becomes two.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a> {
     text: &'a str,
@@ -66,13 +61,13 @@ impl<'a> Shown<'a> {
         Self { text, most: usize::MAX, ascii: false }
     }
 
-    /// At most `most` characters of the text. Where there are more, `\[N more]` says how many: no text can show that by itself.
+    /// At most `most` characters of the text. `\[N more]` counts the rest; no text can produce this mark itself.
     #[must_use]
     pub const fn at_most(self, most: usize) -> Self {
         Self { most, ..self }
     }
 
-    /// With everything escaped that is not ASCII, for a terminal that may know no more.
+    /// Escapes everything except ASCII, for simple terminals.
     #[must_use]
     pub const fn in_ascii(self) -> Self {
         Self { ascii: true, ..self }
@@ -101,21 +96,19 @@ pub fn shown(text: &str) -> String {
     Shown::new(text).to_string()
 }
 
-/// The last step before a terminal: escapes what is hidden and still there, but for the ends of lines. It leaves backslashes alone, so
-/// what [`Shown`] has made of a text stays as it is.
+/// The last step before a terminal: escapes the remaining hidden characters except line ends. Backslashes stay as they are.
 #[must_use]
 pub fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| c != '\n' && is_hidden(c), |c, out| out.extend(c.escape_unicode()))
 }
 
-/// As [`lines`], for a log with one entry on each line: ends of lines are escaped as well.
+/// As [`lines`], for a log with one entry on each line: escapes line ends too.
 #[must_use]
 pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, is_hidden, |c, out| out.extend(c.escape_unicode()))
 }
 
-/// The last step for a JSON text: what is hidden in its strings becomes `\uXXXX`, which every reader of JSON takes for the same
-/// character. The white space between its tokens stays.
+/// The last step for a JSON text: hidden characters in strings become `\uXXXX`. The white space between tokens stays.
 #[must_use]
 pub fn json(text: &str) -> Cow<'_, str> {
     let hidden = |c: char| !matches!(c, '\n' | '\r' | '\t') && is_hidden(c);

@@ -1,9 +1,7 @@
-//! Ports by the names of the services that people manage machines with.
-//!
-//! Owns the table, which is the same on every host and in every client, whatever `/etc/services` says. It never decides which port
-//! of a host a name means: a `[[port]]` of that name comes first ([`crate::policy`]).
+//! Names of the services that people use to manage machines. Owns one table for all hosts and clients, independent of `/etc/services`. A
+//! `[[port]]` of the same name has precedence ([`crate::policy`]).
 
-/// Names and TCP port numbers: those that IANA registered, and for the same port those that people use.
+/// Names and TCP port numbers: IANA's names, and common names for the same port.
 pub const SERVICES: &[(&str, u16)] = &[
     ("ssh", 22),
     ("telnet", 23),

@@ -1,4 +1,4 @@
-//! Properties of the filter: nothing hidden passes, and nothing is lost.
+//! Tests of the escapes: nothing hidden passes, and nothing is lost.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What has to be escaped, as the Unicode standard's charts name it.
+/// The characters to escape, from the Unicode standard's charts.
 const FORBIDDEN: &[(u32, u32)] = &[
     (0x00, 0x1f),
     (0x7f, 0x9f),
@@ -38,7 +38,7 @@ fn forbidden(c: char) -> bool {
     FORBIDDEN.iter().any(|(first, last)| (*first..=*last).contains(&u32::from(c)))
 }
 
-/// What was written, from what is shown. `None` where that is nothing that [`Shown`] writes.
+/// The original text; `None` if [`Shown`] cannot write this.
 fn read_back(shown: &str) -> Option<String> {
     let (mut out, mut rest) = (String::new(), shown);
     while let Some(c) = rest.chars().next() {
@@ -57,7 +57,6 @@ fn read_back(shown: &str) -> Option<String> {
     Some(out)
 }
 
-/// Letters, escapes, and much of what is forbidden.
 fn texts() -> impl Strategy<Value = String> {
     let ranges = prop::sample::select(FORBIDDEN).prop_flat_map(|(first, last)| first..=last);
     let bad = ranges.prop_filter_map("a surrogate", char::from_u32);

@@ -1,7 +1,6 @@
 //! The grammar of one line of an `allowed_signers` file (ssh-keygen(1), ALLOWED SIGNERS).
-//!
-//! ssh-keygen skips a line that it cannot read. Here such a line makes the whole file invalid, so that nobody relies on an entry
-//! that does not work (`remains` has the rule for such files). Nothing is accepted that ssh-keygen reads differently.
+//! ssh-keygen skips an unreadable line. Here such a line makes the whole file invalid, so that nobody relies on an entry without effect
+//! (see `remains`). Each accepted line means the same to ssh-keygen.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::tz::TimeZone;
@@ -11,13 +10,12 @@ use crate::ssh::pattern::{PatternList, is_literal};
 use crate::ssh::{Accept, Algorithm, Fingerprint, PublicKey};
 use crate::text::Shown;
 
-/// The longest name, in bytes: it is stored with each grant.
+/// The longest name, in bytes: the journal stores it with each grant.
 const MOST_NAME: usize = 255;
 
-/// What one line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
-    /// Which one it is, counted from 1.
+    /// The number of the line, from 1.
     pub(super) number: usize,
     pub(super) key: Fingerprint,
     pub(super) who: Who,
@@ -25,12 +23,11 @@ pub(super) struct Line {
     pub(super) window: Window,
 }
 
-/// Whom a line is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Who {
-    /// The key's holder. The first name is the one that counts.
+    /// The key's holder. Only the first name counts.
     Holder(Vec<String>),
-    /// Whomever the key, as a certificate authority, gives a name that matches.
+    /// Everybody to whom the key, as a certificate authority, gives a matching name.
     CertifiedAs(PatternList),
 }
 
@@ -46,9 +43,8 @@ const BLANKS: [char; 2] = [' ', '\t'];
 
 impl Line {
     /// Reads line `number`; `None` for blank lines and comments. Times without `Z` are in `zone`.
-    ///
     /// # Errors
-    /// What is wrong, in words.
+    /// The error, in words.
     pub(super) fn parse(number: usize, line: &str, zone: Option<&TimeZone>) -> Result<Option<Self>, String> {
         let line = line.trim_matches([' ', '\t', '\r']);
         if line.is_empty() || line.starts_with('#') {
@@ -76,7 +72,7 @@ impl Line {
     }
 }
 
-/// The principals may stand in quotes, and then contain blanks.
+/// Principals in quotes may contain blanks.
 fn split_principals(line: &str) -> Result<(&str, &str), String> {
     let (principals, rest) = match line.strip_prefix('"') {
         Some(quoted) => quoted.split_once('"').ok_or("the quote before the principals is not closed")?,
@@ -100,14 +96,12 @@ fn parse_name(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
-/// Whether a word of `rest` that names a key's type comes first, rather than options.
 fn starts_with_key_type(rest: &str) -> bool {
     let word = rest.split(BLANKS).next().unwrap_or_default();
     let known = Algorithm::of_name(word.as_bytes()).or_else(|| Algorithm::of_certificate_name(word.as_bytes()));
     known.is_some() || ["ssh-", "ecdsa-sha2-", "sk-"].iter().any(|prefix| word.starts_with(prefix))
 }
 
-/// Splits after the first blank outside of quotes.
 fn split_options(rest: &str) -> Result<(&str, &str), String> {
     let (mut quoted, mut escaped) = (false, false);
     for (at, c) in rest.char_indices() {
@@ -124,7 +118,6 @@ fn split_options(rest: &str) -> Result<(&str, &str), String> {
     Err(if quoted { "a quote in the options is not closed" } else { "the key is missing" }.to_owned())
 }
 
-/// Splits at commas outside of quotes.
 fn split_at_commas(options: &str) -> Vec<&str> {
     let (mut quoted, mut escaped) = (false, false);
     let separator = |c: char| {
@@ -175,7 +168,7 @@ fn time(name: &str, value: &str, zone: Option<&TimeZone>) -> Result<u64, String>
     parse_time(&dequote(name, value)?, zone).map_err(|reason| format!("{name}: {reason}"))
 }
 
-/// A value stands in quotes, with `\"` for a quote in it.
+/// Removes the quotes around a value; `\"` inside stands for a quote.
 fn dequote(name: &str, value: &str) -> Result<String, String> {
     let inner = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
     let text = inner.ok_or_else(|| format!("the value of {name} stands in double quotes"))?.replace("\\\"", "\0");
@@ -185,10 +178,6 @@ fn dequote(name: &str, value: &str) -> Result<String, String> {
     Ok(text.replace('\0', "\""))
 }
 
-/// Reads `key-type base64 [comment]` and answers with the key's fingerprint.
-///
-/// # Errors
-/// What is wrong, in words.
 pub(super) fn parse_key(text: &str) -> Result<Fingerprint, String> {
     let mut words = text.split(BLANKS).filter(|w| !w.is_empty());
     let kind = words.next().ok_or("the key is missing")?;
@@ -201,7 +190,7 @@ pub(super) fn parse_key(text: &str) -> Result<Fingerprint, String> {
     let blob = blob.map_err(|_| "the key is not base64")?;
     let key = PublicKey::parse(&blob, Accept::Signers).map_err(|error| error.to_string())?;
     if key.algorithm().name() != kind {
-        // Lists of revoked keys may hold anything.
+        // Lists of revoked keys may contain any text.
         return Err(format!("the key says {} but is {}", Shown::new(kind), key.algorithm().name()));
     }
     Ok(key.fingerprint())

@@ -1,6 +1,4 @@
-//! What the trust file says, line by line, to be shown to people.
-//!
-//! Owns the view of a line. It decides nothing that a signature depends on: [`Trust::admit`](super::Trust) does.
+//! The lines of the trust file, for display. Owns the view of a line. [`Trust::admit`](super::Trust) decides about signatures.
 
 use jiff::Timestamp;
 
@@ -17,7 +15,7 @@ pub struct Entry<'a> {
 }
 
 impl Trust {
-    /// Its lines, in the file's order, without blank ones and comments.
+    /// The lines in the file's order, without blank lines and comments.
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         self.lines.iter().map(|line| Entry { line, revoked: self.revoked.contains(line.key, None) })
     }
@@ -28,13 +26,13 @@ impl<'a> Entry<'a> {
         self.line
     }
 
-    /// Which line it is, counted from 1.
+    /// The number of the line, from 1.
     #[must_use]
     pub const fn line(&self) -> usize {
         self.line.number
     }
 
-    /// `SHA256:…` of the key, or of the authority's.
+    /// `SHA256:…` of the key or the authority's key.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         self.line.key.to_string()
@@ -46,7 +44,7 @@ impl<'a> Entry<'a> {
         matches!(self.line.who, Who::CertifiedAs(_))
     }
 
-    /// The holder's names, of which the first counts; of an authority, the patterns of those that it may give.
+    /// The holder's names, of which the first counts; for an authority, the patterns of the names that it may give.
     #[must_use]
     pub fn principals(&self) -> Vec<String> {
         match &self.line.who {
@@ -55,37 +53,36 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Whether it gives `principal` as its holder's name, or lets its authority give it.
+    /// Whether the line gives `principal` as the holder's name, or allows its authority to give it.
     #[must_use]
     pub fn names(&self, principal: &str) -> bool {
         self.line.names(principal)
     }
 
-    /// What its holder may sign.
+    /// The purposes that the holder may sign for.
     pub fn purposes(&self) -> impl Iterator<Item = Purpose> {
         Purpose::ALL.into_iter().filter(|role| self.line.admits(role.namespace()))
     }
 
-    /// From when on; `None`: since ever.
+    /// The first valid second; `None`: no limit.
     #[must_use]
     pub fn valid_after(&self) -> Option<Timestamp> {
         Some(self.line.window.first).filter(|first| *first > 0).map(moment)
     }
 
-    /// Until when, that second included; `None`: for ever.
+    /// The last valid second; `None`: no limit.
     #[must_use]
     pub fn valid_before(&self) -> Option<Timestamp> {
         Some(self.line.window.last).filter(|last| *last < u64::MAX).map(moment)
     }
 
-    /// Whether its key is in the list of revoked ones.
+    /// Whether the list of revoked keys contains the key.
     #[must_use]
     pub const fn is_revoked(&self) -> bool {
         self.revoked
     }
 
-    /// Whether `now`, in seconds since the Unix epoch, lies between its dates.
-    ///
+    /// Checks that `now`, in seconds since the Unix epoch, lies between the dates.
     /// # Errors
     /// Not yet or no longer.
     pub fn check(&self, now: i64) -> Result<(), Refusal> {

@@ -1,13 +1,10 @@
-//! OpenSSH key revocation lists, the binary kind that `ssh-keygen -k` makes (PROTOCOL.krl).
-//!
-//! Owns their encoding. What it cannot honour makes the whole list invalid: a revocation that is skipped would be a
-//! hole. What it could read of such a list revokes all the same.
+//! OpenSSH's binary key revocation lists (`ssh-keygen -k`, PROTOCOL.krl). Owns their encoding. An unsupported part makes the whole list
+//! invalid: to skip a revocation would be a hole. The readable parts of an invalid list still revoke.
 
 use super::revoked::{Certificates, Revoked};
 use crate::ssh::wire::Reader;
 use crate::ssh::{Error, Fingerprint};
 
-/// What a list starts with.
 pub(super) const MAGIC: &[u8; 8] = b"SSHKRL\n\0";
 const FORMAT_VERSION: u32 = 1;
 
@@ -30,10 +27,7 @@ impl From<Error> for String {
     }
 }
 
-/// Reads a whole list into `revoked`; of one that is damaged, what can be read of it.
-///
-/// # Errors
-/// The first thing that is wrong with it, in words.
+/// Reads a list into `revoked`; from a damaged list, the readable parts. Returns the first error.
 pub(super) fn read(bytes: &[u8], revoked: &mut Revoked) -> Result<(), String> {
     let mut reader = Reader::new(bytes);
     if reader.array("magic")? != MAGIC {
@@ -77,7 +71,7 @@ fn read_section(kind: u8, mut section: Reader<'_>, revoked: &mut Revoked) -> Res
     Ok(())
 }
 
-/// An extension that says it is critical must be understood, and none is.
+/// This module knows no extension, so a critical one makes the list invalid.
 fn read_extension(mut section: Reader<'_>) -> Result<(), String> {
     section.string("extension's name")?;
     let critical = section.u8("extension's flag")?;
@@ -116,7 +110,7 @@ fn read_part(kind: u8, mut part: Reader<'_>, certificates: &mut Certificates) ->
         }
         KEY_ID => {
             while !part.rest().is_empty() {
-                // One that is not UTF-8 belongs to a certificate that is refused anyway.
+                // A key id that is not UTF-8 belongs to a certificate that hosts refuse anyway.
                 let id = part.string("key id")?;
                 certificates.key_ids.insert(String::from_utf8_lossy(id).into_owned());
             }
@@ -127,7 +121,7 @@ fn read_part(kind: u8, mut part: Reader<'_>, certificates: &mut Certificates) ->
     Ok(())
 }
 
-/// Serial 0 means that the authority does not count, so it cannot be revoked; ssh-keygen reads no list that tries.
+/// Serial 0 means that the authority does not count, so a list cannot revoke it; ssh-keygen refuses such a list.
 fn range(first: u64, last: u64) -> Result<(u64, u64), String> {
     if first == 0 || first > last { Err("a range of serials is malformed".to_owned()) } else { Ok((first, last)) }
 }

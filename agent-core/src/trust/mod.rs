@@ -1,7 +1,5 @@
-//! Whose signatures count, and for what: an OpenSSH `allowed_signers` file and a list of revoked keys.
-//!
-//! Owns both grammars and the question whether a key may sign in a role now. It never checks a signature
-//! ([`crate::envelope`] does), never decides what a principal may have ([`crate::policy`] does) and never reads a file.
+//! Trust: an OpenSSH `allowed_signers` file and a list of revoked keys. Owns both grammars, and decides whether a key may sign in a role
+//! now. It checks no signatures ([`crate::envelope`] does), gives no rights ([`crate::policy`] does) and never reads a file.
 
 mod allowed_signers;
 mod entry;
@@ -30,7 +28,7 @@ pub const MOST_FILE: usize = 4 * 1024 * 1024;
 /// The longest line, in bytes. An RSA-8192 key takes 1.5 KiB.
 const MOST_LINE: usize = 16 * 1024;
 
-/// Which of the two files an error is in.
+/// The file with an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrustFile {
     /// The trust file.
@@ -39,40 +37,38 @@ pub enum TrustFile {
     Revoked,
 }
 
-/// Why a file was not accepted. Nothing of it was.
+/// Why a whole file was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct TrustError {
     /// Which file.
     pub file: TrustFile,
-    /// The line, counted from 1; 0 for the file as a whole.
+    /// The line, counted from 1; 0 for the whole file.
     pub line: usize,
-    /// What is wrong with it, in words, without a full stop.
+    /// The error, in words, without a full stop.
     pub reason: String,
 }
 
-/// The keys that this host trusts, with names, purposes and times. The default trusts none.
+/// The trusted keys, with names, purposes and times. The default trusts none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trust {
     lines: Vec<Line>,
     by_key: HashMap<Fingerprint, Vec<usize>>,
     revoked: Revoked,
-    /// What a broken file has taken away.
+    /// The trust that a broken file has removed.
     limit: Option<Box<Limit>>,
 }
 
 impl Trust {
-    /// Reads an `allowed_signers` file and a list of revoked keys: an OpenSSH KRL, or a text with one public key or
-    /// `SHA256:…` in each line; it may be empty. A time without `Z` is not understood: see [`Self::parse_in`].
-    ///
+    /// Reads an `allowed_signers` file and a list of revoked keys: an OpenSSH KRL, or one public key or `SHA256:…` in each line. A time
+    /// without `Z` is an error: see [`Self::parse_in`].
     /// # Errors
-    /// The first line that is not understood, in either; ssh-keygen would skip it.
+    /// The first unreadable line in either file; ssh-keygen would skip it.
     pub fn parse(allowed_signers: &str, revoked: &[u8]) -> Result<Self, TrustError> {
         Self::parse_in(allowed_signers, revoked, None)
     }
 
-    /// As [`Self::parse`]; times without `Z` are local ones in `zone`, as ssh-keygen reads them.
-    ///
+    /// As [`Self::parse`]; times without `Z` are local times in `zone`, as for ssh-keygen.
     /// # Errors
     /// As [`Self::parse`].
     pub fn parse_in(allowed_signers: &str, revoked: &[u8], zone: Option<&TimeZone>) -> Result<Self, TrustError> {
@@ -92,23 +88,21 @@ impl Trust {
         self.lines.push(line);
     }
 
-    /// How many keys and authorities the trust file lists.
+    /// The number of keys and authorities in the trust file.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lines.len()
     }
 
-    /// Whether the trust file lists nobody.
+    /// Whether the trust file lists no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
-    /// Who the holder of the key is that signed in this role. The first line that fits answers, as in ssh-keygen. No
-    /// signature has been checked here.
-    ///
+    /// The holder of the key that signed in this role. The first line that fits decides, as in ssh-keygen. This checks no signature.
     /// # Errors
-    /// Unknown, revoked, not for this role, not at this time, or not vouched for under any name.
+    /// The key is unknown, revoked, not for this role, not valid now, or its authority may not certify any of the names.
     pub(crate) fn admit(&self, presented: &Presented, moment: Moment) -> Result<Signer, Refusal> {
         let Presented { role, key, certificate } = presented;
         let listed = certificate.as_ref().map_or(*key, |c| c.authority);
@@ -137,13 +131,9 @@ impl Trust {
         Ok(Signer { principal, fingerprint: key.to_string(), certificate: vouched })
     }
 
-    /// Whether a signer who was accepted before would still be, so that a reload ends the grants of those who would not.
-    ///
-    /// Judged are the trust file as it is now (key or authority, name, namespace, `valid-after`, `valid-before`) and
-    /// the revocations. Not judged are the certificate's own dates, which bound when it may sign and not how long what it
-    /// signed lasts; and, while the clock is not trusted, no dates at all: a wrong clock ends nothing that runs.
-    ///
-    /// `now` is in seconds since the Unix epoch.
+    /// Whether a signer who was accepted before still counts; a reload ends the grants of the others. It checks the trust file and the
+    /// revocations, and ignores the certificate's own dates, which limit when it may sign. Without a trusted clock it ignores all dates: a
+    /// wrong clock must not end live grants. `now` is in seconds since the Unix epoch.
     #[must_use]
     pub fn trusts(&self, signer: &Signer, role: Purpose, now: i64, clock_trusted: bool) -> bool {
         let moment = Moment::new(now, clock_trusted);
@@ -161,7 +151,6 @@ impl Trust {
             })
     }
 
-    /// The lines that list `key`, as an authority or not, in the file's order.
     fn lines_of(&self, key: Fingerprint, authority: bool) -> impl Iterator<Item = &Line> {
         let indices = self.by_key.get(&key).map_or(&[][..], Vec::as_slice);
         let lines = indices.iter().filter_map(|&index| self.lines.get(index));
@@ -169,7 +158,7 @@ impl Trust {
     }
 }
 
-/// The name that the first fitting line gives. `certified` are the names in the certificate, if there is one.
+/// `certified` are the names in the certificate.
 fn first_principal(lines: &[&Line], certified: &[&str], role: Purpose, moment: Moment) -> Result<String, Refusal> {
     let mut refusal = Refusal::new(Reason::RoleNotTrusted, format_args!("-n {}", role.namespace()));
     for line in lines.iter().filter(|line| line.admits(role.namespace())) {
@@ -182,7 +171,6 @@ fn first_principal(lines: &[&Line], certified: &[&str], role: Purpose, moment: M
 }
 
 impl Line {
-    /// The holder's name: from the line itself, or the certificate's first name that the line lets its authority give.
     fn principal<'a>(&'a self, certified: &[&'a str]) -> Result<&'a str, Refusal> {
         let name = match &self.who {
             Who::Holder(names) => names.first().map(String::as_str),
@@ -193,7 +181,6 @@ impl Line {
         })
     }
 
-    /// Whether the line still gives `principal` as the holder's name, or lets its authority give it.
     fn names(&self, principal: &str) -> bool {
         match &self.who {
             Who::Holder(names) => names.first().is_some_and(|name| name == principal),

@@ -1,6 +1,5 @@
-//! What can be read of a trust file or a list of revoked keys that is broken in places.
-//!
-//! Owns the rule that such a file only takes trust away: it adds no key, no name and no time. It never reads a file.
+//! The readable parts of a broken trust file or list of revoked keys. Owns the rule that a broken file only removes trust: it adds no key,
+//! no name and no time. It never reads a file.
 
 use std::collections::HashSet;
 
@@ -12,23 +11,22 @@ use super::revoked::Revoked;
 use super::{Entry, MOST_FILE, MOST_LINE, Trust, TrustError, TrustFile};
 use crate::ssh::{Accept, Fingerprint, PublicKey};
 
-/// An `allowed_signers` file, line by line: those that can be read, and the keys in those that cannot.
+/// An `allowed_signers` file: its readable lines, and the keys in its unreadable lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remains {
     pub(super) lines: Trust,
-    /// Keys that stand in a line that cannot be read, and in none that can.
     spared: HashSet<Fingerprint>,
     errors: Vec<TrustError>,
 }
 
-/// A list of revoked keys: what can be read of it.
+/// The readable parts of a list of revoked keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revocations {
     revoked: Revoked,
     error: Option<TrustError>,
 }
 
-/// What a broken file leaves of the trust that was there before.
+/// The part of the earlier trust that a broken file leaves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Limit {
     pub(super) lines: Trust,
@@ -36,7 +34,7 @@ pub(super) struct Limit {
 }
 
 impl Remains {
-    /// Reads each line. Times without `Z` are in `zone`; without one they are not understood.
+    /// Reads each line. Times without `Z` are in `zone`; without a zone they are errors.
     #[must_use]
     pub fn of(allowed_signers: &[u8], zone: Option<&TimeZone>) -> Self {
         let mut remains = Self::default();
@@ -59,18 +57,18 @@ impl Remains {
         remains
     }
 
-    /// What is wrong with it, line by line; empty where all of it can be read.
+    /// The errors, line by line; empty for a file without errors.
     #[must_use]
     pub fn errors(&self) -> &[TrustError] {
         &self.errors
     }
 
-    /// The lines of `trust` whose key this file does not list any more.
+    /// The lines of `trust` whose key this file no longer lists.
     pub fn missing<'a>(&self, trust: &'a Trust) -> impl Iterator<Item = Entry<'a>> {
         trust.entries().filter(|entry| !self.lists(entry.of_line()))
     }
 
-    /// `good`, a trust file that can be read, without the lines whose key this file does not list any more.
+    /// `good`, a file without errors, without the lines whose key this file no longer lists.
     #[must_use]
     pub fn keep(&self, good: &str, zone: Option<&TimeZone>) -> String {
         let stays =
@@ -92,7 +90,6 @@ fn line(number: usize, bytes: &[u8], zone: Option<&TimeZone>) -> Result<Option<L
     Line::parse(number, text, zone)
 }
 
-/// The public keys that stand in a line, whatever is around them. A comment names none.
 fn keys_in(line: &str) -> Vec<Fingerprint> {
     if line.trim_start().starts_with('#') {
         return Vec::new();
@@ -102,7 +99,7 @@ fn keys_in(line: &str) -> Vec<Fingerprint> {
 }
 
 impl Revocations {
-    /// Reads what can be read of a KRL, or of a text with one public key or `SHA256:…` in each line.
+    /// Reads the readable parts of a KRL, or of a text with one public key or `SHA256:…` in each line.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         if bytes.len() > MOST_FILE {
@@ -116,7 +113,7 @@ impl Revocations {
         Self { revoked, error }
     }
 
-    /// The first thing that is wrong with it.
+    /// The first error.
     #[must_use]
     pub fn error(&self) -> Option<&TrustError> {
         self.error.as_ref()
@@ -124,14 +121,13 @@ impl Revocations {
 }
 
 impl Trust {
-    /// Both files, where nothing is wrong with them; else what can be read of them.
+    /// The trust from the readable parts of both files.
     #[must_use]
     pub fn of(signers: Remains, revocations: Revocations) -> Self {
         Self { revoked: revocations.revoked, ..signers.lines }
     }
 
-    /// This trust, less what `broken` takes away: keys that it does not list any more; names, purposes and times that its lines do not
-    /// give any more. What only `broken` lists is not added. The revocations stay.
+    /// This trust without the keys, names, purposes and times that `broken` no longer gives. Nothing is added, and the revocations stay.
     #[must_use]
     pub fn limited_by(&self, broken: &Remains) -> Self {
         let mut limited = Self { revoked: self.revoked.clone(), ..Self::default() };
@@ -140,19 +136,19 @@ impl Trust {
         limited
     }
 
-    /// This trust with those revocations in place of its own.
+    /// This trust with `revocations` instead of its own.
     #[must_use]
     pub fn revoking(self, revocations: Revocations) -> Self {
         Self { revoked: revocations.revoked, ..self }
     }
 
-    /// This trust with the revocations of `other` in place of its own.
+    /// This trust with the revocations of `other` instead of its own.
     #[must_use]
     pub fn revoking_as(self, other: &Self) -> Self {
         Self { revoked: other.revoked.clone(), ..self }
     }
 
-    /// This trust with those revocations besides its own.
+    /// This trust with `revocations` in addition to its own.
     #[must_use]
     pub fn also_revoking(mut self, revocations: Revocations) -> Self {
         self.revoked.extend(revocations.revoked);

@@ -1,6 +1,4 @@
-//! Keys and certificates that are trusted no longer, whatever the trust file says.
-//!
-//! Owns the question, and the text form of the list. Revoking an authority's key revokes all its certificates.
+//! Revoked keys and certificates. Owns the check, and the text form of the list. A revoked authority's key revokes all its certificates.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,28 +7,25 @@ use super::{TrustError, TrustFile, krl};
 use crate::signer::Vouched;
 use crate::ssh::Fingerprint;
 
-/// What is revoked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Revoked {
     /// Keys of signers and of authorities.
     pub(super) keys: HashSet<Fingerprint>,
-    /// Certificates by their authority; `None` is for those of any.
+    /// Revoked certificates by authority; `None` stands for all authorities.
     pub(super) certificates: HashMap<Option<Fingerprint>, Certificates>,
 }
 
-/// The revoked certificates of one authority.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Certificates {
-    /// Ranges, both ends included; sorted and apart from each other once read.
+    /// Ranges, both ends included; sorted and disjoint after reading.
     pub(super) serials: Vec<(u64, u64)>,
-    /// A big-endian number each; its bit n stands for the serial `offset + n`.
+    /// Big-endian numbers; bit n stands for the serial `offset + n`.
     pub(super) bitmaps: Vec<(u64, Vec<u8>)>,
     pub(super) key_ids: HashSet<String>,
 }
 
 impl Revoked {
-    /// Reads what can be read of a binary revocation list, or of a text with one public key or `SHA256:…` in each line. The first thing
-    /// that is wrong with it, with its line.
+    /// Reads the readable parts of a KRL, or of a text with one public key or `SHA256:…` in each line. Also returns the first error.
     pub(super) fn salvage(bytes: &[u8]) -> (Self, Option<TrustError>) {
         let wrong = |line, reason: String| TrustError { file: TrustFile::Revoked, line, reason };
         let (mut revoked, mut error) = (Self::default(), None);
@@ -51,7 +46,7 @@ impl Revoked {
         (revoked, error)
     }
 
-    /// Revokes what `other` does, besides.
+    /// Adds the revocations of `other`.
     pub(super) fn extend(&mut self, other: Self) {
         self.keys.extend(other.keys);
         for (authority, more) in other.certificates {
@@ -63,13 +58,13 @@ impl Revoked {
         }
     }
 
-    /// Whether a key is revoked, by itself or through the certificate that it came with.
+    /// Whether the key or its certificate is revoked.
     pub(super) fn contains(&self, key: Fingerprint, certificate: Option<&Vouched>) -> bool {
         if self.keys.contains(&key) {
             return true;
         }
         let Some(certificate) = certificate else { return false };
-        // Stored by us; if it were not a fingerprint, nothing could be said for it.
+        // posternd wrote this fingerprint. An unreadable one counts as revoked.
         let Ok(authority) = certificate.authority.parse::<Fingerprint>() else { return true };
         let lists = [None, Some(authority)].into_iter().filter_map(|a| self.certificates.get(&a));
         self.keys.contains(&authority) || lists.into_iter().any(|list| list.contain(certificate))
@@ -89,7 +84,6 @@ impl Certificates {
         after.checked_sub(1).and_then(|at| self.serials.get(at)).is_some_and(|(_, last)| serial <= *last)
     }
 
-    /// Brings the ranges into order and joins those that overlap.
     fn sort(&mut self) {
         self.serials.sort_unstable();
         self.serials.dedup_by(|next, kept| {

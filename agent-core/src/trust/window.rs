@@ -1,4 +1,4 @@
-//! The moments between which a key or certificate is accepted.
+//! The time range in which a key or certificate is accepted.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -14,7 +14,6 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
-    /// `now` is in seconds since the Unix epoch.
     pub(crate) fn new(now: i64, trusted: bool) -> Self {
         Self { seconds: u64::try_from(now).unwrap_or(0), trusted }
     }
@@ -24,7 +23,7 @@ impl Moment {
     }
 }
 
-/// From the first to the last second, both included, since the Unix epoch.
+/// The first and the last valid second since the Unix epoch, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) first: u64,
@@ -34,18 +33,16 @@ pub(super) struct Window {
 impl Window {
     pub(super) const ALWAYS: Self = Self { first: 0, last: u64::MAX };
 
-    /// A certificate's: `before` is the first second outside, and `u64::MAX` says for ever.
+    /// The window of a certificate: `before` is the first second outside, and `u64::MAX` means no end.
     pub(super) const fn of_certificate(after: u64, before: u64) -> Self {
         match before {
             u64::MAX => Self { first: after, last: u64::MAX },
-            // Never valid: make it empty rather than valid in second 0.
+            // Never valid: the window is empty, and does not contain second 0.
             0 => Self { first: u64::MAX, last: 0 },
             _ => Self { first: after, last: before - 1 },
         }
     }
 
-    /// # Errors
-    /// Not yet, no longer, or impossible to tell.
     pub(super) fn check(self, moment: Moment) -> Result<(), Refusal> {
         let refuse = |reason| Err(Refusal::new(reason, ""));
         if self == Self::ALWAYS {
@@ -62,16 +59,13 @@ impl Window {
     }
 }
 
-/// How far apart glibc looks for a moment of standard time, and how far at most, in seconds (`time/mktime.c`, `stride` and `delta_bound`).
+/// glibc's step and limit in its search for standard time, in seconds (`time/mktime.c`, `stride` and `delta_bound`).
 const STRIDE: i64 = 601_200;
 const FARTHEST: i64 = 536_454_000 / 2 + STRIDE;
-/// How often glibc corrects its guess before it gives up (`remaining_probes`).
+/// glibc's limit of corrections to its guess (`remaining_probes`).
 const PROBES: u32 = 6;
 
-/// Reads `YYYYMMDD`, `YYYYMMDDHHMM` or `YYYYMMDDHHMMSS` as seconds since the Unix epoch: in UTC with a `Z` behind it, else in `zone`.
-///
-/// # Errors
-/// What is wrong with it, as a sentence's end.
+/// Reads `YYYYMMDD[HHMM[SS]][Z]` as seconds since the Unix epoch: in UTC with `Z`, else in `zone`. An error is the end of a sentence.
 pub(super) fn parse_time(text: &str, zone: Option<&TimeZone>) -> Result<u64, &'static str> {
     let format_error = "use YYYYMMDDZ, YYYYMMDDHHMMZ or YYYYMMDDHHMMSSZ (without Z it is the host's local time)";
     let (digits, is_utc) = text.strip_suffix('Z').map_or((text, false), |digits| (digits, true));
@@ -89,12 +83,12 @@ pub(super) fn parse_time(text: &str, zone: Option<&TimeZone>) -> Result<u64, &'s
         (false, None) => return Err("end it with Z (UTC): a time without one depends on the host's time zone"),
         (false, Some(zone)) => local(utc, zone).ok_or("there is no such local time in the host's time zone")?,
     };
-    // ssh-keygen takes 0 for "not set" and so do we: nobody means 1970.
+    // As for ssh-keygen, 0 means "not set": nobody means 1970.
     u64::try_from(moment).ok().filter(|&s| s > 0).ok_or("it lies before 1970")
 }
 
-/// When a clock in `zone` shows what one in UTC shows at `civil`, in seconds since the Unix epoch, as ssh-keygen has it: by glibc's
-/// mktime(3) with `tm_isdst = 0`. So a time in summer is read as standard time, an hour later than the clock on the wall says.
+/// The moment, in seconds since the Unix epoch, at which a clock in `zone` shows the time that `civil` has in UTC. As ssh-keygen it
+/// follows glibc's mktime(3) with `tm_isdst = 0`: a time in summer counts as standard time, an hour later than the wall clock.
 fn local(civil: i64, zone: &TimeZone) -> Option<i64> {
     let at = |moment: i64| {
         let info = zone.to_offset_info(Timestamp::from_second(moment).ok()?);
@@ -104,7 +98,7 @@ fn local(civil: i64, zone: &TimeZone) -> Option<i64> {
     for _ in 0..PROBES {
         let (offset, dst) = at(moment)?;
         let guess = civil - offset;
-        // In the hour that clocks leave out the guesses take turns: then the one that is in summer time.
+        // In the hour that clocks skip, the guesses alternate: take the one in summer time.
         if guess != moment && !(moment == long_before && moment != before && dst) {
             (long_before, before, moment) = (before, moment, guess);
             continue;

@@ -1,7 +1,5 @@
-//! Whether the wall clock is trusted.
-//!
-//! Owns [`WallClock`]: what was seen of the clock on this boot, and what follows from it. It never reads a clock and never decides
-//! about a message: [`crate::message`], [`crate::policy`] and [`crate::trust`] ask [`Now`](crate::time::Now).
+//! The trust in the wall clock. Owns [`WallClock`], the observations of the clock on this boot and their result. It never reads a clock
+//! and never decides about a message: [`crate::message`], [`crate::policy`] and [`crate::trust`] use [`Now`](crate::time::Now).
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,13 +9,12 @@ use crate::message::MAX_MESSAGE_LIFE;
 use crate::time::BootNanos;
 pub use crate::time::ClockState;
 
-/// A jump of the wall clock against the boot clock that is none: a leap second, and what a clock is slewed (500 ppm, adjtimex(2)) in
-/// the time between two looks.
+/// The largest step against the boot clock that is no jump: a leap second, or slewing (500 ppm, adjtimex(2)) between two looks.
 const JUMP_NANOS: i128 = 2_000_000_000;
-/// How many seconds the wall clock may lie behind the newest record and still be trusted. A slewed clock never lies behind.
+/// Seconds that the trusted wall clock may be behind the newest record. A slewed clock is never behind.
 const BEHIND_SECONDS: i64 = 5;
 
-/// What a clock that nothing synchronises is worth: `[clock] unsynchronised`.
+/// The trust in a clock that nothing synchronises: `[clock] unsynchronised`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unsynchronised {
     /// Messages need a challenge, and absolute times are refused.
@@ -27,50 +24,48 @@ pub enum Unsynchronised {
     Trust,
 }
 
-/// What there is to see of the clocks at one moment.
+/// The clocks at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// The boot clock.
     pub boot: BootNanos,
     /// The wall clock.
     pub wall: Timestamp,
-    /// The largest error of the wall clock as the kernel estimates it, in microseconds, while somebody keeps it synchronised. It
-    /// grows until the program that synchronises the clock corrects it (adjtimex(2)).
+    /// The kernel's estimate of the largest error, in microseconds, if a daemon synchronises the clock; it grows until a correction.
     pub max_error: Option<u64>,
-    /// How often the machine was restored from a snapshot or copied since the agent started, as far as the hypervisor tells.
+    /// The number of restores or copies of the machine since the agent started, if the hypervisor reports them.
     pub restores: u64,
 }
 
 /// The newest wall-clock moments on record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct High {
-    /// While the clock was trusted.
+    /// From a trusted clock.
     pub trusted: Timestamp,
-    /// While it was trusted, or merely not synchronised.
+    /// From a trusted or an unsynchronised clock.
     pub any: Timestamp,
 }
 
-/// The clocks as the newest record has them.
+/// The clocks at the newest record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// The boot clock then.
+    /// The boot clock.
     pub boot: BootNanos,
-    /// The wall clock then.
+    /// The wall clock.
     pub wall: Timestamp,
-    /// Which boot.
+    /// The boot.
     pub boot_id: Uuid,
-    /// How the wall clock stood then.
+    /// The state of the wall clock.
     pub state: ClockState,
 }
 
-/// The wall clock as it was seen so far on this boot.
+/// The observations of the wall clock on this boot.
 #[derive(Clone, Debug)]
 pub struct WallClock {
     unsynchronised: Unsynchronised,
     high: High,
-    /// The wall clock less the boot clock when last looked.
     offset: Option<i128>,
-    /// Whether the kernel vouched for it on this boot, and it has not jumped since.
+    /// Whether the kernel reported a synchronised clock on this boot, without a jump since.
     vouched: bool,
     step: Option<Step>,
     restored: bool,
@@ -79,18 +74,15 @@ pub struct WallClock {
     looked: bool,
 }
 
-/// A jump that is not settled.
 #[derive(Clone, Copy, Debug)]
 struct Step {
-    /// The wall clock less the boot clock before.
     before: i128,
-    /// Whether it was vouched for before.
     vouched: bool,
     at: BootNanos,
 }
 
 impl WallClock {
-    /// A clock that was not looked at yet, but for what the newest record on this boot says of it.
+    /// A clock before its first look, with the newest record on this boot.
     #[must_use]
     pub fn new(unsynchronised: Unsynchronised, high: High, seen: Option<Seen>) -> Self {
         let offset = seen.map(|seen| difference(seen.wall, seen.boot));
@@ -101,7 +93,7 @@ impl WallClock {
             high,
             offset,
             vouched: state == Some(ClockState::Synchronised),
-            // What it was before is not on record: only synchronising it, or time, settles this.
+            // The clock before the jump is not on record: only synchronisation or time settles the jump.
             step: step.map(|(seen, _)| Step { before: i128::MAX, vouched: false, at: seen.boot }),
             restored: state == Some(ClockState::Restored),
             restores: 0,
@@ -110,12 +102,12 @@ impl WallClock {
         }
     }
 
-    /// Has the newest moments on record in mind from now on.
+    /// Sets the newest moments on record.
     pub fn recorded(&mut self, high: High) {
         self.high = high;
     }
 
-    /// Takes in what there is to see now, and says how the clock stands.
+    /// Applies a reading, and returns the state of the clock.
     pub fn look(&mut self, reading: &Reading) -> ClockState {
         let offset = difference(reading.wall, reading.boot);
         let renewed = self.is_renewed(reading.max_error);
@@ -125,7 +117,7 @@ impl WallClock {
         } else {
             self.note_jump(offset, reading.boot);
             if renewed || (reading.max_error.is_some() && !self.restored) {
-                // The kernel forgets that it was synchronised whenever its clock is set: this was said since.
+                // The kernel drops the synchronised state whenever its clock is set, so this report is newer.
                 (self.vouched, self.step, self.restored) = (true, None, false);
             }
         }
@@ -134,11 +126,11 @@ impl WallClock {
         self.state(reading.wall)
     }
 
-    /// Whether somebody has corrected the clock since the last look: nothing else makes the estimate of its error smaller.
+    /// Whether a time daemon has corrected the clock since the last look: nothing else reduces the estimated error.
     fn is_renewed(&self, max_error: Option<u64>) -> bool {
         match (self.max_error, max_error) {
             (Some(before), Some(now)) => now < before,
-            // Before the first look nothing is known: what the kernel says may be older than a restore.
+            // At the first look, the kernel's report may be older than a restore.
             (None, Some(_)) => self.looked,
             _ => false,
         }
@@ -152,10 +144,10 @@ impl WallClock {
         }
         let Some(step) = self.step else { return };
         if !apart(step.before) {
-            // It was set back to what it was.
+            // The clock was set back.
             (self.step, self.vouched) = (None, step.vouched);
         } else if step.at.until(now) > MAX_MESSAGE_LIFE.0 * 1_000_000_000 {
-            // Whatever was fresh by the other time is stale by now: it is another clock, for which nobody vouches.
+            // Messages that were fresh by the earlier time are stale by now: the clock is a new, unsynchronised one.
             self.step = None;
         }
     }
@@ -173,12 +165,11 @@ impl WallClock {
     }
 }
 
-/// The wall clock less the boot clock, in nanoseconds. Slewing changes both alike; only setting the clock changes this.
+/// The wall clock minus the boot clock, in nanoseconds. Slewing changes both alike; only a set clock changes this value.
 fn difference(wall: Timestamp, boot: BootNanos) -> i128 {
     wall.as_nanosecond() - i128::from(boot.0)
 }
 
-/// Whether `wall` lies behind `high`: then the clock went back.
 fn is_behind(wall: Timestamp, high: Timestamp) -> bool {
     wall.as_second().saturating_add(BEHIND_SECONDS) < high.as_second()
 }

@@ -1,4 +1,4 @@
-//! The state of the wall clock, against a model of the kernel's clock: setting the clock makes it unsynchronised, slewing does not.
+//! Tests of the wall clock's state against a model of the kernel's clock: setting the clock makes it unsynchronised, slewing does not.
 
 use super::*;
 
@@ -6,7 +6,6 @@ const S: u64 = 1_000_000_000;
 const DAY: i64 = 86_400;
 const YEAR: i64 = 365 * DAY;
 
-/// A machine's clocks.
 #[derive(Clone)]
 struct Machine {
     boot: u64,
@@ -24,7 +23,7 @@ impl Machine {
         Self { max_error: Some(500), ..Self::new() }
     }
 
-    /// Time goes by; the wall clock runs by so many millionths faster.
+    /// Lets time pass; the wall clock is faster by `ppm` millionths.
     fn run(&mut self, seconds: u64, ppm: i128) {
         self.boot += seconds * S;
         let nanos = i128::from(seconds * S);
@@ -32,7 +31,7 @@ impl Machine {
         self.max_error = self.max_error.map(|e| e + seconds * 500);
     }
 
-    /// `date -s`, or a daemon that steps: the kernel forgets that it was synchronised.
+    /// As `date -s` or a stepping daemon: the kernel drops the synchronised state.
     fn set(&mut self, by: i64) {
         self.wall += i128::from(by) * i128::from(S);
         self.max_error = None;
@@ -59,7 +58,7 @@ fn nobody_vouches_until_somebody_does_and_from_then_on_it_is_believed() {
     machine.run(10, 0);
     machine.max_error = Some(900);
     assert_eq!(clock.look(&machine.reading()), ClockState::Synchronised);
-    // The time server is gone for a month: the kernel gives up, the clock has only drifted.
+    // The time server is gone for a month: the kernel drops the synchronised state, but the clock only drifted.
     machine.run(30 * 86_400, 0);
     machine.max_error = None;
     assert_eq!(clock.look(&machine.reading()), ClockState::Synchronised);
@@ -110,7 +109,7 @@ fn slewing_suspend_and_a_leap_second_are_no_jumps() {
             machine.run(60, ppm);
             assert_eq!(clock.look(&machine.reading()), ClockState::Synchronised, "{ppm}");
         }
-        // Both clocks count through a suspend.
+        // Both clocks run during suspend.
         machine.run(9 * 3600, 0);
         assert_eq!(clock.look(&machine.reading()), ClockState::Synchronised);
         machine.wall -= i128::from(S);
@@ -129,7 +128,7 @@ fn behind_the_record_is_believed_by_nobody_unless_the_record_was_in_doubt() {
         (high(5, 5), ClockState::Synchronised, ClockState::Unsynchronised),
         (high(6, 6), ClockState::WentBack, ClockState::WentBack),
         (high(YEAR, YEAR), ClockState::WentBack, ClockState::WentBack),
-        // Before it was synchronised it was a year ahead, and so is what was recorded then.
+        // Before its synchronisation the clock was a year ahead, and so are the records of that time.
         (high(-YEAR, YEAR), ClockState::Synchronised, ClockState::WentBack),
     ] {
         for (max_error, want) in [(Some(1), synchronised), (None, not)] {

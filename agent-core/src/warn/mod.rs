@@ -1,7 +1,5 @@
-//! Warnings before a cut: which are due, which sessions they are for, and what they say.
-//!
-//! Owns the moments and the words. It never looks for a terminal and never writes to one: the agent does. Nothing that somebody
-//! else wrote gets into the words but as plain ASCII, so that it cannot command a terminal.
+//! Warnings before a cut. Owns the moments, the affected sessions and the words. The agent finds the terminals and writes to them. Text
+//! from others becomes plain ASCII, so that it cannot command a terminal.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,32 +14,32 @@ use crate::retained::{RetainedSession, Session};
 use crate::text::Shown;
 use crate::time::{BootNanos, Now, Seconds};
 
-/// The most warnings before one end: more is noise.
+/// The most warnings before one end.
 pub const MOST_WARNINGS: usize = 8;
-/// The most characters of one text that somebody else wrote.
+/// The most characters of a text from others.
 const MOST_QUOTED: usize = 100;
 
-/// What is about to end.
+/// The kind of end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ends {
-    /// A grant: its ports close.
+    /// A grant ends: its ports close.
     Grant,
-    /// The sessions that outlived a grant.
+    /// The retained sessions of a grant end.
     Sessions,
 }
 
 /// A warning that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// Of which grant.
+    /// The grant.
     pub grant: Uuid,
-    /// What ends.
+    /// The kind of end.
     pub ends: Ends,
-    /// The grant's ports that it is about.
+    /// The grant's affected ports.
     pub ports: Vec<PortSpec>,
-    /// When it ends.
+    /// The end.
     pub end: BootNanos,
-    /// How long that is from now, in seconds that have begun.
+    /// The time until the end, rounded up to seconds.
     pub left: Seconds,
 }
 
@@ -51,8 +49,7 @@ impl Warning {
     }
 }
 
-/// The warnings whose moment came after `since` and has come at `now`: one at the most for each end, whatever was missed in between. A
-/// moment that lies before the grant's start gives no warning: the requester chose so short a time.
+/// The warnings whose moment lies after `since` and not after `now`: at most one for each end, and none from before the grant's start.
 #[must_use]
 pub fn due(policy: &Policy, ledger: &Ledger, since: BootNanos, now: &Now) -> Vec<Warning> {
     let ours = ledger.active().filter(|grant| grant.boot_id == now.boot_id && grant.is_live(now.boot));
@@ -64,12 +61,11 @@ pub fn due(policy: &Policy, ledger: &Ledger, since: BootNanos, now: &Now) -> Vec
     grants.chain(due_to_sessions(policy, ledger, since, now)).collect()
 }
 
-/// The same for the sessions that outlived their grants.
 fn due_to_sessions(policy: &Policy, ledger: &Ledger, since: BootNanos, now: &Now) -> Vec<Warning> {
     let mut due: Vec<Warning> = Vec::new();
     for (grant, kept) in ledger.keeping().sessions(now) {
         let Some(ended) = ledger.get(&grant).and_then(|held| held.grant()) else { continue };
-        // While the grant lives, people are warned of the grant's end.
+        // While the grant lives, the warnings are for the grant's end.
         if now.boot < ended.expires_boot
             || !moment_came(policy, kept.port, ended.expires_boot, kept.until_boot, since, now)
         {
@@ -92,8 +88,7 @@ fn moment_came(policy: &Policy, port: PortSpec, start: BootNanos, end: BootNanos
     })
 }
 
-/// Those of the `established` sessions that end with `warning`: no other live grant carries them for longer, and they do not outlive
-/// another one.
+/// The `established` sessions that end with `warning`: no other live grant covers them for longer, and no record retains them for longer.
 #[must_use]
 pub fn losing(ledger: &Ledger, warning: &Warning, established: &[Session], now: &Now) -> Vec<Session> {
     let of = |session: &Session| match warning.ends {
@@ -111,8 +106,7 @@ pub fn losing(ledger: &Ledger, warning: &Warning, established: &[Session], now: 
     lost.filter(|session| !goes_on(ledger, warning.grant, warning.end, session, now)).copied().collect()
 }
 
-/// Those of the `established` sessions that `grant` carried, or left behind, which has just been ended: nothing else carries them at
-/// `now`.
+/// The `established` sessions that the ended `grant` covered or left behind, and that nothing else covers at `now`.
 #[must_use]
 pub fn lost(ledger: &Ledger, policy: &Policy, grant: &Grant, established: &[Session], now: &Now) -> Vec<Session> {
     let told = |port: &PortSpec| policy.rule(*port).is_some_and(|(_, rule)| !rule.warn_before.is_empty());
@@ -120,7 +114,6 @@ pub fn lost(ledger: &Ledger, policy: &Policy, grant: &Grant, established: &[Sess
     lost.filter(|session| !goes_on(ledger, grant.id, now.boot, session, now)).copied().collect()
 }
 
-/// Whether another grant than `grant` carries the session beyond `end`, or it may outlive its own.
 fn goes_on(ledger: &Ledger, grant: Uuid, end: BootNanos, session: &Session, now: &Now) -> bool {
     let mut others = ledger.active().filter(|other| other.id != grant && other.boot_id == now.boot_id);
     let carried = |other: &Grant| end < other.expires_boot && session.is_carried_by(other, |_| true);
@@ -132,8 +125,7 @@ fn names(kept: &RetainedSession, session: &Session) -> bool {
     kept.cookie == session.cookie
 }
 
-/// The lines, without line ends, for the terminals of `sessions`, which all come from `peer`. `host` is what
-/// they may call this host.
+/// The lines, without line ends, for the terminals of `sessions`, which all come from `peer`. `host` is this host's name for people.
 #[must_use]
 pub fn words(
     policy: &Policy,
@@ -158,7 +150,7 @@ pub fn words(
     lines
 }
 
-/// What to run on one's own machine so as to have access for longer. `host` is what people may call this host.
+/// The command that a person runs on their own machine for longer access. `host` is this host's name for people.
 #[must_use]
 pub fn remedy(grant: &Grant, warning: &Warning, host: &str) -> String {
     let host = if host.is_empty() { "HOST".to_owned() } else { plain(host) };
@@ -169,7 +161,7 @@ pub fn remedy(grant: &Grant, warning: &Warning, host: &str) -> String {
     format!("postern request {host}{ports} --for 1h")
 }
 
-/// The last words: `grant` ends now, and not by the clock.
+/// The last message: `grant` ends now, before its time.
 #[must_use]
 pub fn last_words(policy: &Policy, grant: &Grant, ending: &Ending, sessions: &[Session], peer: IpAddr) -> Vec<String> {
     let (ports, _) = touched(policy, sessions, peer);
@@ -186,7 +178,6 @@ pub fn last_words(policy: &Policy, grant: &Grant, ending: &Ending, sessions: &[S
     ]
 }
 
-/// The ports of the sessions from `peer`, and what becomes of those at the end of their grant.
 fn touched(policy: &Policy, sessions: &[Session], peer: IpAddr) -> (String, BTreeSet<String>) {
     let ports = sessions.iter().filter(|session| session.peer == peer).filter_map(Session::port_spec);
     let ports: BTreeSet<_> = ports.collect();
@@ -199,7 +190,7 @@ fn listed(ports: impl IntoIterator<Item = PortSpec>) -> String {
     ports.into_iter().map(|port| port.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// What becomes of sessions at the end of their grant, as a sentence.
+/// The fate of sessions at the end of their grant, as a sentence.
 #[must_use]
 pub fn fate(on_expiry: OnExpiry) -> String {
     match on_expiry {
@@ -209,7 +200,7 @@ pub fn fate(on_expiry: OnExpiry) -> String {
     }
 }
 
-/// `text` as a terminal shows it whatever it understands: ASCII without control characters, the rest escaped; and not much of it.
+/// A short `text` for any terminal: ASCII without control characters, the rest escaped.
 #[must_use]
 pub fn plain(text: &str) -> String {
     Shown::new(text).in_ascii().at_most(MOST_QUOTED).to_string()

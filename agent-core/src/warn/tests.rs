@@ -1,4 +1,4 @@
-//! Which warnings are due, who hears them, and what they say.
+//! Tests of warnings: which are due, who gets them, and their words.
 
 use jiff::Timestamp;
 
@@ -34,7 +34,7 @@ fn rule(port: &str, on_expiry: OnExpiry, before: &[u64]) -> PortRule {
     PortRule { on_expiry, warn_before, ..PortRule::new(port.parse().unwrap()) }
 }
 
-/// 22 warns 300 s and 60 s before, 23 does 600 s before, 24 never.
+/// Port 22 warns 300 s and 60 s before, port 23 600 s before, port 24 never.
 fn policy() -> Policy {
     let ports = vec![
         rule("22/tcp", OnExpiry::Cut, &[300, 60]),
@@ -66,7 +66,6 @@ fn ended(id: u128, seconds: u64, cause: EndCause) -> (u64, Event) {
     (seconds, Event::Ended { grant: Uuid::from_u128(id), ending, usage: crate::grant::Use::default() })
 }
 
-/// Grant, ports and seconds left of what is due.
 fn told(ledger: &Ledger, since: u64, seconds: u64) -> Vec<(u128, String, u64)> {
     let due = due(&policy(), ledger, at(since), &now(seconds));
     due.into_iter().map(|warning| (warning.grant.as_u128(), listed(warning.ports), warning.left.0)).collect()
@@ -84,9 +83,9 @@ fn each_moment_comes_once() {
     assert_eq!(told(&ledger, 700, 939), []);
     assert_eq!(told(&ledger, 900, 941), one("22/tcp", 59));
     assert_eq!(told(&ledger, 941, 999), []);
-    // Over is over; so is what slept through its end.
+    // No warning comes after the end, or for an end during suspend.
     assert_eq!(told(&ledger, 0, 1000), []);
-    // Both were missed, say in a suspend: one will do.
+    // Both moments were missed, for example in a suspend: one warning comes.
     assert_eq!(told(&ledger, 0, 999), one("22/tcp", 1));
 }
 
@@ -121,7 +120,7 @@ fn what_is_not_open_is_not_warned_of() {
     assert_eq!(told(&scheduled, 0, 700), []);
     let other_boot = Grant { boot_id: Uuid::nil(), ..grant(1, &["22/tcp"], &["192.0.2.7/32"], (0, 1000)) };
     assert_eq!(told(&granted(&[other_boot]), 0, 700), []);
-    // An extension takes its place.
+    // An extension replaces the grant.
     let first = grant(1, &["22/tcp"], &["192.0.2.7/32"], (0, 1000));
     let more = Grant { supersedes: Some(first.id), ..grant(2, &["22/tcp"], &["192.0.2.7/32"], (500, 2000)) };
     let events = [(0, Event::Granted { grant: first }), (500, Event::Granted { grant: more })];
@@ -140,7 +139,7 @@ fn those_hear_it_whose_sessions_end() {
         session(1, 22, "192.0.2.7"),
         session(2, 22, "2001:db8::7"),
         session(3, 22, "192.0.2.9"),
-        // Another grant carries it on; this is no such port; nor such a source; nor warned of yet.
+        // Another grant covers the session; no such port; no such source; not due yet.
         session(4, 22, "192.0.2.8"),
         session(5, 24, "192.0.2.7"),
         session(6, 22, "192.0.3.7"),
@@ -162,7 +161,7 @@ fn sessions_that_outlive_a_grant_are_warned_of_their_own_end() {
         let end = ended_as.map(|cause| ended(1, 1000, cause));
         ledger([(0, Event::Granted { grant: grant.clone() }), (998, kept.clone())].into_iter().chain(end))
     };
-    // 600 s before the grant's end it was the grant that people heard of.
+    // 600 s before the grant's end, the warning is for the grant.
     assert_eq!(told(&drained(None), 399, 999), one("23/tcp", 1));
     let after = drained(Some(EndCause::Expired));
     assert_eq!(told(&after, 999, 1399), []);
@@ -171,7 +170,7 @@ fn sessions_that_outlive_a_grant_are_warned_of_their_own_end() {
     assert_eq!((warning.ends, warning.left), (Ends::Sessions, Seconds(600)));
     assert_eq!(losing(&after, warning, &[here, elsewhere], &now(1400)), [here]);
     assert_eq!(told(&drained(Some(EndCause::Revoked)), 1399, 1400), []);
-    // While its grant lives, what may outlive it is not about to be cut.
+    // While the grant lives, sessions that may outlive it get no warning.
     let grants = Warning { ends: Ends::Grant, end: at(1000), ..warning.clone() };
     assert_eq!(losing(&drained(None), &grants, &[here, elsewhere], &now(999)), [elsewhere]);
 }
@@ -184,7 +183,7 @@ fn whose_grant_is_ended_hears_it_unless_something_else_carries_them() {
     );
     let granted = [&gone, &other].map(|grant| (0, Event::Granted { grant: grant.clone() }));
     let ledger = ledger(granted.into_iter().chain([ended(1, 100, EndCause::Revoked)]));
-    // 24 is never warned of.
+    // Port 24 never warns.
     let established = [session(1, 22, "192.0.2.7"), session(2, 22, "192.0.2.8"), session(3, 24, "192.0.2.7")];
     assert_eq!(lost(&ledger, &policy(), &gone, &established, &now(100)), established[..1]);
 }
@@ -244,7 +243,7 @@ fn the_last_words_say_who_ended_it_and_why() {
 fn nothing_that_somebody_wrote_commands_a_terminal() {
     assert_eq!(plain("bob@example.com: done, thanks!"), "bob@example.com: done, thanks!");
     assert_eq!(plain("\x1b[2J\r\n\t\x7f\u{9b}"), "\\u{1b}[2J\\u{d}\\u{a}\\u{9}\\u{7f}\\u{9b}");
-    // In UTF-8 it ends in the byte 0x9b, which begins a command on terminals of eight bits.
+    // In UTF-8 this character ends in the byte 0x9b, which begins a command on 8-bit terminals.
     assert_eq!(plain("ś\u{202e}"), "\\u{15b}\\u{202e}");
     assert_eq!(plain(&"x".repeat(1000)), format!("{}\\[900 more]", "x".repeat(100)));
     let nasty = "\x1b]0;\u{7}\u{9b}2J\n";
