@@ -1,8 +1,7 @@
 //! The cut: `cgroup_skb`, both directions, on the root of cgroup v2.
 //!
-//! Owns the end of grants: it judges every packet to or from a socket that is bound to a protected port, established or not, and
-//! every packet of an MPTCP subflow whose connection has such a port. The port comes from the socket. The address comes from a
-//! connected socket, else from a fixed place in the IP header (docs/decisions/0045, 0046). The cut parses nothing more.
+//! Owns the end of grants: it judges every packet of a socket on a protected port, and of an MPTCP subflow whose connection has such a
+//! port. The address is that of a connected socket, else of the IP header (docs/decisions/0045, 0046). It parses nothing else.
 
 use aya_ebpf::{
     EbpfContext,
@@ -31,35 +30,33 @@ const DROP: i32 = 0;
 const PASS: i32 = 1;
 /// The loopback device has this index in every network namespace.
 const LOOPBACK: u32 = 1;
-/// `IPPROTO_MPTCP`: a socket shows this protocol although it sends TCP.
+/// `IPPROTO_MPTCP`. A socket shows this protocol although it sends TCP.
 const MPTCP: u32 = 262;
 const ETHERTYPE_IPV4: u32 = 0x0800;
 const ETHERTYPE_IPV6: u32 = 0x86dd;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
-/// The RST bit in the fourteenth byte of a TCP header (RFC 9293).
+/// The byte with the RST bit in a TCP header (RFC 9293).
 const TCP_FLAGS: usize = 13;
 const TCP_RST: u8 = 0x04;
 /// The checksum in a UDP header (RFC 768).
 const UDP_CHECKSUM: usize = 6;
 /// The fragment offset in the fourth word of an IPv4 header (RFC 791).
 const FRAGMENT_OFFSET: u16 = 0x1fff;
-// States of a socket (include/net/tcp_states.h), a bit for each.
-/// `ESTABLISHED`, `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`.
+// States (include/net/tcp_states.h), a bit for each: ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING.
 const TCP_ESTABLISHED_STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
-/// `ESTABLISHED`: a UDP socket that is connected.
+/// `ESTABLISHED`: also the state of a connected UDP socket.
 pub const UDP_CONNECTED_STATES: u32 = 1 << 1;
-/// `LISTEN`.
 const TCP_LISTEN: u32 = 10;
-/// Every state but `LISTEN`.
+/// Every state except `LISTEN` (10).
 const TCP_CONNECTED_STATES: u32 = !(1 << 10);
 
-// Constants that the loader sets before the verifier reads them, so that it prunes the branch not taken.
+// The loader sets these constants before the verifier reads them, so the verifier prunes the branch not taken.
 
 /// `SO_NETNS_COOKIE` of the agent's network namespace.
 #[unsafe(no_mangle)]
 static NETNS_COOKIE: u64 = 0;
-/// 1: ask the helper. 0: read the socket at the offsets below (kernels that refuse the helper in `cgroup_skb`).
+/// 1: ask the helper. 0: read the socket at the offsets below, on kernels that refuse the helper in `cgroup_skb`.
 #[unsafe(no_mangle)]
 static COOKIE_BY_HELPER: u64 = 1;
 /// Offset of `skc_net` in `struct sock_common`.
@@ -68,18 +65,15 @@ static SKC_NET_OFFSET: u64 = 0;
 /// Offset of `net_cookie` in `struct net`.
 #[unsafe(no_mangle)]
 static NET_COOKIE_OFFSET: u64 = 0;
-/// Offset of `skc_num` in `struct sock_common`, which `struct mptcp_sock` begins with. 0: the kernel has no MPTCP, or no
-/// `bpf_skc_to_mptcp_sock` (Linux 5.19).
+/// Offset of `skc_num` in `struct mptcp_sock`. 0: the kernel has no MPTCP, or no `bpf_skc_to_mptcp_sock` (Linux 5.19).
 #[unsafe(no_mangle)]
 static SKC_NUM_OFFSET: u64 = 0;
 
-/// Judges packets to the host's sockets.
 #[cgroup_skb(ingress)]
 pub fn cut_ingress(context: SkBuffContext) -> i32 {
     cut(&context, true)
 }
 
-/// Judges packets from the host's sockets.
 #[cgroup_skb(egress)]
 pub fn cut_egress(context: SkBuffContext) -> i32 {
     cut(&context, false)
@@ -95,7 +89,7 @@ fn cut(context: &SkBuffContext, inwards: bool) -> i32 {
     let Some(protocol) = protocol(socket) else {
         return PASS;
     };
-    // The decision asks this too. The question comes first here, so that packets to other ports need no address.
+    // The decision checks this too. Here the check comes first, so that packets to other ports need no address.
     let Some(port) = protected_port(socket, protocol) else {
         return if inwards && is_too_fast(context, socket, protocol) { DROP } else { PASS };
     };
@@ -108,8 +102,7 @@ fn cut(context: &SkBuffContext, inwards: bool) -> i32 {
     if fate.passes() { PASS } else { DROP }
 }
 
-/// The compiler does not inline this function. The kernel limits all frames of a chain of calls to 512 bytes together, and so
-/// [`is_too_fast`] is called beside this function and not from it.
+/// Not inlined, and [`is_too_fast`] is called beside it: the kernel limits the frames of a chain of calls to 512 bytes together.
 #[inline(never)]
 fn judge<const INWARDS: bool>(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8, port: u16) -> Fate {
     let (inwards, hook) = (INWARDS, if INWARDS { Hook::CutIngress } else { Hook::CutEgress });
@@ -131,7 +124,7 @@ fn judge<const INWARDS: bool>(context: &SkBuffContext, socket: *mut bpf_sock, pr
     if fate.passes() {
         return fate;
     }
-    // Last, so that only packets that would be dropped need it.
+    // The VRF check comes late, so that only packets that would be dropped need it.
     if remote(context, inwards).is_some_and(|address| vrf::is_own(context, address, inwards)) {
         return Fate::OwnTraffic;
     }
@@ -145,10 +138,7 @@ fn judge<const INWARDS: bool>(context: &SkBuffContext, socket: *mut bpf_sock, pr
     }
 }
 
-/// Whether a packet to a listener exceeds the rate of new connections to the API (docs/decisions/0034). The kernel sends no answer
-/// to a SYN that is dropped here, so the other side sends the SYN again.
-///
-/// The compiler does not inline this function, for the same reason as [`judge`].
+/// Whether a packet to a listener exceeds the rate of new connections to the API (docs/decisions/0034). The client repeats the SYN.
 #[inline(never)]
 fn is_too_fast(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> bool {
     let Some(flow) = beginning(context, socket, protocol) else {
@@ -163,7 +153,7 @@ fn is_too_fast(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> 
     true
 }
 
-/// A listener's packet, as far as its header is TCP's own.
+/// The start of a connection: a packet to a listener whose header is TCP's own.
 #[inline(always)]
 fn beginning(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> Option<Flow> {
     if protocol != TCP {
@@ -186,8 +176,7 @@ fn beginning(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> Op
     Some(Flow { protocol, port, source, destination, flags })
 }
 
-/// The protected port of the socket's packets: the port of the socket, or of the MPTCP connection of a subflow. `None` where neither is
-/// protected.
+/// The protected port of the socket or of a subflow's MPTCP connection. `None` if neither is protected.
 #[inline(always)]
 fn protected_port(socket: *mut bpf_sock, protocol: u8) -> Option<u16> {
     if protocol == TCP
@@ -201,7 +190,7 @@ fn protected_port(socket: *mut bpf_sock, protocol: u8) -> Option<u16> {
     is_protected(protocol, port).then_some(port)
 }
 
-/// The local port of a subflow's MPTCP connection. The subflow may have another port (`ip mptcp endpoint … port`).
+/// The local port of a subflow's MPTCP connection. The subflow itself may have another one (`ip mptcp endpoint … port`).
 #[inline(always)]
 fn connection_port(socket: *mut bpf_sock) -> Option<u16> {
     // SAFETY: a static of this program; volatile, because the loader sets it.
@@ -224,7 +213,7 @@ pub fn of_connection<T>(socket: *mut bpf_sock, offset: u64) -> Option<T> {
     unsafe { bpf_probe_read_kernel::<T>(connection.cast::<u8>().add(offset as usize).cast()) }.ok()
 }
 
-/// The socket's protocol; `None` for a socket of neither TCP nor UDP. A mini socket is TCP.
+/// The socket's protocol. `None` if it is neither TCP nor UDP. A mini socket is TCP.
 #[inline(always)]
 fn protocol(socket: *mut bpf_sock) -> Option<u8> {
     // SAFETY: the socket is the context's and not null.
@@ -240,8 +229,7 @@ fn protocol(socket: *mut bpf_sock) -> Option<u8> {
     }
 }
 
-/// The packet's session: that of a whole socket in one of the states of an established connection. Listeners and mini sockets
-/// (handshakes, `TIME_WAIT`) have none: for a mini socket the kernel shows its listener here, or nothing.
+/// The packet's session: a full socket in an established state. Listeners and mini sockets (handshakes, `TIME_WAIT`) have none.
 #[inline(always)]
 fn session(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> Session {
     // SAFETY: the socket is the context's and not null.
@@ -296,12 +284,12 @@ fn netns_cookie(context: &SkBuffContext, socket: *mut bpf_sock) -> Option<u64> {
     }
 }
 
-/// The remote address of a connected socket, an IPv4 address also where an IPv6 socket carries IPv4.
+/// The remote address of a connected socket. An IPv6 socket that carries IPv4 has an IPv4 address.
 #[inline(always)]
 pub fn connected(socket: *mut bpf_sock, protocol: u8) -> Option<Address> {
     // SAFETY: not null; the verifier knows this field of it.
     let state = unsafe { (*socket).state };
-    // The kernel leaves the address of a UDP socket's last peer where it was when the socket is no longer connected.
+    // A UDP socket that is no longer connected still shows its last peer's address.
     let connected = if protocol == TCP { TCP_CONNECTED_STATES } else { UDP_CONNECTED_STATES };
     if connected >> (state & 31) & 1 == 0 {
         return None;
@@ -342,7 +330,7 @@ fn v6(socket: *mut bpf_sock) -> Option<Address> {
     Some(Address::v6(bytes))
 }
 
-/// The header in front: the source of what comes in, the destination of what leaves.
+/// The remote address of the outer header, and whether the socket's own protocol wrote that header.
 #[inline(always)]
 fn header(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8, inwards: bool) -> Header {
     match remote(context, inwards) {
@@ -352,7 +340,7 @@ fn header(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8, inwards:
     }
 }
 
-/// The remote address in the header in front.
+/// The outer header's source (incoming packet) or destination (outgoing packet).
 #[inline(always)]
 fn remote(context: &SkBuffContext, inwards: bool) -> Option<Address> {
     match ethertype(context) {
@@ -362,7 +350,7 @@ fn remote(context: &SkBuffContext, inwards: bool) -> Option<Address> {
     }
 }
 
-/// Whether the header of an outgoing packet comes from the socket's own protocol.
+/// Whether the socket's own protocol wrote the header of an outgoing packet.
 #[inline(always)]
 fn is_own(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> bool {
     let Some(transport) = transport(context, protocol) else {
@@ -371,8 +359,8 @@ fn is_own(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> bool 
     if protocol == TCP {
         return true;
     }
-    // IPsec through NAT is a UDP datagram as well (RFC 3948), from a port of its own. Address translation changes the port of a
-    // socket's own datagram too; over IPv4 the checksum shows which of the two it is: Linux sends ESP without one.
+    // IPsec through NAT is also a UDP datagram (RFC 3948), from its own port. Address translation also changes the port of a socket's own
+    // datagram. Over IPv4 the checksum shows the difference: Linux sends ESP without one.
     // SAFETY: not null; the verifier knows this field of it.
     let port = unsafe { (*socket).src_port } as u16;
     if context.load::<[u8; 2]>(transport) == Ok(port.to_be_bytes()) {
@@ -382,8 +370,7 @@ fn is_own(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8) -> bool 
         && context.load::<[u8; 2]>(transport + UDP_CHECKSUM).is_ok_and(|sum| sum != [0; 2])
 }
 
-/// Where the header of `protocol` begins; `None` where another protocol's follows the IP header, IPv6 extension headers among
-/// them, or where this is not a packet's first fragment.
+/// The offset of the header of `protocol`. `None` for a later fragment, and if another header follows the IP header.
 #[inline(always)]
 fn transport(context: &SkBuffContext, protocol: u8) -> Option<usize> {
     if ethertype(context) == ETHERTYPE_IPV6 {
@@ -395,7 +382,7 @@ fn transport(context: &SkBuffContext, protocol: u8) -> Option<usize> {
     (whole && context.load::<u8>(9) == Ok(protocol)).then_some(usize::from(first & 0x0f) * 4)
 }
 
-/// Whether this is a TCP reset. The header in front must say TCP, so encrypted bytes are never taken for a reset.
+/// Whether this is a TCP reset. The outer header must name TCP, so encrypted bytes never count as a reset.
 #[inline(always)]
 fn is_reset(context: &SkBuffContext) -> bool {
     let Some(transport) = transport(context, TCP) else {

@@ -1,8 +1,7 @@
-//! The lock: `sk_lookup` on the host's network namespace.
+//! The lock: `sk_lookup` on the host's network namespace. Minimum kernel: 5.17 (`ingress_ifindex`).
 //!
-//! Owns the refusal of new flows: every look-up of a listening or unconnected socket, after the stack has done its own
-//! parsing. After a refusal the kernel answers as if no socket listened. The lock parses nothing. Minimum kernel: 5.17
-//! (`ingress_ifindex`).
+//! Owns the refusal of new flows: every lookup of a listening or unconnected socket. After a refusal the kernel answers as if no socket
+//! listened. It parses nothing, because the stack has parsed the packet.
 
 use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
 use postern_core::{
@@ -26,7 +25,6 @@ macro_rules! field {
     };
 }
 
-/// Refuses a look-up for a protected port without a live grant.
 #[sk_lookup]
 pub fn lock(context: SkLookupContext) -> u32 {
     let lookup: *const bpf_sk_lookup = context.lookup;
@@ -37,7 +35,7 @@ pub fn lock(context: SkLookupContext) -> u32 {
         _ => return SK_PASS,
     };
     let source = remote(lookup);
-    // A look-up is for a listening or unconnected socket, so it belongs to no established session.
+    // A lookup is for a listening or unconnected socket, so no established session has it.
     let maps = Maps(|| own_traffic(lookup, source).then_some(Exemption::OwnTraffic), || Session::New);
     let verdict = decide(&maps, protocol, port, source);
     let Some(fate) = verdict.fate() else {
@@ -54,8 +52,8 @@ pub fn lock(context: SkLookupContext) -> u32 {
     SK_DROP
 }
 
-/// Whether the host sends to itself: over the loopback device, or between its own addresses (then the look-up shows the interface of the
-/// address). Another host can claim one of the host's IPv6 addresses; the cut sees the real interface, and refuses that.
+/// Whether the host sends to itself: over loopback, or between its own addresses (the lookup then shows the address's interface). Another
+/// host can claim an IPv6 address of this host; the cut sees the real interface and refuses the packet.
 #[inline(always)]
 fn own_traffic(lookup: *const bpf_sk_lookup, source: Address) -> bool {
     field!(lookup, ingress_ifindex) == LOOPBACK || is_local(&source) || source == local(lookup)
@@ -87,7 +85,6 @@ fn local(lookup: *const bpf_sk_lookup) -> Address {
     ])
 }
 
-/// The kernel keeps the four words in network byte order.
 #[inline(always)]
 fn v6(words: [u32; 4]) -> Address {
     let [a, b, c, d] = words.map(u32::to_ne_bytes);

@@ -1,7 +1,6 @@
 //! Postern's kernel programs: the lock, the cut and the prefilter.
 //!
-//! Owns how each hook reads {protocol, port, source} of a packet, and what a verdict means there. It never decides:
-//! [`postern_core::verdict::decide`] decides for all hooks.
+//! Owns how each hook reads a packet and carries out a verdict. It never decides: [`postern_core::verdict::decide`] does.
 #![no_std]
 #![no_main]
 
@@ -13,7 +12,7 @@ mod prefilter;
 mod sockets;
 mod vrf;
 
-/// The kernel allows some helpers (`bpf_probe_read_kernel`) only to programs with a GPL licence.
+/// The kernel allows some helpers (`bpf_probe_read_kernel`) only to GPL programs.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
@@ -25,6 +24,6 @@ static LAYOUT: [u8; 20] = postern_core::key::LAYOUT_MARK;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
-    // Nothing here panics; the verifier refuses the program if this loop can be reached.
+    // Nothing here panics. The verifier refuses a program that can reach this loop.
     loop {}
 }

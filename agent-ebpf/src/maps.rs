@@ -24,30 +24,27 @@ use postern_core::{
 static PROTECTED: Array<u64> = Array::with_max_entries(PROTECTED_WORDS, 0);
 #[map]
 static LENGTHS: Array<Lengths> = Array::with_max_entries(1, 0);
-/// Preallocated, so that a grant never waits for memory; never LRU, so that a full table evicts nobody. The loader
-/// sets the size.
+/// Preallocated, so that a grant never waits for memory. No LRU, so that a full table removes no grant. The loader sets the size.
 #[map]
 static GRANTS: HashMap<GrantKey, GrantValue> = HashMap::with_max_entries(1024, 0);
 /// Sessions that outlive their grant, by socket cookie. The loader sets the size.
 #[map]
 static FLOWS: HashMap<u64, FlowValue> = HashMap::with_max_entries(1024, 0);
-/// The host's own addresses.
 #[map]
 static LOCAL: HashMap<Address, u8> = HashMap::with_max_entries(4096, 0);
-/// The addresses of the API, and how fast one source may begin connections to them.
+/// The addresses of the API, with the rate at which one source may begin connections.
 #[map]
 static LISTENERS: HashMap<Listener, SynRate> = HashMap::with_max_entries(64, 0);
-/// The buckets of [`postern_core::rate`] by source. LRU, unlike every table that opens something: a bucket that is evicted is a full one,
-/// so a flood from many sources makes the limit weaker and refuses nobody else.
+/// The buckets of [`postern_core::rate`] by source. LRU: a removed bucket counts as full, so a flood only weakens the limit.
 #[map]
 static BUCKETS: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
-/// The same for the prefilter. Its buckets are its own, so that no SYN is counted twice in one bucket.
+/// The buckets of the prefilter, separate so that no SYN counts twice in one bucket.
 #[map]
 static XDP_BUCKETS: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
-/// Where lock and cut refused a new TCP connection last. LRU: the prefilter drops nothing where an entry is missing.
+/// The time of the last refusal of a new TCP connection by the lock or the cut. LRU: without an entry the prefilter drops nothing.
 #[map]
 static REFUSED: LruHashMap<RefusedAt, u64> = LruHashMap::with_max_entries(4096, 0);
-/// How many new TCP connections lock and cut have refused: the load that the prefilter could take over.
+/// The number of new TCP connections that the lock and the cut have refused: the load that the prefilter could take over.
 #[map]
 static PRESSURE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -58,39 +55,35 @@ static USAGE: PerCpuArray<SlotUsage> = PerCpuArray::with_max_entries(1024, 0);
 /// [`DeniedEvent`]s. A full buffer loses denied attempts, never packets.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
-/// Per CPU: the present window and the denied attempts reported in it.
+/// Per CPU: the present window, and the number of denied attempts reported in it.
 #[map]
 static DENIED_WINDOW: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 
-/// The time from which refused packets pass, because the host observes (`CLOCK_BOOTTIME` in nanoseconds); 0: never.
+/// The time from which refused packets pass because the host observes (`CLOCK_BOOTTIME` in nanoseconds). 0: never.
 #[map]
 static OBSERVE_FROM: Array<u64> = Array::with_max_entries(1, 0);
-/// Packets that would have been dropped, by source and port. LRU: no decision reads this map, and a sender that forges sources displaces
-/// counts, not grants.
+/// Packets that enforce mode would drop, by source and port. LRU: no decision reads this map, so forged sources displace only counts.
 #[map]
 static OBSERVED: LruPerCpuHashMap<GrantKey, ObservedValue> = LruPerCpuHashMap::with_max_entries(4096, 0);
 
-/// The sockets that the host itself connected. The loader puts a socket storage with values of the type
-/// [`postern_core::own::OwnValue`] in its place, one that earlier runs of the agent have filled: the kernel makes no socket
-/// storage by such a definition.
+/// The sockets that the host itself connected. The loader replaces it with a socket storage of earlier runs with values of
+/// [`postern_core::own::OwnValue`], because the kernel makes no socket storage from this definition.
 #[map]
 pub static OWN: HashMap<u32, u64> = HashMap::with_max_entries(1, 0);
-/// Known peers: sources of admitted datagrams to an unconnected socket of a protected port, by [`GrantKey`] of the whole address. The
-/// loader replaces it by the map of earlier runs. It is no LRU: if the kernel forgot a peer, the host's answer to that peer would count
-/// as the host's own connection.
+/// Known peers: sources of admitted datagrams to an unconnected socket of a protected port. The loader replaces it with the map of earlier
+/// runs. No LRU: the host's answer to a forgotten peer would count as the host's own connection.
 #[map]
 static MET: HashMap<GrantKey, u8> = HashMap::with_max_entries(MOST_MET, 0);
 
-/// For how long the prefilter relies on a refusal of lock or cut, in nanoseconds: one second. Then it lets packets through until
-/// they refuse one again, so a new rule that keeps packets from them (address translation) takes effect within a second.
+/// How long the prefilter relies on a refusal, in nanoseconds. A new address translation, for example, takes effect within this time.
 const TRUSTED_NS: u64 = 1_000_000_000;
 
-/// A window is this power of two of jiffies: 0.13 s at 1000 Hz, 1.3 s at 100 Hz.
+/// The window in jiffies, as a power of two: 0.13 s at 1000 Hz, 1.3 s at 100 Hz.
 const WINDOW_SHIFT: u32 = 7;
-/// Denied attempts reported in a window by each CPU. A flood costs a counter then, not an event.
+/// The most denied attempts that a CPU reports in a window. Beyond it a flood costs only a counter.
 const DENIED_PER_WINDOW: u64 = 16;
 
-/// The decision's view of the maps, with two facts that only the hook knows: why a packet is exempt, and its session.
+/// The decision's view of the maps. Only the hook knows the two fields: the packet's exemption and its session.
 pub struct Maps<E, S>(pub E, pub S);
 
 impl<E: Fn() -> Option<Exemption>, S: Fn() -> Session> Table for Maps<E, S> {
@@ -152,7 +145,7 @@ impl<E: Fn() -> Option<Exemption>, S: Fn() -> Session> Table for Maps<E, S> {
     }
 }
 
-/// One round of `bpf_loop` (minimum kernel: 5.17), which ends at 1.
+/// One round of `bpf_loop` (minimum kernel: 5.17). The result 1 ends the loop.
 unsafe extern "C" fn step(_round: u64, search: *mut c_void) -> i64 {
     // SAFETY: what `search` gave to the helper, which nobody else uses until it returns.
     let search = unsafe { &mut *search.cast::<Search>() };
@@ -180,7 +173,7 @@ fn now() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// The limit's view of the maps: the cut's buckets, or those of the prefilter.
+/// The rate limit's view of the maps: the buckets of the cut or of the prefilter.
 pub struct Limits<const PREFILTER: bool>;
 
 impl<const PREFILTER: bool> Buckets for Limits<PREFILTER> {
@@ -202,7 +195,7 @@ impl<const PREFILTER: bool> Buckets for Limits<PREFILTER> {
         let now = now();
         let buckets = if PREFILTER { &XDP_BUCKETS } else { &BUCKETS };
         let Some(bucket) = buckets.get_ptr_mut(&source) else {
-            // Without room the source is not counted.
+            // Without room the source is not limited.
             let _ = take(rate, 0, now).map(|full_at| buckets.insert(&source, &full_at, 0));
             return true;
         };
@@ -215,7 +208,7 @@ impl<const PREFILTER: bool> Buckets for Limits<PREFILTER> {
     }
 }
 
-/// Records that a datagram of `source` was admitted to an unconnected socket of UDP port `port`.
+/// Records a known peer: a datagram of `source` was admitted to an unconnected socket of UDP port `port`.
 #[inline(never)]
 pub fn note_met(port: u16, source: &Address) {
     let key = GrantKey::new(*source, max_prefix(source.family), UDP, port);
@@ -228,7 +221,7 @@ pub fn note_met(port: u16, source: &Address) {
     }
 }
 
-/// Whether a datagram of `peer` was ever admitted to an unconnected socket of UDP port `port`. Also true once the record was full.
+/// Whether `peer` is a known peer of UDP port `port`. Also true once the record was full.
 #[inline(always)]
 pub fn was_met(port: u16, peer: Address) -> bool {
     let key = GrantKey::new(peer, max_prefix(peer.family), UDP, port);
@@ -237,7 +230,6 @@ pub fn was_met(port: u16, peer: Address) -> bool {
     full || MET.get_ptr(&key).is_some()
 }
 
-/// Whether the port is closed unless granted.
 #[inline(always)]
 pub fn is_protected(protocol: u8, port: u16) -> bool {
     let Some((word, bit)) = protected_bit(protocol, port) else {
@@ -246,13 +238,12 @@ pub fn is_protected(protocol: u8, port: u16) -> bool {
     PROTECTED.get(word).is_some_and(|bits| bits >> bit & 1 == 1)
 }
 
-/// Whether the host owns the address.
 #[inline(always)]
 pub fn is_local(address: &Address) -> bool {
     LOCAL.get_ptr(address).is_some()
 }
 
-/// Notes that lock or cut has refused a new TCP connection to `address` and `port` that came over the device `ifindex`.
+/// Records that the lock or the cut refused a new TCP connection to `address` and `port` over the device `ifindex`.
 #[inline(always)]
 pub fn note_refusal(address: Address, port: u16, ifindex: u32) {
     if let Some(cell) = PRESSURE.get_ptr_mut(0) {
@@ -271,7 +262,7 @@ pub fn note_refusal(address: Address, port: u16, ifindex: u32) {
     }
 }
 
-/// Whether the lock or the cut has refused a new TCP connection there within the last [`TRUSTED_NS`].
+/// Whether the lock or the cut refused a new TCP connection there within the last [`TRUSTED_NS`].
 #[inline(always)]
 pub fn is_refused(address: Address, port: u16, ifindex: u32) -> bool {
     let Some(last) = REFUSED.get_ptr(&RefusedAt::new(address, port, ifindex)) else {
@@ -282,7 +273,6 @@ pub fn is_refused(address: Address, port: u16, ifindex: u32) -> bool {
     now().saturating_sub(last) < TRUSTED_NS
 }
 
-/// Counts a packet's fate.
 #[inline(always)]
 pub fn count(hook: Hook, fate: Fate) {
     if let Some(cell) = COUNTERS.get_ptr_mut(counter(hook, fate)) {
@@ -291,7 +281,6 @@ pub fn count(hook: Hook, fate: Fate) {
     }
 }
 
-/// Counts a granted packet of `bytes`, to the host or from it.
 #[inline(always)]
 pub fn used(slot: u32, now: u64, bytes: u64, inwards: bool) {
     let Some(usage) = USAGE.get_ptr_mut(slot) else {
@@ -312,12 +301,11 @@ pub fn used(slot: u32, now: u64, bytes: u64, inwards: bool) {
     usage.last_boot_ns = now;
 }
 
-/// The fate of a packet that the decision refuses: it is dropped and reported, unless the host observes. Then it passes, and is counted
-/// for its source. The prefilter counts nothing for a source: the lock and the cut will see the packet.
+/// The fate of a packet that the decision refuses. It is dropped and reported; on a host that observes it passes and is counted for its
+/// source. The prefilter counts no source, because the lock and the cut will see the packet.
 #[inline(always)]
 pub fn refuse(table: &impl Table, hook: Hook, fate: Fate, protocol: u8, port: u16, source: Address) -> Fate {
     let Some(now) = observed_at(table) else {
-        // An outgoing packet is no denied attempt: the host sends it.
         if hook as u8 != Hook::CutEgress as u8 {
             report(hook, fate, protocol, port, source);
         }
@@ -333,7 +321,7 @@ pub fn refuse(table: &impl Table, hook: Hook, fate: Fate, protocol: u8, port: u1
 fn observed(hook: Hook, protocol: u8, port: u16, source: Address, now: u64) {
     let key = GrantKey::new(source, max_prefix(source.family), protocol, port);
     let found = OBSERVED.get_ptr_mut(&key).or_else(|| {
-        // Another CPU may have been first. Without room the packet is not counted here; `COUNTERS` counts it.
+        // Another CPU may have inserted it first. Without room only `COUNTERS` counts the packet.
         let _ = OBSERVED.insert(&key, &ObservedValue::default(), 1);
         OBSERVED.get_ptr_mut(&key)
     });
@@ -350,7 +338,6 @@ fn observed(hook: Hook, protocol: u8, port: u16, source: Address, now: u64) {
     value.last_boot_ns = now;
 }
 
-/// Reports a denied attempt, unless this CPU has reported enough in this window.
 #[inline(always)]
 fn report(hook: Hook, fate: Fate, protocol: u8, port: u16, source: Address) {
     if !within_rate() {
@@ -365,7 +352,7 @@ fn report(hook: Hook, fate: Fate, protocol: u8, port: u16, source: Address) {
         zero: [0; 2],
         source: source.bytes(),
     };
-    // A full buffer loses the denied attempt; the counter has it.
+    // A full buffer loses the event, but the counter has the packet.
     let _ = EVENTS.output::<DeniedEvent>(&event, 0);
 }
 

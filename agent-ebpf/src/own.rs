@@ -1,8 +1,7 @@
 //! The host's own connections: those that the host opened, from any port.
 //!
-//! Owns the marks of sockets (`OWN`), which are made when a socket connects, and never guessed from flags, ports or listeners
-//! (docs/decisions/0051). The cut makes that of a TCP socket, because only a socket that opens a connection is ever in the state
-//! `SYN_SENT`. UDP has no such state, so the hooks of `connect(2)` make that of a UDP socket. It never drops a packet.
+//! Owns the marks of sockets (`OWN`, docs/decisions/0051). The cut marks TCP sockets in `SYN_SENT`, which only the opening side has; hooks
+//! of `connect(2)` mark UDP sockets, which have no such state. It never guesses from flags or ports, and never drops a packet.
 
 use core::{ffi::c_void, ptr};
 
@@ -31,17 +30,16 @@ use crate::{
 // States of a TCP socket (include/net/tcp_states.h).
 const SYN_SENT: u32 = 2;
 const LISTEN: u32 = 10;
-/// `BPF_SK_STORAGE_GET_F_CREATE`
 const CREATE: u64 = 1;
 const ALLOW: i32 = 1;
 
-// Constants that the loader sets before the verifier reads them.
+// The loader sets these constants before the verifier reads them.
 
-/// 1: `OWN` and `MET` are the maps that outlive every run. 0: no socket is marked, and no mark counts.
+/// 1: `OWN` and `MET` are the maps that outlive every run. 0: the programs set and read no marks.
 #[unsafe(no_mangle)]
 static MARKS: u64 = 0;
-/// 1: the state of a TCP socket shows that the host opens a connection. 0: the socket could be an MPTCP subflow of
-/// a connection that the other end opened, and this kernel does not show that (before Linux 5.19).
+/// 1: a TCP socket's state shows that the host opens a connection. 0: the socket may be an MPTCP subflow of a connection that the peer
+/// opened (before Linux 5.19 the kernel does not show that).
 #[unsafe(no_mangle)]
 static MARKS_TCP: u64 = 0;
 /// Offset of `pm.server_side` in `struct mptcp_sock`. 0: the kernel has no MPTCP, or no `bpf_skc_to_mptcp_sock`.
@@ -55,10 +53,8 @@ macro_rules! constant {
     };
 }
 
-/// Whether the host itself opened the connection of a packet's socket. Marks a TCP socket that opens one.
-///
-/// The compiler does not inline this function, so its frame is gone before the search begins. The kernel limits all frames of a chain of
-/// calls to 512 bytes together.
+/// Whether the host itself opened the connection of a packet's socket. Marks a TCP socket that opens one. Not inlined, so its frame is gone
+/// before the search: the kernel limits the frames of a chain of calls to 512 bytes together.
 #[inline(never)]
 pub fn is_ours(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8, peer: &Peer) -> bool {
     if constant!(MARKS) == 0 {
@@ -82,7 +78,7 @@ pub fn is_ours(context: &SkBuffContext, socket: *mut bpf_sock, protocol: u8, pee
     peer::is_ours(direction, protocol, listens, is_connected, peer)
 }
 
-/// Who opened the connection of a TCP socket that does not listen.
+/// The side that opened the connection of a TCP socket that does not listen.
 #[inline(always)]
 fn of_stream<'a>(context: &SkBuffContext, socket: *mut bpf_sock, full: *mut bpf_sock, state: u32) -> Direction<'a> {
     let offset = constant!(SERVER_SIDE_OFFSET);
@@ -90,7 +86,7 @@ fn of_stream<'a>(context: &SkBuffContext, socket: *mut bpf_sock, full: *mut bpf_
         && let Some(server_side) = of_connection::<u8>(socket, offset)
     {
         let ours = server_side == 0;
-        // For the list of the host's own connections.
+        // The list of the host's own connections needs the mark.
         if ours && marked(full).is_none() {
             mark_stream(context, full);
         }
@@ -125,7 +121,7 @@ fn marked<'a>(socket: *mut bpf_sock) -> Option<&'a Address> {
     if value.is_null() { None } else { Some(unsafe { &(*value).peer }) }
 }
 
-/// Marks a socket. Where the kernel has no memory the socket stays unmarked, and its packets need a grant.
+/// Marks a socket. If the kernel has no memory, the socket stays unmarked and its packets need a grant.
 #[inline(always)]
 fn mark(socket: *mut c_void, mark: OwnValue) {
     // SAFETY: a whole socket, which the caller holds.
@@ -136,7 +132,7 @@ fn mark(socket: *mut c_void, mark: OwnValue) {
     }
 }
 
-/// Records a peer that was admitted to an unconnected UDP socket: a later connect to this peer may be an answer to it.
+/// Records a known peer if an unconnected UDP socket admitted its datagram. A later connect to this peer may be an answer.
 #[inline(always)]
 pub fn note_met(socket: *mut bpf_sock, table: &impl Table, fate: Fate, port: u16, source: &Option<Address>) {
     let Some(source) = source else {
@@ -159,7 +155,7 @@ pub fn note_connect4(context: SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// As [`note_connect4`] over IPv6, and over IPv4 by an address of IPv6.
+/// As [`note_connect4`] for IPv6, and for IPv4 in an IPv6 address.
 #[cgroup_sock_addr(connect6)]
 pub fn note_connect6(context: SockAddrContext) -> i32 {
     macro_rules! word {
@@ -202,7 +198,7 @@ fn note_connect(context: &SockAddrContext, peer: Option<Address>) {
     }
 }
 
-/// `struct bpf_iter__bpf_sk_storage_map`, as far as it is used here.
+/// `struct bpf_iter__bpf_sk_storage_map`, in part.
 #[repr(C)]
 pub struct Context {
     meta: *const Meta,
@@ -211,13 +207,13 @@ pub struct Context {
     value: *const OwnValue,
 }
 
-/// `struct bpf_iter_meta`, as far as it is used here.
+/// `struct bpf_iter_meta`, in part.
 #[repr(C)]
 pub struct Meta {
     seq: *mut c_void,
 }
 
-/// Writes the mark of each marked socket, byte by byte (`iter/bpf_sk_storage_map`, since Linux 5.9).
+/// Writes the mark of each marked socket as bytes (`iter/bpf_sk_storage_map`, since Linux 5.9).
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
 pub extern "C" fn own_sockets(context: *const Context) -> i32 {

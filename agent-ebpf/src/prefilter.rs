@@ -1,7 +1,6 @@
 //! The prefilter: TCX or XDP on the uplinks, while a flood lasts.
 //!
-//! Owns saving work during a flood. It drops only SYNs for a new connection, and only where the lock or the cut has refused one within
-//! the last second. It guarantees nothing (docs/decisions/0050-the-prefilter.md).
+//! Owns saving work in a flood: it drops SYNs where the lock or the cut refused one within a second. It guarantees nothing (decision 0050).
 
 use aya_ebpf::{
     bindings::xdp_action,
@@ -22,7 +21,6 @@ const DROP: i32 = 2;
 /// `PACKET_HOST`, include/uapi/linux/if_packet.h.
 const PACKET_HOST: u32 = 0;
 
-/// The prefilter for XDP, in the driver or in the kernel's generic hook.
 #[xdp(frags)]
 pub fn prefilter_xdp(context: XdpContext) -> u32 {
     let frame = Frame { start: context.data(), end: context.data_end() };
@@ -31,7 +29,7 @@ pub fn prefilter_xdp(context: XdpContext) -> u32 {
     if drops(&frame, ifindex) { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
 }
 
-/// The prefilter for TCX, beside other programs. A frame with a VLAN tag or for another hardware address is not for this device.
+/// The prefilter for TCX. A frame with a VLAN tag or for another hardware address is not for this device.
 #[classifier]
 pub fn prefilter_tcx(context: TcContext) -> i32 {
     // SAFETY: reads of the context, which the verifier checks.
@@ -46,14 +44,14 @@ pub fn prefilter_tcx(context: TcContext) -> i32 {
     if drops(&frame, ifindex) { DROP } else { NEXT }
 }
 
-/// Whether the frame is a SYN that the lock or the cut would also refuse. All other frames pass; those for a protected port are counted.
+/// Whether the frame is a SYN that the lock or the cut would also refuse. All other frames pass.
 #[inline(always)]
 fn drops(frame: &Frame, ifindex: u32) -> bool {
     let Ok(flow) = parse_ethernet(frame) else {
         count(Hook::Prefilter, Fate::NotSure);
         return false;
     };
-    // A packet that is no SYN, or that answers a SYN, may belong to a connection that the host itself opened.
+    // A packet that is no SYN, or that answers a SYN, may belong to a connection that the host opened.
     if !flow.begins() {
         return false;
     }
@@ -77,7 +75,7 @@ fn drops(frame: &Frame, ifindex: u32) -> bool {
     !fate.passes()
 }
 
-/// The prefilter passes packets with a source address of the host: the lock and the cut see the device, and judge them.
+/// A packet with a source address of the host passes, because the lock and the cut also see the device and judge it.
 #[inline(always)]
 fn exemption(flow: &Flow) -> Option<Exemption> {
     if !is_local(&flow.destination) {
@@ -86,7 +84,7 @@ fn exemption(flow: &Flow) -> Option<Exemption> {
     is_local(&flow.source).then_some(Exemption::OwnTraffic)
 }
 
-/// The linear part of a frame. All reads of its bytes go through it.
+/// The linear part of a frame, for checked reads.
 struct Frame {
     start: usize,
     end: usize,

@@ -1,7 +1,6 @@
-//! UDP sockets whose datagrams a kernel tunnel takes before the cut sees them.
+//! UDP sockets whose datagrams go to a kernel tunnel before the cut sees them.
 //!
-//! Owns one walk over all UDP sockets of a network namespace (`iter/udp`, since Linux 5.9), which prints a line for each of them. It
-//! decides nothing and changes nothing.
+//! Owns one walk over the UDP sockets of a network namespace (`iter/udp`, since Linux 5.9). It decides and changes nothing.
 
 use core::ffi::c_void;
 
@@ -9,7 +8,7 @@ use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_seq_printf};
 
 // Offsets that the loader reads from the running kernel's BTF.
 
-/// Offset of `skc_family` in `struct sock_common`. The local port stands in the two bytes before it.
+/// Offset of `skc_family` in `struct sock_common`. The local port is in the two bytes before it.
 #[unsafe(no_mangle)]
 static SKC_FAMILY_OFFSET: u64 = 0;
 /// Offset of `skc_state` in `struct sock_common`.
@@ -22,23 +21,22 @@ static ENCAP_TYPE_OFFSET: u64 = 0;
 #[unsafe(no_mangle)]
 static ENCAP_RCV_OFFSET: u64 = 0;
 
-/// Port, address family, state, type of encapsulation, and the name of the kernel's function that takes the datagrams.
+/// Port, address family, state, type of encapsulation, and the name of the kernel function that takes the datagrams.
 static LINE: [u8; 17] = *b"%u %u %u %u %ps\n\0";
 
-/// `struct bpf_iter__udp`, as far as it is used here.
+/// `struct bpf_iter__udp`, in part.
 #[repr(C)]
 pub struct Context {
     meta: *const Meta,
     socket: *const c_void,
 }
 
-/// `struct bpf_iter_meta`, as far as it is used here.
+/// `struct bpf_iter_meta`, in part.
 #[repr(C)]
 pub struct Meta {
     seq: *mut c_void,
 }
 
-/// Prints a line for each socket whose datagrams go to a function of the kernel.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/udp")]
 pub extern "C" fn encapsulating(context: *const Context) -> i32 {

@@ -1,8 +1,7 @@
-//! Packets of the host to itself inside a VRF (docs/decisions/0052-own-traffic-in-a-vrf.md).
+//! Packets of the host to itself inside a VRF (docs/decisions/0052).
 //!
-//! Owns one question about a packet that the cut would refuse: has a VRF device of this host looped the packet back? Inside a VRF
-//! both own and foreign packets show the VRF device, and another host can claim one of the host's IPv6 addresses as source. It never decides
-//! about grants.
+//! Owns one question about a packet that the cut would refuse: did a VRF device of this host loop it back? Device and source address do not
+//! show that: every packet has the VRF device, and others can claim an IPv6 address of the host. It never decides about grants.
 
 use core::ffi::c_void;
 
@@ -11,9 +10,8 @@ use postern_core::key::Address;
 
 use crate::maps::is_local;
 
-/// Offsets that the loader reads from the running kernel's BTF: `dev`, `head`, `mac_header`, `network_header` and `_skb_refdst` in
-/// `struct sk_buff`, `rtnl_link_ops` and `dev_addr` in `struct net_device`, `kind` in `struct rtnl_link_ops`. Zeros: the
-/// kernel does not name them, and nothing is known of VRFs.
+/// Offsets from the kernel's BTF: `dev`, `head`, `mac_header`, `network_header` and `_skb_refdst` in `struct sk_buff`, `rtnl_link_ops` and
+/// `dev_addr` in `struct net_device`, `kind` in `struct rtnl_link_ops`. Zeros: BTF does not name them, and no packet counts as looped back.
 #[unsafe(no_mangle)]
 static VRF_OFFSETS: [u64; 8] = [0; 8];
 const DEV: usize = 0;
@@ -27,15 +25,12 @@ const KIND: usize = 7;
 
 /// The kind of a VRF device (drivers/net/vrf.c).
 const VRF: [u8; 4] = *b"vrf\0";
-/// Bytes of an Ethernet header.
 const ETHERNET: u16 = 14;
-/// `SKB_DST_NOREF` (include/linux/skbuff.h): the packet has borrowed its route, as packets do that come in.
+/// `SKB_DST_NOREF` (include/linux/skbuff.h): the packet borrows its route, as incoming packets do.
 const BORROWED: u64 = 1;
 
-/// Whether the host sends the packet to itself through a VRF. `remote` is the header's source of a packet that comes in, and its
-/// destination of one that leaves.
-///
-/// The VRF device loops back what the host routes for others into the VRF, too: only an address of the host's is the host.
+/// Whether the host sends the packet to itself through a VRF. `remote` is the source of an incoming or the destination of an outgoing
+/// packet. It must be an address of the host: the VRF device also loops back packets that the host routes for others into the VRF.
 #[inline(always)]
 pub fn is_own(context: &SkBuffContext, remote: Address, inwards: bool) -> bool {
     if offset(KIND) == 0 || !is_local(&remote) {
@@ -47,14 +42,13 @@ pub fn is_own(context: &SkBuffContext, remote: Address, inwards: bool) -> bool {
     let Ok(packet) = (unsafe { bpf_probe_read_kernel::<u64>((&raw const packet).cast()) }) else {
         return false;
     };
-    // What leaves by a VRF device goes to an address inside that VRF.
+    // A packet that leaves by a VRF device goes to an address inside that VRF.
     if inwards { is_looped(packet).unwrap_or(false) } else { vrf_of(packet).is_some() }
 }
 
-/// Whether a VRF device has made the packet's Ethernet header, and the packet has its route from its way out.
-///
-/// The VRF device writes its own hardware address as the destination, without which the kernel would not deliver the packet. A
-/// frame that comes in has the hardware address of the port; a frame for another address is "for another host" to the kernel.
+/// Whether a VRF device wrote the packet's Ethernet header, and the packet owns its route from its way out.
+/// The VRF device writes its own hardware address as the destination; the kernel delivers no packet without it. A frame from outside has
+/// the port's hardware address. For the kernel, a frame to any other address is for another host.
 #[inline(always)]
 fn is_looped(packet: u64) -> Option<bool> {
     let device = vrf_of(packet)?;
@@ -69,7 +63,6 @@ fn is_looped(packet: u64) -> Option<bool> {
     Some(destination == read::<[u8; 6]>(own)?)
 }
 
-/// The packet's device, where that is a VRF.
 #[inline(always)]
 fn vrf_of(packet: u64) -> Option<u64> {
     let device: u64 = field(packet, DEV)?;

@@ -1,15 +1,15 @@
-//! Denied attempts, and what a host that observes would have denied.
+//! Denied attempts, and attempts that a host in observe mode would deny.
 //!
-//! Owns their form. A backend reads them from the kernel.
+//! Owns their types. A backend reads them from the kernel.
 
 use std::{net::IpAddr, os::fd::AsFd};
 
 use postern_core::verdict::{Fate, Hook};
 
-/// A denied attempt. The kernel reports at most a few a second for each CPU; the counters have all of them.
+/// A denied attempt. Each CPU reports at most a few a second; the counters count all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeniedAttempt {
-    /// The other end.
+    /// The other host.
     pub source: IpAddr,
     /// IP protocol number.
     pub protocol: u8,
@@ -21,28 +21,28 @@ pub struct DeniedAttempt {
     pub fate: Fate,
 }
 
-/// A reader of denied attempts. Its descriptor is readable (epoll) while there are attempts to drain.
+/// A reader of denied attempts. Its descriptor is readable (epoll) while attempts wait.
 pub trait DeniedAttempts: AsFd + Send {
-    /// Every attempt that was reported since the last call. It never blocks.
+    /// Returns every attempt that the kernel reported since the last call. It never blocks.
     fn drain(&mut self) -> Vec<DeniedAttempt>;
 }
 
 /// The backend's reader of denied attempts.
 pub type DeniedReader = Box<dyn DeniedAttempts>;
 
-/// What the host would have refused to one source at one port, if it enforced.
+/// Traffic from one source to one port that the host would deny in enforce mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observed {
-    /// The other end.
+    /// The other host.
     pub source: IpAddr,
     /// IP protocol number.
     pub protocol: u8,
     /// The host's port.
     pub port: u16,
-    /// Look-ups that the lock would have refused: new connections, and datagrams to unconnected sockets.
+    /// Lookups that the lock would refuse: new connections, and datagrams to unconnected sockets.
     pub lookups: u64,
-    /// Packets to a socket that the cut would have dropped.
+    /// Packets to a socket that the cut would drop.
     pub packets: u64,
-    /// `CLOCK_BOOTTIME` in nanoseconds of the last of them.
+    /// The time of the last one: `CLOCK_BOOTTIME` in nanoseconds.
     pub last_boot_ns: u64,
 }

@@ -1,10 +1,10 @@
-//! Errors of the enforcer, in words that say what to do.
+//! Errors of the enforcer. Each message names a remedy.
 
 use std::io;
 
 use postern_core::table::Edit;
 
-/// A failure of the enforcer. What was in force before stays in force.
+/// An error of the enforcer. A failed start or edit opens nothing that was closed before.
 #[derive(Debug, thiserror::Error)]
 pub enum EnforcerError {
     /// The kernel refused a step.
@@ -12,18 +12,18 @@ pub enum EnforcerError {
     Kernel {
         /// The step, as an infinitive.
         what: String,
-        /// The message of the kernel or the loader, with the end of the verifier's log if it was the verifier.
+        /// The message of the kernel or the loader. A verifier's log is cut to its end.
         cause: String,
-        /// What to do about it.
+        /// The remedy.
         advice: &'static str,
     },
-    /// Another agent holds the pin directory of this name.
+    /// Another agent holds the pin directory at this path.
     #[error("another posternd holds {0}: stop that one first (systemctl stop posternd)")]
     InUse(String),
-    /// Not every layer is in force and lasts; those that are stay so.
+    /// A layer is missing or does not last. The other layers stay in force.
     #[error("{0}")]
     Partly(String),
-    /// The kernel's table is full; nobody was evicted.
+    /// The kernel's table is full. No other entry was removed.
     #[error("the kernel's table is full, and {0:?} does not fit: wait until grants end, or raise `limits`")]
     TableFull(Edit),
     /// The kernel refused an edit.
@@ -37,13 +37,12 @@ pub enum EnforcerError {
 }
 
 impl EnforcerError {
-    /// A step that the kernel refused.
     pub(super) fn kernel(what: impl Into<String>, cause: &dyn std::error::Error, advice: &'static str) -> Self {
         Self::Kernel { what: what.into(), cause: chain(cause), advice }
     }
 }
 
-/// An error and its sources in one line, shortened to the end of a verifier's log.
+/// An error and its sources in one line. Long text, such as a verifier's log, is cut to its end.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     const LONGEST: usize = 600;
     let mut text = error.to_string();

@@ -1,4 +1,4 @@
-//! The state of layers, and losses: what is not in order in the kernel.
+//! The state of layers, and losses: faults of the enforcement in the kernel.
 //!
 //! Owns the names of states and losses, and their sentences. It reads nothing from the kernel.
 
@@ -7,22 +7,22 @@ use postern_core::{condition::Condition, verdict::Hook};
 /// The state of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerState {
-    /// Attached where it belongs, with Postern's program, and lasting.
+    /// Attached at the right place, with Postern's program, and pinned.
     InForce,
     /// The kernel or another program detached it.
     Detached,
-    /// Attached to another place than the right one, by an earlier run.
+    /// An earlier run attached it to another place.
     Elsewhere,
-    /// Attached, but another program runs there.
+    /// Attached, but it runs another program.
     OtherProgram,
-    /// In force as long as this process lives, because its pin is missing.
+    /// The pin is missing, so the layer ends with this process.
     Unpinned,
-    /// As `Unpinned`, and an object that is not Postern's has the name of the pin.
+    /// As `Unpinned`, and the pin's name belongs to an object that is not Postern's.
     ForeignPin,
 }
 
 impl LayerState {
-    /// A stable name.
+    /// The stable name.
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl LayerState {
         }
     }
 
-    /// Whether Postern's program judges packets there now. It may end with this process.
+    /// Whether Postern's program judges packets at the right place now. It may end with this process.
     #[must_use]
     pub const fn holds(self) -> bool {
         matches!(self, Self::InForce | Self::Unpinned | Self::ForeignPin)
@@ -47,25 +47,24 @@ impl LayerState {
 pub struct LayerStatus {
     /// The lock, or the cut in one direction.
     pub hook: Hook,
-    /// Its state.
+    /// The state of this layer.
     pub state: LayerState,
 }
 
-/// The state where another program runs beside the lock.
+/// Another program runs beside the lock.
 pub const BESIDE: &str = "other-program-beside";
-/// The part that is the directory of pins.
 pub const PIN_DIRECTORY: &str = "pin-directory";
-/// The state where the record of program tags could not be written.
+/// The record of program tags could not be written.
 pub const UNRECORDED: &str = "unrecorded";
 
-/// A part that is not in order in the kernel: another program changed it, or the kernel refused it.
+/// A part that is not in order: another program changed it, or the kernel refused it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
-    /// Which part: `lock`, `cut-ingress`, `cut-egress`, `pin-directory`, `connect4`, `connect6`, `marks`.
+    /// The part: `lock`, `cut-ingress`, `cut-egress`, `pin-directory`, `connect4`, `connect6`, `marks` or `lookup`.
     pub part: String,
-    /// A stable name of the fault.
+    /// The stable name of the fault.
     pub state: &'static str,
-    /// Why the repair failed, with the remedy; empty where no repair was tried yet.
+    /// Why the repair failed, with the remedy. Empty before the first repair.
     pub why: String,
 }
 
@@ -78,7 +77,7 @@ impl Loss {
         Self { why: why.to_owned(), ..self }
     }
 
-    /// The condition that it causes.
+    /// The condition of the host that this loss causes.
     #[must_use]
     pub fn condition(&self) -> Condition {
         match (self.part.as_str(), self.state) {
@@ -91,7 +90,7 @@ impl Loss {
         }
     }
 
-    /// In words.
+    /// The loss and its reason in words.
     #[must_use]
     pub fn sentence(&self) -> String {
         let said = self.what();
@@ -135,7 +134,7 @@ impl Loss {
     }
 }
 
-/// What does not hold while this layer is missing and the others are in force.
+/// The effect while this layer is missing and the others are in force.
 fn missing(part: &str) -> &'static str {
     match part {
         "lock" => {

@@ -1,9 +1,7 @@
-//! The enforcer: brings a [`Table`] into force in the kernel, and reports what the kernel counts.
+//! The enforcer: brings a [`Table`] into force in the kernel, and reports the kernel's counters.
 //!
-//! Owns the words that the engine uses for every backend, the choice of the backend, and all unsafe code of the agent. It never decides
-//! about access, keeps no journal and knows no grants. All calls are synchronous and short, and come from one thread.
-//!
-//! What is in force outlives the process. eBPF ([`ebpf`]) is the only backend so far; another one implements [`Backend`].
+//! Owns the [`Backend`] interface, the choice of the backend, and all unsafe code of the agent. It never decides about access, keeps no
+//! journal and knows no grants. All calls are synchronous and short, and come from one thread. The enforcement outlives the process.
 
 use std::{
     io,
@@ -42,103 +40,102 @@ pub use self::{
 pub struct Settings {
     /// The directory on bpffs for pins. posternd makes it if it is missing.
     pub pin_dir: PathBuf,
-    /// The store of pins in another process, where this process is not root.
+    /// The store of pins in the helper. `None` if this process is root.
     pub pins: Option<Arc<dyn ebpf::PinStore>>,
-    /// The cgroup whose sockets the cut judges; the root of cgroup v2 when absent.
+    /// The cgroup whose sockets the cut judges. `None`: the root of cgroup v2.
     pub cgroup: Option<PathBuf>,
-    /// Most entries of grants in the kernel's table.
+    /// The most grant entries in the kernel's table.
     pub grants: u32,
-    /// Most sessions that outlive their grant.
+    /// The most sessions that outlive their grant.
     pub flows: u32,
-    /// Usage slots.
+    /// The number of usage slots.
     pub slots: u32,
 }
 
-/// What [`Enforcer::close`] did.
+/// The result of [`Enforcer::close`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// It closed the ports.
+    /// This call closed the ports.
     Now,
-    /// It changed nothing: the ports were closed.
+    /// The ports were closed before; nothing changed.
     Already,
 }
 
 /// A way to enforce a table in the kernel.
 pub trait Backend: Send {
-    /// Carries out `edit`, which is in force when this returns.
+    /// Carries out `edit`. The edit is in force when this returns.
     ///
     /// # Errors
-    /// The kernel refused the edit, and nothing has changed.
+    /// The kernel refused the edit; nothing has changed.
     fn apply(&mut self, edit: &Edit) -> Result<(), EnforcerError>;
 
-    /// Traffic that was counted under `slot` since it was reset, over all CPUs.
+    /// Traffic under `slot` since its last reset, over all CPUs.
     fn usage(&self, slot: u32) -> SlotUsage;
 
-    /// Empties `slot` for the next grant.
+    /// Resets `slot` for the next grant.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// The kernel refused.
     fn reset_usage(&mut self, slot: u32) -> Result<(), EnforcerError>;
 
-    /// Every counter since the start, over all CPUs, also those at 0.
+    /// Every counter since the start, over all CPUs, including those at 0.
     fn counters(&self) -> Vec<(Hook, Fate, u64)>;
 
-    /// How many new TCP connections were refused since the start, by all layers together.
+    /// The number of new TCP connections that all layers together refused since the start.
     fn refused_connections(&self) -> u64;
 
-    /// What would have been dropped since the start, by source and port. The memory for it is limited.
+    /// Traffic since the start that enforce mode would drop, by source and port. The memory for it is limited.
     fn observed(&self) -> Vec<Observed>;
 
-    /// The reader of denied attempts. `None` once it was taken, or where the kernel reports none.
+    /// The reader of denied attempts. `None` after the first call, or if the kernel reports none.
     fn take_denied(&mut self) -> Option<DeniedReader>;
 
-    /// The sockets that the host itself connected, as far as they are marked.
+    /// The sockets that the host itself connected, if they are marked.
     ///
     /// # Errors
-    /// The kernel could not be asked.
+    /// The kernel refused the list.
     fn own_sockets(&self) -> io::Result<OwnSockets>;
 
     /// The state of each layer now.
     fn layers(&self) -> Vec<LayerStatus>;
 
-    /// Everything that is not in order now. The calls take well under a millisecond, and none of them waits.
+    /// All present faults. The calls take well under a millisecond and never wait.
     fn losses(&self) -> Vec<Loss>;
 
-    /// What the start found in place of its own layers. It has replaced them since.
+    /// Foreign or lost pins that the start found in place of its own layers, and replaced. The second call returns none.
     fn take_found(&mut self) -> Vec<Loss>;
 
-    /// Repairs what [`Self::losses`] shows, or brings it into force for the first time. Layers come first. A layer that stays lost has
-    /// the reason in its loss.
+    /// Repairs the [`Self::losses`], layers first. The loss of a layer that stays lost has the reason.
     ///
     /// # Errors
-    /// What makes the layers last could not be repaired; the rest was.
+    /// The directory of pins could not be repaired; the rest was.
     fn heal(&mut self) -> Result<(), EnforcerError>;
 
     /// Whether a later [`Self::heal`] needs all rights of a start.
     fn has_to_load(&self) -> bool;
 
-    /// In words, what the cut leaves out, where it judges a part of the host's sockets only.
+    /// The sockets that the cut does not judge, in words. `None` if it judges all of them.
     fn judged_part(&self) -> Option<String>;
 
-    /// Whether the cut judges an MPTCP subflow by the connection to which it belongs. True where there is no cut.
+    /// Whether the cut judges an MPTCP subflow by its connection. True without a cut.
     fn judges_subflows(&self) -> bool;
 
-    /// In words, another program that may hand packets to a socket although the lock refuses them.
+    /// Another program that may hand packets to a socket although the lock refuses them, in words.
     fn bypass(&self) -> Option<&'static str>;
 
-    /// Makes `addresses` the set of the host's own addresses.
+    /// Replaces the set of the host's own addresses.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// The kernel refused.
     fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), EnforcerError>;
 
-    /// Limits how fast one source begins connections to `addresses`, and to no others.
+    /// Limits how fast one source begins connections to `addresses`. Replaces all earlier limits.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// The kernel refused.
     fn limit_syns(&mut self, addresses: &[SocketAddr], rate: SynRate) -> Result<(), EnforcerError>;
 
-    /// Attaches the prefilter to a device, in the way of `mode`. A repeated call changes nothing.
+    /// Attaches the prefilter to a device in `mode`. A repeated call changes nothing.
     ///
     /// # Errors
     /// Why the prefilter is not attached.
@@ -147,7 +144,7 @@ pub trait Backend: Send {
     /// Detaches the device's prefilter at once, if it has one.
     fn detach_prefilter(&mut self, ifindex: u32);
 
-    /// Checks that the device's prefilter is as it was attached, and that no other program wants its place.
+    /// Checks that the device's prefilter is still attached, and that no other program needs its place.
     ///
     /// # Errors
     /// Why the prefilter must be detached.
@@ -156,10 +153,10 @@ pub trait Backend: Send {
     /// Opens the host: removes everything from the kernel.
     ///
     /// # Errors
-    /// What could not be removed.
+    /// Something could not be removed.
     fn unlock(self: Box<Self>) -> Result<(), EnforcerError>;
 
-    /// Whether neither the lock nor the inward half of the cut is in force, so that the protected ports are open.
+    /// Whether the protected ports are open: neither the lock nor the inward half of the cut is in force.
     fn is_open(&self) -> bool {
         let inward = |l: &LayerStatus| l.hook != Hook::CutEgress;
         !self.layers().iter().filter(|l| inward(l)).any(|l| l.state.holds())
@@ -170,19 +167,17 @@ pub trait Backend: Send {
 pub struct Enforcer(Box<dyn Backend>);
 
 impl Enforcer {
-    /// Brings `table` into force in the calling thread's network namespace. It takes over from an earlier run, and nothing opens in
-    /// between.
+    /// Brings `table` into force in the calling thread's network namespace. It takes over from an earlier run without a gap.
     ///
-    /// A layer that cannot be brought into force does not affect another layer: [`Backend::losses`] names it and the kernel's reason,
-    /// and [`Backend::heal`] tries again. All layers may be missing, see [`Backend::is_open`].
+    /// A layer may fail alone: [`Backend::losses`] has its reason, [`Backend::heal`] tries again. See also [`Backend::is_open`].
     ///
     /// # Errors
-    /// Another agent runs; nothing that was in force before is opened.
+    /// Another agent runs. Nothing was opened.
     pub fn start(settings: &Settings, table: &Table) -> Result<Self, EnforcerError> {
         Ok(Self(Box::new(ebpf::Ebpf::start(settings, table)?)))
     }
 
-    /// As [`Self::start`], as if the kernel had no `bpf_get_netns_cookie` in `cgroup_skb`.
+    /// As [`Self::start`], but without the kernel's helper `bpf_get_netns_cookie` in `cgroup_skb`.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -190,11 +185,10 @@ impl Enforcer {
         Ok(Self(Box::new(ebpf::Ebpf::start_without_helper(settings, table)?)))
     }
 
-    /// Brings `table` into force and releases it: it stays in force without this process. Where an agent runs, or all layers are in
-    /// force already, nothing changes.
+    /// Brings `table` into force and leaves it so without this process. If an agent runs, or all layers are in force, nothing changes.
     ///
     /// # Errors
-    /// As [`Self::start`], and [`EnforcerError::Partly`] where a layer is missing or does not last. What came into force stays so.
+    /// As [`Self::start`], and [`EnforcerError::Partly`] if a layer is missing or does not last. The other layers stay in force.
     pub fn close(settings: &Settings, table: &Table) -> Result<Closed, EnforcerError> {
         ebpf::close(settings, table)
     }

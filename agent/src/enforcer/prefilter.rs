@@ -1,24 +1,24 @@
-//! How the prefilter is attached to a device, and why it is not.
+//! How the prefilter is attached to a device, or why it is not.
 //!
-//! Owns these words. The engine chooses the devices, and a backend attaches the prefilter.
+//! Owns these types. The engine chooses the devices, and a backend attaches the prefilter.
 
 /// How the prefilter is attached to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XdpMode {
-    /// Beside other programs at the beginning of the network stack (TCX). Changes nothing about the device. Minimum kernel: 6.6.
+    /// At the beginning of the network stack, beside other programs (TCX). It changes nothing about the device. Minimum kernel: 6.6.
     Tcx,
     /// XDP in the driver.
     Native,
-    /// XDP before the stack, after the driver has made an skb.
+    /// XDP after the driver has made an skb, before the network stack.
     Generic,
     /// Not attached: there is no flood.
     Standby,
-    /// Not attached; lock and cut hold without it.
+    /// Not attached. The lock and the cut work without it.
     Off,
 }
 
 impl XdpMode {
-    /// A stable name.
+    /// The stable name.
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
@@ -30,7 +30,7 @@ impl XdpMode {
         }
     }
 
-    /// Whether packets pass the prefilter.
+    /// Whether the prefilter sees packets.
     #[must_use]
     pub const fn is_attached(self) -> bool {
         matches!(self, Self::Tcx | Self::Native | Self::Generic)
@@ -46,21 +46,21 @@ pub struct XdpStatus {
     pub name: String,
     /// How the prefilter is attached.
     pub mode: XdpMode,
-    /// Why it is not attached; empty where it is.
+    /// Why the prefilter is not attached. Empty if it is.
     pub reason: String,
 }
 
-/// Why the prefilter is not at a device, or must leave it.
+/// Why the prefilter is not attached to a device, or must be detached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unattached {
-    /// In words: another program has the place, or wants it.
+    /// Another program has the place or needs it, in words.
     Taken(String),
-    /// In words: the kernel refused.
+    /// The kernel refused, in words.
     Refused(String),
 }
 
 impl Unattached {
-    /// In words.
+    /// The reason in words.
     #[must_use]
     pub fn words(&self) -> &str {
         match self {

@@ -1,17 +1,16 @@
 //! System calls without a safe wrapper, for the clock and for signals.
 //!
-//! Owns unsafe code that has nothing to do with a backend.
+//! Owns the unsafe code that belongs to no backend.
 #![allow(unsafe_code)]
 
 use std::{ffi::c_long, io};
 
-/// The kernel's estimate of the wall clock's largest error, in microseconds. `None` where nobody synchronises the clock. adjtimex(2)
-/// without modes only reads, and needs no capability.
+/// The kernel's estimate of the wall clock's largest error, in microseconds. `None` if nothing synchronises the clock.
 ///
 /// # Errors
 /// A filter forbids the call.
 pub fn ntp_error() -> io::Result<Option<u64>> {
-    // The adjtimex function of glibc makes another system call, which can also set clocks. Filters forbid that one.
+    // adjtimex(2) without modes only reads. The function of glibc makes another system call, which can set clocks and which filters forbid.
     let mut timex = std::mem::MaybeUninit::<libc::timex>::zeroed();
     // SAFETY: the pointer is to a timex of the size that the kernel expects, for the duration of the call.
     let state = unsafe { libc::syscall(libc::SYS_adjtimex, timex.as_mut_ptr()) };
@@ -24,7 +23,7 @@ pub fn ntp_error() -> io::Result<Option<u64>> {
     Ok(synchronised.then(|| u64::try_from(timex.maxerror).unwrap_or(0)))
 }
 
-/// Makes this process ignore the signals by which people and service managers control an agent.
+/// Makes this process ignore the signals that control an agent (`SIGHUP`, `SIGINT`, `SIGTERM`).
 pub fn ignore_signals() {
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
         // SAFETY: no handler runs; each of these signals may be ignored.

@@ -1,34 +1,26 @@
 //! Offsets from the running kernel's type information (BTF).
 //!
-//! Owns reading /sys/kernel/btf/vmlinux as far as the programs need it: where a socket's network namespace, that one's cookie and
-//! a socket's local port lie, and what shows that a UDP socket is a tunnel's. The format is in the kernel's
-//! Documentation/bpf/btf.rst.
+//! Owns reading /sys/kernel/btf/vmlinux for the fields that the programs need. The format is in the kernel's Documentation/bpf/btf.rst.
 
 use std::{fs, io};
 
-/// Byte offsets in the kernel's structures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offsets {
     /// `skc_net` in `struct sock_common`.
     pub skc_net: u64,
     /// `net_cookie` in `struct net`.
     pub net_cookie: u64,
-    /// `skc_num` in `struct sock_common`, on a kernel with MPTCP. `struct mptcp_sock` begins with a `struct sock_common`.
+    /// `skc_num` in `struct sock_common`, on a kernel with MPTCP. `struct mptcp_sock` begins with `struct sock_common`.
     pub skc_num: Option<u64>,
-    /// What shows that a VRF device has looped a packet back, in the order of `VRF_OFFSETS` of the programs. Zeros where a name
-    /// is missing: then the host's own traffic inside a VRF is judged like a stranger's.
+    /// The fields that show a packet that a VRF device looped back, in the order of `VRF_OFFSETS` of the programs. All are zero if BTF
+    /// lacks a name; then the cut judges the host's own traffic inside a VRF like other traffic.
     pub vrf: [u64; 8],
     /// `pm.server_side` in `struct mptcp_sock`, a byte, on a kernel with MPTCP.
     pub server_side: Option<u64>,
-    /// Whether the kernel has MPTCP.
     pub mptcp: bool,
 }
 
 impl Offsets {
-    /// Reads them from /sys/kernel/btf/vmlinux.
-    ///
-    /// # Errors
-    /// There is no BTF, or it does not name these fields.
     pub fn of_running_kernel() -> io::Result<Self> {
         read(Self::parse)
     }
@@ -63,11 +55,9 @@ fn vrf(btf: &Btf<'_>) -> Option<[u64; 8]> {
     ])
 }
 
-/// Byte offsets in a UDP socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketOffsets {
-    /// `skc_family` in `struct sock_common`. The local port (`skc_num`, in a union without a name) are the two bytes before it, in
-    /// every kernel since 3.13.
+    /// `skc_family` in `struct sock_common`. Since Linux 3.13 the two bytes before it are the local port (`skc_num`).
     pub family: u64,
     /// `skc_state` in `struct sock_common`.
     pub state: u64,
@@ -78,10 +68,6 @@ pub struct SocketOffsets {
 }
 
 impl SocketOffsets {
-    /// Reads them from /sys/kernel/btf/vmlinux.
-    ///
-    /// # Errors
-    /// There is no BTF, or it does not name these fields.
     pub fn of_running_kernel() -> io::Result<Self> {
         read(Self::parse)
     }
@@ -102,10 +88,9 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
-/// How many nameless structures and unions may stand around a field.
+/// The most nameless structures and unions around a field.
 const NESTED: u32 = 4;
 
-/// What `parse` finds in the running kernel's type information.
 fn read<T>(parse: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
     let missing = || io::Error::new(io::ErrorKind::InvalidData, "the kernel's BTF does not name the fields needed");
     parse(&fs::read(VMLINUX)?).ok_or_else(missing)
@@ -114,7 +99,7 @@ fn read<T>(parse: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
 struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
-    /// Where each type begins, by its number less one.
+    /// The start of each type, by its number minus one.
     starts: Vec<usize>,
 }
 
@@ -136,7 +121,6 @@ impl<'a> Btf<'a> {
         Some(Self { types, strings, starts })
     }
 
-    /// Where the structure of this name begins.
     fn structure(&self, name: &str) -> Option<usize> {
         let is = |at: &usize| {
             let (named, info) = (word(self.types, *at), word(self.types, *at + 4));
@@ -145,8 +129,7 @@ impl<'a> Btf<'a> {
         self.starts.iter().copied().find(is)
     }
 
-    /// The byte offset of a field that is no bit field, in the structure or union that begins at `at`, or in a nameless one in
-    /// there, `deep` levels down.
+    /// The byte offset of a field in the structure or union at `at`, or in a nameless one up to `deep` levels down. No bit fields.
     fn member(&self, at: usize, field: &str, deep: u32) -> Option<u64> {
         let info = word(self.types, at + 4)?;
         let inside = |member: usize| {
@@ -179,7 +162,7 @@ const fn members(info: u32) -> usize {
     (info & 0xffff) as usize
 }
 
-/// Bytes behind the common twelve of a type; `None` for a kind that this code does not know, whose size it cannot tell.
+/// The bytes after the first twelve of a type. `None` for an unknown kind, because its size is unknown.
 fn extra(kind: u32, count: usize) -> Option<usize> {
     Some(match kind {
         // pointer, forward, typedef, volatile, const, restrict, function, float, type tag
@@ -209,13 +192,13 @@ mod tests {
         // Pointers and 64-bit numbers are aligned, and neither field is the first of its structure.
         assert!(offsets.skc_net > 0 && offsets.skc_net.is_multiple_of(8), "{offsets:?}");
         assert!(offsets.net_cookie > 0 && offsets.net_cookie.is_multiple_of(8), "{offsets:?}");
-        // The local port stands behind the remote one, both in nameless structures: two addresses, a hash, a port.
+        // Before it: two addresses, a hash and the remote port, all in nameless structures.
         assert!(offsets.skc_num.is_none_or(|at| at == 14), "{offsets:?}");
-        // Six pointers, and two numbers of 16 bits; a name stands behind the list of such structures.
+        // Six pointers, and two numbers of 16 bits. `kind` follows the list head of `struct rtnl_link_ops`.
         let [dev, head, mac, network, route, ops, address, kind] = offsets.vrf;
         assert!([dev, head, route, ops, address, kind].iter().all(|at| at.is_multiple_of(8)), "{offsets:?}");
         assert!(mac.is_multiple_of(2) && network.is_multiple_of(2) && mac > network && kind > 0, "{offsets:?}");
-        // A kernel with MPTCP records who opened a connection, somewhere behind the connection's socket.
+        // Behind the connection's socket.
         assert_eq!(offsets.server_side.map(|at| at > 100), offsets.mptcp.then_some(true), "{offsets:?}");
     }
 

@@ -1,4 +1,4 @@
-//! Reads denied attempts from the ring buffer, and observed packets from their map.
+//! Denied attempts from the ring buffer, and observed traffic from its map.
 //!
 //! Owns reading both. It never blocks.
 
@@ -16,11 +16,10 @@ use postern_core::{
 use super::shared::denied_event;
 use crate::enforcer::{DeniedAttempt, DeniedAttempts, Observed};
 
-/// The ring buffer of denied attempts.
 pub struct Ring(pub(super) RingBuf<MapData>);
 
 impl DeniedAttempts for Ring {
-    /// Events of a layout that this build does not know are left out.
+    /// Skips events of an unknown layout.
     fn drain(&mut self) -> Vec<DeniedAttempt> {
         let mut denied = Vec::new();
         while let Some(item) = self.0.next() {
@@ -36,14 +35,13 @@ impl AsFd for Ring {
     }
 }
 
-/// An entry of the map of observed packets.
 pub(super) fn observed(key: &GrantKey, value: ObservedValue) -> Observed {
     let ObservedValue { lookups, packets, last_boot_ns } = value;
     let source = address(key.family, key.source().bytes());
     Observed { source, protocol: key.protocol, port: u16::from_be_bytes(key.port), lookups, packets, last_boot_ns }
 }
 
-/// An address in the form of the maps.
+/// Converts an address of the maps.
 pub(super) fn address(family: u8, bytes: [u8; 16]) -> IpAddr {
     let [a, b, c, d, ..] = bytes;
     if family == V4 { Ipv4Addr::new(a, b, c, d).into() } else { Ipv6Addr::from(bytes).into() }

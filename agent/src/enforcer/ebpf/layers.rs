@@ -1,7 +1,6 @@
-//! Lock and cut: three layers, which do not depend on each other.
+//! The three layers: the lock, and the cut in each direction. They do not depend on each other.
 //!
-//! Owns the steps by which a layer comes into force. They are the same at a start and after a loss. A failure of one layer does not
-//! affect another. The caller decides when to try.
+//! Owns the steps that bring a layer into force, at a start and after a loss. It does not decide when to try.
 
 use std::{
     fs, io,
@@ -19,48 +18,42 @@ use super::{
 };
 use crate::enforcer::{EnforcerError, LayerState};
 
-/// The layers, in the order in which they are brought into force.
 pub const LAYERS: [Hook; 3] = [Hook::Lock, Hook::CutIngress, Hook::CutEgress];
 
-/// One layer, in force or not.
 pub struct Layer {
-    /// Which one.
     pub hook: Hook,
-    /// The cgroup that was configured for the cut.
+    /// The cgroup that the configuration names for the cut.
     cgroup: Option<PathBuf>,
-    /// The place where it belongs; `None` as long as that cannot be opened.
+    /// The right place. `None` if it cannot be opened.
     target: Option<Target>,
     link: Option<Link>,
-    /// Why it is not in force, or not pinned; empty when nothing failed.
+    /// Why the layer is not in force or not pinned. Empty without a failure.
     pub why: String,
 }
 
 impl Layer {
-    /// A layer that is not attached yet.
     pub fn new(hook: Hook, cgroup: Option<&Path>) -> Self {
         let cgroup = cgroup.filter(|_| is_cut(hook)).map(Path::to_owned);
         Self { hook, cgroup, target: None, link: None, why: String::new() }
     }
 
-    /// The place where it belongs, as far as that could be opened.
     pub fn target(&self) -> Option<&Target> {
         self.target.as_ref()
     }
 
-    /// Whether it is attached where it belongs.
+    /// Whether the layer is attached at the right place.
     pub fn is_attached(&self) -> bool {
         let (Some(target), Some(link)) = (&self.target, &self.link) else { return false };
         link.is_at(target.place) && self.is_current(target)
     }
 
-    /// Whether the configured path still leads to this cgroup. A removed cgroup keeps its programs as long as one of its sockets
-    /// lives; a new cgroup of the same name has no program.
+    /// Whether the configured path still leads to this cgroup. A removed cgroup keeps its programs while one of its sockets lives.
     fn is_current(&self, target: &Target) -> bool {
         let found = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| target.place.is_cgroup(found.ino()));
         self.cgroup.as_ref().is_none_or(found)
     }
 
-    /// The state of the layer now. `program` is the number of the program that it must run.
+    /// `program` is the kernel's number of the program that the layer must run.
     pub fn state(&self, pins: &Pins, program: Option<u32>) -> LayerState {
         let Some(link) = &self.link else { return LayerState::Detached };
         let Some(target) = &self.target else { return elsewhere(link) };
@@ -71,9 +64,9 @@ impl Layer {
         }
     }
 
-    /// Brings `program` into force. It replaces the program of this process's link or of Postern's pinned link; else it makes a new
-    /// link. An old link ends only after the new one is in force. A link that is attached stays, also where it cannot be pinned.
-    /// Returns the state of the pin where that was not a link of Postern's in its place.
+    /// Brings `program` into force: it updates this process's link or Postern's pinned link, else it makes a new link. An old link ends
+    /// only after the new one is in force. A link that cannot be pinned stays attached.
+    /// Returns the pin's state if the pin was not a link of Postern's in the right place.
     pub fn bring(&mut self, pins: &Pins, program: Result<BorrowedFd<'_>, EnforcerError>) -> Option<LayerState> {
         let (found, outcome) = self.try_to_bring(pins, program);
         self.why = outcome.err().map(|error| error.to_string()).unwrap_or_default();
@@ -85,7 +78,7 @@ impl Layer {
         pins: &Pins,
         program: Result<BorrowedFd<'_>, EnforcerError>,
     ) -> (Option<LayerState>, Result<(), EnforcerError>) {
-        // A cgroup that was removed and made again is another one. Where it is gone, the layer stays where it is.
+        // A removed cgroup that was made again is another cgroup. If it is gone, the layer stays at its place.
         let placed = if self.is_attached() { Ok(()) } else { self.find_target() };
         let found = if self.link.is_none() { self.adopt(pins) } else { None };
         let outcome = match program {
@@ -107,7 +100,6 @@ impl Layer {
         Ok(())
     }
 
-    /// Takes over the pinned link, if it is Postern's.
     fn adopt(&mut self, pins: &Pins) -> Option<LayerState> {
         match Link::adopt(pins, self.hook.code()) {
             Ok(link) => self.link = Some(link),
@@ -117,7 +109,7 @@ impl Layer {
     }
 
     fn attach(&mut self, program: BorrowedFd<'_>) -> Result<(), EnforcerError> {
-        // A link that is attached elsewhere gets the new program too: the old one reads maps that nobody writes any more.
+        // A link at another place gets the new program too, because no process updates the maps of the old one.
         let updated = self.link.as_ref().map(|link| link.update(program));
         let Some(target) = &self.target else { return Ok(()) };
         if self.link.as_ref().is_some_and(|link| link.is_at(target.place)) && matches!(updated, Some(Ok(()))) {
@@ -142,7 +134,6 @@ fn is_cut(hook: Hook) -> bool {
     matches!(hook, Hook::CutIngress | Hook::CutEgress)
 }
 
-/// The state of a link that is not where it belongs.
 fn elsewhere(link: &Link) -> LayerState {
     match link.place() {
         Some(Place::Cgroup(0, _) | Place::Namespace(0, _) | Place::Other) | None => LayerState::Detached,
@@ -163,7 +154,6 @@ fn failed(hook: Hook, verb: &str, error: &io::Error) -> EnforcerError {
     EnforcerError::kernel(format!("{verb} the {}", hook.code()), error, advice(hook, error))
 }
 
-/// What to do where the kernel refuses to attach.
 fn advice(hook: Hook, error: &io::Error) -> &'static str {
     let cut = is_cut(hook);
     match error.raw_os_error() {

@@ -1,6 +1,6 @@
-//! One link: adopt the pinned one, make a new one, read its state.
+//! One link: adopt the pinned link, make a new one, read its state.
 //!
-//! Owns the order of steps in which a program comes into force without a gap. It does not know what the programs do.
+//! Owns the order of steps that brings a program into force without a gap. It does not know the purpose of the programs.
 
 use std::{
     io,
@@ -13,18 +13,13 @@ use super::{
 };
 use crate::enforcer::LayerState;
 
-/// Where a link belongs, and how it is made.
 #[derive(Clone, Copy)]
 pub struct Attachment<'a> {
-    /// Name of the pin.
     pub pin: &'a str,
-    /// Where the link has to be.
     pub place: Place,
     /// A descriptor's number, or a device's index.
     pub target: u32,
-    /// `BPF_…` attach type.
     pub attach_type: u32,
-    /// `BPF_LINK_CREATE` flags.
     pub flags: u32,
 }
 
@@ -34,14 +29,12 @@ pub struct Link {
 }
 
 impl Link {
-    /// A new link. It is not pinned.
     pub fn create(attachment: Attachment<'_>, program: BorrowedFd<'_>) -> io::Result<Self> {
         let Attachment { target, attach_type, flags, .. } = attachment;
         sys::create_link(program, target, attach_type, flags).map(|fd| Self { fd })
     }
 
-    /// The pinned link, wherever it is attached, if it runs one of Postern's programs. Else the state of the pin; `None` where
-    /// nothing is pinned.
+    /// Takes over the pinned link, at any place, if it runs one of Postern's programs. Else the state of the pin, `None` without a pin.
     pub fn adopt(pins: &Pins, pin: &str) -> Result<Self, Option<LayerState>> {
         let foreign = |what: &str| {
             tracing::warn!(pin, found = what, "what is pinned under our name is not ours; it is replaced");
@@ -61,22 +54,19 @@ impl Link {
         }
     }
 
-    /// Replaces the program of the link by `program`.
     pub fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
         sys::update_link(self.fd.as_fd(), program)
     }
 
-    /// Where the link is attached.
     pub fn place(&self) -> Option<Place> {
         sys::link_info(self.fd.as_fd()).ok().map(|info| info.place)
     }
 
-    /// Whether the link is attached at `place`.
     pub fn is_at(&self, place: Place) -> bool {
         self.place() == Some(place)
     }
 
-    /// The state of this link now. `program` is the number of the program that it must run.
+    /// `program` is the kernel's number of the program that the link must run.
     pub fn state(&self, pins: &Pins, attachment: Attachment<'_>, program: Option<u32>) -> LayerState {
         match sys::link_info(self.fd.as_fd()) {
             Ok(info) if info.place != attachment.place => LayerState::Detached,
@@ -86,7 +76,6 @@ impl Link {
         }
     }
 
-    /// Pins the link, unless it is pinned.
     pub fn pin(&self, pins: &Pins, attachment: Attachment<'_>) -> io::Result<()> {
         match sys::link_info(self.fd.as_fd()).map(|info| pin_state(pins, attachment.pin, &info)) {
             Ok(LayerState::InForce) => Ok(()),
@@ -95,20 +84,19 @@ impl Link {
     }
 }
 
-/// Whether the pin is of the link that `info` describes.
+/// The state of the link that `info` describes, by its pin.
 fn pin_state(pins: &Pins, name: &str, info: &LinkInfo) -> LayerState {
     match pins.find(name) {
         Ok(Pinned::Link(fd)) if sys::link_info(fd.as_fd()).is_ok_and(|pinned| pinned.id == info.id) => {
             LayerState::InForce
         }
-        // This process has no free descriptor to read the pin. That is no loss; a later check reads it.
+        // This process has no free descriptor to read the pin. That is no loss; a later check reads the pin.
         Err(error) if error.raw_os_error() == Some(libc::EMFILE) => LayerState::InForce,
         Ok(Pinned::Absent) | Err(_) => LayerState::Unpinned,
         Ok(Pinned::Link(_) | Pinned::Map(_) | Pinned::Foreign(_)) => LayerState::ForeignPin,
     }
 }
 
-/// Whether a link that runs one of Postern's programs is pinned as `name` and attached at `place`.
 pub fn is_in_force(pins: &Pins, name: &str, place: Place) -> bool {
     let Ok(Pinned::Link(fd)) = pins.find(name) else { return false };
     sys::program_tag(fd.as_fd()).is_ok_and(|tag| pins.knows(&tag))

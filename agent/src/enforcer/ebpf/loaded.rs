@@ -1,7 +1,6 @@
 //! The programs with their maps, or the reason why there are none yet.
 //!
-//! Owns the second try: the kernel had no memory for the maps, or its security module forbade them, and may accept them later. It
-//! attaches nothing.
+//! Owns the second try: the kernel may accept maps later if it lacked memory or its security module forbade them. It attaches nothing.
 
 use postern_core::{table::Table, verdict::Hook};
 
@@ -14,22 +13,21 @@ use super::{
 };
 use crate::enforcer::EnforcerError;
 
-/// Loads programs and maps.
 pub type Loader = fn(Sizes, &Table, Option<&Marks>) -> Result<Programs, EnforcerError>;
 
-/// The programs, as soon as the kernel accepts them.
+/// The programs, once the kernel accepts them.
 pub struct Loaded {
     programs: Result<Programs, EnforcerError>,
-    /// Or why there are none, in words.
+    /// The maps that outlive every run, or in words why there are none.
     marks: Result<Marks, String>,
     load: Loader,
     sizes: Sizes,
-    /// The first contents of the maps. Without maps every edit fails, so this stays equal to what the engine takes for installed.
+    /// The first contents of the maps. Without maps every edit fails, so this stays equal to the engine's installed table.
     table: Table,
 }
 
 impl Loaded {
-    /// Loads the programs, or keeps the reason why not. The maps that outlive every run are in `pins`.
+    /// Loads the programs, or keeps the reason of the failure. `pins` has the maps that outlive every run.
     pub fn load(sizes: Sizes, table: &Table, load: Loader, pins: &Pins) -> Self {
         let marks = Marks::find_or_make(pins).map_err(|error| error.to_string());
         let programs = load(sizes, table, marks.as_ref().ok());
@@ -39,33 +37,25 @@ impl Loaded {
         Self { programs, marks, load, sizes, table: table.clone() }
     }
 
-    /// The maps that outlive every run, if there are any.
     pub fn marks(&self) -> Option<&Marks> {
         self.marks.as_ref().ok()
     }
 
-    /// Why [`Self::marks`] is `None`; empty where there are marks.
+    /// Why [`Self::marks`] is `None`. Empty if it is not.
     pub fn without_marks(&self) -> &str {
         self.marks.as_ref().err().map_or("", |why| why)
     }
 
-    /// The programs.
-    ///
-    /// # Errors
-    /// Why there are none.
+    /// The programs, or the reason why there are none.
     pub fn get(&self) -> Result<&Programs, EnforcerError> {
         self.programs.as_ref().map_err(again)
     }
 
-    /// As [`Self::get`].
-    ///
-    /// # Errors
-    /// As [`Self::get`].
     pub fn get_mut(&mut self) -> Result<&mut Programs, EnforcerError> {
         self.programs.as_mut().map_err(|error| again(error))
     }
 
-    /// Loads again what the kernel refused.
+    /// Loads everything again that the kernel refused.
     pub fn load_again(&mut self) {
         match &mut self.programs {
             Ok(programs) => programs.load_again(),
@@ -73,26 +63,19 @@ impl Loaded {
         }
     }
 
-    /// As [`Programs::fd`].
-    ///
-    /// # Errors
-    /// As [`Programs::fd`] and [`Self::get`].
     pub fn fd(&self, hook: Hook) -> Result<&ProgramFd, EnforcerError> {
         self.get()?.fd(hook)
     }
 
-    /// As [`Programs::id`].
     pub fn id(&self, hook: Hook) -> Option<u32> {
         self.get().ok()?.id(hook)
     }
 
-    /// As [`Programs::tags`].
     pub fn tags(&self) -> Vec<String> {
         self.get().map(Programs::tags).unwrap_or_default()
     }
 }
 
-/// A copy of the reason.
 fn again(error: &EnforcerError) -> EnforcerError {
     match error {
         EnforcerError::Kernel { what, cause, advice } => {

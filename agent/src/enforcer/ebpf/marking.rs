@@ -1,6 +1,6 @@
 //! The programs that mark the host's own UDP sockets, and the program that lists marks.
 //!
-//! Owns loading them. None of them closes or opens anything, so no layer depends on them.
+//! Owns loading them. They open and close nothing, so no layer depends on them.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -12,12 +12,11 @@ use super::{
 };
 use crate::enforcer::error::{self, EnforcerError};
 
-/// The programs that mark the host's own UDP sockets over IPv4 and IPv6, and the program that lists marks.
+/// The marking programs for IPv4 and IPv6, and the listing program.
 pub(super) const MARKING: [&str; 3] = ["note_connect4", "note_connect6", "own_sockets"];
-/// The index of the program that lists marks.
 const LISTING: usize = 2;
 
-/// Loads all of [`MARKING`]. Returns the reason of a failure, in words.
+/// Loads all of [`MARKING`]. Returns the reason of a failure in words.
 pub(super) fn load_marking(ebpf: &mut Ebpf) -> Option<String> {
     let mut load = |name: &str| -> Result<(), String> {
         let program = ebpf.program_mut(name).ok_or_else(|| missing(name).to_string())?;
@@ -34,8 +33,8 @@ pub(super) fn load_marking(ebpf: &mut Ebpf) -> Option<String> {
     MARKING.iter().find_map(|name| load(name).err())
 }
 
-/// Whether the state of a TCP socket shows that the host opens a connection. It does not where the socket may be a subflow of an MPTCP
-/// connection that the other end opened, and this variant cannot see that.
+/// Whether a TCP socket's state shows that the host opens a connection. It does not if the socket may be an MPTCP subflow of a peer's
+/// connection, and this variant does not show that.
 pub(super) fn shows_direction(variant: Variant, offsets: Offsets) -> bool {
     !offsets.mptcp || variant.subflows && offsets.server_side.is_some()
 }
@@ -47,10 +46,7 @@ impl Programs {
         self.marks_streams
     }
 
-    /// The descriptor of one of [`MARKING`].
-    ///
-    /// # Errors
-    /// As [`Self::fd`].
+    /// The descriptor of one of [`MARKING`], or the reason why the kernel refused the programs.
     pub(super) fn marking_fd(&self, which: usize) -> Result<BorrowedFd<'_>, EnforcerError> {
         if let Some(why) = &self.marking_refused {
             let what = "load the programs that mark the host's own sockets".to_owned();
@@ -61,15 +57,10 @@ impl Programs {
         fd.map(AsFd::as_fd).map_err(|e| EnforcerError::kernel(format!("use {name}"), &e, ADVICE_LOAD))
     }
 
-    /// The kernel's number of one of [`MARKING`].
     pub(super) fn marking_id(&self, which: usize) -> Option<u32> {
         self.ebpf.program(MARKING[which])?.info().ok().map(|info| info.id())
     }
 
-    /// The descriptor of the program that lists marks.
-    ///
-    /// # Errors
-    /// As [`Self::fd`].
     pub(super) fn listing_fd(&self) -> Result<BorrowedFd<'_>, EnforcerError> {
         self.marking_fd(LISTING)
     }

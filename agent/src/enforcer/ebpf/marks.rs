@@ -1,7 +1,6 @@
 //! The maps that outlive every run: sockets that the host itself connected (`OWN`), and known peers of UDP ports (`MET`).
 //!
-//! Owns the shape and the pins of these maps (docs/decisions/0051). Every other map is fresh at each start. It attaches nothing, and
-//! it never marks a socket.
+//! Owns the shape and the pins of these maps (docs/decisions/0051). It attaches nothing and never marks a socket.
 
 use std::{
     fs::File,
@@ -21,28 +20,22 @@ use super::{
     sys_maps::{self as maps, MapShape},
 };
 
-/// `BPF_MAP_TYPE_HASH`
 const HASH: u32 = 1;
-/// `BPF_MAP_TYPE_SK_STORAGE`
 const SK_STORAGE: u32 = 24;
-/// `BPF_F_NO_PREALLOC`, which the kernel requires for a socket storage. Without `BPF_F_CLONE`, so accepted sockets have no mark.
+/// `BPF_F_NO_PREALLOC`: the kernel requires it for a socket storage. Without `BPF_F_CLONE` accepted sockets inherit no mark.
 const NO_PREALLOC: u32 = 1;
 
 const OWN: MapShape =
     MapShape { kind: SK_STORAGE, key: 4, value: size_of::<OwnValue>() as u32, entries: 0, flags: NO_PREALLOC };
 const MET: MapShape = MapShape { kind: HASH, key: size_of::<GrantKey>() as u32, value: 1, entries: MOST_MET, flags: 0 };
 
-/// The two maps.
 pub struct Marks {
     own: OwnedFd,
     met: OwnedFd,
 }
 
 impl Marks {
-    /// Takes over the pinned maps, and makes those that are not pinned. It pins nothing.
-    ///
-    /// # Errors
-    /// What the kernel refused.
+    /// Takes over the pinned maps, and makes the missing ones. It pins nothing.
     pub fn find_or_make(pins: &Pins) -> io::Result<Self> {
         let own = match pinned(pins, "map-own", OWN)? {
             Some(own) => own,
@@ -63,10 +56,7 @@ impl Marks {
         [("map-own", self.own.as_fd()), ("map-met", self.met.as_fd())]
     }
 
-    /// Pins the maps that are not pinned.
-    ///
-    /// # Errors
-    /// A map could not be pinned: then the next run does not recognise the host's present connections.
+    /// Pins the maps that are not pinned. If that fails, the next run does not recognise the host's present connections.
     pub fn pin(&self, pins: &Pins) -> io::Result<()> {
         let unpinned = self.all().into_iter().filter(|(name, map)| !is_pinned(pins, name, *map));
         for (name, map) in unpinned {
@@ -75,21 +65,16 @@ impl Marks {
         Ok(())
     }
 
-    /// The pins that are missing, or that belong to another object.
     pub fn unpinned(&self, pins: &Pins) -> impl Iterator<Item = &'static str> {
         self.all().into_iter().filter(|(name, map)| !is_pinned(pins, name, *map)).map(|(name, _)| name)
     }
 
-    /// Whether the map of known peers was full: then no further UDP socket is marked. The programs also take a missing entry for a
-    /// full map.
+    /// Whether the map of known peers was full, so that the programs mark no more UDP sockets. A missing entry counts as full too.
     pub fn is_full(&self) -> bool {
         !maps::get_byte(self.met.as_fd(), &shared::key_bytes(&nobody())).is_ok_and(|full| full == 0)
     }
 
-    /// Replaces the placeholders in `ebpf` by these two maps. Must precede the load of a program: the kernel reads the descriptors then.
-    ///
-    /// # Errors
-    /// `ebpf` has no such maps.
+    /// Puts these maps in place of those in `ebpf`. This must precede the load of a program: the kernel reads the descriptors then.
     pub fn put_into(&self, ebpf: &mut Ebpf) -> io::Result<()> {
         for (name, map) in [("OWN", &self.own), ("MET", &self.met)] {
             let Some(Map::HashMap(placeholder)) = ebpf.map(name) else {
@@ -103,10 +88,7 @@ impl Marks {
         Ok(())
     }
 
-    /// The marks of all open sockets, in every network namespace in which this map was used. `program` writes them.
-    ///
-    /// # Errors
-    /// What the kernel refused.
+    /// The marks of all open sockets, in every network namespace that used this map. `program` writes them.
     pub fn list(&self, program: BorrowedFd<'_>) -> io::Result<Vec<OwnValue>> {
         let link = maps::create_map_iter_link(program, self.own.as_fd())?;
         let mut bytes = Vec::new();
@@ -115,7 +97,6 @@ impl Marks {
     }
 }
 
-/// The map of this shape that is pinned as `name`, if there is one.
 fn pinned(pins: &Pins, name: &str, shape: MapShape) -> io::Result<Option<OwnedFd>> {
     match pins.find(name)? {
         Pinned::Map(map) if maps::map_info(map.as_fd())?.shape == shape => Ok(Some(map)),

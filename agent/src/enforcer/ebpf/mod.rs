@@ -1,8 +1,7 @@
 //! The eBPF backend: programs at the lock, the cut and the prefilter.
 //!
-//! Owns the programs, their maps, links and pins. Pinned links keep the programs, and programs keep their maps, so what is in force
-//! outlives the process. Each start loads fresh programs and maps, fills them, and puts them under the pinned links
-//! (docs/decisions/0002-fresh-maps-at-each-start.md). It never decides about access.
+//! Owns the programs, their maps, links and pins. Pinned links keep the programs, and these keep their maps, so the enforcement outlives
+//! the process. Each start puts fresh ones under the pinned links (docs/decisions/0002). It never decides about access.
 
 mod btf;
 mod denied;
@@ -57,36 +56,32 @@ use super::{
 };
 use crate::system::sessions::OwnSockets;
 
-/// How many repairs pass until a program that the kernel refused is loaded again: that costs milliseconds in the verifier.
+/// Every so many repairs, posternd loads a refused program again. Each load costs milliseconds in the verifier.
 const LOAD_AGAIN_EVERY: u32 = 20;
 
-/// The programs in force.
+/// The eBPF backend.
 pub struct Ebpf {
     programs: Loaded,
     pins: Pins,
     pin_dir: PathBuf,
     layers: [Layer; 3],
     prefilters: Prefilters,
-    /// The hooks that mark the host's own UDP sockets.
     connects: Connects,
-    /// Why the next start will not recognise the host's own sockets; empty when the marks are pinned.
+    /// Why the next start will not recognise the host's own sockets. Empty if the marks are pinned.
     marks_unpinned: String,
-    /// What the start found in place of its own layers.
+    /// Foreign or lost pins that the start found in place of its own layers.
     found: Vec<Loss>,
-    /// Why the next start will not recognise Postern's programs; empty when their tags are on record.
+    /// Why the next start will not recognise Postern's programs. Empty if their tags are on record.
     unrecorded: String,
-    /// How many repairs there were.
     rounds: u32,
 }
 
 impl Ebpf {
-    /// As [`super::Enforcer::start`]. Pinned links get the new programs by an update of the link; without pinned links it attaches and
-    /// pins.
+    /// As [`super::Enforcer::start`]. Updates pinned links with the new programs. Without pinned links it attaches and pins.
     pub(super) fn start(settings: &Settings, table: &Table) -> Result<Self, EnforcerError> {
         Self::start_with(settings, table, Programs::load)
     }
 
-    /// As [`super::Enforcer::start_without_helper`].
     pub(super) fn start_without_helper(settings: &Settings, table: &Table) -> Result<Self, EnforcerError> {
         Self::start_with(settings, table, Programs::load_without_helper)
     }
@@ -107,9 +102,9 @@ impl Ebpf {
             unrecorded: String::new(),
             rounds: 0,
         };
-        // Before the first link runs the programs.
+        // This must precede the first link that runs the programs.
         this.record();
-        // Before the first program records a known peer: the next run must see that record.
+        // This must precede the first known peer that a program records, because the next run needs that record.
         this.bring_own();
         this.found = LAYERS.into_iter().filter_map(|hook| this.bring(hook)).collect();
         if let Err(error) = Prefilters::clear_pins(&this.pins) {
@@ -119,13 +114,13 @@ impl Ebpf {
         Ok(this)
     }
 
-    /// Records in the directory of pins which programs are Postern's. The next repair tries again after a failure.
+    /// Records in the pin directory which programs are Postern's. The next repair tries again after a failure.
     fn record(&mut self) {
         let failed = self.pins.expect(self.programs.tags()).err();
         self.unrecorded = failed.map(|error| error.to_string()).unwrap_or_default();
     }
 
-    /// Forgets the programs of earlier runs, once none of them can be in force any more.
+    /// Removes the programs of earlier runs from the record once none of them can be in force.
     fn settle(&mut self) {
         if self.layers().iter().all(|layer| layer.state == LayerState::InForce) {
             let failed = self.pins.settle(self.programs.tags()).err();
@@ -133,7 +128,7 @@ impl Ebpf {
         }
     }
 
-    /// Brings one layer into force. Returns what its pin was instead of Postern's.
+    /// Brings one layer into force. Returns a loss if its pin was not a link of Postern's in the right place.
     fn bring(&mut self, hook: Hook) -> Option<Loss> {
         let program = self.programs.fd(hook).map(|fd| fd.as_fd());
         let layer = self.layers.iter_mut().find(|layer| layer.hook == hook)?;
@@ -141,14 +136,13 @@ impl Ebpf {
         Some(Loss::new(hook.code(), found.code()))
     }
 
-    /// Whether every layer will be in force without this process.
+    /// Checks that every layer will stay in force without this process.
     fn whole(mut self) -> Result<(), EnforcerError> {
         let is_layer = |loss: &Loss| loss.state != BESIDE && !own::is_marking(&loss.part);
         if !self.losses().iter().any(is_layer) {
             return Ok(());
         }
         let healed = self.heal().err().map(|error| error.to_string());
-        // A layer that is not pinned ends with this process.
         let holds = |hook| self.layers().iter().any(|l| l.hook == hook && l.state == LayerState::InForce);
         let kept: Vec<_> = LAYERS.into_iter().filter(|hook| holds(*hook)).map(Hook::code).collect();
         let headline = match &kept[..] {
@@ -159,7 +153,7 @@ impl Ebpf {
         if said.is_empty() { Ok(()) } else { Err(EnforcerError::Partly(format!("{headline}; {}", said.join("; ")))) }
     }
 
-    /// Whether another `sk_lookup` program runs beside the lock: where it hands a packet to a socket, the lock's refusal has no effect.
+    /// The loss of another `sk_lookup` program beside the lock: if it hands a packet to a socket, the lock's refusal has no effect.
     fn beside(&self) -> Option<Loss> {
         let lock = self.layers.iter().find(|l| l.hook == Hook::Lock)?;
         let attached = sys::attached_programs(lock.target()?.fd(), sys::ATTACH_LOOKUP).ok()?;
@@ -232,7 +226,7 @@ impl Backend for Ebpf {
         }
         let directory = if self.pins.state() == DirState::Fine { Ok(()) } else { self.pins.heal() };
         if directory.is_ok() {
-            // The record may be missing after a repair that failed, or where the directory was missing at the start.
+            // The record may be missing after a failed repair, or if the start had no directory.
             self.record();
         }
         for hook in self.layers().into_iter().filter(|l| l.state != LayerState::InForce).map(|l| l.hook) {
@@ -287,13 +281,12 @@ impl Backend for Ebpf {
 
     fn unlock(self: Box<Self>) -> Result<(), EnforcerError> {
         let pin_dir = self.pin_dir.clone();
-        // The directory's lock has to be free. A helper keeps it, and never opens the host.
+        // The directory must be free. A helper still holds it, and never opens the host.
         drop(self);
         unlock(&pin_dir)
     }
 }
 
-/// As [`super::Enforcer::close`].
 pub(super) fn close(settings: &Settings, table: &Table) -> Result<Closed, EnforcerError> {
     match is_closed(settings) {
         false => Ebpf::start(settings, table)?.whole().map(|()| Closed::Now),
@@ -301,7 +294,7 @@ pub(super) fn close(settings: &Settings, table: &Table) -> Result<Closed, Enforc
     }
 }
 
-/// Whether an agent runs, or every layer is pinned and in force, with Postern's programs.
+/// Whether an agent runs, or every layer is pinned and in force with Postern's programs.
 fn is_closed(settings: &Settings) -> bool {
     let pins = Pins::of(settings);
     if let Err(error) = pins.open() {
@@ -325,7 +318,7 @@ pub fn unlock(pin_dir: &Path) -> Result<(), EnforcerError> {
     hold_pins(pin_dir)?.unlock()
 }
 
-/// The directory of pins while no agent runs. None can start before this is dropped.
+/// The pin directory while no agent runs. No agent can start before this is dropped.
 pub struct PinsLock(Option<PinDir>);
 
 impl PinsLock {
@@ -340,7 +333,7 @@ impl PinsLock {
     }
 }
 
-/// Takes the directory of pins for this process. A missing directory has no pins.
+/// Takes the pin directory for this process. A missing directory has no pins.
 ///
 /// # Errors
 /// An agent runs, or the directory cannot be opened.
@@ -351,14 +344,13 @@ pub fn hold_pins(pin_dir: &Path) -> Result<PinsLock, EnforcerError> {
     Ok(PinsLock(if found { Some(PinDir::take(pin_dir)?) } else { None }))
 }
 
-/// Whether a layer of an earlier run is pinned: then the host was not open until now. One layer is enough: sessions that began while
-/// the others were missing are not older than Postern.
+/// Whether a layer of an earlier run is pinned, so that the host was not open. One is enough: no later session is older than Postern.
 #[must_use]
 pub fn is_pinned(settings: &Settings) -> bool {
     Pins::of(settings).is_pinned()
 }
 
-/// Whether this process may open pins with its present rights: kernels before 5.19 require CAP_BPF.
+/// Whether this process may open pins with its present rights. Kernels before 5.19 require CAP_BPF.
 pub(crate) fn can_open_pins() -> bool {
     let opened = sys::open_pinned(Path::new("/nothing"));
     !opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)

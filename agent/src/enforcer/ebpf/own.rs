@@ -1,7 +1,7 @@
 //! The host's own connections: the programs that record their direction, and the list of them.
 //!
-//! Owns the two hooks of `connect(2)` and the state of the marks' maps. A host without them stays closed, and cuts its own connections
-//! from protected ports; so nothing here is a layer. It never decides about a packet.
+//! Owns the hooks of `connect(2)` and the state of the maps of marks. They are no layers, because they only keep the host from cutting its
+//! own connections. It never decides about a packet.
 
 use std::{
     io,
@@ -25,17 +25,16 @@ use crate::{
     system::sessions::OwnSockets,
 };
 
-/// The name of the part that is the maps of marks.
+/// The part that stands for the maps of marks.
 const MARKS: &str = "marks";
-/// Pin and attach type of the hooks, as [`super::marking::MARKING`] orders their programs.
+/// The pin and the attach type of each hook, in the order of [`super::marking::MARKING`].
 const HOOKS: [(&str, u32); 2] = [("connect4", sys::ATTACH_CONNECT4), ("connect6", sys::ATTACH_CONNECT6)];
 
-/// The socket's cookie, and the address of its peer.
+/// The socket's cookie and its peer's address.
 fn socket(value: &OwnValue) -> (u64, IpAddr) {
     (value.cookie, address(value.peer.family, value.peer.bytes()))
 }
 
-/// The hooks of `connect(2)`, which mark UDP sockets.
 pub(super) struct Connects {
     cgroup: Option<PathBuf>,
     hooks: [Connect; 2],
@@ -49,7 +48,6 @@ struct Connect {
 }
 
 impl Connects {
-    /// The hooks at the cgroup that is judged. Nothing is attached yet.
     pub(super) fn new(cgroup: Option<&Path>) -> Self {
         Self { cgroup: cgroup.map(Path::to_owned), hooks: Default::default() }
     }
@@ -114,7 +112,6 @@ fn attachment(which: usize, target: &Target) -> Attachment<'static> {
 }
 
 impl Ebpf {
-    /// As [`crate::enforcer::Backend::own_sockets`].
     pub(super) fn marked_sockets(&self) -> io::Result<OwnSockets> {
         let (Ok(programs), Some(marks)) = (self.programs.get(), self.programs.marks()) else {
             return Ok(OwnSockets::default());
@@ -123,7 +120,7 @@ impl Ebpf {
         Ok(marks.list(program)?.iter().map(socket).collect())
     }
 
-    /// Brings into force, or repairs, the hooks and pins that mark the host's own sockets. [`Self::own_losses`] shows failures.
+    /// Brings the hooks and pins that mark the host's own sockets into force, or repairs them. [`Self::own_losses`] shows failures.
     pub(super) fn bring_own(&mut self) {
         if let Some(marks) = self.programs.marks() {
             let failed = marks.pin(&self.pins).err();
@@ -132,7 +129,7 @@ impl Ebpf {
         }
     }
 
-    /// The parts that do not mark the host's own sockets, or would not after the end of this process.
+    /// The parts that do not mark the host's own sockets now, or will not after the end of this process.
     pub(super) fn own_losses(&self) -> Vec<Loss> {
         let Ok(programs) = self.programs.get() else { return Vec::new() };
         let Some(marks) = self.programs.marks() else {
@@ -153,7 +150,7 @@ impl Ebpf {
     }
 }
 
-/// Whether a part only marks the host's own sockets, and closes nothing.
+/// Whether a part only marks the host's own sockets, and so closes nothing.
 pub(super) fn is_marking(part: &str) -> bool {
     part == MARKS || HOOKS.iter().any(|(name, _)| *name == part)
 }

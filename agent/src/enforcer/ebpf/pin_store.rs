@@ -1,7 +1,6 @@
-//! The store of pins: the requests that the enforcer makes, and their typed form.
+//! The store of pins: requests of the enforcer, and their replies.
 //!
-//! Owns requests and replies. A [`PinStore`] answers them: `pins::Directory` in this process, or the client of the helper, which
-//! sends them to the helper's own `Directory`.
+//! Owns both types. A [`PinStore`] answers: `pins::Directory` in this process, or the helper through its client. It opens no pin itself.
 
 use std::{
     fmt, io,
@@ -20,11 +19,11 @@ use crate::{
 /// The state of the directory of pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DirState {
-    /// The directory is in order.
+    /// It is in order.
     Fine,
-    /// The directory is gone, or another directory or file system covers it, or nobody has taken it.
+    /// It is missing, another directory or file system covers it, or this agent has not taken it.
     Gone,
-    /// Others than root may use the directory.
+    /// Users other than root may use it.
     Exposed,
 }
 
@@ -33,32 +32,32 @@ pub enum DirState {
 pub enum PinRequest {
     /// Take the directory for this agent alone.
     Open,
-    /// Is a layer of an earlier run pinned? The directory need not be taken.
+    /// Whether a layer of an earlier run is pinned. The directory need not be taken.
     IsPinned,
-    /// What is the state of the directory?
+    /// The state of the directory.
     State,
-    /// Repair the directory, or take it where that has failed before. Everything must be pinned again afterwards.
+    /// Repair the directory, or take it if that failed before. The caller must pin everything again afterwards.
     Heal,
-    /// Did an agent that held this directory load the program with this tag?
+    /// Whether an agent that held this directory loaded the program with this tag.
     Knows(String),
-    /// Record that links may run programs with these tags too. Must precede the first such link.
+    /// Record that links may also run programs with these tags. This must precede the first such link.
     Expect(Vec<String>),
     /// Record that links run programs with these tags only.
     Settle(Vec<String>),
-    /// The sorted names of the pins after the first `from`, at most [`NAMES`].
+    /// The sorted names of the pins, without the first `from`. At most [`NAMES`].
     Names {
-        /// How many names the caller has.
+        /// The number of names that the caller has.
         from: usize,
     },
-    /// What is pinned under this name?
+    /// The object that is pinned under this name.
     Find(String),
-    /// Pin the object that comes with the request. It replaces what has the name, and there is no moment without a pin.
+    /// Pin the object that comes with the request. It replaces an earlier pin of the name without a gap.
     Pin(String),
-    /// Remove the pin, and detach its link at once if the link is Postern's.
+    /// Remove the pin. If it is a link of Postern's, detach the link at once.
     Remove(String),
 }
 
-/// Most names in one reply, so that each reply fits into one message to another process.
+/// The most names in one reply, so that each reply fits into one message of the helper.
 pub const NAMES: usize = 1000;
 
 /// The reply to a [`PinRequest`].
@@ -72,13 +71,13 @@ pub enum PinReply {
     State(DirState),
     /// The answer to `Names`.
     Names(Vec<String>),
-    /// The answer to `Find`: nothing has the name.
+    /// The answer to `Find`: no object has the name.
     Absent,
     /// The answer to `Find`, with the descriptor of a link.
     Link,
     /// The answer to `Find`, with the descriptor of a map.
     Map,
-    /// The answer to `Find`: an object that must not be used, and why.
+    /// The answer to `Find`: the name belongs to an object that must not be used. The text says why.
     Foreign(String),
 }
 
@@ -87,7 +86,7 @@ pub enum PinReply {
 pub enum PinError {
     /// The kernel or the file system refused.
     Os(OsError),
-    /// Another agent holds the directory of this name.
+    /// Another agent holds the directory at this path.
     InUse(String),
     /// The directory cannot be used.
     Directory {
@@ -133,49 +132,42 @@ impl From<PinError> for io::Error {
     }
 }
 
-/// A reply, with the descriptor of the object that it is about, or an error.
+/// A reply, with a descriptor if the reply is an object, or an error.
 pub type PinResult = Result<(PinReply, Option<OwnedFd>), PinError>;
 
-/// Answers requests about pins.
+/// A store that answers requests about pins.
 pub trait PinStore: fmt::Debug + Send + Sync {
     /// Carries out `request`. `object` is the descriptor for [`PinRequest::Pin`].
     ///
     /// # Errors
-    /// [`PinError`]; then nothing has changed, or the next [`PinRequest::Heal`] repairs what has.
+    /// Nothing has changed, or the next [`PinRequest::Heal`] repairs the change.
     fn ask(&self, request: PinRequest, object: Option<BorrowedFd<'_>>) -> PinResult;
 }
 
-/// What is pinned under a name.
 pub enum Pinned {
-    /// Nothing.
     Absent,
-    /// A link, in a file that only root can use. The caller must check which program it runs.
+    /// A link in a file that only root can use. The caller must check its program.
     Link(OwnedFd),
-    /// A map, in a file that only root can use. The caller must check its shape.
+    /// A map in a file that only root can use. The caller must check its shape.
     Map(OwnedFd),
-    /// An object that must not be used, and why.
+    /// An object that must not be used, and the reason.
     Foreign(String),
 }
 
-/// The store of pins, with one method for each request.
 #[derive(Clone)]
 pub struct Pins(Arc<dyn PinStore>);
 
 impl Pins {
-    /// The store that `settings` name. Nothing is taken yet.
+    /// The store of `settings`. It takes no directory yet.
     pub fn of(settings: &Settings) -> Self {
         Self(settings.pins.clone().unwrap_or_else(|| Arc::new(Directory::new(&settings.pin_dir))))
     }
 
-    /// Takes the directory.
     pub fn open(&self) -> Result<(), EnforcerError> {
         Ok(self.done(PinRequest::Open)?)
     }
 
-    /// As [`Self::open`], but a directory that cannot be used does not keep a layer from coming into force.
-    ///
-    /// # Errors
-    /// Another agent holds the directory.
+    /// As [`Self::open`], but fails only if another agent holds the directory. A layer can come into force without a pin.
     pub fn open_if_usable(&self) -> Result<(), EnforcerError> {
         match self.open() {
             Err(error @ EnforcerError::InUse(_)) => Err(error),
@@ -187,12 +179,10 @@ impl Pins {
         }
     }
 
-    /// Whether a layer of an earlier run is pinned.
     pub fn is_pinned(&self) -> bool {
         self.is(PinRequest::IsPinned)
     }
 
-    /// The state of the directory.
     pub fn state(&self) -> DirState {
         match self.0.ask(PinRequest::State, None) {
             Ok((PinReply::State(state), _)) => state,
@@ -200,32 +190,29 @@ impl Pins {
         }
     }
 
-    /// Repairs the directory.
     pub fn heal(&self) -> Result<(), EnforcerError> {
         Ok(self.done(PinRequest::Heal)?)
     }
 
-    /// Whether a program with this tag is Postern's.
     pub fn knows(&self, tag: &str) -> bool {
         self.is(PinRequest::Knows(tag.to_owned()))
     }
 
-    /// Records that links may run programs with these tags too.
+    /// See [`PinRequest::Expect`].
     pub fn expect(&self, tags: Vec<String>) -> Result<(), EnforcerError> {
         Ok(self.done(PinRequest::Expect(tags))?)
     }
 
-    /// Records that links run programs with these tags only.
+    /// See [`PinRequest::Settle`].
     pub fn settle(&self, tags: Vec<String>) -> Result<(), EnforcerError> {
         Ok(self.done(PinRequest::Settle(tags))?)
     }
 
-    /// What is pinned as `name`.
     pub fn find(&self, name: &str) -> io::Result<Pinned> {
         match self.0.ask(PinRequest::Find(name.to_owned()), None)? {
             (PinReply::Link, Some(link)) => Ok(Pinned::Link(link)),
             (PinReply::Map, Some(map)) => Ok(Pinned::Map(map)),
-            // The kernel dropped the descriptor, because this process had no free number. Open connections can cause that for a moment.
+            // The kernel dropped the descriptor because this process had no free number. Open connections can cause that for a moment.
             (PinReply::Link | PinReply::Map, None) => Err(rustix::io::Errno::MFILE.into()),
             (PinReply::Absent, _) => Ok(Pinned::Absent),
             (PinReply::Foreign(what), _) => Ok(Pinned::Foreign(what)),
@@ -233,18 +220,15 @@ impl Pins {
         }
     }
 
-    /// Pins `object` (a link or a map) as `name`.
     pub fn pin(&self, name: &str, object: impl AsFd) -> io::Result<()> {
         self.0.ask(PinRequest::Pin(name.to_owned()), Some(object.as_fd()))?;
         Ok(())
     }
 
-    /// Removes the pin.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         Ok(self.done(PinRequest::Remove(name.to_owned()))?)
     }
 
-    /// The names of all pins.
     pub fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         loop {

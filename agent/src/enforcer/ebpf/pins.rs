@@ -1,7 +1,6 @@
-//! The directory of pins: one agent takes it, and uses only what it has checked.
+//! The pin directory: one agent takes it, and uses only objects that it has checked.
 //!
-//! Owns the directory, its lock, and its record of layout and program tags. An object that is not Postern's and has one of
-//! Postern's names is never used: it is replaced. This module attaches nothing.
+//! Owns the directory, its lock and its record of program tags. It replaces foreign objects under Postern's names. It attaches nothing.
 
 use std::{
     collections::BTreeSet,
@@ -27,30 +26,29 @@ use super::{
 };
 use crate::enforcer::EnforcerError;
 
-/// Where bpffs belongs. posternd mounts it there if it is missing.
+/// The mount point of bpffs. posternd mounts bpffs there if it is missing.
 const BPFFS: &str = "/sys/fs/bpf";
-/// A symbolic link in the pin directory whose target is `VERSION:TAG,TAG…`: the version of the layout, and the tags of the
-/// programs that run under the pinned links.
+/// A symbolic link whose target is `VERSION:TAG,TAG…`: the layout's version, and the tags of the programs under the pinned links.
 const LAYOUT: &str = "layout";
 /// How long a process that held the directory may take to release it.
 const LET_GO: Duration = Duration::from_secs(2);
 /// Part of the new name of a directory that posternd moves aside.
 const ASIDE: &str = "not-posterns";
 
-/// What to do when the directory cannot be used.
+/// The remedy if the directory cannot be used.
 pub const ADVICE_PINS: &str = "give `pin_dir` a directory on a writable bpf file system that belongs to root \
                            (`mount -t bpf bpf /sys/fs/bpf` makes one)";
 
-/// The store of pins in a directory of this process.
+/// The store of pins in a directory that this process opens itself.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    /// `None` as long as the directory cannot be taken: then nothing is pinned.
+    /// `None` until the directory can be taken. Until then nothing is pinned.
     taken: Mutex<Option<PinDir>>,
 }
 
 impl Directory {
-    /// The directory at `path`. [`PinRequest::Open`] takes it.
+    /// The store in the directory `path`. [`PinRequest::Open`] takes the directory.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), taken: Mutex::new(None) }
@@ -63,7 +61,7 @@ impl PinStore for Directory {
         match (&mut *taken, request) {
             (_, PinRequest::IsPinned) => Ok((PinReply::Is(is_pinned_in(&self.path)), None)),
             (taken, PinRequest::Open) | (taken @ None, PinRequest::Heal) => {
-                // The lock has to be free.
+                // The lock must be free.
                 *taken = None;
                 *taken = Some(PinDir::open(&self.path)?);
                 Ok((PinReply::Done, None))
@@ -81,25 +79,23 @@ impl PinStore for Directory {
     }
 }
 
-/// A name in the directory, and nothing that leads out of it.
+/// Checks that `name` is a plain name, which cannot lead out of the directory.
 fn plain(name: &str) -> io::Result<&str> {
     let is_plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     is_plain.then_some(name).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
-/// The directory of pins, which only this process uses.
 #[derive(Debug)]
 pub struct PinDir {
     path: PathBuf,
-    /// The directory itself. Its lock ends with the process.
+    /// The open directory. Its lock ends with the process.
     held: File,
-    /// Tags of programs that a link under one of Postern's names may run.
+    /// The tags of the programs that links under Postern's names may run.
     tags: BTreeSet<String>,
 }
 
 impl PinDir {
-    /// Makes the directory if it is missing, checks its owner, and takes it. A directory of another user is moved aside with its
-    /// contents.
+    /// Makes the directory if it is missing, checks its owner, and takes it. Moves another user's directory aside.
     pub fn open(path: &Path) -> Result<Self, EnforcerError> {
         let failed = |e: io::Error| failed(path, &e);
         ensure_bpffs(path).map_err(failed)?;
@@ -114,7 +110,6 @@ impl PinDir {
         Ok(pins)
     }
 
-    /// Takes a directory that exists.
     pub fn take(path: &Path) -> Result<Self, EnforcerError> {
         let failed = |e: io::Error| failed(path, &e);
         let held = open_directory(path).map_err(failed)?;
@@ -164,7 +159,7 @@ impl PinDir {
         Ok((reply, None))
     }
 
-    /// Everybody who can write here can open the host, so only root may.
+    /// Restricts the directory to root: every other user who can write there can open the host.
     fn narrow(&self) -> io::Result<()> {
         let found = self.held.metadata()?;
         if found.uid() != 0 {
@@ -244,7 +239,7 @@ impl PinDir {
         self.put(&fresh, name)
     }
 
-    /// Renames `fresh` to `name`. A rename replaces everything but a directory.
+    /// Renames `fresh` to `name`. A rename replaces everything except a directory.
     fn put(&self, fresh: &Path, name: &str) -> io::Result<()> {
         let path = self.path.join(name);
         if fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
@@ -257,7 +252,7 @@ impl PinDir {
         if let Ok((PinReply::Link, Some(link))) = self.find(name)
             && sys::program_tag(link.as_fd()).is_ok_and(|tag| self.tags.contains(&tag))
         {
-            // It fails where the device or namespace is gone: then the link is detached already.
+            // This fails if the device or namespace is gone. Then the link is detached already.
             let _ = sys::detach_link(link.as_fd());
         }
         remove(&self.path.join(name))
@@ -269,7 +264,6 @@ impl PinDir {
         Ok(names.into_iter().filter_map(|n| n.into_string().ok()).filter(|n| n != LAYOUT).collect())
     }
 
-    /// Removes all pins, and the directory.
     pub fn clear(self) -> io::Result<()> {
         for name in self.names()? {
             self.remove(&name)?;
@@ -290,7 +284,7 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Removes a file, a directory or a symbolic link. It never follows a symbolic link.
+/// Removes a file, a directory or a symbolic link. Never follows a symbolic link.
 fn remove(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
@@ -299,7 +293,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Moves another user's file or directory aside. Otherwise this user could keep the host open.
+/// Moves another user's file or directory aside. Otherwise that user could keep the host open.
 fn move_aside(path: &Path, found: &Metadata) -> io::Result<()> {
     tracing::warn!(path = %path.display(), owner = found.uid(), "the path of the pin directory was in use by another user or by no directory; what was there was moved aside");
     for number in 0..100 {
@@ -313,8 +307,8 @@ fn move_aside(path: &Path, found: &Metadata) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::AlreadyExists, "a hundred directories were moved aside already; remove them"))
 }
 
-/// Opens a directory whose path has no symbolic link: everybody who can set such a link could show posternd another directory. Each
-/// part is opened by itself, because systemd forbids `openat2` with `RestrictSUIDSGID=`.
+/// Opens a directory whose path has no symbolic link, because the link's owner could redirect posternd. Opens each part by itself, because
+/// systemd forbids `openat2` with `RestrictSUIDSGID=`.
 fn open_directory(path: &Path) -> io::Result<File> {
     if !path.is_absolute() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not an absolute path"));
@@ -339,20 +333,19 @@ fn open_directory(path: &Path) -> io::Result<File> {
     Ok(at.into())
 }
 
-/// The first part of `path` that is a symbolic link.
 fn symbolic(path: &Path) -> Option<&Path> {
     path.ancestors().filter(|part| part.is_symlink()).last()
 }
 
-/// Only root may be able to replace a directory above the pin directory.
+/// Checks that only root can replace a directory above the pin directory.
 fn check_above(path: &Path) -> io::Result<()> {
     let denied = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    // A symbolic link counts even if it leads nowhere yet.
+    // A symbolic link counts even if its target is missing.
     let above: Vec<_> = path.ancestors().skip(1).filter(|part| fs::symlink_metadata(part).is_ok()).collect();
     if let Some(link) = above.iter().find(|part| part.is_symlink()) {
         return denied(format!("{} is a symbolic link", link.display()));
     }
-    // Where the sticky bit is set, others cannot rename or remove root's files.
+    // With the sticky bit others cannot rename or remove root's files.
     let open = |found: &Metadata| found.uid() != 0 || (found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0);
     match above.first().map(|part| (part, fs::symlink_metadata(part))) {
         Some((part, Ok(found))) if open(&found) => {
@@ -363,7 +356,7 @@ fn check_above(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The tags in the record of the layout; none where root wrote no record.
+/// The tags in the record of the layout. None if root wrote no record.
 fn read_tags(record: &Path) -> BTreeSet<String> {
     let is_ours = |found: Metadata| found.is_symlink() && found.uid() == 0;
     if !fs::symlink_metadata(record).is_ok_and(is_ours) {
@@ -374,8 +367,7 @@ fn read_tags(record: &Path) -> BTreeSet<String> {
     tags.split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect()
 }
 
-/// Refuses a path on another file system than bpffs: a pin is not possible there, and the host would open with the death of posternd.
-/// Mounts bpffs at its usual place if it is missing.
+/// Checks that `path` lies on bpffs, because nothing can be pinned elsewhere. Mounts bpffs at its usual place if it is missing.
 fn ensure_bpffs(path: &Path) -> io::Result<()> {
     let existing = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
     if sys::is_bpffs(existing)? {

@@ -1,6 +1,6 @@
 //! The places to which programs are attached: the network namespace and the cgroup.
 //!
-//! Owns finding them. It attaches nothing.
+//! Owns finding these places. It attaches nothing.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -17,27 +17,23 @@ use crate::enforcer::EnforcerError;
 
 const ADVICE_CGROUP: &str = "mount cgroup v2, or name it in `cgroup`";
 
-/// A place to which a program can be attached.
 pub struct Target {
-    /// The place in the form in which the kernel reports a link there.
+    /// The place in the form that the kernel reports for a link there.
     pub place: Place,
-    /// Held open, because the kernel takes a descriptor.
+    /// The kernel takes a descriptor for the place, so it stays open.
     fd: OwnedFd,
 }
 
 impl Target {
-    /// The number for `BPF_LINK_CREATE`.
     pub fn number(&self) -> u32 {
         self.fd.as_raw_fd() as u32
     }
 
-    /// The descriptor of the place.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
-/// The calling thread's network namespace.
 pub fn network_namespace() -> Result<Target, EnforcerError> {
     let open = || -> io::Result<Target> {
         let file = File::open("/proc/thread-self/ns/net")?;
@@ -46,8 +42,7 @@ pub fn network_namespace() -> Result<Target, EnforcerError> {
     open().map_err(|e| EnforcerError::kernel("open the network namespace", &e, "mount /proc"))
 }
 
-/// The cgroup whose sockets are judged: `path`, or the root of cgroup v2 where it is mounted, or a private mount of that root.
-/// `attach_type` is an attach type of cgroups.
+/// The cgroup whose sockets the cut judges: `path`, or the mounted root of cgroup v2, or a private mount of that root.
 pub fn cgroup(path: Option<&Path>, attach_type: u32) -> Result<Target, EnforcerError> {
     let found = match path {
         Some(path) => Some(path.to_owned()),
@@ -55,13 +50,13 @@ pub fn cgroup(path: Option<&Path>, attach_type: u32) -> Result<Target, EnforcerE
     };
     let open = || -> io::Result<Target> {
         let fd = match &found {
-            // O_PATH needs no right to read: a confined posternd has none outside of /sys.
+            // O_PATH needs no right to read. A confined posternd has none outside of /sys.
             Some(path) => {
                 OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_PATH).open(path)?.into()
             }
             None => sys::private_cgroup2()?,
         };
-        // On another file system an inode can have the number of a cgroup by chance, as /proc has that of the root cgroup.
+        // On another file system an inode may have the number of a cgroup by chance: /proc has the number of the root cgroup.
         if !sys::is_cgroup2(fd.as_fd())? {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "it is not a directory of cgroup v2"));
         }
@@ -73,10 +68,9 @@ pub fn cgroup(path: Option<&Path>, attach_type: u32) -> Result<Target, EnforcerE
     open().map_err(|e| EnforcerError::kernel(format!("open the cgroup {name}"), &e, ADVICE_CGROUP))
 }
 
-/// The inode number of the directory of cgroup v2's root.
 const ROOT: u64 = 1;
 
-/// In words, what a cut at the cgroup with this number leaves out; `None` for the root of cgroup v2.
+/// The sockets that a cut at this cgroup does not judge, in words. `None` for the root of cgroup v2.
 pub fn part(id: u64) -> Option<String> {
     (id != ROOT).then(|| {
         format!(
@@ -88,15 +82,14 @@ pub fn part(id: u64) -> Option<String> {
     })
 }
 
-/// A mount of the root of cgroup v2: a mount of a part, as container runtimes make, would leave out all other sockets. Where there is
-/// none, as inside a cgroup namespace, the first mount of cgroup v2.
+/// A mount of the root of cgroup v2; containers also mount parts. Without one, as in a cgroup namespace, the first mount.
 fn mounted_root(mounts: &str) -> Option<PathBuf> {
     let is_root = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.ino() == ROOT);
     let found = mounted_cgroup2(mounts);
     found.iter().find(|path| is_root(path)).or(found.first()).cloned()
 }
 
-/// The mounts of cgroup v2 in /proc/mounts. They may lie beside v1, for example under `unified`.
+/// The mounts of cgroup v2 in /proc/mounts. A host may mount v2 beside v1, for example under `unified`.
 fn mounted_cgroup2(mounts: &str) -> Vec<PathBuf> {
     let of_line = |line: &str| {
         let mut words = line.split(' ');
@@ -126,7 +119,7 @@ mod tests {
             assert!(error.contains("not a directory of cgroup v2"), "{}: {error}", path.display());
         }
         assert!(cgroup(Some(Path::new("/proc/self/status")), sys::ATTACH_INGRESS).is_err());
-        // What is found without being named is the real thing, mounted or not, and so is it when it is named.
+        // Without a path this finds cgroup v2, mounted or not. The path of the mount leads to the same cgroup.
         assert!(cgroup(None, sys::ATTACH_INGRESS).is_ok());
         if let Some(mounted) = mounted_root(&fs::read_to_string("/proc/mounts").unwrap()) {
             let Place::Cgroup(id, _) = cgroup(Some(&mounted), sys::ATTACH_INGRESS).unwrap().place else {

@@ -1,7 +1,6 @@
 //! The prefilter's links: at most one for each device, and only while this process lives.
 //!
-//! Owns how the prefilter is attached to a device and detached again. The engine decides which devices get it, and when. Nothing is
-//! pinned: nothing is attached to devices that nobody watches (docs/decisions/0050-the-prefilter.md).
+//! Owns attaching and detaching the prefilter. It pins nothing: without posternd no process watches the devices (docs/decisions/0050).
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +18,6 @@ use crate::enforcer::{Unattached, XdpMode};
 const GENERIC: u32 = 1 << 1;
 const NATIVE: u32 = 1 << 2;
 
-/// Attach type and flags.
 const fn how(mode: XdpMode) -> (u32, u32) {
     match mode {
         XdpMode::Native => (sys::ATTACH_XDP, NATIVE),
@@ -33,18 +31,17 @@ struct Prefilter {
     mode: XdpMode,
 }
 
-/// All attached prefilters.
 #[derive(Default)]
 pub struct Prefilters {
     by_index: BTreeMap<u32, Prefilter>,
 }
 
 impl Prefilters {
-    /// Removes the pins of older versions, which attached XDP without a flood.
+    /// Removes the pins of older versions, which attached XDP even without a flood.
     pub fn clear_pins(pins: &Pins) -> io::Result<()> {
         for name in pins.names()?.into_iter().filter(|name| name.starts_with("shed-")) {
             if let Ok(Pinned::Link(link)) = pins.find(&name) {
-                // To remove the pin does the same a little later.
+                // If this fails, removing the pin detaches the link a little later.
                 let _ = sys::detach_link(link.as_fd());
             }
             pins.remove(&name)?;
@@ -52,7 +49,7 @@ impl Prefilters {
         Ok(())
     }
 
-    /// Attaches `program` to the device in the way of `mode`. A repeated call changes nothing.
+    /// Attaches `program` to the device in `mode`. A repeated call changes nothing.
     pub fn attach(&mut self, program: BorrowedFd<'_>, ifindex: u32, mode: XdpMode) -> Result<(), Unattached> {
         if self.by_index.contains_key(&ifindex) {
             return Ok(());
@@ -66,15 +63,14 @@ impl Prefilters {
         Ok(())
     }
 
-    /// Detaches the device's prefilter at once, if it has one.
     pub fn detach(&mut self, ifindex: u32) {
         if let Some(Prefilter { link, .. }) = self.by_index.remove(&ifindex) {
-            // It fails where the device is gone; then the link ends when it is closed.
+            // This fails if the device is gone. Then the link ends when it is closed.
             let _ = sys::detach_link(link.as_fd());
         }
     }
 
-    /// Checks that the device's prefilter is as it was attached, and that no other program wants its place.
+    /// Checks that the device's prefilter is still attached, and that no other program needs its place.
     pub fn check(&self, ifindex: u32) -> Result<(), Unattached> {
         let Some(Prefilter { link, mode }) = self.by_index.get(&ifindex) else {
             return Ok(());
@@ -87,13 +83,13 @@ impl Prefilters {
     }
 }
 
-/// Checks that only `own` programs are at the device's TCX hook: others may translate addresses, or redirect packets.
+/// Checks that only `own` programs are at the device's TCX hook. Others may translate addresses or redirect packets.
 fn alone(ifindex: u32, own: u32) -> Result<(), Unattached> {
     match sys::attached_to_device(ifindex, sys::ATTACH_TCX) {
         Ok(programs) if programs > own => {
             Err(Unattached::Taken("another program is attached to the device (TCX)".to_owned()))
         }
-        // A kernel without TCX also refuses to attach, with a reason.
+        // A kernel without TCX refuses this question and the attachment, and the latter error has the reason.
         _ => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
-//! The shared types as aya's maps want them.
+//! The shared types in the form that aya's maps need.
 //!
-//! Owns the promise that they are plain bytes. It never touches a map.
+//! Owns the guarantee that they are plain bytes. It never touches a map.
 #![allow(unsafe_code)]
 
 use postern_core::key::{
@@ -9,7 +9,7 @@ use postern_core::key::{
 };
 use postern_core::own::OwnValue;
 
-/// One of the types of [`postern_core::key`], byte for byte.
+/// A type of [`postern_core::key`], byte for byte.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 pub struct Shared<T>(pub T);
@@ -23,7 +23,7 @@ macro_rules! plain {
 
 plain!(Address, FlowValue, GrantKey, GrantValue, Lengths, Listener, ObservedValue, RefusedAt, SlotUsage, SynRate);
 
-/// The marks of the host's own sockets, as the kernel writes them one behind the other. What is left at the end is none.
+/// The marks of the host's own sockets. The kernel writes them one after the other; an incomplete rest is ignored.
 #[must_use]
 pub fn own_values(bytes: &[u8]) -> Vec<OwnValue> {
     // SAFETY: each chunk has the size of a value, every bit pattern is valid, and the read is unaligned.
@@ -31,14 +31,13 @@ pub fn own_values(bytes: &[u8]) -> Vec<OwnValue> {
     bytes.chunks_exact(size_of::<OwnValue>()).map(value).collect()
 }
 
-/// A key byte for byte.
 #[must_use]
 pub fn key_bytes(key: &GrantKey) -> [u8; size_of::<GrantKey>()] {
     // SAFETY: `repr(C)` without padding, made of integers alone; the sizes are the same.
     unsafe { std::mem::transmute(*key) }
 }
 
-/// The event in a ring-buffer entry; `None` if it has another size.
+/// The event in a ring-buffer entry. `None` if the entry has another size.
 #[must_use]
 pub fn denied_event(bytes: &[u8]) -> Option<DeniedEvent> {
     let bytes: &[u8; size_of::<DeniedEvent>()] = bytes.try_into().ok()?;

@@ -1,4 +1,4 @@
-//! System calls that neither std nor aya offers.
+//! System calls that neither std nor aya offers. An error is that of the system call.
 //!
 //! Owns unsafe code, as `sys_maps.rs` and `shared.rs` do. It knows nothing about Postern.
 #![allow(unsafe_code)]
@@ -25,21 +25,14 @@ const BPF_ITER_CREATE: c_int = 33;
 const BPF_LINK_DETACH: c_int = 34;
 
 // enum bpf_attach_type
-/// `BPF_CGROUP_INET_INGRESS`.
 pub const ATTACH_INGRESS: u32 = 0;
-/// `BPF_CGROUP_INET_EGRESS`.
 pub const ATTACH_EGRESS: u32 = 1;
-/// `BPF_CGROUP_INET4_CONNECT`.
 pub const ATTACH_CONNECT4: u32 = 10;
-/// `BPF_CGROUP_INET6_CONNECT`.
 pub const ATTACH_CONNECT6: u32 = 11;
-/// `BPF_TRACE_ITER`.
 pub const ATTACH_ITER: u32 = 28;
-/// `BPF_SK_LOOKUP`.
 pub const ATTACH_LOOKUP: u32 = 36;
-/// `BPF_XDP`.
 pub const ATTACH_XDP: u32 = 37;
-/// `BPF_TCX_INGRESS`, since Linux 6.6.
+/// Since Linux 6.6.
 pub const ATTACH_TCX: u32 = 46;
 
 // enum bpf_link_type
@@ -48,9 +41,8 @@ const LINK_NETNS: u32 = 5;
 const LINK_XDP: u32 = 6;
 const LINK_TCX: u32 = 11;
 
-/// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
+/// include/uapi/linux/magic.h
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
-/// `CGROUP2_SUPER_MAGIC`, as there.
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 /// `SO_NETNS_COOKIE`, since Linux 5.14.
 const SO_NETNS_COOKIE: c_int = 71;
@@ -117,38 +109,34 @@ struct TestRunAttr {
     context_out: u64,
 }
 
-/// What the kernel says about a link (`struct bpf_link_info`).
+/// `struct bpf_link_info`, in part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkInfo {
     /// The kernel's number of the link.
     pub id: u32,
-    /// The program that runs now.
+    /// The kernel's number of the present program.
     pub program: u32,
-    /// Where; its number is 0 once the kernel has detached the link.
+    /// The place. Its number is 0 after the kernel has detached the link.
     pub place: Place,
 }
 
-/// Where a link is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A network namespace, by inode number, and the attach type there.
+    /// A network namespace by inode number, and the attach type.
     Namespace(u64, u32),
-    /// A cgroup, by its id, and the attach type there.
+    /// A cgroup by id, and the attach type.
     Cgroup(u64, u32),
     /// A network device, by index.
     Device(u64),
-    /// Another place.
     Other,
 }
 
 impl Place {
-    /// Whether it is the cgroup with this id.
     #[must_use]
     pub fn is_cgroup(self, id: u64) -> bool {
         self.cgroup() == Some(id)
     }
 
-    /// The id of the cgroup, where it is one.
     #[must_use]
     pub const fn cgroup(self) -> Option<u64> {
         match self {
@@ -158,14 +146,13 @@ impl Place {
     }
 }
 
-/// One call of bpf(2). `attr` has to be the leading part of `union bpf_attr` for `command`.
+/// Calls bpf(2). `attr` must be the leading part of `union bpf_attr` for `command`.
 pub(super) fn bpf<T>(command: c_int, attr: &mut T) -> io::Result<c_int> {
     // SAFETY: `attr` is the leading part of `union bpf_attr` for `command`, and its size goes along with it.
     let result: c_long = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as c_int) }
 }
 
-/// Takes a descriptor that the kernel has just made.
 pub(super) fn owned(fd: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just given us this descriptor, and nothing else knows it.
     unsafe { OwnedFd::from_raw_fd(fd) }
@@ -183,70 +170,46 @@ pub(super) fn raw(fd: impl AsFd) -> u32 {
     fd.as_fd().as_raw_fd() as u32
 }
 
-/// Pins an object at `path`.
-///
-/// # Errors
-/// Those of `BPF_OBJ_PIN`.
 pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     let mut attr = PinAttr { pathname: path.as_ptr() as u64, fd: raw(object), flags: 0 };
     bpf(BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
-/// Opens the object pinned at `path`.
-///
-/// # Errors
-/// Those of `BPF_OBJ_GET`.
 pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let mut attr = PinAttr { pathname: path.as_ptr() as u64, ..PinAttr::default() };
     bpf(BPF_OBJ_GET, &mut attr).map(owned)
 }
 
-/// Attaches `program` to a descriptor's object or to a device's index. Minimum kernel 5.9 (XDP links).
-///
-/// # Errors
-/// Those of `BPF_LINK_CREATE`.
+/// Attaches `program` to the object of a descriptor or to a device by index. Minimum kernel: 5.9 (XDP links).
 pub fn create_link(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
     let mut attr = LinkCreateAttr { program: raw(program), target, attach_type, flags };
     bpf(BPF_LINK_CREATE, &mut attr).map(owned)
 }
 
-/// A file whose text an iterator's program writes while it is read. Minimum kernel 5.8.
-///
-/// # Errors
-/// Those of `BPF_ITER_CREATE`.
+/// Makes a file: a read of it runs an iterator's program, which writes the text. Minimum kernel: 5.8.
 pub fn create_iter(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    // The link, and flags, of which there are none.
+    // The link and the flags (none).
     bpf(BPF_ITER_CREATE, &mut [raw(link), 0]).map(owned)
 }
 
-/// Replaces the program of a link in one step. Minimum kernel 5.7.
-///
-/// # Errors
-/// Those of `BPF_LINK_UPDATE`.
+/// Replaces the program of a link in one step. Minimum kernel: 5.7.
 pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkUpdateAttr { link: raw(link), program: raw(program), ..LinkUpdateAttr::default() };
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
-/// Detaches a link at once; closing its last descriptor does so a little later. Minimum kernel 5.9.
-///
-/// # Errors
-/// Those of `BPF_LINK_DETACH`.
+/// Detaches a link at once. Closing its last descriptor does so a little later. Minimum kernel: 5.9.
 pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &mut raw(link)).map(drop)
 }
 
-/// Asks the kernel about a link. Minimum kernel 5.8.
-///
-/// # Errors
-/// Those of `BPF_OBJ_GET_INFO_BY_FD`.
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = [0u32; 32];
     let mut attr = InfoAttr { fd: raw(link), len: size_of_val(&info) as u32, info: info.as_mut_ptr() as u64 };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    // type, id, prog_id, padding, then the union, which begins with a 64-bit number for cgroups.
+    // type, id, prog_id, padding, then a union. For cgroups the union begins with a 64-bit number.
     let [kind, id, program, _, first, second, third, ..] = info;
     let place = match kind {
         LINK_NETNS => Place::Namespace(u64::from(first), second),
@@ -257,63 +220,47 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     Ok(LinkInfo { id, program, place })
 }
 
-/// How many programs are attached to a network namespace (`attach_type` there). Minimum kernel 5.9.
-///
-/// # Errors
-/// Those of `BPF_PROG_QUERY`.
+/// The number of programs at a network namespace. Minimum kernel: 5.9.
 pub fn attached_programs(namespace: BorrowedFd<'_>, attach_type: u32) -> io::Result<u32> {
     let mut attr = QueryAttr { target: raw(namespace), attach_type, ..QueryAttr::default() };
     bpf(BPF_PROG_QUERY, &mut attr)?;
     Ok(attr.count)
 }
 
-/// How many programs are attached to a network device (`attach_type` there). Minimum kernel 6.6 (TCX).
-///
-/// # Errors
-/// Those of `BPF_PROG_QUERY`.
+/// The number of programs at a network device. Minimum kernel: 6.6 (TCX).
 pub fn attached_to_device(index: u32, attach_type: u32) -> io::Result<u32> {
     let mut attr = QueryAttr { target: index, attach_type, ..QueryAttr::default() };
     bpf(BPF_PROG_QUERY, &mut attr)?;
     Ok(attr.count)
 }
 
-/// The kind of a descriptor's object. The kernel's answers about links, maps and programs look alike, so it must be known first.
+/// The kind of an object. `BPF_OBJ_GET_INFO_BY_FD` does not show it: the kernel's answers about links, maps and programs look alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A link.
     Link,
-    /// A map.
     Map,
-    /// A program, or none of bpf's objects.
+    /// A program, or no bpf object.
     Other,
 }
 
-/// Whether an object is a link or a map.
-///
-/// # Errors
-/// /proc does not show it.
+/// The kind of `object`, from /proc.
 pub fn kind(object: BorrowedFd<'_>) -> io::Result<Kind> {
     let name = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
     Ok(match name.as_os_str().as_bytes() {
-        // The first is a link's own name, the second that of one opened anew.
+        // The first name is that of a new link, the second that of a link opened from its pin.
         b"anon_inode:bpf_link" | b"anon_inode:bpf-link" => Kind::Link,
         b"anon_inode:bpf-map" => Kind::Map,
         _ => Kind::Other,
     })
 }
 
-/// The tag (a hash of the instructions) of the program that a link runs. Minimum kernel 5.8. Asking the program itself would
-/// take CAP_SYS_ADMIN.
-///
-/// # Errors
-/// /proc does not show it.
+/// The tag (a hash of the instructions) of a link's program, from /proc: bpf(2) needs CAP_SYS_ADMIN. Minimum kernel: 5.8.
 pub fn program_tag(link: BorrowedFd<'_>) -> io::Result<String> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
     let tag = text.lines().find_map(|line| line.strip_prefix("prog_tag:"));
     tag.map(|tag| tag.trim().to_owned()).ok_or_else(|| io::Error::other("the kernel shows no tag"))
 }
 
-/// Two neighbouring words as the kernel keeps a 64-bit number.
 fn u64_of(first: u32, second: u32) -> u64 {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&first.to_ne_bytes());
@@ -321,10 +268,7 @@ fn u64_of(first: u32, second: u32) -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
-/// Runs `program` once on `packet` and `context`, either of which may be empty, and returns what it returned.
-///
-/// # Errors
-/// Those of `BPF_PROG_TEST_RUN`.
+/// Runs `program` once on `packet` and `context`, and returns its result. Either may be empty.
 pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: &[u8]) -> io::Result<u32> {
     let address = |bytes: &[u8]| {
         if bytes.is_empty() { 0 } else { bytes.as_ptr() as u64 }
@@ -333,7 +277,7 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: &[u8]) -> io::R
         program: raw(program),
         data_size_in: packet.len() as u32,
         data_in: address(packet),
-        // sk_lookup takes no count.
+        // sk_lookup allows no repeat count.
         repeat: u32::from(!packet.is_empty()),
         context_size_in: context.len() as u32,
         context_in: address(context),
@@ -343,10 +287,7 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: &[u8]) -> io::R
     Ok(attr.result)
 }
 
-/// The cookie of the calling thread's network namespace. Minimum kernel 5.14.
-///
-/// # Errors
-/// Those of `socket` and `getsockopt`.
+/// The cookie of the calling thread's network namespace. Minimum kernel: 5.14.
 pub fn netns_cookie() -> io::Result<u64> {
     // SAFETY: plain numbers.
     let socket = owned(check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?);
@@ -365,10 +306,6 @@ pub fn netns_cookie() -> io::Result<u64> {
     Ok(cookie)
 }
 
-/// Whether `path` lies on a bpf file system.
-///
-/// # Errors
-/// Those of `statfs`.
 pub fn is_bpffs(path: &Path) -> io::Result<bool> {
     let path = c_path(path)?;
     // SAFETY: all zero bytes are a valid `statfs`.
@@ -378,10 +315,6 @@ pub fn is_bpffs(path: &Path) -> io::Result<bool> {
     Ok(stat.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC)
 }
 
-/// Whether the directory `fd` lies on cgroup v2.
-///
-/// # Errors
-/// Those of `fstatfs`.
 pub fn is_cgroup2(fd: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: all zero bytes are a valid `statfs`.
     let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
@@ -390,10 +323,7 @@ pub fn is_cgroup2(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(stat.f_type as u64 & 0xffff_ffff == CGROUP2_MAGIC)
 }
 
-/// Mounts a bpf file system at `path`, for root alone.
-///
-/// # Errors
-/// Those of `mount`.
+/// Mounts a bpf file system at `path` for root alone.
 pub fn mount_bpffs(path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     // SAFETY: C strings all along.
@@ -402,10 +332,7 @@ pub fn mount_bpffs(path: &Path) -> io::Result<()> {
     check(result).map(drop)
 }
 
-/// The root of cgroup v2 by a mount that nobody else sees. Minimum kernel 5.2.
-///
-/// # Errors
-/// Those of `fsopen`, `fsconfig` and `fsmount`.
+/// Mounts the root of cgroup v2 for this process alone. Minimum kernel: 5.2.
 pub fn private_cgroup2() -> io::Result<OwnedFd> {
     const FSCONFIG_CMD_CREATE: c_int = 6;
     const FSOPEN_CLOEXEC: c_int = 1;

@@ -1,6 +1,6 @@
-//! System calls about maps that aya does not offer.
+//! System calls about maps that aya does not offer. An error is that of the system call.
 //!
-//! Owns unsafe code, as `sys.rs` does. It knows nothing of Postern.
+//! Owns unsafe code, as `sys.rs` does. It knows nothing about Postern.
 #![allow(unsafe_code)]
 
 use std::{
@@ -67,34 +67,21 @@ struct BtfLoadAttr {
     zero: u32,
 }
 
-/// What a map is made by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapShape {
-    /// `BPF_MAP_TYPE_…`
     pub kind: u32,
-    /// Bytes of a key.
     pub key: u32,
-    /// Bytes of a value.
     pub value: u32,
-    /// The most entries.
     pub entries: u32,
-    /// `BPF_F_…`
     pub flags: u32,
 }
 
-/// What the kernel says about a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapInfo {
-    /// The kernel's number of the map.
     pub id: u32,
-    /// What it was made by.
     pub shape: MapShape,
 }
 
-/// Asks the kernel about a map.
-///
-/// # Errors
-/// Those of `BPF_OBJ_GET_INFO_BY_FD`.
 pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     let mut info = [0u32; 32];
     let mut attr = InfoAttr { fd: raw(map), len: size_of_val(&info) as u32, info: info.as_mut_ptr() as u64 };
@@ -103,10 +90,6 @@ pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     Ok(MapInfo { id, shape: MapShape { kind, key, value, entries, flags } })
 }
 
-/// Makes a map.
-///
-/// # Errors
-/// Those of `BPF_MAP_CREATE`.
 pub fn make_map(name: &CStr, shape: MapShape) -> io::Result<OwnedFd> {
     bpf(BPF_MAP_CREATE, &mut create_attr(name, shape)).map(owned)
 }
@@ -119,10 +102,7 @@ fn create_attr(name: &CStr, shape: MapShape) -> MapCreateAttr {
     attr
 }
 
-/// Makes a socket storage, whose values are words of 64 bits. Minimum kernel 5.2.
-///
-/// # Errors
-/// Those of `BPF_BTF_LOAD` and `BPF_MAP_CREATE`.
+/// Makes a socket storage with values of 64-bit words. Minimum kernel: 5.2.
 pub fn make_socket_storage(name: &CStr, shape: MapShape) -> io::Result<OwnedFd> {
     let btf = load_btf(&words_btf(shape.value / 8))?;
     let mut attr = create_attr(name, shape);
@@ -130,15 +110,14 @@ pub fn make_socket_storage(name: &CStr, shape: MapShape) -> io::Result<OwnedFd> 
     bpf(BPF_MAP_CREATE, &mut attr).map(owned)
 }
 
-/// Type information (Documentation/bpf/btf.rst) of a 32-bit number, a 64-bit number, and an array of `count` of the latter: the
-/// kernel makes no socket storage without.
+/// BTF (Documentation/bpf/btf.rst) of a key and a value of `count` 64-bit words. The kernel requires it for a socket storage.
 fn words_btf(count: u32) -> Vec<u8> {
     const INT: u32 = 1 << 24;
     const ARRAY: u32 = 3 << 24;
     let strings = b"\0key\0word\0";
     let types = [[1, INT, 4, 32].as_slice(), &[5, INT, 8, 64], &[0, ARRAY, 0, 2, 1, count]].concat();
     let len = (types.len() * 4) as u32;
-    // Magic, version and flags; the length of this header; offset and length of the types and of the strings.
+    // Magic, version and flags; the header's length; offset and length of the types and of the strings.
     let header = [0x0001_eb9f_u32, 24, 0, len, len, strings.len() as u32];
     let words = header.iter().chain(&types).flat_map(|word| word.to_ne_bytes());
     words.chain(strings.iter().copied()).collect()
@@ -149,10 +128,7 @@ fn load_btf(bytes: &[u8]) -> io::Result<OwnedFd> {
     bpf(BPF_BTF_LOAD, &mut attr).map(owned)
 }
 
-/// Gives `key` the value 0, one byte.
-///
-/// # Errors
-/// Those of `BPF_MAP_UPDATE_ELEM`.
+/// Sets the value of `key` to 0 (one byte).
 pub fn put_zero(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
     let value = 0u8;
     let mut attr = ElementAttr {
@@ -164,10 +140,7 @@ pub fn put_zero(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
     bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
-/// The value of `key`, one byte.
-///
-/// # Errors
-/// Those of `BPF_MAP_LOOKUP_ELEM`.
+/// The value of `key` (one byte).
 pub fn get_byte(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<u8> {
     let mut value = 0u8;
     let mut attr = ElementAttr {
@@ -180,19 +153,13 @@ pub fn get_byte(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<u8> {
     Ok(value)
 }
 
-/// Has the descriptor `of` be one of `object` from now on. What it was of before loses a holder.
-///
-/// # Errors
-/// Those of `dup3`.
+/// Replaces the object of the descriptor `of` with `object`.
 pub fn put_in_place(of: BorrowedFd<'_>, object: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: both descriptors are open, and the holder of `of` goes on holding one under the same number.
     check(unsafe { libc::dup3(object.as_raw_fd(), of.as_raw_fd(), libc::O_CLOEXEC) }).map(drop)
 }
 
-/// A link that has `program` walk over the elements of `map`. Minimum kernel 5.9.
-///
-/// # Errors
-/// Those of `BPF_LINK_CREATE`.
+/// Makes a link that runs `program` on each element of `map`. Minimum kernel: 5.9.
 pub fn create_map_iter_link(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // `union bpf_iter_link_info`
     let info = [raw(map), 0, 0, 0];

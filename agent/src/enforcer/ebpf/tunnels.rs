@@ -1,7 +1,6 @@
-//! UDP ports whose datagrams the kernel takes for a tunnel before the cut sees them.
+//! UDP ports whose datagrams go to a kernel tunnel before the cut sees them.
 //!
-//! Owns the question, asked of the sockets themselves: which of them hand their datagrams to a function of the kernel's (`encap_rcv`).
-//! It keeps no list of device kinds, changes nothing, and does not know which ports are protected.
+//! Owns the list of sockets with a receive function of the kernel (`encap_rcv`). It does not know which ports are protected.
 
 use std::{
     fs::File,
@@ -21,22 +20,22 @@ use crate::enforcer::EnforcerError;
 const PROGRAM: &str = "encapsulating";
 const ADVICE: &str =
     "posternd needs root (CAP_BPF, CAP_PERFMON) and a kernel with BTF to see them; `ip -d link` lists tunnels";
-/// `TCP_ESTABLISHED`, the state of a UDP socket that is connected.
+/// `TCP_ESTABLISHED`: also the state of a connected UDP socket.
 const CONNECTED: u8 = 1;
 
-/// A UDP socket whose datagrams go to a function of the kernel.
+/// A UDP socket whose datagrams go to a kernel function.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tunnel {
     /// The local port.
     pub port: u16,
-    /// The tunnel's kind in words: `VXLAN`, `ESP in UDP (IPsec)`, or the name of the function.
+    /// The tunnel's kind: `VXLAN`, `ESP in UDP (IPsec)`, or the name of the function.
     pub kind: String,
-    /// Whether the socket is connected to one peer: then the lock is not asked either.
+    /// Whether the socket is connected to one peer. Then the kernel does not ask the lock either.
     pub connected: bool,
 }
 
 impl Tunnel {
-    /// What does not hold where the port is protected, and what to do.
+    /// The protection that fails if the port is protected, and the remedy.
     #[must_use]
     pub fn sentence(&self) -> String {
         let Self { port, kind, connected } = self;
@@ -52,7 +51,7 @@ impl Tunnel {
     }
 }
 
-/// The program that lists these sockets. It is loaded once; later calls need no right to load programs.
+/// The program that lists these sockets. Only loading it needs the right to load programs.
 pub struct Tunnels {
     program: OwnedFd,
 }
@@ -78,14 +77,13 @@ impl Tunnels {
         let program = <&mut Iter>::try_from(program).map_err(|e| failed(&e))?;
         program.load("udp", &btf).map_err(|e| failed(&e))?;
         let program = program.fd().map_err(|e| failed(&e))?.as_fd().try_clone_to_owned().map_err(|e| failed(&e))?;
-        // The other programs' maps go with the rest of the object.
         Ok(Self { program })
     }
 
-    /// The sockets in the calling thread's network namespace, without repetition. Some system calls, none of which waits.
+    /// The sockets in the calling thread's network namespace, each once. Several system calls without a wait.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// The kernel refused.
     pub fn find(&self) -> io::Result<Vec<Tunnel>> {
         let link = sys::create_link(self.program.as_fd(), 0, sys::ATTACH_ITER, 0)?;
         let mut text = String::new();
@@ -97,7 +95,7 @@ impl Tunnels {
     }
 }
 
-/// As [`Tunnels::load`] and [`Tunnels::find`], for a process that asks once.
+/// As [`Tunnels::load`] and [`Tunnels::find`], for a process that calls them once.
 ///
 /// # Errors
 /// As [`Tunnels::load`] and [`Tunnels::find`].
@@ -106,7 +104,7 @@ pub fn tunnels() -> Result<Vec<Tunnel>, EnforcerError> {
     found.map_err(|e| EnforcerError::kernel("see which UDP ports kernel tunnels use", &e, ADVICE))
 }
 
-/// A line of the program's: port, family, state, type of encapsulation, function.
+/// A line of the program: port, family, state, type of encapsulation, function.
 fn parse(line: &str) -> Option<Tunnel> {
     let mut words = line.splitn(5, ' ');
     let port = words.next()?.parse().ok()?;
@@ -116,9 +114,9 @@ fn parse(line: &str) -> Option<Tunnel> {
     Some(Tunnel { port, kind: kind(encap, words.next()?), connected: state == CONNECTED })
 }
 
-/// The kind in words. The kernel's tunnels share one number, so the function's name comes first.
+/// The kind in words. The function's name comes first because several tunnels share one number.
 fn kind(encap: u8, function: &str) -> String {
-    // `vxlan_rcv [vxlan]` where it is a module; an address where the kernel knows no name.
+    // `vxlan_rcv [vxlan]` for a function in a module; an address if the kernel knows no name.
     let name = function.split([' ', '+']).next().unwrap_or_default();
     let begins = [
         ("vxlan", "VXLAN"),

@@ -1,7 +1,6 @@
 //! The agent's side of its helper.
 //!
-//! Owns the socket to the helper, and its start. An agent cannot work without its helper: when the helper ends, the agent ends at once,
-//! and what is pinned stays in force.
+//! Owns the start of the helper and the socket to it. When the helper ends, the agent ends at once, and pinned layers stay in force.
 
 use std::fs::File;
 use std::io;
@@ -23,14 +22,14 @@ use crate::proof;
 use crate::system::files::{self, Opener};
 use crate::system::sockets;
 
-/// The argument that makes `posternd` a helper.
+/// The argument that starts `posternd` as a helper.
 const WORD: &str = "helper";
 
-/// A helper that runs. It ends when the last of these is dropped, or the agent dies.
+/// A running helper. It ends when the last clone is dropped or the agent dies.
 #[derive(Clone, Debug)]
 pub struct Helper(Arc<Mutex<Connection>>);
 
-/// The socket, and the replies about pins that still hold.
+/// The socket, and the cached replies about pins.
 #[derive(Debug)]
 struct Connection {
     socket: OwnedFd,
@@ -47,8 +46,7 @@ impl Connection {
         }
     }
 
-    /// Checks that the helper lives, and watches the directory of pins. The watch begins before the next question, so that no change
-    /// between the two is missed.
+    /// Checks that the helper lives, and starts the watch of the pin directory before the next question, so that no change is missed.
     fn watch(&mut self) {
         if has_ended(&self.socket) {
             gone(&"it is dead");
@@ -60,7 +58,7 @@ impl Connection {
         }
     }
 
-    /// A reply that is kept and still holds. A request that changes the directory ends all kept replies.
+    /// A cached reply that still holds. A request that changes the directory clears the cache.
     fn kept(&mut self, request: &PinRequest) -> Option<PinResult> {
         match request {
             PinRequest::State => {
@@ -78,13 +76,13 @@ impl Connection {
 }
 
 impl Helper {
-    /// Starts this program again, from the file that it was started from.
+    /// Starts this program again as a helper, from the same file.
     ///
     /// # Errors
     /// No process can be made.
     pub fn start(duty: &Duty) -> io::Result<Self> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        // A process group of its own, so that Ctrl-C reaches only the agent. Nobody waits for the helper: it ends just after the agent.
+        // Its own process group, so Ctrl-C reaches only the agent. No process waits for the helper, which ends just after the agent.
         Command::new("/proc/self/exe")
             .arg0("posternd")
             .arg(WORD)
@@ -103,7 +101,7 @@ impl Helper {
         self.connection().question(question, None)
     }
 
-    /// The Unix socket, bound and listening, and in words what is wrong with its place.
+    /// Returns the Unix socket, bound and listening, and in words any fault of its place.
     ///
     /// # Errors
     /// As [`sockets::unix`].
@@ -116,13 +114,13 @@ impl Helper {
         }
     }
 
-    /// The store of pins that the helper keeps.
+    /// The helper's store of pins.
     #[must_use]
     pub fn pins(&self) -> Arc<dyn PinStore> {
         Arc::new(self.clone())
     }
 
-    /// Root's files: this process opens those that it may open, and the helper opens the others.
+    /// The opener of root's files. This process opens the files that it may open, and the helper opens the others.
     #[must_use]
     pub fn root_files(&self) -> RootFiles {
         let (reader, copier) = (self.clone(), self.clone());
@@ -150,7 +148,7 @@ impl Helper {
         }
     }
 
-    /// Has the SSH host keys that are on the disk now sign a text, which has to be the same each time.
+    /// Makes the SSH host keys that are now on the disk sign a text. The text must be the same each time.
     pub(crate) fn into_host_keys(self) -> proof::Remote {
         Box::new(move |payload| self.host_keys(payload))
     }
@@ -186,20 +184,18 @@ impl PinStore for Helper {
     }
 }
 
-/// Whether the helper has closed its end. One system call, which does not wait.
 fn has_ended(socket: &OwnedFd) -> bool {
     let mut wanted = [PollFd::new(socket, PollFlags::empty())];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut wanted, Some(&at_once)).is_ok() && wanted[0].revents().contains(PollFlags::HUP)
 }
 
-/// The helper sent a descriptor, and the kernel dropped it because this process had no free number. Peers that open connections can
-/// cause that for a moment, so it is no reason to end.
+/// The error of a process without a free descriptor. Open connections can cause that for a moment, so the agent goes on.
 pub(super) fn no_room() -> io::Error {
     rustix::io::Errno::MFILE.into()
 }
 
-/// Ends the agent: without a helper a detached layer could not be pinned again. The service manager starts posternd anew.
+/// Ends the agent: without a helper it could not pin a layer again. The service manager starts posternd again.
 fn gone(why: &dyn std::fmt::Display) -> ! {
     tracing::error!(%why, "the helper has ended; posternd ends, and what is pinned stays in force");
     std::process::abort();

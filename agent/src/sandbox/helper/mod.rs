@@ -1,8 +1,7 @@
-//! The helper: the small process of posternd that stays root. The agent is another user, and the helper pins, binds the Unix socket and
-//! reads root's files for it (docs/decisions/0031-privileges.md).
+//! The helper: a small process that stays root. It pins, binds the Unix socket and reads root's files (docs/decisions/0031).
 //!
-//! Owns the directory of pins while an agent runs. It has no capability, decides nothing, and never learns of a grant. It accepts
-//! requests only over the socket pair that it inherited from its parent. When that socket closes, the helper ends.
+//! Owns the pin directory while an agent runs. It has no capability, decides nothing and never sees a grant. It takes requests only from
+//! its parent, over an inherited socket pair, and ends when that closes.
 
 mod client;
 mod watch;
@@ -26,18 +25,18 @@ use crate::sandbox::privilege::{self, Confinement, User};
 use crate::system::translations::LEGACY;
 use crate::system::{files, sockets};
 
-/// The paths that a helper serves. It serves no others.
+/// The paths that a helper serves, and no others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Duty {
     /// The directory of pins.
     pub pin_dir: PathBuf,
-    /// The Unix socket that the API listens on.
+    /// The Unix socket of the API.
     pub socket: PathBuf,
     /// The configuration.
     pub config: PathBuf,
     /// The files that a reload reads.
     pub files: Vec<PathBuf>,
-    /// Where the SSH host keys are.
+    /// The directory of the SSH host keys.
     pub host_keys: PathBuf,
 }
 
@@ -56,18 +55,18 @@ impl Duty {
     }
 }
 
-/// Makes the calling process one of the configured user. Before that it gives the state directory to that user and starts a helper. Must
-/// be called as root, before there are threads. `None` where posternd is to stay root, or is not root.
+/// Changes the calling process to the configured user, after it has given that user the state directory and started a helper. Root must
+/// call this before any thread starts. `None` if posternd is to stay root, or is not root.
 ///
 /// # Errors
-/// In words, why posternd stays root. Then the state directory belongs to root again.
+/// Why posternd stays root, in words. The state directory belongs to root again.
 pub fn step_down(path: &Path, config: &Config) -> Result<Option<Helper>, String> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
-    // A confined process cannot make a folder above the socket. If this fails, listening fails too and reports the reason.
+    // A confined process cannot make a folder above the socket. If this fails, listening also fails and reports the reason.
     let _ = config.api.unix.parent().map(fs::create_dir_all);
-    // If this fails, copying fails too and reports the reason.
+    // If this fails, copying also fails and reports the reason.
     let _ = Copies::of(path).prepare();
     let stay = |why: String| {
         let _ = User::ROOT.own(&config.state_dir);
@@ -89,7 +88,7 @@ pub fn step_down(path: &Path, config: &Config) -> Result<Option<Helper>, String>
     become_it().map(Some).map_err(stay)
 }
 
-/// Answers the agent at the other end of standard input until the agent ends.
+/// Answers the agent at standard input until the agent ends.
 ///
 /// # Errors
 /// Standard input is no such socket.
@@ -109,7 +108,7 @@ pub fn serve() -> io::Result<()> {
 struct Serving {
     pins: Directory,
     duty: Duty,
-    /// With the one text that the host keys sign: the first that was asked for.
+    /// Signs one text only: the first that the agent sent.
     prover: Option<Prover>,
     confined: bool,
 }
@@ -132,7 +131,7 @@ impl Serving {
         }
     }
 
-    /// Confines the helper after the first attempt to take the directory: the rest needs no right but that of root's user id.
+    /// Confines the helper after the first attempt to take the directory. All later work needs only root's user id.
     fn ask_pins(&mut self, request: PinRequest, object: Option<BorrowedFd<'_>>) -> Reply {
         let takes = matches!(request, PinRequest::Open | PinRequest::Heal);
         let reply = self.pins.ask(request, object);
@@ -147,7 +146,7 @@ impl Serving {
         }
     }
 
-    /// The agent asks once, and the helper binds nothing afterwards.
+    /// Forbids system calls afterwards, because the agent asks once and the helper binds nothing else.
     fn listen(&self) -> Reply {
         match sockets::unix(&self.duty.socket) {
             Err(error) => (failed(error), None),
@@ -168,8 +167,7 @@ impl Serving {
         files::open(path).map(OwnedFd::from)
     }
 
-    /// Signs with the host keys, and only the text that the agent sent before any peer could reach it: an agent that was taken over gets
-    /// no proof for another TLS key.
+    /// Signs only the text that the agent sent before any peer could reach it, so an attacker in the agent gets no proof for another key.
     fn prove(&mut self, payload: String) -> Answer {
         let prover = self.prover.get_or_insert_with(|| Prover::new(&self.duty.host_keys, payload.clone()));
         if prover.payload() != payload {

@@ -1,4 +1,4 @@
-//! What a helper refuses: an agent that was taken over asks for what it should not have.
+//! Requests that a helper refuses to an agent under an attacker's control.
 
 use super::*;
 use crate::enforcer::ebpf::{DirState, PinReply};
@@ -6,7 +6,7 @@ use crate::enforcer::ebpf::{DirState, PinReply};
 fn serving(directory: &Path) -> Serving {
     let duty = Duty {
         config: directory.join("postern.toml"),
-        // It lies on no bpf file system, so that it cannot be taken.
+        // This directory is not on a bpf file system, so the helper cannot take it.
         pin_dir: directory.join("pins"),
         socket: directory.join("socket"),
         files: vec![directory.join("postern.toml")],
@@ -75,7 +75,7 @@ fn nothing_is_done_in_a_directory_that_was_not_taken() {
         other => panic!("{other:?}"),
     };
     assert!(matches!(ask(PinRequest::IsPinned), PinReply::Is(false)));
-    // What is only asked is answered: nothing is there, and no program is known.
+    // The helper still answers questions that change nothing: no pin exists, and no program is known.
     assert!(matches!(ask(PinRequest::State), PinReply::State(DirState::Gone)));
     assert!(matches!(ask(PinRequest::Knows("0123".to_owned())), PinReply::Is(false)));
     assert!(matches!(ask(PinRequest::Find("lock".to_owned())), PinReply::Absent));

@@ -1,7 +1,6 @@
-//! Replies of the helper about pins, kept until something changes in the directory of pins.
+//! Cached replies of the helper about pins.
 //!
-//! Owns the replies and the events that end them. Without them an idle agent would ask the helper some eight questions at each check of
-//! the layers, twice a second. It never keeps a loss: the agent asks again each time.
+//! Owns the cache and the events that clear it. It saves eight questions at each check of the layers, twice a second. It caches no loss.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,10 +14,10 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use super::client::no_room;
 use crate::enforcer::ebpf::{DirState, PinReply, PinRequest, PinResult};
 
-/// Its state changes when a mount of this process's mount namespace changes (proc_pid_mountinfo(5)).
+/// poll(2) reports a change of this process's mounts here (proc_pid_mountinfo(5)).
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// Starts a watch of the directory of pins, for every change in it and each move of a directory above it.
+/// Watches the pin directory for every change in it, and each directory above it for moves.
 ///
 /// # Errors
 /// A directory cannot be watched, or the user has too many watches.
@@ -33,17 +32,15 @@ pub(super) fn watch(pins: &Path) -> io::Result<OwnedFd> {
     Ok(events)
 }
 
-/// What the agent knows about the directory of pins.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// `None` where no reply may be kept.
+    /// `None` while no reply may be cached.
     sources: Option<Sources>,
     is_fine: bool,
     links: BTreeMap<String, OwnedFd>,
     maps: BTreeMap<String, OwnedFd>,
 }
 
-/// The descriptors by which the kernel shows a change.
 #[derive(Debug)]
 struct Sources {
     events: OwnedFd,
@@ -51,13 +48,13 @@ struct Sources {
 }
 
 impl Known {
-    /// Nothing is known yet, and replies may be kept from now on. `events` comes from [`watch`].
+    /// An empty cache that may be filled. `events` comes from [`watch`].
     pub(super) fn under(events: OwnedFd) -> Self {
         let sources = File::open(MOUNTS).ok().map(|mounts| Sources { events, mounts });
         Self { sources, ..Self::default() }
     }
 
-    /// Whether the kept replies still hold. If not, they are forgotten.
+    /// Whether the cache still holds. If not, it is cleared.
     pub(super) fn holds(&mut self) -> bool {
         let holds = self.sources.as_ref().is_some_and(Sources::are_quiet);
         if !holds {
@@ -66,17 +63,15 @@ impl Known {
         holds
     }
 
-    /// Forgets all replies, and keeps none until the next watch.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
     }
 
-    /// Whether the directory was in order, and nothing has changed since.
     pub(super) fn is_fine(&mut self) -> bool {
         self.holds() && self.is_fine
     }
 
-    /// The reply about this name, if it is kept and still holds.
+    /// The cached reply about this name, if it still holds.
     pub(super) fn pin(&mut self, name: &str) -> Option<PinResult> {
         if !self.holds() {
             return None;
@@ -85,11 +80,11 @@ impl Known {
             Some(link) => (PinReply::Link, link),
             None => (PinReply::Map, self.maps.get(name)?),
         };
-        // fcntl(2) says EINVAL, and not EMFILE, where the limit leaves no number that it could return.
+        // fcntl(2) returns EINVAL instead of EMFILE if the limit leaves no number that it could return.
         Some(kept.try_clone().map(|fd| (reply, Some(fd))).map_err(|_| no_room().into()))
     }
 
-    /// Keeps a reply that the directory is in order, or that a link or a map has a name. Each other such reply ends what is kept.
+    /// Caches a good state of the directory, and pinned links and maps. Any other reply about state or pin clears the cache.
     pub(super) fn note(&mut self, request: &PinRequest, result: &PinResult) {
         if self.sources.is_none() {
             return;
@@ -108,7 +103,6 @@ impl Known {
 }
 
 impl Sources {
-    /// One system call, which does not wait.
     fn are_quiet(&self) -> bool {
         let mut wanted = [PollFd::new(&self.events, PollFlags::IN), PollFd::new(&self.mounts, PollFlags::PRI)];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -160,7 +154,7 @@ mod tests {
             known.note(&PinRequest::State, &fine());
             let link = File::open(pins.join("lock")).unwrap();
             known.note(&find(), &Ok((PinReply::Link, Some(link.into()))));
-            // Mounts of other programs end it too, so quiet is not asserted: it is waited for.
+            // Mounts of other programs also clear the cache. Then this round proves nothing.
             if !known.is_fine() || !matches!(known.pin("lock"), Some(Ok((PinReply::Link, _)))) {
                 continue;
             }

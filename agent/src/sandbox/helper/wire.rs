@@ -1,6 +1,6 @@
 //! The messages between the agent and its helper: a question and an answer, each with at most one descriptor.
 //!
-//! Owns their form, and the transfer of each as one packet. It does not know what they mean.
+//! Owns their form, and sends each as one packet. It does not know their meaning.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -19,37 +19,33 @@ use crate::enforcer::ebpf::{PinError, PinReply, PinRequest};
 use crate::proof;
 use crate::system::os_error::OsError;
 
-/// The longest message, in bytes: a thousand names of pins, or a sentence.
+/// The longest message in bytes. A thousand names of pins fit.
 const MOST: usize = 64 * 1024;
 
-/// Whether a message is short enough for the socket. A longer one would end the connection, and with it posternd.
+/// Whether a message fits into one packet. A longer message would end the connection, and so posternd.
 pub(super) fn fits(message: &impl Serialize) -> bool {
     serde_json::to_vec(message).is_ok_and(|bytes| bytes.len() <= MOST)
 }
 
-/// A question of the agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Question {
-    /// A request to the store of pins, with the descriptor that it needs.
+    /// A request about pins, with its descriptor.
     Pins(PinRequest),
-    /// Watch the directory of pins. The answer has the descriptor that shows each change.
+    /// Watch the pin directory. The answer has the descriptor that reports changes.
     Watch,
-    /// Bind the Unix socket.
     Listen,
-    /// Open a file that a reload reads.
     Read(PathBuf),
-    /// Read the files again, and bring their last good copies up to date.
+    /// Read the files again, and update their last good copies.
     Copy,
-    /// Read the SSH host keys and sign this text with each of them. The helper signs the first such text only, as often as it is asked.
+    /// Read the SSH host keys and sign this text with each of them. The helper signs only the first such text, any number of times.
     HostKeys(String),
 }
 
-/// An answer of the helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
-    /// The question was carried out. With a descriptor, where the question asks for one.
+    /// Success, with a descriptor if the question asks for one.
     Done,
-    /// With the Unix socket, and what is wrong with its place.
+    /// With the Unix socket, and any fault of its place.
     Listens(Option<String>),
     /// With the descriptor of the reply.
     Pins(Result<PinReply, PinError>),
@@ -58,10 +54,7 @@ pub(super) enum Answer {
     Failed(OsError),
 }
 
-/// Sends one message.
-///
-/// # Errors
-/// The socket's; `BrokenPipe` when the other process has ended.
+/// Sends one message. The error is `BrokenPipe` when the other process has ended.
 pub(super) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -74,10 +67,7 @@ pub(super) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, fd: Option<
     Ok(())
 }
 
-/// Waits for one message. `None` when the other process has ended.
-///
-/// # Errors
-/// The socket's; `InvalidData` for another message.
+/// Waits for one message. `None` when the other process has ended. The error is `InvalidData` for an oversized packet.
 pub(super) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Option<OwnedFd>)>> {
     let mut bytes = vec![0; MOST];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

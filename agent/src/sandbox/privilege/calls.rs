@@ -1,7 +1,7 @@
 //! The system calls that posternd does not use.
 //!
-//! Owns the list of forbidden calls. The filter of the unit (`SystemCallFilter=`) lists allowed calls; here a later version of a library
-//! could need a call that nobody has listed.
+//! Owns the list of forbidden calls. The unit's filter lists allowed calls (`SystemCallFilter=`); here a later version of a library could
+//! need a call that such a list lacks.
 
 use std::collections::BTreeMap;
 
@@ -59,10 +59,9 @@ const NEVER: &[i64] = &[
     // Clocks.
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
-    // adjtimex is not in the list: posternd reads with it whether the clock is synchronised. To set the clock with it needs
-    // CAP_SYS_TIME, which posternd has given up.
+    // adjtimex is allowed: posternd only reads the clock's state with it, and has no CAP_SYS_TIME to set the clock.
     libc::SYS_clock_adjtime,
-    // Keys, and a second way to call everything else.
+    // Keys, and a second way to make every other call.
     libc::SYS_add_key,
     libc::SYS_keyctl,
     libc::SYS_request_key,
@@ -81,7 +80,6 @@ const NEVER: &[i64] = &[
     libc::SYS_setfsgid,
 ];
 
-/// Forbidden calls that only this architecture has.
 #[cfg(target_arch = "x86_64")]
 const NEVER_HERE: &[i64] = &[
     libc::SYS_fork,
@@ -96,19 +94,18 @@ const NEVER_HERE: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const NEVER_HERE: &[i64] = &[];
 
-/// All forbidden calls, and the arguments with which they are forbidden.
+/// All forbidden calls, with the arguments that are forbidden.
 pub(super) fn denied() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         NEVER.iter().chain(NEVER_HERE).map(|&number| (number, Vec::new())).collect();
-    // A clone without CLONE_THREAD makes a process.
+    // clone without CLONE_THREAD makes a process.
     let thread = libc::CLONE_THREAD.cast_unsigned().into();
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![condition(0, SeccompCmpOp::MaskedEq(thread), 0)?])?]);
     rules.insert(libc::SYS_socket, sockets()?);
     Ok(rules)
 }
 
-/// Unix stream sockets are forbidden, because root's services (the message bus, systemd) listen on them. The API and rtnetlink use
-/// the allowed families.
+/// Forbids Unix stream sockets, because root's services (the message bus, systemd) listen on them.
 fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
     let number = |value: i32| u64::from(value.unsigned_abs());
     let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];

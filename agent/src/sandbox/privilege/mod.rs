@@ -1,7 +1,7 @@
-//! The rights that posternd gives up once lock and cut are in force (docs/decisions/0031-privileges.md).
+//! The rights that posternd gives up once the lock and the cut are in force (docs/decisions/0031).
 //!
-//! Owns the user, capabilities, Landlock and seccomp of this process. The steps are independent of each other. A feature that the
-//! kernel lacks is reported and never fatal: if posternd did not start, people would be locked out.
+//! Owns the user, capabilities, Landlock and seccomp of this process. The steps are independent, and a missing kernel feature is only
+//! reported: without posternd people would be locked out.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,14 +27,14 @@ mod user;
 
 pub use user::User;
 
-/// Whether this process may attach programs to the kernel: root may, and a user with CAP_NET_ADMIN.
+/// Whether this process may attach programs: it is root or has CAP_NET_ADMIN.
 #[must_use]
 pub fn may_attach() -> bool {
     rustix::process::geteuid().is_root()
         || CapState::get_current().is_ok_and(|state| state.effective.has(Cap::NET_ADMIN))
 }
 
-/// The newest version of Landlock that is used. Older kernels enforce the part that they know.
+/// The newest version of Landlock that posternd uses. Older kernels enforce the part that they know.
 const LANDLOCK: ABI = ABI::V6;
 
 /// The rights that a process keeps.
@@ -42,25 +42,24 @@ const LANDLOCK: ABI = ABI::V6;
 pub struct Confinement {
     reads: Vec<PathBuf>,
     writes: Vec<PathBuf>,
-    /// Below this directory names may be made and removed, but files not written.
+    /// Below this directory the process may make and remove names, but not write files.
     pins: Option<PathBuf>,
-    /// Capabilities that stay.
     kept: CapSet,
-    /// In words, what was not given up before.
+    /// In words, a right that an earlier step could not give up.
     besides: Option<String>,
 }
 
 impl Confinement {
-    /// The rights that the agent of the configuration at `path` needs.
+    /// The rights of the agent with the configuration at `path`.
     #[must_use]
     pub fn of(path: &Path, config: &Config) -> Self {
-        // Folders, since files are replaced by renaming others over them.
+        // Folders, because a file is replaced by renaming another file over it.
         let files = [Some(path), Some(&config.trust_file), config.revoked_keys.as_deref()];
         let reads = files.into_iter().flatten().map(folder).chain([existing(&config.ssh_host_keys)]);
-        // A listener's port below 1024 takes a capability.
+        // A listener's port below 1024 needs a capability.
         let low_port =
             config.api.tcp.iter().chain(&config.api.plaintext).any(|address| (1..1024).contains(&address.port()));
-        // Information of the kernel, the list of terminals for warnings, time zones.
+        // Kernel information, the list of terminals for warnings, time zones.
         let system = ["/proc", "/sys", "/run/systemd", "/run/utmp", "/etc/localtime", "/usr/share/zoneinfo"];
         Self {
             reads: reads.chain(system.map(PathBuf::from)).collect(),
@@ -74,11 +73,11 @@ impl Confinement {
         }
     }
 
-    /// The rights that a helper needs: names of pins, one socket, the files of a reload, and the SSH host keys. No capability.
+    /// The rights of a helper: names of pins, one socket, the files of a reload, and the SSH host keys. No capability.
     #[must_use]
     pub fn of_helper(duty: &Duty) -> Self {
         Self {
-            // Time zones: dates of keys may be local ones.
+            // Time zones, because dates of keys may be local.
             reads: duty
                 .files
                 .iter()
@@ -92,7 +91,7 @@ impl Confinement {
         }
     }
 
-    /// The same for a process with a helper, or with the reason why it has none.
+    /// The rights of an agent with a helper, or with the reason why it has none.
     #[must_use]
     pub fn with_helper(mut self, config: &Config, helper: Result<&Option<Helper>, &String>) -> Self {
         if matches!(helper, Ok(Some(_))) {
@@ -102,7 +101,7 @@ impl Confinement {
         Self { besides: helper.err().cloned(), ..self }
     }
 
-    /// The same for a process that must still load programs into the kernel.
+    /// The rights of a process that must still load programs into the kernel.
     #[must_use]
     pub fn with_loading(mut self, has_to_load: bool) -> Self {
         if has_to_load {
@@ -111,10 +110,8 @@ impl Confinement {
         self
     }
 
-    /// Gives up all other rights, for the calling thread and the threads that it starts. CAP_BPF stays unless `works` returns true
-    /// without it, that is, unless the kernel's tables can still be used.
-    ///
-    /// Returns in words what could not be given up.
+    /// Gives up all other rights, for the calling thread and the threads that it starts. CAP_BPF stays unless `works`, called without it,
+    /// shows that the kernel's tables can still be used. Returns in words the rights that could not be given up.
     #[must_use]
     pub fn apply(&self, works: impl Fn() -> bool) -> Vec<String> {
         let capabilities = self.drop_capabilities(works).err().map(|e| format!("capabilities were kept: {e}"));
@@ -134,7 +131,7 @@ impl Confinement {
         kept.add(Cap::BPF);
         let mut state = CapState::get_current()?;
         kept &= state.permitted;
-        // Linux 5.19 and later do not ask for CAP_BPF where a program or map is held already. (CAP_SYS_ADMIN would do for it.)
+        // Linux 5.19 and later do not require CAP_BPF for a program or map that is already open. (CAP_SYS_ADMIN would replace it.)
         let mut without = kept;
         without.drop(Cap::BPF);
         CapState { effective: without, ..state }.set_current()?;
@@ -142,7 +139,7 @@ impl Confinement {
             kept = without;
         }
         state.set_current()?;
-        // Needs CAP_SETPCAP, which a unit may have taken already; then the set is as narrow as it was made there.
+        // This needs CAP_SETPCAP. If the unit has taken it, the bounding set stays as the unit made it.
         for cap in bounding::probe() - kept {
             let _ = bounding::drop(cap);
         }
@@ -182,7 +179,6 @@ fn allow(
     rules.add_rule(PathBeneath::new(fd, access))
 }
 
-/// The folders in which the Unix socket may be.
 fn sockets(path: &Path) -> impl Iterator<Item = PathBuf> {
     [path.to_owned()].into_iter().chain(fallbacks(path)).map(|path| folder(&path))
 }
@@ -191,12 +187,12 @@ fn folder(file: &Path) -> PathBuf {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }
 
-/// The directory, or the directory above it where this one is missing: the first boot makes it later.
+/// The directory, or its parent if it is missing: the first boot makes it later.
 fn existing(directory: &Path) -> PathBuf {
     if directory.exists() { directory.to_owned() } else { folder(directory) }
 }
 
-/// The directory above the mount point of the file system of `path`. A rule for it also holds for a later mount there.
+/// The directory above the mount point of the file system of `path`. A rule for it also holds for a later mount.
 fn above_the_mount(path: &Path) -> PathBuf {
     let device = |path: &Path| fs::metadata(path).map(|m| m.dev()).ok();
     let known = path.ancestors().find(|part| part.exists()).unwrap_or(Path::new("/"));
@@ -204,15 +200,14 @@ fn above_the_mount(path: &Path) -> PathBuf {
     other.unwrap_or(Path::new("/")).to_owned()
 }
 
-/// Forbids the system calls that posternd does not use, for all threads and for ever. Must be called after every listener is bound: it
-/// also forbids Unix stream sockets.
+/// Forbids the system calls that posternd does not use, for all threads and for ever. Bind all Unix sockets before.
 ///
 /// # Errors
-/// What the kernel refused, in words.
+/// The kernel refused, in words.
 pub fn forbid_calls() -> Result<(), String> {
     let failed = |e: &dyn std::fmt::Display| format!("seccomp was not set up: {e}");
     let denied = calls::denied().map_err(|e| failed(&e))?;
-    // glibc takes this answer for "an older kernel" and makes threads by clone, whose arguments can be looked at.
+    // On ENOSYS glibc makes threads with clone, whose arguments seccomp can check. Those of clone3 it cannot.
     let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     for (rules, errno) in [(denied, libc::EPERM), (absent, libc::ENOSYS)] {
         let program = program(rules, errno).map_err(|e| failed(&e))?;

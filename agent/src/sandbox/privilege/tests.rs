@@ -1,4 +1,4 @@
-//! What a confined process cannot do, tried by one: this test program, started again.
+//! Actions that a confined process cannot do. This test program starts itself again and tries them.
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 use super::*;
 
 const FOLDER: &str = "POSTERN_TEST_CONFINED_TO";
-/// Set for the part that stays root.
+/// Set for the process that stays root.
 const HELPER: &str = "POSTERN_TEST_HELPER";
 
-/// Whether the attempt was refused; any other failure would prove nothing.
+/// Whether the attempt was refused. Any other failure would prove nothing.
 fn refused<T>(result: std::io::Result<T>) -> bool {
     match result {
         Ok(_) => false,
@@ -47,7 +47,7 @@ fn confined() {
     let folder = PathBuf::from(std::env::var_os(FOLDER).expect("the test above starts this one"));
     let listener = UnixListener::bind(folder.join("listener")).unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-    // That each attempt works before.
+    // Before confinement each attempt works.
     let append = |path: &&str| fs::OpenOptions::new().append(true).open(path);
     let mut paths =
         vec!["/etc/shadow", "/etc/passwd", "/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/dev/null"];
@@ -71,7 +71,7 @@ fn confined() {
     assert_eq!(confinement.apply(|| true), Vec::<String>::new());
     forbid_calls().unwrap();
 
-    // Out: root's files, programs, processes, services, sockets.
+    // Refused: root's files, programs, processes, services, sockets.
     for path in paths {
         assert!(refused(append(&path)), "{path}");
     }
@@ -85,7 +85,7 @@ fn confined() {
     assert!(refused(TcpStream::connect(tcp.local_addr().unwrap())));
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     assert!(refused(rustix::time::clock_settime(rustix::time::ClockId::Realtime, time).map_err(Into::into)));
-    // In: what the kernel thinks of its clock; its own folders, its listeners, threads, what the kernel tells, and a word to systemd.
+    // Allowed: the kernel's clock estimate, its own folders and listeners, threads, kernel information, messages to systemd.
     fs::write(folder.join("state/file"), "text").unwrap();
     fs::rename(folder.join("state/file"), folder.join("state/other")).unwrap();
     fs::File::open(folder.join("state")).unwrap().sync_all().unwrap();

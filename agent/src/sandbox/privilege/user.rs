@@ -15,16 +15,15 @@ use rustix::io::Errno;
 
 use crate::system::guarded;
 
-/// The lists of users and groups. NSS is not used: it may need the network, which is not up when posternd starts.
+/// The lists of users and groups. posternd does not use NSS, which may need the network before the network is up.
 const USERS: &str = "/etc/passwd";
 const GROUPS: &str = "/etc/group";
-/// Who may write to people's terminals.
+/// The group that may write to users' terminals.
 const TERMINALS: &str = "tty";
-/// Directories below directories: the state directory has two levels.
+/// The deepest level of directories. The state directory has two levels.
 const DEEPEST: u32 = 8;
 
-/// The capabilities that a start needs after the change of user, if it had them. `Confinement` gives most of them up before posternd
-/// serves.
+/// The capabilities that a start needs after the change of user, if the process had them. `Confinement` later gives up most of them.
 const STARTING: [Cap; 7] = [
     Cap::BPF,
     Cap::PERFMON,
@@ -32,11 +31,11 @@ const STARTING: [Cap; 7] = [
     Cap::NET_BIND_SERVICE,
     Cap::SYS_RESOURCE,
     Cap::SETPCAP,
-    // Where nobody has mounted cgroup v2 it mounts it, for itself alone.
+    // To mount cgroup v2 for this process alone if it is not mounted.
     Cap::SYS_ADMIN,
 ];
 
-/// A user and its first group.
+/// A user and its primary group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {
     uid: Uid,
@@ -47,7 +46,7 @@ impl User {
     /// Root.
     pub const ROOT: Self = Self { uid: Uid::ROOT, gid: Gid::ROOT };
 
-    /// The user with these numbers, whether this host's list has it or not.
+    /// The user with these numbers. This host's list need not have it.
     #[must_use]
     pub fn new(uid: u32, gid: u32) -> Self {
         Self { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) }
@@ -56,7 +55,7 @@ impl User {
     /// The user of this name in the host's list.
     ///
     /// # Errors
-    /// That there is none, in words.
+    /// There is none, in words.
     pub fn named(name: &str) -> Result<Self, String> {
         let users = fs::read_to_string(USERS).map_err(|e| format!("{USERS}: {e}"))?;
         let [uid, gid] = numbers(&users, name)
@@ -64,19 +63,18 @@ impl User {
         Ok(Self::new(uid, gid))
     }
 
-    /// Makes everything in `state` this user's, as far as it can be. The directory is made (0700) if it is missing.
+    /// Makes this user the owner of the files in `state`. Makes the directory (0700) if it is missing.
     ///
-    /// Where the directory was not root's, its owner may be an agent that was taken over, which may have given a file of root's a name in
-    /// it. So a file changes hands only if it has one name and was that owner's; a file of root's only where the kernel protects root's
-    /// files from second names, since an old name may be gone.
+    /// If root did not own the directory, an attacker inside the agent may have linked one of root's files into it. So a file changes its
+    /// owner only if it has one name and the directory's old owner had it. A file of root's changes only if the kernel forbids others to
+    /// link root's files, because an old name may be gone.
     ///
     /// # Errors
-    /// In words, what the disk or the kernel refused, where that leaves the directory itself another user's. What in it could not change
-    /// hands is logged.
+    /// In words, why the directory itself still belongs to another user. A failure for a file in it is only logged.
     pub fn own(&self, state: &Path) -> Result<(), String> {
         let failed = |e: io::Error| format!("{} could not become its: {e}", state.display());
         DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(failed)?;
-        // The administrator may have put a link here; below it nobody has.
+        // The administrator may have put a symbolic link here. Below it posternd follows none.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, state, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
         let owner = fstat(&directory).map_err(|e| failed(e.into()))?.st_uid;
@@ -95,11 +93,10 @@ impl User {
         Ok(chownat(&fd, c"", Some(self.uid), Some(self.gid), AtFlags::EMPTY_PATH)?)
     }
 
-    /// Whether this user can work in `state`: that is tried, since a directory on the way may be closed to it. A disk that takes no writing
-    /// takes none from anybody.
+    /// Tries whether this user can work in `state`: a directory above may be closed to it. On a read-only disk it need not write.
     ///
     /// # Errors
-    /// That it cannot, in words.
+    /// It cannot, in words.
     pub fn reaches(&self, state: &Path) -> Result<(), String> {
         let tried = guarded::with_rights(self.uid, self.gid, || {
             let (read, write) = (Access::READ_OK | Access::EXEC_OK, Access::WRITE_OK);
@@ -111,10 +108,10 @@ impl User {
         tried.and_then(|tried| tried).map_err(|e| format!("its user cannot use {}: {e}", state.display()))
     }
 
-    /// Becomes this user for ever, with the capabilities of a start. It applies to the calling thread and the threads that it starts.
+    /// Becomes this user for ever, with the capabilities of a start, for the calling thread and the threads that it starts.
     ///
     /// # Errors
-    /// What the kernel refused, in words.
+    /// The kernel refused, in words.
     pub fn become_it(&self) -> Result<(), String> {
         let failed = |e: capctl::Error| format!("the user could not be changed: {e}");
         let groups: Vec<u32> = fs::read_to_string(GROUPS)
@@ -128,24 +125,23 @@ impl User {
         if outcome.is_ok() {
             state.permitted &= STARTING.into_iter().collect::<CapSet>();
         }
-        // After a failure it stays root, with all its capabilities.
+        // After a failure the process stays root with all its capabilities.
         state.effective = state.permitted;
         state.set_current().map_err(failed)?;
         outcome
     }
 }
 
-/// A directory's change of hands.
 struct HandOver {
     to: User,
-    /// Whose the directory was.
+    /// The directory's old owner.
     owner: u32,
-    /// Whether files of root's change hands too.
+    /// Whether root's files change their owner too.
     roots_too: bool,
 }
 
 impl HandOver {
-    /// The first failure, after all else. What is looked at is what changes hands: all by descriptor.
+    /// Returns the first failure after trying everything. Checks and changes use one descriptor, so no file can be swapped in between.
     fn below(&self, directory: &OwnedFd, deepest: u32) -> io::Result<()> {
         let mut outcome = Ok(());
         for entry in Dir::read_from(directory)? {
@@ -163,18 +159,18 @@ impl HandOver {
         let found = fstat(&fd)?;
         let changes = match found.st_uid {
             0 => self.roots_too,
-            // Nobody but root puts a third user's file into a directory of root's.
+            // In a directory of root's, only root can have put a third user's file.
             user => user == self.owner || self.owner == 0,
         };
         match FileType::from_raw_mode(found.st_mode) {
             FileType::Directory if deepest > 0 && changes => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let below = openat(directory, name, flags, Mode::empty())?;
-                // Another directory may have been put in its place meanwhile: that one was not looked at.
+                // If another directory took its place meanwhile, that one was not checked.
                 let same = fstat(&below).map(|now| (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino))?;
                 if same { self.below(&below, deepest - 1).and(self.to.take(&below)) } else { Ok(()) }
             }
-            // With a second name it may be anybody's file.
+            // A file with a second name may belong elsewhere.
             FileType::RegularFile if found.st_nlink == 1 && changes => self.to.take(&fd),
             FileType::RegularFile if found.st_uid != self.to.uid.as_raw() => Err(io::Error::other(format!(
                 "{} belongs to user {} and has {} names: remove it or chown it yourself",
@@ -187,7 +183,7 @@ impl HandOver {
     }
 }
 
-/// The numbers of `name` in a text whose lines are `NAME:PASSWORD:NUMBER…`.
+/// The numbers of `name` in a text with lines `NAME:PASSWORD:NUMBER…`.
 fn numbers<const N: usize>(text: &str, name: &str) -> Option<[u32; N]> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     let found: Vec<u32> = line.split(':').skip(1).take(N).map(str::parse).collect::<Result<_, _>>().ok()?;
@@ -233,13 +229,13 @@ mod tests {
             assert_eq!(owner(&state.join(path)), (12345, 23456), "{path}");
         }
         assert_eq!(owner(&outside), (0, 0));
-        // What root has made meanwhile, below a directory that is the user's.
+        // A file that root has made meanwhile, below the user's directory.
         chown(state.join("tls/key"), Some(0), Some(0)).unwrap();
         user.own(&state).unwrap();
         assert_eq!(owner(&state.join("tls/key")), (12345, 23456));
         User::ROOT.own(&state).unwrap();
         assert_eq!(owner(&state.join("tls")), (0, 0));
-        // In a directory of another user's, where the kernel protects no file of root's from second names.
+        // A directory of another user, on a kernel that lets others link root's files.
         let directory = File::open(&state).unwrap().into();
         fs::write(state.join("theirs"), "").unwrap();
         chown(state.join("theirs"), Some(54321), None).unwrap();

@@ -1,6 +1,6 @@
-//! The eBPF object, loaded: programs, maps and what is written to them.
+//! The loaded eBPF object: programs and maps.
 //!
-//! Owns loading and every map access. It attaches nothing (`links.rs` does).
+//! Owns loading and all map access, except that of `marks.rs`. It attaches nothing (`links.rs` does).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,43 +43,43 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 pub(super) const ADVICE_LOAD: &str = "posternd needs root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON) and Linux 5.17 or newer with BTF; \
                            what was pinned before stays in force";
 
-/// How big the maps are.
+/// The sizes of the maps.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Most entries in `GRANTS` for grants. Each costs about 120 bytes of kernel memory, taken at start.
+    /// The most entries in `GRANTS` for grants. Each takes about 120 bytes of kernel memory at the start.
     pub grants: u32,
-    /// Most sessions that outlive their grant. Each costs about 100 bytes in `FLOWS` and an entry in `GRANTS`.
+    /// The most sessions that outlive their grant. Each takes about 100 bytes in `FLOWS` and an entry in `GRANTS`.
     pub flows: u32,
-    /// Usage slots. Each costs 48 bytes for every CPU.
+    /// The number of usage slots. Each takes 48 bytes for every CPU.
     pub slots: u32,
 }
 
-/// How the cut learns a socket's network namespace.
+/// The source from which the cut gets a socket's network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CookieSource {
-    /// `bpf_get_netns_cookie`, where the kernel allows it in `cgroup_skb`.
+    /// `bpf_get_netns_cookie`, if the kernel allows it in `cgroup_skb`.
     Helper,
     /// The socket's memory, at offsets from the kernel's BTF.
     KernelMemory,
 }
 
-/// How the programs use the kernel on which they run.
+/// The kernel features that the programs use.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Variant {
     cookie: CookieSource,
-    /// Whether subflows of MPTCP are judged by their connection.
+    /// Whether the cut judges MPTCP subflows by their connection.
     pub(super) subflows: bool,
 }
 
 impl Variant {
-    /// All of them, the best first.
+    /// All variants, the best first.
     fn all() -> impl Iterator<Item = Self> {
         let sources = [CookieSource::Helper, CookieSource::KernelMemory];
         [true, false].into_iter().flat_map(move |subflows| sources.map(|cookie| Self { cookie, subflows }))
     }
 }
 
-/// The loaded programs and their maps.
+/// The loaded programs and their maps. An error is the kernel's refusal, unless a method names another one.
 pub struct Programs {
     pub(super) ebpf: Ebpf,
     /// Programs that the kernel refused, and why.
@@ -90,7 +90,7 @@ pub struct Programs {
     pub(super) marks_streams: bool,
     variant: Variant,
     protected: Array<MapData, u64>,
-    /// `PROTECTED` as it was written last.
+    /// The present contents of `PROTECTED`.
     protected_words: Vec<u64>,
     lengths: Array<MapData, Shared<Lengths>>,
     grants: HashMap<MapData, Shared<GrantKey>, Shared<GrantValue>>,
@@ -111,14 +111,12 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads fresh programs and maps for the calling thread's network namespace and fills them with `table`. A program that the kernel
-    /// refuses does not affect another one; [`Self::fd`] returns the reason.
+    /// Loads programs and maps for the calling thread's network namespace, and fills the maps. A refused program affects no other.
     ///
     /// # Errors
     /// No map could be made or filled.
     pub fn load(sizes: Sizes, table: &Table, marks: Option<&Marks>) -> Result<Self, EnforcerError> {
-        // Older kernels refuse one or the other helper in cgroup_skb. Any other reason shows again at each try. The maps of one
-        // try go before those of the next are made.
+        // Older kernels refuse one helper or the other in cgroup_skb. The maps of one try are gone before the next try makes its own.
         let (mut best, mut first) = (None, None);
         for variant in Variant::all() {
             match Self::load_variant(sizes, table, variant, marks) {
@@ -141,7 +139,7 @@ impl Programs {
     /// As [`Self::load`], for kernels that refuse `bpf_get_netns_cookie` in `cgroup_skb`.
     ///
     /// # Errors
-    /// As [`Self::load`], and where the kernel has no BTF.
+    /// As [`Self::load`], or the kernel has no BTF.
     pub fn load_without_helper(sizes: Sizes, table: &Table, marks: Option<&Marks>) -> Result<Self, EnforcerError> {
         Self::load_variant(sizes, table, Variant { cookie: CookieSource::KernelMemory, subflows: true }, marks)
     }
@@ -155,7 +153,7 @@ impl Programs {
         let offsets = match (Offsets::of_running_kernel(), variant) {
             (Ok(offsets), _) => offsets,
             (Err(_), Variant { cookie: CookieSource::Helper, subflows: false }) => {
-                // It may have MPTCP.
+                // Without BTF the kernel may still have MPTCP.
                 Offsets { mptcp: true, ..Offsets::default() }
             }
             (Err(error), _) => {
@@ -167,7 +165,7 @@ impl Programs {
         Self { marks_streams: streams, ..Self::with(ebpf, variant, marks.is_some())? }.filled(table)
     }
 
-    /// Loads again the programs that the kernel refused: it may have had no memory for them.
+    /// Loads refused programs again: the kernel may have lacked memory.
     pub(super) fn load_again(&mut self) {
         let ebpf = &mut self.ebpf;
         self.refused.retain(|(hook, _)| load_program(ebpf, *hook).is_err());
@@ -212,20 +210,19 @@ impl Programs {
         })
     }
 
-    /// How the cut learns a socket's network namespace on this kernel.
+    /// The cut's source of a socket's network namespace on this kernel.
     #[must_use]
     pub fn cookie_source(&self) -> CookieSource {
         self.variant.cookie
     }
 
-    /// Whether the cut judges an MPTCP subflow by the connection that it belongs to. Without that it judges a subflow by the
-    /// subflow's own port alone. True also on a kernel without MPTCP. Minimum kernel: 5.19 (`bpf_skc_to_mptcp_sock`).
+    /// Whether the cut judges an MPTCP subflow by its connection. True without MPTCP. Minimum kernel: 5.19 (`bpf_skc_to_mptcp_sock`).
     #[must_use]
     pub fn judges_subflows(&self) -> bool {
         self.variant.subflows
     }
 
-    /// The reader of denied attempts; `None` once it was taken.
+    /// The reader of denied attempts. `None` after the first call.
     pub fn take_denied(&mut self) -> Option<Ring> {
         self.denied.take()
     }
@@ -233,7 +230,7 @@ impl Programs {
     /// Carries out `edit`.
     ///
     /// # Errors
-    /// The kernel refused it, and nothing has changed.
+    /// The kernel refused the edit; nothing has changed.
     pub fn apply(&mut self, edit: &Edit) -> Result<(), EnforcerError> {
         self.write(edit).map_err(|error| refused(*edit, error))
     }
@@ -269,10 +266,10 @@ impl Programs {
         Ok(())
     }
 
-    /// Makes `addresses` the set of the host's own addresses.
+    /// Replaces the set of the host's own addresses.
     ///
     /// # Errors
-    /// What the kernel refused; addresses before it in order are set.
+    /// The kernel refused a change. The changes before it are in force.
     pub fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), EnforcerError> {
         let wanted: BTreeSet<Address> = addresses.iter().map(|a| address(*a)).collect();
         let failed =
@@ -290,11 +287,10 @@ impl Programs {
         Ok(())
     }
 
-    /// Has the cut, and under a flood the prefilter, limit how fast one source begins connections to `addresses`, and to no others. Where it is an unspecified
-    /// address, that is every one of its family.
+    /// Limits how fast one source begins connections to `addresses`, and to no others. An unspecified address stands for its whole family.
     ///
     /// # Errors
-    /// What the kernel refused; what is left of the limits then is in force.
+    /// The kernel refused a change. The changes before it are in force.
     pub fn limit_syns(&mut self, addresses: &[SocketAddr], rate: SynRate) -> Result<(), EnforcerError> {
         let at = |a: &SocketAddr| (Listener::new(address(a.ip()), a.port()), rate);
         let wanted: BTreeMap<Listener, SynRate> = addresses.iter().map(at).collect();
@@ -313,17 +309,14 @@ impl Programs {
         Ok(())
     }
 
-    /// What was counted under `slot` since it was reset, over all CPUs. An unknown slot has no use.
+    /// Traffic under `slot` since its last reset, over all CPUs. An unknown slot has none.
     #[must_use]
     pub fn usage(&self, slot: u32) -> SlotUsage {
         let parts = self.usage.get(&slot, 0);
         parts.map_or_else(|_| SlotUsage::default(), |p| p.iter().fold(SlotUsage::default(), |sum, v| sum.merge(v.0)))
     }
 
-    /// Empties `slot` for the next grant.
-    ///
-    /// # Errors
-    /// What the kernel refused.
+    /// Resets `slot` for the next grant.
     pub fn reset_usage(&mut self, slot: u32) -> Result<(), EnforcerError> {
         let failed = |e: &dyn std::error::Error| {
             EnforcerError::kernel(format!("reset usage slot {slot}"), e, "the slot counts on from its last grant")
@@ -333,7 +326,7 @@ impl Programs {
         self.usage.set(slot, zeros, 0).map_err(|e| failed(&e))
     }
 
-    /// Every counter, over all CPUs, also those at 0.
+    /// Every counter, over all CPUs, including those at 0.
     #[must_use]
     pub fn counters(&self) -> Vec<(Hook, Fate, u64)> {
         let read = |hook, fate| {
@@ -344,7 +337,7 @@ impl Programs {
         pairs.map(|(hook, fate)| (hook, fate, read(hook, fate))).collect()
     }
 
-    /// What would have been dropped since the start, by source and port. The memory for it is limited.
+    /// Traffic since the start that enforce mode would drop, by source and port. The memory for it is limited.
     #[must_use]
     pub fn observed(&self) -> Vec<Observed> {
         let sum = |parts: PerCpuValues<Shared<ObservedValue>>| {
@@ -354,10 +347,7 @@ impl Programs {
         entries.map(|(key, parts)| observed(&key.0, sum(parts))).collect()
     }
 
-    /// The descriptor of a hook's program.
-    ///
-    /// # Errors
-    /// The kernel refused the program, in the verifier's words if it was the verifier.
+    /// The descriptor of a hook's program, or the reason why the kernel refused the program.
     pub(super) fn fd(&self, hook: Hook) -> Result<&ProgramFd, EnforcerError> {
         let name = program_name(hook);
         if let Some((_, why)) = self.refused.iter().find(|(refused, _)| *refused == hook) {
@@ -368,27 +358,23 @@ impl Programs {
         program.fd().map_err(|e| EnforcerError::kernel(format!("use program {name}"), &e, ADVICE_LOAD))
     }
 
-    /// The kernel's number of a hook's program.
     pub(super) fn id(&self, hook: Hook) -> Option<u32> {
         self.ebpf.program(program_name(hook))?.info().ok().map(|info| info.id())
     }
 
-    /// How many instructions the verifier walked to accept a hook's program; it gives up at a million. `None` before Linux 5.16.
+    /// The number of instructions that the verifier walked for a hook's program. Its limit is a million. `None` before Linux 5.16.
     #[must_use]
     pub fn verified_instructions(&self, hook: Hook) -> Option<u32> {
         self.ebpf.program(program_name(hook))?.info().ok()?.verified_instruction_count()
     }
 
-    /// The tags of all programs, as the kernel shows them in a link's `fdinfo`.
+    /// The tags of all programs, in the form of a link's `fdinfo`.
     pub(super) fn tags(&self) -> Vec<String> {
         let tag = |name: &str| Some(format!("{:016x}", self.ebpf.program(name)?.info().ok()?.tag()));
         Hook::ALL.iter().map(|hook| program_name(*hook)).chain(MARKING).filter_map(tag).collect()
     }
 
-    /// Runs a hook's program once on `packet` and `context` (`BPF_PROG_TEST_RUN`) and says what it returned.
-    ///
-    /// # Errors
-    /// What the kernel refused.
+    /// Runs a hook's program once on `packet` and `context` (`BPF_PROG_TEST_RUN`), and returns its result.
     pub fn test_run(&self, hook: Hook, packet: &[u8], context: &[u8]) -> Result<u32, EnforcerError> {
         let result = sys::test_run(self.fd(hook)?.as_fd(), packet, context);
         result.map_err(|e| EnforcerError::kernel(format!("run {}", hook.code()), &e, "see the kernel's message"))
@@ -431,7 +417,7 @@ fn load_object(
     Ok(ebpf)
 }
 
-/// Loads one program. Returns the reason of a failure, in words.
+/// Loads one program. The error is the reason in words.
 fn load_program(ebpf: &mut Ebpf, hook: Hook) -> Result<(), String> {
     let name = program_name(hook);
     let program = ebpf.program_mut(name).ok_or_else(|| missing(name).to_string())?;
@@ -468,7 +454,7 @@ fn refused(edit: Edit, error: MapError) -> EnforcerError {
         MapError::IoError(e) => e,
         other => io::Error::other(other),
     };
-    // A full preallocated hash map gives E2BIG; other maps give ENOSPC or ENOMEM.
+    // A full preallocated hash map returns E2BIG; other maps return ENOSPC or ENOMEM.
     match source.raw_os_error() {
         Some(libc::E2BIG | libc::ENOSPC | libc::ENOMEM) => EnforcerError::TableFull(edit),
         _ => EnforcerError::Edit { edit, source },

@@ -1,6 +1,6 @@
 //! The prefilter's part of the programs: the count of refused connections, and the program for TCX.
 //!
-//! Owns the reading of these maps. It attaches nothing.
+//! Owns access to these maps. It attaches nothing.
 
 use std::{net::SocketAddr, os::fd::AsFd as _};
 
@@ -13,17 +13,16 @@ use postern_core::{key::RefusedAt, verdict::Hook};
 
 use super::{ADVICE_LOAD, EnforcerError, Programs, Shared, address, error, missing, sys};
 
-/// The prefilter's program for TCX.
 const TCX: &str = "prefilter_tcx";
 
-/// Loads the program. Returns the reason of a failure, in words.
+/// Loads the program. The error is the reason in words.
 pub(super) fn load_tcx(ebpf: &mut Ebpf) -> Result<(), String> {
     let program = ebpf.program_mut(TCX).ok_or_else(|| missing(TCX).to_string())?;
     <&mut SchedClassifier>::try_from(program).and_then(|p| p.load()).map_err(|e| error::chain(&e))
 }
 
 impl Programs {
-    /// How many new TCP connections lock and cut have refused since the start, and the prefilter in their place.
+    /// The number of new TCP connections that the lock, the cut and the prefilter have refused since the start.
     #[must_use]
     pub fn refused_connections(&self) -> u64 {
         let pressure =
@@ -33,21 +32,14 @@ impl Programs {
         xdp.fold(pressure, |sum, (.., count)| sum.wrapping_add(count))
     }
 
-    /// As if the lock had refused a new connection there at `boot_ns`, for the prefilter alone. [`Self::test_run`] has no device
-    /// behind its packets, so a test run of the lock cannot say it; the index there is 1.
-    ///
-    /// # Errors
-    /// What the kernel refused.
+    /// Records a refusal as the lock does, at `boot_ns`. A test run of the lock can record one only for the device with index 1.
     pub fn note_refusal(&mut self, at: SocketAddr, ifindex: u32, boot_ns: u64) -> Result<(), EnforcerError> {
         let key = RefusedAt::new(address(at.ip()), at.port(), ifindex);
         let failed = |e: MapError| EnforcerError::kernel("note a refusal", &e, "see the kernel's message");
         self.refused_at.insert(Shared(key), boot_ns, 0).map_err(failed)
     }
 
-    /// The descriptor of the prefilter's program for TCX.
-    ///
-    /// # Errors
-    /// As [`Self::fd`].
+    /// The descriptor of the program for TCX, or the reason why the kernel refused the program.
     pub(in crate::enforcer) fn tcx(&self) -> Result<&ProgramFd, EnforcerError> {
         if let Some(why) = &self.tcx_refused {
             let what = format!("load the program {TCX}");
@@ -57,10 +49,7 @@ impl Programs {
         program.fd().map_err(|e| EnforcerError::kernel(format!("use program {TCX}"), &e, ADVICE_LOAD))
     }
 
-    /// Runs the prefilter's program for TCX once on `packet`, as [`Self::test_run`] does.
-    ///
-    /// # Errors
-    /// What the kernel refused.
+    /// Runs the program for TCX once on `packet`, as [`Self::test_run`] does.
     pub fn test_run_tcx(&self, packet: &[u8]) -> Result<u32, EnforcerError> {
         let result = sys::test_run(self.tcx()?.as_fd(), packet, &[]);
         result.map_err(|e| EnforcerError::kernel(format!("run {TCX}"), &e, "see the kernel's message"))
