@@ -36,11 +36,16 @@ impl Drop for Halted {
     }
 }
 
-/// Whether a thread of a process waits for something, and so holds nothing that others need for a moment only.
+
+/// Whether a thread of a process waits for a futex until a time at the latest, as idle threads of a pool do. A thread that serves waits
+/// without an end.
 #[must_use]
-pub fn rests(process: u32, thread: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/task/{thread}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|fields| fields.trim_start().starts_with('S'))
+pub fn idles(process: u32, thread: i32) -> bool {
+    // proc_pid_syscall(5): the number of the system call and its six arguments; the fourth of futex(2) is the timeout.
+    let call = std::fs::read_to_string(format!("/proc/{process}/task/{thread}/syscall")).unwrap_or_default();
+    let words: Vec<_> = call.split_whitespace().collect();
+    words.first().and_then(|number| number.parse().ok()) == Some(libc::SYS_futex)
+        && words.get(4).is_some_and(|timeout| *timeout != "0x0")
 }
 
 /// The names of a process's threads, the oldest first.

@@ -42,15 +42,15 @@ fn early_closes_and_posternd_takes_over_without_a_gap() {
     assert!(!is_open(&net, STRANGER, 22) && !is_open(&net, GRANTED, 3389));
     assert!(!postern.file("state").exists(), "it keeps no state");
     // Again it changes nothing, and it says so; nor does it while posternd runs and a grant is live.
-    assert!(done(&posternd(&net, &postern, "early")).contains("in force already"));
+    assert!(done(&posternd(&net, &postern, "early")).contains("already in force"));
     postern.launch();
     assert!(postern.client().details().expect("a status").is_empty());
     postern.grant(&["22/tcp"], &GRANTED.both(), 600).expect("a grant");
-    assert!(done(&posternd(&net, &postern, "early")).contains("in force already"));
+    assert!(done(&posternd(&net, &postern, "early")).contains("already in force"));
     assert!(is_open(&net, GRANTED, 22) && !is_open(&net, STRANGER, 22));
     // Nor after its death.
     postern.kill();
-    assert!(done(&posternd(&net, &postern, "early")).contains("in force already"));
+    assert!(done(&posternd(&net, &postern, "early")).contains("already in force"));
     assert!(is_open(&net, GRANTED, 22));
     // A part of it is lost: what is closed for everybody then is closed for the grant too, until posternd starts.
     postern.detach("lock");

@@ -7,7 +7,6 @@ use crate::refusal::{Reason, Refusal};
 use crate::signer::Claims;
 use crate::ssh::wire::Reader;
 use crate::ssh::{Accept, Certificate, Error, Person, PublicKey, shown};
-use crate::text;
 
 /// The most principals that OpenSSH reads from one certificate.
 const MOST_PRINCIPALS: usize = 256;
@@ -80,8 +79,9 @@ impl UserCertificate {
     }
 }
 
+/// Other characters that could mislead a reader are escaped where the text is shown.
 fn check_text(text: &str, field: &'static str) -> Result<(), Error> {
-    let fits = text.len() <= MOST_TEXT && !text.chars().any(text::commands);
+    let fits = text.len() <= MOST_TEXT && !text.chars().any(char::is_control);
     if fits { Ok(()) } else { Err(Error::Malformed(field)) }
 }
 

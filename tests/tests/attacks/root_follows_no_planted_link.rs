@@ -389,7 +389,7 @@ fn check_config_names_a_directory_in_which_others_may_replace_roots_files() {
             .as_array()
             .expect("warnings")
             .iter()
-            .any(|text| text.to_string().contains("replaced by others"))
+            .any(|text| text.to_string().contains("others than root can replace files"))
     };
     let folder = host.postern.file("");
     let permit = |mode| fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).expect("a mode");
