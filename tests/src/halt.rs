@@ -36,7 +36,6 @@ impl Drop for Halted {
     }
 }
 
-
 /// Whether a thread of a process waits for a futex until a time at the latest, as idle threads of a pool do. A thread that serves waits
 /// without an end.
 #[must_use]
