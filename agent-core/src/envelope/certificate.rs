@@ -1,7 +1,5 @@
-//! The user certificates that a host accepts.
-//!
-//! Owns the bounds on what is stored of a certificate, and the restrictions that a host honours. It never decides whether the authority
-//! is trusted or whom it may vouch for ([`crate::trust`]).
+//! The user certificates that a host accepts. Owns the bounds on stored fields and the restrictions that a host honours. [`crate::trust`]
+//! decides whether the authority is trusted, and for whom.
 
 use crate::refusal::{Reason, Refusal};
 use crate::signer::Claims;
@@ -10,10 +8,10 @@ use crate::ssh::{Accept, Certificate, Error, Person, PublicKey, shown};
 
 /// The most principals that OpenSSH reads from one certificate.
 const MOST_PRINCIPALS: usize = 256;
-/// The longest key id or principal, in bytes: they are stored with each grant.
+/// The longest key id or principal, in bytes: the journal stores them with each grant.
 const MOST_TEXT: usize = 255;
 
-/// A certificate of a person. Its signature is not checked yet.
+/// A person's certificate, with an unchecked signature.
 #[derive(Clone, Debug)]
 pub(super) struct UserCertificate {
     certificate: Certificate,
@@ -27,11 +25,6 @@ fn invalid(detail: impl std::fmt::Display) -> Refusal {
 }
 
 impl UserCertificate {
-    /// Reads a certificate.
-    ///
-    /// # Errors
-    /// Malformed, not a user certificate, restricted in a way that cannot be honoured here, or signed by a key that is
-    /// not on the list.
     pub(super) fn parse(blob: &[u8]) -> Result<Self, Refusal> {
         let certificate = Certificate::parse(blob, Accept::Signers)?;
         if certificate.of_host {
@@ -53,12 +46,11 @@ impl UserCertificate {
         Ok(Self { certificate, authority, key_id, verify_required })
     }
 
-    /// The key that it is about.
     pub(super) const fn key(&self) -> &PublicKey {
         &self.certificate.key
     }
 
-    /// What it says about the holder of its key.
+    /// The certificate's claims about the holder.
     pub(super) fn claims(&self) -> Claims {
         let Certificate { serial, valid_after, valid_before, .. } = self.certificate;
         let principals = self.certificate.principals.clone();
@@ -66,10 +58,9 @@ impl UserCertificate {
         Claims { authority, serial, key_id, principals, valid_after, valid_before }
     }
 
-    /// Checks the authority's signature, and what the certificate demands of its holder.
-    ///
+    /// Checks the authority's signature and the `verify-required` option.
     /// # Errors
-    /// The signature does not fit, or the security key did not check its holder although the certificate wants it.
+    /// The signature does not fit, or the security key did not check its holder although the certificate requires it.
     pub(super) fn verify(&self, person: Person) -> Result<(), Refusal> {
         if self.verify_required && !person.verified {
             return Err(invalid("it requires the security key's PIN or fingerprint for each signature"));
@@ -85,8 +76,7 @@ fn check_text(text: &str, field: &'static str) -> Result<(), Error> {
     if fits { Ok(()) } else { Err(Error::Malformed(field)) }
 }
 
-/// Whether `verify-required` is among the options. All others restrict in ways that a grant cannot honour: a certificate
-/// for one command, or from one address, must not open a port.
+/// A grant honours only `verify-required`: a certificate for one command, or from one address, must not open a port.
 fn critical_options(packed: &[u8]) -> Result<bool, Refusal> {
     let mut reader = Reader::new(packed);
     let mut verify_required = false;
