@@ -38,8 +38,8 @@ pub fn is_hidden(c: char) -> bool {
     !printable || UNSEEN.iter().any(|(first, last)| (*first..=*last).contains(&c))
 }
 
-/// Whether `c` could command a terminal, end a line or change the reading order. Hosts refuse such text. They accept the other hidden
-/// characters ([`is_hidden`]), which some names and scripts need.
+/// Whether `c` could command a terminal, end a line or change the reading order. Hosts refuse such characters in payloads. They accept
+/// the other hidden characters ([`is_hidden`]), which some names and scripts need.
 #[must_use]
 pub fn commands(c: char) -> bool {
     let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
