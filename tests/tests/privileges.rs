@@ -322,7 +322,7 @@ fn a_start_without_root_ends_at_once() {
         let output = command.args([words, "--config"]).arg(postern.config()).output().expect("timeout and setpriv");
         assert_eq!(output.status.code(), Some(1), "{words}: {output:?}");
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(errors.contains("no port was closed") && errors.contains("not root"), "{words}: {errors}");
+        assert!(errors.contains("no port was closed") && errors.contains("needs root"), "{words}: {errors}");
     }
 }
 
