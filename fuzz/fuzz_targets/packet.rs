@@ -136,7 +136,11 @@ fn xdp(world: &World, torn: &BTreeSet<GrantKey>, flow: &Flow) {
     let maps = Maps { host: world.view(flow), torn };
     let verdict = decide(&maps, flow.protocol, flow.port, flow.source);
     let drops = flow.begins() && verdict.fate().is_some_and(|fate| !fate.passes()) && observed_at(&maps).is_none();
-    assert_eq!(drops, whole(world, torn).twin_drops(flow), "the prefilter: {verdict:?} for {flow:?} in {world:?}, {torn:?}");
+    assert_eq!(
+        drops,
+        whole(world, torn).twin_drops(flow),
+        "the prefilter: {verdict:?} for {flow:?} in {world:?}, {torn:?}"
+    );
     if drops {
         assert!(world.local.contains(&ip(flow.destination)), "not for this host");
         assert!(world.table.protected.contains(&(flow.protocol, flow.port)), "not protected");

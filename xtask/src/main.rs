@@ -27,7 +27,7 @@ cargo xtask COMMAND
 
   setup                  install what building and testing need; says what and why first
   demo                   the main job, step by step with measured times, in network namespaces of its own
-  bench                  the numbers that README.md claims, measured on this machine
+  bench                  its figures, measured on this machine
   test                   everything: format, tidiness, lints, documents, all tests (what .ci/run runs)
   torture [--short]      crashes, faulty disks and floods, with one table of what held; minutes, or with --short as in `test`
   fuzz [--seconds N] [TARGET...]
