@@ -55,6 +55,9 @@ pub enum LinkError {
 
 /// Connects with TLS 1.3 and the server name `host`. With `pin` only that certificate is accepted; without it any, and the caller must
 /// judge the certificate before it sends anything signed.
+///
+/// # Errors
+/// Fails if the host is unreachable, shows another certificate than `pin`, or does not hold the key of its certificate.
 pub async fn tls(host: &str, address: SocketAddr, pin: Option<Fingerprint>) -> Result<Link, LinkError> {
     limited(async {
         let verifier = PinnedVerifier::new(pin);
@@ -89,6 +92,9 @@ fn broken_handshake(error: &io::Error) -> LinkError {
 }
 
 /// Connects without TLS; [`crate::target::Target`] allows it only on loopback.
+///
+/// # Errors
+/// Fails with [`LinkError::Unreachable`] if nobody answers in time, or not in HTTP/2.
 pub async fn plaintext(address: SocketAddr) -> Result<Link, LinkError> {
     limited(async {
         let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
@@ -99,6 +105,9 @@ pub async fn plaintext(address: SocketAddr) -> Result<Link, LinkError> {
 }
 
 /// Connects to a Unix socket.
+///
+/// # Errors
+/// Fails with [`LinkError::Unreachable`] if nobody answers in time, or not in HTTP/2.
 pub async fn unix(path: &Path) -> Result<Link, LinkError> {
     limited(async {
         let stream = UnixStream::connect(path).await.map_err(unreachable)?;

@@ -33,11 +33,17 @@ pub struct Console {
 
 impl Console {
     /// Writes one result to standard output. A closed pipe ends the process without an error message, as is usual.
+    ///
+    /// # Errors
+    /// Fails if the write fails for another reason than a closed pipe.
     pub fn out(self, text: impl std::fmt::Display) -> Result<()> {
         self.own_text(&text::lines(&text.to_string()))
     }
 
     /// [`Self::out`] for text that this program made, such as a shell script: tabs stay tabs.
+    ///
+    /// # Errors
+    /// Fails as [`Self::out`] does.
     pub fn own_text(self, text: &str) -> Result<()> {
         let mut out = io::stdout().lock();
         match writeln!(out, "{text}").and_then(|()| out.flush()) {
@@ -49,6 +55,9 @@ impl Console {
 
     /// Writes a line of the host's journal. A file or pipe gets the exact bytes, which the journal's chain binds. A terminal gets them
     /// escaped. A line with control characters cannot come from a journal and is always escaped.
+    ///
+    /// # Errors
+    /// Fails as [`Self::out`] does.
     pub fn out_line(self, line: &str) -> Result<()> {
         if io::stdout().is_terminal() || line.chars().any(char::is_control) {
             return self.own_text(&text::line(&text::json(line)));
@@ -57,6 +66,9 @@ impl Console {
     }
 
     /// Writes one result as a JSON line.
+    ///
+    /// # Errors
+    /// Fails as [`Self::out`] does, or if `value` has no JSON form.
     pub fn out_json(self, value: &impl serde::Serialize) -> Result<()> {
         let text = serde_json::to_string(value).map_err(|error| Failure::new(Kind::Local, error))?;
         self.out(text::json(&text))
@@ -88,6 +100,9 @@ impl Console {
     }
 
     /// Asks until the answer is `yes` or `no`. The end of input counts as no.
+    ///
+    /// # Errors
+    /// Fails if standard input is unreadable.
     pub async fn ask(self, question: String) -> Result<bool> {
         blocking(move || {
             let mut hint = question;
@@ -109,6 +124,9 @@ impl Console {
     }
 
     /// Asks once; any answer besides `y` and `yes` counts as no.
+    ///
+    /// # Errors
+    /// Fails if standard input is unreadable.
     pub async fn confirm(self, question: String) -> Result<bool> {
         blocking(move || {
             let _ = write!(io::stderr(), "{} [y/N] ", text::lines(&question)).and_then(|()| io::stderr().flush());
@@ -121,6 +139,9 @@ impl Console {
     }
 
     /// Reads a passphrase from the terminal without echo. Blocks.
+    ///
+    /// # Errors
+    /// Fails with [`Kind::Key`] if there is no terminal.
     pub fn passphrase(self, prompt: &str) -> Result<String> {
         remember_terminal();
         rpassword::prompt_password(&*text::lines(prompt)).map_err(|error| match error.kind() {
@@ -132,7 +153,10 @@ impl Console {
     }
 }
 
-/// Runs blocking work on another thread, so that the reactor still sees Ctrl-C. Fails if `work` fails or panics.
+/// Runs blocking work on another thread, so that the reactor still sees Ctrl-C.
+///
+/// # Errors
+/// Fails if `work` fails or panics.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let joined = tokio::task::spawn_blocking(work).await;
     joined.unwrap_or_else(|error| Err(Failure::new(Kind::Local, format!("a part of postern stopped: {error}"))))

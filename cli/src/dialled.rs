@@ -87,7 +87,10 @@ impl Dialled {
         self.folder.file(NAME)
     }
 
-    /// The known addresses of the host with `key`, also from an older version. Fails if a file is unreadable or damaged.
+    /// The known addresses of the host with `key`, also from an older version.
+    ///
+    /// # Errors
+    /// Fails if a file is unreadable or damaged.
     pub fn of(&self, key: &str) -> io::Result<Vec<IpAddr>> {
         let mut found = Vec::new();
         for path in self.files() {
@@ -96,8 +99,10 @@ impl Dialled {
         Ok(found)
     }
 
-    /// Records that the client reached the host with `key` at `addresses`. Replaces a damaged file. Fails if the write fails and an address
-    /// is new. For known addresses the write only changes their order.
+    /// Records that the client reached the host with `key` at `addresses`. Replaces a damaged file.
+    ///
+    /// # Errors
+    /// Fails if the write fails and an address is new. For known addresses the write only changes their order.
     pub fn remember(&self, key: &str, addresses: &[IpAddr]) -> io::Result<()> {
         let known = self.of(key).unwrap_or_default();
         let written = if addresses.is_empty() { Ok(()) } else { self.add(key, addresses) };
@@ -114,6 +119,9 @@ impl Dialled {
     }
 
     /// Forgets the host with `key`, and `address` for every host. True if one of them was known. A damaged file counts as empty.
+    ///
+    /// # Errors
+    /// Fails if a file is unreadable, or the client cannot lock or write it.
     pub fn forget(&self, key: Option<&str>, address: Option<IpAddr>) -> io::Result<bool> {
         let mut changed = false;
         for path in self.files() {

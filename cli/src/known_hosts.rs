@@ -96,7 +96,10 @@ impl KnownHosts {
         self.folder.file(NAME)
     }
 
-    /// The record of `address`. Fails if a file is damaged; then no host is trusted.
+    /// The record of `address`.
+    ///
+    /// # Errors
+    /// Fails if a file is damaged; then no host is trusted.
     pub fn find(&self, address: &str) -> Result<Recalled> {
         match self.all()? {
             Ok(hosts) => {
@@ -108,6 +111,9 @@ impl KnownHosts {
     }
 
     /// The records with this host id. Several hosts may claim one id. Empty if a file is unreadable.
+    ///
+    /// # Errors
+    /// Fails if a file is damaged.
     pub fn with_id(&self, host_id: &str) -> Result<Vec<KnownHost>> {
         let mut hosts = self.all()?.unwrap_or_default();
         hosts.retain(|host| host.host_id == host_id);
@@ -115,6 +121,9 @@ impl KnownHosts {
     }
 
     /// Trusts `host` in place of an older record of its address.
+    ///
+    /// # Errors
+    /// Fails if the file is unreadable or damaged, or the client cannot write it.
     pub fn put(&self, host: KnownHost) -> Result<()> {
         let path = self.folder.to_write(NAME).map_err(|error| failed("write", self.path().as_deref(), &error))?;
         change(&path, |hosts| {
@@ -126,6 +135,9 @@ impl KnownHosts {
     }
 
     /// Forgets `address`, also in the file of an older version. True if it was known.
+    ///
+    /// # Errors
+    /// Fails if a file is unreadable or damaged, or the client cannot write it.
     pub fn forget(&self, address: &str) -> Result<bool> {
         let mut known = false;
         for path in self.files() {

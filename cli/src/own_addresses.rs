@@ -5,6 +5,9 @@ use std::{io, net::IpAddr};
 use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
 
 /// All IPv4 and IPv6 addresses of this network namespace, also of interfaces that are down or in a VRF: no other machine has them.
+///
+/// # Errors
+/// Fails if the kernel does not list the addresses.
 pub fn of_this_machine() -> io::Result<Vec<IpAddr>> {
     let mut found = Vec::new();
     for interface in getifaddrs().map_err(io::Error::from)? {

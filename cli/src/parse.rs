@@ -12,7 +12,10 @@ use postern_core::text;
 use postern_proto::MOST_PORT_TEXT;
 
 /// Checks a typed port: `22`, `22/tcp`, `53/udp`, `3389/any`, or a name, and returns numbers in canonical form. The host resolves names
-/// ([`crate::ports`]). The error names the accepted forms.
+/// ([`crate::ports`]).
+///
+/// # Errors
+/// Fails if `text` has none of these forms. The error names the accepted forms.
 pub fn port(text: &str) -> Result<String, String> {
     let (number, protocol) = text.split_once('/').map_or((text, None), |(number, protocol)| (number, Some(protocol)));
     if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
@@ -65,13 +68,19 @@ impl FromStr for From {
     }
 }
 
-/// A grant's id, as `postern list` shows it. The error says what is wrong.
+/// A grant's id, as `postern list` shows it.
+///
+/// # Errors
+/// Fails if `text` is no UUID. The error says what is wrong.
 pub fn grant_id(text: &str) -> Result<uuid::Uuid, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is not a grant's id; postern list HOST --all shows the ids of your grants"))
 }
 
 /// An address or prefix to search for.
+///
+/// # Errors
+/// Fails if `text` is neither an address nor a prefix without host bits.
 pub fn prefix(text: &str) -> Result<IpNet, String> {
     match text.parse()? {
         From::Prefix(net) => Ok(net),
@@ -97,7 +106,10 @@ fn unmap_prefix(net: IpNet) -> Result<IpNet, String> {
     }
 }
 
-/// A positive time span of whole seconds such as `30m`, `1h30m`, `90s`, `2h`. The error says what is wrong.
+/// A positive time span of whole seconds such as `30m`, `1h30m`, `90s`, `2h`.
+///
+/// # Errors
+/// Fails if `text` is no such time span. The error says what is wrong.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let hint = "write it like 30m, 1h30m, 90s or 2h";
     if text.bytes().all(|b| b.is_ascii_digit()) {
@@ -110,6 +122,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A time after `now`: `18:00` (the next one in this machine's zone), `2026-11-21 18:00`, or RFC 3339 with an offset.
+///
+/// # Errors
+/// Fails if `text` is no such time, or is not after `now`.
 pub fn until(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, String> {
     let time = point(text, now, zone)?;
     if time <= now {
@@ -119,6 +134,9 @@ pub fn until(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, S
 }
 
 /// A point in the past: `24h` (that long ago), `18:00` (the last one), `2026-11-21` (its beginning), or as [`until`].
+///
+/// # Errors
+/// Fails if `text` is no such time.
 pub fn past(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, String> {
     let outside = |error: jiff::Error| format!("{text:?}: {error}");
     if let Ok(ago) = duration(text) {

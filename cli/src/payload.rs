@@ -121,12 +121,18 @@ fn new_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// The payload's bytes: strict proto3 JSON. Fails if a time is out of range.
+/// The payload's bytes: strict proto3 JSON.
+///
+/// # Errors
+/// Fails with [`Kind::Local`] if a time is out of range.
 pub fn to_json(payload: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(payload).map_err(|error| Failure::new(Kind::Local, format!("cannot write the message: {error}")))
 }
 
-/// Signs `payload` and puts both into the envelope. Fails with [`Kind::Key`] when the key cannot sign.
+/// Signs `payload` and puts both into the envelope.
+///
+/// # Errors
+/// Fails with [`Kind::Key`] if the key cannot sign.
 pub async fn seal(payload: Vec<u8>, purpose: Purpose, key: &Arc<Key>, console: Console) -> Result<SignedMessage> {
     let key = Arc::clone(key);
     let (payload, sshsig) = blocking(move || {
@@ -138,8 +144,10 @@ pub async fn seal(payload: Vec<u8>, purpose: Purpose, key: &Arc<Key>, console: C
     Ok(SignedMessage { payload, payload_type, signatures: vec![Signature { sshsig }] })
 }
 
-/// The first purpose whose strict form `bytes` has. An approval has the form of a request, so the caller has to name it. Fails with
-/// [`Kind::Usage`] when `bytes` is no payload, or not of the `wanted` purpose.
+/// The first purpose whose strict form `bytes` has. An approval has the form of a request, so the caller has to name it.
+///
+/// # Errors
+/// Fails with [`Kind::Usage`] if `bytes` is no payload, or not of the `wanted` purpose.
 pub fn recognise(bytes: &[u8], wanted: Option<Purpose>) -> Result<Purpose> {
     let strict = |purpose| match purpose {
         Purpose::Read => serde_json::from_slice::<ReadRequest>(bytes).map(drop),
@@ -161,7 +169,10 @@ pub fn recognise(bytes: &[u8], wanted: Option<Purpose>) -> Result<Purpose> {
     })
 }
 
-/// The request in `payload` if its id is `id`. The caller has to check its audience. The error says what is wrong.
+/// The request in `payload` if its id is `id`. The caller has to check its audience.
+///
+/// # Errors
+/// Fails if `payload` is no request or has another id. The error says what is wrong.
 pub fn approvable(payload: &[u8], id: &str) -> std::result::Result<AccessRequest, String> {
     let request: AccessRequest =
         // The error quotes field names, which the host chose.

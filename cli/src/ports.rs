@@ -18,7 +18,10 @@ pub struct Port {
 }
 
 /// Resolves by the answers of the host at `address`, one for each of `typed` in order. A posternd that is too old to answer gives none;
-/// then the table decides. Fails with [`crate::failure::Kind::Usage`] if the host has no port of that name.
+/// then the table decides.
+///
+/// # Errors
+/// Fails with [`crate::failure::Kind::Usage`] if the host has no port of that name.
 pub fn on_host(typed: &[String], answers: &[Meaning], address: &str) -> Result<Vec<Port>> {
     if answers.is_empty() {
         return typed.iter().map(|typed| by_table(typed, address)).collect();
@@ -37,7 +40,10 @@ pub fn on_host(typed: &[String], answers: &[Meaning], address: &str) -> Result<V
     typed.iter().zip(answers).map(meant).collect()
 }
 
-/// Resolves by the table alone, without a host. Fails with [`crate::failure::Kind::Usage`] for an unknown name.
+/// Resolves by the table alone, without a host.
+///
+/// # Errors
+/// Fails with [`crate::failure::Kind::Usage`] if a name is not in the table.
 pub fn offline(typed: &[String]) -> Result<Vec<Port>> {
     let meant = |typed: &String| {
         let port = of_table(typed).map(|port| Port { typed: typed.clone(), ports: vec![port] });

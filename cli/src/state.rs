@@ -75,7 +75,10 @@ impl Folder {
         self.older.as_ref().map(|path| path.join(name))
     }
 
-    /// Creates the folder if it is missing, and returns the path of the file. Fails if there is none or another user owns it.
+    /// Creates the folder if it is missing, and returns the path of the file.
+    ///
+    /// # Errors
+    /// Fails if the client has no folder or cannot create it, or if another user owns it.
     pub fn to_write(&self, name: &str) -> io::Result<PathBuf> {
         let Some(path) = &self.path else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "there is no home directory; set XDG_STATE_HOME"));
@@ -96,7 +99,10 @@ pub fn user_is_listed() -> bool {
     !matches!(User::from_uid(Uid::current()), Ok(None))
 }
 
-/// The text of a file; none if it does not exist. Fails if the file is not plain, too long, or another user could have created it.
+/// The text of a file; none if it does not exist.
+///
+/// # Errors
+/// Fails if the file is unreadable, not plain or too long, or if another user could have created it.
 pub fn read(path: &Path) -> io::Result<Option<String>> {
     let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
     let file: File = match opened {

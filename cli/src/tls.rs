@@ -13,7 +13,10 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-/// Parses the fingerprint of a certificate in DER form, with or without base64 padding. The error says what is wrong.
+/// Parses the fingerprint of a certificate in DER form, with or without base64 padding.
+///
+/// # Errors
+/// Fails if `text` is no such fingerprint. The error says what is wrong.
 pub fn fingerprint(text: &str) -> Result<Fingerprint, String> {
     let wrong = |_| format!("{text:?} is not a fingerprint; it looks like SHA256:47DEQpj8HBSa+/TImW+5JC…");
     text.trim_end_matches('=').parse().map_err(wrong)
@@ -84,7 +87,10 @@ impl ServerCertVerifier for PinnedVerifier {
     }
 }
 
-/// A configuration for TLS 1.3 and HTTP/2 with this verifier. Fails if rustls lacks TLS 1.3, which this build has.
+/// A configuration for TLS 1.3 and HTTP/2 with this verifier.
+///
+/// # Errors
+/// Fails if rustls lacks TLS 1.3, which this build has.
 pub fn client_config(verifier: Arc<PinnedVerifier>) -> Result<ClientConfig, Error> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?

@@ -42,7 +42,10 @@ pub struct Shown<'a> {
     pub explanation: Option<&'a str>,
 }
 
-/// Decides about `shown` and records new trust. Fails with [`Kind::Identity`] if the host is not trusted.
+/// Decides about `shown` and records new trust.
+///
+/// # Errors
+/// Fails with [`Kind::Identity`] if the host is not trusted, and with [`Kind::Local`] if a file of known hosts is damaged.
 pub async fn settle(trust: &Trust, store: &KnownHosts, shown: Shown<'_>, console: Console) -> Result<()> {
     let recalled = store.find(shown.address)?;
     if let Recalled::Unreadable(why) = &recalled {

@@ -51,7 +51,10 @@ use crate::{
     within_ssh,
 };
 
-/// Runs the command. The kind of a [`Failure`] gives the exit code.
+/// Runs the command.
+///
+/// # Errors
+/// Fails if the command fails. The kind of the [`Failure`] gives the exit code.
 pub async fn run(cli: Cli) -> Result<()> {
     let console = Console { json: cli.common.json };
     if within_ssh::is_within() {

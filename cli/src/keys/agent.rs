@@ -42,13 +42,19 @@ impl Agent {
         Self { socket: socket.into() }
     }
 
-    /// The keys in the agent's order. Fails if the agent does not answer, or not in its protocol.
+    /// The keys in the agent's order.
+    ///
+    /// # Errors
+    /// Fails if the agent does not answer, or not in its protocol.
     pub fn keys(&self) -> io::Result<Vec<AgentKey>> {
         let answer = self.call(&[REQUEST_IDENTITIES], Some(LIST_LIMIT))?;
         parse_keys(&answer).ok_or_else(|| io::Error::other("the agent's list of keys is not readable"))
     }
 
-    /// A signature blob over `data` by the key `blob`. Fails if the agent refuses or signs with another algorithm.
+    /// A signature blob over `data` by the key `blob`.
+    ///
+    /// # Errors
+    /// Fails if the agent does not answer, refuses, or signs with another algorithm.
     pub fn sign(&self, blob: &[u8], data: &[u8]) -> io::Result<Vec<u8>> {
         let rsa = type_of(blob).is_some_and(|kind| kind.starts_with("ssh-rsa"));
         let mut request = vec![SIGN_REQUEST];

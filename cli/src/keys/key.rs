@@ -100,7 +100,10 @@ impl Key {
         }
     }
 
-    /// Asks for the passphrase now if the key needs one. Blocks. Fails with [`Kind::Key`] after three wrong answers, or without a terminal.
+    /// Asks for the passphrase now if the key needs one. Blocks.
+    ///
+    /// # Errors
+    /// Fails with [`Kind::Key`] after three wrong answers, or without a terminal.
     pub fn unlock(&self, console: Console) -> Result<()> {
         let Backend::File { key, path, .. } = &self.backend else { return Ok(()) };
         let mut key = key.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,6 +125,9 @@ impl Key {
     }
 
     /// The armored SSHSIG over `message` in `namespace`. Blocks; call [`Self::unlock`] first.
+    ///
+    /// # Errors
+    /// Fails with [`Kind::Key`] if the key cannot sign.
     pub fn sign(&self, namespace: &str, message: &[u8], console: Console) -> Result<String> {
         match &self.backend {
             Backend::Keygen { path, .. } => keygen::sign(path, namespace, message),

@@ -47,7 +47,10 @@ struct State {
 
 impl Signer {
     /// Finds the keys of `--key` (a file, `agent`, `agent:FINGERPRINT` or `agent:COMMENT`), else the keys that ssh would offer. Also
-    /// returns notes for people. Blocks. Fails with [`Kind::Key`] if there is none.
+    /// returns notes for people. Blocks.
+    ///
+    /// # Errors
+    /// Fails with [`Kind::Key`] if there is no key.
     pub fn gather(
         selection: Option<&str>,
         identities: &Identities,
@@ -115,7 +118,10 @@ impl Signer {
         self.state().counts.insert(purpose.namespace(), counts);
     }
 
-    /// The keys to sign with for `purpose`, the best first, at the host's time `now`. Fails with [`Kind::Key`] if the host accepts none.
+    /// The keys to sign with for `purpose`, the best first, at the host's time `now`.
+    ///
+    /// # Errors
+    /// Fails with [`Kind::Key`] if the host accepts none of the keys and the user named no key.
     pub fn candidates(&self, purpose: Purpose, now: Timestamp, host: &str) -> Result<Vec<(usize, Arc<Key>)>> {
         let state = self.state();
         let at: Vec<usize> = (0..self.keys.len()).filter(|at| !state.failed.contains(at)).collect();

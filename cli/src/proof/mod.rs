@@ -38,8 +38,10 @@ pub enum HostTrust {
     Proven(Fingerprint),
 }
 
-/// Judges the answer `who` of `host` with the verified statement `said` at `now`, in seconds since 1970. Fails with
-/// [`crate::failure::Kind::Identity`] if the key is revoked, ssh has other keys, or a proof is invalid.
+/// Judges the answer `who` of `host` with the verified statement `said` at `now`, in seconds since 1970.
+///
+/// # Errors
+/// Fails with [`crate::failure::Kind::Identity`] if the key is revoked, ssh has other keys, or a proof is invalid.
 pub async fn judge(host: &str, who: &WhoAmIResponse, said: &Statement, known: &Known, now: u64) -> Result<HostTrust> {
     let lines = || known.lines();
     // The command's output is unknown here. It may revoke a key that the files have.

@@ -131,17 +131,26 @@ impl Session {
         &self.first().said
     }
 
-    /// The key that the host proved on this connection and that trust rests on. Fails if this machine's posternd is too old to prove one.
+    /// The key that the host proved on this connection and that trust rests on.
+    ///
+    /// # Errors
+    /// Fails with [`Kind::Identity`] if this machine's posternd is too old to prove one.
     pub fn key(&self) -> Result<HostKey> {
         self.key.ok_or_else(|| older(&self.address))
     }
 
     /// The audience of messages to this host: the proved key, and the host id.
+    ///
+    /// # Errors
+    /// Fails as [`Self::key`] does.
     pub fn audience(&self) -> Result<Vec<String>> {
         Ok(vec![self.key()?.to_string(), self.said().host_id.clone()])
     }
 
     /// Every audience that the host proved on this connection: its id and all its keys, whether the client trusts them or not.
+    ///
+    /// # Errors
+    /// Fails as [`Self::key`] does.
     pub fn proved(&self) -> Result<Vec<String>> {
         let first = self.first();
         let ssh = proof::proved(&first.who, &first.said).into_iter().map(|key| HostKey::Ssh(key).to_string());
@@ -155,12 +164,18 @@ impl Session {
         AccessServiceClient::new(self.link().channel.clone())
     }
 
-    /// Calls `WhoAmI` again if the challenge is old. Fails if the host is unreachable, or another host answers.
+    /// Calls `WhoAmI` again if the challenge is old.
+    ///
+    /// # Errors
+    /// Fails if the host is unreachable or refuses the call, or if another host answers.
     pub async fn refresh(&mut self) -> Result<()> {
         self.refresh_older_than(FRESH).await
     }
 
     /// [`Self::refresh`] if the last answer is older than `age`. Connects again if the host closed the idle connection.
+    ///
+    /// # Errors
+    /// Fails as [`Self::refresh`] does.
     pub async fn refresh_older_than(&mut self, age: Duration) -> Result<()> {
         if self.asked_at.elapsed() < age {
             return Ok(());
@@ -199,7 +214,10 @@ impl Session {
         Failure::new(Kind::Identity, message).next("try again; if it stays so, ask the host's administrator")
     }
 
-    /// Every connection on which the host saw an address that it can grant. Fails if there is none, as over loopback or a Unix socket.
+    /// Every connection on which the host saw an address that it can grant.
+    ///
+    /// # Errors
+    /// Fails with [`Kind::Usage`] if there is none, as over loopback or a Unix socket.
     pub fn seen(&self) -> Result<Vec<Seen>> {
         let seen: Vec<Seen> = self.answers.iter().filter_map(seen).collect();
         if seen.is_empty() {
@@ -215,7 +233,10 @@ impl Session {
         Ok(seen)
     }
 
-    /// The meaning of the session's ports on this host. Fails with [`Kind::Usage`] if the host has no port of such a name.
+    /// The meaning of the session's ports on this host.
+    ///
+    /// # Errors
+    /// Fails with [`Kind::Usage`] if the host has no port of such a name.
     pub fn ports(&self) -> Result<Vec<Port>> {
         ports::on_host(&self.plan.ports, &self.said().ports, &self.address)
     }
@@ -318,7 +339,10 @@ fn older(address: &str) -> Failure {
     Failure::new(Kind::Identity, message).next("update posternd on the host; until then use the client of its version")
 }
 
-/// Waits for one call, at most [`CALL_LIMIT`]. Fails with the host's status, or after the limit.
+/// Waits for one call, at most [`CALL_LIMIT`].
+///
+/// # Errors
+/// Fails with the host's status, or with [`Kind::Unreachable`] after the limit.
 pub async fn limited<T>(
     call: impl Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     address: &str,

@@ -24,7 +24,10 @@ use crate::{
 };
 
 impl Plan {
-    /// Connects, calls `WhoAmI`, and settles trust. Fails with [`Kind::Unreachable`] or [`Kind::Identity`].
+    /// Connects, calls `WhoAmI`, and settles trust.
+    ///
+    /// # Errors
+    /// Fails with [`Kind::Unreachable`] if no address answers, and with [`Kind::Identity`] if the host is not trusted.
     pub async fn open(&self, reach: Reach) -> Result<Session> {
         match &self.target {
             Target::Tls { host, port } => {
@@ -38,6 +41,9 @@ impl Plan {
     }
 
     /// [`Self::open`] for a TLS host whose addresses are known.
+    ///
+    /// # Errors
+    /// Fails as [`Self::open`] does.
     pub async fn open_tls(&self, host: &str, addresses: &[SocketAddr], reach: Reach) -> Result<Session> {
         self.open_known(host, &self.ssh.config(host).await?, addresses, reach).await
     }

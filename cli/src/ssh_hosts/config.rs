@@ -74,7 +74,10 @@ impl Config {
         }
     }
 
-    /// The settings that `ssh HOST` would use. Fails if ssh is installed but fails: then the keys that the user trusts are unknown.
+    /// The settings that `ssh HOST` would use.
+    ///
+    /// # Errors
+    /// Fails with [`Kind::Local`] if ssh is installed but fails: then the keys that the user trusts are unknown.
     pub async fn of_ssh(host: &str) -> Result<Self> {
         let mut command = Command::new("ssh");
         command.args(["-G", "--", host]).stdin(Stdio::null()).kill_on_drop(true);
@@ -102,7 +105,10 @@ impl Config {
         Self::plain(host, own.chain(OF_SYSTEM.map(PathBuf::from)))
     }
 
-    /// Parses the output of `ssh -G` about `host`: lines of `keyword value`. The error says what is wrong.
+    /// Parses the output of `ssh -G` about `host`: lines of `keyword value`.
+    ///
+    /// # Errors
+    /// Fails if a setting is missing or malformed. The error says what is wrong.
     pub fn parse(host: &str, printed: &[u8]) -> std::result::Result<Self, String> {
         let values = |keyword: &str| printed_values(printed, keyword);
         let text = |keyword: &str| text_of(keyword, values(keyword).first().copied());

@@ -35,7 +35,10 @@ pub fn home() -> Option<PathBuf> {
     listed.or_else(named).filter(|home| home.is_absolute())
 }
 
-/// Expands `~` and `~user` at the beginning. Fails if the user or the home directory does not exist.
+/// Expands `~` and `~user` at the beginning.
+///
+/// # Errors
+/// Fails if the user or the home directory does not exist.
 pub fn tilde(name: &OsStr) -> Result<PathBuf, String> {
     let bytes = name.as_bytes();
     let Some(rest) = bytes.strip_prefix(b"~") else { return Ok(PathBuf::from(name)) };
@@ -55,7 +58,10 @@ pub fn tilde(name: &OsStr) -> Result<PathBuf, String> {
 }
 
 impl Tokens {
-    /// Expands `%` tokens and `${VARIABLE}`. Fails if ssh does not know the token, or the variable is not set.
+    /// Expands `%` tokens and `${VARIABLE}`.
+    ///
+    /// # Errors
+    /// Fails if ssh does not know a token, or a variable is not set.
     pub fn expand(&self, name: &OsStr) -> Result<OsString, String> {
         let mut out = Vec::new();
         let mut rest = name.as_bytes();
@@ -117,7 +123,10 @@ fn this_machine() -> Result<String, String> {
 }
 
 /// The files in a line of several. ssh prints no quotes, so a blank may separate two names or belong to one. A part that is no absolute
-/// path belongs to the name before, unless existing files show otherwise. Fails if both readings name existing files.
+/// path belongs to the name before, unless existing files show otherwise.
+///
+/// # Errors
+/// Fails if both readings name existing files, or a user has no home directory.
 pub fn list(line: &OsStr) -> Result<Vec<PathBuf>, String> {
     let mut words: Vec<Vec<u8>> = Vec::new();
     for word in line.as_bytes().split(|byte| *byte == b' ') {

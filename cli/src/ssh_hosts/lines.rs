@@ -36,7 +36,10 @@ pub struct Line {
     pub key: PublicKey,
 }
 
-/// All lines of these files, each with its host patterns. Skips malformed lines, as ssh does. Fails if an existing file is unreadable.
+/// All lines of these files, each with its host patterns. Skips malformed lines, as ssh does.
+///
+/// # Errors
+/// Fails if an existing file is unreadable.
 pub fn all(files: &[PathBuf]) -> Result<Vec<(HostPatterns, Line)>> {
     let mut lines = Vec::new();
     for file in files {

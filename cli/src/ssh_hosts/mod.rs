@@ -58,7 +58,10 @@ impl SshHosts {
         Self::Files(files.into_iter().collect())
     }
 
-    /// The configuration for `host`, a name or an address as typed. Fails if ssh is installed but fails.
+    /// The configuration for `host`, a name or an address as typed.
+    ///
+    /// # Errors
+    /// Fails if ssh is installed but fails.
     pub async fn config(&self, host: &str) -> Result<Config> {
         match self {
             Self::Told(known, config) if known == host => Ok(Config::clone(config)),
@@ -74,7 +77,10 @@ impl Known {
         [&self.own, &self.portless, &self.elsewhere].into_iter().flatten()
     }
 
-    /// The lines for the host of `config`. Fails if an existing file is unreadable: it might revoke a key.
+    /// The lines for the host of `config`.
+    ///
+    /// # Errors
+    /// Fails if an existing file is unreadable: it might revoke a key.
     pub fn find(config: &Config) -> Result<Self> {
         let Config {
             hostname,

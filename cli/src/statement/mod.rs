@@ -20,7 +20,10 @@ use crate::{
 /// Random bytes that the host repeats to show that the statement is about this call.
 pub type Nonce = [u8; 32];
 
-/// A new nonce. Fails with [`Kind::Local`] if the kernel gives no random bytes.
+/// A new nonce.
+///
+/// # Errors
+/// Fails with [`Kind::Local`] if the kernel gives no random bytes.
 pub fn nonce() -> Result<Nonce> {
     let mut nonce = [0; 32];
     let none = |_| Failure::new(Kind::Local, "the kernel gave no random bytes");
@@ -93,6 +96,9 @@ pub enum Fault {
 
 /// Verifies the statement in `who` for a call with `nonce` and the ports `asked`. Over TLS, `connection` is the certificate of the
 /// connection, whose key the peer has proved to hold.
+///
+/// # Errors
+/// Fails if there is no statement, its key did not sign it, or it is about another call or connection.
 pub fn verify(
     who: &WhoAmIResponse,
     nonce: &Nonce,
@@ -112,6 +118,9 @@ pub fn verify(
 }
 
 /// Parses a statement that the key `tls` signed.
+///
+/// # Errors
+/// Fails with [`Fault::Wrong`] if the statement is malformed, or is about another call or key.
 pub fn read(
     statement: &str,
     nonce: &Nonce,
@@ -157,7 +166,10 @@ fn is_port(text: &str) -> bool {
 
 impl Statement {
     /// The answer of a posternd that is too old for statements. Only for this machine's own posternd, which needs no proof. The client
-    /// signs nothing for it. The error says why the answer is unusable.
+    /// signs nothing for it.
+    ///
+    /// # Errors
+    /// Fails if the host id is unusable.
     pub fn unsigned(who: &WhoAmIResponse) -> std::result::Result<Self, String> {
         check_id(&who.host_id)?;
         let time = who.host_time.unwrap_or_default();
