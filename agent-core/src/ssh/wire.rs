@@ -50,6 +50,9 @@ impl<'a> Reader<'a> {
     }
 
     /// A length and that many bytes.
+    ///
+    /// # Errors
+    /// Fails with [`Error::Malformed`] if the bytes end too early.
     pub fn string(&mut self, field: &'static str) -> Result<&'a [u8], Error> {
         let length = usize::try_from(self.u32(field)?).map_err(|_| Error::Malformed(field))?;
         let (head, rest) = self.0.split_at_checked(length).ok_or(Error::Malformed(field))?;
@@ -58,6 +61,9 @@ impl<'a> Reader<'a> {
     }
 
     /// A positive number in its canonical form; the result has no leading zero.
+    ///
+    /// # Errors
+    /// Fails with [`Error::Malformed`] if the number is not positive or not canonical, or if the bytes end too early.
     pub fn mpint(&mut self, field: &'static str) -> Result<&'a [u8], Error> {
         match self.string(field)? {
             [0, magnitude @ ..] if magnitude.first().is_some_and(|high| *high >= 0x80) => Ok(magnitude),

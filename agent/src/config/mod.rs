@@ -140,12 +140,18 @@ const PIN_DIR: &str = "/sys/fs/bpf/postern";
 const USER: &str = "postern";
 
 impl Config {
-    /// Reads and checks the file at `path`. Fails if others than root could have written the file.
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read or has mistakes, or if others than root could have written it.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::of(path, &Contents::of(files::open(path)))
     }
 
     /// As [`Self::load`], for the content of the file at `path`.
+    ///
+    /// # Errors
+    /// Fails as [`Self::load`] does.
     pub fn of(path: &Path, file: &Contents) -> Result<Self, ConfigError> {
         let fail = |why: Why| ConfigError { path: path.to_owned(), why };
         let bytes = file.owned().map_err(|reason| fail(Why::File(reason)))?;
@@ -154,12 +160,17 @@ impl Config {
     }
 
     /// As [`Self::parse`], for a last good copy: keys may have the names of earlier versions.
+    ///
+    /// # Errors
+    /// Fails as [`Self::parse`] does.
     pub fn parse_copy(text: &str) -> Result<Self, Vec<Problem>> {
         Self::parse(&keys::with_present_names(text))
     }
 
-    /// Checks the text of a configuration file. The error has all mistakes in the order of the text, or the first one in a text that is not
-    /// TOML.
+    /// Checks the text of a configuration file.
+    ///
+    /// # Errors
+    /// Fails if the text has mistakes. The error has all of them in the order of the text, or the first one if the text is not TOML.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
         let report = Report::of(text);
         let config = match DeTable::parse(text) {

@@ -55,6 +55,9 @@ pub fn bind(api: &config::Api, state_dir: &Path, unix: Option<sockets::Bound>) -
 }
 
 /// As [`bind`], with other limits.
+///
+/// # Errors
+/// Fails as [`bind`] does.
 pub fn bind_with(
     api: &config::Api,
     state_dir: &Path,

@@ -42,6 +42,9 @@ const SCHEMES: [SignatureScheme; 4] = [
 
 impl TlsIdentity {
     /// Signs with the private key. `message` must begin with a mark with which no content of a TLS handshake begins.
+    ///
+    /// # Errors
+    /// Fails if the key has a type that cannot sign a statement, or if the signing fails.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let unusable = || rustls::Error::General("the TLS key is of a type that signs no statement".to_owned());
         self.signer.choose_scheme(&SCHEMES).ok_or_else(unusable)?.sign(message)
@@ -75,6 +78,9 @@ pub fn load_or_make(state_dir: &Path) -> Result<TlsIdentity, TlsError> {
 }
 
 /// An identity that ends with this process and is never written to the disk.
+///
+/// # Errors
+/// Fails if no key or certificate can be made.
 pub fn passing() -> Result<TlsIdentity, TlsError> {
     let fail = |problem: String| TlsError { path: "(in memory)".into(), problem };
     let pem = make().map_err(|e| fail(format!("cannot be made: {e}")))?;

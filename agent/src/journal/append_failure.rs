@@ -51,6 +51,9 @@ fn plainly(error: &io::Error) -> String {
 
 impl Journal {
     /// Reads the durable lines of a journal that cannot be written. The first append after the disk recovers opens the journal.
+    ///
+    /// # Errors
+    /// Fails with [`JournalError`] if a file cannot be read, or if a line is damaged, missing or of a newer schema.
     pub fn look(state: &Path, settings: Settings) -> Result<Opened, JournalError> {
         let dir = state.join(segments::DIR);
         let fail = |source| JournalError::Io { path: dir.clone(), source };

@@ -31,7 +31,10 @@ pub struct Written {
 pub struct Writer(mpsc::Sender<Batch>);
 
 impl Writer {
-    /// Starts the thread. Each batch returns on `done`. Fails if the thread cannot be created.
+    /// Starts the thread. Each batch returns on `done`.
+    ///
+    /// # Errors
+    /// Fails if the thread cannot be created.
     pub fn start(done: UnboundedSender<Written>) -> io::Result<Self> {
         let (batches, work) = mpsc::channel::<Batch>();
         let run = move || {

@@ -19,6 +19,9 @@ const MOST_NAME: usize = 255;
 const MOST_CHALLENGE: usize = 128;
 
 /// The payload of `RequestAccess`.
+///
+/// # Errors
+/// Fails with [`Reason::PayloadMalformed`] or [`Reason::SourceInvalid`] if a field is malformed.
 pub fn access_request(payload: &[u8]) -> Result<AccessRequest, Refusal> {
     let v1::AccessRequest {
         id,
@@ -47,6 +50,9 @@ pub fn access_request(payload: &[u8]) -> Result<AccessRequest, Refusal> {
 }
 
 /// The payload of `RevokeAccess`.
+///
+/// # Errors
+/// Fails with [`Reason::PayloadMalformed`] if a field is malformed.
 pub fn revoke_request(payload: &[u8]) -> Result<RevokeRequest, Refusal> {
     let v1::RevokeRequest { id, audience, not_after, challenge, grant_id, reason } = decode(payload)?;
     Ok(RevokeRequest {
@@ -57,6 +63,9 @@ pub fn revoke_request(payload: &[u8]) -> Result<RevokeRequest, Refusal> {
 }
 
 /// The payload of the reading calls.
+///
+/// # Errors
+/// Fails with [`Reason::PayloadMalformed`] if a field is malformed.
 pub fn read_request(payload: &[u8]) -> Result<Header, Refusal> {
     let v1::ReadRequest { id, audience, not_after, challenge } = decode(payload)?;
     header(&id, audience, not_after, challenge)

@@ -18,6 +18,9 @@ pub(crate) const MOST_JUSTIFICATION: usize = 1000;
 pub(crate) const MOST_SECONDS: u64 = 100 * 366 * 24 * 3600;
 
 /// A UUID in lower case with hyphens. No other form is accepted, so each id has one spelling in all records.
+///
+/// # Errors
+/// Fails with [`Reason::PayloadMalformed`] at `field` if the text has another form.
 pub fn uuid(text: &str, field: &str) -> Result<Uuid, Refusal> {
     let parsed = text.parse::<Uuid>().ok().filter(|id| id.to_string() == text);
     parsed.ok_or_else(|| malformed(field, "it is not a UUID in lower case with hyphens"))

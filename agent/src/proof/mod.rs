@@ -94,6 +94,9 @@ impl Signed {
 }
 
 /// Signs `message` with the key in the text of a private key file: public half and signature, in SSH's encoding. For the fuzz target.
+///
+/// # Errors
+/// Fails if the text is not a usable private key, or if the key does not sign. The error says why.
 pub fn signed_by(text: &str, message: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
     let key = private::PrivateKey::parse(text).map_err(|why| why.to_string())?;
     let signature = key.sign(message).ok_or("the key does not sign")?;

@@ -26,7 +26,10 @@ impl Opener {
         Self(Arc::new(open))
     }
 
-    /// Opens the file at `path` for reading. The errors are those of `open(2)`.
+    /// Opens the file at `path` for reading.
+    ///
+    /// # Errors
+    /// Fails as `open(2)` does.
     pub fn open(&self, path: &Path) -> io::Result<File> {
         (self.0)(path)
     }
@@ -45,7 +48,10 @@ impl fmt::Debug for Opener {
     }
 }
 
-/// Opens a file for reading without waiting: opening a FIFO would wait for a writer. The errors are those of `open(2)`.
+/// Opens a file for reading without waiting: opening a FIFO would wait for a writer.
+///
+/// # Errors
+/// Fails as `open(2)` does.
 pub fn open(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     OpenOptions::new().read(true).custom_flags(flags).open(path)
@@ -62,7 +68,10 @@ pub fn read_owned(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-/// The text of a plain file of any owner, which the caller must verify. Fails for another kind of file and for text that is not UTF-8.
+/// The text of a plain file of any owner, which the caller must verify.
+///
+/// # Errors
+/// Fails if the file cannot be read or is not a plain file, or if the text is not UTF-8.
 pub fn read_plain(path: &Path) -> io::Result<String> {
     let file = open(path)?;
     if !file.metadata()?.is_file() {
@@ -90,7 +99,10 @@ impl Contents {
         }
     }
 
-    /// The bytes, if only root can have written them. The errors are those of [`read_owned`].
+    /// The bytes, if only root can have written them.
+    ///
+    /// # Errors
+    /// Fails as [`read_owned`] does.
     pub fn owned(&self) -> Result<&[u8], String> {
         self.wrong.clone().map_or_else(|| Ok(self.bytes.as_deref().unwrap_or_default()), Err)
     }

@@ -36,6 +36,9 @@ pub enum HostError {
 pub struct StateLock(#[allow(dead_code, reason = "held, never read")] File);
 
 /// Makes the state directory (0700) if it is missing, and locks the directory.
+///
+/// # Errors
+/// Fails with [`HostError::Running`] if another posternd holds the lock, and with [`HostError::Io`] if the lock cannot be made.
 pub fn lock(state: &Path) -> Result<StateLock, HostError> {
     let failed = |path: &Path| {
         let path = path.display().to_string();
@@ -61,6 +64,9 @@ pub fn lock(state: &Path) -> Result<StateLock, HostError> {
 
 /// This host's identity. The id is made at the first start, and again if the machine's own id has changed: then the state directory was
 /// copied with an image.
+///
+/// # Errors
+/// Fails with [`HostError::Io`] if a new id cannot be written.
 pub fn identity(state: &Path, names: Vec<String>, ssh_dir: &Path) -> Result<Identity, HostError> {
     let path = state.join("host-id");
     let failed = |source| HostError::Io { path: path.display().to_string(), source };
@@ -117,6 +123,9 @@ fn fingerprint(public_key: &str) -> Option<String> {
 }
 
 /// Writes a file (0600) atomically and durably. The last `levels` names of its path are the agent's user's, as for [`guarded::open`].
+///
+/// # Errors
+/// Fails if the disk refuses the file, or as [`guarded::open`] does.
 pub fn write_durably(path: &Path, levels: usize, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
     // A crash during a write leaves this file. Any other file of this name is removed without being opened.

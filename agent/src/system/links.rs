@@ -109,7 +109,10 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Subscribes. Needs a tokio runtime. Fails if the kernel refuses the socket or a group.
+    /// Subscribes. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses the socket or a group.
     pub fn open() -> Result<Self, String> {
         let groups = [
             MulticastGroup::Link,
@@ -124,8 +127,10 @@ impl Watch {
         Ok(Self { handle, events, known: None, looked: None, changes: BTreeMap::new() })
     }
 
-    /// The state at once at the first call, then each state that differs from the previous one; `None` when the connection is closed. Fails
-    /// if the kernel does not answer.
+    /// The state at once at the first call, then each state that differs from the previous one; `None` when the connection is closed.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
     pub async fn next(&mut self) -> Result<Option<LinkState>, String> {
         loop {
             if let Some(looked) = self.looked {

@@ -33,7 +33,10 @@ impl Socket {
     }
 }
 
-/// Takes the first message off a datagram. After an error, the rest of the datagram cannot be parsed.
+/// Takes the first message off a datagram.
+///
+/// # Errors
+/// Fails if the datagram does not begin with a valid message. Then the rest of the datagram cannot be parsed.
 pub fn take<M: NetlinkDeserializable>(datagram: &mut Vec<u8>) -> io::Result<NetlinkPayload<M>> {
     let message = NetlinkMessage::<M>::deserialize(datagram).map_err(io::Error::other)?;
     // netlink(7): messages are aligned to 4 bytes.

@@ -49,8 +49,10 @@ pub fn fallbacks(path: &Path) -> Vec<PathBuf> {
     both
 }
 
-/// Binds the Unix socket at `path`, or at the first usable path of [`fallbacks`]. Atomically replaces a socket that no process serves. The
-/// error is that at `path`.
+/// Binds the Unix socket at `path`, or at the first usable path of [`fallbacks`]. Atomically replaces a socket that no process serves.
+///
+/// # Errors
+/// Fails if none of these paths can be used. The error is that at `path`.
 pub fn unix(path: &Path) -> Bound {
     let error = match bound_unix(path, SOCKET_MODE) {
         Ok(socket) => return Ok((socket, unsafe_folder(path))),

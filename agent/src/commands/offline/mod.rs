@@ -38,7 +38,10 @@ impl Files {
     }
 }
 
-/// `posternd check-config`: prints the meaning of the configuration and the trust file, or fails with all their mistakes.
+/// `posternd check-config`: prints the meaning of the configuration and the trust file.
+///
+/// # Errors
+/// Fails with [`Failure::Config`] if the files have mistakes, and with [`Failure::Other`] if the clock or the output fails.
 pub fn check(path: &Path, json: bool) -> Result<(), Failure> {
     if let Some(why) = effective::emptied(path) {
         return Err(Failure::Config(why));
@@ -52,6 +55,9 @@ pub fn check(path: &Path, json: bool) -> Result<(), Failure> {
 }
 
 /// `posternd explain`: prints the outcome of a request. Returns whether posternd grants it without further approvals.
+///
+/// # Errors
+/// Fails if the files have mistakes, if the question is malformed, or if the clock or the output fails. A refusal is not a failure.
 pub fn explain(path: &Path, question: &Question, json: bool) -> Result<bool, Failure> {
     let files = Files::read(path)?;
     let (explanation, asked) = explain::answer(question, &files.rules, &files.now)?;

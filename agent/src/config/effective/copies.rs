@@ -51,7 +51,10 @@ impl RootFiles {
         Self::new(Opener::default(), move || Copies::of(&path).update(&path))
     }
 
-    /// Brings the last good copies up to date. The error says what could not be written.
+    /// Brings the last good copies up to date.
+    ///
+    /// # Errors
+    /// Fails if a copy cannot be written. The error says why.
     pub fn update_copies(&self) -> Result<(), String> {
         (self.copy)()
     }
@@ -79,7 +82,10 @@ impl Copies {
         &self.0
     }
 
-    /// Makes the directory (0700) if it is missing. Fails if others than root can change it.
+    /// Makes the directory (0700) if it is missing.
+    ///
+    /// # Errors
+    /// Fails if the directory cannot be made, or if others than root can change it.
     pub fn prepare(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
         self.directory().map(drop)
@@ -107,8 +113,10 @@ impl Copies {
         Last { config, trust, revoked: revoked_at, seal }
     }
 
-    /// Copies the files that are good. Removes from the copies the keys that a broken file no longer lists. Must run as root. The error
-    /// says what could not be written.
+    /// Copies the files that are good. Removes from the copies the keys that a broken file no longer lists. Must run as root.
+    ///
+    /// # Errors
+    /// Fails if the directory or a copy cannot be written. The error says why.
     pub fn update(&self, path: &Path) -> Result<(), String> {
         self.prepare().and_then(|()| self.update_all(path)).map_err(|e| {
             format!("posternd cannot keep last good copies in {}: {e}. A start with a broken file then trusts nobody, or goes by older copies. Repair the directory and \

@@ -22,6 +22,9 @@ const DEFAULT_PERIOD: SignedDuration = SignedDuration::from_hours(7 * 24);
 const MOST_PERIOD: SignedDuration = SignedDuration::from_hours(366 * 24);
 
 /// The filter of `ListAudit`.
+///
+/// # Errors
+/// Fails with [`Reason::PayloadMalformed`] or [`Reason::SourceInvalid`] if a field is malformed.
 pub fn audit_filter(request: v1::ListAuditRequest) -> Result<Filter, Refusal> {
     let v1::ListAuditRequest {
         read: _,
@@ -57,6 +60,9 @@ pub fn audit_filter(request: v1::ListAuditRequest) -> Result<Filter, Refusal> {
 }
 
 /// The filter of `WatchAudit`.
+///
+/// # Errors
+/// Fails as [`audit_filter`] does.
 pub fn watch_filter(request: v1::WatchAuditRequest) -> Result<Filter, Refusal> {
     let v1::WatchAuditRequest { read: _, principal, port, source, events, reason, grant_id } = request;
     audit_filter(v1::ListAuditRequest {
@@ -117,6 +123,9 @@ pub fn entry(entry: Entry) -> v1::AuditEntry {
 }
 
 /// The period of a report.
+///
+/// # Errors
+/// Fails with [`Reason::PayloadMalformed`] if the period is not positive or is longer than 366 days.
 pub fn period(period: Option<pbjson_types::Duration>) -> Result<SignedDuration, Refusal> {
     let Some(pbjson_types::Duration { seconds, nanos }) = period else { return Ok(DEFAULT_PERIOD) };
     let given = SignedDuration::from_secs(seconds).checked_add(SignedDuration::from_nanos(nanos.into()));

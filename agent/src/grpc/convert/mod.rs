@@ -31,7 +31,10 @@ pub const DEFAULT_PAGE: usize = 100;
 /// The longest principal that root may name in `Explain`, in characters.
 const MOST_PRINCIPAL: usize = 255;
 
-/// The signed message of a call, or [`Reason::EnvelopeMalformed`] if it is missing.
+/// The signed message of a call.
+///
+/// # Errors
+/// Fails with [`Reason::EnvelopeMalformed`] if the message is missing.
 pub fn signed(message: Option<v1::SignedMessage>) -> Result<SignedBytes, Refusal> {
     let missing = || Refusal::new(Reason::EnvelopeMalformed, "the message is missing").at("message");
     message.map(signed_bytes).ok_or_else(missing)
@@ -49,6 +52,9 @@ pub fn signed_bytes(message: v1::SignedMessage) -> SignedBytes {
 }
 
 /// The size of a page of `ListGrants` or `ListAudit`, and the record before which it begins.
+///
+/// # Errors
+/// Fails with [`Reason::PayloadMalformed`] if `size` is above [`MOST_PER_PAGE`], or if `token` is not a number.
 pub fn page(size: u32, token: &str) -> Result<(usize, Option<u64>), Refusal> {
     let size = match usize::try_from(size).unwrap_or(usize::MAX) {
         0 => DEFAULT_PAGE,
@@ -64,6 +70,9 @@ pub fn page(size: u32, token: &str) -> Result<(usize, Option<u64>), Refusal> {
 }
 
 /// The question of `Explain`, without the signature. If it names no source, its source is the address `caller`.
+///
+/// # Errors
+/// Fails with [`Reason::PayloadMalformed`] if a field is malformed, and with [`Reason::SourceInvalid`] if a source is malformed or missing.
 pub fn query(request: v1::ExplainRequest, caller: Option<std::net::IpAddr>) -> Result<ExplainQuery, Refusal> {
     let v1::ExplainRequest { read: _, ports, source, duration, justification, principal, not_before, supersedes } =
         request;
@@ -87,6 +96,9 @@ pub fn query(request: v1::ExplainRequest, caller: Option<std::net::IpAddr>) -> R
 }
 
 /// The parameters of `BreakGlass`. `id` becomes the grant's id.
+///
+/// # Errors
+/// Fails with [`Reason::PayloadMalformed`] or [`Reason::SourceInvalid`] if a field is malformed or missing.
 pub fn break_glass(request: v1::BreakGlassRequest, id: Uuid) -> Result<BreakGlass, Refusal> {
     let v1::BreakGlassRequest { ports, source, duration, reason } = request;
     let reason = text(reason, "reason", MOST_JUSTIFICATION)?;
@@ -103,12 +115,18 @@ pub fn break_glass(request: v1::BreakGlassRequest, id: Uuid) -> Result<BreakGlas
 }
 
 /// The length of a trial.
+///
+/// # Errors
+/// Fails with [`Reason::PayloadMalformed`] if the length is not whole seconds, or not from 1 s to a hundred years.
 pub fn trial(within: Option<pbjson_types::Duration>) -> Result<Seconds, Refusal> {
     let within = within.map_or(Ok(DEFAULT_TRIAL), whole_seconds);
     within.map_err(|refusal| refusal.at("confirm_within"))
 }
 
 /// The states that `ListGrants` filters by.
+///
+/// # Errors
+/// Fails with [`Reason::PayloadMalformed`] if a state is unknown.
 pub fn states(states: &[i32]) -> Result<Vec<State>, Refusal> {
     states.iter().map(|&state| view::state_of(state).ok_or_else(|| malformed("states", "it is unknown"))).collect()
 }

@@ -29,6 +29,9 @@ pub fn policy(rules: &Policy, digest: &str) -> v1::Policy {
 }
 
 /// The ports that each text means, and whether their rules admit the caller's `address`. Without an address all are admitted.
+///
+/// # Errors
+/// Fails if there are too many texts, or if a text is too long or has control characters.
 pub fn meanings(asked: Vec<String>, rules: &Policy, address: Option<IpAddr>) -> Result<Vec<v1::PortMeaning>, Refusal> {
     if asked.len() > MOST_ITEMS {
         return Err(malformed("ports", format!("it has {} items; {MOST_ITEMS} is the most", asked.len())));

@@ -8,6 +8,9 @@ use postern_core::refusal::{Reason, Refusal};
 use postern_proto::v1;
 
 /// The purpose and the keys of a question.
+///
+/// # Errors
+/// Fails with [`Reason::EnvelopeMalformed`] if the purpose is missing, the number of keys is out of bounds, or a key is malformed.
 pub fn which_keys(question: v1::WhichKeysCountRequest) -> Result<(Purpose, Vec<KeyToJudge>), Refusal> {
     let role = match question.purpose() {
         v1::KeyPurpose::Request => Purpose::Request,

@@ -120,6 +120,9 @@ impl Scanner {
     }
 
     /// Reads the segments that may have matching lines, the newest first, and those not verified yet. Leaves out lines appended meanwhile.
+    ///
+    /// # Errors
+    /// Fails if a file of the journal cannot be read.
     pub fn scan(&self, filter: &Filter) -> io::Result<Page> {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let head = self.head.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -153,6 +156,9 @@ impl Scanner {
     }
 
     /// Passes every record from `since` on to `visit`, after the records that made their requests. Returns the first fault of the chain.
+    ///
+    /// # Errors
+    /// Fails if a file of the journal cannot be read.
     pub fn each(&self, since: Timestamp, mut visit: impl FnMut(&Record)) -> io::Result<Option<String>> {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let head = self.head.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -186,6 +192,9 @@ impl Scanner {
     }
 
     /// Verifies the unverified lines, so that later calls are fast. Returns the first fault of the chain.
+    ///
+    /// # Errors
+    /// Fails if a file of the journal cannot be read.
     pub fn verify(&self) -> io::Result<Option<String>> {
         let page = self.scan(&Filter { until: Some(Timestamp::MIN), ..Filter::default() })?;
         Ok(page.damage)

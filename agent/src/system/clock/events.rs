@@ -39,7 +39,10 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts to watch, also the kernel's log if `log` is given. Fails if the kernel refuses the timer or the socket.
+    /// Starts to watch, also the kernel's log if `log` is given.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses the timer or the socket.
     pub fn open(log: Option<KernelLog>) -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         arm(timer.as_fd())?;
@@ -51,7 +54,10 @@ impl Watch {
         Ok(Self { timer, events, log })
     }
 
-    /// Blocks until an event comes. Fails if the kernel does not answer.
+    /// Blocks until an event comes.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses to wait or an event cannot be read.
     pub fn wait(&self) -> io::Result<ClockEvents> {
         loop {
             let fds = [self.timer.as_fd(), self.events.as_fd()].into_iter().chain(self.log.as_ref().map(AsFd::as_fd));

@@ -33,8 +33,11 @@ pub(super) struct Heard {
 }
 
 impl KernelLog {
-    /// Opens the log at its end, if hypervisor and kernel support the VM generation id. Needs `CAP_SYSLOG` if `kernel.dmesg_restrict`
-    /// is set; reading needs nothing. The error says why a restore will not be noticed.
+    /// Opens the log at its end, if hypervisor and kernel support the VM generation id. Needs `CAP_SYSLOG` if `kernel.dmesg_restrict` is
+    /// set; reading needs nothing.
+    ///
+    /// # Errors
+    /// Fails if there is no VM generation id or the log cannot be opened. The error says why a restore will not be noticed.
     pub fn open() -> Result<Self, String> {
         // The driver's directory has a link to each of its devices, and each device has a link back.
         let serves = |driver: &str| {

@@ -45,7 +45,10 @@ struct Inner {
 }
 
 impl Clock {
-    /// The kernel's clocks in the running boot. Fails if `/proc/sys/kernel/random/boot_id` cannot be read.
+    /// The kernel's clocks in the running boot.
+    ///
+    /// # Errors
+    /// Fails if `/proc/sys/kernel/random/boot_id` cannot be read or is not a UUID.
     pub fn new(unsynchronised: Unsynchronised, max_error: MaxError) -> std::io::Result<Self> {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let boot_id = text.trim().parse().map_err(std::io::Error::other)?;

@@ -54,18 +54,27 @@ pub fn open(path: &Path, levels: usize, how: OFlags) -> io::Result<File> {
     Ok(fd.into())
 }
 
-/// Makes the names in a directory durable. Never waits for a FIFO in its place. The errors are the kernel's.
+/// Makes the names in a directory durable. Never waits for a FIFO in its place.
+///
+/// # Errors
+/// Fails as `open(2)` and `fsync(2)` do.
 pub fn sync_dir(directory: &Path) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     File::from(openat(CWD, directory, flags, Mode::empty())?).sync_all()
 }
 
 /// The text of a file, opened as by [`open`] and read as by [`text`].
+///
+/// # Errors
+/// Fails as [`open`] and [`text`] do.
 pub fn read_to_string(path: &Path, levels: usize) -> io::Result<String> {
     text(&open(path, levels, READ)?)
 }
 
-/// The text of a file that [`open`] has opened. Fails if the text is not UTF-8 or too long.
+/// The text of a file that [`open`] has opened.
+///
+/// # Errors
+/// Fails if the file cannot be read, or if the text is not UTF-8 or longer than 1 MiB.
 pub fn text(file: &File) -> io::Result<String> {
     let text = io::read_to_string(file.take(MOST_TEXT + 1))?;
     if text.len() as u64 > MOST_TEXT {

@@ -85,6 +85,9 @@ impl From<&Session> for Scope {
 
 /// The established sessions that a scope in `scopes` carries: TCP connections with a complete handshake and connected UDP sockets, over
 /// IPv4 and IPv6, without the host's sessions with itself. Uses the network namespace of the calling thread.
+///
+/// # Errors
+/// Fails if the kernel does not list its sockets or addresses.
 pub fn established(scopes: &[Scope]) -> io::Result<Vec<Session>> {
     let mut found = Vec::new();
     for (protocol, port) in ports_of(scopes) {
@@ -109,6 +112,9 @@ pub fn established(scopes: &[Scope]) -> io::Result<Vec<Session>> {
 }
 
 /// As [`established`], without the sessions that the host itself opened (`own`), because no grant carries those.
+///
+/// # Errors
+/// Fails as [`established`] does, or if `own` fails.
 pub fn inbound(scopes: &[Scope], own: impl Fn() -> io::Result<OwnSockets>) -> io::Result<Vec<Session>> {
     let mut found = established(scopes)?;
     if !found.is_empty() {
@@ -120,6 +126,9 @@ pub fn inbound(scopes: &[Scope], own: impl Fn() -> io::Result<OwnSockets>) -> io
 
 /// The cookies of those of `sessions` that the other side could open again: a TCP listener or an unconnected UDP socket has the session's
 /// own address. Uses the network namespace of the calling thread.
+///
+/// # Errors
+/// Fails if the kernel does not list its sockets.
 pub fn served(sessions: &[Session]) -> io::Result<BTreeSet<u64>> {
     let mut served = BTreeSet::new();
     let ports: BTreeSet<_> = sessions.iter().map(|session| (session.protocol, session.port)).collect();
@@ -172,6 +181,9 @@ pub fn cannot_end() -> Option<String> {
 }
 
 /// As [`destroy_but`], without exceptions.
+///
+/// # Errors
+/// Fails as [`destroy_but`] does.
 pub fn destroy(over: &[Scope], kept: &[Scope]) -> io::Result<Destroyed> {
     destroy_but(&BTreeSet::new(), || Ok(OwnSockets::default()), over, kept)
 }

@@ -107,6 +107,9 @@ impl Reserved {
     }
 
     /// Removes the ports that were added since the host booted, unless another program has written the list since: it then owns the list.
+    ///
+    /// # Errors
+    /// Fails if the setting cannot be read or written, or if the record cannot be removed.
     pub fn give_back(&self) -> io::Result<()> {
         let now = self.read()?;
         let ours = self.ours(&now);

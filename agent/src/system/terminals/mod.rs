@@ -44,6 +44,9 @@ pub struct Terminals {
 
 impl Terminals {
     /// Starts the thread. `noted` receives why terminals cannot be written to, or `None` after a success.
+    ///
+    /// # Errors
+    /// Fails if the thread cannot be created.
     pub fn start(noted: impl Fn(Option<String>) + Send + 'static) -> io::Result<Self> {
         let (rounds, work) = sync_channel(BACKLOG);
         thread::Builder::new().name("terminals".into()).spawn(move || write_rounds(&work, noted))?;

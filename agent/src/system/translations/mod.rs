@@ -64,7 +64,10 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// What may redirect packets now, or why that is not known.
+    /// What may redirect packets now.
+    ///
+    /// # Errors
+    /// Fails if the rules cannot be read or are still being read. The error says why.
     pub fn ask(&mut self, opener: &Opener) -> Answer {
         let (questions, answers) = match &mut self.worker {
             Some(worker) => worker,

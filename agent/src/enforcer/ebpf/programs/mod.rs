@@ -317,6 +317,9 @@ impl Programs {
     }
 
     /// Resets `slot` for the next grant.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses the write, or if the number of CPUs is unknown.
     pub fn reset_usage(&mut self, slot: u32) -> Result<(), EnforcerError> {
         let failed = |e: &dyn std::error::Error| {
             EnforcerError::kernel(format!("reset usage slot {slot}"), e, "the slot counts on from its last grant")
@@ -375,6 +378,9 @@ impl Programs {
     }
 
     /// Runs a hook's program once on `packet` and `context` (`BPF_PROG_TEST_RUN`), and returns its result.
+    ///
+    /// # Errors
+    /// Fails if the kernel has refused to load the program, or refuses to run it.
     pub fn test_run(&self, hook: Hook, packet: &[u8], context: &[u8]) -> Result<u32, EnforcerError> {
         let result = sys::test_run(self.fd(hook)?.as_fd(), packet, context);
         result.map_err(|e| EnforcerError::kernel(format!("run {}", hook.code()), &e, "see the kernel's message"))

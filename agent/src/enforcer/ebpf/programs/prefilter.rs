@@ -33,6 +33,9 @@ impl Programs {
     }
 
     /// Records a refusal as the lock does, at `boot_ns`. A test run of the lock can record one only for the device with index 1.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses the write.
     pub fn note_refusal(&mut self, at: SocketAddr, ifindex: u32, boot_ns: u64) -> Result<(), EnforcerError> {
         let key = RefusedAt::new(address(at.ip()), at.port(), ifindex);
         let failed = |e: MapError| EnforcerError::kernel("note a refusal", &e, "see the kernel's message");
@@ -50,6 +53,9 @@ impl Programs {
     }
 
     /// Runs the program for TCX once on `packet`, as [`Self::test_run`] does.
+    ///
+    /// # Errors
+    /// Fails as [`Self::test_run`] does.
     pub fn test_run_tcx(&self, packet: &[u8]) -> Result<u32, EnforcerError> {
         let result = sys::test_run(self.tcx()?.as_fd(), packet, &[]);
         result.map_err(|e| EnforcerError::kernel(format!("run {TCX}"), &e, "see the kernel's message"))
