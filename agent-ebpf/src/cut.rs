@@ -32,6 +32,8 @@ const PASS: i32 = 1;
 const LOOPBACK: u32 = 1;
 /// `IPPROTO_MPTCP`. A socket shows this protocol although it sends TCP.
 const MPTCP: u32 = 262;
+/// `SOCK_STREAM`.
+const SOCK_STREAM: u32 = 1;
 const ETHERTYPE_IPV4: u32 = 0x0800;
 const ETHERTYPE_IPV6: u32 = 0x86dd;
 const AF_INET: u32 = 2;
@@ -204,6 +206,14 @@ fn connection_port(socket: *mut bpf_sock) -> Option<u16> {
 /// A field of a subflow's MPTCP connection, at an offset from the kernel's BTF.
 #[inline(always)]
 pub fn of_connection<T>(socket: *mut bpf_sock, offset: u64) -> Option<T> {
+    // The helper takes each full socket of protocol TCP for a TCP socket, also a raw one: the kernel's own, which sends resets, and that
+    // of a port scanner. It reads behind the end of a raw socket, and Linux 6.1 crashed on what it found there.
+    // SAFETY: the socket is the context's and not null.
+    let full = unsafe { bpf_sk_fullsock(socket) };
+    // SAFETY: not null; the verifier knows this field of it.
+    if full.is_null() || unsafe { (*full).type_ } != SOCK_STREAM {
+        return None;
+    }
     // SAFETY: the socket is the context's and not null.
     let connection = unsafe { bpf_skc_to_mptcp_sock(socket.cast()) };
     if connection.is_null() {
