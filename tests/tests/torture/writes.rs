@@ -11,6 +11,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
+use postern_tests::client::reason;
 use postern_tests::clock::boot_ns;
 use postern_tests::figure;
 use postern_tests::flood::Flood;
@@ -236,7 +237,9 @@ impl Trial {
             .collect();
         for id in live {
             let ended = self.world.postern.client().revoke(revoke(&self.world.postern.admin, AUDIENCE, &id));
-            ended.expect("to end what the trial left");
+            // On a slow machine its time may be up before the revocation arrives.
+            let is_over = |status: &_| reason(status) == "GRANT_ENDED";
+            assert!(ended.as_ref().err().is_none_or(is_over), "to end what the trial left: {ended:?}");
         }
     }
 
