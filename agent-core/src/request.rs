@@ -65,7 +65,7 @@ pub enum EndCause {
 
 impl Grant {
     /// The moment by which the grant needs its next use, and the cause of the end otherwise; `None` without a limit. `last` is its latest
-    /// packet (zero: none); `used_before` tells of packets from before the agent started at `started`.
+    /// packet (zero: none); `used_before`: packets came before the agent started, at `started`.
     #[must_use]
     pub fn use_by(&self, last: BootNanos, used_before: bool, started: BootNanos) -> Option<(BootNanos, EndCause)> {
         let after = |from: BootNanos, limit: Seconds| from.plus_nanos(limit.0.saturating_mul(1_000_000_000));

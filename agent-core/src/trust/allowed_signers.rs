@@ -27,7 +27,7 @@ pub(super) struct Line {
 pub(super) enum Who {
     /// The key's holder. Only the first name counts.
     Holder(Vec<String>),
-    /// Everybody to whom the key, as a certificate authority, gives a matching name.
+    /// The key is a certificate authority. The line trusts each name in its certificates that a pattern matches.
     CertifiedAs(PatternList),
 }
 

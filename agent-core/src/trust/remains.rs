@@ -136,19 +136,19 @@ impl Trust {
         limited
     }
 
-    /// This trust with `revocations` instead of its own.
+    /// Replaces the revocations of this trust by `revocations`.
     #[must_use]
     pub fn revoking(self, revocations: Revocations) -> Self {
         Self { revoked: revocations.revoked, ..self }
     }
 
-    /// This trust with the revocations of `other` instead of its own.
+    /// Replaces the revocations of this trust by those of `other`.
     #[must_use]
     pub fn revoking_as(self, other: &Self) -> Self {
         Self { revoked: other.revoked.clone(), ..self }
     }
 
-    /// This trust with `revocations` in addition to its own.
+    /// Adds `revocations` to those of this trust.
     #[must_use]
     pub fn also_revoking(mut self, revocations: Revocations) -> Self {
         self.revoked.extend(revocations.revoked);

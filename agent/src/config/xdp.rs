@@ -97,12 +97,7 @@ pub(super) fn read(value: &Value<'_>) -> Option<PrefilterConfig> {
 mod tests {
     use super::*;
     use crate::config::Config;
-
-    fn link(index: u32, ethernet: bool, backed: bool, default_route: bool) -> Link {
-        let (name, mtu) = (format!("if{index}"), 1500);
-        let (controller, below, controls, changes) = (None, None, false, 0);
-        Link { index, name, ethernet, backed, controller, controls, mtu, changes, below, default_route }
-    }
+    use crate::system::links::tests::link;
 
     fn auto(links: Vec<Link>) -> Vec<u32> {
         let state = LinkState { links, addresses: Vec::new() };

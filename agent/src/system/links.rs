@@ -279,11 +279,12 @@ fn kind_of(info: &LinkInfo) -> Option<&InfoKind> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::slice;
 
-    fn link(index: u32, ethernet: bool, backed: bool, default_route: bool) -> Link {
+    /// A device without ports, controllers or devices above.
+    pub(crate) fn link(index: u32, ethernet: bool, backed: bool, default_route: bool) -> Link {
         let (name, mtu) = (format!("if{index}"), 1500);
         let (controller, below, controls, changes) = (None, None, false, 0);
         Link { index, name, ethernet, backed, controller, controls, mtu, changes, below, default_route }
